@@ -1,0 +1,36 @@
+"""Token-aware, parallel embedding of large corpora for any LangChain vector store."""
+
+from langchain_batch_embed.embeddings import BatchEmbeddings
+from langchain_batch_embed.errors import (
+    BatchEmbeddingsError,
+    DeadlineError,
+    DimensionsError,
+    Failure,
+    InputError,
+    InputTypeError,
+    JournalError,
+    OptionError,
+    PartialEmbeddingsError,
+    ResponseError,
+    UnknownOptionError,
+)
+from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.report import Report
+
+__all__ = [
+    "BatchEmbeddings",
+    "BatchEmbeddingsError",
+    "DeadlineError",
+    "DimensionsError",
+    "Failure",
+    "InputError",
+    "InputTypeError",
+    "JournalError",
+    "Limits",
+    "OptionError",
+    "PartialEmbeddingsError",
+    "Report",
+    "ResponseError",
+    "UnknownOptionError",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,409 @@
+"""Sends batches in parallel: the only module with threads and waiting.
+
+One `Dispatcher` belongs to one `BatchEmbeddings` and is shared by all its calls, so that the
+quota is. Each call is a `Run`. Two kinds of threads work on a run:
+
+- the workers of its `ThreadPoolExecutor` send requests. When one ends, its worker settles the
+  outcome (done, retry, split, lost) and starts whatever may start now;
+- the caller's thread takes the outcomes, and wakes up when a wait is over.
+
+All decisions are made elsewhere, by pure code: when to start in `pacing`, what to do about an
+error in `retry`. One condition of the dispatcher guards all that is shared.
+"""
+
+import heapq
+import itertools
+import logging
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_batch_embed.errors import DeadlineError
+from langchain_batch_embed.pacing import Pacer, Ticket
+from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.report import Tally
+from langchain_batch_embed.retry import Backoff, GiveUp, Retry, Split, decide
+
+__all__ = ["SYSTEM_CLOCK", "Batch", "Clock", "Dispatcher", "Done", "Lost", "Run"]
+
+logger = logging.getLogger(__name__)
+
+ALONE_REFUSED = 8
+"""So many texts refused alone, and not one request let through: it is not the texts."""
+
+SAFETY = 0.95
+"""A limit that a refusal let us compute is used at this share: it rests on an estimate."""
+
+
+class Clock(Protocol):
+    """Time and waiting, so that tests can do without both."""
+
+    def now(self) -> float:
+        """Return a monotonic time in seconds."""
+        ...
+
+    def wait(self, condition: threading.Condition, timeout: float) -> None:
+        """Wait until the condition is notified, or for so many seconds at most."""
+        ...
+
+
+class _SystemClock:
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wait(self, condition: threading.Condition, timeout: float) -> None:
+        # Never without a bound: on some systems an unbounded wait holds up Ctrl-C.
+        condition.wait(min(timeout, 60.0))
+
+
+SYSTEM_CLOCK: Clock = _SystemClock()
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Inputs that are sent in one request.
+
+    Attributes:
+        rows: the rows of the inputs, shape (k,).
+        weight: tokens by the stricter count, for the limit of a request.
+        charge: tokens that the limiter charges.
+        attempt: how often it was retried.
+    """
+
+    rows: NDArray[np.intp]
+    weight: int
+    charge: int
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A batch whose vectors, shape (k, d), are there."""
+
+    rows: NDArray[np.intp]
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A batch that is given up, and why."""
+
+    rows: NDArray[np.intp]
+    error: BaseException
+
+
+Outcome = Done | Lost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a run has to do, and with what.
+
+    Attributes:
+        batches: rows that belong into one request, in the order in which they should start.
+        weights: tokens of each row by the stricter count, shape (rows,).
+        charges: tokens that the limiter charges for each row, shape (rows,).
+        send: sends the rows within a time-out in seconds, and returns the checked answer.
+        keep: takes finished vectors in the worker's thread, before anybody else sees them.
+    """
+
+    batches: Sequence[NDArray[np.intp]]
+    weights: NDArray[np.int64]
+    charges: NDArray[np.int64]
+    send: Callable[[NDArray[np.intp], float], Answer]
+    keep: Callable[[NDArray[np.intp], NDArray[np.float32]], None]
+
+
+class Dispatcher:
+    """What all calls of one instance share: quota, learnt limits and their guard."""
+
+    def __init__(
+        self,
+        pacer: Pacer,
+        *,
+        max_workers: int,
+        max_retries: int,
+        timeout: float,
+        backoff: Backoff | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.pacer = pacer
+        self.max_workers = max_workers
+        self.max_retries = max_retries
+        self.timeout = timeout
+        self.backoff = backoff or Backoff()
+        self.clock = clock
+        self.draw = draw
+        # Guards the pacer, the learnt limits, and the state of every run.
+        self.changed = threading.Condition()
+        self.learnt_items = math.inf
+        self.learnt_tokens = math.inf
+
+    def run(
+        self,
+        work: Work,
+        tally: Tally,
+        *,
+        deadline: float | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[Outcome]:
+        """Send everything; yield each outcome as it is there.
+
+        Closing the iterator stops the run: nothing new is sent, and what is in flight is still
+        given to `work.keep` when it arrives.
+
+        Args:
+            work: what to send.
+            tally: where requests, retries and tokens are counted.
+            deadline: seconds from now after which all that is not done is lost.
+            cancelled: set, with a `wake`, to stop the run from another thread.
+        """
+        run = Run(self, work, tally, deadline=deadline)
+        try:
+            yield from run.outcomes(cancelled)
+        finally:
+            run.stop()
+
+    def wake(self) -> None:
+        """Make every waiting call look again at what it waits for."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def fits(self, batch: Batch) -> bool:
+        """Tell whether a batch keeps the limits that were learnt since it was packed."""
+        return len(batch.rows) == 1 or (
+            len(batch.rows) <= self.learnt_items
+            and batch.weight <= self.learnt_tokens
+            and batch.charge <= self.pacer.largest()
+        )
+
+    def learn(self, batch: Batch, split: Split) -> None:
+        """Keep the limit that a refusal taught."""
+        if split.max_items is not None:
+            self.learnt_items = min(self.learnt_items, split.max_items)
+        elif split.learn:
+            share = 0.5 if split.shrink is None else split.shrink * SAFETY
+            self.learnt_tokens = min(self.learnt_tokens, max(1, int(batch.weight * share)))
+
+
+class Run:
+    """One call's batches on their way."""
+
+    def __init__(
+        self, shared: Dispatcher, work: Work, tally: Tally, *, deadline: float | None
+    ) -> None:
+        self._shared = shared
+        self._work = work
+        self._tally = tally
+        self._allowed = deadline
+        self._end = math.inf if deadline is None else shared.clock.now() + deadline
+        self._ready = deque(self._batch(rows) for rows in work.batches)
+        self._delayed: list[tuple[float, int, Batch]] = []  # a heap by due time
+        self._number = itertools.count()  # keeps the heap from comparing batches
+        self._outcomes: deque[Outcome] = deque()
+        self._open = len(self._ready)  # batches without an outcome
+        self._in_flight: dict[int, Batch] = {}
+        self._stopped = False
+        self._answered = False
+        self._alone = 0
+        self._fatal: BaseException | None = None  # concerns every text: nothing more is sent
+        self._executor = ThreadPoolExecutor(shared.max_workers, "batch-embed")
+
+    def outcomes(self, cancelled: threading.Event | None) -> Iterator[Outcome]:
+        """Yield outcomes until every batch has one, the deadline passes, or it is cancelled."""
+        changed = self._shared.changed
+        while True:
+            with changed:
+                while self._open and not self._outcomes:
+                    if cancelled is not None and cancelled.is_set():
+                        return
+                    now = self._shared.clock.now()
+                    wait = self._pump(now)
+                    left = self._end - now
+                    # With nothing in flight, a wait beyond the deadline is not waited for.
+                    if left <= 0 or (wait >= left and not self._in_flight and self._open):
+                        self._lose_the_rest(DeadlineError(self._allowed or 0.0), abandon=True)
+                    elif not self._outcomes:
+                        self._shared.clock.wait(changed, min(wait, left))
+                finished = list(self._outcomes)
+                self._outcomes.clear()
+            if not finished:
+                return
+            yield from finished
+
+    def stop(self) -> None:
+        """Start nothing more. Threads end when their request does."""
+        with self._shared.changed:
+            self._stopped = True
+        self._executor.shutdown(wait=False)
+
+    # All below runs with `changed` held, except `_request`.
+
+    def _pump(self, now: float) -> float:
+        """Start what may start now; return the seconds until something more may."""
+        while not self._stopped:
+            while self._delayed and self._delayed[0][0] <= now:
+                self._ready.appendleft(heapq.heappop(self._delayed)[2])
+            if not self._ready:
+                break
+            batch = self._ready[0]
+            if not self._shared.fits(batch):
+                self._ready.popleft()
+                self._replace(batch, _halves(batch.rows))
+                continue
+            wait = self._shared.pacer.wait(batch.charge, now)
+            if wait > 0:
+                due = self._delayed[0][0] - now if self._delayed else math.inf
+                return min(wait, due)
+            self._ready.popleft()
+            ticket = self._shared.pacer.start(batch.charge, now)
+            self._in_flight[id(batch)] = batch
+            self._tally.requests += 1
+            self._executor.submit(self._request, batch, ticket)
+        return self._delayed[0][0] - now if self._delayed else math.inf
+
+    def _request(self, batch: Batch, ticket: Ticket) -> None:
+        """Send one batch and settle its outcome; runs in a worker thread."""
+        shared = self._shared
+        timeout = min(shared.timeout, max(0.001, self._end - shared.clock.now()))
+        try:
+            answer = self._work.send(batch.rows, timeout)
+            self._work.keep(batch.rows, answer.vectors)
+        except BaseException as error:  # noqa: BLE001  # nothing may leave a batch without outcome
+            with shared.changed:
+                self._settle_error(batch, ticket, error)
+                self._settled(batch)
+        else:
+            with shared.changed:
+                shared.pacer.succeeded(ticket, answer.headers, shared.clock.now())
+                self._answered = True
+                self._tally.answered(answer.tokens, batch.charge)
+                self._finish(batch, Done(batch.rows, answer.vectors))
+                self._settled(batch)
+
+    def _settled(self, batch: Batch) -> None:
+        self._in_flight.pop(id(batch), None)
+        self._pump(self._shared.clock.now())
+        self._shared.changed.notify_all()
+
+    def _settle_error(self, batch: Batch, ticket: Ticket, error: BaseException) -> None:
+        shared = self._shared
+        now = shared.clock.now()
+        decision = decide(
+            error,
+            attempt=batch.attempt,
+            inputs=len(batch.rows),
+            max_retries=shared.max_retries,
+            backoff=shared.backoff,
+            draw=shared.draw,
+        )
+        if isinstance(decision, Retry) and decision.throttled:
+            shared.pacer.refused(
+                ticket,
+                now,
+                after=decision.after,
+                headers=_headers(error),
+                quota=decision.quota,
+            )
+            self._tally.throttled += 1
+        else:
+            overloaded = isinstance(decision, Retry) and decision.overloaded
+            shared.pacer.failed(ticket, now, overloaded=overloaded)
+        if id(batch) not in self._in_flight:
+            return  # abandoned at the deadline
+        if self._fatal is not None:
+            self._finish(batch, Lost(batch.rows, self._fatal))
+        elif isinstance(decision, Retry):
+            logger.info(
+                "%s: sending %d texts again %.3g s later (retry %d of %d)",
+                type(error).__name__,
+                len(batch.rows),
+                decision.after,
+                batch.attempt + 1,
+                shared.max_retries,
+            )
+            batch.attempt += 1
+            self._tally.retries += 1
+            if decision.throttled:  # the pacer holds everybody back for that long
+                self._ready.appendleft(batch)
+            else:
+                heapq.heappush(self._delayed, (now + decision.after, next(self._number), batch))
+        elif isinstance(decision, Split):
+            shared.learn(batch, decision)
+            self._tally.splits += 1
+            self._replace(batch, _parts(batch.rows, decision))
+        else:
+            self._give_up(batch, decision, error)
+
+    def _give_up(self, batch: Batch, decision: GiveUp, error: BaseException) -> None:
+        self._finish(batch, Lost(batch.rows, error))
+        self._alone += len(batch.rows) == 1
+        if decision.everything or (self._alone >= ALONE_REFUSED and not self._answered):
+            # What is in flight is paid for, so its answer is waited for.
+            self._fatal = error
+            self._lose_the_rest(error, abandon=False)
+
+    def _lose_the_rest(self, error: BaseException, *, abandon: bool) -> None:
+        """Give up every batch that is not in flight, and with `abandon` those too."""
+        rest = [*self._ready, *(batch for _, _, batch in self._delayed)]
+        self._ready.clear()
+        self._delayed.clear()
+        if abandon:
+            rest += self._in_flight.values()
+            self._in_flight.clear()
+            self._stopped = True
+        for batch in rest:
+            self._open -= 1
+            self._outcomes.append(Lost(batch.rows, error))
+
+    def _finish(self, batch: Batch, outcome: Outcome) -> None:
+        if id(batch) in self._in_flight:  # else it was abandoned at the deadline
+            self._open -= 1
+            self._outcomes.append(outcome)
+
+    def _replace(self, batch: Batch, parts: Sequence[NDArray[np.intp]]) -> None:
+        """Put smaller batches into the place of one."""
+        self._open += len(parts) - 1
+        for rows in reversed(parts):
+            self._ready.appendleft(self._batch(rows, attempt=batch.attempt))
+
+    def _batch(self, rows: NDArray[np.intp], attempt: int = 0) -> Batch:
+        return Batch(
+            rows=rows,
+            weight=int(self._work.weights[rows].sum()),
+            charge=int(self._work.charges[rows].sum()),
+            attempt=attempt,
+        )
+
+
+def _halves(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    return np.array_split(rows, 2)
+
+
+def _parts(rows: NDArray[np.intp], split: Split) -> list[NDArray[np.intp]]:
+    """Cut rows as a refusal asks for; each part is smaller than the whole."""
+    if split.at is not None:
+        around = (rows[: split.at], rows[split.at : split.at + 1], rows[split.at + 1 :])
+        return [part for part in around if len(part)]
+    parts = 2
+    if split.max_items is not None:
+        parts = math.ceil(len(rows) / split.max_items)
+    elif split.shrink is not None:
+        parts = math.ceil(1 / (split.shrink * SAFETY))
+    return np.array_split(rows, max(2, min(parts, len(rows))))
+
+
+def _headers(error: BaseException) -> Mapping[str, str]:
+    response: Any = getattr(error, "response", None)
+    headers: Mapping[str, str] = getattr(response, "headers", None) or {}
+    return headers

@@ -1,0 +1,186 @@
+"""Every exception that this package raises.
+
+    BatchEmbeddingsError
+     ├─ OptionError (ValueError)            an option that cannot work
+     │   └─ UnknownOptionError (TypeError)  an option that does not exist
+     ├─ InputError (ValueError)             a text that can never be embedded; nothing was sent
+     │   └─ InputTypeError (TypeError)      not a list of strings
+     ├─ ResponseError                       an answer that must not be believed (retried)
+     ├─ DimensionsError                     vectors of another width than was asked for
+     ├─ DeadlineError (TimeoutError)        the call's deadline passed
+     ├─ JournalError                        the journal cannot be read or written
+     └─ PartialEmbeddingsError              some texts have no vector; the others are in it
+
+No exception holds document text or a key: texts are named by their index.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from langchain_batch_embed.report import Report
+
+__all__ = [
+    "BatchEmbeddingsError",
+    "DeadlineError",
+    "DimensionsError",
+    "Failure",
+    "InputError",
+    "InputTypeError",
+    "JournalError",
+    "OptionError",
+    "PartialEmbeddingsError",
+    "ResponseError",
+    "UnknownOptionError",
+]
+
+_INDICES_SHOWN = 10
+"""A message lists this many indices; all of them are in an attribute."""
+
+
+class BatchEmbeddingsError(Exception):
+    """Base of every exception of this package."""
+
+
+class OptionError(BatchEmbeddingsError, ValueError):
+    """An option has a value that cannot work; raised when the object is made."""
+
+
+class UnknownOptionError(OptionError, TypeError):
+    """An option that does not exist, perhaps misspelt; raised when the object is made."""
+
+
+class InputError(BatchEmbeddingsError, ValueError):
+    """Some texts can never be embedded; raised before anything is sent or paid.
+
+    Attributes:
+        indices: positions of these texts in the list that was given.
+    """
+
+    def __init__(self, message: str, *, indices: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.indices = tuple(indices)
+
+
+class InputTypeError(InputError, TypeError):
+    """What was given is not a list of strings; raised before anything is sent or paid."""
+
+
+class ResponseError(BatchEmbeddingsError):
+    """A server's answer does not hold one sound vector a text.
+
+    Such an answer is thrown away and asked for again; after `max_retries` it is the
+    cause of a failure.
+
+    Attributes:
+        body: the error object of an answer that was an error under status 200, else `None`.
+    """
+
+    def __init__(self, message: str, *, body: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.body = body
+
+
+class DimensionsError(BatchEmbeddingsError):
+    """The server sends vectors of another width than was asked for; no retry can help.
+
+    Attributes:
+        expected: the width that was asked for.
+        received: the width of the vectors that came.
+    """
+
+    def __init__(self, *, expected: int, received: int) -> None:
+        super().__init__(
+            f"dimensions={expected} was asked for, but the server sent vectors of {received}: it "
+            "ignores the option; leave dimensions out, or use a model that supports it"
+        )
+        self.expected = expected
+        self.received = received
+
+
+class DeadlineError(BatchEmbeddingsError, TimeoutError):
+    """The time allowed for the whole call is over.
+
+    Attributes:
+        deadline: the time that was allowed, in seconds.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__(
+            f"the deadline of {deadline:g} s passed before the text was embedded; call again "
+            "to go on from here, or allow more time with deadline="
+        )
+        self.deadline = deadline
+
+
+class JournalError(BatchEmbeddingsError):
+    """The journal cannot be read or written; what it held is left as it was.
+
+    Attributes:
+        path: the journal's file, or `None` where it is not a file.
+    """
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One text that has no vector.
+
+    Attributes:
+        index: its position in the list that was given.
+        error: why; the provider's own exception where there is one.
+    """
+
+    index: int
+    error: BaseException
+
+
+class PartialEmbeddingsError(BatchEmbeddingsError):
+    """Some texts could not be embedded; everything that was finished is in here.
+
+    It is chained (`__cause__`) from the first failure's exception.
+
+    Attributes:
+        embeddings: one entry a text, in order: its vector, or `None` where it failed. A
+            vector is a list of floats, or float32 of shape (d,) from `embed_numpy`.
+        failures: one `Failure` for each `None`, in order of index.
+        report: what the call did and cost, as `last_report`.
+    """
+
+    def __init__(
+        self,
+        embeddings: Sequence["list[float] | NDArray[np.float32] | None"],
+        failures: Sequence[Failure],
+        report: "Report",
+    ) -> None:
+        self.embeddings = list(embeddings)
+        self.failures = tuple(failures)
+        self.report = report
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        kinds = sorted({type(failure.error).__name__ for failure in self.failures})
+        return (
+            f"{len(self.failures):,} of {len(self.embeddings):,} texts could not be embedded "
+            f"({', '.join(kinds)}; indices {name_indices([f.index for f in self.failures])}). "
+            "The other vectors are in .embeddings and are kept: calling again with the same "
+            "object or journal pays only for the failed ones. .failures gives each one's cause"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the three parts, so that worker processes can hand the error back."""
+        return type(self), (self.embeddings, self.failures, self.report)
+
+
+def name_indices(indices: Sequence[int]) -> str:
+    """Write the first indices for a message, and how many more there are."""
+    shown = ", ".join(map(str, indices[:_INDICES_SHOWN]))
+    more = len(indices) - _INDICES_SHOWN
+    return f"{shown} and {more:,} more" if more > 0 else shown

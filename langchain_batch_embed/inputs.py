@@ -1,0 +1,169 @@
+"""Turns the texts that a caller gave into the inputs that are sent, and back.
+
+Identical texts become one input; an over-long text becomes several, its windows. The rows of
+one matrix hold the vectors: first a row for each unique text, then a row for each window.
+So the answer to the caller is the matrix' first rows, without a copy, in the common case.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_batch_embed.errors import InputError, InputTypeError, name_indices
+from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.tokens import TokenCounter, count_bytes, weighted_mean, windows
+
+__all__ = ["Inputs", "LongInputs", "check_texts", "prepare"]
+
+LongInputs = Literal["average", "truncate", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What is sent for a list of texts, one row an input.
+
+    Attributes:
+        texts: the string of each row; rows of over-long texts are never sent themselves.
+        tokens: tokens of each row, shape (rows,).
+        charges: what the provider's limiter charges for each row, in tokens, shape (rows,).
+        unique: how many rows stand for unique texts; the rows after them are windows.
+        row_of: for each text that the caller gave, its row, shape (n,).
+        windows: row of an over-long text -> (first, last + 1) row and the windows' weights.
+    """
+
+    texts: list[str]
+    tokens: NDArray[np.int64]
+    charges: NDArray[np.int64]
+    unique: int
+    row_of: NDArray[np.intp]
+    windows: dict[int, tuple[range, list[int]]]
+
+    @property
+    def weights(self) -> NDArray[np.int64]:
+        """Tokens of each row for packing: the larger of both ways to count, shape (rows,)."""
+        return np.maximum(self.tokens, self.charges)
+
+    @property
+    def sent(self) -> NDArray[np.intp]:
+        """The rows that are sent, in order, shape (m,)."""
+        rows = np.arange(len(self.texts))
+        return np.delete(rows, list(self.windows)) if self.windows else rows
+
+    def finish(self, vectors: NDArray[np.float32], done: NDArray[np.bool_]) -> None:
+        """Fill in the rows of over-long texts whose windows are all done, in place."""
+        for row, (rows, weights) in self.windows.items():
+            part = slice(rows.start, rows.stop)
+            done[row] = done[part].all()
+            if done[row]:
+                vectors[row] = weighted_mean(vectors[part], weights)
+
+    def owner(self, row: int) -> int:
+        """Return the row of the unique text that a row belongs to."""
+        if row < self.unique:
+            return row
+        return next(text for text, (rows, _) in self.windows.items() if row in rows)
+
+
+def check_texts(texts: Iterable[Any]) -> list[str]:
+    """Return the texts as a list.
+
+    Raises:
+        InputTypeError: one string was given instead of a list, or not all are strings.
+    """
+    if isinstance(texts, str | bytes):
+        raise InputTypeError(
+            "embed_documents takes a list of texts, not one; pass [text], or use embed_query(text)"
+        )
+    listed = list(texts)
+    if set(map(type, listed)) <= {str}:
+        return listed
+    wrong = [i for i, text in enumerate(listed) if not isinstance(text, str)]
+    if wrong:
+        kinds = sorted({type(listed[i]).__name__ for i in wrong})
+        raise InputTypeError(
+            f"every text must be a str, but {len(wrong):,} of {len(listed):,} are "
+            f"{', '.join(kinds)} (indices {name_indices(wrong)}); pass page_content for documents",
+            indices=wrong,
+        )
+    return listed
+
+
+def prepare(
+    texts: Sequence[str], *, counter: TokenCounter, limits: Limits, long_inputs: LongInputs
+) -> Inputs:
+    """Find what has to be sent for the texts.
+
+    Raises:
+        InputError: a text is empty and the provider refuses that, or is over
+            `limits.max_tokens_per_input` tokens and `long_inputs` is `"error"`.
+    """
+    rows: dict[str, int] = {}
+    row_of = np.fromiter((rows.setdefault(text, len(rows)) for text in texts), np.intp, len(texts))
+    if limits.refuses_empty and "" in rows:
+        empty = [i for i, text in enumerate(texts) if not text]
+        raise InputError(
+            f"{len(empty):,} of {len(texts):,} texts are empty (indices {name_indices(empty)}), "
+            f"which {limits.provider} refuses; leave them out, or send ' ' in their place",
+            indices=empty,
+        )
+    unique = list(rows)
+    try:
+        octets = count_bytes(unique)
+    except UnicodeEncodeError:
+        unique = [_replace_surrogates(text) for text in unique]
+        octets = count_bytes(unique)
+    tokens = counter.count(unique)
+    parts: dict[int, tuple[range, list[int]]] = {}
+    long = limits.max_tokens_per_input
+    if long is not None and (over := np.flatnonzero(tokens > long)).size:
+        if long_inputs == "error":
+            wrong = np.flatnonzero(np.isin(row_of, over)).tolist()
+            raise InputError(
+                f"{len(wrong):,} of {len(texts):,} texts are over {long:,} tokens (indices "
+                f'{name_indices(wrong)}); split them, or pass long_inputs="average" or "truncate"',
+                indices=wrong,
+            )
+        for row in over.tolist():
+            cut = windows(unique[row], long, counter)
+            if long_inputs == "truncate":
+                unique[row] = next(cut).text
+            else:
+                first = len(unique)
+                whole = list(cut)
+                unique.extend(window.text for window in whole)
+                parts[row] = range(first, len(unique)), [window.tokens for window in whole]
+        # The strings changed: count those again that are new.
+        changed = over.tolist() if long_inputs == "truncate" else range(len(tokens), len(unique))
+        fresh = [unique[row] for row in changed]
+        tokens, octets = (
+            _put(tokens, changed, counter.count(fresh), len(unique)),
+            _put(octets, changed, count_bytes(fresh), len(unique)),
+        )
+    charges = tokens
+    if limits.bytes_per_token is not None:
+        charges = np.ceil(octets / limits.bytes_per_token).astype(np.int64)
+    return Inputs(
+        texts=unique,
+        tokens=tokens,
+        charges=charges,
+        unique=len(rows),
+        row_of=row_of,
+        windows=parts,
+    )
+
+
+def _put(
+    old: NDArray[np.int64], rows: Sequence[int], values: NDArray[np.int64], size: int
+) -> NDArray[np.int64]:
+    new = np.zeros(size, np.int64)
+    new[: len(old)] = old
+    new[list(rows)] = values
+    return new
+
+
+def _replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which UTF-8 cannot carry, by U+FFFD as tiktoken does."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,339 @@
+"""Decides when the next request may start: pure arithmetic, it never sleeps.
+
+Three limits bind, each with its own small class:
+
+- `Budget`: requests or tokens a minute, refilling continuously as the providers' limiters do.
+  Its rate is told, or learnt from the headers of the answers. Where no header comes, the rate
+  is measured: between two refusals the bucket went from empty to empty, so what was let
+  through in that time is the rate.
+- `Window`: how many requests may be in flight. It starts small and doubles with the answers,
+  is halved when the server is overloaded, and grows again by one a round.
+- the pause after a refusal, which holds everybody, once.
+
+`Pacer` puts them together for all calls of one instance. Times are seconds of one monotonic
+clock, which is handed in; amounts of tokens are what the provider's limiter charges.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from langchain_batch_embed.retry import Quota, seconds
+
+__all__ = ["Budget", "Pacer", "Ticket", "Window"]
+
+FIRST_WINDOW = 4
+"""Requests sent before anything is known of the quota: about 4 x 100k tokens, below what
+every paid tier of OpenAI lets through at once."""
+
+PROBE = 0.002
+"""The k-th answer in a row raises a measured rate by k times this share.
+
+So after 10 answers it is 10 % higher, after 20 half as much again: it creeps past the rate at
+which it was refused, and soon leaves behind a rate that was measured too low.
+"""
+
+CAUTION = 0.9
+"""A measured rate is used at this share, because a refused request is charged too."""
+
+RECENT = 16
+"""Requests over which the share of refused ones is averaged."""
+
+STRAY = 0.2
+"""Share of refusals that can be the weather: some gateways refuse a few whatever the rate."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Ticket:
+    """A request that was let through.
+
+    Attributes:
+        charge: the tokens that the limiter charges for it.
+        sent: when it was let through, in seconds of the pacer's clock.
+        total_tokens: tokens let through up to and with this request.
+        total_requests: requests let through up to and with this one.
+    """
+
+    charge: int
+    sent: float
+    total_tokens: float
+    total_requests: float
+
+
+class Budget:
+    """A bucket that refills continuously; `None` for a rate means no limit is known.
+
+    Attributes:
+        rate: amount refilled a second.
+        capacity: amount that it can hold.
+        level: amount in it; less than nothing after a request larger than the bucket.
+        told: the rate was set by the user, and is never raised.
+        measured: the rate was neither told nor read in a header but measured.
+    """
+
+    def __init__(self, per_minute: float | None = None) -> None:
+        self.told = per_minute is not None
+        self.measured = False
+        self.rate = None if per_minute is None else per_minute / 60
+        self.capacity = math.inf if per_minute is None else float(per_minute)
+        self.level = self.capacity
+        self._updated = 0.0
+        self._refused_at: float | None = None
+        self._passed = 0.0  # amount let through since then
+        self._in_a_row = 0  # requests let through since then
+
+    def wait(self, amount: float, now: float) -> float:
+        """Return the seconds until so much can be taken; 0: at once.
+
+        An amount above the capacity waits for a full bucket.
+        """
+        self._refill(now)
+        missing = min(amount, self.capacity) - self.level
+        # A hair's breadth: what is missing by rounding alone would be waited for for ever.
+        if self.rate is None or missing <= 1e-9 * amount:
+            return 0.0
+        return missing / self.rate
+
+    def take(self, amount: float, now: float) -> None:
+        """Take so much out, also where that leaves less than nothing."""
+        self._refill(now)
+        self.level -= amount
+
+    def passed(self, amount: float) -> None:
+        """Note that the server let so much through, for measuring."""
+        self._passed += amount
+        self._in_a_row += 1
+        if self.measured and self.rate is not None:
+            self.rate *= 1 + PROBE * self._in_a_row
+            self.capacity = self.rate
+
+    def learn(
+        self,
+        *,
+        limit: float,
+        remaining: float | None,
+        reset: float | None,
+        later: float,
+        sent: float,
+        now: float,
+    ) -> None:
+        """Take over what an answer said.
+
+        Args:
+            limit: the amount a minute.
+            remaining: what the bucket held when the server looked, if it was said.
+            reset: seconds until the bucket is full again, if it was said.
+            later: what was taken here since the request was sent.
+            sent: when the request was sent.
+            now: the time.
+        """
+        if limit <= 0:
+            return
+        if self.told and self.rate is not None:
+            limit = min(limit, self.rate * 60)
+        first = self.rate is None or self.measured
+        self.rate, self.measured = limit / 60, False
+        if remaining is None:
+            self.capacity = limit
+            self._refill(now)
+            return
+        if reset is not None:
+            # Rounded in the header: a bucket is never smaller than what is in it.
+            self.capacity = min(limit, max(remaining + reset * self.rate, remaining))
+        elif first:
+            self.capacity = limit
+        self._refill(now)
+        # The server looked somewhen between sending and now: what was taken later may or may
+        # not be in its figure, and it has refilled for at most that long.
+        lowest = remaining - later
+        highest = remaining + (now - sent) * self.rate
+        self.level = highest - later if first else min(max(self.level, lowest), highest)
+        self.level = min(self.level, self.capacity)
+
+    def refused(self, now: float) -> None:
+        """Note a refusal: the bucket is empty, and its rate is measured if it is not known."""
+        self._refill(now)
+        known = self.rate is not None and not self.measured
+        if not known and self._passed and self._refused_at is not None and now > self._refused_at:
+            rate = CAUTION * self._passed / (now - self._refused_at)
+            # One measurement may be off, so it may not do more than halve the rate.
+            self.rate = rate if self.rate is None else max(rate, self.rate / 2)
+            self.capacity, self.measured = self.rate, True
+        if self.rate is not None:
+            self.level = min(self.level, 0.0)
+        if self._passed or self._refused_at is None:
+            self._refused_at, self._passed, self._in_a_row = now, 0.0, 0
+
+    def _refill(self, now: float) -> None:
+        if self.rate is not None:
+            elapsed = max(0.0, now - self._updated)
+            self.level = min(self.capacity, self.level + elapsed * self.rate)
+        self._updated = max(self._updated, now)
+
+
+class Window:
+    """How many requests may be in flight, between 1 and `most`."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.size = float(min(FIRST_WINDOW, most))
+        self._doubling = True
+        self._cut = -math.inf  # when it was halved last
+
+    def open(self) -> None:
+        """Go to the full size at once: the quota is known, so there is nothing to find out."""
+        if self._doubling:
+            self.size, self._doubling = float(self.most), False
+
+    def succeeded(self) -> None:
+        """Grow: by one for each answer at first, later by one for each window of answers."""
+        self.size = min(self.most, self.size + (1 if self._doubling else 1 / self.size))
+
+    def overloaded(self, sent: float, now: float) -> None:
+        """Halve, once for all requests that were in flight together."""
+        if sent > self._cut:
+            self.size, self._doubling, self._cut = max(1.0, self.size / 2), False, now
+
+
+class Pacer:
+    """Lets requests through within the quota, for all calls of one instance."""
+
+    def __init__(
+        self,
+        *,
+        max_workers: int,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+    ) -> None:
+        self.requests = Budget(requests_per_minute)
+        self.tokens = Budget(tokens_per_minute)
+        self.window = Window(max_workers)
+        self.in_flight = 0
+        self._paused_until = -math.inf
+        self._refused_at = -math.inf
+        self._refusals = 0.0  # share of refused ones among recent requests
+        self._started: float | None = None
+        self._total_tokens = 0.0
+        self._total_requests = 0.0
+
+    def wait(self, charge: int, now: float) -> float:
+        """Return the seconds until a request of so many tokens may start.
+
+        0: now; `inf`: not before a request has ended.
+        """
+        if self.in_flight >= int(self.window.size):
+            return math.inf
+        return max(
+            0.0,
+            self._paused_until - now,
+            self.tokens.wait(charge, now),
+            self.requests.wait(1, now),
+        )
+
+    def start(self, charge: int, now: float) -> Ticket:
+        """Count a request as started; `wait` must have said 0."""
+        self.in_flight += 1
+        self._started = now if self._started is None else self._started
+        self.tokens.take(charge, now)
+        self.requests.take(1, now)
+        self._total_tokens += charge
+        self._total_requests += 1
+        return Ticket(
+            charge=charge,
+            sent=now,
+            total_tokens=self._total_tokens,
+            total_requests=self._total_requests,
+        )
+
+    def succeeded(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> None:
+        """Count a request as answered, and learn from the answer's headers."""
+        self.in_flight -= 1
+        self._refusals -= self._refusals / RECENT
+        self.tokens.passed(ticket.charge)
+        self.requests.passed(1)
+        if self._learn(ticket, headers, now):
+            self.window.open()
+        self.window.succeeded()
+
+    def refused(
+        self,
+        ticket: Ticket,
+        now: float,
+        *,
+        after: float,
+        headers: Mapping[str, str],
+        quota: Quota | None = None,
+    ) -> None:
+        """Count a request as refused for the rate: everybody waits, once.
+
+        Refusals of requests that were in flight together count as one.
+        """
+        self.in_flight -= 1
+        self._paused_until = max(self._paused_until, now + after)
+        self._refusals += (1 - self._refusals) / RECENT
+        if self._learn(ticket, headers, now):
+            self.window.open()
+        elif self._refusals < STRAY:
+            return
+        elif quota is not None and self._believable(quota, now):
+            self._budget(quota.kind).learn(
+                limit=quota.limit,
+                remaining=quota.limit - quota.used,
+                reset=None,
+                later=self._later(ticket, quota.kind),
+                sent=ticket.sent,
+                now=now,
+            )
+        elif ticket.sent > self._refused_at:
+            self._refused_at = now
+            self.tokens.refused(now)
+            self.requests.refused(now)
+            self.window.overloaded(ticket.sent, now)
+
+    def failed(self, ticket: Ticket, now: float, *, overloaded: bool) -> None:
+        """Count a request as ended without an answer, or with an error."""
+        self.in_flight -= 1
+        if overloaded:
+            self.window.overloaded(ticket.sent, now)
+
+    def largest(self) -> float:
+        """Return the most tokens that one request may be charged: the whole bucket."""
+        return self.tokens.capacity if not self.tokens.measured else math.inf
+
+    def _believable(self, quota: Quota, now: float) -> bool:
+        """Tell whether no more was let through than a quota named in a refusal allows."""
+        total = self._total_tokens if quota.kind == "tokens" else self._total_requests
+        return total <= quota.limit * (1 + (now - (self._started or now)) / 60)
+
+    def _budget(self, kind: str) -> Budget:
+        return self.tokens if kind == "tokens" else self.requests
+
+    def _later(self, ticket: Ticket, kind: str) -> float:
+        if kind == "tokens":
+            return self._total_tokens - ticket.total_tokens
+        return self._total_requests - ticket.total_requests
+
+    def _learn(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> bool:
+        """Take over the rate-limit headers; return whether there were any."""
+        learnt = False
+        for kind in ("tokens", "requests"):
+            limit = _number(headers.get(f"x-ratelimit-limit-{kind}"))
+            if limit is None:
+                continue
+            learnt = True
+            self._budget(kind).learn(
+                limit=limit,
+                remaining=_number(headers.get(f"x-ratelimit-remaining-{kind}")),
+                reset=seconds(headers.get(f"x-ratelimit-reset-{kind}", "")),
+                later=self._later(ticket, kind),
+                sent=ticket.sent,
+                now=now,
+            )
+        return learnt
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,125 @@
+"""Cuts a sequence of inputs into batches: pure arithmetic on token counts.
+
+Every batch is a run of neighbours, so the order is kept, and there are two shapes:
+
+- **spread** (the usual one): guided sizes. Each batch takes a share of the work that is left
+  for all workers together, so the first batches are large and the last ones small, and one
+  slow answer near the end does not hold up the whole.
+- **fewest**: as few requests as the limits allow, of equal work, for when requests are what
+  the quota is short of.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["pack", "requests_are_scarce"]
+
+INPUT_WORK = 20
+"""What an input costs beside its tokens, in tokens: an 8 KB vector has to be sent and read."""
+
+SMALLEST_WORK = 16_000
+"""Work below which a further cut does not pay, in tokens.
+
+At about 7 ms for a thousand tokens this is the fixed 80 to 200 ms of a request, so cutting
+finer would spend more on requests than it wins. Tried in a discrete-event simulation with
+4,000 to 32,000: within 5 % of the best for 5 to 128 workers.
+"""
+
+WAVES = 2
+"""A batch takes 1 / (WAVES x workers) of the work left; 1, 1.5, 2 and 3 were tried."""
+
+SCARCE_SECONDS = 15
+"""Requests are scarce when spreading would use up what the quota gives in this time."""
+
+
+def pack(
+    weights: NDArray[np.int64] | Sequence[int],
+    *,
+    max_items: int,
+    max_tokens: int | None,
+    workers: int,
+    requests_per_minute: float | None = None,
+) -> list[range]:
+    """Cut inputs into batches that keep every limit.
+
+    Args:
+        weights: tokens of each input, shape (n,).
+        max_items: inputs in one batch, at most.
+        max_tokens: tokens in one batch, at most, except that an input above it stands alone.
+        workers: how many batches can be in flight at once.
+        requests_per_minute: the quota, where it is known; it chooses the shape.
+
+    Returns:
+        The batches as ranges of positions that follow one another and cover 0 to n.
+    """
+    line = _Line(np.asarray(weights, dtype=np.int64), max_items=max_items, max_tokens=max_tokens)
+    spread = line.spread(workers)
+    if requests_are_scarce(len(spread), requests_per_minute):
+        return line.equal(line.fewest())
+    return spread
+
+
+def requests_are_scarce(requests: int, per_minute: float | None) -> bool:
+    """Tell whether so many requests are too many for a quota of requests a minute."""
+    return per_minute is not None and requests > per_minute * SCARCE_SECONDS / 60
+
+
+class _Line:
+    """The inputs in a line, cut by bisection in their running sums."""
+
+    def __init__(
+        self, tokens: NDArray[np.int64], *, max_items: int, max_tokens: int | None
+    ) -> None:
+        self._tokens = np.concatenate(([0], np.cumsum(tokens)))
+        self._work = np.concatenate(([0], np.cumsum(tokens + INPUT_WORK)))
+        self._max_items = max_items
+        self._max_tokens = max_tokens
+
+    def spread(self, workers: int) -> list[range]:
+        """Cut for the finish line: guided sizes, or one wave of equal ones for little work."""
+        total = int(self._work[-1])
+        if total <= WAVES * workers * SMALLEST_WORK:
+            wave = min(workers, -(-total // SMALLEST_WORK))
+            return self.equal(max(wave, self.fewest()))
+        return self._cut(lambda left: max(SMALLEST_WORK, -(-left // (WAVES * workers))))
+
+    def fewest(self) -> int:
+        """Return the smallest number of batches that the limits allow."""
+        return len(self._cut(lambda left: left))
+
+    def equal(self, batches: int) -> list[range]:
+        """Cut into at most so many batches, the largest one as small as possible."""
+        low, high = 1, max(1, int(self._work[-1]))
+        while low < high:  # the smallest target that is enough
+            target = (low + high) // 2
+            if len(self._cut(lambda _: target, at_most=batches)) <= batches:  # noqa: B023
+                high = target
+            else:
+                low = target + 1
+        return self._cut(lambda _: high)
+
+    def _cut(self, target: Callable[[int], int], *, at_most: int | None = None) -> list[range]:
+        """Cut from the left; `target` says how much work a batch gets, given what is left.
+
+        Stops early when it has made more than `at_most` batches.
+        """
+        end = len(self._work) - 1
+        batches: list[range] = []
+        begin = 0
+        while begin < end and (at_most is None or len(batches) <= at_most):
+            done = self._work[begin]
+            stop = _last_within(self._work, done + target(int(self._work[-1] - done)))
+            stop = min(stop, begin + self._max_items)
+            if self._max_tokens is not None:
+                stop = min(stop, _last_within(self._tokens, self._tokens[begin] + self._max_tokens))
+            stop = max(stop, begin + 1)
+            batches.append(range(begin, stop))
+            begin = stop
+        return batches
+
+
+def _last_within(sums: NDArray[np.int64], bound: int) -> int:
+    """Return the last position whose running sum is not over the bound."""
+    return int(sums.searchsorted(bound, side="right")) - 1

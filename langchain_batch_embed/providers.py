@@ -1,0 +1,210 @@
+"""How one batch is really sent.
+
+`OpenAIProvider` goes through the OpenAI SDK's raw response, for OpenAI, Azure and every
+server that speaks their protocol: that gives the headers, and base64 without a detour over
+Python floats. `WrappedProvider` calls `embed_documents` of any other class.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+from langchain_core.embeddings import Embeddings
+from numpy.typing import NDArray
+
+from langchain_batch_embed.errors import DimensionsError, OptionError
+from langchain_batch_embed.journal import Space
+from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.vectors import as_array, check, read_answer
+
+if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported both; nobody else needs them
+    import openai
+    from langchain_openai import OpenAIEmbeddings
+
+__all__ = ["Answer", "OpenAIProvider", "Provider", "WrappedProvider", "provider_for"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A checked answer.
+
+    Attributes:
+        vectors: float32, one row a text, shape (n, d).
+        tokens: tokens billed; `None` where the provider does not say.
+        headers: the answer's HTTP headers, where they are known.
+    """
+
+    vectors: NDArray[np.float32]
+    tokens: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Provider(Protocol):
+    """Sends one batch of texts.
+
+    Attributes:
+        model: the model's name, as far as it is known.
+        encoding: the model or encoding to count tokens with; `None`: not known.
+        timeout: seconds for one request that the wrapped object was given, if any.
+        space: what tells these vectors from others in a journal.
+    """
+
+    model: str | None
+    encoding: str | None
+    timeout: float | None
+    space: Space
+
+    def send(self, texts: Sequence[str], *, timeout: float) -> Answer:
+        """Send one request that ends within `timeout` seconds, and check its answer.
+
+        Raises:
+            ResponseError: the answer cannot be believed.
+            DimensionsError: the vectors have another width than was asked for.
+            Exception: whatever the provider's SDK raises.
+        """
+        ...
+
+    def send_query(self, texts: Sequence[str], *, timeout: float) -> Answer:
+        """Send one query, a list of one text."""
+        ...
+
+
+class OpenAIProvider:
+    """Sends through the OpenAI SDK, with its own retrying turned off."""
+
+    def __init__(
+        self,
+        embeddings: "OpenAIEmbeddings",
+        *,
+        limits: Limits,
+        model: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if embeddings.client is None:
+            raise OptionError(
+                "OpenAIEmbeddings has no sync client, because its api_key is an async function; "
+                "give it a string or a plain function"
+            )
+        self.model: str | None = model or embeddings.model
+        self.encoding: str | None = embeddings.tiktoken_model_name or embeddings.model
+        timeout = embeddings.request_timeout
+        self.timeout = float(timeout) if isinstance(timeout, int | float) else None
+        self._clock = clock
+        self._dimensions = embeddings.dimensions
+        # What OpenAIEmbeddings does with the texts of first-generation models.
+        self._joins_lines = embeddings.model.endswith("001")
+        self._options: dict[str, Any] = {**embeddings.model_kwargs, "model": embeddings.model}
+        if embeddings.dimensions is not None:
+            self._options["dimensions"] = embeddings.dimensions
+        client: openai.OpenAI = embeddings.client._client  # noqa: SLF001  # no public way to it
+        # One layer owns the retries: ours. Two would multiply, and hammer a limiter.
+        resource = client.with_options(max_retries=0).embeddings
+        self._create = resource.with_streaming_response.create
+        self.space = Space(
+            provider=limits.provider,
+            model=embeddings.model,
+            dimensions=embeddings.dimensions,
+            endpoint=str(client.base_url),
+            variant=_digest(embeddings.model_kwargs),
+        )
+
+    def send(self, texts: Sequence[str], *, timeout: float) -> Answer:
+        """Send one request that ends within `timeout` seconds, and check its answer."""
+        if self._joins_lines:
+            texts = [text.replace("\n", " ") for text in texts]
+        # The SDK inspects every item of `input`, which takes longer than sending them;
+        # `extra_body` is put over it unseen.
+        body = {**self._options.get("extra_body", {}), "input": texts}
+        options = {**self._options, "extra_body": body, "encoding_format": "base64"}
+        end = self._clock() + timeout
+        chunks = []
+        with self._create(input=[], timeout=timeout, **options) as response:
+            for chunk in response.iter_bytes():
+                chunks.append(chunk)
+                # The SDK's time-out is for each read: a server that drips never meets it.
+                if self._clock() > end:
+                    raise TimeoutError(f"the answer was not complete after {timeout:g} s")
+            headers = response.headers
+        vectors, tokens = read_answer(b"".join(chunks), expected=len(texts))
+        if self._dimensions not in (None, vectors.shape[1]):
+            raise DimensionsError(expected=self._dimensions, received=vectors.shape[1])
+        return Answer(vectors=vectors, tokens=tokens, headers=headers)
+
+    send_query = send
+    """OpenAI embeds a query as it does a document."""
+
+
+class WrappedProvider:
+    """Sends through the wrapped object's own methods, and leaves the time-out to it."""
+
+    encoding: str | None = None
+    timeout: float | None = None
+
+    def __init__(self, embeddings: Embeddings, *, limits: Limits, model: str | None = None) -> None:
+        self._embeddings = embeddings
+        names = (getattr(embeddings, name, None) for name in _MODEL_ATTRIBUTES)
+        self.model = model or next((name for name in names if isinstance(name, str)), None)
+        kind = type(embeddings)
+        self.space = Space(
+            provider=limits.provider,
+            model=self.model or "",
+            variant=f"{kind.__module__}.{kind.__qualname__}",
+        )
+
+    def send(self, texts: Sequence[str], *, timeout: float) -> Answer:  # noqa: ARG002
+        """Embed the texts as documents, and check the answer."""
+        return _checked(self._embeddings.embed_documents(list(texts)), expected=len(texts))
+
+    def send_query(self, texts: Sequence[str], *, timeout: float) -> Answer:  # noqa: ARG002
+        """Embed one query, a list of one text, and check the answer."""
+        return _checked([self._embeddings.embed_query(texts[0])], expected=1)
+
+
+_MODEL_ATTRIBUTES = ("model", "model_name", "model_id", "deployment", "repo_id")
+
+
+def provider_for(embeddings: Embeddings, *, limits: Limits, model: str | None = None) -> Provider:
+    """Return the fastest way to send for an `Embeddings` object."""
+    if _is_openai(embeddings):
+        return OpenAIProvider(cast("OpenAIEmbeddings", embeddings), limits=limits, model=model)
+    return WrappedProvider(embeddings, limits=limits, model=model)
+
+
+def pack_up(embeddings: Embeddings) -> object:
+    """Return something that can be pickled and that `unpack` makes the object of again.
+
+    An `OpenAIEmbeddings` holds HTTP clients, which cannot be pickled: its class and the fields
+    that the user set stand for it. A key that came from the environment is read there again.
+    """
+    if not _is_openai(embeddings):
+        return embeddings
+    wrapped = cast("OpenAIEmbeddings", embeddings)
+    names = wrapped.model_fields_set - {"client", "async_client"}
+    return type(wrapped), {name: getattr(wrapped, name) for name in names}
+
+
+def unpack(packed: Any) -> Embeddings:
+    """Make the object again from what `pack_up` returned."""
+    if isinstance(packed, Embeddings):
+        return packed
+    kind, options = packed
+    made: Embeddings = kind(**options)
+    return made
+
+
+def _is_openai(embeddings: Embeddings) -> bool:
+    return any(base.__name__ == "OpenAIEmbeddings" for base in type(embeddings).__mro__)
+
+
+def _checked(embeddings: Sequence[Sequence[float]], *, expected: int) -> Answer:
+    return Answer(vectors=check(as_array(embeddings), expected=expected))
+
+
+def _digest(options: Mapping[str, Any]) -> str:
+    """Return a short digest of options that can change the vectors."""
+    if not options:
+        return ""
+    return hashlib.blake2b(repr(sorted(options.items())).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,16 @@
+"""A local server with OpenAI's limits, quotas, latency and faults, to rehearse against.
+
+It runs in its own process and needs the extra `demo`:
+
+    with Simulator(Scenario(tier=1, faults={"429": 0.08})) as simulator:
+        embeddings = OpenAIEmbeddings(base_url=simulator.url, api_key="any")
+
+or, for clients in any language, `python -m langchain_batch_embed.simulator --tier 1`.
+"""
+
+from .process import Simulator, serve
+from .quota import Bucket
+from .scenario import FAULTS, TIERS, Scenario
+from .vectors import vectors
+
+__all__ = ["FAULTS", "TIERS", "Bucket", "Scenario", "Simulator", "serve", "vectors"]

@@ -1,0 +1,242 @@
+"""The simulator's routes: the provider's own, and those that steer it."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http import HTTPStatus
+from typing import Final, TypeVar
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from . import errors
+from .answers import Answer, Dripping, Hanging, Reset, Truncated
+from .errors import Refusal
+from .faults import injected, replaced, spoil
+from .question import Question, count_tokens
+from .run import Call, Run
+from .scenario import REFUSALS, Scenario
+
+_T = TypeVar("_T")
+
+# Below these a thread would cost more than the work it takes off the event loop.
+_SMALL_BODY_BYTES: Final = 64 * 1024
+_FEW_INPUTS: Final = 16
+
+
+class Connection:
+    """A client's connection: to drop it, and to know whether it is new."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self._last_run: Run | None = None
+
+    def enter(self, run: Run) -> tuple[bool, bool]:
+        """Return whether this is the connection's first request of this run, and of any."""
+        first_of_run, first = self._last_run is not run, self._last_run is None
+        self._last_run = run
+        return first_of_run, first
+
+
+class Embeddings:
+    """The embeddings endpoint, of OpenAI and of Azure's deployments."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.run = Run(scenario)
+        # Reading and computing run beside the event loop, so that a large request does not hold
+        # up the headers of the others. More threads than processors would only take turns.
+        self._threads = ThreadPoolExecutor(os.cpu_count())
+
+    def restart(self, scenario: Scenario) -> None:
+        """Begin a new run; requests in flight end in the old one."""
+        self.run = Run(scenario, self.run.cache)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, well or badly."""
+        run = self.run
+        first_of_run, first = scope["state"]["connection"].enter(run)
+        call = run.arrive(on_new_connection=first_of_run, is_cold=first)
+        try:
+            response = await self._respond(run, call, Request(scope, receive))
+            await response(scope, receive, send)
+            call.status = response.status_code
+        except ClientDisconnect:
+            pass  # before its body was read: nobody is left to answer
+        finally:
+            run.leave(call)
+
+    async def _respond(self, run: Run, call: Call, request: Request) -> Response:
+        azure = "deployment" in request.path_params
+        try:
+            question = await self._read(run, call, request)
+            if call.fault is not None and call.fault in REFUSALS:
+                return await self._refuse(run, call, call.fault, question, _key(request))
+            self._admit(run, question, azure=azure)
+        except Refusal as refusal:
+            throttled = refusal.status == HTTPStatus.TOO_MANY_REQUESTS
+            tells_quota = throttled and refusal.fault != "429_bare"
+            headers = _headers(run, call, azure=azure, quota=tells_quota)
+            await _until(call.started + call.network_seconds)
+            return Response(refusal.body, refusal.status, {**headers, **refusal.headers})
+        headers = _headers(run, call, azure=azure, quota=True)
+        await _until(call.started + call.network_seconds + call.server_seconds())
+        return await self._answer(run, call, question, headers)
+
+    async def _read(self, run: Run, call: Call, request: Request) -> Question:
+        """Return the request's question, within all limits but the quota."""
+        scenario = run.scenario
+        deployment = request.path_params.get("deployment")
+        azure = deployment is not None
+        body = await _read_body(request, scenario.max_body_bytes)
+        key = _key(request)
+        if scenario.api_key not in (None, key):
+            raise errors.wrong_key(key, azure=azure)
+        parse = partial(Question.parse, body, scenario, run.cache, deployment=deployment)
+        question = await self._work(parse, beside=len(body) > _SMALL_BODY_BYTES)
+        run.measure(call, question)
+        question.check(scenario, azure=azure)
+        return question
+
+    async def _refuse(
+        self, run: Run, call: Call, fault: str, question: Question, key: str
+    ) -> Response:
+        """Return the fault that takes the place of an answer, or raise it."""
+        call.shown = fault
+        if fault == "hang":
+            return Hanging(run.scenario.hang_seconds)
+        if fault == "reset":
+            await _until(call.started + call.network_seconds)
+            return Reset()
+        raise injected(fault, question, key=key, scenario=run.scenario, dice=call.dice)
+
+    @staticmethod
+    def _admit(run: Run, question: Question, *, azure: bool) -> None:
+        """Charge the quotas, or raise the refusal."""
+        over = run.quota.admit(question.charge, time.monotonic())
+        if over:
+            raise errors.over_quota(over, question.model, run.scenario, azure=azure)
+
+    async def _answer(
+        self, run: Run, call: Call, question: Question, headers: dict[str, str]
+    ) -> Response:
+        """Compute the answer, bill it, and spoil it where the fault says so."""
+        fault = call.shown = call.fault
+        instead = replaced(fault, headers)
+        if instead:
+            return instead
+        compose = partial(_compose, run, call, question)
+        body = await self._work(compose, beside=len(question.texts) > _FEW_INPUTS)
+        # A provider bills what it computed, also for a client that has gone by now.
+        run.bill(call, question)
+        if fault == "drip":
+            return Dripping(body, headers, run.scenario.drip_seconds)
+        if fault == "truncated":
+            return Truncated(body, headers=headers)
+        return Answer(body, headers=headers)
+
+    async def _work(self, function: Callable[[], _T], *, beside: bool) -> _T:
+        if not beside:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+
+class Control:
+    """The routes that steer the simulator; no provider has these."""
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        self._embeddings = embeddings
+
+    async def models(self, request: Request) -> Response:
+        """List the models, as a provider does."""
+        scenario = self._embeddings.run.scenario
+        if scenario.api_key not in (None, _key(request)):
+            refusal = errors.wrong_key(_key(request))
+            return Response(refusal.body, refusal.status, refusal.headers)
+        models = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "simulator"}
+            for name in scenario.models
+        ]
+        return JSONResponse({"object": "list", "data": models})
+
+    async def stats(self, _: Request) -> Response:
+        """Return the counters of this run."""
+        return JSONResponse(self._embeddings.run.stats())
+
+    async def scenario(self, request: Request) -> Response:
+        """Begin a new run with the scenario in the body."""
+        try:
+            scenario = Scenario.from_json(await request.body())
+        except ValueError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        self._embeddings.restart(scenario)
+        return Response(status_code=204)
+
+    async def reset(self, _: Request) -> Response:
+        """Begin a new run with the same scenario."""
+        self._embeddings.restart(self._embeddings.run.scenario)
+        return Response(status_code=204)
+
+
+def build_app(scenario: Scenario) -> Starlette:
+    """Return the ASGI application; its server must set a `Connection` in every scope's state."""
+    count_tokens([""])  # loads the vocabulary now, not while the first request waits
+    embeddings = Embeddings(scenario)
+    control = Control(embeddings)
+    post, get = ["POST"], ["GET"]
+    return Starlette(
+        routes=[
+            Route("/v1/embeddings", embeddings, methods=post),
+            Route("/openai/deployments/{deployment}/embeddings", embeddings, methods=post),
+            Route("/v1/models", control.models, methods=get),
+            Route("/simulator/stats", control.stats, methods=get),
+            Route("/simulator/scenario", control.scenario, methods=post),
+            Route("/simulator/reset", control.reset, methods=post),
+        ]
+    )
+
+
+def _compose(run: Run, call: Call, question: Question) -> bytes:
+    items = question.items(run.cache)
+    if call.fault:
+        items = spoil(items, question, call.fault, call.dice)
+    return question.body(items, run.scenario)
+
+
+def _headers(run: Run, call: Call, *, azure: bool, quota: bool) -> dict[str, str]:
+    headers = {
+        "x-request-id": f"req_{call.dice.getrandbits(128):032x}",
+        "openai-processing-ms": str(round(call.server_seconds() * 1000)),
+    }
+    if quota and run.scenario.rate_limit_headers:
+        headers |= run.quota.headers(time.monotonic(), remaining_only=azure)
+    return headers
+
+
+def _key(request: Request) -> str:
+    bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+    return request.headers.get("api-key") or bearer
+
+
+async def _read_body(request: Request, limit: int | None) -> bytes:
+    """Read the body to its end also where it is too long: the client is still sending."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if limit is None or size <= limit:
+            pieces.append(piece)
+    if limit is not None and size > limit:
+        raise errors.body_too_long()
+    return b"".join(pieces)
+
+
+async def _until(moment: float) -> None:
+    seconds = moment - time.monotonic()
+    if seconds > 0:
+        await asyncio.sleep(seconds)

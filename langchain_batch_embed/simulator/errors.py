@@ -1,0 +1,227 @@
+"""Refusals as OpenAI, Azure and gateways word them.
+
+Sources: OpenAI's error code guide and API reference, Azure's quota documentation, and bodies
+quoted in public issues of openai-python, litellm and pgai.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from .quota import OverQuota, go_duration
+from .scenario import Scenario
+
+_INVALID: Final = "invalid_request_error"
+_ORGANIZATION: Final = "org-simulator"
+
+# What gateways send where they tell no number and no reason.
+BARE_429: Final = {"error": {"message": "Too many requests"}}
+
+HTML: Final = (
+    "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n"
+    "<center><h1>{title}</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+)
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, not a mistake of this program
+    """An answer that is not an embedding: raised anywhere, sent as it stands.
+
+    Attributes:
+        status: the HTTP status.
+        body: what is sent, in bytes.
+        headers: beyond those of every answer.
+        fault: the name of the fault it comes from, or None where the request deserved it.
+
+    """
+
+    def __init__(
+        self,
+        status: int,
+        body: Mapping[str, Any] | str,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
+        self.body = (body if isinstance(body, str) else json.dumps(body)).encode()
+        kind = "text/html" if isinstance(body, str) else "application/json"
+        self.headers = {"content-type": kind, **(headers or {})}
+        self.fault: str | None = None
+
+
+def error(
+    message: str, type_: str | None = _INVALID, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """Return OpenAI's error object."""
+    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+
+
+def invalid(message: str, param: str | None = "input", code: str | None = None) -> Refusal:
+    """Refuse a request that is malformed or over a limit, with 400."""
+    return Refusal(400, error(message, param=param, code=code))
+
+
+def invalid_input() -> Refusal:
+    """Refuse an `input` that is neither texts nor tokens."""
+    return invalid(
+        "'$.input' is invalid. Please check the API reference: "
+        "https://platform.openai.com/docs/api-reference.",
+        param=None,
+    )
+
+
+def too_many_inputs(limit: int, *, azure: bool) -> Refusal:
+    """Refuse more inputs than a request may have."""
+    if azure:
+        return invalid(f"Too many inputs. The max number of inputs is {limit}.", param=None)
+    return invalid(f"Invalid 'input': array length must be {limit} or less.")
+
+
+def empty_input(index: int) -> Refusal:
+    """Refuse a request for its first empty text."""
+    return invalid(
+        f"Invalid 'input[{index}]': input cannot be an empty string.",
+        f"input[{index}]",
+        "invalid_value",
+    )
+
+
+def input_too_long(index: int, limit: int) -> Refusal:
+    """Refuse a request for its first text above the tokens an input may have."""
+    return invalid(
+        f"Invalid 'input[{index}]': maximum input length is {limit} tokens.",
+        f"input[{index}]",
+        "invalid_value",
+    )
+
+
+def request_too_long(requested: int, limit: int) -> Refusal:
+    """Refuse a request for the sum of its tokens."""
+    name = "max_tokens_per_request"
+    message = f"Requested {requested} tokens, max {limit} tokens per request"
+    return Refusal(400, error(message, name, None, name))
+
+
+def body_too_long() -> Refusal:
+    """Refuse a body as a reverse proxy does."""
+    return Refusal(413, HTML.format(title="413 Request Entity Too Large"))
+
+
+def flagged_content() -> Refusal:
+    """Refuse a request for what one of its texts says, without saying which."""
+    return invalid(
+        "Your request was rejected as a result of our safety system.",
+        None,
+        "content_policy_violation",
+    )
+
+
+def wrong_key(key: str, *, azure: bool = False) -> Refusal:
+    """Refuse the key; OpenAI repeats its first and last characters."""
+    if azure:
+        message = (
+            "Access denied due to invalid subscription key or wrong API endpoint. Make sure to"
+            " provide a valid key for an active subscription and use a correct regional API"
+            " endpoint for your resource."
+        )
+        return Refusal(401, {"error": {"code": "401", "message": message}})
+    hidden = max(0, len(key) - 12)
+    masked = f"{key[:8]}{'*' * hidden}{key[-4:]}" if hidden else "*" * len(key)
+    message = (
+        f"Incorrect API key provided: {masked}. You can find your API key at"
+        " https://platform.openai.com/account/api-keys."
+    )
+    return Refusal(401, error(message, code="invalid_api_key"))
+
+
+def unknown_model(model: str, *, azure: bool = False) -> Refusal:
+    """Refuse a model, or on Azure a deployment, that is not there."""
+    if azure:
+        message = (
+            "The API deployment for this resource does not exist. If you created the deployment"
+            " within the last 5 minutes, please wait a moment and try again."
+        )
+        return Refusal(404, {"error": {"code": "DeploymentNotFound", "message": message}})
+    message = f"The model `{model}` does not exist or you do not have access to it."
+    return Refusal(404, error(message, code="model_not_found"))
+
+
+def unprocessable_tokens() -> Refusal:
+    """Refuse token arrays as servers on FastAPI do."""
+    detail = {
+        "type": "string_type",
+        "loc": ["body", "input"],
+        "msg": "Input should be a valid string",
+    }
+    return Refusal(422, {"detail": [detail]})
+
+
+def over_quota(over: OverQuota, model: str, scenario: Scenario, *, azure: bool) -> Refusal:
+    """Refuse a request for a spent quota: when to come back, or that no wait will help."""
+    if azure:
+        return azure_over_quota(over.wait, scenario)
+    unit = "requests per min (RPM)" if over.kind == "requests" else "tokens per min (TPM)"
+    place = f"for {model} in organization {_ORGANIZATION} on {unit}"
+    if over.wait == math.inf:
+        message = (
+            f"Request too large {place}: Limit {over.limit}, Requested {over.requested}."
+            " The input or output tokens must be reduced in order to run successfully."
+            " Visit https://platform.openai.com/account/rate-limits to learn more."
+        )
+        return _too_many_requests(message, over.kind, "rate_limit_exceeded", scenario)
+    wait = over.wait if scenario.retry_after is None else scenario.retry_after
+    message = (
+        f"Rate limit reached {place}: Limit {over.limit}, Used {over.used},"
+        f" Requested {over.requested}. Please try again in {go_duration(wait)}."
+        " Visit https://platform.openai.com/account/rate-limits to learn more."
+    )
+    return _too_many_requests(message, over.kind, "rate_limit_exceeded", scenario, wait)
+
+
+def azure_over_quota(wait: float, scenario: Scenario) -> Refusal:
+    """Refuse a request for a spent quota as Azure does, with whole seconds in the text."""
+    wait = wait if scenario.retry_after is None else scenario.retry_after
+    if wait == math.inf:
+        wait = 60.0  # Azure has no wording for a request above the whole quota
+    message = (
+        "Requests to the Embeddings_Create Operation under Azure OpenAI API version 2024-10-21"
+        " have exceeded call rate limit of your current OpenAI S0 pricing tier. Please retry"
+        f" after {math.ceil(wait)} seconds. Please go here: https://aka.ms/oai/quotaincrease if"
+        " you would like to further increase the default rate limit."
+    )
+    if not scenario.error_details:
+        return Refusal(429, BARE_429, headers=_retry_headers(wait, scenario))
+    body = {"error": {"code": "429", "message": message}}
+    return Refusal(429, body, headers=_retry_headers(wait, scenario))
+
+
+def no_money(scenario: Scenario) -> Refusal:
+    """Refuse a request because the account is empty: no wait will help, and none is told."""
+    name = "insufficient_quota"
+    message = (
+        "You exceeded your current quota, please check your plan and billing details. For more"
+        " information on this error, read the docs:"
+        " https://platform.openai.com/docs/guides/error-codes/api-errors."
+    )
+    return _too_many_requests(message, name, name, scenario)
+
+
+def _too_many_requests(
+    message: str, type_: str, code: str, scenario: Scenario, wait: float | None = None
+) -> Refusal:
+    """Return a 429; without a wait it carries no retry headers, as OpenAI's quota 429s."""
+    headers = {} if wait is None else _retry_headers(wait, scenario)
+    if not scenario.error_details:
+        return Refusal(429, BARE_429, headers=headers)
+    return Refusal(429, error(message, type_, None, code), headers=headers)
+
+
+def _retry_headers(wait: float, scenario: Scenario) -> dict[str, str]:
+    if not scenario.retry_headers:
+        return {}
+    # Rounded up: whoever comes back at the told moment must not come too early.
+    return {
+        "retry-after-ms": str(math.ceil(wait * 1000)),
+        "retry-after": str(math.ceil(wait)),
+    }

@@ -1,0 +1,156 @@
+"""The arithmetic of a provider's quota; it is told the time and never waits."""
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["requests", "tokens"]
+
+_SECOND: Final = 1000  # milliseconds
+
+# Units that a request may be short of and still be let in: a client that waited exactly as long
+# as it was told must not be refused for a rounding error.
+_SLACK: Final = 1e-3
+
+
+class Bucket:
+    """A quota that refills continuously and starts full.
+
+    Args:
+        limit_per_minute: units that flow back in a minute.
+        seconds: how many seconds' worth the bucket holds.
+        refused_share: share of its amount, 0 to 1, that a refused request is charged.
+
+    """
+
+    def __init__(
+        self, limit_per_minute: float, seconds: float = 60.0, *, refused_share: float = 1.0
+    ) -> None:
+        self.limit_per_minute = limit_per_minute
+        self.rate = limit_per_minute / 60
+        self.capacity = self.rate * seconds
+        self._refused_share = refused_share
+        self._used = 0.0
+        self._updated = -math.inf
+
+    def used(self, now: float) -> float:
+        """Units gone and not yet flown back; `now` is in seconds of any one clock."""
+        if now > self._updated:
+            self._used = max(0.0, self._used - (now - self._updated) * self.rate)
+            self._updated = now
+        return self._used
+
+    def wait(self, amount: float, now: float) -> float:
+        """Seconds until `amount` fits: 0 where it fits now, infinite where it never will."""
+        if amount > self.capacity + _SLACK:
+            return math.inf
+        excess = self.used(now) + amount - self.capacity
+        return excess / self.rate if excess > _SLACK else 0.0
+
+    def take(self, amount: float, now: float) -> float:
+        """Take `amount` and return 0, or refuse and return the seconds to wait.
+
+        Whoever waits that long is let in, unless others came first.
+        """
+        if self.wait(amount, now) > 0:
+            return self.refuse(amount, now)
+        self._used += amount
+        return 0.0
+
+    def refuse(self, amount: float, now: float) -> float:
+        """Charge a refused request its share, and return the seconds to wait.
+
+        What never fits is charged nothing, and its wait is infinite.
+        """
+        if self.wait(amount, now) < math.inf:
+            # Not above the capacity: a storm of retries starves itself only while it lasts.
+            charge = amount * self._refused_share
+            self._used = min(self.capacity, self.used(now) + charge)
+        # After the charge: a client who obeys this wait is let in.
+        return self.wait(amount, now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverQuota:
+    """Why a request was refused: which quota, its numbers, and the seconds to wait."""
+
+    kind: Kind
+    limit: int
+    used: int
+    requested: int
+    wait: float
+
+
+class Quota:
+    """Requests and tokens a minute together: a request is let in by both or by neither."""
+
+    def __init__(
+        self,
+        requests_per_minute: int | None,
+        tokens_per_minute: int | None,
+        *,
+        bucket_seconds: float = 60.0,
+        refused_share: float = 1.0,
+    ) -> None:
+        limits: dict[Kind, int | None] = {
+            "requests": requests_per_minute,
+            "tokens": tokens_per_minute,
+        }
+        self.buckets: dict[Kind, Bucket] = {
+            kind: Bucket(limit, bucket_seconds, refused_share=refused_share)
+            for kind, limit in limits.items()
+            if limit is not None
+        }
+
+    def admit(self, tokens: int, now: float) -> OverQuota | None:
+        """Charge one request of so many tokens; None where it may pass."""
+        amounts: dict[Kind, int] = {"requests": 1, "tokens": tokens}
+        if all(bucket.wait(amounts[kind], now) == 0 for kind, bucket in self.buckets.items()):
+            for kind, bucket in self.buckets.items():
+                bucket.take(amounts[kind], now)
+            return None
+        waits = {kind: bucket.refuse(amounts[kind], now) for kind, bucket in self.buckets.items()}
+        kind = max(waits, key=lambda kind: waits[kind])
+        bucket = self.buckets[kind]
+        if waits[kind] == math.inf:
+            return OverQuota(
+                kind=kind,
+                limit=int(bucket.capacity),
+                used=round(bucket.used(now)),
+                requested=amounts[kind],
+                wait=math.inf,
+            )
+        return OverQuota(
+            kind=kind,
+            limit=round(bucket.limit_per_minute),
+            used=round(bucket.limit_per_minute - bucket.capacity + bucket.used(now)),
+            requested=amounts[kind],
+            wait=waits[kind],
+        )
+
+    def headers(self, now: float, *, remaining_only: bool = False) -> dict[str, str]:
+        """The x-ratelimit-* headers as OpenAI writes them; Azure sends only what remains."""
+        headers = {}
+        for kind, bucket in self.buckets.items():
+            used = bucket.used(now)
+            left = max(0, math.floor(bucket.capacity - used + _SLACK))
+            headers[f"x-ratelimit-remaining-{kind}"] = str(left)
+            if not remaining_only:
+                headers[f"x-ratelimit-limit-{kind}"] = str(round(bucket.limit_per_minute))
+                headers[f"x-ratelimit-reset-{kind}"] = go_duration(used / bucket.rate)
+        return headers
+
+
+def go_duration(seconds: float) -> str:
+    """Write seconds as Go does, rounded up to milliseconds: `0s`, `12ms`, `1.5s`, `6m0s`."""
+    milliseconds = math.ceil(round(seconds * _SECOND, 6))
+    if milliseconds == 0:
+        return "0s"
+    if milliseconds < _SECOND:
+        return f"{milliseconds}ms"
+    minutes, milliseconds = divmod(milliseconds, 60 * _SECOND)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{milliseconds / _SECOND:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text

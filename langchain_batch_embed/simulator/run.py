@@ -1,0 +1,168 @@
+"""What happened since the scenario was set: luck, quotas and counters of one run."""
+
+import random
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .answers import NO_ANSWER
+from .question import Cache, Question
+from .quota import Quota
+from .scenario import Scenario
+
+_LOG_LENGTH: Final = 100_000
+
+# The latency model: public recordings of OpenAI's endpoint, fitted (see `Scenario.latency`).
+_SERVER_SECONDS: Final = 0.080
+_SERVER_SECONDS_PER_TOKEN: Final = 0.007 / 1000
+_SERVER_SIGMA: Final = 0.85
+_NETWORK_SECONDS: Final = (0.040, 0.150)
+_CONNECT_SECONDS: Final = 0.300
+_STALL_FACTOR: Final = 20.0
+
+
+@dataclass(kw_only=True)
+class Call:
+    """One request on its way through the server, and the luck it was dealt on arrival."""
+
+    started: float
+    dice: random.Random
+    fault: str | None
+    server_factor: float
+    network_seconds: float
+    inputs: int = 0
+    tokens: int = 0
+    charge: int = 0
+    status: int = NO_ANSWER
+    shown: str | None = None  # the fault that was really applied
+
+    def server_seconds(self) -> float:
+        """Seconds that the server takes for the tokens, before the network's."""
+        return self.server_factor * (_SERVER_SECONDS + _SERVER_SECONDS_PER_TOKEN * self.tokens)
+
+
+class Run:
+    """The state of one scenario; used by the event loop's thread alone, so without locks."""
+
+    def __init__(self, scenario: Scenario, cache: Cache | None = None) -> None:
+        requests, tokens = scenario.quotas
+        self.scenario = scenario
+        self.cache = (cache or Cache()) if scenario.vector_cache else None
+        self.quota = Quota(
+            requests,
+            tokens,
+            bucket_seconds=scenario.bucket_seconds,
+            refused_share=scenario.refused_share,
+        )
+        self._fault_names = list(scenario.faults)
+        self._processor = time.process_time()
+        self._first: float | None = None
+        self._counts: Counter[str] = Counter()
+        self._highest: Counter[str] = Counter()
+        self._statuses: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+        self._billed: set[int] = set()
+        self._log: deque[list[Any]] = deque(maxlen=_LOG_LENGTH)
+
+    def arrive(self, *, on_new_connection: bool, is_cold: bool) -> Call:
+        """Count a request and deal it its luck.
+
+        Args:
+            on_new_connection: this run has not seen its connection before.
+            is_cold: no run has; the time to connect is added.
+
+        """
+        scenario = self.scenario
+        number = self._counts["requests"]
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        self._counts["requests"] += 1
+        self._counts["in_flight"] += 1
+        self._counts["connections"] += on_new_connection
+        self._raise_to("in_flight", self._counts["in_flight"])
+
+        # By its number alone: the order in which requests end changes nobody's luck.
+        dice = random.Random(f"{scenario.seed}:{number}")  # noqa: S311 - luck, no secret
+        fault = self._draw_fault(dice.random())
+        if number < len(scenario.script):
+            fault = None if scenario.script[number] == "ok" else scenario.script[number]
+        scale = scenario.latency
+        if dice.random() < scenario.stall_probability:
+            scale *= _STALL_FACTOR
+        connect = _CONNECT_SECONDS if is_cold else 0.0
+        return Call(
+            started=now,
+            dice=dice,
+            fault=fault,
+            server_factor=scale * dice.lognormvariate(0.0, _SERVER_SIGMA),
+            network_seconds=scale * (dice.uniform(*_NETWORK_SECONDS) + connect),
+        )
+
+    def measure(self, call: Call, question: Question) -> None:
+        """Note what a request weighs, whether or not it will be answered."""
+        call.inputs = len(question.texts)
+        call.tokens = sum(question.tokens)
+        call.charge = question.charge
+        self._raise_to("inputs", call.inputs)
+        self._raise_to("tokens", call.tokens)
+        self._raise_to("charge", call.charge)
+
+    def bill(self, call: Call, question: Question) -> None:
+        """Note that the answer was computed, and is paid for whether or not it arrives."""
+        self._counts["inputs_billed"] += call.inputs
+        self._counts["tokens_billed"] += call.tokens
+        self._counts["charged"] += call.charge
+        self._billed.update(map(hash, question.texts))
+
+    def leave(self, call: Call) -> None:
+        """Note how a request ended."""
+        now = time.monotonic()
+        self._counts["in_flight"] -= 1
+        self._statuses[str(call.status)] += 1
+        if call.shown:
+            self._faults[call.shown] += 1
+        first = self._first or 0.0
+        self._log.append(
+            [
+                round(call.started - first, 6),
+                round(now - first, 6),
+                call.inputs,
+                call.tokens,
+                call.charge,
+                call.status,
+                call.shown,
+            ]
+        )
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counters (see `Simulator.stats`)."""
+        counts, highest = self._counts, self._highest
+        return {
+            "requests": counts["requests"],
+            "by_status": dict(self._statuses),
+            "faults": dict(self._faults),
+            "in_flight": counts["in_flight"],
+            "max_in_flight": highest["in_flight"],
+            "inputs_billed": counts["inputs_billed"],
+            "texts_billed_distinct": len(self._billed),
+            "tokens_billed": counts["tokens_billed"],
+            "charged": counts["charged"],
+            "max_inputs_seen": highest["inputs"],
+            "max_tokens_seen": highest["tokens"],
+            "max_charge_seen": highest["charge"],
+            "connections": counts["connections"],
+            "processor_seconds": time.process_time() - self._processor,
+            "log": list(self._log),
+        }
+
+    def _draw_fault(self, luck: float) -> str | None:
+        for name in self._fault_names:
+            luck -= self.scenario.faults[name]
+            if luck < 0:
+                return name
+        return None
+
+    def _raise_to(self, name: str, value: int) -> None:
+        self._highest[name] = max(self._highest[name], value)

@@ -1,0 +1,111 @@
+"""Embeddings without a model: hashed words, so that texts that share words lie close together.
+
+Every number here comes from integers, one division and one square root. IEEE 754 rounds those
+the same way everywhere, so a text has the same vector, bit for bit, on every machine, in every
+process, and whatever else is in its batch.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A word counts by its length in bytes, up to this many: long words are rare words, and a rare
+# word says more about a text than "the". A stand-in for document frequencies, which a server
+# that sees one text at a time cannot know.
+_LONGEST_WEIGHT = 12
+
+# Words weigh multiples of this even number, and the fingerprint is an odd number of odd weights
+# below it. So the fingerprint is small beside the words, and their sum can never cancel to zero.
+_WORD_UNIT = 64
+_FINGERPRINT_SIZE = 7
+
+# Any odd multiplier has an inverse modulo 2**64, so no byte of a long word is ever lost.
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+
+_IS_WORD = np.zeros(256, dtype=np.bool_)
+_IS_WORD[[*b"abcdefghijklmnopqrstuvwxyz0123456789"]] = True
+_IS_WORD[128:] = True  # every letter outside ASCII is made of such bytes
+
+
+def vectors(texts: Sequence[str], dimensions: int) -> NDArray[np.float32]:
+    """Embed texts by the words they hold.
+
+    Lower-case words are hashed with a sign into the dimensions, each counting by the square root
+    of how often it occurs. A small fingerprint of the whole text is added, so that texts with the
+    same words in another order, case or punctuation still differ.
+
+    Args:
+        texts: any strings, also empty ones.
+        dimensions: the width of a vector, at least 1.
+
+    Returns:
+        float32, shape (len(texts), dimensions), every row of unit length and never NaN.
+    """
+    count = len(texts)
+    sums = np.zeros(count * dimensions, dtype=np.int64)
+    if count:
+        _add_words(sums, texts, dimensions)
+        _add_fingerprints(sums, texts, dimensions)
+
+    # Few of the sums are not zero: work on those only.
+    places = np.flatnonzero(sums)
+    found = sums[places]
+    weights = np.abs(found)
+    rows = places // dimensions
+    # Row sums of integers below 2**53 are exact in any order.
+    totals = np.bincount(rows, weights=weights, minlength=count)
+    result = np.zeros(count * dimensions, dtype=np.float32)
+    result[places] = np.copysign(np.sqrt(weights / totals[rows]), found)
+    return result.reshape(count, dimensions)
+
+
+def _add_words(sums: NDArray[np.int64], texts: Sequence[str], dimensions: int) -> None:
+    """Add every word of every text to its row and column of `sums`."""
+    lowered = [text.lower().encode("utf-8", "surrogatepass") for text in texts]
+    # One separator before each text: no word spans two texts, and none starts at byte zero.
+    data = np.frombuffer(b" " + b" ".join(lowered) + b" ", dtype=np.uint8)
+    is_word = _IS_WORD[data]
+    edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1
+    starts, ends = edges[0::2], edges[1::2]
+    if not starts.size:
+        return
+    lengths = ends - starts
+
+    # The polynomial hash of a word: byte * BASE**position, summed modulo 2**64.
+    inside = np.flatnonzero(is_word)
+    first = np.cumsum(lengths) - lengths  # where each word starts among the word bytes
+    position = np.arange(inside.size) - np.repeat(first, lengths)
+    powers = np.cumprod(np.full(int(lengths.max()), _BASE, dtype=np.uint64))
+    hashes = np.add.reduceat(data[inside] * powers[position], first)
+    hashes = _mix(hashes)
+
+    text_ends = np.cumsum([len(text) + 1 for text in lowered])
+    rows = np.searchsorted(text_ends, starts, side="left")
+    columns = (hashes >> np.uint64(1)) % np.uint64(dimensions)
+    signs = np.where(hashes & np.uint64(1), 1, -1)
+    weights = _WORD_UNIT * np.minimum(lengths, _LONGEST_WEIGHT)
+    np.add.at(sums, rows * dimensions + columns.astype(np.int64), signs * weights)
+
+
+def _add_fingerprints(sums: NDArray[np.int64], texts: Sequence[str], dimensions: int) -> None:
+    """Add to each row what only this very text has: odd weights from a digest of its bytes."""
+    size = 8 * _FINGERPRINT_SIZE
+    digests = b"".join(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+        for text in texts
+    )
+    bits = np.frombuffer(digests, dtype="<u8").reshape(len(texts), _FINGERPRINT_SIZE)
+    signs = np.where(bits & np.uint64(1), 1, -1)
+    weights = 1 + 2 * ((bits >> np.uint64(1)) & np.uint64(7)).astype(np.int64)
+    columns = ((bits >> np.uint64(4)) % np.uint64(dimensions)).astype(np.int64)
+    rows = np.arange(len(texts))[:, np.newaxis]
+    np.add.at(sums, (rows * dimensions + columns).ravel(), (signs * weights).ravel())
+
+
+def _mix(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Spread the hashes over all 64 bits (the finaliser of SplitMix64)."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))

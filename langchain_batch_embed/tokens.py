@@ -1,0 +1,202 @@
+"""How many tokens a text has, and how an over-long text is cut into windows.
+
+Counting is exact where the encoding is known: `toktok-rs` counts cl100k_base and its
+successors without building the ids, without the GIL and without a download; `tiktoken`
+serves encodings that were added to it by a plug-in or loaded before. Anywhere else the
+number of UTF-8 bytes is used. A byte-level tokenizer never makes more tokens than bytes,
+so that is an upper bound: requests get smaller than they could be, never too large.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import tiktoken
+import tiktoken.model
+import tiktoken.registry
+import toktok
+from numpy.typing import NDArray
+
+__all__ = [
+    "ByteCounter",
+    "TiktokenCounter",
+    "TokenCounter",
+    "ToktokCounter",
+    "Window",
+    "count_bytes",
+    "counter_for",
+    "weighted_mean",
+    "windows",
+]
+
+logger = logging.getLogger(__name__)
+
+_TOKTOK_ENCODINGS = frozenset({"cl100k_base", "o200k_base", "o200k_harmony"})
+
+# langchain-openai counts with this one for a model that tiktoken does not know. Taking the
+# same keeps the windows of an over-long text, and so its vector, the same.
+_OPENAI_FALLBACK = "cl100k_base"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A part of an over-long text.
+
+    Attributes:
+        text: the part, whole characters only.
+        tokens: its length in tokens, its weight in the mean of the windows' vectors.
+    """
+
+    text: str
+    tokens: int
+
+
+class TokenCounter(Protocol):
+    """Counts the tokens of texts and finds where their tokens begin."""
+
+    def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return the number of tokens of each text, shape (n,)."""
+        ...
+
+    def starts(self, text: str) -> Sequence[int]:
+        """Return for each token the position of the character that it begins with.
+
+        A token that begins inside a character has the same position as the token that
+        this character began in.
+        """
+        ...
+
+
+class ToktokCounter:
+    """Counts exactly, with the vocabulary that toktok-rs carries."""
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+
+    def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return the number of tokens of each text, shape (n,); special tokens are text."""
+        return np.array(toktok.batch_count(texts, self._encoding), dtype=np.int64)
+
+    def starts(self, text: str) -> Sequence[int]:
+        """Return for each token the position of the character that it begins with."""
+        # The public functions count and truncate only. Cutting with them would tokenize the
+        # rest of the text anew for each window, on other borders than tiktoken's.
+        _, spans = toktok._encoding(self._encoding).encode_with_offsets(text, unit="char")  # noqa: SLF001
+        starts: list[int] = []
+        for begin, end in spans:
+            # An empty span is a token inside a character, which belongs to the token before.
+            starts.append(starts[-1] if begin == end and starts else begin)
+        return starts
+
+
+class TiktokenCounter:
+    """Counts exactly, with an encoding that is loaded in tiktoken."""
+
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self._encoding = encoding
+
+    def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return the number of tokens of each text, shape (n,); special tokens are text."""
+        batch = self._encoding.encode_ordinary_batch(list(texts))
+        return np.fromiter(map(len, batch), dtype=np.int64, count=len(texts))
+
+    def starts(self, text: str) -> Sequence[int]:
+        """Return for each token the position of the character that it begins with."""
+        _, starts = self._encoding.decode_with_offsets(self._encoding.encode_ordinary(text))
+        return starts
+
+
+class ByteCounter:
+    """Counts UTF-8 bytes: never fewer than the tokens of a byte-level tokenizer."""
+
+    def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return the number of UTF-8 bytes of each text, shape (n,)."""
+        return count_bytes(texts)
+
+    def starts(self, text: str) -> Sequence[int]:
+        """Return for each byte the position of the character that it belongs to."""
+        return [i for i, character in enumerate(text) for _ in character.encode()]
+
+
+def count_bytes(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number of UTF-8 bytes of each text, shape (n,)."""
+    return np.fromiter((len(text.encode()) for text in texts), dtype=np.int64, count=len(texts))
+
+
+def counter_for(model: str | None) -> TokenCounter:
+    """Return the best counter for an OpenAI model or a tiktoken encoding.
+
+    Never downloads. `None` stands for a tokenizer that is not known: bytes are counted.
+    """
+    if model is None:
+        return ByteCounter()
+    name = _encoding_name(model)
+    if name in _TOKTOK_ENCODINGS:
+        return ToktokCounter(name)
+    encoding = _loaded_encoding(name)
+    if encoding is not None:
+        return TiktokenCounter(encoding)
+    logger.warning(
+        "no vocabulary at hand for the encoding %s: counting UTF-8 bytes instead of tokens, which "
+        "is safe but makes smaller requests; tiktoken.get_encoding(%r), called before, loads it",
+        name,
+        name,
+    )
+    return ByteCounter()
+
+
+def _encoding_name(model: str) -> str:
+    try:
+        return tiktoken.model.encoding_name_for_model(model)
+    except KeyError:
+        return model if model in tiktoken.list_encoding_names() else _OPENAI_FALLBACK
+
+
+def _loaded_encoding(name: str) -> tiktoken.Encoding | None:
+    """Return an encoding of tiktoken's that needs no download."""
+    if name in tiktoken.registry.ENCODINGS:
+        return tiktoken.registry.ENCODINGS[name]
+    constructors = tiktoken.registry.ENCODING_CONSTRUCTORS or {}
+    constructor = constructors.get(name)
+    # tiktoken's own encodings fetch their vocabulary; those of plug-ins bring it along.
+    if constructor is None or constructor.__module__ == "tiktoken_ext.openai_public":
+        return None
+    return tiktoken.get_encoding(name)
+
+
+def windows(text: str, size: int, counter: TokenCounter) -> Iterator[Window]:
+    """Cut a text into consecutive windows of at most `size` tokens.
+
+    Together the windows are the text. Borders lie where `OpenAIEmbeddings` has them, each
+    `size` tokens, except that a border inside a character moves to the character's start.
+
+    Raises:
+        ValueError: `size` is too small to hold one character.
+    """
+    starts = counter.starts(text)
+    begin = 0
+    while begin < len(starts):
+        end = min(begin + size, len(starts))
+        while True:
+            while begin < end < len(starts) and starts[end] == starts[end - 1]:
+                end -= 1
+            if end <= begin:
+                raise ValueError(f"a window of {size} tokens cannot hold one character")
+            stop = starts[end] if end < len(starts) else len(text)
+            part = text[starts[begin] : stop]
+            # Cut out of its surroundings, white space can tokenize into more tokens.
+            excess = int(counter.count([part])[0]) - size
+            if excess <= 0:
+                break
+            end -= excess
+        yield Window(text=part, tokens=end - begin)
+        begin = end
+
+
+def weighted_mean(vectors: NDArray[np.float32], weights: Sequence[int]) -> NDArray[np.float32]:
+    """Return the unit-length mean of the windows' vectors, (k, d) to (d,), weighted by tokens."""
+    mean = np.average(vectors.astype(np.float64), axis=0, weights=weights)
+    norm = np.linalg.norm(mean)
+    return (mean / norm if norm else mean).astype(np.float32)

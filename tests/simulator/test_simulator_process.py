@@ -1,0 +1,271 @@
+"""The simulator as a process: how it starts, counts and ends."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from pytest_mock import MockerFixture
+
+from langchain_batch_embed.simulator import Scenario, Simulator, process
+
+Ask = Callable[..., httpx.Response]
+Configure = Callable[..., None]
+RawRequest = Callable[..., socket.socket]
+
+
+def eventually(simulator: Simulator, name: str, value: Any) -> dict[str, Any]:
+    """Return the stats once one of them has this value."""
+    give_up = time.monotonic() + 10
+    stats = simulator.stats()
+    while stats[name] != value and time.monotonic() < give_up:
+        stats = simulator.stats()
+    assert stats[name] == value
+    return stats
+
+
+class TestStats:
+    """What the server counts."""
+
+    def test_answers_and_refusals_are_counted_apart(
+        self, ask: Ask, simulator: Simulator, configure: Configure
+    ) -> None:
+        """Statuses, faults, inputs, tokens and charges are those of the requests sent."""
+        configure(script=("ok", "500", "ok"), max_inputs=3)
+        ask(["Hello world", "same"])
+        ask(["lost"])
+        ask(["same"])
+        ask(["a", "b", "c", "d"])
+
+        stats = simulator.stats()
+
+        log = stats.pop("log")
+        assert stats.pop("processor_seconds") >= 0
+        assert stats == {
+            "requests": 4,
+            "by_status": {"200": 2, "500": 1, "400": 1},
+            "faults": {"500": 1},
+            "in_flight": 0,
+            "max_in_flight": 1,
+            "inputs_billed": 3,
+            "texts_billed_distinct": 2,
+            "tokens_billed": 4,
+            "charged": 5,
+            "max_inputs_seen": 4,
+            "max_tokens_seen": 4,
+            "max_charge_seen": 4,
+            "connections": 1,
+        }
+        assert [row[2:] for row in log] == [
+            [2, 3, 4, 200, None],
+            [1, 1, 1, 500, "500"],
+            [1, 1, 1, 200, None],
+            [4, 4, 1, 400, None],
+        ]
+        starts, ends = [row[0] for row in log], [row[1] for row in log]
+        assert starts[0] == 0
+        assert starts == sorted(starts)
+        assert all(start <= end for start, end in zip(starts, ends, strict=True))
+
+    def test_a_reset_forgets(self, ask: Ask, simulator: Simulator, configure: Configure) -> None:
+        """Counters start at nothing again; the connection is counted again when it is used."""
+        configure()
+        ask("x")
+        simulator.reset()
+        before = simulator.stats()["connections"]
+        ask("x")
+
+        assert before == 0
+        assert simulator.stats()["requests"] == 1
+        assert simulator.stats()["connections"] == 1
+
+    def test_64_requests_can_be_in_flight(
+        self, simulator: Simulator, configure: Configure, raw_request: RawRequest
+    ) -> None:
+        """All of them wait at the same time, and are gone when their clients are."""
+        configure(faults={"hang": 1.0})
+        clients = [raw_request() for _ in range(64)]
+        try:
+            eventually(simulator, "in_flight", 64)
+        finally:
+            for client in clients:
+                client.close()
+
+        stats = eventually(simulator, "in_flight", 0)
+        assert stats["max_in_flight"] == 64
+        assert stats["connections"] == 64
+        assert stats["by_status"] == {"0": 64}
+
+    def test_a_client_that_goes_early_is_billed_all_the_same(
+        self, simulator: Simulator, configure: Configure, raw_request: RawRequest
+    ) -> None:
+        """The answer is computed whether or not anyone waits for it, as a provider does."""
+        configure(latency=0.001)
+        raw_request().close()
+
+        stats = eventually(simulator, "inputs_billed", 1)
+        assert stats["tokens_billed"] == 2
+
+    def test_a_client_that_goes_before_its_body_is_not_billed(
+        self, simulator: Simulator, configure: Configure, raw_request: RawRequest
+    ) -> None:
+        """Half a request is nobody's request."""
+        configure()
+        raw_request(cut=5).close()
+
+        stats = eventually(simulator, "by_status", {"0": 1})
+        assert stats["inputs_billed"] == 0
+
+    def test_a_dripping_answer_ends_with_its_client(
+        self, simulator: Simulator, configure: Configure, raw_request: RawRequest
+    ) -> None:
+        """The server does not go on for nobody."""
+        configure(script=("drip",), drip_seconds=3600)
+        with raw_request() as client:
+            assert client.recv(15) == b"HTTP/1.1 200 OK"
+
+        assert eventually(simulator, "in_flight", 0)["faults"] == {"drip": 1}
+
+    def test_latency_is_told_and_kept(
+        self, ask: Ask, simulator: Simulator, configure: Configure
+    ) -> None:
+        """A request takes at least its server's time and the network's."""
+        configure(latency=0.1)
+
+        response = ask("x")
+
+        start, end = simulator.stats()["log"][0][:2]
+        assert end - start > int(response.headers["openai-processing-ms"]) / 1000
+
+    def test_processor_time_is_counted(
+        self, ask: Ask, simulator: Simulator, configure: Configure
+    ) -> None:
+        """Work costs processor time, which a reset forgets."""
+        configure()
+        ask([f"text {i}" for i in range(2000)], dimensions=1536)
+        worked = simulator.stats()["processor_seconds"]
+        simulator.reset()
+
+        assert worked > simulator.stats()["processor_seconds"] > 0
+
+
+class TestProcess:
+    """How the process starts and ends."""
+
+    def test_it_ends_with_the_block(self) -> None:
+        """Nobody listens on the port afterwards."""
+        with Simulator(Scenario(latency=0)) as simulator:
+            port = httpx.URL(simulator.url).port
+            assert simulator.pid != os.getpid()
+
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+    def test_it_ends_when_its_parent_is_killed(self) -> None:
+        """Not even SIGKILL leaves a server behind."""
+        code = (
+            "from langchain_batch_embed.simulator import Simulator\n"
+            "with Simulator() as simulator: print(simulator.url, flush=True); input()"
+        )
+        with subprocess.Popen(  # noqa: S603
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as parent:
+            assert parent.stdout is not None
+            url = httpx.URL(parent.stdout.readline().decode().strip())
+            connection = http.client.HTTPConnection("127.0.0.1", url.port, timeout=10)
+            connection.connect()
+            os.kill(parent.pid, signal.SIGKILL)
+
+            # Without a server there is an end of the connection; with one there is none.
+            assert connection.sock.recv(1) == b""
+        connection.close()
+
+    def test_the_server_does_not_import_the_rest(self) -> None:
+        """The server's process runs neither this package's other modules nor LangChain."""
+        code = process.boot_code().replace("main()", "") + (
+            "import langchain_batch_embed.simulator.app\n"
+            "print(*(name for name in sys.modules if name.startswith('langchain')))"
+        )
+
+        names = subprocess.run(  # noqa: S603
+            [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+
+        assert "langchain_batch_embed.simulator.app" in names
+        package = "langchain_batch_embed"
+        assert [n for n in names if not n.startswith(f"{package}.simulator")] == [package]
+
+    def test_a_wrong_scenario_is_refused_by_the_server_too(
+        self, simulator: Simulator, client: httpx.Client, configure: Configure
+    ) -> None:
+        """Other clients than ours get a 400 that says what is wrong, and nothing changes."""
+        configure(models=("mine",))
+
+        response = client.post(
+            f"{simulator.azure_endpoint}/simulator/scenario", content=b'{"tier": 9}'
+        )
+
+        assert response.status_code == 400
+        assert "tier must be one of" in response.json()["error"]
+        assert client.get(f"{simulator.url}/models").json()["data"][0]["id"] == "mine"
+
+    def test_it_must_run_before_it_is_asked(self) -> None:
+        """A simulator outside its block says what to do."""
+        with pytest.raises(RuntimeError, match="use it in a `with` block"):
+            Simulator().stats()
+
+    def test_it_cannot_run_twice(self, simulator: Simulator) -> None:
+        """Starting what runs is an error, not a second server."""
+        with pytest.raises(RuntimeError, match="running already"):
+            simulator.start()
+
+    def test_a_port_in_use_is_an_error(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """The reason is on standard error."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            simulator = Simulator(port=taken.getsockname()[1])
+            with pytest.raises(RuntimeError, match="did not start"):
+                simulator.start()
+
+        assert "in use" in capfd.readouterr().err
+
+    def test_a_missing_extra_is_named(self, mocker: MockerFixture) -> None:
+        """The error is the command that mends it."""
+        mocker.patch("importlib.util.find_spec", return_value=None)
+
+        with pytest.raises(ImportError, match=r'pip install "langchain-batch-embed\[demo\]"'):
+            Simulator()
+
+    def test_the_command_line_serves(self) -> None:
+        """`python -m langchain_batch_embed.simulator` says where it listens, and takes options."""
+        command = [sys.executable, "-m", "langchain_batch_embed.simulator", "--port", "0"]
+        command += ["--tier", "1", "--latency", "0", "--scenario", '{"models": ["mine"]}']
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603
+            try:
+                assert server.stdout is not None
+                url = server.stdout.readline().split()[2]
+                body = {"model": "mine", "input": "x"}
+                response = httpx.post(f"{url}/embeddings", json=body, trust_env=False)
+            finally:
+                server.terminate()
+
+        assert response.status_code == 200
+        assert response.headers["x-ratelimit-limit-tokens"] == "1000000"
+
+    def test_a_wrong_option_on_the_command_line_is_one_line(self) -> None:
+        """No traceback: the message, and a status that is not 0."""
+        command = [sys.executable, "-m", "langchain_batch_embed.simulator"]
+
+        done = subprocess.run(  # noqa: S603
+            [*command, "--scenario", '{"teir": 1}'], capture_output=True, text=True, check=False
+        )
+
+        assert done.returncode == 1
+        assert done.stderr.startswith("simulator: unknown options ['teir']")
+        assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,148 @@
+"""The arithmetic of a quota, with a clock handed in."""
+
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from langchain_batch_embed.simulator.quota import Bucket, Quota, go_duration
+
+LIMITS = st.integers(60, 10_000_000)
+SHARES = st.floats(0, 1)
+# Pairs of seconds since the request before, and the share of the capacity that is asked for.
+REQUESTS = st.lists(st.tuples(st.floats(0, 30), st.floats(0.001, 1)), min_size=1, max_size=30)
+
+
+@given(LIMITS, st.floats(0.5, 60), SHARES, REQUESTS)
+def test_whoever_waits_as_long_as_told_is_let_in(
+    limit: int, seconds: float, share: float, requests: list[tuple[float, float]]
+) -> None:
+    """A client that is alone and obeys is never refused twice in a row."""
+    bucket = Bucket(limit, seconds, refused_share=share)
+    now = 0.0
+    for pause, part in requests:
+        now += pause
+        amount = part * bucket.capacity
+        wait = bucket.take(amount, now)
+        if wait:
+            now += wait
+            assert bucket.take(amount, now) == 0
+
+
+@given(LIMITS, st.floats(0.5, 60), SHARES, REQUESTS)
+def test_no_more_is_let_in_than_the_quota_allows(
+    limit: int, seconds: float, share: float, requests: list[tuple[float, float]]
+) -> None:
+    """What was taken never exceeds the capacity and what has flowed back since the start."""
+    bucket = Bucket(limit, seconds, refused_share=share)
+    now = taken = 0.0
+    for count, (pause, part) in enumerate(requests, start=1):
+        now += pause
+        amount = part * bucket.capacity
+        taken += amount if bucket.take(amount, now) == 0 else 0
+        assert taken <= bucket.capacity + now * bucket.rate + 0.001 * count
+        assert 0 <= bucket.used(now) <= bucket.capacity + 0.001
+
+
+@given(LIMITS, st.floats(0.5, 60), st.floats(1.001, 100))
+def test_more_than_the_capacity_never_fits(limit: int, seconds: float, factor: float) -> None:
+    """An impossible amount is told an infinite wait, and is charged nothing."""
+    bucket = Bucket(limit, seconds)
+    amount = factor * bucket.capacity
+    assume(amount > bucket.capacity + 0.01)
+
+    assert bucket.take(amount, 0.0) == math.inf
+    assert bucket.used(0.0) == 0
+
+
+def test_the_wait_follows_the_published_sample() -> None:
+    """Used 976163, requested 70716 of 1000000 waits 2.812 s, as a recorded 429 said."""
+    bucket = Bucket(1_000_000, refused_share=0)
+    bucket.take(976_163, 0.0)
+
+    assert bucket.take(70_716, 0.0) == pytest.approx(2.812, abs=1e-3)
+
+
+def test_a_refused_request_counts_against_the_quota() -> None:
+    """A retry before its time makes the wait longer."""
+    bucket = Bucket(60, refused_share=0.5)
+    bucket.take(50, 0.0)
+
+    assert bucket.take(20, 0.0) == pytest.approx(20.0)
+    assert bucket.used(0.0) == 60
+
+
+def test_a_clock_that_goes_back_gives_nothing_back() -> None:
+    """Time before the latest update changes nothing."""
+    bucket = Bucket(60)
+    bucket.take(60, 10.0)
+
+    assert bucket.used(5.0) == 60
+    assert bucket.used(11.0) == 59
+
+
+def test_a_request_is_let_in_by_both_quotas_or_by_neither() -> None:
+    """Tokens are not taken for a request that the other quota refuses."""
+    quota = Quota(1, 1000, bucket_seconds=60, refused_share=0)
+    assert quota.admit(10, 0.0) is None
+
+    over = quota.admit(10, 0.0)
+
+    assert over is not None
+    assert (over.kind, over.limit, over.used, over.requested) == ("requests", 1, 1, 1)
+    assert over.wait == pytest.approx(60)
+    assert quota.buckets["tokens"].used(0.0) == 10
+
+
+def test_without_limits_everything_passes() -> None:
+    """No quota refuses nothing, and has nothing to tell."""
+    quota = Quota(None, None)
+
+    assert quota.admit(10**9, 0.0) is None
+    assert quota.headers(0.0) == {}
+
+
+def test_a_short_bucket_tells_numbers_that_give_its_wait() -> None:
+    """Also with one second's worth, the wait is (used + requested - limit) * 60 / limit."""
+    quota = Quota(None, 60_000, bucket_seconds=1, refused_share=0)
+    assert quota.admit(900, 0.0) is None
+
+    over = quota.admit(400, 0.0)
+
+    assert over is not None
+    assert over.wait == pytest.approx((over.used + over.requested - over.limit) * 60 / over.limit)
+
+
+def test_headers_tell_limit_remaining_and_reset() -> None:
+    """The six headers are OpenAI's, with Go durations."""
+    quota = Quota(600, 60_000)
+    quota.admit(1500, 0.0)
+
+    assert quota.headers(0.0) == {
+        "x-ratelimit-limit-requests": "600",
+        "x-ratelimit-limit-tokens": "60000",
+        "x-ratelimit-remaining-requests": "599",
+        "x-ratelimit-remaining-tokens": "58500",
+        "x-ratelimit-reset-requests": "100ms",
+        "x-ratelimit-reset-tokens": "1.5s",
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (0.0001, "1ms"),
+        (0.012, "12ms"),
+        (0.9999, "1s"),
+        (1.5, "1.5s"),
+        (2.812, "2.812s"),
+        (60, "1m0s"),
+        (360, "6m0s"),
+        (3661.25, "1h1m1.25s"),
+    ],
+)
+def test_durations_are_written_as_go_does(seconds: float, text: str) -> None:
+    """A duration is rounded up to milliseconds, and written as the headers have it."""
+    assert go_duration(seconds) == text

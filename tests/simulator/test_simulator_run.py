@@ -1,0 +1,64 @@
+"""The luck that a request is dealt, without a server and without waiting."""
+
+import statistics
+
+import pytest
+
+from langchain_batch_embed.simulator.run import Call, Run
+from langchain_batch_embed.simulator.scenario import Scenario
+
+
+def calls(count: int = 400, *, is_cold: bool = False, **options: float) -> list[Call]:
+    """Return the first requests of a run."""
+    run = Run(Scenario(**options))  # type: ignore[arg-type]
+    return [run.arrive(on_new_connection=False, is_cold=is_cold) for _ in range(count)]
+
+
+def test_the_server_takes_80_ms_and_7_ms_a_kilotoken_in_the_median() -> None:
+    """The lognormal factor has the median 1 and the sigma 0.85."""
+    dealt = calls()
+    for call in dealt:
+        call.tokens = 10_000
+    seconds = [call.server_seconds() for call in dealt]
+
+    assert statistics.median(seconds) == pytest.approx(0.150, rel=0.15)
+    assert max(seconds) > 4 * statistics.median(seconds)
+
+
+@pytest.mark.parametrize(("is_cold", "connect"), [(False, 0.0), (True, 0.3)])
+def test_the_network_takes_40_to_150_ms_and_a_new_connection_300_more(
+    *, is_cold: bool, connect: float
+) -> None:
+    """The network's time is drawn evenly between its bounds."""
+    seconds = [call.network_seconds - connect for call in calls(is_cold=is_cold)]
+
+    assert min(seconds) == pytest.approx(0.040, abs=0.003)
+    assert max(seconds) == pytest.approx(0.150, abs=0.003)
+
+
+def test_latency_scales_everything() -> None:
+    """Twice the scale is twice the time, for the same luck."""
+    for one, two in zip(calls(10), calls(10, latency=2.0), strict=True):
+        assert two.server_seconds() == pytest.approx(2 * one.server_seconds())
+        assert two.network_seconds == pytest.approx(2 * one.network_seconds)
+
+
+def test_a_stalled_request_takes_20_times_as_long() -> None:
+    """Stalls strike their share of the requests, and change nothing else."""
+    factors = [
+        round(stalled.network_seconds / normal.network_seconds)
+        for normal, stalled in zip(calls(), calls(stall_probability=0.1), strict=True)
+    ]
+
+    assert set(factors) == {1, 20}
+    assert 20 < factors.count(20) < 60
+
+
+def test_luck_does_not_depend_on_faults() -> None:
+    """The n-th request is as slow with faults as without."""
+    run = Run(Scenario(faults={"500": 0.5}))
+    with_faults = [run.arrive(on_new_connection=False, is_cold=False) for _ in range(10)]
+
+    assert [call.network_seconds for call in with_faults] == [
+        call.network_seconds for call in calls(10)
+    ]

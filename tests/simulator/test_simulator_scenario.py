@@ -1,0 +1,74 @@
+"""What the simulator can be told, and what it will not be told."""
+
+from typing import Any
+
+import pytest
+
+from langchain_batch_embed.simulator import FAULTS, Scenario
+
+
+def test_a_scenario_survives_json() -> None:
+    """Written and read again, a scenario is equal to itself."""
+    scenario = Scenario(
+        tier=1, models=(), faults={"429": 0.1, "reset": 0.2}, script=("ok", "500"), api_key="k"
+    )
+
+    assert Scenario.from_json(scenario.to_json()) == scenario
+
+
+@pytest.mark.parametrize(
+    ("options", "quotas"),
+    [
+        ({}, (None, None)),
+        ({"tier": 1}, (3_000, 1_000_000)),
+        ({"tier": 5}, (10_000, 10_000_000)),
+        ({"tier": 5, "tokens_per_minute": 7}, (10_000, 7)),
+        ({"tier": 5, "requests_per_minute": 7}, (7, 10_000_000)),
+    ],
+)
+def test_a_tier_sets_the_quotas_that_are_not_given(
+    options: dict[str, Any], quotas: tuple[int | None, int | None]
+) -> None:
+    """A quota of one's own goes before the tier's."""
+    assert Scenario(**options).quotas == quotas
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dimensions": 0}, "dimensions must be"),
+        ({"max_inputs": 1.5}, "max_inputs must be"),
+        ({"tokens_per_minute": 0}, "tokens_per_minute must be"),
+        ({"latency": -1}, "latency must be"),
+        ({"hang_seconds": float("inf")}, "hang_seconds must be"),
+        ({"bucket_seconds": 0}, "bucket_seconds must be"),
+        ({"tier": 6}, r"tier must be one of \[1, 2, 3, 4, 5\]"),
+        ({"request_tokens_by": "words"}, "request_tokens_by must be"),
+        ({"refuse_marker": ""}, "refuse_marker must not be empty"),
+        ({"refused_share": 1.1}, "refused_share must be"),
+        ({"faults": {"429": -0.1}}, "must be between 0 and 1"),
+        ({"faults": {"429": 0.6, "500": 0.6}}, "add up to more than 1"),
+        ({"faults": {"ok": 0.5}}, "unknown faults"),
+        ({"models": "text-embedding-3-small"}, "tuples of strings"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
+    """A wrong value is an error at once, which names it."""
+    with pytest.raises(ValueError, match=message):
+        Scenario(**options)
+
+
+@pytest.mark.parametrize("options", [{"faults": {"4290": 0.1}}, {"script": ("ok", "4290")}])
+def test_an_unknown_fault_is_refused_with_the_known_ones(options: dict[str, Any]) -> None:
+    """The error lists every name there is."""
+    with pytest.raises(ValueError, match="4290") as caught:
+        Scenario(**options)
+
+    assert all(name in str(caught.value) for name in FAULTS)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"latencies": 1}', "{", '{"latency": "fast"}'])
+def test_json_that_is_no_scenario_is_refused(text: str) -> None:
+    """A misspelt option or a value of the wrong type is a ValueError."""
+    with pytest.raises(ValueError, match=r".+"):
+        Scenario.from_json(text)

@@ -1,0 +1,75 @@
+"""Vectors without a model: the same everywhere, and near where texts share words."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_batch_embed.simulator import vectors
+
+TEXTS = st.lists(st.text(max_size=60), min_size=1, max_size=8)
+
+
+@given(TEXTS, st.integers(1, 64))
+def test_every_row_has_unit_length_and_finite_numbers(texts: list[str], dimensions: int) -> None:
+    """Any text, empty ones too, gives a float32 row of length 1."""
+    rows = vectors(texts, dimensions)
+
+    assert rows.dtype == np.float32
+    assert rows.shape == (len(texts), dimensions)
+    np.testing.assert_allclose(np.linalg.norm(rows.astype(np.float64), axis=1), 1, atol=1e-6)
+
+
+@given(TEXTS)
+def test_a_row_does_not_depend_on_the_batch(texts: list[str]) -> None:
+    """A text's vector is bit for bit the same alone and among others."""
+    alone = [vectors([text], 32)[0].tobytes() for text in texts]
+
+    assert alone == [row.tobytes() for row in vectors(texts, 32)]
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_different_texts_have_different_vectors(first: str, second: str) -> None:
+    """A vector proves which text it is for, whatever the order, case or punctuation."""
+    one, other = vectors([first, second], 1536)
+
+    assert (first == second) == bool((one == other).all())
+
+
+def test_vectors_are_the_same_on_every_machine() -> None:
+    """The bytes of known vectors never change: not with the process, nor with the platform."""
+    rows = vectors(["The quick brown fox", "", "naïve Σίσυφος 🧠 x_1"], 64)
+
+    digest = hashlib.sha256(rows.astype("<f4").tobytes()).hexdigest()
+
+    assert digest == "b8fc3ec93c0cde5b0395e703fe463cf467f723c34e480c07f9a9f569bf8298b6"
+
+
+def test_texts_that_share_words_lie_closer() -> None:
+    """A search by words finds the text that holds them."""
+    query, match, other = vectors(
+        [
+            "listen on a socket",
+            "The server opens a socket, and begins to LISTEN.",
+            "Parse a date and print the day of the week.",
+        ],
+        1536,
+    )
+
+    assert query @ match > 0.4
+    assert query @ other < 0.1
+
+
+def test_no_texts_give_no_rows() -> None:
+    """An empty batch keeps its width."""
+    assert vectors([], 8).shape == (0, 8)
+
+
+@pytest.mark.parametrize("word", ["a" * 200_000, "🧠" * 50_000])
+def test_a_very_long_word_is_one_word(word: str) -> None:
+    """A word of any length is hashed whole."""
+    one, other = vectors([word, word[:-1]], 1536)
+
+    assert one @ other < 0.5
