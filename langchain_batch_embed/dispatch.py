@@ -231,8 +231,9 @@ class Run:
                     wait = self._pump(now)
                     left = self._end - now
                     # With nothing in flight, a wait beyond the deadline is not waited for.
-                    if left <= 0 or (wait >= left and not self._in_flight and self._open):
-                        self._lose_the_rest(DeadlineError(self._allowed or 0.0), abandon=True)
+                    hopeless = left <= 0 or (wait >= left and not self._in_flight)
+                    if self._allowed is not None and hopeless:
+                        self._lose_the_rest(DeadlineError(self._allowed), abandon=True)
                     elif not self._outcomes:
                         self._shared.clock.wait(changed, min(wait, left))
                 finished = list(self._outcomes)

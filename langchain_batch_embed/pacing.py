@@ -213,6 +213,8 @@ class Pacer:
         self._refused_at = -math.inf
         self._refusals = 0.0  # share of refused ones among recent requests
         self._started: float | None = None
+        self._passed_tokens = 0.0
+        self._passed_requests = 0.0
         self._total_tokens = 0.0
         self._total_requests = 0.0
 
@@ -249,6 +251,8 @@ class Pacer:
         """Count a request as answered, and learn from the answer's headers."""
         self.in_flight -= 1
         self._refusals -= self._refusals / RECENT
+        self._passed_tokens += ticket.charge
+        self._passed_requests += 1
         self.tokens.passed(ticket.charge)
         self.requests.passed(1)
         if self._learn(ticket, headers, now):
@@ -302,8 +306,8 @@ class Pacer:
 
     def _believable(self, quota: Quota, now: float) -> bool:
         """Tell whether no more was let through than a quota named in a refusal allows."""
-        total = self._total_tokens if quota.kind == "tokens" else self._total_requests
-        return total <= quota.limit * (1 + (now - (self._started or now)) / 60)
+        passed = self._passed_tokens if quota.kind == "tokens" else self._passed_requests
+        return passed <= quota.limit * (1 + (now - (self._started or now)) / 60)
 
     def _budget(self, kind: str) -> Budget:
         return self.tokens if kind == "tokens" else self.requests

@@ -80,6 +80,8 @@ class _Line:
     def spread(self, workers: int) -> list[range]:
         """Cut for the finish line: guided sizes, or one wave of equal ones for little work."""
         total = int(self._work[-1])
+        if workers == 1:  # nobody to share with: each further request only costs time
+            return self.equal(self.fewest())
         if total <= WAVES * workers * SMALLEST_WORK:
             wave = min(workers, -(-total // SMALLEST_WORK))
             return self.equal(max(wave, self.fewest()))

@@ -1,0 +1,112 @@
+"""Real text to try things out with: files, cut into sections."""
+
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["SUFFIXES", "Section", "sections", "standard_library", "text_files"]
+
+SUFFIXES = frozenset(
+    ".adoc .c .cpp .go .h .java .js .md .org .py .rs .rst .tex .ts .txt".split()  # noqa: SIM905
+)
+"""The files that `text_files` finds."""
+
+# Characters after which a section ends at the next empty line, or at any line. On Python's
+# standard library they make sections of about 125 tokens, so that 2,048 of them nearly
+# fill a request of 300,000 tokens.
+_ENOUGH = 350
+_PLENTY = 600
+
+# Files that belong to somebody else, or that no reader would look for.
+_SKIPPED_FOLDERS = frozenset({"__pycache__", "dist-packages", "node_modules", "site-packages"})
+_TEST_FOLDERS = frozenset({"idle_test", "test", "tests"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A piece of a file.
+
+    Attributes:
+        text: whole lines, never empty.
+        path: the file it is from.
+        line: the number of its first line, from 1.
+    """
+
+    text: str
+    path: Path
+    line: int
+
+
+def standard_library() -> tuple[Path, list[Path]]:
+    """Return the folder of the running Python's standard library and its .py files, sorted.
+
+    Its tests are left out: many installations of Python do not have them.
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    files = _find(folder, {".py"}, skipped=_SKIPPED_FOLDERS | _TEST_FOLDERS)
+    return folder, files
+
+
+def text_files(folder: Path) -> list[Path]:
+    """Return the text files in a folder and below it, sorted; hidden ones are left out."""
+    return _find(folder, SUFFIXES, skipped=_SKIPPED_FOLDERS)
+
+
+def sections(paths: Iterable[Path], count: int | None = None) -> list[Section]:
+    """Cut files into sections of some hundred characters, at line borders.
+
+    The same files make the same sections. No two of them have the same text.
+
+    Args:
+        paths: the files; bytes that are no UTF-8 become replacement characters.
+        count: how many sections at most, taken evenly from all of them; `None`: all.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: `count` is below 1.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"count must be at least 1, not {count}")
+    unique: dict[str, Section] = {}
+    for path in paths:
+        for section in _cut(path):
+            unique.setdefault(section.text, section)
+    found = list(unique.values())
+    if count is None or count >= len(found):
+        return found
+    return [found[i * len(found) // count] for i in range(count)]
+
+
+def _cut(path: Path) -> Iterator[Section]:
+    lines: list[str] = []
+    size = 0
+    text = path.read_text(encoding="utf-8", errors="replace")
+    # Not splitlines(): it also cuts at form feeds and at other characters within a line.
+    for number, line in enumerate(text.split("\n"), 1):
+        is_empty = not line.strip()
+        if size >= _PLENTY or (size >= _ENOUGH and is_empty):
+            yield _section(lines, path, before=number)
+            lines, size = [], 0
+        if lines or not is_empty:
+            lines.append(line)
+            size += len(line) + 1
+    if lines:
+        yield _section(lines, path, before=number + 1)
+
+
+def _section(lines: list[str], path: Path, *, before: int) -> Section:
+    return Section(text="\n".join(lines).rstrip(), path=path, line=before - len(lines))
+
+
+def _find(folder: Path, suffixes: Iterable[str], *, skipped: frozenset[str]) -> list[Path]:
+    wanted = frozenset(suffixes)
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in wanted
+        and path.is_file()
+        and not any(
+            part in skipped or part.startswith(".") for part in path.relative_to(folder).parts
+        )
+    )

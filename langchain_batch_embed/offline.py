@@ -1,0 +1,59 @@
+"""tiktoken's cl100k_base without a download, for the demo and the tests.
+
+`OpenAIEmbeddings` tokenizes with tiktoken, which fetches its vocabulary when it is first used.
+toktok-rs carries the same vocabulary, so both can be rehearsed without a network.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tiktoken
+import tiktoken.load
+import tiktoken_ext.openai_public
+import toktok
+
+__all__ = ["use_offline_tiktoken"]
+
+_ENCODING = "cl100k_base"
+
+
+class _WouldDownloadError(Exception):
+    """tiktoken does not have the vocabulary in its cache."""
+
+
+def use_offline_tiktoken() -> None:
+    """Load cl100k_base into tiktoken without a download.
+
+    From tiktoken's own cache where that has it, else from toktok-rs. An encoding that tiktoken
+    has loaded already stays as it is. Call it before any thread uses tiktoken.
+    """
+    # tiktoken's own function makes the encoding and registers it: pattern, special tokens and
+    # all. Only where it reads the vocabulary does ours take over.
+    with _replaced(tiktoken_ext.openai_public, "load_tiktoken_bpe", _load_offline):
+        tiktoken.get_encoding(_ENCODING)
+
+
+def _load_offline(url: str, expected_hash: str | None = None) -> dict[bytes, int]:
+    """Return the vocabulary, token to id: of the cache if it is there, else of toktok-rs."""
+    try:
+        with _replaced(tiktoken.load, "read_file", _refuse):
+            return tiktoken.load.load_tiktoken_bpe(url, expected_hash)
+    except _WouldDownloadError:
+        tokens = toktok._encoding(_ENCODING).token_byte_values()  # noqa: SLF001 - no public way
+        return {token: number for number, token in enumerate(tokens)}
+
+
+def _refuse(blobpath: str) -> bytes:
+    raise _WouldDownloadError(blobpath)
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Put another value into a module for as long as the `with` block runs."""
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)

@@ -1,0 +1,58 @@
+"""What several test modules share: a real local server, and embeddings that ask it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from langchain_openai import OpenAIEmbeddings
+
+from langchain_batch_embed import BatchEmbeddings
+from langchain_batch_embed.simulator import Scenario, Simulator
+from tests.support import FakeClock, LocalServer
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that needs no waiting."""
+    return FakeClock()
+
+
+@pytest.fixture(scope="session")
+def running_simulator() -> Iterator[Simulator]:
+    """The process that all tests of a session talk to."""
+    with Simulator(Scenario(latency=0)) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def server(running_simulator: Simulator) -> LocalServer:
+    """The local server with a fresh scenario."""
+    local = LocalServer(running_simulator)
+    local.configure()
+    return local
+
+
+@pytest.fixture
+def openai_embeddings(server: LocalServer) -> Iterator[Callable[..., OpenAIEmbeddings]]:
+    """Make an `OpenAIEmbeddings` whose requests go to the local server."""
+    made = []
+
+    def make(**options: Any) -> OpenAIEmbeddings:
+        made.append(OpenAIEmbeddings(**{"base_url": server.url, "api_key": "sk-test", **options}))
+        return made[-1]
+
+    yield make
+    for embeddings in made:
+        embeddings.client._client.close()
+
+
+@pytest.fixture
+def batch(
+    openai_embeddings: Callable[..., OpenAIEmbeddings], clock: FakeClock
+) -> Callable[..., BatchEmbeddings]:
+    """Make a `BatchEmbeddings` on the local server that waits on the fake clock."""
+
+    def make(wrapped: OpenAIEmbeddings | None = None, **options: Any) -> BatchEmbeddings:
+        return BatchEmbeddings(wrapped or openai_embeddings(), **{"_clock": clock, **options})
+
+    return make

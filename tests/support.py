@@ -1,0 +1,63 @@
+"""What tests have in common: a clock that needs no waiting, a local server, and texts."""
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_batch_embed.simulator import Scenario, Simulator, vectors
+
+_WORDS = "the quick brown fox jumps over a lazy dog while seven wizards brew potions".split()
+
+
+class FakeClock:
+    """A clock that jumps to the end of a wait as soon as nothing else happens.
+
+    Real requests take real time, so a wait that a request may end is waited for briefly.
+    """
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.waits: list[float] = []
+
+    def now(self) -> float:
+        """Return the time in seconds, which only waiting changes."""
+        return self.time
+
+    def wait(self, condition: threading.Condition, timeout: float) -> None:
+        """Jump ahead by `timeout`, unless the condition is notified within a moment."""
+        endless = timeout == float("inf")
+        if not condition.wait(60.0 if endless else 0.02) and not endless:
+            self.time += timeout
+            self.waits.append(timeout)
+
+
+class LocalServer:
+    """The simulator, with a scenario for each test and no latency unless a test asks for it."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self.url = simulator.url
+        self.azure_endpoint = simulator.azure_endpoint
+
+    def configure(self, **options: Any) -> None:
+        """Replace the scenario, and forget what was counted."""
+        self._simulator.configure(Scenario(**{"latency": 0, **options}))
+
+    def stats(self) -> dict[str, Any]:
+        """Return what was counted since the scenario was set."""
+        return self._simulator.stats()
+
+
+def prose(tokens: int, seed: int = 0) -> str:
+    """Return a text of about so many tokens, one a word, that no other seed gives."""
+    words = np.random.default_rng(seed).choice(_WORDS, max(0, tokens - 3))
+    return " ".join([f"text {seed}", *words])
+
+
+def assert_right(got: NDArray[np.float32] | list[list[float]], texts: list[str]) -> None:
+    """Check bit for bit that each vector is the one that the server made for its text."""
+    array = np.asarray(got, dtype=np.float32)
+    expected = vectors(texts, array.shape[1])
+    assert np.flatnonzero((array != expected).any(axis=1)).tolist() == []

@@ -1,0 +1,215 @@
+"""What is sent: token-aware batches, in parallel, and one right vector a text."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from langchain_core.embeddings import Embeddings
+from langchain_openai import OpenAIEmbeddings
+from pytest_mock import MockerFixture
+
+from langchain_batch_embed import BatchEmbeddings, InputError, dispatch
+from langchain_batch_embed.offline import use_offline_tiktoken
+from tests.support import LocalServer, assert_right, prose
+
+Batch = Callable[..., BatchEmbeddings]
+
+class TestTokenAwareBatching:
+    """No request is over a limit, whatever the texts are."""
+
+    def test_accepts_2048_texts_in_one_request(self, batch: Batch, server: LocalServer) -> None:
+        """2,048 short texts go out in a single request when nothing else runs beside it."""
+        embeddings = batch(max_batch_size=2048, max_workers=1)
+        embeddings.embed_numpy([f"section {i}" for i in range(2048)])
+        stats = server.stats()
+        assert (stats["requests"], stats["max_inputs_seen"]) == (1, 2048)
+
+    def test_no_request_is_over_the_plans_budget_of_8191(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """With `max_tokens_per_request=8191` no request holds more than 8,191 tokens."""
+        embeddings = batch(max_tokens_per_request=8191)
+        texts = [prose(int(n), i) for i, n in enumerate(np.linspace(10, 4000, 60))]
+        assert_right(embeddings.embed_numpy(texts), texts)
+        stats = server.stats()
+        assert 4000 < stats["max_tokens_seen"] <= 8191
+        assert stats["by_status"] == {"200": stats["requests"]}
+
+    def test_no_request_is_over_300000_tokens(self, batch: Batch, server: LocalServer) -> None:
+        """Texts of 1.2 million tokens are sent in requests below OpenAI's limit."""
+        embeddings = batch(max_workers=1)
+        texts = [prose(8000, i) for i in range(150)]
+        assert_right(embeddings.embed_numpy(texts), texts)
+        stats = server.stats()
+        assert 200_000 < stats["max_tokens_seen"] <= 300_000
+        assert stats["by_status"] == {"200": stats["requests"]}
+
+    def test_counts_bytes_as_the_limiter_does(self, batch: Batch, server: LocalServer) -> None:
+        """A server that takes four bytes for a token refuses nothing either."""
+        server.configure(request_tokens_by="bytes", max_tokens_per_request=300_000)
+        embeddings = batch(max_workers=1)
+        texts = [f"{i} " + "internationalization " * 2000 for i in range(40)]  # 21 bytes, 3 tokens
+        embeddings.embed_numpy(texts)
+        stats = embeddings.last_report
+        assert stats is not None
+        assert (stats.splits, stats.retries) == (0, 0)
+
+    def test_no_text_is_over_8191_tokens(self, batch: Batch, server: LocalServer) -> None:
+        """An over-long text is sent as windows, none of which the server refuses."""
+        server.configure(max_tokens_per_input=8191)
+        embeddings = batch()
+        embeddings.embed_numpy([prose(8192, 1), prose(20_000, 2), "short"])
+        stats = server.stats()
+        assert stats["by_status"] == {"200": stats["requests"]}
+        assert stats["inputs_billed"] == 2 + 3 + 1
+
+    def test_over_long_texts_get_the_vector_that_openai_embeddings_gives(
+        self, batch: Batch, openai_embeddings: Callable[..., OpenAIEmbeddings]
+    ) -> None:
+        """Windows, weights and norm are those of `OpenAIEmbeddings`, to 1e-4."""
+        use_offline_tiktoken()
+        texts = [prose(20_000, 1), "short", prose(9000, 2)]
+        expected = openai_embeddings().embed_documents(texts)
+        np.testing.assert_allclose(batch().embed_documents(texts), expected, atol=1e-4)
+
+    def test_truncates_over_long_texts_if_told(self, batch: Batch) -> None:
+        """`long_inputs="truncate"` gives the vector of the first 8,191 tokens."""
+        text = "word " * 10_000
+        got = batch(long_inputs="truncate").embed_numpy([text])
+        assert_right(got, [("word " * 8191).rstrip()])
+
+    def test_refuses_over_long_texts_if_told(self, batch: Batch, server: LocalServer) -> None:
+        """`long_inputs="error"` names the texts before anything is sent."""
+        embeddings = batch(long_inputs="error")
+        with pytest.raises(InputError, match="indices 1"):
+            embeddings.embed_documents(["short", prose(9000)])
+        assert server.stats()["requests"] == 0
+
+    def test_sends_identical_texts_once(self, batch: Batch, server: LocalServer) -> None:
+        """A text that occurs a hundred times is paid for once, and each gets its own list."""
+        embeddings = batch()
+        texts = ["same", "other", *["same"] * 99]
+        lists = embeddings.embed_documents(texts)
+        assert_right(np.array(lists, dtype=np.float32), texts)
+        assert server.stats()["inputs_billed"] == 2
+        assert len({id(vector) for vector in lists}) == len(texts)
+
+    def test_empty_texts_are_named_before_anything_is_sent(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """OpenAI refuses a whole request for one empty text, so it is found here."""
+        embeddings = batch()
+        with pytest.raises(InputError, match="empty") as caught:
+            embeddings.embed_documents(["a", "", "b", ""])
+        assert caught.value.indices == (1, 3)
+        assert server.stats()["requests"] == 0
+
+    def test_lone_surrogates_are_sent_as_openai_embeddings_sends_them(self, batch: Batch) -> None:
+        """Half a surrogate pair, as PDF readers produce it, becomes U+FFFD."""
+        assert_right(batch().embed_numpy(["broken \ud83d text"]), ["broken \ufffd text"])
+
+    def test_nothing_gives_nothing(self, batch: Batch, server: LocalServer) -> None:
+        """An empty list gives an empty list, and no request."""
+        embeddings = batch()
+        assert embeddings.embed_documents([]) == []
+        assert server.stats()["requests"] == 0
+
+
+class TestParallelBatchProcessing:
+    """Requests run beside one another, and the order stays the caller's."""
+
+    def test_keeps_all_workers_busy_and_no_more(self, batch: Batch, server: LocalServer) -> None:
+        """5,000 texts with 5 workers: at most 8 requests, 4 to 5 of them at a time."""
+        server.configure(latency=0.3)
+        embeddings = batch(max_batch_size=2048, max_workers=5)
+        texts = [f"section {i}" for i in range(5000)]
+        assert_right(embeddings.embed_numpy(texts), texts)
+        stats = server.stats()
+        assert stats["requests"] <= 8
+        assert 4 <= stats["max_in_flight"] <= 5
+
+    def test_one_worker_sends_one_after_another(self, batch: Batch, server: LocalServer) -> None:
+        """`max_workers=1` never has two requests in flight."""
+        server.configure(latency=0.05)
+        embeddings = batch(max_workers=1, max_batch_size=100)
+        embeddings.embed_numpy([f"section {i}" for i in range(1000)])
+        stats = server.stats()
+        assert (stats["requests"], stats["max_in_flight"]) == (10, 1)
+
+    def test_order_is_the_callers_although_answers_overtake(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Answers that arrive in any order, with their items shuffled, end in the right place."""
+        server.configure(latency=0.2, faults={"shuffled": 0.5})
+        embeddings = batch(max_batch_size=50)
+        texts = [f"section {i}" for i in range(2000)]
+        assert_right(embeddings.embed_numpy(texts), texts)
+
+    def test_uses_a_thread_pool_executor_of_max_workers(
+        self, batch: Batch, mocker: MockerFixture
+    ) -> None:
+        """The requests run on a `ThreadPoolExecutor` with `max_workers` threads."""
+        pool = mocker.patch.object(dispatch, "ThreadPoolExecutor", wraps=ThreadPoolExecutor)
+        batch(max_workers=7).embed_numpy(["a"])
+        assert pool.call_args.args[0] == 7
+
+    def test_calls_of_one_instance_share_the_workers(self, batch: Batch, server: LocalServer) -> None:
+        """Three calls at once have no more requests in flight than one instance may have."""
+        server.configure(latency=0.1)
+        embeddings = batch(max_workers=4, max_batch_size=20)
+        lots = [[f"call {c} text {i}" for i in range(200)] for c in range(3)]
+        with ThreadPoolExecutor(3) as callers:
+            for texts, got in zip(lots, callers.map(embeddings.embed_numpy, lots), strict=True):
+                assert_right(got, texts)
+        stats = server.stats()
+        assert (stats["requests"], stats["max_in_flight"]) == (30, 4)
+
+    def test_few_requests_when_requests_are_scarce(self, batch: Batch, server: LocalServer) -> None:
+        """With a low `requests_per_minute` the fewest requests are made instead."""
+        embeddings = batch(requests_per_minute=60, max_workers=32)
+        embeddings.embed_numpy([prose(200, i) for i in range(3000)])
+        assert server.stats()["requests"] == 3
+
+    def test_any_embeddings_can_be_wrapped(self) -> None:
+        """A class that is not OpenAI's gets batches through its `embed_documents`."""
+        inner = Recording()
+        got = BatchEmbeddings(inner, max_batch_size=10).embed_documents([str(i) for i in range(25)])
+        assert got == [[float(i), 1.0] for i in range(25)]
+        assert max(map(len, inner.calls)) <= 10
+        assert inner.queries == []
+
+    def test_a_query_goes_to_the_wrapped_embed_query(self) -> None:
+        """A class that embeds queries differently from documents keeps doing so."""
+        inner = Recording()
+        assert BatchEmbeddings(inner).embed_query("7") == [7.0, -1.0]
+
+    def test_async_methods_give_the_same_vectors(self, batch: Batch) -> None:
+        """`aembed_documents` and `aembed_query` give what their sync forms give."""
+        embeddings = batch()
+
+        async def both() -> list[list[float]]:
+            documents = embeddings.aembed_documents(["a", "b"])
+            query = embeddings.aembed_query("c")
+            return [*(await documents), await query]
+
+        assert_right(asyncio.run(both()), ["a", "b", "c"])
+
+
+class Recording(Embeddings):
+    """An `Embeddings` that writes down how it is called."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.queries: list[str] = []
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return each number and 1."""
+        self.calls.append(texts)
+        return [[float(text), 1.0] for text in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the number and -1."""
+        self.queries.append(text)
+        return [float(text), -1.0]

@@ -1,0 +1,181 @@
+"""What happens when requests fail: throttling, faults of every kind, limits learnt."""
+
+from collections.abc import Callable
+
+import openai
+import pytest
+
+from langchain_batch_embed import BatchEmbeddings, PartialEmbeddingsError
+from langchain_batch_embed.dispatch import SYSTEM_CLOCK
+from tests.support import FakeClock, LocalServer, assert_right, prose
+
+Batch = Callable[..., BatchEmbeddings]
+
+TEXTS = [f"section {i}" for i in range(3000)]
+
+
+class TestRateLimitHandling:
+    """A 429 is waited out with exponential backoff, unless waiting cannot help."""
+
+    def test_waits_as_long_as_the_server_says(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """`retry-after` of 7 s: the batch is sent again 7 s later, and not before."""
+        server.configure(script=("429",), retry_after=7)
+        embeddings = batch()
+        assert_right(embeddings.embed_numpy(["a"]), ["a"])
+        assert 7 <= clock.time <= 8
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.throttled == 1
+
+    def test_backs_off_exponentially_where_the_server_says_nothing(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """Four bare 429s: the waits double, drawn here at the top of their range."""
+        server.configure(script=("429_bare",) * 4)
+        assert_right(batch(_draw=lambda: 1.0).embed_numpy(["a"]), ["a"])
+        assert [w for w in clock.waits if w > 0.01] == pytest.approx([0.5, 1.0, 2.0, 4.0])
+
+    def test_reads_the_delay_in_azures_text(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """`Please retry after 46 seconds` in the message counts as the server's word."""
+        server.configure(script=("429_azure",), retry_after=46, retry_headers=False)
+        assert_right(batch().embed_numpy(["a"]), ["a"])
+        assert 46 <= clock.time <= 47
+
+    def test_a_throttle_holds_everybody_once(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """Nothing is sent by any worker while the pause of one refusal lasts."""
+        server.configure(script=("429",), retry_after=30)
+        embeddings = batch(max_batch_size=100)
+        assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
+        assert server.stats()["by_status"] == {"200": 30, "429": 1}
+        assert 30 <= clock.time <= 31
+
+    def test_money_that_is_spent_is_not_waited_for(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """`insufficient_quota` ends the call at once, without a single retry."""
+        server.configure(faults={"insufficient_quota": 1.0})
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            batch(max_workers=4, max_batch_size=10).embed_documents(TEXTS)
+        assert isinstance(caught.value.__cause__, openai.RateLimitError)
+        assert server.stats()["requests"] <= 4
+        assert clock.time == 0
+
+    def test_gives_up_after_max_retries(self, batch: Batch, server: LocalServer) -> None:
+        """A server that always throttles is asked `max_retries` times more, and then no more."""
+        server.configure(faults={"429_bare": 1.0})
+        with pytest.raises(openai.RateLimitError):
+            batch(max_retries=3).embed_query("a")
+        assert server.stats()["requests"] == 4
+
+    def test_keeps_a_quota_it_reads_in_the_headers(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """3.6M tokens a minute in a bucket of a second: the headers are enough never to hit it."""
+        server.configure(tokens_per_minute=3_600_000, bucket_seconds=1)
+        embeddings = batch(max_batch_size=20, _clock=SYSTEM_CLOCK)
+        texts = [prose(100, i) for i in range(1500)]
+        assert_right(embeddings.embed_numpy(texts), texts)
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.throttled <= 2
+
+
+class TestFaults:
+    """Whatever the network and the server do, a vector belongs to its text."""
+
+    def test_all_vectors_are_right_under_many_faults(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """8 % 429, 6 % 5xx, 3 % resets, 2 % truncated answers: every vector is right."""
+        server.configure(
+            faults={"429": 0.08, "500": 0.03, "503": 0.03, "reset": 0.03, "truncated": 0.02}
+        )
+        assert_right(batch(max_batch_size=20).embed_numpy(TEXTS), TEXTS)
+        assert server.stats()["by_status"]["200"] >= 150
+
+    @pytest.mark.parametrize(
+        "fault",
+        ["500", "502_html", "503", "408", "409", "reset", "truncated", "html", "error_200"],
+    )
+    def test_a_passing_fault_is_retried(
+        self, batch: Batch, server: LocalServer, fault: str
+    ) -> None:
+        """A request that fails in a way that passes is sent again."""
+        server.configure(script=(fault, fault, "ok"))
+        assert_right(batch().embed_numpy(["a"]), ["a"])
+        assert server.stats()["requests"] == 3
+
+    @pytest.mark.parametrize(
+        "fault", ["short", "doubled", "shuffled", "no_index", "empty_data", "nulls", "nan"]
+    )
+    def test_an_answer_is_checked_before_it_is_believed(
+        self, batch: Batch, server: LocalServer, fault: str
+    ) -> None:
+        """An answer that is not one sound vector a text never ends in the result."""
+        server.configure(faults={fault: 0.5})
+        assert_right(batch(max_batch_size=50).embed_numpy(TEXTS[:500]), TEXTS[:500])
+
+    def test_a_vector_of_another_width_is_never_taken(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Once the width is known, an answer of another width is asked for again."""
+        server.configure(script=("ok", "wrong_width", "wrong_width"))
+        embeddings = batch()
+        embeddings.embed_query("a")
+        assert_right(embeddings.embed_numpy(["b"]), ["b"])
+
+    def test_floats_are_as_good_as_base64(self, batch: Batch, server: LocalServer) -> None:
+        """Servers that ignore `encoding_format` send lists of floats."""
+        server.configure(base64=False)
+        assert_right(batch().embed_numpy(TEXTS[:100]), TEXTS[:100])
+
+    def test_sends_strings_and_never_token_arrays(self, batch: Batch, server: LocalServer) -> None:
+        """Most compatible servers refuse token arrays, so over-long texts are strings too."""
+        server.configure(token_arrays=False)
+        assert len(batch().embed_documents([prose(9000), "short"])) == 2
+
+    def test_a_split_teaches_the_limit(self, batch: Batch, server: LocalServer) -> None:
+        """A server that takes 16 texts is told once too many, and never again."""
+        server.configure(max_inputs=16)
+        embeddings = batch(max_workers=1)
+        assert_right(embeddings.embed_numpy(TEXTS[:200]), TEXTS[:200])
+        assert server.stats()["by_status"] == {"200": 13, "400": 1}
+        assert_right(embeddings.embed_numpy(TEXTS[200:300]), TEXTS[200:300])
+        assert server.stats()["by_status"] == {"200": 13 + 7, "400": 1}
+
+    @pytest.mark.parametrize(
+        "limit", [{"max_tokens_per_request": 5000}, {"max_body_bytes": 20_000}]
+    )
+    def test_a_refused_request_is_halved_until_it_fits(
+        self, batch: Batch, server: LocalServer, limit: dict[str, int]
+    ) -> None:
+        """A lower limit of tokens or bytes than expected costs some refusals, not the call."""
+        server.configure(**limit)
+        texts = [prose(100, i) for i in range(200)]
+        embeddings = batch(max_workers=1)
+        assert_right(embeddings.embed_numpy(texts), texts)
+        assert 1 <= embeddings.last_report.splits <= 8  # type: ignore[union-attr]
+
+    def test_a_request_above_the_whole_quota_is_split(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """`Request too large` can never succeed by waiting, so the request gets smaller."""
+        server.configure(script=("too_large_for_quota",))
+        assert_right(batch().embed_numpy(TEXTS), TEXTS)
+        assert clock.time == 0
+
+    def test_no_text_and_no_key_in_what_is_logged(
+        self, batch: Batch, server: LocalServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Log lines and the error's message name texts by index alone."""
+        caplog.set_level("DEBUG", logger="langchain_batch_embed")
+        server.configure(faults={"500": 1.0})
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            batch(max_retries=1).embed_documents(["a secret text"])
+        assert "again" in caplog.text
+        assert "secret" not in caplog.text + str(caught.value)
+        assert "sk-test" not in caplog.text + str(caught.value)
