@@ -1,11 +1,14 @@
 """Real text to try things out with: files, cut into sections."""
 
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-__all__ = ["SUFFIXES", "Section", "sections", "standard_library", "text_files"]
+__all__ = ["SUFFIXES", "Section", "evenly", "sections", "standard_library", "text_files"]
+
+_T = TypeVar("_T")
 
 SUFFIXES = frozenset(
     ".adoc .c .cpp .go .h .java .js .md .org .py .rs .rst .tex .ts .txt".split()  # noqa: SIM905
@@ -73,9 +76,13 @@ def sections(paths: Iterable[Path], count: int | None = None) -> list[Section]:
         for section in _cut(path):
             unique.setdefault(section.text, section)
     found = list(unique.values())
-    if count is None or count >= len(found):
-        return found
-    return [found[i * len(found) // count] for i in range(count)]
+    return found if count is None else evenly(found, count)
+
+
+def evenly(items: Sequence[_T], count: int) -> list[_T]:
+    """Return `count` of the items, equally far apart, in order; all where there are fewer."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _cut(path: Path) -> Iterator[Section]:

@@ -1,16 +1,17 @@
 """The demo: the same sections of real text, embedded in three ways and timed.
 
 One request a section, `OpenAIEmbeddings` alone, and `BatchEmbeddings` as the embeddings of a
-vector store. Against the simulator, or with `live=True` against the real endpoint.
+vector store. Against the simulator, or, with `live=True`, against the real endpoint.
 """
 
+import math
 import os
 import sqlite3
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ import openai
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_openai import OpenAIEmbeddings
+from pydantic import SecretStr
 from tqdm.auto import tqdm
 
 from langchain_batch_embed import corpus
@@ -34,19 +36,19 @@ from langchain_batch_embed.tokens import counter_for
 __all__ = ["LIVE_SECTIONS", "SECTIONS", "Way", "run", "table"]
 
 SECTIONS = 19_207
-"""Sections that the demo takes from the standard library, about ten full requests."""
+"""Sections that the demo takes unless told otherwise, about eight full requests of tokens."""
 
 LIVE_SECTIONS = 500
-"""The same with `live=True`: enough to see the difference, for less than a cent."""
+"""The same at the real endpoint: enough to see the difference, for less than a cent."""
 
-MODEL = "text-embedding-3-small"
-
+_MODEL = "text-embedding-3-small"
 _SAMPLE = 20  # sections that are sent one by one
 _HITS = 3
 _COLUMNS = 80
-_LIBRARY_QUERY = "read a compressed gzip file"
+_ROUND_FROM = 100
+_QUERY = "the median of numeric data"  # for the standard library
 
-say = partial(print, flush=True)  # a reader that waits wants each line at once
+say = partial(print, flush=True)  # somebody waits for each line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ class Way:
         name: what the table calls it.
         requests: requests sent.
         tokens: tokens billed.
-        seconds: from the first request to the last vector.
+        seconds: how long it took.
     """
 
     name: str
@@ -68,10 +70,11 @@ class Way:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What is embedded: sections, with their files' common folder, and a query."""
+    """What is embedded and searched for; `tokens` are those of each section."""
 
     folder: Path
     sections: Sequence[Section]
+    tokens: Sequence[int]
     query: str
 
     @property
@@ -79,27 +82,35 @@ class _Job:
         return [section.text for section in self.sections]
 
     @property
-    def sample(self) -> list[Section]:
-        """Some sections, taken evenly."""
-        count = len(self.sections)
-        few = min(_SAMPLE, count)
-        return [self.sections[i * count // few] for i in range(few)]
+    def sample(self) -> list[str]:
+        return corpus.evenly(self.texts, _SAMPLE)
 
-    def file(self, section: Section) -> str:
-        return section.path.relative_to(self.folder).as_posix()
+    @property
+    def origins(self) -> list[dict[str, Any]]:
+        """Where each section is from: the vector store's metadata."""
+        return [
+            {"file": section.path.relative_to(self.folder).as_posix(), "line": section.line}
+            for section in self.sections
+        ]
 
 
 class _Wire:
-    """Counts the requests that pass, and shows them on a bar."""
+    """Counts the requests that are sent, and shows them on a bar while there is one."""
 
     def __init__(self) -> None:
         self.requests = 0
-        self.bar: tqdm[Any] | None = None
+        self.bar: Any = None
 
     def __call__(self, _: object) -> None:
         self.requests += 1
         if self.bar is not None:
             self.bar.update()
+
+    @contextmanager
+    def shown(self, total: int) -> Iterator[None]:
+        with tqdm(total=total, unit=" requests", leave=False, disable=None) as self.bar:
+            yield
+        self.bar = None
 
 
 def run(
@@ -118,40 +129,222 @@ def run(
         path: a file or a folder to take them from; `None`: Python's standard library.
         query: what to search for in the end.
         live: ask the real endpoint, with the key in OPENAI_API_KEY.
-        yes: do not ask before money is spent.
+        yes: spend money without asking.
         scenario: of the simulator; `None`: OpenAI's latency and limits, without a quota.
 
     Raises:
         SystemExit: it cannot run; the message says what to do.
         ImportError: what the simulator needs is not installed.
+        openai.OpenAIError: the endpoint refused.
+        PartialEmbeddingsError: the endpoint refused some texts.
     """
     if live and not os.environ.get("OPENAI_API_KEY"):
-        raise SystemExit("--live needs your key: set OPENAI_API_KEY, or leave --live out.")
+        raise SystemExit("--live needs your key: set OPENAI_API_KEY, or leave --live out")
     simulator = None if live else Simulator(scenario)
     job = _read(sections or (LIVE_SECTIONS if live else SECTIONS), path, query)
-    if live and not _agreed(job, yes=yes):
-        say("Nothing was sent.")
-        return
+    say(f"{len(job.sections):,} sections of {job.folder}, {sum(job.tokens):,} tokens")
     use_offline_tiktoken()
+    wire = _Wire()
+    hooks: dict[str, list[Callable[..., Any]]] = {"request": [wire]}
     if simulator is None:
-        with closing(openai.DefaultHttpxClient(proxy=os.environ.get("OPENAI_PROXY"))) as client:
-            _compare(job, OpenAIEmbeddings(model=MODEL, http_client=client, openai_proxy=""))
+        if not _agreed(job, yes=yes):
+            say("Nothing was sent, nothing was spent.")
+            return
+        proxy = os.environ.get("OPENAI_PROXY")
+        with closing(openai.DefaultHttpxClient(proxy=proxy, event_hooks=hooks)) as client:
+            alone = OpenAIEmbeddings(model=_MODEL, http_client=client, openai_proxy="")
+            _compare(job, alone, wire)
         return
-    with simulator, closing(openai.DefaultHttpxClient(trust_env=False)) as client:
-        say(f"OpenAI's endpoint, simulated on this machine at {simulator.url}")
-        simulated = {"base_url": simulator.url, "api_key": "any", "openai_api_type": None}
-        alone = OpenAIEmbeddings(model=MODEL, http_client=client, openai_proxy="", **simulated)
-        _compare(job, alone)
-        at_once = simulator.stats()["max_in_flight"]
-        say(f"{at_once} requests were in flight at once at most.")
+    with (
+        simulator,
+        closing(openai.DefaultHttpxClient(trust_env=False, event_hooks=hooks)) as client,
+    ):
+        say(f"OpenAI's endpoint is simulated on this machine: {simulator.url}")
+        alone = OpenAIEmbeddings(
+            model=_MODEL,
+            base_url=simulator.url,
+            api_key=SecretStr("any"),
+            http_client=client,
+            # The user's variables for a real endpoint must not get in the way.
+            openai_api_type=None,
+            openai_proxy="",
+        )
+        _compare(job, alone, wire)
+        say()
+        say(f"Most requests that the server saw at once: {simulator.stats()['max_in_flight']}")
 
 
 def table(ways: Sequence[Way]) -> str:
-    """Return the ways as a table of 80 columns, each compared with the first."""
-    lines = [f"{'way':24}{'requests':>10}{'tokens':>14}{'seconds':>14}{'times faster':>18}"]
-    lines += [
-        f"{way.name:24}{way.requests:>10,}{way.tokens:>14,}{way.seconds:>14,.1f}"
-        f"{ways[0].seconds / way.seconds:>18,.1f}"
-        for way in ways
-    ]
+    """Return a table of at most 80 columns that compares each way with the first."""
+    lines = [f"{'way':<26}{'requests':>10}{'tokens':>14}{'seconds':>12}{'times faster':>16}"]
+    for way in ways:
+        faster = ways[0].seconds / way.seconds
+        lines.append(
+            f"{way.name:<26}{way.requests:>10,}{way.tokens:>14,}"
+            f"{_short(way.seconds):>12}{_short(faster):>16}"
+        )
     return "\n".join(lines)
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= _ROUND_FROM else f"{number:.2f}"
+
+
+def _read(count: int, path: Path | None, query: str | None) -> _Job:
+    """Cut the files into sections and count their tokens."""
+    if path is None:
+        folder, files = corpus.standard_library()
+    elif path.is_file():
+        folder, files = path.parent, [path]
+    else:
+        folder, files = path, corpus.text_files(path)
+    sections = corpus.sections(files, count)
+    if not sections:
+        suffixes = " ".join(sorted(corpus.SUFFIXES))
+        raise SystemExit(f"no text in {folder}: --path takes a folder of {suffixes} files")
+    # Nobody knows what the user's files are about; their own words are sure to be found.
+    default = _QUERY if path is None else _first_line(sections[len(sections) // 2].text)
+    tokens = counter_for(_MODEL).count([section.text for section in sections])
+    return _Job(folder=folder, sections=sections, tokens=tokens.tolist(), query=query or default)
+
+
+def _agreed(job: _Job, *, yes: bool) -> bool:
+    """Say what a live run costs, and return whether the user wants that."""
+    # The query goes out to open the connection and to search; a store asks for one text more.
+    single = counter_for(_MODEL).count([*job.sample, *[job.query] * 3])
+    tokens = 2 * sum(job.tokens) + int(single.sum())
+    cost = dollars(_MODEL, tokens) or 0.0
+    say(f"They will be embedded twice by {_MODEL}, {len(job.sample)} of them a third time:")
+    say(f"{tokens:,} tokens, which cost ${cost:,.4f} at OpenAI's list price.")
+    if yes:
+        return True
+    try:
+        return input("Go on? [y/N] ").strip().lower() in {"y", "yes"}
+    except EOFError:  # nobody is there to ask
+        return False
+
+
+def _compare(job: _Job, alone: OpenAIEmbeddings, wire: _Wire) -> None:
+    """Embed in three ways, print the table, and search."""
+    one_by_one, vectors = _one_by_one(job, alone)
+    in_turn = _in_turn(job, alone, wire)
+
+    # What a user writes. Only this line is not in their code yet.
+    embeddings = BatchEmbeddings(alone, show_progress=sys.stderr.isatty())
+    with _store(embeddings) as store:
+        into = type(store).__name__
+        say(f"3 of 3: BatchEmbeddings, through {into}.add_texts")
+        started = time.perf_counter()
+        store.add_texts(job.texts, metadatas=job.origins)
+        seconds = time.perf_counter() - started
+        batched = _batched(embeddings)
+
+        say()
+        say(table([one_by_one, in_turn, batched]))
+        say()
+        if len(job.sample) < len(job.sections):
+            say(f"* measured on {len(job.sample)} sections and extrapolated to all")
+        faster = _short(in_turn.seconds / batched.seconds)
+        say(f"BatchEmbeddings was {faster} times faster than OpenAIEmbeddings alone.")
+        say(f"Writing the vectors into {into} took {_short(seconds - batched.seconds)} s more.")
+        say(f"At most {embeddings.limits.max_workers} requests may be in flight at once.")
+        _search(job, store, vectors)
+
+
+def _one_by_one(job: _Job, alone: OpenAIEmbeddings) -> tuple[Way, list[list[float]]]:
+    """Embed the sample, one request a section; return it extrapolated, and the vectors."""
+    sample, count = job.sample, len(job.sections)
+    say(f"1 of 3: one request a section, on a sample of {len(sample)}")
+    # Opening the connection takes longer than a request. It must not be multiplied.
+    alone.embed_query(job.query)
+    started = time.perf_counter()
+    bar = tqdm(sample, unit=" requests", leave=False, disable=None)
+    vectors = [alone.embed_query(text) for text in bar]
+    seconds = (time.perf_counter() - started) * count / len(sample)
+    name = "one request a section" + ("*" if len(sample) < count else "")
+    return Way(name=name, requests=count, tokens=sum(job.tokens), seconds=seconds), vectors
+
+
+def _in_turn(job: _Job, alone: OpenAIEmbeddings, wire: _Wire) -> Way:
+    """Embed all sections with `OpenAIEmbeddings` alone, one request after another."""
+    say("2 of 3: OpenAIEmbeddings alone")
+    before = wire.requests
+    started = time.perf_counter()
+    with wire.shown(math.ceil(len(job.sections) / alone.chunk_size)):
+        alone.embed_documents(job.texts)
+    return Way(
+        name="OpenAIEmbeddings alone",
+        requests=wire.requests - before,
+        tokens=sum(job.tokens),  # it does not tell what was billed
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _batched(embeddings: BatchEmbeddings) -> Way:
+    """Return what the last call took."""
+    report = embeddings.last_report
+    if report is None:
+        raise RuntimeError("the store embedded nothing")
+    return Way(
+        name="BatchEmbeddings",
+        requests=report.requests,
+        tokens=report.tokens,
+        seconds=report.seconds,
+    )
+
+
+def _search(job: _Job, store: VectorStore, vectors: Sequence[list[float]]) -> None:
+    """Check that the sections of the sample are found by their vectors, and search."""
+    # The sample was embedded one by one: those vectors are certainly whose they seem to be.
+    found = [store.similarity_search_by_vector(vector, k=1)[0] for vector in vectors]
+    right = sum(hit.page_content == text for hit, text in zip(found, job.sample, strict=True))
+    say(f"{right} of {len(vectors)} sections of the sample are found by their own vectors.")
+    say()
+    say(f'Search: "{job.query}"'[:_COLUMNS])
+    for rank, hit in enumerate(store.similarity_search(job.query, k=_HITS), 1):
+        where = f"{hit.metadata['file']}:{hit.metadata['line']}"
+        say(f"{rank}. {where}  {_first_line(hit.page_content)}"[:_COLUMNS])
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].rstrip()
+
+
+@contextmanager
+def _store(embeddings: Embeddings) -> Iterator[VectorStore]:
+    """Open an empty SQLiteVec in a temporary file, or what comes closest to it here."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            connection = _connect(Path(folder) / "sections.db")
+            with warnings.catch_warnings():
+                # The package announces its end of life on import; users know by now.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                from langchain_community.vectorstores import SQLiteVec  # noqa: PLC0415
+        except (ImportError, AttributeError, sqlite3.Error) as error:
+            say(f"No SQLiteVec here ({error}): using InMemoryVectorStore.")
+            yield InMemoryVectorStore(embeddings)
+            return
+        with closing(connection):
+            yield SQLiteVec("sections", connection, embeddings)
+
+
+def _connect(file: Path) -> Any:
+    """Open a database with sqlite-vec loaded.
+
+    Raises:
+        ImportError: sqlite-vec is missing, or a sqlite3 that loads extensions.
+        sqlite3.Error: the extension cannot be loaded.
+    """
+    import sqlite_vec  # noqa: PLC0415
+
+    driver: Any = sqlite3
+    if not hasattr(sqlite3.Connection, "enable_load_extension"):
+        import pysqlite3  # noqa: PLC0415
+
+        driver = pysqlite3
+    connection = driver.connect(file)
+    connection.row_factory = driver.Row  # SQLiteVec reads columns by name
+    connection.enable_load_extension(True)
+    sqlite_vec.load(connection)
+    connection.enable_load_extension(False)
+    return connection

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from langchain_batch_embed.dispatch import SYSTEM_CLOCK, Clock, Dispatcher, Work
-from langchain_batch_embed.errors import PartialEmbeddingsError
+from langchain_batch_embed.errors import OptionError, PartialEmbeddingsError
 from langchain_batch_embed.inputs import Inputs, LongInputs, check_texts, prepare
 from langchain_batch_embed.journal import Journal, open_journal
 from langchain_batch_embed.limits import Limits, limits_of
@@ -134,7 +134,13 @@ class BatchEmbeddings(Embeddings):
         self._provider = provider_for(embeddings, limits=self.limits, model=model)
         self._counter = counter_for(self._provider.encoding)
         self._width: int | None = None  # of the vectors, once some have come
-        self._recovery = Recovery(open_journal(journal), self._provider.space)
+        self.journal = open_journal(journal)
+        if self.journal.persistent and not self._provider.space.model:
+            raise OptionError(
+                f"{type(embeddings).__name__} does not say which model it uses, and a journal must "
+                "not mix models: pass model= with its name"
+            )
+        self._recovery = Recovery(self.journal, self._provider.space)
         self._dispatcher = Dispatcher(
             Pacer(
                 max_workers=self.limits.max_workers,
@@ -225,8 +231,8 @@ class BatchEmbeddings(Embeddings):
             given, counter=self._counter, limits=self.limits, long_inputs=self._long_inputs
         )
         results = Results(inputs, width=self._width, lists=lists)
-        safe = self._recovery.begin(inputs, results)
-        tally = Tally(recalled=0 if query else safe.recall())
+        safe = self._recovery.begin(inputs, results, query=query)
+        tally = Tally(recalled=safe.recall())
         missing = inputs.sent[~results.done[inputs.sent]]
         work = Work(
             batches=self._batches(inputs, missing),
@@ -274,6 +280,7 @@ class BatchEmbeddings(Embeddings):
             requests = shared.pacer.requests.rate
             tokens = [shared.learnt_tokens, shared.pacer.largest()]
             items = min(self.limits.max_batch_size, shared.learnt_items)
+            first = shared.pacer.window.opening()
         if self.limits.max_tokens_per_request is not None:
             tokens.append(self.limits.max_tokens_per_request)
         packed = pack(
@@ -283,7 +290,10 @@ class BatchEmbeddings(Embeddings):
             workers=self.limits.max_workers,
             requests_per_minute=None if requests is None else requests * 60,
         )
-        return [rows[batch.start : batch.stop] for batch in packed]
+        # While nothing is known of the quota the next requests wait for the first answers, so
+        # the smallest batches, which are at the end, go first.
+        opened = [*packed[-first:], *packed[:-first]] if 0 < first < len(packed) else packed
+        return [rows[batch.start : batch.stop] for batch in opened]
 
     def _sender(
         self, inputs: Inputs, *, query: bool

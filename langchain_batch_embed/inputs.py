@@ -73,9 +73,10 @@ def check_texts(texts: Iterable[Any]) -> list[str]:
     Raises:
         InputTypeError: one string was given instead of a list, or not all are strings.
     """
-    if isinstance(texts, str | bytes):
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise InputTypeError(
-            "embed_documents takes a list of texts, not one; pass [text], or use embed_query(text)"
+            f"embed_documents takes a list of texts, not one {type(texts).__name__}; pass [text], "
+            "or use embed_query(text)"
         )
     listed = list(texts)
     if set(map(type, listed)) <= {str}:

@@ -16,7 +16,7 @@ from langchain_batch_embed.errors import OptionError
 
 __all__ = ["Limits", "limits_of"]
 
-REMOTE_WORKERS = 32
+REMOTE_WORKERS = 64
 """Requests in flight at a hosted provider; measured, see "How many at once" in README."""
 
 LOCAL_WORKERS = 1

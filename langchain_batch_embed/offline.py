@@ -10,7 +10,7 @@ from typing import Any
 
 import tiktoken
 import tiktoken.load
-import tiktoken_ext.openai_public
+import tiktoken_ext.openai_public  # type: ignore[import-untyped]
 import toktok
 
 __all__ = ["use_offline_tiktoken"]

@@ -10,6 +10,7 @@ from langchain_core.embeddings import Embeddings
 
 from langchain_batch_embed.errors import OptionError, UnknownOptionError
 from langchain_batch_embed.inputs import LongInputs
+from langchain_batch_embed.limits import Limits
 
 __all__ = ["check_options"]
 
@@ -43,6 +44,8 @@ def check_options(
             "BatchEmbeddings wraps an Embeddings object, for example "
             f"OpenAIEmbeddings(...), not {type(options['embeddings']).__name__}"
         )
+    if not isinstance(options["limits"], Limits | None):
+        raise OptionError("limits must be a Limits object: limits=Limits(provider=..., ...)")
     for name in _AMOUNTS:
         value = options[name]
         if value is None:

@@ -180,6 +180,10 @@ class Window:
         self._doubling = True
         self._cut = -math.inf  # when it was halved last
 
+    def opening(self) -> int:
+        """Return how many requests are sent to find out about the quota; 0: it is known."""
+        return int(self.size) if self._doubling else 0
+
     def open(self) -> None:
         """Go to the full size at once: the quota is known, so there is nothing to find out."""
         if self._doubling:

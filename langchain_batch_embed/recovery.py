@@ -31,9 +31,9 @@ class Recovery:
         self.remembers = False  # whether anything was ever put into `memory`
         self.broken = threading.Event()  # the journal's failure was logged
 
-    def begin(self, inputs: Inputs, results: Results) -> "Safe":
-        """Return the safe for one call."""
-        return Safe(self, inputs, results)
+    def begin(self, inputs: Inputs, results: Results, *, query: bool) -> "Safe":
+        """Return the safe for one call; a query is neither looked up nor kept."""
+        return Safe(self, inputs, results, empty=query)
 
 
 class Safe:
@@ -43,10 +43,14 @@ class Safe:
         shared: the instance's journal and memory.
         inputs: what the call sends.
         results: where its vectors are gathered.
+        empty: keep nothing.
     """
 
-    def __init__(self, shared: Recovery, inputs: Inputs, results: Results) -> None:
+    def __init__(
+        self, shared: Recovery, inputs: Inputs, results: Results, *, empty: bool
+    ) -> None:
         self._shared = shared
+        self._empty = empty
         self._inputs = inputs
         self._results = results
         self._keys: list[bytes] | None = None
@@ -58,6 +62,8 @@ class Safe:
         Raises:
             JournalError: the journal cannot be read.
         """
+        if self._empty:
+            return 0
         found = 0
         journals: list[Journal] = [self._shared.memory] if self._shared.remembers else []
         if self._shared.journal.persistent:
@@ -76,6 +82,8 @@ class Safe:
     def keep(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
         """Keep the vectors of one answer; called by the thread that received it."""
         wanted = self._results.add(rows, vectors)
+        if self._empty:
+            return
         if self._shared.journal.persistent:
             try:
                 self._shared.journal.put(self._keys_of(rows), vectors, space=self._shared.space)
@@ -91,12 +99,12 @@ class Safe:
     def failed(self) -> None:
         """Keep what is done of a call that fails, and what still arrives of it."""
         rows, vectors = self._results.abandon()
-        if rows.size and not self._shared.journal.persistent:
+        if rows.size and not self._empty and not self._shared.journal.persistent:
             self._remember(rows, vectors)
 
     def succeeded(self) -> None:
         """Forget what was kept in memory for this call alone."""
-        if self._shared.remembers and not self._shared.broken.is_set():
+        if self._shared.remembers and not self._empty and not self._shared.broken.is_set():
             self._shared.memory.discard(self._keys_of(self._inputs.sent))
 
     def _remember(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:

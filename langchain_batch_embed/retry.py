@@ -6,8 +6,10 @@ one form or another, so no SDK is imported. The wordings are those that OpenAI, 
 compatible servers send.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,13 +121,14 @@ _RETRY_STATUS = frozenset({408, 409, 425, 429})
 _OVERLOADED_STATUS = frozenset({503, 504, 529})
 _REFUSED_STATUS = frozenset({400, 413, 422})
 
-_DURATION = re.compile(r"([\d.]+)(ms|h|m|s)")
+_NUMBER = r"\d+(?:\.\d+)?"
+_DURATION = re.compile(rf"({_NUMBER})(ms|h|m|s)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_TRY_AGAIN = re.compile(r"try again in ((?:[\d.]+(?:ms|h|m|s))+)", re.IGNORECASE)
-_RETRY_AFTER = re.compile(r"retry after ([\d.]+) (milli)?second", re.IGNORECASE)
+_TRY_AGAIN = re.compile(rf"try again in ((?:{_NUMBER}(?:ms|h|m|s))+)", re.IGNORECASE)
+_RETRY_AFTER = re.compile(rf"retry after ({_NUMBER}) (milli)?second", re.IGNORECASE)
 _QUOTA = re.compile(
-    r"on (?P<kind>tokens|requests) per min.*?Limit:? (?P<limit>[\d.]+), "
-    r"(?:Used:? (?P<used>[\d.]+), )?Requested:? (?P<requested>[\d.]+)",
+    rf"on (?P<kind>tokens|requests) per min.*?Limit:? (?P<limit>{_NUMBER}), "
+    rf"(?:Used:? (?P<used>{_NUMBER}), )?Requested:? (?P<requested>{_NUMBER})",
     re.IGNORECASE | re.DOTALL,
 )
 _REQUEST_TOKENS = re.compile(
@@ -139,10 +142,12 @@ _MAX_ITEMS = re.compile(
     re.IGNORECASE,
 )
 _INDEX = re.compile(r"input\[(\d+)\]")
+_OTHER_PARAMETER = re.compile(r"\b(dimensions|encoding_format)\b")
 _TOO_LARGE = re.compile(r"request too large|body too large|payload too large", re.IGNORECASE)
 _TIMEOUT_NAME = re.compile(r"time(d)?.?out", re.IGNORECASE)
 _CONNECTION_NAME = re.compile(
-    r"connect|network|protocol|transport|unavailable|internalserver|overloaded", re.IGNORECASE
+    r"connect|network|protocol|transport|decoding|unavailable|internalserver|overloaded",
+    re.IGNORECASE,
 )
 _THROTTLE_NAME = re.compile(r"ratelimit|throttl|toomanyrequests|resourceexhausted", re.IGNORECASE)
 
@@ -242,7 +247,7 @@ class _Signs:
             codes=frozenset(str(code) for code in codes if code),
             message=str(message),
             param=str(param) if param else None,
-            headers=getattr(response, "headers", None) or {},
+            headers=getattr(response, "headers", None) or getattr(telling, "headers", None) or {},
             names=" ".join(base.__name__ for e in chain for base in type(e).__mro__[:-2]),
             response_error=any(isinstance(e, ResponseError) for e in chain),
         )
@@ -290,9 +295,11 @@ class _Signs:
     @property
     def concerns_another_parameter(self) -> bool:
         """Whether the refusal names a parameter that is not the input."""
-        return self.status in _REFUSED_STATUS and not (self.param or "input").startswith(
-            ("input", "$.input", "max_tokens")
-        )
+        if self.status not in _REFUSED_STATUS:
+            return False
+        if self.param is None:
+            return _OTHER_PARAMETER.search(self.message) is not None
+        return not self.param.startswith(("input", "$.input", "max_tokens"))
 
     @property
     def quota(self) -> Quota | None:
@@ -307,10 +314,9 @@ class _Signs:
     def retry_after(self) -> float | None:
         """The time to wait that the server named, in seconds."""
         for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-            try:
-                return max(0.0, float(self.headers[name]) * unit)
-            except (KeyError, ValueError):
-                continue  # a date, or absent: the text may say it
+            with suppress(KeyError, ValueError):  # absent, or a date: the text may say it
+                if 0 <= (told := float(self.headers[name])) < math.inf:
+                    return told * unit
         if (match := _TRY_AGAIN.search(self.message)) is not None:
             return seconds(match[1])
         if (match := _RETRY_AFTER.search(self.message)) is not None:
@@ -359,4 +365,4 @@ def _error_body(error: BaseException) -> Mapping[str, Any]:
     if isinstance(body, Mapping):
         inner = body.get("error", body)
         return inner if isinstance(inner, Mapping) else {"message": str(inner)}
-    return {}
+    return {"message": body} if isinstance(body, str) else {}

@@ -84,8 +84,9 @@ def _matrix(embeddings: list[Any]) -> NDArray[np.float32]:
                 raise ResponseError("the answer's vectors differ in width")
             flat = np.frombuffer(b"".join(raw), dtype="<f4")
             return flat.reshape(len(raw), -1)
-        return np.array(embeddings, dtype=np.float32)
-    except (ValueError, TypeError) as error:
+        with np.errstate(over="ignore"):  # becomes infinite, which `check` refuses
+            return np.array(embeddings, dtype=np.float32)
+    except (ValueError, TypeError, OverflowError) as error:
         # Not chained: numpy's and base64's messages may quote what they could not read.
         raise ResponseError(
             f"the answer's vectors cannot be read ({type(error).__name__})"

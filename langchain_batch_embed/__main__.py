@@ -1,0 +1,151 @@
+"""The command line: `python -m langchain_batch_embed --help`."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import openai
+
+from langchain_batch_embed import demo
+from langchain_batch_embed.demo import say
+from langchain_batch_embed.errors import BatchEmbeddingsError
+from langchain_batch_embed.simulator import TIERS, Scenario, serve
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130
+"""What a shell reports for a program that Ctrl-C ended: 128 + SIGINT."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; `arguments` are the command line's.
+
+    Raises:
+        SystemExit: a wrong argument (status 2), or the command cannot run (status 1).
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (BatchEmbeddingsError, ImportError, OSError) as error:
+        sys.exit(f"{error}")
+    except openai.OpenAIError as error:
+        # Not its message: some servers repeat the key in it.
+        status = getattr(error, "status_code", None)
+        sys.exit(f"the endpoint failed: {type(error).__name__}" + (f" ({status})" if status else ""))
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    demo.run(
+        sections=options.sections,
+        path=options.path,
+        query=options.query,
+        live=options.live,
+        yes=options.yes,
+    )
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    given = {"tier": options.tier, "latency": options.latency}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    scenario = dataclasses.replace(options.scenario, **chosen)
+    serve(scenario, options.host, options.port, on_ready=partial(_tell_how, options.host))
+
+
+def _tell_how(host: str, port: int) -> None:
+    url = f"http://{host}:{port}/v1"
+    say(f"OpenAI's embeddings endpoint, simulated: {url} (Ctrl-C ends it)")
+    say("Your program needs no change, only these variables:")
+    say(f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY=any")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m langchain_batch_embed",
+        description="Token-aware, parallel embedding for any LangChain vector store.",
+    )
+    commands = parser.add_subparsers(metavar="command", required=True)
+    _add_demo(commands.add_parser("demo", help="embed real text in three ways, and compare"))
+    _add_simulate(commands.add_parser("simulate", help="run a local server to rehearse against"))
+    return parser
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Embeds sections of real text one by one, with OpenAIEmbeddings alone and with "
+        "BatchEmbeddings into a SQLiteVec store, and compares. Needs no key and no network: "
+        "OpenAI's endpoint is simulated, unless --live is given."
+    )
+    parser.add_argument(
+        "--sections",
+        type=_positive,
+        metavar="N",
+        help=f"how many at most (default: {demo.SECTIONS:,}, live {demo.LIVE_SECTIONS:,})",
+    )
+    parser.add_argument(
+        "--path",
+        type=_existing,
+        help="your own text: a file or a folder (default: Python's standard library)",
+    )
+    parser.add_argument("--query", metavar="TEXT", help="what to search for in the end")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="use the real endpoint and OPENAI_API_KEY; says what it costs, and asks",
+    )
+    parser.add_argument("--yes", action="store_true", help="with --live: do not ask")
+    parser.set_defaults(run=_demo)
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Serves OpenAI's embeddings endpoint on this machine, with its limits, errors, headers "
+        "and latency, and with faults if you want some. It costs nothing."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="default: %(default)s; 0 takes a free one"
+    )
+    parser.add_argument(
+        "--tier", type=int, choices=list(TIERS), help="OpenAI's quotas (default: no quota)"
+    )
+    parser.add_argument(
+        "--latency", type=float, metavar="SCALE", help="1 is OpenAI's (default), 0 is none"
+    )
+    parser.add_argument(
+        "--scenario",
+        type=_scenario,
+        default="{}",
+        metavar="JSON",
+        help='all else, as {"faults": {"429": 0.08, "reset": 0.03}}',
+    )
+    parser.set_defaults(run=_simulate)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _existing(text: str) -> Path:
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"there is no {text}")
+    return path
+
+
+def _scenario(text: str) -> Scenario:
+    try:
+        return Scenario.from_json(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

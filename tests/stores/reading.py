@@ -1,0 +1,108 @@
+"""Reads back what a vector store really holds, past LangChain where that shows more."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Row", "rows_of"]
+
+
+class Row(NamedTuple):
+    """One row of a store; the fields are plain, so that rows can be compared and sorted.
+
+    Attributes:
+        text: the document's text.
+        metadata: the document's metadata, as JSON.
+        vector: float32, little-endian, as bytes.
+    """
+
+    text: str
+    metadata: str
+    vector: bytes
+
+
+def rows_of(name: str, store: Any) -> list[Row]:
+    """Return all rows of the store that the caller of this name filled, sorted."""
+    return sorted(
+        Row(
+            text,
+            json.dumps(metadata, sort_keys=True),
+            np.asarray(vector, dtype="<f4").tobytes(),
+        )
+        for text, metadata, vector in _READERS[name](store)
+    )
+
+
+def vectors_of(rows: list[Row]) -> NDArray[np.float32]:
+    """Return the vectors of some rows, shape (n, d)."""
+    return np.stack([np.frombuffer(row.vector, dtype="<f4") for row in rows])
+
+
+_Found = Iterable[tuple[str, Mapping[str, Any], Any]]
+
+
+def _sqlite_vec(store: Any) -> _Found:
+    # The vectors of the virtual table: those are searched.
+    query = """
+        SELECT d.text, d.metadata, v.text_embedding
+        FROM documents AS d JOIN documents_vec AS v ON v.rowid = d.rowid
+    """
+    for text, metadata, vector in store._connection.execute(query):
+        yield text, json.loads(metadata), np.frombuffer(vector, dtype="<f4")
+
+
+def _supabase(_: Any) -> _Found:
+    return _select("SELECT content, metadata, embedding::real[] FROM documents")
+
+
+def _in_memory(store: Any) -> _Found:
+    return [(row["text"], row["metadata"], row["vector"]) for row in store.store.values()]
+
+
+def _chroma(store: Any) -> _Found:
+    found = store.get(include=["documents", "metadatas", "embeddings"])
+    return zip(found["documents"], found["metadatas"], found["embeddings"], strict=True)
+
+
+def _faiss(store: Any) -> _Found:
+    for position, vector in enumerate(store.index.reconstruct_n(0, store.index.ntotal)):
+        document = store.docstore.search(store.index_to_docstore_id[position])
+        yield document.page_content, document.metadata, vector
+
+
+def _qdrant(store: Any) -> _Found:
+    points, _ = store.client.scroll("documents", limit=1_000_000, with_vectors=True)
+    return [
+        (point.payload["page_content"], point.payload["metadata"], point.vector)
+        for point in points
+    ]
+
+
+def _pgvector(_: Any) -> _Found:
+    return _select("SELECT document, cmetadata, embedding::real[] FROM langchain_pg_embedding")
+
+
+def _select(query: str) -> _Found:
+    import psycopg  # noqa: PLC0415 - only where the store is a PostgreSQL
+
+    # PostgreSQL prints a real so that it reads back as the same float32.
+    with psycopg.connect(os.environ["DATABASE_URL"].replace("+psycopg", "")) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+_READERS: Mapping[str, Callable[[Any], _Found]] = MappingProxyType(
+    {
+        "sqlite_vec": _sqlite_vec,
+        "supabase": _supabase,
+        "in_memory": _in_memory,
+        "chroma": _chroma,
+        "faiss": _faiss,
+        "qdrant": _qdrant,
+        "pgvector": _pgvector,
+    }
+)

@@ -1,0 +1,397 @@
+"""Nothing that was paid for is lost: failed texts, journals, deadlines and interrupts."""
+
+import asyncio
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+from langchain_core.embeddings import Embeddings
+from langchain_core.stores import InMemoryByteStore
+from langchain_openai import OpenAIEmbeddings
+from pytest_mock import MockerFixture
+
+from langchain_batch_embed import (
+    BatchEmbeddings,
+    DeadlineError,
+    JournalError,
+    OptionError,
+    PartialEmbeddingsError,
+)
+from langchain_batch_embed.dispatch import SYSTEM_CLOCK
+from langchain_batch_embed.journal import SQLiteJournal
+from tests.support import FakeClock, LocalServer, assert_right
+
+Batch = Callable[..., BatchEmbeddings]
+
+TEXTS = [f"section {i}" for i in range(5000)]
+POISONED = (17, 2048, 4999)
+
+
+def poisoned() -> list[str]:
+    """Return the texts with three that the server refuses."""
+    return [f"poison {i}" if i in POISONED else text for i, text in enumerate(TEXTS)]
+
+
+class TestPartialResults:
+    """A failing text costs only itself."""
+
+    def test_three_refused_texts_cost_only_themselves(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Of 5,000 texts exactly the three refused ones fail, and next to nothing is paid twice."""
+        server.configure(refuse_marker="poison")
+        embeddings = batch()
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_documents(poisoned())
+        error = caught.value
+        assert [failure.index for failure in error.failures] == list(POISONED)
+        assert [i for i, vector in enumerate(error.embeddings) if vector is None] == list(POISONED)
+        good = [i for i in range(5000) if i not in POISONED]
+        assert_right([error.embeddings[i] for i in good], [TEXTS[i] for i in good])
+        assert isinstance(error.__cause__, openai.BadRequestError)
+        assert error.report.failures == 3
+        stats = server.stats()
+        assert stats["inputs_billed"] <= 1.02 * 4997
+        # About 2 log2(n) requests for each bad text, not n.
+        assert stats["by_status"]["400"] <= 3 * 13
+
+    def test_the_same_instance_then_pays_for_the_three_alone(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """After the cause is mended, calling again sends the three texts and no other."""
+        server.configure(refuse_marker="poison")
+        embeddings = batch()
+        with pytest.raises(PartialEmbeddingsError):
+            embeddings.embed_documents(poisoned())
+        server.configure()
+        assert_right(embeddings.embed_documents(poisoned()), poisoned())
+        assert server.stats()["inputs_billed"] == 3
+        # Then they are no longer needed, and a third call starts from nothing.
+        embeddings.embed_documents(poisoned()[:100])
+        assert server.stats()["inputs_billed"] == 103
+
+    def test_the_message_says_how_many_and_how_to_go_on(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """It counts, names indices, and holds no text."""
+        server.configure(refuse_marker="poison")
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            batch().embed_numpy(poisoned())
+        message = str(caught.value)
+        assert "3 of 5,000 texts" in message
+        assert "17, 2048, 4999" in message
+        assert "calling again" in message
+        assert "poison " not in message
+
+    def test_numpy_callers_get_rows_not_lists(self, batch: Batch, server: LocalServer) -> None:
+        """`embed_numpy` hands over float32 rows in the exception."""
+        server.configure(refuse_marker="poison")
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            batch().embed_numpy(["a", "poison", "b"])
+        first, second, third = caught.value.embeddings
+        assert second is None
+        assert_right(np.array([first, third]), ["a", "b"])
+
+    def test_an_index_in_the_refusal_is_used(self, batch: Batch, server: LocalServer) -> None:
+        """A refusal that names the input costs four requests, not a bisection."""
+        server.configure(max_tokens_per_input=100)
+        texts = [*TEXTS[:60], "word " * 200, *TEXTS[60:100]]
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            batch().embed_documents(texts)
+        assert [failure.index for failure in caught.value.failures] == [60]
+        assert server.stats()["requests"] == 4
+
+    @pytest.mark.parametrize(
+        ("fault", "kind"),
+        [
+            ("401", openai.AuthenticationError),
+            ("404", openai.NotFoundError),
+            ("403", openai.PermissionDeniedError),
+            ("insufficient_quota", openai.RateLimitError),
+        ],
+    )
+    def test_an_error_of_the_account_ends_everything_at_once(
+        self, batch: Batch, server: LocalServer, fault: str, kind: type[Exception]
+    ) -> None:
+        """A wrong key is not bisected: what is done is handed over, nothing more is sent."""
+        server.configure(script=("ok", "ok"), faults={fault: 1.0})
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            batch(max_workers=1, max_batch_size=100).embed_documents(TEXTS)
+        assert isinstance(caught.value.__cause__, kind)
+        assert sum(vector is not None for vector in caught.value.embeddings) == 200
+        assert server.stats()["requests"] == 3
+
+    def test_a_wrong_option_is_not_bisected(self, batch: Batch, server: LocalServer) -> None:
+        """A refusal of another parameter than the input concerns every request."""
+        wrapped = OpenAIEmbeddings(
+            model="text-embedding-ada-002", dimensions=99, base_url=server.url, api_key="x"
+        )
+        with pytest.raises(PartialEmbeddingsError):
+            batch(wrapped, max_workers=1).embed_documents(TEXTS)
+        assert server.stats()["requests"] == 1
+        wrapped.client._client.close()
+
+    def test_a_refusal_of_everything_is_not_bisected_to_the_end(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """A server that refuses each text alone is believed after a few."""
+        server.configure(refuse_marker="section")
+        with pytest.raises(PartialEmbeddingsError):
+            batch(max_workers=1).embed_documents(TEXTS)
+        assert server.stats()["requests"] < 40
+
+    def test_the_error_can_be_pickled(self, batch: Batch, server: LocalServer) -> None:
+        """A worker process can hand the partial result back to its parent."""
+        server.configure(faults={"401": 1.0})
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            batch().embed_documents(["a"])
+        error = PartialEmbeddingsError([[1.0], None], [], caught.value.report)
+        assert pickle.loads(pickle.dumps(error)).embeddings == [[1.0], None]  # noqa: S301
+
+
+class TestJournal:
+    """With a journal, a rerun pays only for what is missing."""
+
+    def test_a_second_run_sends_nothing_and_gives_the_same_bits(
+        self, batch: Batch, server: LocalServer, tmp_path: Path
+    ) -> None:
+        """A full journal answers everything, bit for bit, also in another instance."""
+        first = batch(journal=tmp_path / "journal.sqlite").embed_numpy(TEXTS)
+        server.configure()
+        embeddings = batch(journal=tmp_path / "journal.sqlite")
+        again = embeddings.embed_numpy(TEXTS)
+        assert server.stats()["requests"] == 0
+        assert again.tobytes() == first.tobytes()
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.from_journal == 5000
+
+    def test_any_byte_store_can_be_the_journal(self, batch: Batch, server: LocalServer) -> None:
+        """A LangChain `ByteStore` serves as well as a file."""
+        store = InMemoryByteStore()
+        batch(journal=store).embed_numpy(TEXTS[:50])
+        server.configure()
+        assert_right(batch(journal=store).embed_numpy(TEXTS[:60]), TEXTS[:60])
+        assert server.stats()["inputs_billed"] == 10
+
+    def test_windows_of_an_over_long_text_are_kept_one_by_one(
+        self, batch: Batch, server: LocalServer, tmp_path: Path
+    ) -> None:
+        """The parts of a long text come from the journal too."""
+        text = " ".join(f"word{i}" for i in range(8000))
+        first = batch(journal=tmp_path / "j").embed_numpy([text])
+        server.configure()
+        assert batch(journal=tmp_path / "j").embed_numpy([text]).tobytes() == first.tobytes()
+        assert server.stats()["requests"] == 0
+
+    def test_another_model_or_width_is_told_apart(
+        self,
+        batch: Batch,
+        server: LocalServer,
+        openai_embeddings: Callable[..., OpenAIEmbeddings],
+        tmp_path: Path,
+    ) -> None:
+        """A vector of another model, or of other dimensions, is never taken for this one."""
+        small, large = "text-embedding-3-small", "text-embedding-3-large"
+        for options in ({"model": small}, {"model": large}, {"model": small, "dimensions": 64}):
+            server.configure()
+            embeddings = batch(openai_embeddings(**options), journal=tmp_path / "j")
+            assert_right(embeddings.embed_numpy(["a"]), ["a"])
+            assert server.stats()["requests"] == 1
+
+    def test_a_journal_needs_to_know_the_model(self, tmp_path: Path) -> None:
+        """Without a name two models would share a journal, so it has to be given."""
+        with pytest.raises(OptionError, match="model="):
+            BatchEmbeddings(Nameless(), journal=tmp_path / "j")
+        BatchEmbeddings(Nameless(), journal=tmp_path / "j", model="mine").embed_documents(["a"])
+
+    def test_a_full_disk_does_not_lose_what_is_in_memory(
+        self,
+        batch: Batch,
+        server: LocalServer,
+        tmp_path: Path,
+        mocker: MockerFixture,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """The call succeeds, the problem is logged once, and the vectors are used again."""
+        embeddings = batch(journal=tmp_path / "j", max_batch_size=10)
+        put = mocker.patch.object(SQLiteJournal, "put", side_effect=JournalError("the disk is full"))
+        assert_right(embeddings.embed_numpy(TEXTS[:50]), TEXTS[:50])
+        assert put.call_count == 5
+        assert caplog.text.count("the disk is full") == 1
+        server.configure()
+        embeddings.embed_numpy(TEXTS[:50])
+        assert server.stats()["requests"] == 0
+
+    def test_queries_are_not_journalled(self, batch: Batch, tmp_path: Path) -> None:
+        """What users search for stays out of the file."""
+        embeddings = batch(journal=tmp_path / "j")
+        embeddings.embed_query("a question")
+        assert embeddings.journal.stats().vectors == 0
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_after_sigkill_only_what_was_in_flight_is_paid_twice(
+        self, server: LocalServer, tmp_path: Path, processes: int
+    ) -> None:
+        """Killed half way and run again: by the server's count, at most the requests in flight."""
+        server.configure(latency=0.5)
+        path = tmp_path / "journal.sqlite"
+        workers, size = 4, 25
+        command = [sys.executable, "-c", _WORKER, server.url, str(path), str(workers), str(size)]
+        running = [subprocess.Popen([*command, str(n)]) for n in range(processes)]  # noqa: S603
+        while server.stats()["inputs_billed"] < 1000:
+            time.sleep(0.01)
+        for process in running:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        server.configure(latency=0)
+        # A new scenario forgets the counters, so what was billed before is what the journal has,
+        # and at most what was in flight beside it.
+        before = SQLiteJournal(path).stats().vectors
+        for n in range(processes):
+            subprocess.run([*command, str(n)], check=True)  # noqa: S603
+        billed = server.stats()["inputs_billed"]
+        assert billed == processes * 2500 - before
+        assert before >= 1000 - processes * workers * size
+        assert SQLiteJournal(path).stats().vectors == processes * 2500
+
+
+_WORKER = """
+import sys
+from langchain_openai import OpenAIEmbeddings
+from langchain_batch_embed import BatchEmbeddings
+url, path, workers, size, n = sys.argv[1:]
+embeddings = BatchEmbeddings(
+    OpenAIEmbeddings(base_url=url, api_key="x"),
+    journal=path, max_workers=int(workers), max_batch_size=int(size),
+)
+embeddings.embed_numpy([f"process {n} section {i}" for i in range(2500)])
+"""
+
+
+class TestDeadlines:
+    """Time limits hold, whatever the server does, and what is finished is handed over."""
+
+    @pytest.mark.parametrize("fault", ["hang", "drip"])
+    def test_a_server_that_does_not_end_is_left_at_the_deadline(
+        self, batch: Batch, server: LocalServer, fault: str
+    ) -> None:
+        """Hung, or dripping a byte at a time: the finished part comes with the exception."""
+        server.configure(script=("ok", "ok", fault, "ok"), drip_seconds=0.05)
+        embeddings = batch(
+            max_workers=2, max_batch_size=100, deadline=0.6, timeout=30, _clock=SYSTEM_CLOCK
+        )
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_numpy(TEXTS[:400])
+        assert isinstance(caught.value.__cause__, DeadlineError)
+        assert len(caught.value.failures) == 100
+        assert 0.5 < caught.value.report.seconds < 2
+
+    @pytest.mark.parametrize("fault", ["hang", "drip"])
+    def test_the_time_out_of_a_request_makes_it_be_sent_again(
+        self, batch: Batch, server: LocalServer, fault: str
+    ) -> None:
+        """A request without an answer in `timeout` seconds is given up and repeated."""
+        server.configure(script=(fault, "ok"), drip_seconds=0.05)
+        embeddings = batch(timeout=0.3)
+        assert_right(embeddings.embed_numpy(["a"]), ["a"])
+        assert server.stats()["requests"] == 2
+
+    def test_a_wait_beyond_the_deadline_is_not_waited_for(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """`retry-after: 3600` with a deadline of 60 s ends at once."""
+        server.configure(script=("ok", "429"), retry_after=3600)
+        embeddings = batch(deadline=60, max_workers=1, max_batch_size=100)
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_numpy(TEXTS[:300])
+        assert len(caught.value.failures) == 200
+        assert isinstance(caught.value.__cause__, DeadlineError)
+        assert clock.time < 60
+
+
+class TestInterrupts:
+    """What stops a call stops its requests, and keeps what is finished."""
+
+    def test_ctrl_c_keeps_what_is_finished(
+        self, batch: Batch, server: LocalServer, mocker: MockerFixture
+    ) -> None:
+        """After a KeyboardInterrupt the same instance goes on from there."""
+        embeddings = batch(max_workers=1, max_batch_size=100)
+        calls = iter([None] * 3)
+
+        def interrupt(*_: Any) -> None:
+            try:
+                next(calls)
+            except StopIteration:
+                raise KeyboardInterrupt from None
+
+        mocker.patch("langchain_batch_embed.results.Results.take", side_effect=interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            embeddings.embed_documents(TEXTS[:2000])
+        _wait_until(lambda: server.stats()["in_flight"] == 0)
+        paid = server.stats()["inputs_billed"]
+        assert paid < 2000
+        _wait_until(lambda: embeddings._recovery.memory.stats().vectors == paid)
+        mocker.stopall()
+        assert_right(embeddings.embed_documents(TEXTS[:2000]), TEXTS[:2000])
+        assert server.stats()["inputs_billed"] == 2000
+
+    def test_a_cancelled_task_stops_the_work(self, batch: Batch, server: LocalServer) -> None:
+        """No further request starts, and what is paid for is not paid again."""
+        server.configure(latency=0.3)
+        embeddings = batch(max_workers=2, max_batch_size=20)
+
+        async def cancel_early() -> None:
+            task = asyncio.create_task(embeddings.aembed_documents(TEXTS[:2000]))
+            while server.stats()["inputs_billed"] < 100:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(cancel_early())
+        _wait_until(lambda: server.stats()["in_flight"] == 0)
+        paid = server.stats()["inputs_billed"]
+        assert paid < 1000
+        _wait_until(lambda: embeddings._recovery.memory.stats().vectors == paid)
+        assert not [t for t in threading.enumerate() if "async" in t.name and t.is_alive()]
+
+    def test_an_instance_can_be_pickled(self, batch: Batch, tmp_path: Path) -> None:
+        """A copy works in another process, with its own threads and the same journal."""
+        embeddings = batch(journal=tmp_path / "j", _clock=SYSTEM_CLOCK)
+        expected = embeddings.embed_documents(["a"])
+        copy = pickle.loads(pickle.dumps(embeddings))  # noqa: S301
+        assert copy.embed_documents(["a"]) == expected
+        assert copy.last_report.from_journal == 1
+        copy.embeddings.client._client.close()
+
+
+class Nameless(Embeddings):
+    """An `Embeddings` that does not say which model it is."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return the texts' lengths."""
+        return [[float(len(text))] for text in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the text's length."""
+        return [float(len(text))]
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what other threads are about to do; five seconds at most."""
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
