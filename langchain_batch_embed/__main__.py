@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"{error}")
     except openai.OpenAIError as error:
         # Not its message: some servers repeat the key in it.
-        status = getattr(error, "status_code", None)
-        sys.exit(f"the endpoint failed: {type(error).__name__}" + (f" ({status})" if status else ""))
+        status = f" ({error.status_code})" if isinstance(error, openai.APIStatusError) else ""
+        sys.exit(f"the endpoint failed: {type(error).__name__}{status}")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
 
@@ -52,7 +52,10 @@ def _demo(options: argparse.Namespace) -> None:
 def _simulate(options: argparse.Namespace) -> None:
     given = {"tier": options.tier, "latency": options.latency}
     chosen = {name: value for name, value in given.items() if value is not None}
-    scenario = dataclasses.replace(options.scenario, **chosen)
+    try:
+        scenario = dataclasses.replace(options.scenario, **chosen)
+    except ValueError as error:
+        sys.exit(f"{error}")
     serve(scenario, options.host, options.port, on_ready=partial(_tell_how, options.host))
 
 

@@ -6,6 +6,7 @@ vector store. Against the simulator, or, with `live=True`, against the real endp
 
 import math
 import os
+import platform
 import sqlite3
 import sys
 import tempfile
@@ -101,7 +102,12 @@ class _Wire:
         self.requests = 0
         self.bar: Any = None
 
-    def __call__(self, _: object) -> None:
+    @property
+    def hooks(self) -> dict[str, list[Callable[..., Any]]]:
+        """What makes an HTTP client tell of its requests."""
+        return {"request": [self._count]}
+
+    def _count(self, _: object) -> None:
         self.requests += 1
         if self.bar is not None:
             self.bar.update()
@@ -141,37 +147,45 @@ def run(
     if live and not os.environ.get("OPENAI_API_KEY"):
         raise SystemExit("--live needs your key: set OPENAI_API_KEY, or leave --live out")
     simulator = None if live else Simulator(scenario)
+    source = path or f"Python {platform.python_version()}'s standard library"
+    say(f"Cutting {source} into sections")
     job = _read(sections or (LIVE_SECTIONS if live else SECTIONS), path, query)
-    say(f"{len(job.sections):,} sections of {job.folder}, {sum(job.tokens):,} tokens")
+    say(f"{len(job.sections):,} sections, {sum(job.tokens):,} tokens")
     use_offline_tiktoken()
+    if simulator is not None:
+        with simulator:
+            _run_simulated(job, simulator)
+    elif _agreed(job, yes=yes):
+        _run_live(job)
+    else:
+        say("Nothing was sent, nothing was spent.")
+
+
+def _run_simulated(job: _Job, simulator: Simulator) -> None:
+    say(f"OpenAI's endpoint is simulated on this machine: {simulator.url}")
     wire = _Wire()
-    hooks: dict[str, list[Callable[..., Any]]] = {"request": [wire]}
-    if simulator is None:
-        if not _agreed(job, yes=yes):
-            say("Nothing was sent, nothing was spent.")
-            return
-        proxy = os.environ.get("OPENAI_PROXY")
-        with closing(openai.DefaultHttpxClient(proxy=proxy, event_hooks=hooks)) as client:
-            alone = OpenAIEmbeddings(model=_MODEL, http_client=client, openai_proxy="")
-            _compare(job, alone, wire)
-        return
-    with (
-        simulator,
-        closing(openai.DefaultHttpxClient(trust_env=False, event_hooks=hooks)) as client,
-    ):
-        say(f"OpenAI's endpoint is simulated on this machine: {simulator.url}")
+    # The user's variables for a real endpoint must not get in the way.
+    with closing(openai.DefaultHttpxClient(trust_env=False, event_hooks=wire.hooks)) as client:
         alone = OpenAIEmbeddings(
             model=_MODEL,
             base_url=simulator.url,
             api_key=SecretStr("any"),
             http_client=client,
-            # The user's variables for a real endpoint must not get in the way.
             openai_api_type=None,
             openai_proxy="",
         )
         _compare(job, alone, wire)
-        say()
-        say(f"Most requests that the server saw at once: {simulator.stats()['max_in_flight']}")
+    say()
+    say(f"Most requests that the server saw at once: {simulator.stats()['max_in_flight']}")
+
+
+def _run_live(job: _Job) -> None:
+    wire = _Wire()
+    # OpenAIEmbeddings takes a client of ours, that counts, or a proxy, but not both.
+    proxy = os.environ.get("OPENAI_PROXY")
+    with closing(openai.DefaultHttpxClient(proxy=proxy, event_hooks=wire.hooks)) as client:
+        alone = OpenAIEmbeddings(model=_MODEL, http_client=client, openai_proxy="")
+        _compare(job, alone, wire)
 
 
 def table(ways: Sequence[Way]) -> str:
@@ -245,9 +259,9 @@ def _compare(job: _Job, alone: OpenAIEmbeddings, wire: _Wire) -> None:
         if len(job.sample) < len(job.sections):
             say(f"* measured on {len(job.sample)} sections and extrapolated to all")
         faster = _short(in_turn.seconds / batched.seconds)
-        say(f"BatchEmbeddings was {faster} times faster than OpenAIEmbeddings alone.")
         say(f"Writing the vectors into {into} took {_short(seconds - batched.seconds)} s more.")
-        say(f"At most {embeddings.limits.max_workers} requests may be in flight at once.")
+        say(f"BatchEmbeddings was {faster} times faster than OpenAIEmbeddings alone.")
+        say(f"It may have {embeddings.limits.max_workers} requests in flight at once.")
         _search(job, store, vectors)
 
 

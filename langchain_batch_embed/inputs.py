@@ -31,7 +31,7 @@ class Inputs:
         charges: what the provider's limiter charges for each row, in tokens, shape (rows,).
         unique: how many rows stand for unique texts; the rows after them are windows.
         row_of: for each text that the caller gave, its row, shape (n,).
-        windows: row of an over-long text -> (first, last + 1) row and the windows' weights.
+        windows: row of an over-long text -> the rows and the weights of its windows.
     """
 
     texts: list[str]
@@ -39,7 +39,7 @@ class Inputs:
     charges: NDArray[np.int64]
     unique: int
     row_of: NDArray[np.intp]
-    windows: dict[int, tuple[range, list[int]]]
+    windows: dict[int, tuple[list[int], list[int]]]
 
     @property
     def weights(self) -> NDArray[np.int64]:
@@ -55,16 +55,14 @@ class Inputs:
     def finish(self, vectors: NDArray[np.float32], done: NDArray[np.bool_]) -> None:
         """Fill in the rows of over-long texts whose windows are all done, in place."""
         for row, (rows, weights) in self.windows.items():
-            part = slice(rows.start, rows.stop)
-            done[row] = done[part].all()
+            done[row] = done[rows].all()
             if done[row]:
-                vectors[row] = weighted_mean(vectors[part], weights)
+                vectors[row] = weighted_mean(vectors[rows], weights)
 
-    def owner(self, row: int) -> int:
-        """Return the row of the unique text that a row belongs to."""
-        if row < self.unique:
-            return row
-        return next(text for text, (rows, _) in self.windows.items() if row in rows)
+    def owners(self, row: int) -> list[int]:
+        """Return the rows of the unique texts that need the vector of a row."""
+        owners = [text for text, (rows, _) in self.windows.items() if row in rows]
+        return [row, *owners] if row < self.unique else owners
 
 
 def check_texts(texts: Iterable[Any]) -> list[str]:
@@ -117,7 +115,8 @@ def prepare(
         unique = [_replace_surrogates(text) for text in unique]
         octets = count_bytes(unique)
     tokens = counter.count(unique)
-    parts: dict[int, tuple[range, list[int]]] = {}
+    count = len(unique)
+    parts: dict[int, tuple[list[int], list[int]]] = {}
     long = limits.max_tokens_per_input
     if long is not None and (over := np.flatnonzero(tokens > long)).size:
         if long_inputs == "error":
@@ -132,12 +131,12 @@ def prepare(
             if long_inputs == "truncate":
                 unique[row] = next(cut).text
             else:
-                first = len(unique)
                 whole = list(cut)
-                unique.extend(window.text for window in whole)
-                parts[row] = range(first, len(unique)), [window.tokens for window in whole]
+                places = [rows.setdefault(window.text, len(rows)) for window in whole]
+                parts[row] = places, [window.tokens for window in whole]
+        unique.extend(list(rows)[count:])
         # The strings changed: count those again that are new.
-        changed = over.tolist() if long_inputs == "truncate" else range(len(tokens), len(unique))
+        changed = over.tolist() if long_inputs == "truncate" else range(count, len(unique))
         fresh = [unique[row] for row in changed]
         tokens, octets = (
             _put(tokens, changed, counter.count(fresh), len(unique)),
@@ -150,7 +149,7 @@ def prepare(
         texts=unique,
         tokens=tokens,
         charges=charges,
-        unique=len(rows),
+        unique=count,
         row_of=row_of,
         windows=parts,
     )

@@ -50,14 +50,14 @@ class Ticket:
     Attributes:
         charge: the tokens that the limiter charges for it.
         sent: when it was let through, in seconds of the pacer's clock.
-        total_tokens: tokens let through up to and with this request.
-        total_requests: requests let through up to and with this one.
+        ended_tokens: tokens of the requests that had ended before it started.
+        ended_requests: how many these were.
     """
 
     charge: int
     sent: float
-    total_tokens: float
-    total_requests: float
+    ended_tokens: float
+    ended_requests: float
 
 
 class Budget:
@@ -113,7 +113,7 @@ class Budget:
         limit: float,
         remaining: float | None,
         reset: float | None,
-        later: float,
+        unseen: float,
         sent: float,
         now: float,
     ) -> None:
@@ -123,7 +123,8 @@ class Budget:
             limit: the amount a minute.
             remaining: what the bucket held when the server looked, if it was said.
             reset: seconds until the bucket is full again, if it was said.
-            later: what was taken here since the request was sent.
+            unseen: what was taken here by others that may have arrived after the server looked:
+                all that had not ended when the request was sent.
             sent: when the request was sent.
             now: the time.
         """
@@ -143,11 +144,11 @@ class Budget:
         elif first:
             self.capacity = limit
         self._refill(now)
-        # The server looked somewhen between sending and now: what was taken later may or may
-        # not be in its figure, and it has refilled for at most that long.
-        lowest = remaining - later
+        # The server looked somewhen between sending and now, so it has refilled for at most
+        # that long; and requests overtake one another, so `unseen` may or may not be in it.
+        lowest = remaining - unseen
         highest = remaining + (now - sent) * self.rate
-        self.level = highest - later if first else min(max(self.level, lowest), highest)
+        self.level = lowest if first else min(max(self.level, lowest), highest)
         self.level = min(self.level, self.capacity)
 
     def refused(self, now: float) -> None:
@@ -219,8 +220,10 @@ class Pacer:
         self._started: float | None = None
         self._passed_tokens = 0.0
         self._passed_requests = 0.0
-        self._total_tokens = 0.0
-        self._total_requests = 0.0
+        self._started_tokens = 0.0  # of all requests so far
+        self._started_requests = 0.0
+        self._ended_tokens = 0.0  # of those that have ended
+        self._ended_requests = 0.0
 
     def wait(self, charge: int, now: float) -> float:
         """Return the seconds until a request of so many tokens may start.
@@ -242,18 +245,18 @@ class Pacer:
         self._started = now if self._started is None else self._started
         self.tokens.take(charge, now)
         self.requests.take(1, now)
-        self._total_tokens += charge
-        self._total_requests += 1
+        self._started_tokens += charge
+        self._started_requests += 1
         return Ticket(
             charge=charge,
             sent=now,
-            total_tokens=self._total_tokens,
-            total_requests=self._total_requests,
+            ended_tokens=self._ended_tokens,
+            ended_requests=self._ended_requests,
         )
 
     def succeeded(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> None:
         """Count a request as answered, and learn from the answer's headers."""
-        self.in_flight -= 1
+        self._end(ticket)
         self._refusals -= self._refusals / RECENT
         self._passed_tokens += ticket.charge
         self._passed_requests += 1
@@ -276,7 +279,7 @@ class Pacer:
 
         Refusals of requests that were in flight together count as one.
         """
-        self.in_flight -= 1
+        self._end(ticket)
         self._paused_until = max(self._paused_until, now + after)
         self._refusals += (1 - self._refusals) / RECENT
         if self._learn(ticket, headers, now):
@@ -288,7 +291,7 @@ class Pacer:
                 limit=quota.limit,
                 remaining=quota.limit - quota.used,
                 reset=None,
-                later=self._later(ticket, quota.kind),
+                unseen=0,  # the bucket is as good as empty: what came after was refused too
                 sent=ticket.sent,
                 now=now,
             )
@@ -300,7 +303,7 @@ class Pacer:
 
     def failed(self, ticket: Ticket, now: float, *, overloaded: bool) -> None:
         """Count a request as ended without an answer, or with an error."""
-        self.in_flight -= 1
+        self._end(ticket)
         if overloaded:
             self.window.overloaded(ticket.sent, now)
 
@@ -316,10 +319,15 @@ class Pacer:
     def _budget(self, kind: str) -> Budget:
         return self.tokens if kind == "tokens" else self.requests
 
-    def _later(self, ticket: Ticket, kind: str) -> float:
+    def _unseen(self, ticket: Ticket, kind: str) -> float:
         if kind == "tokens":
-            return self._total_tokens - ticket.total_tokens
-        return self._total_requests - ticket.total_requests
+            return self._started_tokens - ticket.ended_tokens - ticket.charge
+        return self._started_requests - ticket.ended_requests - 1
+
+    def _end(self, ticket: Ticket) -> None:
+        self.in_flight -= 1
+        self._ended_tokens += ticket.charge
+        self._ended_requests += 1
 
     def _learn(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> bool:
         """Take over the rate-limit headers; return whether there were any."""
@@ -333,7 +341,7 @@ class Pacer:
                 limit=limit,
                 remaining=_number(headers.get(f"x-ratelimit-remaining-{kind}")),
                 reset=seconds(headers.get(f"x-ratelimit-reset-{kind}", "")),
-                later=self._later(ticket, kind),
+                unseen=self._unseen(ticket, kind),
                 sent=ticket.sent,
                 now=now,
             )

@@ -71,7 +71,8 @@ class Results:
                 self._convert(outcome.rows, outcome.vectors)
         else:
             for row in outcome.rows.tolist():
-                self._errors.setdefault(self._inputs.owner(row), outcome.error)
+                for text in self._inputs.owners(row):
+                    self._errors.setdefault(text, outcome.error)
 
     def texts_done(self) -> int:
         """Return how many of the caller's texts have their vector."""

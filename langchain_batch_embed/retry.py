@@ -207,10 +207,10 @@ def _split(signs: "_Signs", inputs: int, attempt: int) -> Split | None:
     if (tokens := _REQUEST_TOKENS.search(signs.text)) is not None:
         shrink = None
         if tokens["requested"]:
-            shrink = min(1.0, int(tokens["limit"]) / int(tokens["requested"]))
+            shrink = min(1.0, int(tokens["limit"]) / max(1, int(tokens["requested"])))
         return Split(shrink=shrink, learn=True)
     if (items := _MAX_ITEMS.search(signs.message)) is not None:
-        return Split(max_items=int(next(filter(None, items.groups()))), learn=True)
+        return Split(max_items=max(1, int(next(filter(None, items.groups())))), learn=True)
     if signs.status == 413 or _TOO_LARGE.search(signs.message):  # noqa: PLR2004
         return Split(learn=True)
     if signs.concerns_another_parameter:

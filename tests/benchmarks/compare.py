@@ -1,0 +1,317 @@
+"""Everybody side by side on the simulator, as Markdown tables for the README.
+
+    pip install "langchain-batch-embed[bench]"
+    python -m tests.benchmarks.compare                            # everything: some 20 minutes
+    python -m tests.benchmarks.compare --scenario far --rounds 1
+    python -m tests.benchmarks.compare --tune --contenders rust   # finds the best settings
+
+All embed the same sections of Python's standard library, about 125 tokens each, and each run is
+a process of its own (see `contenders`). The contenders take turns, round by round, so that a
+machine that is busy for a while is so for everybody; the tables show medians.
+
+The scenarios:
+
+- far: OpenAI's latency as recorded in public, no quota.
+- next-door: no latency, and a server that has computed all vectors before, in a round that does
+  not count. What is left is the client's own work, and the server's to send 157 MB.
+- quota: 20M tokens a minute, of which the bucket holds three seconds' worth.
+- quota-no-headers: the same, and the server says nothing about it: bare 429s.
+- faults: 8 % are throttled, 6 % are 5xx, 3 % are reset, 2 % are cut off within their answer.
+
+The ideal time of a quota is what no client can beat: the bucket is full at the start, so all but
+its content has to flow in first, (charge - bucket) / rate; then the last request still has to be
+answered, for which the latency of a small one is taken (`LATENCY_FLOOR`).
+
+The simulator's vectors are mostly zeros, which are short as JSON numbers: 6 KB a vector, where a
+real one has 33 KB. That is in favour of clients that ask for numbers, as the Rust one does by
+default; the others ask for base64, which is 8 KB for any vector.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from langchain_batch_embed.corpus import sections, standard_library
+from langchain_batch_embed.simulator import Scenario, Simulator
+from tests.benchmarks.contenders import CONTENDERS, Job, Measures, Settings
+
+__all__ = ["LATENCY_FLOOR", "SCENARIOS", "ideal_seconds", "main"]
+
+QUOTA = {"tokens_per_minute": 20_000_000, "bucket_seconds": 3.0}
+SILENT = {"rate_limit_headers": False, "retry_headers": False, "error_details": False}
+FAULTS = {
+    "429": 0.08,
+    "500": 0.02,
+    "502_html": 0.02,
+    "503": 0.02,
+    "reset": 0.03,
+    "truncated": 0.02,
+}
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "far": Scenario(),
+    "next-door": Scenario(latency=0, vector_cache=True),
+    "quota": Scenario(**QUOTA),  # type: ignore[arg-type]
+    "quota-no-headers": Scenario(**QUOTA, **SILENT),  # type: ignore[arg-type]
+    "faults": Scenario(faults=FAULTS),
+}
+
+LATENCY_FLOOR = 0.080 + 0.095
+"""Seconds for a small request: the simulator's median of the server's time and the network's."""
+
+OURS = "ours"
+SECTIONS = 19_207
+TIME_LIMIT = 900.0  # seconds for one run, beyond which it counts as failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a contender: what it measured itself, and what the server counted."""
+
+    measures: Measures
+    requests: int
+    throttled: int
+    server_seconds: float
+
+
+def ideal_seconds(charge: float, scenario: Scenario) -> float | None:
+    """Return the least seconds in which a quota lets so many charged tokens through.
+
+    `None` where the scenario has no quota of tokens.
+    """
+    _, per_minute = scenario.quotas
+    if per_minute is None:
+        return None
+    rate = per_minute / 60
+    return max(0.0, charge - rate * scenario.bucket_seconds) / rate + LATENCY_FLOOR
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the comparison; `arguments` are the command line's."""
+    options = _parser().parse_args(arguments)
+    names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
+    texts = [section.text for section in sections(standard_library()[1], options.sections)]
+    with _as_file(texts) as file:
+        for name in names:
+            _say(f"\n## {name}\n")
+            if options.tune:
+                _tune(name, options.contenders, file)
+            else:
+                runs = _compare(name, options.contenders, file, rounds=options.rounds)
+                _say(_table(runs, count=len(texts)))
+                _say(_notes(runs, texts, SCENARIOS[name]))
+
+
+# ---- running ----
+
+
+def _compare(
+    name: str, contenders: Sequence[str], file: str, *, rounds: int
+) -> Mapping[str, list[Run]]:
+    """Let the contenders take turns; return the runs of each."""
+    runs: dict[str, list[Run]] = defaultdict(list)
+    with Simulator(SCENARIOS[name]) as simulator:
+        if SCENARIOS[name].vector_cache:
+            for key in contenders:
+                _run(simulator, name, key, file, CONTENDERS[key].settings(name))
+        for _ in range(rounds):
+            for key in contenders:
+                run = _run(simulator, name, key, file, CONTENDERS[key].settings(name))
+                runs[key].append(run)
+    return runs
+
+
+def _tune(name: str, contenders: Sequence[str], file: str) -> None:
+    """Try every combination of each contender's settings, and print them, the best first."""
+    with Simulator(SCENARIOS[name]) as simulator:
+        for key in contenders:
+            grid = CONTENDERS[key].all_settings()
+            if len(grid) == 1:
+                continue
+            if SCENARIOS[name].vector_cache:
+                _run(simulator, name, key, file, grid[0])
+            tried = [(_run(simulator, name, key, file, settings), settings) for settings in grid]
+            tried.sort(key=lambda pair: (pair[0].measures.error or "", pair[0].measures.wall))
+            _say(f"\n### {key}\n\n| settings | wall s | processor s | requests | 429s |")
+            _say("|---|---|---|---|---|")
+            for run, settings in tried:
+                shown = ", ".join(f"{option}={value}" for option, value in settings.items())
+                wall = run.measures.error or f"{run.measures.wall:.2f}"
+                _say(
+                    f"| {shown} | {wall} | {run.measures.processor:.2f} "
+                    f"| {run.requests} | {run.throttled} |"
+                )
+
+
+def _run(simulator: Simulator, scenario: str, key: str, file: str, settings: Settings) -> Run:
+    """Run one contender in a fresh process, against a fresh run of the scenario."""
+    simulator.reset()
+    job = Job(contender=key, settings=settings, url=simulator.url, texts=file)
+    command = [sys.executable, "-m", "tests.benchmarks.contenders", json.dumps(asdict(job))]
+    try:
+        process = subprocess.run(  # noqa: S603 - our own code and interpreter
+            command, stdout=subprocess.PIPE, timeout=TIME_LIMIT, check=False
+        )
+        failed = process.returncode != 0
+        measures = (
+            Measures(error=f"exit code {process.returncode}")
+            if failed
+            else Measures(**json.loads(process.stdout))
+        )
+    except subprocess.TimeoutExpired:
+        measures = Measures(error=f"no end in {TIME_LIMIT:g} s")
+    stats = simulator.stats()
+    run = Run(
+        measures=measures,
+        requests=stats["requests"],
+        throttled=stats["by_status"].get("429", 0),
+        server_seconds=stats["processor_seconds"],
+    )
+    shown = measures.error or f"{measures.wall:.2f} s"
+    sys.stderr.write(f"{scenario}: {key} {json.dumps(settings)}: {shown}\n")
+    return run
+
+
+@contextmanager
+def _as_file(texts: Sequence[str]) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "texts.json"
+        file.write_text(json.dumps(texts))
+        yield str(file)
+
+
+# ---- showing ----
+
+
+def _table(runs: Mapping[str, list[Run]], *, count: int) -> str:
+    """Return the Markdown table: medians over the rounds."""
+    lines = [
+        "| way | wall s | times ours | processor s | peak MB | requests | 429s | wrong vectors |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    ours = _wall(runs.get(OURS, []))
+    for key, tried in runs.items():
+        label = CONTENDERS[key].label
+        good = [run for run in tried if run.measures.error is None]
+        if not good:
+            errors = ", ".join(sorted({str(run.measures.error) for run in tried}))
+            lines.append(f"| {label} | failed: {errors} | | | | {_requests(tried)} | |")
+            continue
+        failed = "" if len(good) == len(tried) else f", failed {len(tried) - len(good)} times"
+        sample = CONTENDERS[key].sample
+        scale = max(1.0, count / sample) if sample else 1.0
+        wall = _wall(good) * scale
+        measures = [run.measures for run in good]
+        cells = [
+            f"{label}{'*' if scale > 1 else ''}{failed}",
+            _short(wall),
+            _short(wall / ours) if ours else "",
+            _short(median(measure.processor for measure in measures) * scale),
+            f"{median(measure.peak_mb for measure in measures):,.0f}" if scale == 1 else "",
+            f"{count:,} | " if scale > 1 else _requests(good),
+            f"{max(measure.wrong for measure in measures):,}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _notes(runs: Mapping[str, list[Run]], texts: Sequence[str], scenario: Scenario) -> str:
+    """Return what has to be known beside the table, as a Markdown list."""
+    everything = [run for tried in runs.values() for run in tried]
+    rounds = max(map(len, runs.values()))
+    servers = [median(run.server_seconds for run in tried) for tried in runs.values()]
+    notes = [
+        f"{len(texts):,} texts, medians of {rounds} rounds. Server and clients share the "
+        f"{os.cpu_count()} processor cores of one machine: the server took {min(servers):.1f} to "
+        f"{max(servers):.1f} processor seconds a run, which are not in the table.",
+    ]
+    notes += [
+        f"* measured on {CONTENDERS[key].sample} texts over an open connection, extrapolated."
+        for key in runs
+        if CONTENDERS[key].sample
+    ]
+    settings = [
+        f"{CONTENDERS[key].label}: {', '.join(f'{k}={v}' for k, v in best.items())}"
+        for key in runs
+        if (best := CONTENDERS[key].settings(_name_of(scenario)))
+    ]
+    if settings:
+        notes.append(f"Best settings found for this scenario: {'; '.join(settings)}.")
+    before = [run.measures.before_mb for run in everything if not run.measures.error]
+    if before:
+        notes.append(
+            f"Of the peak, {min(before):,.0f} to {max(before):,.0f} MB were there before the call: "
+            f"Python, libraries, texts. {_memory(runs)}"
+        )
+    ideal = ideal_seconds(sum(len(text.encode()) for text in texts) / 4, scenario)
+    ours = [run for run in runs.get(OURS, []) if not run.measures.error]
+    if ideal is not None and ours:
+        share = median(run.throttled / run.requests for run in ours)
+        notes.append(
+            f"The ideal time is {ideal:.2f} s: `BatchEmbeddings` took {_wall(ours) / ideal:.2f} "
+            f"times that, with {share:.1%} of its requests throttled."
+        )
+    return "\n" + "\n".join(f"- {note}" if note[0] != "*" else f"- \\{note}" for note in notes)
+
+
+def _memory(runs: Mapping[str, list[Run]]) -> str:
+    """Tell how the memory that a call took compares with that of its result."""
+    told = []
+    for key, tried in runs.items():
+        good = [run.measures for run in tried if not run.measures.error]
+        if good and not CONTENDERS[key].sample:
+            rise = median(measure.peak_mb - measure.before_mb for measure in good)
+            told.append(f"{CONTENDERS[key].label} {rise / good[0].result_mb:.2f}")
+    return f"The rise during the call, in sizes of the result itself: {', '.join(told)}."
+
+
+def _requests(runs: Sequence[Run]) -> str:
+    requests = median(run.requests for run in runs)
+    return f"{requests:,.0f} | {median(run.throttled for run in runs):,.0f}"
+
+
+def _wall(runs: Sequence[Run]) -> float:
+    walls = [run.measures.wall for run in runs if not run.measures.error]
+    return median(walls) if walls else 0.0
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.2f}"
+
+
+def _name_of(scenario: Scenario) -> str:
+    return next(name for name, other in SCENARIOS.items() if other is scenario)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - for the user
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.compare",
+        description="Everybody's way to embed many texts, side by side on a local server.",
+    )
+    parser.add_argument("--scenario", choices=[*SCENARIOS, "all"], default="all")
+    parser.add_argument("--sections", type=int, default=SECTIONS, help="how many texts")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS)
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--tune", action="store_true", help="try each contender's settings instead, once each"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,359 @@
+"""Everybody's code for the same job, and one run of one of them in a process of its own.
+
+    python -m tests.benchmarks.contenders '{"contender": "ours", ...}'
+
+embeds the texts of a file with one contender and prints a `Measures` as JSON. A fresh process
+for each run makes its peak memory and its processor seconds its own. What a process does once
+(imports, clients, vocabularies) is done before the clock starts; its connections are not.
+
+Every contender has the settings that were best for it in each scenario, found by
+`python -m tests.benchmarks.compare --tune`, which tries the whole grid of each. Ours alone has
+no settings: its defaults are what is measured. All others retry up to ten times, since with
+their defaults (two, or five) they would fail where requests are refused.
+
+Each contender imports its library in its own function, so that no process pays for another's.
+"""
+# ruff: noqa: PLC0415
+
+import asyncio
+import gc
+import itertools
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CONTENDERS", "Contender", "Job", "Measures", "run"]
+
+MODEL = "text-embedding-3-small"
+KEY = "sk-benchmark"
+RETRIES = 10
+MAX_TOKENS = 300_000
+FLOAT_BYTES = 24 + 8 + 8
+"""A Python float takes 24 bytes, which CPython rounds up to 32, and a list 8 to refer to it."""
+
+Vectors = list[list[float]] | NDArray[np.float32]
+Embed = Callable[[list[str]], Vectors]
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One way to embed many texts.
+
+    Attributes:
+        label: what the table calls it.
+        make: prepares everything, given the server's URL and settings, and returns the
+            function that is timed.
+        grid: each setting and the values that `--tune` tries.
+        best: the best settings for each scenario; "" for those that are not named.
+        sample: so many texts are embedded, and the figures extrapolated; `None`: all are.
+        sends: what it makes of a text before it sends it.
+    """
+
+    label: str
+    make: Callable[..., Embed]
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    best: Mapping[str, Settings] = field(default_factory=dict)
+    sample: int | None = None
+    sends: Callable[[str], str] = str
+
+    def settings(self, scenario: str) -> Settings:
+        """Return the best settings for a scenario."""
+        return self.best.get(scenario, self.best.get("", {}))
+
+    def all_settings(self) -> list[Settings]:
+        """Return every combination of the grid."""
+        combinations = itertools.product(*self.grid.values())
+        return [dict(zip(self.grid, values, strict=True)) for values in combinations]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one process has to do.
+
+    Attributes:
+        contender: a key of `CONTENDERS`.
+        settings: its keyword arguments.
+        url: the server's base URL.
+        texts: a file with a JSON list of strings.
+    """
+
+    contender: str
+    settings: Settings
+    url: str
+    texts: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What one run took.
+
+    Attributes:
+        wall: seconds.
+        processor: seconds of user and system time of the process, all threads.
+        before_mb: peak memory before the run, in 10**6 bytes: Python, libraries and texts.
+        peak_mb: peak memory with the result still held.
+        result_mb: what the result itself takes.
+        wrong: vectors that are not, bit for bit, those that the server made for the texts.
+        error: the class of the exception that ended the run; nothing else is there then.
+    """
+
+    wall: float = 0.0
+    processor: float = 0.0
+    before_mb: float = 0.0
+    peak_mb: float = 0.0
+    result_mb: float = 0.0
+    wrong: int = 0
+    error: str | None = None
+
+
+# ---- the contenders ----
+
+
+def one_by_one(url: str) -> Embed:
+    """One request a text, as a loop over `embed_query` does it."""
+    embeddings = _openai_embeddings(url)
+
+    def embed(texts: list[str]) -> Vectors:
+        return [embeddings.embed_query(text) for text in texts]
+
+    embeddings.embed_query("the connection, which would be extrapolated too")
+    return embed
+
+
+def openai_embeddings(url: str, *, chunk_size: int) -> Embed:
+    """`OpenAIEmbeddings`: one request after another."""
+    embeddings = _openai_embeddings(url, chunk_size=chunk_size)
+    return embeddings.embed_documents  # type: ignore[no-any-return]
+
+
+def llama_index(url: str, *, batch: int, workers: int) -> Embed:
+    """LlamaIndex's `OpenAIEmbedding` with `num_workers`, which only its async form heeds."""
+    from llama_index.embeddings.openai import OpenAIEmbedding
+
+    embeddings = OpenAIEmbedding(
+        model=MODEL,
+        api_base=url,
+        api_key=KEY,
+        embed_batch_size=batch,
+        num_workers=workers,
+        max_retries=RETRIES,
+        timeout=600,
+    )
+
+    def embed(texts: list[str]) -> Vectors:
+        return asyncio.run(embeddings.aget_text_embedding_batch(texts))  # type: ignore[no-any-return, unused-ignore]
+
+    return embed
+
+
+def async_openai(url: str, *, batch: int, at_once: int, http: str) -> Embed:
+    """`AsyncOpenAI`, batches under both limits, a semaphore and `gather`: an expert's script."""
+    import toktok
+    from openai import AsyncOpenAI, DefaultAioHttpClient, DefaultAsyncHttpxClient
+
+    toktok.batch_count(["loads the vocabulary"], "cl100k_base")
+
+    async def embed(texts: list[str]) -> Vectors:
+        slots = asyncio.Semaphore(at_once)
+        http_client = DefaultAioHttpClient() if http == "aiohttp" else DefaultAsyncHttpxClient()
+        async with AsyncOpenAI(
+            base_url=url, api_key=KEY, max_retries=RETRIES, http_client=http_client
+        ) as client:
+
+            async def send(part: list[str]) -> list[list[float]]:
+                async with slots:
+                    answer = await client.embeddings.create(model=MODEL, input=part)
+                return [item.embedding for item in answer.data]
+
+            parts = _cut(texts, toktok.batch_count(texts, "cl100k_base"), batch)
+            answers = await asyncio.gather(*map(send, parts))
+        return [vector for answer in answers for vector in answer]
+
+    return lambda texts: asyncio.run(embed(texts))
+
+
+def rust_client(url: str, *, batch: int, at_once: int) -> Embed:
+    """baseten-performance-client, result as lists; it knows characters, but no tokens."""
+    response = _rust_client(url, batch=batch, at_once=at_once)
+    return lambda texts: [item.embedding for item in response(texts).data]
+
+
+def rust_client_numpy(url: str, *, batch: int, at_once: int) -> Embed:
+    """baseten-performance-client, result as an array."""
+    response = _rust_client(url, batch=batch, at_once=at_once)
+    return lambda texts: response(texts).numpy()  # type: ignore[no-any-return]
+
+
+def ours(url: str) -> Embed:
+    """`BatchEmbeddings`, result as lists."""
+    return _batch_embeddings(url).embed_documents  # type: ignore[no-any-return]
+
+
+def ours_numpy(url: str) -> Embed:
+    """`BatchEmbeddings`, result as an array."""
+    return _batch_embeddings(url).embed_numpy  # type: ignore[no-any-return]
+
+
+def _openai_embeddings(url: str, **options: Any) -> Any:
+    from langchain_openai import OpenAIEmbeddings
+
+    from langchain_batch_embed.offline import use_offline_tiktoken
+
+    use_offline_tiktoken()
+    return OpenAIEmbeddings(
+        model=MODEL, base_url=url, api_key=KEY, max_retries=RETRIES, **options
+    )
+
+
+def _batch_embeddings(url: str) -> Any:
+    from langchain_openai import OpenAIEmbeddings
+
+    from langchain_batch_embed import BatchEmbeddings
+    from langchain_batch_embed.tokens import counter_for
+
+    counter_for(MODEL).count(["loads the vocabulary"])
+    return BatchEmbeddings(OpenAIEmbeddings(model=MODEL, base_url=url, api_key=KEY))
+
+
+def _rust_client(url: str, *, batch: int, at_once: int) -> Callable[[list[str]], Any]:
+    from baseten_performance_client import PerformanceClient, RequestProcessingPreference
+
+    client = PerformanceClient(base_url=url.removesuffix("/v1"), api_key=KEY)
+    preference = RequestProcessingPreference(
+        batch_size=batch,
+        max_concurrent_requests=at_once,
+        max_chars_per_request=900_000,  # keeps Python code, 3.5 to 4.5 a token, under 300k tokens
+        max_retries=RETRIES,
+        retry_budget_pct=1.0,
+    )
+    return lambda texts: client.embed(texts, model=MODEL, preference=preference)
+
+
+def _cut(texts: list[str], tokens: Sequence[int], batch: int) -> list[list[str]]:
+    """Cut texts into neighbours of at most `batch` texts and 300,000 tokens."""
+    parts: list[list[str]] = [[]]
+    total = 0
+    for text, count in zip(texts, tokens, strict=True):
+        if len(parts[-1]) == batch or total + count > MAX_TOKENS:
+            parts.append([])
+            total = 0
+        parts[-1].append(text)
+        total += count
+    return parts
+
+
+def _on_one_line(text: str) -> str:
+    return text.replace("\n", " ")
+
+
+_SIZES = (256, 512, 1024, 2048)
+_AT_ONCE = (16, 32, 64)
+
+CONTENDERS: Mapping[str, Contender] = {
+    "one-by-one": Contender(label="one request a text", make=one_by_one, sample=40),
+    "openai-embeddings": Contender(
+        label="`OpenAIEmbeddings`",
+        make=openai_embeddings,
+        grid={"chunk_size": (1000, 2048)},
+        best={"": {"chunk_size": 2048}},
+    ),
+    "llama-index": Contender(
+        label="LlamaIndex `OpenAIEmbedding`",
+        make=llama_index,
+        grid={"batch": _SIZES, "workers": _AT_ONCE},
+        best={"": {"batch": 512, "workers": 32}},
+        sends=_on_one_line,
+    ),
+    "async-openai": Contender(
+        label="`AsyncOpenAI`, semaphore",
+        make=async_openai,
+        grid={"batch": _SIZES, "at_once": _AT_ONCE, "http": ("httpx", "aiohttp")},
+        best={"": {"batch": 512, "at_once": 32, "http": "aiohttp"}},
+    ),
+    "rust": Contender(
+        label="baseten-performance-client (Rust)",
+        make=rust_client,
+        grid={"batch": _SIZES, "at_once": _AT_ONCE},
+        best={"": {"batch": 512, "at_once": 32}},
+    ),
+    "rust-numpy": Contender(
+        label="the same, `.numpy()`",
+        make=rust_client_numpy,
+        grid={"batch": _SIZES, "at_once": _AT_ONCE},
+        best={"": {"batch": 512, "at_once": 32}},
+    ),
+    "ours": Contender(label="**`BatchEmbeddings`**", make=ours),
+    "ours-numpy": Contender(label="**the same, `embed_numpy`**", make=ours_numpy),
+}
+
+
+# ---- one run ----
+
+
+def run(job: Job) -> Measures:
+    """Embed once, measure, and then check the vectors."""
+    contender = CONTENDERS[job.contender]
+    texts: list[str] = json.loads(Path(job.texts).read_text())
+    if contender.sample:
+        texts = texts[:: max(1, len(texts) // contender.sample)][: contender.sample]
+    embed = contender.make(job.url, **job.settings)
+    gc.collect()
+    before_mb = peak_mb()
+    processor, wall = time.process_time(), time.perf_counter()
+    try:
+        vectors = embed(texts)
+    except Exception as error:  # noqa: BLE001 - it is a result: this way failed
+        return Measures(error=type(error).__name__)
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    return Measures(
+        wall=wall,
+        processor=processor,
+        before_mb=before_mb,
+        peak_mb=peak_mb(),
+        result_mb=_size(vectors) / 1e6,
+        wrong=_wrong(vectors, [contender.sends(text) for text in texts]),
+    )
+
+
+def peak_mb() -> float:
+    """Return the most memory that this process has held, in 10**6 bytes."""
+    try:
+        # Not ru_maxrss where it can be helped: Linux passes the parent's on to its children.
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+
+
+def _size(vectors: Vectors) -> int:
+    if isinstance(vectors, np.ndarray):
+        return vectors.nbytes
+    return sys.getsizeof(vectors) + sum(
+        sys.getsizeof([]) + FLOAT_BYTES * len(vector) for vector in vectors
+    )
+
+
+def _wrong(vectors: Vectors, texts: list[str]) -> int:
+    """Count the vectors that are missing or not those of their texts, bit for bit."""
+    from langchain_batch_embed.simulator import vectors as right
+
+    wrong = abs(len(texts) - len(vectors))
+    for start in range(0, min(len(texts), len(vectors)), 1024):
+        got = np.asarray(vectors[start : start + 1024], dtype=np.float32)
+        expected = right(texts[start : start + 1024], got.shape[1])
+        wrong += int((got != expected[: len(got)]).any(axis=1).sum())
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(asdict(run(Job(**json.loads(sys.argv[1]))))))

@@ -1,0 +1,81 @@
+"""The caller changes nothing but the embeddings object, and the stores hold the same."""
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+
+from langchain_batch_embed import BatchEmbeddings
+from tests.stores.callers import CALLERS
+from tests.stores.conftest import Fill
+from tests.stores.corpus import corpus
+from tests.stores.places import Places
+from tests.stores.reading import assert_right_rows, rows_of
+from tests.support import LocalServer
+
+QUERIES = ("hyacinth in Göteborg", "what is watered in Marseille?", "bamboo", "水をやる")
+
+
+class TestBatchEmbeddingIntegration:
+    """`BatchEmbeddings` in place of `OpenAIEmbeddings`, in whole programs."""
+
+    @pytest.mark.parametrize("name", CALLERS)
+    def test_rows_and_search_results_are_those_of_openai_embeddings(
+        self,
+        name: str,
+        fill: Fill,
+        documents: list[Document],
+        plain: Embeddings,
+        batching: BatchEmbeddings,
+    ) -> None:
+        """One caller, run with either class: same texts, metadata, vectors, and same order."""
+        rows, results = [], []
+        for embeddings in (plain, batching):
+            store = fill(name, documents, embeddings)
+            rows.append(rows_of(name, store))
+            results.append(
+                [
+                    [(doc.page_content, doc.metadata) for doc in store.similarity_search(query)]
+                    for query in QUERIES
+                ]
+            )
+
+        assert rows[1] == rows[0]
+        assert results[1] == results[0]
+        assert [len(found) for found in results[0]] == [4] * len(QUERIES)
+
+    def test_supabase_gets_a_large_corpus_from_few_requests(
+        self, fill: Fill, batching: BatchEmbeddings, places: Places, server: LocalServer
+    ) -> None:
+        """1,200 texts are embedded in parallel batches and written in the store's chunks."""
+        documents = corpus(copies=4)
+
+        store = fill("supabase", documents, batching)
+
+        assert_right_rows(rows_of("supabase", store), documents)
+        assert server.stats()["requests"] <= 4
+        assert len(places.standin.served) == 3
+
+    def test_sqlite_gets_more_texts_than_one_request_may_hold(
+        self, fill: Fill, batching: BatchEmbeddings, server: LocalServer
+    ) -> None:
+        """4,500 texts keep to OpenAI's 2,048 a request, and none is sent twice."""
+        documents = corpus(copies=15)
+
+        store = fill("sqlite_vec", documents, batching)
+
+        assert_right_rows(rows_of("sqlite_vec", store), documents)
+        stats = server.stats()
+        assert stats["max_inputs_seen"] <= 2048
+        assert stats["inputs_billed"] == stats["texts_billed_distinct"] == len(documents) + 1
+
+    def test_sqlite_survives_a_server_in_trouble(
+        self, fill: Fill, batching: BatchEmbeddings, documents: list[Document], server: LocalServer
+    ) -> None:
+        """Spoiled answers cost another request, and never a wrong or a missing row."""
+        # The first request is the store's dummy query.
+        server.configure(script=("ok", "short", "nan", "shuffled"))
+
+        store = fill("sqlite_vec", documents, batching)
+
+        assert_right_rows(rows_of("sqlite_vec", store), documents)
+        assert server.stats()["requests"] == 4

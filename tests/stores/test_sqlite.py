@@ -1,0 +1,63 @@
+"""SQLiteVec: a real file, on a sqlite3 that loads extensions."""
+
+import asyncio
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+
+from tests.stores.conftest import Fill
+from tests.stores.corpus import corpus, text_about
+from tests.stores.reading import assert_right_rows, rows_of
+
+
+def test_rows_are_the_documents_with_the_servers_vectors(
+    fill: Fill, documents: list[Document], embeddings: Embeddings
+) -> None:
+    """What SQLite holds is what the server computed for exactly these texts."""
+    store = fill("sqlite_vec", documents, embeddings)
+
+    assert_right_rows(rows_of("sqlite_vec", store), documents)
+
+
+def test_search_finds_the_document_that_is_asked_for(
+    fill: Fill, documents: list[Document], embeddings: Embeddings
+) -> None:
+    """The nearest row is the one with the query's words, with its metadata."""
+    store = fill("sqlite_vec", documents, embeddings)
+
+    found = store.similarity_search("magnolia in Kraków", k=3)
+
+    assert len(found) == 3
+    assert found[0].page_content == text_about("magnolia", "Kraków")
+    assert found[0].metadata["place"] == "Kraków"
+
+
+def test_distance_of_a_stored_text_to_itself_is_zero(
+    fill: Fill, documents: list[Document], embeddings: Embeddings
+) -> None:
+    """The query's vector is the document's, bit for bit."""
+    store = fill("sqlite_vec", documents, embeddings)
+
+    found = store.similarity_search_with_score(text_about("quince", "Napoli"), k=2)
+
+    assert [score == 0 for _, score in found] == [True, False]
+
+
+def test_documents_can_be_added_in_several_calls(
+    fill: Fill, documents: list[Document], embeddings: Embeddings
+) -> None:
+    """Further calls add further rows, also from an event loop."""
+    store = fill("sqlite_vec", documents[:100], embeddings)
+
+    store.add_documents(documents[100:200])
+    asyncio.run(store.aadd_documents(documents[200:]))
+
+    assert_right_rows(rows_of("sqlite_vec", store), documents)
+
+
+def test_identical_texts_are_all_stored(fill: Fill, embeddings: Embeddings) -> None:
+    """Each of the caller's documents has its row, though its text is embedded once."""
+    twice = corpus()[:50] + corpus()[:50]
+    store = fill("sqlite_vec", twice, embeddings)
+
+    assert_right_rows(rows_of("sqlite_vec", store), twice)

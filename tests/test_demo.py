@@ -1,0 +1,460 @@
+"""The command line: the demo in all its forms, and the simulator's command."""
+
+import base64
+import contextlib
+import hashlib
+import io
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiktoken
+import tiktoken.load
+import tiktoken.registry
+import toktok
+from hypothesis import given
+from hypothesis import strategies as st
+from pytest_mock import MockerFixture
+
+from langchain_batch_embed import __main__, demo
+from langchain_batch_embed.corpus import standard_library
+from langchain_batch_embed.demo import Way, table
+from langchain_batch_embed.offline import use_offline_tiktoken
+from langchain_batch_embed.simulator import Scenario
+from tests.support import LocalServer
+
+WAYS = ["one request a section", "OpenAIEmbeddings alone", "BatchEmbeddings"]
+HIT = re.compile(r"(?P<rank>[123])\. (?P<file>\S+):(?P<line>\d+)  (?P<text>\S.*)")
+
+
+def run(**options: Any) -> str:
+    """Run the demo against a simulator that answers at once; return what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        demo.run(**{"sections": 200, "scenario": Scenario(latency=0), **options})
+    return printed.getvalue()
+
+
+def rows(printed: str) -> list[tuple[str, int, int, float, float]]:
+    """Return the table: way, requests, tokens, seconds, times faster."""
+    found = []
+    for line in printed.split("times faster\n", 1)[1].split("\n\n")[0].splitlines():
+        way, *cells = re.split(r"\s{2,}", line)
+        requests, tokens, seconds, faster = [cell.replace(",", "") for cell in cells]
+        found.append((way, int(requests), int(tokens), float(seconds), float(faster)))
+    return found
+
+
+def hits(printed: str) -> list[re.Match[str]]:
+    """Return the search's hits."""
+    return [hit for line in printed.splitlines() if (hit := HIT.fullmatch(line))]
+
+
+@pytest.fixture(scope="module")
+def printed() -> str:
+    """What the demo prints for 200 sections of the standard library."""
+    return run()
+
+
+class TestTable:
+    """The one table."""
+
+    def test_every_way_is_compared_with_the_first(self) -> None:
+        """Each way has its line, at most 80 characters long."""
+        ways = [
+            Way(name="one request a section*", requests=19_207, tokens=2_381_517, seconds=4712.3),
+            Way(name="BatchEmbeddings", requests=32, tokens=2_381_517, seconds=1.5),
+        ]
+
+        lines = table(ways).splitlines()
+
+        assert [re.split(r"\s{2,}", line) for line in lines] == [
+            ["way", "requests", "tokens", "seconds", "times faster"],
+            ["one request a section*", "19,207", "2,381,517", "4,712", "1.00"],
+            ["BatchEmbeddings", "32", "2,381,517", "1.50", "3,142"],
+        ]
+        assert {len(line) for line in lines} == {78}
+
+
+class TestDemo:
+    """What the demo shows."""
+
+    def test_all_three_ways_are_in_the_table(self, printed: str) -> None:
+        """Ways, requests and tokens are those of 200 sections."""
+        found = rows(printed)
+
+        assert [way for way, *_ in found] == [WAYS[0] + "*", *WAYS[1:]]
+        assert [requests for _, requests, *_ in found[:2]] == [200, 1]
+        assert 1 <= found[2][1] <= 200
+        assert found[0][4] == 1
+
+    def test_all_three_ways_embed_the_same_tokens(self, printed: str) -> None:
+        """What the server billed is what was counted before."""
+        counted = re.search(r"^200 sections, ([\d,]+) tokens$", printed, re.MULTILINE)
+
+        assert counted is not None
+        assert {tokens for _, _, tokens, *_ in rows(printed)} == {
+            int(counted.group(1).replace(",", ""))
+        }
+
+    def test_the_extrapolation_is_labelled(self, printed: str) -> None:
+        """The line that was not measured in full says so."""
+        assert "* measured on 20 sections and extrapolated to all\n" in printed
+
+    def test_nothing_is_extrapolated_from_all(self) -> None:
+        """A sample that is the whole needs no label."""
+        printed = run(sections=10)
+
+        assert [row[:2] for row in rows(printed)][0] == (WAYS[0], 10)
+        assert "extrapolated" not in printed
+
+    def test_the_search_finds_files_of_the_library(self, printed: str) -> None:
+        """Three hits, each a file's name, a line's number and what is written there."""
+        folder, _ = standard_library()
+        found = hits(printed)
+
+        assert [hit["rank"] for hit in found] == ["1", "2", "3"]
+        for hit in found:
+            lines = (folder / hit["file"]).read_text(errors="replace").split("\n")
+            assert lines[int(hit["line"]) - 1].strip().startswith(hit["text"])
+
+    def test_the_vectors_in_the_store_are_checked(self, printed: str) -> None:
+        """What was embedded one by one finds itself among what was embedded in batches."""
+        assert "20 of 20 sections of the sample are found by their own vectors.\n" in printed
+
+    def test_the_store_and_the_requests_at_once_are_told(self, printed: str) -> None:
+        """The time to write is kept apart from the time to embed."""
+        assert re.search(r"^Writing the vectors into SQLiteVec took .* s more\.$", printed, re.M)
+        assert re.search(r"^Most requests that the server saw at once: [1-9]", printed, re.M)
+
+    def test_80_columns_are_enough(self, printed: str) -> None:
+        """No line has to be wrapped in a small terminal."""
+        assert max(map(len, printed.splitlines())) <= 80
+
+    def test_the_users_own_files_are_embedded(self, tmp_path: Path) -> None:
+        """With a path, the sections and the hits are from there."""
+        (tmp_path / "notes").mkdir()
+        for animal in ("aardvark", "buffalo", "chameleon", "dromedary"):
+            (tmp_path / "notes" / f"{animal}.md").write_text(f"All about the {animal}.")
+
+        printed = run(path=tmp_path, query="chameleon")
+
+        assert "4 sections" in printed
+        assert (hits(printed)[0]["file"], hits(printed)[0]["text"]) == (
+            "notes/chameleon.md",
+            "All about the chameleon.",
+        )
+
+    def test_a_query_is_found_in_the_users_own_files(self, tmp_path: Path) -> None:
+        """Without a query, words of the file itself are searched for."""
+        path = tmp_path / "single.txt"
+        path.write_text("The quick brown fox")
+
+        printed = run(path=path)
+
+        assert 'Search: "The quick brown fox"\n1. single.txt:1  The quick brown fox\n' in printed
+
+    def test_a_folder_without_text_is_refused(self, tmp_path: Path) -> None:
+        """The message names what would be read."""
+        with pytest.raises(SystemExit, match=r"no text in .*: --path takes a folder of .*\.md"):
+            run(path=tmp_path)
+
+    @pytest.mark.parametrize("missing", ["sqlite_vec", "langchain_community.vectorstores"])
+    def test_another_store_stands_in_for_sqlite_vec(
+        self, missing: str, mocker: MockerFixture
+    ) -> None:
+        """Without SQLiteVec the demo says so and goes on."""
+        mocker.patch.dict(sys.modules, {missing: None})
+
+        printed = run(sections=30)
+
+        assert re.search(r"^No SQLiteVec here \(.+\): using InMemoryVectorStore\.$", printed, re.M)
+        assert "through InMemoryVectorStore.add_texts" in printed
+        assert len(hits(printed)) == 3
+
+    def test_variables_of_a_real_endpoint_are_ignored(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A rehearsal never reaches the network, whatever the user has set."""
+        nowhere = "http://127.0.0.1:9"
+        for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENAI_PROXY", "HTTP_PROXY"):
+            monkeypatch.setenv(name, nowhere)
+        monkeypatch.setenv("OPENAI_API_TYPE", "azure")
+
+        assert len(rows(run(sections=5))) == 3
+
+
+class TestLive:
+    """The real endpoint, which costs money. Here the local server takes its place."""
+
+    @pytest.fixture(autouse=True)
+    def endpoint(self, server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Give the variables that a user has set."""
+        monkeypatch.delenv("OPENAI_API_BASE", raising=False)
+        monkeypatch.delenv("OPENAI_PROXY", raising=False)
+        monkeypatch.delenv("OPENAI_API_TYPE", raising=False)
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+
+    def test_a_missing_key_is_told_before_anything_else(
+        self, monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture
+    ) -> None:
+        """The message names the variable, and nothing is read or asked."""
+        monkeypatch.delenv("OPENAI_API_KEY")
+        ask = mocker.patch("builtins.input")
+
+        with pytest.raises(SystemExit, match="set OPENAI_API_KEY"):
+            run(live=True)
+
+        ask.assert_not_called()
+
+    @pytest.mark.parametrize("answer", ["", "n", "no", "what?", EOFError])
+    def test_nothing_is_sent_without_a_yes(
+        self, answer: Any, server: LocalServer, mocker: MockerFixture
+    ) -> None:
+        """Anything but a yes ends it, also where nobody is there to answer."""
+        ask = mocker.patch("builtins.input", side_effect=[answer])
+
+        printed = run(live=True)
+
+        ask.assert_called_once_with("Go on? [y/N] ")
+        assert printed.endswith("Nothing was sent, nothing was spent.\n")
+        assert server.stats()["requests"] == 0
+
+    def test_the_price_is_told_before_it_asks(
+        self, server: LocalServer, mocker: MockerFixture
+    ) -> None:
+        """The tokens announced are those billed in the end, and dollars are computed from them."""
+        said: list[str] = []
+        mocker.patch.object(demo, "say", side_effect=lambda text="": said.append(text))
+        asked = mocker.patch("builtins.input", side_effect=lambda _: said.append("asked") or "y")
+
+        run(live=True)
+
+        asked.assert_called_once()
+        cost = next(line for line in said if "cost" in line)
+        match = re.fullmatch(r"([\d,]+) tokens, which cost \$(\d\.\d{4}) at .*", cost)
+        assert match is not None
+        announced, billed = int(match[1].replace(",", "")), server.stats()["tokens_billed"]
+        assert said.index(cost) < said.index("asked")
+        assert billed == pytest.approx(announced, abs=10)
+        assert match[2] == f"{announced * 0.02 / 1e6:.4f}"
+
+    def test_yes_goes_on_without_asking(self, server: LocalServer, mocker: MockerFixture) -> None:
+        """The price is still told."""
+        ask = mocker.patch("builtins.input")
+
+        printed = run(live=True, yes=True)
+
+        ask.assert_not_called()
+        assert "at OpenAI's list price.\n" in printed
+        assert [row[1] for row in rows(printed)[:2]] == [200, 1]
+        assert server.stats()["tokens_billed"] > 0
+
+    def test_fewer_sections_are_the_default(self, mocker: MockerFixture) -> None:
+        """Who only wants to see it live pays for 500 sections."""
+        mocker.patch("builtins.input", return_value="n")
+
+        assert "500 sections, " in run(live=True, sections=None)
+
+    def test_a_refusal_is_told_without_the_key(
+        self, server: LocalServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A wrong key ends the command with one line that does not repeat it."""
+        server.configure(api_key="another")
+
+        with pytest.raises(SystemExit) as ended:
+            __main__.main(["demo", "--live", "--yes", "--sections", "5"])
+
+        assert ended.value.code == "the endpoint failed: AuthenticationError (401)"
+        assert "sk-secret" not in capsys.readouterr().out
+
+
+class TestCommandLine:
+    """`python -m langchain_batch_embed`."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "the following arguments are required: command"),
+            (["dmeo"], "invalid choice: 'dmeo'"),
+            (["demo", "--sections", "0"], "--sections: must be at least 1"),
+            (["demo", "--sections", "many"], "--sections: invalid _positive value: 'many'"),
+            (["demo", "--path", "no/such/folder"], "--path: there is no no/such/folder"),
+            (["simulate", "--tier", "6"], "invalid choice: 6"),
+            (["simulate", "--scenario", '{"lateness": 1}'], "unknown options ['lateness']"),
+            (["simulate", "--scenario", "{"], "--scenario: Expecting property name"),
+        ],
+    )
+    def test_wrong_arguments_are_explained(
+        self, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The exit status is 2, and the last line says what is wrong."""
+        with pytest.raises(SystemExit) as ended:
+            __main__.main(arguments)
+
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+    def test_the_demo_gets_its_options(self, mocker: MockerFixture, tmp_path: Path) -> None:
+        """What is written on the command line is what runs."""
+        demo_run = mocker.patch.object(demo, "run")
+
+        __main__.main(
+            ["demo", "--sections", "7", "--path", str(tmp_path), "--query", "q", "--live", "--yes"]
+        )
+
+        demo_run.assert_called_once_with(sections=7, path=tmp_path, query="q", live=True, yes=True)
+
+    @pytest.mark.parametrize("command", ["demo", "simulate"])
+    def test_a_missing_extra_is_named(self, command: str, mocker: MockerFixture) -> None:
+        """Without the simulator's packages, one line says how to install them."""
+        mocker.patch(
+            "langchain_batch_embed.simulator.process.importlib.util.find_spec", return_value=None
+        )
+
+        with pytest.raises(SystemExit) as ended:
+            __main__.main([command])
+
+        # A string goes to standard error, and the status is 1.
+        assert str(ended.value.code).endswith('pip install "langchain-batch-embed[demo]"')
+
+    def test_ctrl_c_ends_without_a_traceback(self, mocker: MockerFixture) -> None:
+        """The status is the one that shells expect."""
+        mocker.patch.object(demo, "run", side_effect=KeyboardInterrupt)
+
+        with pytest.raises(SystemExit) as ended:
+            __main__.main(["demo"])
+
+        assert ended.value.code == 130
+
+
+class TestSimulate:
+    """`python -m langchain_batch_embed simulate`."""
+
+    @pytest.fixture
+    def serve(self, mocker: MockerFixture) -> Any:
+        """Stand in for the server, and say that it is ready on port 4321."""
+
+        def serve(*_: Any, on_ready: Callable[[int], None]) -> None:
+            on_ready(4321)
+
+        return mocker.patch.object(__main__, "serve", side_effect=serve)
+
+    def test_the_scenario_is_what_was_asked_for(self, serve: Any) -> None:
+        """Options of their own are put over the scenario's."""
+        scenario = '{"faults": {"429": 0.1}, "latency": 3}'
+
+        __main__.main(
+            ["simulate", "--port", "0", "--host", "::1", "--tier", "2", "--latency", "0"]
+            + ["--scenario", scenario]
+        )
+
+        expected = Scenario(tier=2, latency=0, faults={"429": 0.1})
+        assert serve.call_args.args == (expected, "::1", 0)
+
+    def test_it_says_how_to_use_it(self, serve: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        """The variables can be copied into a shell."""
+        __main__.main(["simulate"])
+
+        assert serve.call_args.args == (Scenario(), "127.0.0.1", 8000)
+        assert (
+            "export OPENAI_BASE_URL=http://127.0.0.1:4321/v1 OPENAI_API_KEY=any"
+            in capsys.readouterr().out
+        )
+
+    def test_an_impossible_value_is_explained(self) -> None:
+        """The scenario's own message is shown, without a traceback."""
+        with pytest.raises(SystemExit, match="latency must be a number of at least 0"):
+            __main__.main(["simulate", "--latency", "-1"])
+
+    def test_a_port_that_is_taken_is_explained(self, server: LocalServer) -> None:
+        """The message names the port."""
+        port = server.url.removesuffix("/v1").rpartition(":")[2]
+
+        with pytest.raises(SystemExit, match=f"[Aa]ddress already in use.*{port}"):
+            __main__.main(["simulate", "--port", port])
+
+
+class TestOfflineTiktoken:
+    """tiktoken's encoding, made of the vocabulary that toktok-rs carries."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_loaded(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mocker: MockerFixture
+    ) -> Any:
+        """Begin with an empty cache, nothing in tiktoken's memory, and no network."""
+        monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+        return mocker.patch.object(
+            tiktoken.load, "read_file", side_effect=AssertionError("a download")
+        )
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def encoding() -> tiktoken.Encoding:
+        """The encoding that tiktoken has afterwards."""
+        use_offline_tiktoken()
+        return tiktoken.encoding_for_model("text-embedding-3-small")
+
+    @given(text=st.text())
+    def test_ids_are_those_of_toktok(self, encoding: tiktoken.Encoding, text: str) -> None:
+        """Any text has the same tokens in both."""
+        assert encoding.encode_ordinary(text) == toktok._encoding("cl100k_base").encode(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Hello world, it's 12345.678 o'clock!\r\n\r\n\tindented   ",
+            "def f(x: int) -> str:\n    return f'{x!r:>{10}}'  # comment\n\n\n",
+            "Grüße aus Köln, 你好世界, مرحبا, नमस्ते, 👩‍👩‍👧‍👦 e\u0301",
+            "a" * 5_000 + " " * 500 + "\n" * 50,
+            Path(contextlib.__file__).read_text(encoding="utf-8"),
+        ],
+        ids=["english", "code", "scripts", "runs", "file"],
+    )
+    def test_varied_text_has_the_same_ids(self, encoding: tiktoken.Encoding, text: str) -> None:
+        """Prose, code, other scripts, long runs and a whole file."""
+        assert encoding.encode_ordinary(text) == toktok._encoding("cl100k_base").encode(text)
+        assert encoding.decode(encoding.encode_ordinary(text)) == text
+
+    def test_special_tokens_are_tiktokens(self, encoding: tiktoken.Encoding) -> None:
+        """The encoding is complete: its special tokens and its size are the original's."""
+        assert encoding.encode("<|endoftext|>", allowed_special="all") == [100257]
+        assert (encoding.name, encoding.n_vocab) == ("cl100k_base", 100277)
+
+    def test_nothing_of_tiktoken_stays_replaced(self, nothing_loaded: Any) -> None:
+        """The functions that load other encodings are what they were."""
+        loads = tiktoken.load.load_tiktoken_bpe
+
+        use_offline_tiktoken()
+
+        assert tiktoken.load.read_file is nothing_loaded
+        assert sys.modules["tiktoken_ext.openai_public"].load_tiktoken_bpe is loads
+        nothing_loaded.assert_not_called()
+
+    def test_tiktokens_own_vocabulary_goes_first(
+        self, tmp_path: Path, mocker: MockerFixture
+    ) -> None:
+        """A vocabulary in tiktoken's cache is used; tiktoken's checksum proves ours the same."""
+        vocabulary = toktok._encoding("cl100k_base").token_byte_values()
+        data = b"".join(b"%s %d\n" % (base64.b64encode(t), i) for i, t in enumerate(vocabulary))
+        url = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
+        (tmp_path / hashlib.sha1(url.encode()).hexdigest()).write_bytes(data)  # noqa: S324
+        carried = mocker.patch.object(toktok, "_encoding")
+
+        use_offline_tiktoken()
+
+        carried.assert_not_called()
+        assert tiktoken.get_encoding("cl100k_base").encode_ordinary("Hello world") == [9906, 1917]
+
+    def test_a_loaded_encoding_stays(self, mocker: MockerFixture) -> None:
+        """What tiktoken has already is not made again."""
+        use_offline_tiktoken()
+        encoding = tiktoken.get_encoding("cl100k_base")
+
+        use_offline_tiktoken()
+
+        assert tiktoken.get_encoding("cl100k_base") is encoding

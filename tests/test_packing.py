@@ -1,0 +1,273 @@
+"""Packing: every limit is kept, every input is packed once and in order, in the shape that pays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from langchain_batch_embed.packing import (
+    INPUT_WORK,
+    SMALLEST_WORK,
+    WAVES,
+    _Line,
+    pack,
+    requests_are_scarce,
+)
+
+# Short texts as most are, and a few that are above every limit.
+WEIGHTS = st.lists(st.integers(0, 2_000) | st.integers(0, 400_000), max_size=80)
+MAX_ITEMS = st.integers(1, 100)
+MAX_TOKENS = st.none() | st.integers(1, 300_000)
+WORKERS = st.integers(1, 64)
+QUOTA = st.none() | st.floats(0.1, 10_000)
+
+no_deadline = settings(deadline=None)
+
+
+def fewest_by_filling_up(
+    weights: Sequence[int], *, max_items: int, max_tokens: int | None
+) -> list[range]:
+    """Fill each batch as far as the limits allow, input by input."""
+    batches: list[range] = []
+    for i, weight in enumerate(weights):
+        last = batches[-1] if batches else range(0)
+        tokens = sum(weights[j] for j in last) + weight
+        if last and len(last) < max_items and (max_tokens is None or tokens <= max_tokens):
+            batches[-1] = range(last.start, i + 1)
+        else:
+            batches.append(range(i, i + 1))
+    return batches
+
+
+def work(weights: Sequence[int], batch: range) -> int:
+    """Return what a batch costs: its tokens, and something for each input."""
+    return sum(weights[i] + INPUT_WORK for i in batch)
+
+
+def smallest_largest(
+    weights: Sequence[int], batches: int, *, max_items: int, max_tokens: int | None
+) -> int:
+    """Try every way to cut into at most so many batches; return the best one's largest work."""
+    n = len(weights)
+    best = {n: 0}  # the best way to cut what begins here, with one batch more each round
+    for _ in range(batches):
+        longer = dict(best)
+        for begin in range(n):
+            for end in range(begin + 1, min(n, begin + max_items) + 1):
+                fits = max_tokens is None or sum(weights[begin:end]) <= max_tokens
+                if (fits or end == begin + 1) and end in best:
+                    largest = max(work(weights, range(begin, end)), best[end])
+                    longer[begin] = min(longer.get(begin, largest), largest)
+        best = longer
+    return best[0]
+
+
+@no_deadline
+@given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS, QUOTA)
+def test_every_input_is_in_one_batch_and_in_order(
+    weights: list[int],
+    max_items: int,
+    max_tokens: int | None,
+    workers: int,
+    quota: float | None,
+) -> None:
+    """The batches, one after the other, are the positions 0 to n, whatever the limits are."""
+    batches = pack(
+        weights,
+        max_items=max_items,
+        max_tokens=max_tokens,
+        workers=workers,
+        requests_per_minute=quota,
+    )
+    assert [i for batch in batches for i in batch] == list(range(len(weights)))
+    assert all(batches)
+
+
+@no_deadline
+@given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS, QUOTA)
+def test_no_batch_is_over_a_limit(
+    weights: list[int],
+    max_items: int,
+    max_tokens: int | None,
+    workers: int,
+    quota: float | None,
+) -> None:
+    """No batch has too many inputs, and none of several inputs has too many tokens."""
+    batches = pack(
+        weights,
+        max_items=max_items,
+        max_tokens=max_tokens,
+        workers=workers,
+        requests_per_minute=quota,
+    )
+    assert max(map(len, batches), default=0) <= max_items
+    if max_tokens is not None:
+        several = [sum(weights[i] for i in batch) for batch in batches if len(batch) > 1]
+        assert max(several, default=0) <= max_tokens
+
+
+@no_deadline
+@given(WEIGHTS, MAX_ITEMS, st.integers(1, 5_000), WORKERS, QUOTA)
+def test_an_input_above_the_token_limit_stands_alone(
+    weights: list[int], max_items: int, max_tokens: int, workers: int, quota: float | None
+) -> None:
+    """An input that no request can hold takes nobody else down with it."""
+    batches = pack(
+        weights,
+        max_items=max_items,
+        max_tokens=max_tokens,
+        workers=workers,
+        requests_per_minute=quota,
+    )
+    too_heavy = {i for i, weight in enumerate(weights) if weight > max_tokens}
+    assert too_heavy <= {batch.start for batch in batches if len(batch) == 1}
+
+
+@no_deadline
+@given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS)
+def test_scarce_requests_make_as_few_batches_as_can_be(
+    weights: list[int], max_items: int, max_tokens: int | None, workers: int
+) -> None:
+    """Where a quota allows almost no request, no way to cut makes fewer of them."""
+    batches = pack(
+        weights,
+        max_items=max_items,
+        max_tokens=max_tokens,
+        workers=workers,
+        requests_per_minute=0.001,
+    )
+    fewest = fewest_by_filling_up(weights, max_items=max_items, max_tokens=max_tokens)
+    assert len(batches) == len(fewest)
+
+
+@no_deadline
+@given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, st.integers(0, 100))
+def test_equal_never_makes_more_batches_than_asked_for(
+    weights: list[int], max_items: int, max_tokens: int | None, more: int
+) -> None:
+    """Cutting equally keeps to the number that is asked for, where the limits allow it."""
+    line = _Line(np.array(weights, dtype=np.int64), max_items=max_items, max_tokens=max_tokens)
+    asked = line.fewest() + more
+    assert len(line.equal(asked)) <= asked
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(0, 500), min_size=1, max_size=9),
+    st.integers(1, 9),
+    st.none() | st.integers(1, 1_500),
+    st.integers(0, 3),
+)
+def test_equal_makes_the_largest_batch_as_small_as_possible(
+    weights: list[int], max_items: int, max_tokens: int | None, more: int
+) -> None:
+    """No other way to cut into as many batches has a smaller largest one."""
+    line = _Line(np.array(weights, dtype=np.int64), max_items=max_items, max_tokens=max_tokens)
+    asked = line.fewest() + more
+    largest = max(work(weights, batch) for batch in line.equal(asked))
+    best = smallest_largest(weights, asked, max_items=max_items, max_tokens=max_tokens)
+    assert largest == best
+
+
+@no_deadline
+@given(st.integers(0, 3_000), st.integers(1, 8_191), MAX_ITEMS, st.integers(2, 64))
+def test_guided_sizes_fall_towards_the_end(
+    inputs: int, weight: int, max_items: int, workers: int
+) -> None:
+    """Of equal inputs no batch has more than the one before it."""
+    sizes = [
+        len(batch)
+        for batch in pack(
+            [weight] * inputs, max_items=max_items, max_tokens=300_000, workers=workers
+        )
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@no_deadline
+@given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, st.integers(2, 64))
+def test_no_batch_takes_more_than_its_share_of_the_work_left(
+    weights: list[int], max_items: int, max_tokens: int | None, workers: int
+) -> None:
+    """What one batch takes leaves enough for all other workers, unless it is small anyway."""
+    left = work(weights, range(len(weights)))
+    assume(left > WAVES * workers * SMALLEST_WORK)  # less goes out in one wave of equal batches
+    for batch in pack(weights, max_items=max_items, max_tokens=max_tokens, workers=workers):
+        share = max(SMALLEST_WORK, -(-left // (WAVES * workers)))
+        assert len(batch) == 1 or work(weights, batch) <= share
+        left -= work(weights, batch)
+
+
+@no_deadline
+@given(st.lists(st.integers(0, 8_191), max_size=80), MAX_ITEMS, MAX_TOKENS, WORKERS)
+def test_little_work_goes_out_in_one_wave(
+    weights: list[int], max_items: int, max_tokens: int | None, workers: int
+) -> None:
+    """Little work makes no more batches than workers, unless the limits ask for more."""
+    total = work(weights, range(len(weights)))
+    assume(total <= WAVES * workers * SMALLEST_WORK)
+    batches = pack(weights, max_items=max_items, max_tokens=max_tokens, workers=workers)
+    fewest = fewest_by_filling_up(weights, max_items=max_items, max_tokens=max_tokens)
+    assert len(batches) <= max(len(fewest), min(workers, -(-total // SMALLEST_WORK)))
+
+
+def test_large_work_starts_large_and_ends_small() -> None:
+    """A long list of texts ends in batches far smaller than its first ones."""
+    batches = pack([125] * 19_207, max_items=2048, max_tokens=300_000, workers=8)
+    assert len(batches[0]) > 4 * len(batches[-2])
+
+
+def test_few_short_texts_are_one_request() -> None:
+    """Cutting a handful of texts would cost more than it wins, however many workers wait."""
+    assert pack([10] * 20, max_items=2048, max_tokens=300_000, workers=32) == [range(20)]
+
+
+def test_one_worker_gets_full_batches() -> None:
+    """With nobody to share with, no request more than needed is made."""
+    batches = pack([100] * 5000, max_items=2048, max_tokens=300_000, workers=1)
+    assert [len(batch) for batch in batches] == [1667, 1667, 1666]
+
+
+def test_batches_of_scarce_requests_are_of_equal_work() -> None:
+    """The fewest requests share the work, instead of a few full ones and a small rest."""
+    batches = pack(
+        [100] * 2100, max_items=2048, max_tokens=300_000, workers=32, requests_per_minute=1
+    )
+    assert batches == [range(1050), range(1050, 2100)]
+
+
+def test_nothing_to_pack_makes_no_batch() -> None:
+    """An empty list of texts needs no request, in either shape."""
+    limits = {"max_items": 2048, "max_tokens": 300_000, "workers": 32}
+    assert pack([], **limits) == []
+    assert pack([], **limits, requests_per_minute=1) == []
+
+
+@pytest.mark.parametrize(
+    ("requests", "per_minute", "scarce"),
+    [(25, 100, False), (26, 100, True), (1, 3, True), (1, 4, False), (10**6, None, False)],
+)
+def test_requests_are_scarce_above_15_seconds_of_the_quota(
+    requests: int, per_minute: float | None, scarce: bool
+) -> None:
+    """Spreading may use up what the quota gives in 15 seconds; an unknown quota is no reason."""
+    assert requests_are_scarce(requests, per_minute) is scarce
+
+
+@pytest.mark.parametrize("quota", [None, 1_000_000.0])
+def test_an_ample_or_unknown_quota_of_requests_spreads_the_work(quota: float | None) -> None:
+    """Where requests are not scarce, every worker gets something to do."""
+    batches = pack(
+        [125] * 19_207, max_items=2048, max_tokens=300_000, workers=32, requests_per_minute=quota
+    )
+    assert len(batches) >= 32
+
+
+def test_a_low_quota_of_requests_chooses_the_fewest() -> None:
+    """The same work makes the fewest requests when the quota has none to spare."""
+    batches = pack(
+        [125] * 19_207, max_items=2048, max_tokens=300_000, workers=32, requests_per_minute=100
+    )
+    assert len(batches) == 10

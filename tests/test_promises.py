@@ -1,0 +1,139 @@
+"""What the package promises, tried on drawn texts, limits, workers and faults."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from langchain_openai import OpenAIEmbeddings
+
+from langchain_batch_embed import BatchEmbeddings, InputError, PartialEmbeddingsError
+from langchain_batch_embed.simulator import vectors
+from langchain_batch_embed.tokens import ToktokCounter, weighted_mean, windows
+from tests.support import FakeClock, LocalServer
+
+COUNTER = ToktokCounter("cl100k_base")
+DIMENSIONS = 16
+POISON = "poison"
+
+TEXTS = st.lists(
+    st.one_of(
+        st.text(st.characters(codec="utf-8"), max_size=30),
+        st.sampled_from(["same", "again", "日本語のテキスト", "🧠 and 🦊", f"{POISON} one", POISON]),
+        st.integers(60, 300).map(lambda n: "over-long text " * n),
+    ),
+    max_size=40,
+)
+FAULTS = st.dictionaries(
+    st.sampled_from(
+        ["429", "429_bare", "500", "503", "reset", "truncated", "short", "doubled", "shuffled"]
+        + ["html", "nan", "nulls", "error_200", "no_index"]
+    ),
+    st.floats(0.01, 0.1),
+    max_size=4,
+)
+
+
+def expected(text: str, longest: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Return the vector that the text must get: its own, or the mean of its windows'."""
+    if COUNTER.count([text])[0] <= longest:
+        return vectors([text], DIMENSIONS)[0]
+    parts = list(windows(text, longest, COUNTER))
+    return weighted_mean(
+        vectors([part.text for part in parts], DIMENSIONS), [part.tokens for part in parts]
+    )
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    texts=TEXTS,
+    max_batch_size=st.integers(1, 40),
+    max_tokens=st.integers(100, 2000),
+    max_workers=st.integers(1, 8),
+    faults=FAULTS,
+    seed=st.integers(0, 1000),
+)
+def test_every_promise_holds(  # noqa: PLR0913
+    server: LocalServer,
+    openai_embeddings: Callable[..., OpenAIEmbeddings],
+    texts: list[str],
+    max_batch_size: int,
+    max_tokens: int,
+    max_workers: int,
+    faults: dict[str, float],
+    seed: int,
+) -> None:
+    """One right vector a text or a failure of its own; limits kept; nothing paid for twice."""
+    longest = 100
+    server.configure(
+        faults=faults,
+        seed=seed,
+        refuse_marker=POISON,
+        max_inputs=max_batch_size,
+        max_tokens_per_input=longest,
+        max_tokens_per_request=max_tokens,
+    )
+    wrapped = openai_embeddings(model="text-embedding-3-small", dimensions=DIMENSIONS)
+    with tempfile.TemporaryDirectory() as folder:
+        embeddings = BatchEmbeddings(
+            wrapped,
+            max_batch_size=max_batch_size,
+            max_tokens_per_request=max_tokens,
+            max_tokens_per_input=longest,
+            max_workers=max_workers,
+            max_retries=50,  # enough for any drawn series of faults
+            journal=Path(folder) / "journal",
+            _clock=FakeClock(),
+        )
+        if "" in texts:
+            with pytest.raises(InputError) as refused:
+                embeddings.embed_documents(texts)
+            assert refused.value.indices == tuple(i for i, text in enumerate(texts) if not text)
+            assert server.stats()["requests"] == 0
+            return
+
+        failed = {i for i, text in enumerate(texts) if POISON in text}
+        try:
+            got = embeddings.embed_documents(texts)
+        except PartialEmbeddingsError as error:
+            assert {failure.index for failure in error.failures} == failed != set()
+            got = error.embeddings  # type: ignore[assignment]
+        else:
+            assert not failed
+
+        # 1. One right vector a text, in order. 3. A failing text costs only itself.
+        assert len(got) == len(texts)
+        for i, (text, vector) in enumerate(zip(texts, got, strict=True)):
+            if i in failed:
+                assert vector is None
+            else:
+                assert np.allclose(vector, expected(text, longest), atol=1e-6)
+
+        # 2. No request is over a limit: poison and faults are all that was refused.
+        stats = server.stats()
+        assert stats["max_inputs_seen"] <= max_batch_size
+        assert stats["max_tokens_seen"] <= max_tokens
+        assert stats["max_in_flight"] <= max_workers
+        if not failed:
+            assert "400" not in stats["by_status"]
+
+        # 6. Identical texts are sent once. 5. What is throttled is not billed.
+        if not faults:
+            assert stats["inputs_billed"] == stats["texts_billed_distinct"]
+
+        # 4. A rerun with the same journal pays for nothing that was finished.
+        server.configure(refuse_marker=POISON)
+        if failed:
+            with pytest.raises(PartialEmbeddingsError):
+                embeddings.embed_documents(texts)
+        else:
+            embeddings.embed_documents(texts)
+        assert server.stats()["inputs_billed"] == 0
+        embeddings.journal.close()
