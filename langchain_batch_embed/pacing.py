@@ -35,6 +35,18 @@ which it was refused, and soon leaves behind a rate that was measured too low.
 
 CAUTION = 0.9
 """A measured rate is used at this share, because a refused request is charged too."""
+EASE = 0.05
+"""A refusal under a known rate lowers the share of it that is used by so much.
+
+Requests do not arrive as evenly as they are sent, so a quota of 60 a minute that is applied as
+one a second refuses some of those that are sent each second exactly.
+"""
+
+RECOVER = 0.002
+"""An answer raises that share again by so much."""
+
+LEAST_SHARE = 0.8
+"""It never falls below this."""
 
 RECENT = 16
 """Requests over which the share of refused ones is averaged."""
@@ -77,6 +89,7 @@ class Budget:
         self.rate = None if per_minute is None else per_minute / 60
         self.capacity = math.inf if per_minute is None else float(per_minute)
         self.level = self.capacity
+        self._share = 1.0  # of a known rate that is used
         self._updated = 0.0
         self._refused_at: float | None = None
         self._passed = 0.0  # amount let through since then
@@ -92,7 +105,7 @@ class Budget:
         # A hair's breadth: what is missing by rounding alone would be waited for for ever.
         if self.rate is None or missing <= 1e-9 * amount:
             return 0.0
-        return missing / self.rate
+        return missing / (self.rate * self._share)
 
     def take(self, amount: float, now: float) -> None:
         """Take so much out, also where that leaves less than nothing."""
@@ -103,6 +116,7 @@ class Budget:
         """Note that the server let so much through, for measuring."""
         self._passed += amount
         self._in_a_row += 1
+        self._share = min(1.0, self._share + RECOVER)
         if self.measured and self.rate is not None:
             self.rate *= 1 + PROBE * self._in_a_row
             self.capacity = self.rate
@@ -155,12 +169,14 @@ class Budget:
         """Note a refusal: the bucket is empty, and its rate is measured if it is not known."""
         self._refill(now)
         known = self.rate is not None and not self.measured
+        if known:
+            self._share = max(LEAST_SHARE, self._share - EASE)
         if not known and self._passed and self._refused_at is not None and now > self._refused_at:
             rate = CAUTION * self._passed / (now - self._refused_at)
             # One measurement may be off, so it may not do more than halve the rate.
             self.rate = rate if self.rate is None else max(rate, self.rate / 2)
             self.capacity, self.measured = self.rate, True
-        if self.rate is not None:
+        if self.measured:
             self.level = min(self.level, 0.0)
         if self._passed or self._refused_at is None:
             self._refused_at, self._passed, self._in_a_row = now, 0.0, 0
@@ -168,7 +184,7 @@ class Budget:
     def _refill(self, now: float) -> None:
         if self.rate is not None:
             elapsed = max(0.0, now - self._updated)
-            self.level = min(self.capacity, self.level + elapsed * self.rate)
+            self.level = min(self.capacity, self.level + elapsed * self.rate * self._share)
         self._updated = max(self._updated, now)
 
 
@@ -282,11 +298,13 @@ class Pacer:
         self._end(ticket)
         self._paused_until = max(self._paused_until, now + after)
         self._refusals += (1 - self._refusals) / RECENT
-        if self._learn(ticket, headers, now):
+        learnt = self._learn(ticket, headers, now)
+        if learnt:
             self.window.open()
         elif self._refusals < STRAY:
             return
         elif quota is not None and self._believable(quota, now):
+            learnt = True
             self._budget(quota.kind).learn(
                 limit=quota.limit,
                 remaining=quota.limit - quota.used,
@@ -295,11 +313,12 @@ class Pacer:
                 sent=ticket.sent,
                 now=now,
             )
-        elif ticket.sent > self._refused_at:
+        if ticket.sent > self._refused_at:
             self._refused_at = now
             self.tokens.refused(now)
             self.requests.refused(now)
-            self.window.overloaded(ticket.sent, now)
+            if not learnt:
+                self.window.overloaded(ticket.sent, now)
 
     def failed(self, ticket: Ticket, now: float, *, overloaded: bool) -> None:
         """Count a request as ended without an answer, or with an error."""

@@ -46,9 +46,7 @@ class Safe:
         empty: keep nothing.
     """
 
-    def __init__(
-        self, shared: Recovery, inputs: Inputs, results: Results, *, empty: bool
-    ) -> None:
+    def __init__(self, shared: Recovery, inputs: Inputs, results: Results, *, empty: bool) -> None:
         self._shared = shared
         self._empty = empty
         self._inputs = inputs

@@ -39,7 +39,7 @@ def latency(tokens: int, dice: random.Random) -> float:
     return (0.08 + 7e-6 * tokens) * dice.lognormvariate(0, 0.85) + dice.uniform(0.04, 0.15)
 
 
-def run(  # noqa: PLR0913
+def run(
     pacer: Pacer,
     charges: Sequence[int],
     quota: ServerQuota | None,

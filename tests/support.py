@@ -8,7 +8,22 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.simulator import Scenario, Simulator, vectors
 
-_WORDS = "the quick brown fox jumps over a lazy dog while seven wizards brew potions".split()
+_WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "while",
+    "seven",
+    "wizards",
+    "brew",
+    "potions",
+]
 
 
 class FakeClock:

@@ -16,6 +16,7 @@ from tests.support import LocalServer, assert_right, prose
 
 Batch = Callable[..., BatchEmbeddings]
 
+
 class TestTokenAwareBatching:
     """No request is over a limit, whatever the texts are."""
 
@@ -155,7 +156,9 @@ class TestParallelBatchProcessing:
         batch(max_workers=7).embed_numpy(["a"])
         assert pool.call_args.args[0] == 7
 
-    def test_calls_of_one_instance_share_the_workers(self, batch: Batch, server: LocalServer) -> None:
+    def test_calls_of_one_instance_share_the_workers(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
         """Three calls at once have no more requests in flight than one instance may have."""
         server.configure(latency=0.1)
         embeddings = batch(max_workers=4, max_batch_size=20)

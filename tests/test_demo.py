@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,15 @@ def run(**options: Any) -> str:
     return printed.getvalue()
 
 
+def run_package(**options: Any) -> str:
+    """Run it on this package's own source, which is read faster than a whole library."""
+    return run(**{"path": Path(demo.__file__).parent, **options})
+
+
 def rows(printed: str) -> list[tuple[str, int, int, float, float]]:
     """Return the table: way, requests, tokens, seconds, times faster."""
     found = []
-    for line in printed.split("times faster\n", 1)[1].split("\n\n")[0].splitlines():
+    for line in printed.partition("times faster\n")[2].partition("\n\n")[0].splitlines():
         way, *cells = re.split(r"\s{2,}", line)
         requests, tokens, seconds, faster = [cell.replace(",", "") for cell in cells]
         found.append((way, int(requests), int(tokens), float(seconds), float(faster)))
@@ -105,9 +110,9 @@ class TestDemo:
 
     def test_nothing_is_extrapolated_from_all(self) -> None:
         """A sample that is the whole needs no label."""
-        printed = run(sections=10)
+        printed = run_package(sections=10)
 
-        assert [row[:2] for row in rows(printed)][0] == (WAYS[0], 10)
+        assert rows(printed)[0][:2] == (WAYS[0], 10)
         assert "extrapolated" not in printed
 
     def test_the_search_finds_files_of_the_library(self, printed: str) -> None:
@@ -126,8 +131,8 @@ class TestDemo:
 
     def test_the_store_and_the_requests_at_once_are_told(self, printed: str) -> None:
         """The time to write is kept apart from the time to embed."""
-        assert re.search(r"^Writing the vectors into SQLiteVec took .* s more\.$", printed, re.M)
-        assert re.search(r"^Most requests that the server saw at once: [1-9]", printed, re.M)
+        assert re.search(r"(?m)^Writing the vectors into SQLiteVec took .* s more\.$", printed)
+        assert re.search(r"(?m)^Most requests that the server saw at once: [1-9]", printed)
 
     def test_80_columns_are_enough(self, printed: str) -> None:
         """No line has to be wrapped in a small terminal."""
@@ -168,9 +173,9 @@ class TestDemo:
         """Without SQLiteVec the demo says so and goes on."""
         mocker.patch.dict(sys.modules, {missing: None})
 
-        printed = run(sections=30)
+        printed = run_package(sections=30)
 
-        assert re.search(r"^No SQLiteVec here \(.+\): using InMemoryVectorStore\.$", printed, re.M)
+        assert re.search(r"(?m)^No SQLiteVec here \(.+\): using InMemoryVectorStore\.$", printed)
         assert "through InMemoryVectorStore.add_texts" in printed
         assert len(hits(printed)) == 3
 
@@ -183,7 +188,7 @@ class TestDemo:
             monkeypatch.setenv(name, nowhere)
         monkeypatch.setenv("OPENAI_API_TYPE", "azure")
 
-        assert len(rows(run(sections=5))) == 3
+        assert len(rows(run_package(sections=5))) == 3
 
 
 class TestLive:
@@ -206,7 +211,7 @@ class TestLive:
         ask = mocker.patch("builtins.input")
 
         with pytest.raises(SystemExit, match="set OPENAI_API_KEY"):
-            run(live=True)
+            run_package(live=True)
 
         ask.assert_not_called()
 
@@ -217,7 +222,7 @@ class TestLive:
         """Anything but a yes ends it, also where nobody is there to answer."""
         ask = mocker.patch("builtins.input", side_effect=[answer])
 
-        printed = run(live=True)
+        printed = run_package(live=True)
 
         ask.assert_called_once_with("Go on? [y/N] ")
         assert printed.endswith("Nothing was sent, nothing was spent.\n")
@@ -229,16 +234,20 @@ class TestLive:
         """The tokens announced are those billed in the end, and dollars are computed from them."""
         said: list[str] = []
         mocker.patch.object(demo, "say", side_effect=lambda text="": said.append(text))
-        asked = mocker.patch("builtins.input", side_effect=lambda _: said.append("asked") or "y")
 
-        run(live=True)
+        def agree(question: str) -> str:
+            said.append(question)
+            return "y"
 
-        asked.assert_called_once()
+        mocker.patch("builtins.input", side_effect=agree)
+
+        run_package(live=True)
+
         cost = next(line for line in said if "cost" in line)
         match = re.fullmatch(r"([\d,]+) tokens, which cost \$(\d\.\d{4}) at .*", cost)
         assert match is not None
         announced, billed = int(match[1].replace(",", "")), server.stats()["tokens_billed"]
-        assert said.index(cost) < said.index("asked")
+        assert said.index(cost) < said.index("Go on? [y/N] ")
         assert billed == pytest.approx(announced, abs=10)
         assert match[2] == f"{announced * 0.02 / 1e6:.4f}"
 
@@ -246,7 +255,7 @@ class TestLive:
         """The price is still told."""
         ask = mocker.patch("builtins.input")
 
-        printed = run(live=True, yes=True)
+        printed = run_package(live=True, yes=True)
 
         ask.assert_not_called()
         assert "at OpenAI's list price.\n" in printed
@@ -347,10 +356,9 @@ class TestSimulate:
         """Options of their own are put over the scenario's."""
         scenario = '{"faults": {"429": 0.1}, "latency": 3}'
 
-        __main__.main(
-            ["simulate", "--port", "0", "--host", "::1", "--tier", "2", "--latency", "0"]
-            + ["--scenario", scenario]
-        )
+        options = ["--port", "0", "--host", "::1", "--tier", "2", "--latency", "0"]
+
+        __main__.main(["simulate", *options, "--scenario", scenario])
 
         expected = Scenario(tier=2, latency=0, faults={"429": 0.1})
         assert serve.call_args.args == (expected, "::1", 0)
@@ -382,22 +390,23 @@ class TestOfflineTiktoken:
     """tiktoken's encoding, made of the vocabulary that toktok-rs carries."""
 
     @pytest.fixture(autouse=True)
-    def nothing_loaded(
+    def read_file(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mocker: MockerFixture
     ) -> Any:
-        """Begin with an empty cache, nothing in tiktoken's memory, and no network."""
+        """Begin with nothing in tiktoken's memory or cache; stand in for its downloads."""
         monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-        return mocker.patch.object(
-            tiktoken.load, "read_file", side_effect=AssertionError("a download")
-        )
+        return mocker.patch.object(tiktoken.load, "read_file")
 
     @pytest.fixture(scope="class")
     @staticmethod
-    def encoding() -> tiktoken.Encoding:
-        """The encoding that tiktoken has afterwards."""
-        use_offline_tiktoken()
-        return tiktoken.encoding_for_model("text-embedding-3-small")
+    def encoding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiktoken.Encoding]:
+        """Make tiktoken's encoding of toktok-rs's vocabulary, once for all texts."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tiktoken.registry, "ENCODINGS", {})
+            patch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path_factory.mktemp("empty")))
+            use_offline_tiktoken()
+            yield tiktoken.encoding_for_model("text-embedding-3-small")
 
     @given(text=st.text())
     def test_ids_are_those_of_toktok(self, encoding: tiktoken.Encoding, text: str) -> None:
@@ -425,15 +434,15 @@ class TestOfflineTiktoken:
         assert encoding.encode("<|endoftext|>", allowed_special="all") == [100257]
         assert (encoding.name, encoding.n_vocab) == ("cl100k_base", 100277)
 
-    def test_nothing_of_tiktoken_stays_replaced(self, nothing_loaded: Any) -> None:
+    def test_nothing_of_tiktoken_stays_replaced(self, read_file: Any) -> None:
         """The functions that load other encodings are what they were."""
         loads = tiktoken.load.load_tiktoken_bpe
 
         use_offline_tiktoken()
 
-        assert tiktoken.load.read_file is nothing_loaded
+        assert tiktoken.load.read_file is read_file
         assert sys.modules["tiktoken_ext.openai_public"].load_tiktoken_bpe is loads
-        nothing_loaded.assert_not_called()
+        read_file.assert_not_called()
 
     def test_tiktokens_own_vocabulary_goes_first(
         self, tmp_path: Path, mocker: MockerFixture
@@ -450,7 +459,7 @@ class TestOfflineTiktoken:
         carried.assert_not_called()
         assert tiktoken.get_encoding("cl100k_base").encode_ordinary("Hello world") == [9906, 1917]
 
-    def test_a_loaded_encoding_stays(self, mocker: MockerFixture) -> None:
+    def test_a_loaded_encoding_stays(self) -> None:
         """What tiktoken has already is not made again."""
         use_offline_tiktoken()
         encoding = tiktoken.get_encoding("cl100k_base")

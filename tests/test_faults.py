@@ -72,9 +72,7 @@ class TestRateLimitHandling:
             batch(max_retries=3).embed_query("a")
         assert server.stats()["requests"] == 4
 
-    def test_keeps_a_quota_it_reads_in_the_headers(
-        self, batch: Batch, server: LocalServer
-    ) -> None:
+    def test_keeps_a_quota_it_reads_in_the_headers(self, batch: Batch, server: LocalServer) -> None:
         """3.6M tokens a minute in a bucket of a second: the headers are enough never to hit it."""
         server.configure(tokens_per_minute=3_600_000, bucket_seconds=1)
         embeddings = batch(max_batch_size=20, _clock=SYSTEM_CLOCK)

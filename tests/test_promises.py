@@ -22,7 +22,9 @@ POISON = "poison"
 TEXTS = st.lists(
     st.one_of(
         st.text(st.characters(codec="utf-8"), max_size=30),
-        st.sampled_from(["same", "again", "日本語のテキスト", "🧠 and 🦊", f"{POISON} one", POISON]),
+        st.sampled_from(
+            ["same", "again", "日本語のテキスト", "🧠 and 🦊", f"{POISON} one", POISON]
+        ),
         st.integers(60, 300).map(lambda n: "over-long text " * n),
     ),
     max_size=40,
@@ -60,7 +62,7 @@ def expected(text: str, longest: int) -> np.ndarray[tuple[int], np.dtype[np.floa
     faults=FAULTS,
     seed=st.integers(0, 1000),
 )
-def test_every_promise_holds(  # noqa: PLR0913
+def test_every_promise_holds(
     server: LocalServer,
     openai_embeddings: Callable[..., OpenAIEmbeddings],
     texts: list[str],

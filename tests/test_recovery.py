@@ -224,7 +224,9 @@ class TestJournal:
     ) -> None:
         """The call succeeds, the problem is logged once, and the vectors are used again."""
         embeddings = batch(journal=tmp_path / "j", max_batch_size=10)
-        put = mocker.patch.object(SQLiteJournal, "put", side_effect=JournalError("the disk is full"))
+        put = mocker.patch.object(
+            SQLiteJournal, "put", side_effect=JournalError("the disk is full")
+        )
         assert_right(embeddings.embed_numpy(TEXTS[:50]), TEXTS[:50])
         assert put.call_count == 5
         assert caplog.text.count("the disk is full") == 1
@@ -394,4 +396,3 @@ def _wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
-

@@ -83,8 +83,7 @@ def _faiss(store: Any) -> _Found:
 def _qdrant(store: Any) -> _Found:
     points, _ = store.client.scroll("documents", limit=1_000_000, with_vectors=True)
     return [
-        (point.payload["page_content"], point.payload["metadata"], point.vector)
-        for point in points
+        (point.payload["page_content"], point.payload["metadata"], point.vector) for point in points
     ]
 
 

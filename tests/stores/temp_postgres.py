@@ -40,7 +40,7 @@ class TempPostgres:
     def __init__(self) -> None:
         self._programs = _programs()
         # A socket's path has to be shorter than 108 bytes, which pytest's folders often are not.
-        self._folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # noqa: S108
+        self._folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
         self._as_user: dict[str, Any] = {"env": {"PATH": os.defpath, "LC_ALL": "C"}}
         if os.geteuid() == 0:
             user = pwd.getpwnam(_USER)

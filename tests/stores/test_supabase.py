@@ -70,9 +70,7 @@ def test_same_id_again_replaces_the_row(
 
     assert store.add_documents([changed]) == [changed.id]
 
-    assert_right_rows(
-        rows_of("supabase", store), [*documents[:7], changed, *documents[8:]]
-    )
+    assert_right_rows(rows_of("supabase", store), [*documents[:7], changed, *documents[8:]])
 
 
 def test_rows_without_ids_get_some(fill: Fill, embeddings: Embeddings) -> None:

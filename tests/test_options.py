@@ -1,0 +1,178 @@
+"""Options: whatever cannot work is an error when the object is made, and says what to do."""
+
+from typing import Any
+
+import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
+
+from langchain_batch_embed import (
+    BatchEmbeddings,
+    BatchEmbeddingsError,
+    Limits,
+    OptionError,
+    UnknownOptionError,
+)
+
+
+class OpenAIEmbeddings(DeterministicFakeEmbedding):
+    """Recognised by its name alone."""
+
+
+def make(**options: Any) -> BatchEmbeddings:
+    """Make the object around embeddings that need no network."""
+    return BatchEmbeddings(DeterministicFakeEmbedding(size=3), **options)
+
+
+LIMITS = ["max_batch_size", "max_tokens_per_request", "max_tokens_per_input", "max_workers"]
+AMOUNTS = ["requests_per_minute", "tokens_per_minute", "timeout", "deadline"]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0, "must be at least 1, not 0"),
+        (-3, "must be at least 1, not -3"),
+        (2.0, "must be a whole number, not float"),
+        ("5", "must be a whole number, not str"),
+        (True, "must be a whole number, not bool"),
+    ],
+)
+def test_a_limit_that_cannot_work_is_an_error(name: str, value: object, message: str) -> None:
+    """A limit is a whole number of at least 1, and the message names the option."""
+    with pytest.raises(OptionError) as caught:
+        make(**{name: value})
+    assert str(caught.value) == f"{name} {message}"
+
+
+@pytest.mark.parametrize("name", AMOUNTS)
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0, "must be more than 0, not 0; None stands for no limit"),
+        (-1.5, "must be more than 0, not -1.5; None stands for no limit"),
+        (float("inf"), "must be more than 0, not inf; None stands for no limit"),
+        (float("nan"), "must be more than 0, not nan; None stands for no limit"),
+        ("60", "must be a number, not str"),
+        (True, "must be a number, not bool"),
+    ],
+)
+def test_an_amount_that_cannot_work_is_an_error(name: str, value: object, message: str) -> None:
+    """Quotas and times are numbers above 0, and `None` is offered for no limit."""
+    with pytest.raises(OptionError) as caught:
+        make(**{name: value})
+    assert str(caught.value) == f"{name} {message}"
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "3", None, True])
+def test_retries_that_cannot_work_are_an_error(value: object) -> None:
+    """How often to retry is a whole number; 0 would do."""
+    with pytest.raises(OptionError, match="max_retries must be a whole number of at least 0"):
+        make(max_retries=value)
+
+
+@pytest.mark.parametrize("value", ["cut", "Average", None, ["average"], True])
+def test_a_wrong_way_with_long_inputs_is_an_error(value: object) -> None:
+    """The message lists the ways that there are."""
+    with pytest.raises(
+        OptionError, match="long_inputs must be one of 'average', 'truncate', 'error'"
+    ):
+        make(long_inputs=value)
+
+
+@pytest.mark.parametrize("value", [{}, "OpenAI", Limits])
+def test_limits_that_are_no_limits_are_an_error(value: object) -> None:
+    """The message says what to pass."""
+    with pytest.raises(OptionError, match=r"limits=Limits\(provider="):
+        make(limits=value)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="open_journal raises a plain TypeError, which is not in this package's tree"
+)
+def test_a_journal_that_is_none_is_an_error() -> None:
+    """A journal of the wrong kind is a wrong option like any other."""
+    with pytest.raises(BatchEmbeddingsError, match="journal= takes a path"):
+        make(journal=5)
+
+
+@pytest.mark.parametrize("value", [None, "text-embedding-3-small", DeterministicFakeEmbedding])
+def test_what_is_wrapped_must_be_embeddings(value: object) -> None:
+    """A model's name or a class instead of an object is an error that shows how to do it."""
+    with pytest.raises(OptionError, match=r"wraps an Embeddings object.*OpenAIEmbeddings\("):
+        BatchEmbeddings(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("batch_size", "max_batch_size"),
+        ("max_batchsize", "max_batch_size"),
+        ("max_worker", "max_workers"),
+        ("workers", "max_workers"),
+        ("max_retry", "max_retries"),
+        ("request_per_minute", "requests_per_minute"),
+        ("show_progress_bar", "show_progress"),
+        ("long_input", "long_inputs"),
+        ("time_out", "timeout"),
+        ("jornal", "journal"),
+    ],
+)
+def test_a_misspelt_option_gets_a_suggestion(name: str, meant: str) -> None:
+    """An option by a wrong name is never ignored, and the right name is offered."""
+    with pytest.raises(UnknownOptionError) as caught:
+        make(**{name: 3})
+    assert str(caught.value) == f"BatchEmbeddings has no option {name!r}; did you mean {meant!r}?"
+
+
+@pytest.mark.parametrize("name", ["chunk_size", "dimensions", "zzz"])
+def test_an_option_that_resembles_none_gets_the_list(name: str) -> None:
+    """Where nothing is close, the message lists the options that there are, and no others."""
+    with pytest.raises(UnknownOptionError) as caught:
+        make(**{name: 3})
+    _, _, listed = str(caught.value).partition("there are ")
+    assert {"max_batch_size", "journal", "show_progress"} < set(listed.split(", "))
+    assert not {"self", "unknown", "_clock", "_draw"} & set(listed.split(", "))
+
+
+def test_options_are_taken_by_name_only() -> None:
+    """A second positional argument is refused: its meaning could only be guessed."""
+    with pytest.raises(TypeError, match="positional argument"):
+        BatchEmbeddings(DeterministicFakeEmbedding(size=3), 2048)  # type: ignore[misc]
+
+
+def test_a_batch_larger_than_openai_takes_is_an_error() -> None:
+    """What the provider would refuse with every request is refused at once."""
+    with pytest.raises(
+        OptionError, match="max_batch_size=5,000 is more than OpenAI takes; use 2,0"
+    ):
+        BatchEmbeddings(OpenAIEmbeddings(size=3), max_batch_size=5000)
+
+
+def test_wrong_options_can_be_caught_as_usual() -> None:
+    """A wrong value is a `ValueError` and a wrong name a `TypeError`, as Python has it."""
+    with pytest.raises(ValueError, match="max_workers"):
+        make(max_workers=0)
+    with pytest.raises(TypeError, match="max_worker"):
+        make(max_worker=3)
+
+
+def test_a_wrong_option_is_named_before_a_wrong_value() -> None:
+    """With both wrong, the misspelt name comes first: its value may be what was meant."""
+    with pytest.raises(UnknownOptionError, match="max_worker"):
+        make(max_worker=3, max_workers=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict.fromkeys(LIMITS, 1),
+        dict.fromkeys(AMOUNTS, 0.5),
+        {"max_retries": 0, "long_inputs": "truncate", "show_progress": True},
+        {"limits": Limits(provider="mine", max_batch_size=7), "model": "mine"},
+    ],
+)
+def test_options_that_can_work_are_taken(options: dict[str, Any]) -> None:
+    """The smallest values that make sense are no errors."""
+    assert make(**options).embeddings == DeterministicFakeEmbedding(size=3)
