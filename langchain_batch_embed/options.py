@@ -36,7 +36,7 @@ def check_options(
     for name in unknown:
         known = [p.name for p in inspect.signature(function).parameters.values()]
         names = [n for n in known if not n.startswith("_") and n not in ("self", "unknown")]
-        close = difflib.get_close_matches(name, names, n=1)
+        close = [n for n in names if n in name] or difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
         raise UnknownOptionError(f"BatchEmbeddings has no option {name!r}; {hint}")
     if not isinstance(options["embeddings"], Embeddings):

@@ -440,9 +440,9 @@ class TestOfflineTiktoken:
 
         use_offline_tiktoken()
 
+        read_file.assert_not_called()
         assert tiktoken.load.read_file is read_file
         assert sys.modules["tiktoken_ext.openai_public"].load_tiktoken_bpe is loads
-        read_file.assert_not_called()
 
     def test_tiktokens_own_vocabulary_goes_first(
         self, tmp_path: Path, mocker: MockerFixture

@@ -115,6 +115,7 @@ def test_what_is_wrapped_must_be_embeddings(value: object) -> None:
         ("show_progress_bar", "show_progress"),
         ("long_input", "long_inputs"),
         ("time_out", "timeout"),
+        ("request_timeout", "timeout"),
         ("jornal", "journal"),
     ],
 )

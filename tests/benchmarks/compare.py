@@ -3,11 +3,12 @@
     pip install "langchain-batch-embed[bench]"
     python -m tests.benchmarks.compare                            # everything: some 20 minutes
     python -m tests.benchmarks.compare --scenario far --rounds 1
-    python -m tests.benchmarks.compare --tune --contenders rust   # finds the best settings
+    python -m tests.benchmarks.compare --tune --contenders rust   # tries all its settings
 
 All embed the same sections of Python's standard library, about 125 tokens each, and each run is
 a process of its own (see `contenders`). The contenders take turns, round by round, so that a
-machine that is busy for a while is so for everybody; the tables show medians.
+machine that is busy for a while is so for everybody. In one round the n-th request has the same
+luck for all, in the next one another; the tables show medians.
 
 The scenarios:
 
@@ -29,6 +30,7 @@ default; the others ask for base64, which is 8 KB for any vector.
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -36,7 +38,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -104,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in names:
             _say(f"\n## {name}\n")
             if options.tune:
-                _tune(name, options.contenders, file)
+                _tune(name, options.contenders, file, rounds=options.rounds)
             else:
                 runs = _compare(name, options.contenders, file, rounds=options.rounds)
                 _say(_table(runs, count=len(texts)))
@@ -122,39 +124,41 @@ def _compare(
     with Simulator(SCENARIOS[name]) as simulator:
         if SCENARIOS[name].vector_cache:
             for key in contenders:
-                _run(simulator, name, key, file, CONTENDERS[key].settings(name))
-        for _ in range(rounds):
+                _run(simulator, name, key, CONTENDERS[key].settings(name), file)
+        for seed in range(rounds):
             for key in contenders:
-                run = _run(simulator, name, key, file, CONTENDERS[key].settings(name))
-                runs[key].append(run)
+                settings = CONTENDERS[key].settings(name)
+                runs[key].append(_run(simulator, name, key, settings, file, seed=seed))
     return runs
 
 
-def _tune(name: str, contenders: Sequence[str], file: str) -> None:
+def _tune(name: str, contenders: Sequence[str], file: str, *, rounds: int) -> None:
     """Try every combination of each contender's settings, and print them, the best first."""
     with Simulator(SCENARIOS[name]) as simulator:
         for key in contenders:
-            grid = CONTENDERS[key].all_settings()
-            if len(grid) == 1:
-                continue
-            if SCENARIOS[name].vector_cache:
-                _run(simulator, name, key, file, grid[0])
-            tried = [(_run(simulator, name, key, file, settings), settings) for settings in grid]
-            tried.sort(key=lambda pair: (pair[0].measures.error or "", pair[0].measures.wall))
-            _say(f"\n### {key}\n\n| settings | wall s | processor s | requests | 429s |")
-            _say("|---|---|---|---|---|")
-            for run, settings in tried:
+            tried: list[tuple[float, str]] = []
+            for settings in CONTENDERS[key].all_settings():
+                if SCENARIOS[name].vector_cache:
+                    _run(simulator, name, key, settings, file)
+                runs = [
+                    _run(simulator, name, key, settings, file, seed=seed) for seed in range(rounds)
+                ]
+                failed = [run.measures.error for run in runs if run.measures.error]
+                wall = math.inf if failed else _wall(runs)
+                processor = median(run.measures.processor for run in runs)
                 shown = ", ".join(f"{option}={value}" for option, value in settings.items())
-                wall = run.measures.error or f"{run.measures.wall:.2f}"
-                _say(
-                    f"| {shown} | {wall} | {run.measures.processor:.2f} "
-                    f"| {run.requests} | {run.throttled} |"
-                )
+                cells = [shown, *failed[:1] or [_short(wall)], _short(processor), _requests(runs)]
+                tried.append((wall, f"| {' | '.join(cells)} |"))
+            _say(f"\n### {key}\n\n| settings | wall s | processor s | requests | 429s |")
+            _say("|---|--:|--:|--:|--:|")
+            _say("\n".join(line for _, line in sorted(tried)))
 
 
-def _run(simulator: Simulator, scenario: str, key: str, file: str, settings: Settings) -> Run:
+def _run(
+    simulator: Simulator, scenario: str, key: str, settings: Settings, file: str, *, seed: int = 0
+) -> Run:
     """Run one contender in a fresh process, against a fresh run of the scenario."""
-    simulator.reset()
+    simulator.configure(replace(SCENARIOS[scenario], seed=seed))
     job = Job(contender=key, settings=settings, url=simulator.url, texts=file)
     command = [sys.executable, "-m", "tests.benchmarks.contenders", json.dumps(asdict(job))]
     try:
@@ -308,7 +312,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--tune", action="store_true", help="try each contender's settings instead, once each"
+        "--tune", action="store_true", help="try all of each contender's settings"
     )
     return parser
 

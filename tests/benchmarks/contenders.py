@@ -242,7 +242,8 @@ def _batch_embeddings(url: str) -> Any:
     from langchain_batch_embed.tokens import counter_for
 
     counter_for(MODEL).count(["loads the vocabulary"])
-    return BatchEmbeddings(OpenAIEmbeddings(model=MODEL, base_url=url, api_key=KEY))
+    options: dict[str, Any] = {"model": MODEL, "base_url": url, "api_key": KEY}
+    return BatchEmbeddings(OpenAIEmbeddings(**options))
 
 
 def _rust_client(
@@ -282,7 +283,7 @@ def _on_one_line(text: str) -> str:
     return text.replace("\n", " ")
 
 
-_SIZES = (256, 512, 1024, 2048)
+_SIZES = (128, 256, 512, 1024, 2048)
 _AT_ONCE = (16, 32, 64)
 
 CONTENDERS: Mapping[str, Contender] = {
