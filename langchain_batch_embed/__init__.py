@@ -6,6 +6,7 @@ from langchain_batch_embed.errors import (
     DeadlineError,
     DimensionsError,
     Failure,
+    IngestError,
     InputError,
     InputTypeError,
     JournalError,
@@ -14,6 +15,7 @@ from langchain_batch_embed.errors import (
     ResponseError,
     UnknownOptionError,
 )
+from langchain_batch_embed.ingest import IngestFailure, IngestReport
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.report import Report
 
@@ -23,6 +25,9 @@ __all__ = [
     "DeadlineError",
     "DimensionsError",
     "Failure",
+    "IngestError",
+    "IngestFailure",
+    "IngestReport",
     "InputError",
     "InputTypeError",
     "JournalError",

@@ -6,32 +6,35 @@ texts -> inputs (unique, counted, over-long ones cut) -> those that are not kept
 """
 
 import asyncio
-import math
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
+from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.stores import ByteStore
+from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from langchain_batch_embed.dispatch import SYSTEM_CLOCK, Clock, Dispatcher, Work
+from langchain_batch_embed.dispatch import SYSTEM_CLOCK, Clock, Dispatcher
 from langchain_batch_embed.errors import OptionError, PartialEmbeddingsError
-from langchain_batch_embed.inputs import Inputs, LongInputs, check_texts, prepare
+from langchain_batch_embed.ingest import Ingestion, IngestReport
+from langchain_batch_embed.inputs import LongInputs, check_texts
 from langchain_batch_embed.journal import Journal, open_journal
-from langchain_batch_embed.limits import Limits, limits_of
+from langchain_batch_embed.limits import Limits, check_positive, limits_of
 from langchain_batch_embed.options import check_options
 from langchain_batch_embed.pacing import Pacer
-from langchain_batch_embed.packing import pack
-from langchain_batch_embed.providers import Answer, pack_up, provider_for, unpack
+from langchain_batch_embed.pipeline import Pipeline
+from langchain_batch_embed.prefetch import Prefetch
+from langchain_batch_embed.providers import pack_up, provider_for, unpack
 from langchain_batch_embed.recovery import Recovery
-from langchain_batch_embed.report import Report, Tally, dollars
-from langchain_batch_embed.results import Results
+from langchain_batch_embed.report import Report
 from langchain_batch_embed.tokens import counter_for
 
 __all__ = ["BatchEmbeddings"]
@@ -127,21 +130,14 @@ class BatchEmbeddings(Embeddings):
             max_tokens_per_input=max_tokens_per_input,
             max_workers=max_workers,
         )
-        self.last_report: Report | None = None
-        self._long_inputs: LongInputs = long_inputs
-        self._deadline = deadline
-        self._show_progress = show_progress
-        self._provider = provider_for(embeddings, limits=self.limits, model=model)
-        self._counter = counter_for(self._provider.encoding)
-        self._width: int | None = None  # of the vectors, once some have come
+        provider = provider_for(embeddings, limits=self.limits, model=model)
         self.journal = open_journal(journal)
-        if self.journal.persistent and not self._provider.space.model:
+        if self.journal.persistent and not provider.space.model:
             raise OptionError(
                 f"{type(embeddings).__name__} does not say which model it uses, and a journal must "
                 "not mix models: pass model= with its name"
             )
-        self._recovery = Recovery(self.journal, self._provider.space)
-        self._dispatcher = Dispatcher(
+        dispatcher = Dispatcher(
             Pacer(
                 max_workers=self.limits.max_workers,
                 requests_per_minute=requests_per_minute,
@@ -149,10 +145,25 @@ class BatchEmbeddings(Embeddings):
             ),
             max_workers=self.limits.max_workers,
             max_retries=max_retries,
-            timeout=timeout or self._provider.timeout or _TIMEOUT,
+            timeout=timeout or provider.timeout or _TIMEOUT,
             clock=_clock,
             draw=_draw,
         )
+        self._pipeline = Pipeline(
+            limits=self.limits,
+            provider=provider,
+            counter=counter_for(provider.encoding),
+            dispatcher=dispatcher,
+            recovery=Recovery(self.journal, provider.space),
+            long_inputs=long_inputs,
+            deadline=deadline,
+            show_progress=show_progress,
+        )
+
+    @property
+    def last_report(self) -> Report | None:
+        """What the last call did and cost, also where it failed; `None` before the first."""
+        return self._pipeline.last_report
 
     def embed_documents(self, texts: Iterable[str]) -> list[list[float]]:
         """Return one vector a text, in order.
@@ -164,7 +175,7 @@ class BatchEmbeddings(Embeddings):
             InputError: a text can never be embedded; nothing was sent.
             PartialEmbeddingsError: some texts failed; it holds the vectors of all others.
         """
-        return self._embed(texts).lists()
+        return self._pipeline.embed(texts).lists()
 
     def embed_numpy(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Return the vectors as float32, shape (n, d): a tenth of the memory of lists.
@@ -173,7 +184,7 @@ class BatchEmbeddings(Embeddings):
             InputError: a text can never be embedded; nothing was sent.
             PartialEmbeddingsError: some texts failed; it holds the vectors of all others.
         """
-        return self._embed(texts, lists=False).array()
+        return self._pipeline.embed(texts, lists=False).array()
 
     def embed_query(self, text: str) -> list[float]:
         """Return the vector of one query, within the same quota and with the same retries.
@@ -183,7 +194,7 @@ class BatchEmbeddings(Embeddings):
             Exception: the provider's own, where no retry helped.
         """
         try:
-            return self._embed([text], query=True).lists()[0]
+            return self._pipeline.embed([text], query=True).lists()[0]
         except PartialEmbeddingsError as error:
             _raise_cause(error)
 
@@ -194,17 +205,107 @@ class BatchEmbeddings(Embeddings):
         kept as after a failure. Raises as `embed_documents` does.
         """
         return await self._in_thread(
-            lambda cancelled: self._embed(texts, cancelled=cancelled).lists()
+            lambda cancelled: self._pipeline.embed(texts, cancelled=cancelled).lists()
         )
 
     async def aembed_query(self, text: str) -> list[float]:
         """Return the vector of one query, without blocking the event loop."""
+        embed = partial(self._pipeline.embed, [text], query=True)
         try:
-            return await self._in_thread(
-                lambda cancelled: self._embed([text], query=True, cancelled=cancelled).lists()[0]
-            )
+            vectors = await self._in_thread(lambda stop: embed(cancelled=stop).lists())
         except PartialEmbeddingsError as error:
             _raise_cause(error)
+        return vectors[0]
+
+    def prefetch(self, texts: Iterable[str], *, max_buffered: int = 20_000) -> Prefetch:
+        """Embed texts in the background that callers will then ask for in small portions.
+
+        ```python
+        with embeddings.prefetch(doc.page_content for doc in docs):
+            index(docs, record_manager, store, batch_size=100)
+        ```
+
+        While the `with` block runs, every `embed_documents` of this object is answered from what
+        has arrived, and waits only for what has not. Texts that were not announced are embedded
+        as usual. A vector is dropped when it is handed out, unless the journal keeps it.
+
+        Args:
+            texts: what will be asked for, best in that order; a text as often as it will be.
+            max_buffered: vectors held at a time, here or on their way: 6 KB each at 1,536
+                dimensions, so 120 MB.
+        """
+        check_positive("max_buffered", max_buffered)
+        prefetch = self._pipeline.prefetch(max_buffered=max_buffered)
+        prefetch.announce(check_texts(texts))
+        return prefetch
+
+    def ingest(
+        self,
+        store: VectorStore,
+        documents: Iterable[Document],
+        *,
+        ids: Iterable[str] | None = None,
+        batch_size: int = 1000,
+        max_buffered: int = 10_000,
+        show_progress: bool | None = None,
+    ) -> IngestReport:
+        """Add any number of documents to a store; embedding and writing overlap.
+
+        Documents are read as they are needed, so a generator over more than memory holds will
+        do, and written in order by the store's own `add_documents`, in this thread. A document
+        that cannot be embedded or written is found by halving and is in the report; all others
+        are in the store. With a journal a second run pays for nothing twice; whether it also
+        writes nothing twice is up to the store and the ids.
+
+        Args:
+            store: a vector store whose embeddings are this object.
+            documents: any iterable.
+            ids: one a document; `None`: the documents' own, where all of a batch have one.
+            batch_size: documents in one call of the store.
+            max_buffered: vectors held at a time, here or on their way.
+            show_progress: a `tqdm.auto` bar that counts documents; `None`: as this object.
+
+        Raises:
+            OptionError: the store uses other embeddings.
+            IngestError: several documents in a row failed and none succeeded.
+        """
+        check_positive("batch_size", batch_size)
+        check_positive("max_buffered", max_buffered)
+        if store.embeddings is not self:
+            raise OptionError(
+                f"this {type(store).__name__} does not use these embeddings; make the store with "
+                "this BatchEmbeddings object"
+            )
+        started = self._pipeline.dispatcher.clock.now()
+        shown = self._options["show_progress"] if show_progress is None else show_progress
+        with (
+            self._pipeline.prefetch(max_buffered=max_buffered, until_released=True) as prefetch,
+            tqdm(unit=" documents", disable=not shown) as bar,
+        ):
+            ingestion = Ingestion(
+                store,
+                documents,
+                ids=ids,
+                embed=partial(self._pipeline.embed_into, prefetch),
+                prefetch=prefetch,
+                batch_size=batch_size,
+                ahead=max(batch_size, max_buffered),
+            )
+            for count in ingestion.steps():
+                bar.update(count)
+        return ingestion.report(self._pipeline.dispatcher.clock.now() - started)
+
+    async def aingest(
+        self, store: VectorStore, documents: Iterable[Document], **options: Any
+    ) -> IngestReport:
+        """Add any number of documents to a store, without blocking the event loop.
+
+        Takes and raises what `ingest` does. Cancelling the task stops it after the batch that
+        is being written.
+        """
+        return await self._in_thread(
+            lambda cancelled: self.ingest(store, _until(cancelled, documents), **options)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the options alone: locks, threads and learnt limits are made anew."""
@@ -213,97 +314,6 @@ class BatchEmbeddings(Embeddings):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make the object from its options."""
         self.__init__(**{**state, "embeddings": unpack(state["embeddings"])})  # type: ignore[misc]
-
-    # ---- the pipeline ----
-
-    def _embed(
-        self,
-        texts: Iterable[str],
-        *,
-        lists: bool = True,
-        query: bool = False,
-        cancelled: threading.Event | None = None,
-    ) -> Results:
-        clock = self._dispatcher.clock
-        started = clock.now()
-        given = check_texts(texts)
-        inputs = prepare(
-            given, counter=self._counter, limits=self.limits, long_inputs=self._long_inputs
-        )
-        results = Results(inputs, width=self._width, lists=lists)
-        safe = self._recovery.begin(inputs, results, query=query)
-        tally = Tally(recalled=safe.recall())
-        missing = inputs.sent[~results.done[inputs.sent]]
-        work = Work(
-            batches=self._batches(inputs, missing),
-            weights=inputs.weights,
-            charges=inputs.charges,
-            send=self._sender(inputs, query=query),
-            keep=safe.keep,
-        )
-        try:
-            with tqdm(total=len(given), unit=" texts", disable=not self._show_progress) as bar:
-                for outcome in self._dispatcher.run(
-                    work, tally, deadline=self._deadline, cancelled=cancelled
-                ):
-                    results.take(outcome)
-                    if self._show_progress:
-                        bar.update(results.texts_done() - bar.n)
-            if cancelled is not None and cancelled.is_set():
-                raise asyncio.CancelledError
-            failures = results.finish()
-        except BaseException:
-            safe.failed()
-            raise
-        finally:
-            self._width = results.width
-            self.last_report = Report.of(
-                tally,
-                texts=len(given),
-                unique=inputs.unique,
-                done=results.texts_done(),
-                seconds=clock.now() - started,
-                dollars=dollars(self._provider.model, tally.tokens),
-            )
-        if failures:
-            safe.failed()
-            raise PartialEmbeddingsError(
-                results.partial(), failures, self.last_report
-            ) from failures[0].error
-        safe.succeeded()
-        return results
-
-    def _batches(self, inputs: Inputs, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-        """Pack the rows, under the provider's limits and those that were learnt."""
-        shared = self._dispatcher
-        with shared.changed:
-            requests = shared.pacer.requests.rate
-            tokens = [shared.learnt_tokens, shared.pacer.largest()]
-            items = min(self.limits.max_batch_size, shared.learnt_items)
-            first = shared.pacer.window.opening()
-        if self.limits.max_tokens_per_request is not None:
-            tokens.append(self.limits.max_tokens_per_request)
-        packed = pack(
-            inputs.weights[rows],
-            max_items=int(items),
-            max_tokens=None if min(tokens) == math.inf else int(min(tokens)),
-            workers=self.limits.max_workers,
-            requests_per_minute=None if requests is None else requests * 60,
-        )
-        # While nothing is known of the quota the next requests wait for the first answers, so
-        # the smallest batches, which are at the end, go first.
-        opened = [*packed[-first:], *packed[:-first]] if 0 < first < len(packed) else packed
-        return [rows[batch.start : batch.stop] for batch in opened]
-
-    def _sender(
-        self, inputs: Inputs, *, query: bool
-    ) -> Callable[[NDArray[np.intp], float], Answer]:
-        send = self._provider.send_query if query else self._provider.send
-
-        def send_rows(rows: NDArray[np.intp], timeout: float) -> Answer:
-            return send([inputs.texts[row] for row in rows.tolist()], timeout=timeout)
-
-        return send_rows
 
     async def _in_thread(self, work: Callable[[threading.Event], _T]) -> _T:
         """Run a call in a thread of its own; cancelling the task stops it."""
@@ -314,10 +324,18 @@ class BatchEmbeddings(Embeddings):
             return await asyncio.get_running_loop().run_in_executor(executor, work, cancelled)
         except asyncio.CancelledError:
             cancelled.set()
-            self._dispatcher.wake()
+            self._pipeline.dispatcher.wake()
             raise
         finally:
             executor.shutdown(wait=False)
+
+
+def _until(stop: threading.Event, documents: Iterable[Document]) -> Iterator[Document]:
+    """Yield documents until the event is set."""
+    for document in documents:
+        if stop.is_set():
+            raise asyncio.CancelledError
+        yield document
 
 
 def _raise_cause(error: PartialEmbeddingsError) -> NoReturn:

@@ -9,6 +9,7 @@
      ├─ DimensionsError                     vectors of another width than was asked for
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
      ├─ JournalError                        the journal cannot be read or written
+     ├─ IngestError                         not one document of a batch could be stored
      └─ PartialEmbeddingsError              some texts have no vector; the others are in it
 
 No exception holds document text or a key: texts are named by their index.
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from langchain_batch_embed.ingest import IngestReport
     from langchain_batch_embed.report import Report
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "DeadlineError",
     "DimensionsError",
     "Failure",
+    "IngestError",
     "InputError",
     "InputTypeError",
     "JournalError",
@@ -177,6 +180,21 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the three parts, so that worker processes can hand the error back."""
         return type(self), (self.embeddings, self.failures, self.report)
+
+
+class IngestError(BatchEmbeddingsError):
+    """Nothing gets into the store any more, so `ingest` stops; chained from the cause.
+
+    Attributes:
+        report: what was stored before, and what failed.
+    """
+
+    def __init__(self, report: "IngestReport") -> None:
+        super().__init__(
+            f"{report.stored:,} of {report.documents:,} documents are stored, then several in a "
+            "row failed and none succeeded; mend the cause and ingest the rest, which .report tells"
+        )
+        self.report = report
 
 
 def name_indices(indices: Sequence[int]) -> str:

@@ -48,16 +48,25 @@ class Inputs:
 
     @property
     def sent(self) -> NDArray[np.intp]:
-        """The rows that are sent, in order, shape (m,)."""
-        rows = np.arange(len(self.texts))
-        return np.delete(rows, list(self.windows)) if self.windows else rows
+        """The rows that are sent as long as nothing is done, shape (m,)."""
+        return self.missing(np.zeros(len(self.texts), dtype=np.bool_))
 
     def finish(self, vectors: NDArray[np.float32], done: NDArray[np.bool_]) -> None:
         """Fill in the rows of over-long texts whose windows are all done, in place."""
         for row, (rows, weights) in self.windows.items():
-            done[row] = done[rows].all()
-            if done[row]:
+            if not done[row] and done[rows].all():
                 vectors[row] = weighted_mean(vectors[rows], weights)
+                done[row] = True
+
+    def missing(self, done: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Return the rows that have to be sent, given those that are done, shape (m,)."""
+        needed = np.zeros(len(self.texts), dtype=np.bool_)
+        needed[: self.unique] = True
+        for row, (rows, _) in self.windows.items():
+            needed[row] = False
+            if not done[row]:
+                needed[rows] = True
+        return np.flatnonzero(needed & ~done)
 
     def owners(self, row: int) -> list[int]:
         """Return the rows of the unique texts that need the vector of a row."""

@@ -22,9 +22,9 @@ from langchain_batch_embed.retry import Quota, seconds
 
 __all__ = ["Budget", "Pacer", "Ticket", "Window"]
 
-FIRST_WINDOW = 4
-"""Requests sent before anything is known of the quota: about 4 x 100k tokens, below what
-every paid tier of OpenAI lets through at once."""
+FIRST_WINDOW = 8
+"""Requests sent before anything is known of the quota: 8 small ones, of some 16k tokens each, are
+an eighth of what the lowest paid tier of OpenAI lets through at once."""
 
 PROBE = 0.002
 """The k-th answer in a row raises a measured rate by k times this share.

@@ -67,8 +67,7 @@ class Safe:
         if self._shared.journal.persistent:
             journals.append(self._shared.journal)
         for journal in journals:
-            rows = self._inputs.sent
-            rows = rows[~self._results.done[rows]]
+            rows = self._inputs.missing(self._results.done)
             if not rows.size:
                 break
             positions, vectors = journal.get(self._keys_of(rows))

@@ -26,6 +26,12 @@ def prepared(
     return prepare(texts, counter=ByteCounter(), limits=limits, long_inputs=long_inputs)
 
 
+def sent(inputs: Inputs) -> list[int]:
+    """Return the rows that are sent when nothing is known from before."""
+    rows: list[int] = inputs.missing(np.zeros(len(inputs.texts), dtype=np.bool_)).tolist()
+    return rows
+
+
 class TestTexts:
     """Only a list of strings is taken."""
 
@@ -91,12 +97,12 @@ class TestDuplicates:
         assert inputs.texts == list(dict.fromkeys(texts))
         assert inputs.unique == len(inputs.texts)
         assert [inputs.texts[row] for row in inputs.row_of] == texts
-        assert inputs.sent.tolist() == list(range(inputs.unique))
+        assert sent(inputs) == list(range(inputs.unique))
 
     def test_no_text_needs_no_input(self) -> None:
         """An empty list is prepared without a fuss."""
         inputs = prepared([])
-        assert (inputs.texts, inputs.unique, len(inputs.row_of), len(inputs.sent)) == ([], 0, 0, 0)
+        assert (inputs.texts, inputs.unique, len(inputs.row_of), len(sent(inputs))) == ([], 0, 0, 0)
 
 
 class TestWeights:
@@ -157,8 +163,8 @@ class TestLongTexts:
         assert inputs.unique == 3
         assert inputs.texts[3:] == ["x" * 10, "y" * 10, "z"]
         assert inputs.windows == {1: ([3, 4, 5], [10, 10, 1])}
-        assert inputs.sent.tolist() == [0, 2, 3, 4, 5]
-        assert inputs.tokens[inputs.sent].tolist() == [5, 4, 10, 10, 1]
+        assert sent(inputs) == [0, 2, 3, 4, 5]
+        assert inputs.tokens[sent(inputs)].tolist() == [5, 4, 10, 10, 1]
 
     def test_a_text_at_the_limit_is_sent_whole(self) -> None:
         """The limit itself is allowed."""
@@ -167,7 +173,7 @@ class TestLongTexts:
     def test_each_window_belongs_to_its_text(self) -> None:
         """A window that fails is the failure of the text that it was cut from."""
         inputs = prepared(["short", "x" * 10 + "z", "y" * 11])
-        owners = {row: inputs.owners(row) for row in inputs.sent.tolist()}
+        owners = {row: inputs.owners(row) for row in sent(inputs)}
         assert owners == {0: [0], 3: [1], 4: [1], 5: [2], 6: [2]}
 
     def test_a_long_text_that_comes_twice_is_cut_once(self) -> None:
@@ -179,9 +185,27 @@ class TestLongTexts:
     def test_identical_windows_are_sent_once(self) -> None:
         """A window that is the same as another, or as a whole text, is not a second input."""
         inputs = prepared(["x", "x" * 21, "x" * 10 + "y"])
-        assert [inputs.texts[row] for row in inputs.sent] == ["x", "x" * 10, "y"]
+        assert [inputs.texts[row] for row in sent(inputs)] == ["x", "x" * 10, "y"]
         assert inputs.windows == {1: ([3, 3, 0], [10, 10, 1]), 2: ([3, 4], [10, 1])}
         assert [inputs.owners(row) for row in (0, 3, 4)] == [[0, 1], [1, 2], [2]]
+
+    def test_only_what_is_not_done_is_sent(self) -> None:
+        """Rows that are known from before are left out, windows of a known long text too."""
+        inputs = prepared(["short", "x" * 10 + "z", "y" * 10 + "z"])
+        assert inputs.windows == {1: ([3, 4], [10, 1]), 2: ([5, 4], [10, 1])}
+        known: dict[int, list[int]] = {}
+        for row in range(6):
+            done = np.arange(6) == row
+            known[row] = inputs.missing(done).tolist()
+        assert known == {
+            0: [3, 4, 5],
+            1: [0, 4, 5],  # the window that the other long text needs is sent for it
+            2: [0, 3, 4],
+            3: [0, 4, 5],
+            4: [0, 3, 5],
+            5: [0, 3, 4],
+        }
+        assert inputs.missing(np.isin(np.arange(6), [0, 1, 2])).tolist() == []
 
     def test_finish_puts_the_weighted_mean_into_the_texts_row(self) -> None:
         """The vector of a long text is its windows' mean, weighted by tokens, at length 1."""
@@ -207,7 +231,7 @@ class TestLongTexts:
         inputs = prepared(["short", "x" * 10 + "y" * 11], long_inputs="truncate")
         assert inputs.texts == ["short", "x" * 10]
         assert inputs.windows == {}
-        assert inputs.sent.tolist() == [0, 1]
+        assert sent(inputs) == [0, 1]
         assert inputs.tokens.tolist() == [5, 10]
         assert inputs.charges.tolist() == [5, 10]
 
@@ -240,10 +264,10 @@ class TestLongTexts:
         counter = ToktokCounter("cl100k_base")
         limits = replace(LIMITS, max_tokens_per_input=limit, bytes_per_token=bytes_per_token)
         inputs = prepare(texts, counter=counter, limits=limits, long_inputs=long_inputs)
-        sent = [inputs.texts[row] for row in inputs.sent]
-        assert inputs.tokens[inputs.sent].tolist() == counter.count(sent).tolist()
-        assert max(counter.count(sent), default=0) <= limit
-        assert long_inputs == "truncate" or len(set(sent)) == len(sent)
+        strings = [inputs.texts[row] for row in sent(inputs)]
+        assert inputs.tokens[sent(inputs)].tolist() == counter.count(strings).tolist()
+        assert max(counter.count(strings), default=0) <= limit
+        assert long_inputs == "truncate" or len(set(strings)) == len(strings)
         for row, (rows, weights) in inputs.windows.items():
             assert "".join(inputs.texts[part] for part in rows) == inputs.texts[row]
             assert sum(weights) == inputs.tokens[row]

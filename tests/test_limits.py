@@ -135,7 +135,7 @@ def test_a_server_that_is_not_strict_may_get_more() -> None:
 
 def test_an_unknown_limit_is_refused() -> None:
     """A limit that does not exist is an error that says which there are."""
-    with pytest.raises(OptionError, match="max_batches.*it has.*max_batch_size"):
+    with pytest.raises(OptionError, match=r"max_batches.*it has.*max_batch_size"):
         OPENAI.override(max_batches=3)
 
 

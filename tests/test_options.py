@@ -139,7 +139,7 @@ def test_an_option_that_resembles_none_gets_the_list(name: str) -> None:
 def test_options_are_taken_by_name_only() -> None:
     """A second positional argument is refused: its meaning could only be guessed."""
     with pytest.raises(TypeError, match="positional argument"):
-        BatchEmbeddings(DeterministicFakeEmbedding(size=3), 2048)  # type: ignore[misc]
+        BatchEmbeddings(DeterministicFakeEmbedding(size=3), 2048)  # type: ignore[call-arg]
 
 
 def test_a_batch_larger_than_openai_takes_is_an_error() -> None:

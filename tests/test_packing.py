@@ -175,7 +175,7 @@ def test_equal_makes_the_largest_batch_as_small_as_possible(
 
 
 @no_deadline
-@given(st.integers(0, 3_000), st.integers(1, 8_191), MAX_ITEMS, st.integers(2, 64))
+@given(st.integers(0, 1_000), st.integers(1, 8_191), MAX_ITEMS, st.integers(2, 64))
 def test_guided_sizes_fall_towards_the_end(
     inputs: int, weight: int, max_items: int, workers: int
 ) -> None:

@@ -343,7 +343,7 @@ class TestInterrupts:
         _wait_until(lambda: server.stats()["in_flight"] == 0)
         paid = server.stats()["inputs_billed"]
         assert paid < 2000
-        _wait_until(lambda: embeddings._recovery.memory.stats().vectors == paid)
+        _wait_until(lambda: embeddings._pipeline.recovery.memory.stats().vectors == paid)
         mocker.stopall()
         assert_right(embeddings.embed_documents(TEXTS[:2000]), TEXTS[:2000])
         assert server.stats()["inputs_billed"] == 2000
@@ -365,7 +365,7 @@ class TestInterrupts:
         _wait_until(lambda: server.stats()["in_flight"] == 0)
         paid = server.stats()["inputs_billed"]
         assert paid < 1000
-        _wait_until(lambda: embeddings._recovery.memory.stats().vectors == paid)
+        _wait_until(lambda: embeddings._pipeline.recovery.memory.stats().vectors == paid)
         assert not [t for t in threading.enumerate() if "async" in t.name and t.is_alive()]
 
     def test_an_instance_can_be_pickled(self, batch: Batch, tmp_path: Path) -> None:

@@ -147,7 +147,12 @@ def _tune(name: str, contenders: Sequence[str], file: str, *, rounds: int) -> No
                 wall = math.inf if failed else _wall(runs)
                 processor = median(run.measures.processor for run in runs)
                 shown = ", ".join(f"{option}={value}" for option, value in settings.items())
-                cells = [shown, *failed[:1] or [_short(wall)], _short(processor), _requests(runs)]
+                cells = [
+                    shown,
+                    str(failed[0]) if failed else _short(wall),
+                    _short(processor),
+                    _requests(runs),
+                ]
                 tried.append((wall, f"| {' | '.join(cells)} |"))
             _say(f"\n### {key}\n\n| settings | wall s | processor s | requests | 429s |")
             _say("|---|--:|--:|--:|--:|")
@@ -311,9 +316,7 @@ def _parser() -> argparse.ArgumentParser:
         "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS)
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--tune", action="store_true", help="try all of each contender's settings"
-    )
+    parser.add_argument("--tune", action="store_true", help="try all of each contender's settings")
     return parser
 
 

@@ -120,6 +120,7 @@ class Measures:
 
 def one_by_one(url: str) -> Embed:
     """One request a text, as a loop over `embed_query` does it."""
+    _load_tiktoken()
     embeddings = _openai_embeddings(url)
 
     def embed(texts: list[str]) -> Vectors:
@@ -131,6 +132,7 @@ def one_by_one(url: str) -> Embed:
 
 def openai_embeddings(url: str, *, chunk_size: int) -> Embed:
     """`OpenAIEmbeddings`: one request after another."""
+    _load_tiktoken()
     embeddings = _openai_embeddings(url, chunk_size=chunk_size)
     return embeddings.embed_documents  # type: ignore[no-any-return]
 
@@ -226,24 +228,25 @@ def ours_numpy(url: str) -> Embed:
     return _batch_embeddings(url).embed_numpy  # type: ignore[no-any-return]
 
 
-def _openai_embeddings(url: str, **options: Any) -> Any:
-    from langchain_openai import OpenAIEmbeddings
-
+def _load_tiktoken() -> None:
     from langchain_batch_embed.offline import use_offline_tiktoken
 
     use_offline_tiktoken()
-    return OpenAIEmbeddings(model=MODEL, base_url=url, api_key=KEY, max_retries=RETRIES, **options)
+
+
+def _openai_embeddings(url: str, **options: Any) -> Any:
+    from langchain_openai import OpenAIEmbeddings
+
+    options |= {"model": MODEL, "base_url": url, "api_key": KEY, "max_retries": RETRIES}
+    return OpenAIEmbeddings(**options)
 
 
 def _batch_embeddings(url: str) -> Any:
-    from langchain_openai import OpenAIEmbeddings
-
     from langchain_batch_embed import BatchEmbeddings
     from langchain_batch_embed.tokens import counter_for
 
     counter_for(MODEL).count(["loads the vocabulary"])
-    options: dict[str, Any] = {"model": MODEL, "base_url": url, "api_key": KEY}
-    return BatchEmbeddings(OpenAIEmbeddings(**options))
+    return BatchEmbeddings(_openai_embeddings(url))
 
 
 def _rust_client(

@@ -1,6 +1,7 @@
 """Fills real stores, with either class of embeddings and one and the same caller."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -9,12 +10,19 @@ from langchain_core.embeddings import Embeddings
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
+from langchain_batch_embed.offline import use_offline_tiktoken
 from tests.stores.callers import CALLERS
 from tests.stores.corpus import corpus
 from tests.stores.places import Places, missing_packages
+from tests.stores.reading import close
 
 # Any, because what a store can beside `VectorStore`'s methods is what its tests are about.
 Fill = Callable[[str, list[Document], Embeddings], Any]
+
+# Warnings of the stores' packages about themselves; ours are errors, as everywhere.
+_NOT_OURS: Final = (
+    "ignore:The '(timeout|verify)' parameter is deprecated:DeprecationWarning",  # supabase
+)
 
 _not_tested: Final[set[str]] = set()
 
@@ -25,6 +33,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"NOT TESTED: {reason}", yellow=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ignore, in this folder's tests, what other packages warn of."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            for warning in _NOT_OURS:
+                item.add_marker(pytest.mark.filterwarnings(warning))
+
+
 @pytest.fixture(scope="session")
 def places() -> Iterator[Places]:
     """Keep the databases' servers for the session."""
@@ -33,8 +49,9 @@ def places() -> Iterator[Places]:
 
 
 @pytest.fixture
-def fill(places: Places, monkeypatch: pytest.MonkeyPatch) -> Fill:
-    """Return a function that runs the caller of a name in a fresh place."""
+def fill(places: Places, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fill]:
+    """Hand out a function that runs the caller of a name in a fresh place."""
+    filled = []
 
     def fill(name: str, documents: list[Document], embeddings: Embeddings) -> Any:
         if missing := missing_packages(name):
@@ -43,18 +60,25 @@ def fill(places: Places, monkeypatch: pytest.MonkeyPatch) -> Fill:
             pytest.skip(reason)
         for variable, value in places.fresh(name).items():
             monkeypatch.setenv(variable, value)
-        return CALLERS[name](documents, embeddings)
+        store = CALLERS[name](documents, embeddings)
+        filled.append((name, store))
+        return store
 
-    return fill
+    yield fill
+    for name, store in filled:
+        close(name, store)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiktoken_without_download() -> None:
+    """Give `OpenAIEmbeddings` the vocabulary that it would download."""
+    use_offline_tiktoken()
 
 
 @pytest.fixture
 def plain(openai_embeddings: Callable[..., OpenAIEmbeddings]) -> OpenAIEmbeddings:
-    """The class that most people use, asking the local server.
-
-    It sends strings: for token arrays it would need a vocabulary that is downloaded.
-    """
-    return openai_embeddings(check_embedding_ctx_length=False)
+    """The class that most people use, as they use it, asking the local server."""
+    return openai_embeddings()
 
 
 @pytest.fixture
@@ -72,5 +96,5 @@ def embeddings(request: pytest.FixtureRequest) -> Embeddings:
 
 @pytest.fixture
 def documents() -> list[Document]:
-    """300 documents."""
+    """120 documents."""
     return corpus()

@@ -1,5 +1,6 @@
-"""Reads back what a vector store really holds, past LangChain where that shows more."""
+"""What LangChain's stores do not offer: their rows as they really are, and an end."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -9,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from langchain_core.documents import Document
 
+from tests.stores.corpus import QUERIES
 from tests.support import assert_right
 
-__all__ = ["Row", "assert_right_rows", "rows_of"]
+__all__ = ["Row", "assert_right_rows", "close", "results_of", "rows_of"]
 
 
 class Row(NamedTuple):
@@ -42,6 +44,27 @@ def assert_right_rows(rows: list[Row], documents: list[Document]) -> None:
     assert sorted(expected) == [(row.text, row.metadata) for row in rows]
     stored = np.stack([np.frombuffer(row.vector, dtype="<f4") for row in rows])
     assert_right(stored, [row.text for row in rows])
+
+
+def results_of(name: str, store: Any) -> list[tuple[str, str]]:
+    """Return text and metadata, as JSON, of what the store finds for `QUERIES`, in order."""
+    # Chroma's index is approximate and built by several threads: what it finds after the clear
+    # winner differs from run to run, whatever the embeddings.
+    k = 1 if name == "chroma" else 4
+    found = itertools.chain.from_iterable(store.similarity_search(query, k) for query in QUERIES)
+    return [(document.page_content, _as_json(document.metadata)) for document in found]
+
+
+def close(name: str, store: Any) -> None:
+    """Close the connections of the store that the caller of this name filled."""
+    if name == "sqlite_vec":
+        store._connection.close()
+    elif name == "supabase":
+        store._client.postgrest.aclose()  # closes at once, in spite of its name
+    elif name == "qdrant":
+        store.client.close()
+    elif name == "pgvector":
+        store._engine.dispose()
 
 
 def _as_json(metadata: Mapping[str, Any]) -> str:

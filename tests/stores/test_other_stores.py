@@ -14,14 +14,14 @@ from tests.support import LocalServer
 # These two have modules of their own.
 OTHERS = [name for name in CALLERS if name not in ("sqlite_vec", "supabase")]
 
-# Requests to the embeddings server for the 300 documents: one, and what the store adds to it.
+# Requests to the embeddings server for the 120 documents: one, and what the store adds to it.
 REQUESTS = {
     "sqlite_vec": 1 + 1,  # embeds a dummy query to see the width
     "supabase": 1,
     "in_memory": 1,
     "chroma": 1,
     "faiss": 1,
-    "qdrant": 1 + 5,  # a dummy text to see the width, then 64 texts at a time
+    "qdrant": 1 + 2,  # a dummy text to see the width, then 64 texts at a time
     "pgvector": 1,
 }
 

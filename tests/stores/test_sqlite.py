@@ -38,7 +38,7 @@ def test_distance_of_a_stored_text_to_itself_is_zero(
     """The query's vector is the document's, bit for bit."""
     store = fill("sqlite_vec", documents, embeddings)
 
-    found = store.similarity_search_with_score(text_about("quince", "Napoli"), k=2)
+    found = store.similarity_search_with_score(text_about("quince", "Lisbon"), k=2)
 
     assert [score == 0 for _, score in found] == [True, False]
 
@@ -47,10 +47,10 @@ def test_documents_can_be_added_in_several_calls(
     fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
     """Further calls add further rows, also from an event loop."""
-    store = fill("sqlite_vec", documents[:100], embeddings)
+    store = fill("sqlite_vec", documents[:40], embeddings)
 
-    store.add_documents(documents[100:200])
-    asyncio.run(store.aadd_documents(documents[200:]))
+    store.add_documents(documents[40:80])
+    asyncio.run(store.aadd_documents(documents[80:]))
 
     assert_right_rows(rows_of("sqlite_vec", store), documents)
 

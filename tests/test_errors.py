@@ -1,0 +1,274 @@
+"""Exceptions: the tree, what they say and do not say, and that they survive being sent around."""
+
+import copy
+import importlib
+import importlib.util
+import pickle
+import pkgutil
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import openai
+import pytest
+
+import langchain_batch_embed
+from langchain_batch_embed import errors
+from langchain_batch_embed.errors import (
+    BatchEmbeddingsError,
+    DeadlineError,
+    DimensionsError,
+    Failure,
+    IngestError,
+    InputError,
+    InputTypeError,
+    JournalError,
+    OptionError,
+    PartialEmbeddingsError,
+    ResponseError,
+    UnknownOptionError,
+    name_indices,
+)
+from langchain_batch_embed.ingest import IngestReport
+from langchain_batch_embed.report import Report
+
+ErrorT = TypeVar("ErrorT", bound=Exception)
+
+REPORT = Report(
+    texts=3,
+    unique=3,
+    from_journal=0,
+    requests=2,
+    retries=0,
+    throttled=0,
+    splits=0,
+    tokens=9,
+    dollars=None,
+    seconds=1.0,
+    failures=1,
+)
+
+INGEST_REPORT = IngestReport(documents=3, stored=1, failures=(), ids=("a",), seconds=1.0)
+
+
+def partial(error: BaseException) -> PartialEmbeddingsError:
+    """Return the error of a call that lost the second of three texts."""
+    vector = np.array([0.5, 0.25], dtype=np.float32)
+    return PartialEmbeddingsError(
+        [[0.5, 0.25], None, vector], [Failure(index=1, error=error)], REPORT
+    )
+
+
+def bad_request() -> openai.BadRequestError:
+    """Return what the SDK raises for a text that is refused."""
+    http: Any = importlib.import_module(
+        openai.DefaultHttpxClient.__mro__[1].__module__.split(".")[0]
+    )
+    request = http.Request("POST", "http://127.0.0.1:9/v1/embeddings")
+    response = http.Response(400, json={"error": {"message": "no"}}, request=request)
+    return openai.BadRequestError("no", response=response, body={"message": "no"})
+
+
+EXAMPLES: list[Any] = [
+    OptionError("max_workers must be at least 1, not 0"),
+    UnknownOptionError("no option"),
+    InputError("2 texts are empty", indices=[1, 3]),
+    InputTypeError("not a list", indices=[0]),
+    ResponseError("not JSON", body={"error": "no"}),
+    JournalError("cannot be read", path="vectors.db"),
+    pytest.param(
+        DimensionsError(expected=256, received=1536),
+        marks=pytest.mark.xfail(
+            strict=True, reason="its arguments are keyword-only, and pickle passes the message"
+        ),
+    ),
+    pytest.param(
+        IngestError(INGEST_REPORT),
+        marks=pytest.mark.xfail(
+            strict=True, reason="pickle passes the message in the report's place"
+        ),
+    ),
+    pytest.param(
+        DeadlineError(2.5),
+        marks=pytest.mark.xfail(
+            strict=True, reason="pickle passes the message in the deadline's place"
+        ),
+    ),
+]
+
+
+class TestTree:
+    """Whoever catches one kind catches what belongs to it."""
+
+    @pytest.mark.parametrize(
+        ("kind", "bases"),
+        [
+            (BatchEmbeddingsError, (Exception,)),
+            (OptionError, (BatchEmbeddingsError, ValueError)),
+            (UnknownOptionError, (OptionError, TypeError)),
+            (InputError, (BatchEmbeddingsError, ValueError)),
+            (InputTypeError, (InputError, TypeError)),
+            (ResponseError, (BatchEmbeddingsError,)),
+            (DimensionsError, (BatchEmbeddingsError,)),
+            (DeadlineError, (BatchEmbeddingsError, TimeoutError)),
+            (JournalError, (BatchEmbeddingsError,)),
+            (IngestError, (BatchEmbeddingsError,)),
+            (PartialEmbeddingsError, (BatchEmbeddingsError,)),
+        ],
+    )
+    def test_each_error_has_its_place(
+        self, kind: type[Exception], bases: tuple[type[Exception], ...]
+    ) -> None:
+        """Each is one of ours, and one of Python's own where there is one that fits."""
+        assert kind.__bases__ == bases
+
+    def test_the_docstring_draws_the_tree(self) -> None:
+        """The module's docstring shows every exception with its second base, and no other."""
+        drawn = re.findall(
+            r"^ +[│├└─ ]*(\w+Error)(?: \((\w+)\))?", errors.__doc__ or "", re.MULTILINE
+        )
+        kinds = {
+            kind
+            for kind in vars(errors).values()
+            if isinstance(kind, type) and issubclass(kind, BatchEmbeddingsError)
+        }
+        second = {kind.__name__: [base.__name__ for base in kind.__bases__[1:]] for kind in kinds}
+        assert {name: [base] if base else [] for name, base in drawn} == second
+
+    def test_every_error_can_be_imported_from_the_package(self) -> None:
+        """Users need no module's name to catch an exception."""
+        for name in errors.__all__:
+            assert getattr(langchain_batch_embed, name) is getattr(errors, name)
+        assert set(errors.__all__) < set(langchain_batch_embed.__all__)
+
+
+def modules() -> list[str]:
+    """Return the names of all modules that can be imported without side effects."""
+    found = pkgutil.walk_packages(langchain_batch_embed.__path__, "langchain_batch_embed.")
+    return ["langchain_batch_embed", *(m.name for m in found if not m.name.endswith("__main__"))]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_exported_names_are_sorted_and_exist(name: str) -> None:
+    """`__all__` lists names that are there, each once, in order."""
+    module = importlib.import_module(name)
+    exported = getattr(module, "__all__", [])
+    capitals = [name for name in exported if name.isupper()]
+    classes = [name for name in exported if not name.isupper() and name[0].isupper()]
+    others = [name for name in exported if name not in {*capitals, *classes}]
+    # ruff's order: constants, classes, the rest.
+    assert exported == sorted(capitals) + sorted(classes) + sorted(others)
+    assert [name for name in exported if not hasattr(module, name)] == []
+    assert len(set(exported)) == len(exported)
+
+
+def pickled(error: ErrorT) -> ErrorT:
+    """Return the error as another process would get it."""
+    other: ErrorT = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
+    return other
+
+
+class TestPickle:
+    """Worker processes hand errors back."""
+
+    @pytest.mark.parametrize("again", [pickled, copy.deepcopy])
+    @pytest.mark.parametrize("error", EXAMPLES)
+    def test_an_error_survives(
+        self, error: BatchEmbeddingsError, again: Callable[[Exception], Exception]
+    ) -> None:
+        """Type, message and attributes are the same afterwards."""
+        other = again(error)
+        assert type(other) is type(error)
+        assert str(other) == str(error)
+        assert vars(other) == vars(error)
+
+    def test_partial_results_survive(self) -> None:
+        """The vectors, the failures and the report are all there, and so is the message."""
+        error = partial(InputError("too long", indices=[0]))
+        other = pickled(error)
+        assert str(other) == str(error)
+        assert other.embeddings[:2] == [[0.5, 0.25], None]
+        array = other.embeddings[2]
+        assert isinstance(array, np.ndarray)
+        assert array.dtype == np.float32
+        assert array.tolist() == [0.5, 0.25]
+        [failure] = other.failures
+        assert (failure.index, type(failure.error), str(failure.error)) == (
+            1,
+            InputError,
+            "too long",
+        )
+        assert other.report == REPORT
+
+    @pytest.mark.xfail(
+        strict=True, reason="the SDK's exceptions cannot be unpickled, and so all vectors are lost"
+    )
+    def test_partial_results_survive_with_the_providers_exception(self) -> None:
+        """The usual cause of a failure is the SDK's own exception; it takes nothing down."""
+        other = pickled(partial(bad_request()))
+        assert other.embeddings[0] == [0.5, 0.25]
+        assert other.failures[0].index == 1
+
+
+class TestMessages:
+    """What a message says."""
+
+    def test_partial_results_say_what_is_lost_and_how_to_go_on(self) -> None:
+        """It counts, names kinds and indices, and says where the rest is."""
+        assert str(partial(ValueError("secret"))) == (
+            "1 of 3 texts could not be embedded (ValueError; indices 1). The other vectors are in "
+            ".embeddings and are kept: calling again with the same object or journal pays only "
+            "for the failed ones. .failures gives each one's cause"
+        )
+
+    def test_partial_results_hold_no_document_text(self) -> None:
+        """A cause may quote a text or a key; the message and its repr do not."""
+        error = partial(ValueError("secret sk-key"))
+        assert "secret" not in f"{error} {error!r}"
+        assert "sk-key" not in f"{error} {error!r}"
+
+    def test_many_failures_make_a_short_message(self) -> None:
+        """Ten indices are shown, each kind once, and the numbers are grouped."""
+        failures = [Failure(index=i, error=[ValueError, KeyError][i % 2]()) for i in range(12_345)]
+        message = str(PartialEmbeddingsError([None] * 20_000, failures, REPORT))
+        assert message.startswith("12,345 of 20,000 texts could not be embedded (KeyError, ValueE")
+        assert "indices 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 12,335 more)" in message
+        assert len(message) < 400
+
+    def test_an_unwanted_width_is_named_with_the_way_out(self) -> None:
+        """Both widths are in the message and in attributes."""
+        error = DimensionsError(expected=256, received=1536)
+        assert (error.expected, error.received) == (256, 1536)
+        assert str(error) == (
+            "dimensions=256 was asked for, but the server sent vectors of 1536: it ignores the "
+            "option; leave dimensions out, or use a model that supports it"
+        )
+
+    def test_a_passed_deadline_is_named_with_the_way_out(self) -> None:
+        """The time that was allowed is in the message and in an attribute."""
+        error = DeadlineError(2.5)
+        assert error.deadline == 2.5
+        assert str(error) == (
+            "the deadline of 2.5 s passed before the text was embedded; call again to go on from "
+            "here, or allow more time with deadline="
+        )
+
+    @pytest.mark.parametrize(
+        ("count", "named"),
+        [
+            (0, ""),
+            (1, "0"),
+            (10, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
+            (11, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 1 more"),
+            (5000, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 4,990 more"),
+        ],
+    )
+    def test_ten_indices_are_named(self, count: int, named: str) -> None:
+        """The others are counted."""
+        assert name_indices(range(count)) == named
+
+    def test_a_failure_cannot_be_changed(self) -> None:
+        """What a call reports stays as it was."""
+        with pytest.raises(AttributeError):
+            Failure(index=1, error=ValueError()).index = 2  # type: ignore[misc]

@@ -1,0 +1,353 @@
+"""Vectors: what a server sent arrives bit for bit, or is not believed at all."""
+
+import gc
+import json
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pybase64
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from numpy.typing import NDArray
+from pytest_mock import MockerFixture
+
+from langchain_batch_embed import ResponseError
+from langchain_batch_embed.vectors import as_array, check, read_answer, to_lists
+
+Matrix = NDArray[np.float32]
+
+# Every finite float32: zeros of both signs, subnormal ones and the largest.
+MATRICES: st.SearchStrategy[Matrix] = st_numpy.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 8), st.integers(1, 6)),
+    elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+
+no_deadline = settings(deadline=None)
+
+
+def bits(matrix: Matrix) -> tuple[tuple[int, ...], bytes]:
+    """Return what makes two arrays the same bit for bit, so that -0.0 is not 0.0."""
+    return matrix.shape, np.ascontiguousarray(matrix, dtype="<f4").tobytes()
+
+
+def in_base64(vector: Matrix) -> str:
+    """Write a vector as OpenAI does: base64 of little-endian float32."""
+    return pybase64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def items(matrix: Matrix, *, base64: bool = True) -> list[dict[str, Any]]:
+    """Return the `data` of a right answer."""
+    return [
+        {"index": i, "embedding": in_base64(vector) if base64 else vector.tolist()}
+        for i, vector in enumerate(matrix)
+    ]
+
+
+def answer(data: object, **more: object) -> bytes:
+    """Return a body with these `data`."""
+    return json.dumps({"object": "list", "data": data, **more}).encode()
+
+
+def unit_vectors(n: int, dimensions: int = 256) -> Matrix:
+    """Return vectors as models make them: of length 1."""
+    matrix = np.random.default_rng(0).standard_normal((n, dimensions))
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    return matrix.astype(np.float32)
+
+
+class TestReadAnswer:
+    """An answer of an OpenAI-compatible server."""
+
+    @no_deadline
+    @given(MATRICES, st.booleans())
+    def test_vectors_arrive_bit_for_bit(self, matrix: Matrix, base64: bool) -> None:
+        """Whether they are sent as base64 or as lists of numbers, they are the same float32."""
+        read, _ = read_answer(answer(items(matrix, base64=base64)), expected=len(matrix))
+        assert read.dtype == np.float32
+        assert bits(read) == bits(matrix)
+
+    @no_deadline
+    @given(MATRICES, st.booleans(), st.randoms(use_true_random=False))
+    def test_shuffled_vectors_are_put_in_order(
+        self, matrix: Matrix, base64: bool, shuffle: random.Random
+    ) -> None:
+        """Where each vector has its index, their order in the answer does not matter."""
+        data = items(matrix, base64=base64)
+        shuffle.shuffle(data)
+        read, _ = read_answer(answer(data), expected=len(matrix))
+        assert bits(read) == bits(matrix)
+
+    @no_deadline
+    @given(MATRICES, st.booleans())
+    def test_without_any_index_the_order_of_the_answer_counts(
+        self, matrix: Matrix, null: bool
+    ) -> None:
+        """Some servers send no index, or null: there is only one order to believe."""
+        index = {"index": None} if null else {}
+        data = [{"embedding": item["embedding"], **index} for item in items(matrix)]
+        read, _ = read_answer(answer(data), expected=len(matrix))
+        assert bits(read) == bits(matrix)
+
+    @no_deadline
+    @given(MATRICES.filter(lambda m: len(m) > 1), st.data())
+    def test_a_wrong_index_is_not_believed(self, matrix: Matrix, data: st.DataObject) -> None:
+        """One index missing, doubled, beyond the end, negative or no number spoils the answer."""
+        changed = items(matrix)
+        place = data.draw(st.integers(0, len(matrix) - 1))
+        others = st.integers(-5, len(matrix) + 5).filter(lambda index: index != place)
+        changed[place]["index"] = data.draw(st.none() | others | st.sampled_from(["0", 0.5, [0]]))
+        with pytest.raises(ResponseError, match="not each text once"):
+            read_answer(answer(changed), expected=len(matrix))
+
+    @no_deadline
+    @given(MATRICES, st.integers(-8, 8).filter(bool))
+    def test_an_answer_with_too_few_or_too_many_vectors_is_not_believed(
+        self, matrix: Matrix, more: int
+    ) -> None:
+        """As many vectors as texts, or none of them counts."""
+        expected = max(0, len(matrix) + more)
+        with pytest.raises(ResponseError, match=rf"{expected} texts were sent, but {len(matrix)} "):
+            read_answer(answer(items(matrix)), expected=expected)
+
+    @pytest.mark.parametrize("base64", [True, False])
+    def test_vectors_of_different_widths_are_not_believed(self, base64: bool) -> None:
+        """All vectors of an answer are of one width."""
+        data = items(unit_vectors(2, 4), base64=base64)
+        data += items(unit_vectors(1, 3), base64=base64)
+        data[2]["index"] = 2
+        with pytest.raises(ResponseError, match=r"differ in width|cannot be read"):
+            read_answer(answer(data), expected=3)
+
+    @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("base64", [True, False])
+    def test_a_number_that_is_not_finite_is_not_believed(self, number: float, base64: bool) -> None:
+        """A single NaN or infinity among thousands of numbers is found."""
+        matrix = unit_vectors(20)
+        matrix[13, 77] = number
+        with pytest.raises(ResponseError, match="not finite"):
+            read_answer(answer(items(matrix, base64=base64)), expected=20)
+
+    @pytest.mark.parametrize("number", ["1e39", "-1e39", "1e999", "1" + "0" * 400])
+    def test_a_number_too_large_for_float32_is_not_believed(self, number: str) -> None:
+        """It would become infinite; that is neither a warning nor another exception."""
+        body = f'{{"data": [{{"embedding": [0.5, {number}], "index": 0}}]}}'.encode()
+        with pytest.raises(ResponseError, match=r"not finite|cannot be read"):
+            read_answer(body, expected=1)
+
+    @pytest.mark.parametrize(
+        "embedding",
+        [
+            None,
+            [None, 0.5],
+            [[0.5, 0.5]],
+            [],
+            "",
+            0.5,
+            {"0": 0.5},
+            ["secret", 0.5],
+            [{"a": 1}, 0.5],
+            "secret!",
+            "sécret",
+            "AAA=",
+            "AAAAAAA=",
+        ],
+    )
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_what_is_no_vector_is_not_believed(self, embedding: object, alone: bool) -> None:
+        """Null, nested, empty, no numbers, no base64: each is thrown away, and not quoted."""
+        data: list[dict[str, Any]] = [{"index": 0, "embedding": embedding}]
+        if not alone:
+            data.append({"index": 1, "embedding": [0.5, 0.5]})
+        with pytest.raises(ResponseError) as caught:
+            read_answer(answer(data), expected=len(data))
+        assert "cret" not in f"{caught.value} {caught.value.__cause__}"
+
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            (b"", r"not JSON \(0 bytes\)"),
+            (b"<html>502 secret</html>", r"not JSON \(23 bytes\)"),
+            (b'{"data": [{"embedding": [0.5', "not JSON"),
+            (b"\xff\xfe\x00", "not JSON"),
+            (b"[" * 10_000, "not JSON"),
+            (b"[]", "a JSON list, not an object"),
+            (b"null", "a JSON NoneType, not an object"),
+            (b'"secret"', "a JSON str, not an object"),
+            (b"{}", "1 texts were sent, but 0 vectors"),
+            (b'{"data": null}', "1 texts were sent, but 0 vectors"),
+            (b'{"data": {"0": 1}}', "1 texts were sent, but 0 vectors"),
+            (b'{"data": []}', "1 texts were sent, but 0 vectors"),
+            (b'{"data": [null]}', "does not hold objects"),
+            (b'{"data": ["secret"]}', "does not hold objects"),
+            (b'{"data": [[0.5, 0.5]]}', "does not hold objects"),
+            (b'{"data": [{}]}', "an array of shape"),
+        ],
+    )
+    def test_what_is_no_answer_is_not_believed(self, body: bytes, message: str) -> None:
+        """HTML, a body cut short, other JSON: the message says what came, without quoting it."""
+        with pytest.raises(ResponseError, match=message) as caught:
+            read_answer(body, expected=1)
+        assert "secret" not in f"{caught.value} {caught.value.__cause__}"
+
+    @no_deadline
+    @given(
+        st.binary(max_size=30) | st.text('{}[]",:dataembing01.eE-nul ', max_size=40).map(str.encode)
+    )
+    def test_no_body_ends_in_another_exception(self, body: bytes) -> None:
+        """Whatever a server sends is a `ResponseError`, so that it is retried."""
+        with pytest.raises(ResponseError):
+            read_answer(body, expected=1)
+
+    @pytest.mark.parametrize("error", [{"message": "no", "code": 429}, "no", True])
+    def test_an_error_under_status_200_is_an_error(self, error: object) -> None:
+        """Its body is kept for whoever decides what to do, and is not in the message."""
+        with pytest.raises(ResponseError) as caught:
+            read_answer(answer(items(unit_vectors(1)), error=error), expected=1)
+        assert str(caught.value) == "the server sent an error under status 200"
+        assert caught.value.body is not None
+        assert caught.value.body["error"] == error
+
+    @pytest.mark.parametrize("error", [None, {}, "", False])
+    def test_an_empty_error_is_none(self, error: object) -> None:
+        """Some servers always write the key."""
+        read, _ = read_answer(answer(items(unit_vectors(1)), error=error), expected=1)
+        assert bits(read) == bits(unit_vectors(1))
+
+    @pytest.mark.parametrize(
+        ("usage", "tokens"),
+        [
+            ({"usage": {"prompt_tokens": 5, "total_tokens": 5}}, 5),
+            ({"usage": {"prompt_tokens": 0}}, 0),
+            ({"usage": {"prompt_tokens": None}}, None),
+            ({"usage": {"prompt_tokens": "5"}}, None),
+            ({"usage": {}}, None),
+            ({"usage": None}, None),
+            ({"usage": [5]}, None),
+            ({}, None),
+        ],
+    )
+    def test_the_tokens_billed_are_read_where_they_are_told(
+        self, usage: dict[str, object], tokens: int | None
+    ) -> None:
+        """A server that does not count does no harm."""
+        assert read_answer(answer(items(unit_vectors(1)), **usage), expected=1)[1] == tokens
+
+
+class TestArrays:
+    """What another `Embeddings` class returned."""
+
+    @no_deadline
+    @given(MATRICES)
+    def test_lists_of_floats_become_the_same_float32(self, matrix: Matrix) -> None:
+        """Nothing is lost on the way through Python floats."""
+        assert bits(as_array(matrix.tolist())) == bits(matrix)
+
+    def test_rows_of_an_array_are_taken_too(self) -> None:
+        """Local models often return numpy arrays, of any precision."""
+        matrix = unit_vectors(3)
+        for given_rows in (matrix, list(matrix), matrix.astype(np.float64)):
+            assert bits(as_array(given_rows)) == bits(matrix)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        "embeddings",
+        [
+            [[0.5], [0.5, 0.5]],
+            [["secret"]],
+            [{"a": 1}],
+            [[10**400]],
+            [None, [0.5]],
+        ],
+    )
+    def test_what_is_no_array_of_numbers_is_not_believed(
+        self, embeddings: Sequence[Sequence[float]]
+    ) -> None:
+        """Rows of different widths and anything but numbers are refused, and not quoted."""
+        with pytest.raises(ResponseError, match="cannot be read") as caught:
+            as_array(embeddings)
+        assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("shape", [(), (2,), (3, 4), (2, 0), (2, 4, 1)])
+    def test_an_array_of_another_shape_is_not_believed(self, shape: tuple[int, ...]) -> None:
+        """Two texts have two vectors of at least one number."""
+        with pytest.raises(ResponseError, match="2 texts were sent, but an array of shape"):
+            check(np.zeros(shape, dtype=np.float32), expected=2)
+
+    def test_a_right_array_is_returned_as_it_is(self) -> None:
+        """Checking copies nothing."""
+        matrix = unit_vectors(2)
+        assert check(matrix, expected=2) is matrix
+
+
+@pytest.fixture
+def collecting() -> Iterator[None]:
+    """Leave cyclic garbage collection on, whatever the test did."""
+    gc.enable()
+    yield
+    gc.enable()
+
+
+class TestToLists:
+    """Plain lists of Python floats."""
+
+    @no_deadline
+    @given(MATRICES)
+    def test_each_float_converts_back_to_the_very_same_float32(self, matrix: Matrix) -> None:
+        """Rounding shortens what is printed and never changes the float32, -0.0 included."""
+        lists = to_lists(matrix)
+        assert bits(np.array(lists, dtype=np.float32)) == bits(matrix)
+
+    def test_they_are_lists_of_python_floats(self) -> None:
+        """Whoever wants JSON or a database gets what they can write."""
+        lists = to_lists(unit_vectors(3, 2))
+        assert [type(vector) for vector in lists] == [list] * 3
+        assert {type(number) for vector in lists for number in vector} == {float}
+
+    def test_they_are_short_in_json(self) -> None:
+        """A vector of length 1 is written with ten decimals, a third less than without rounding."""
+        matrix = unit_vectors(100, 1536)
+        plain, short = json.dumps(matrix.tolist()), json.dumps(to_lists(matrix))
+        assert len(short) < 0.67 * len(plain)
+        rounded = [number == round(number, 10) for vector in to_lists(matrix) for number in vector]
+        assert sum(rounded) > 0.95 * len(rounded)
+
+    @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 200])
+    def test_every_vector_is_there_and_in_order(self, n: int) -> None:
+        """The steps in which they are made leave nothing out, at no length."""
+        matrix = unit_vectors(n, 3) if n else np.empty((0, 3), dtype=np.float32)
+        lists = to_lists(matrix)
+        assert len(lists) == n
+        assert bits(np.array(lists, dtype=np.float32).reshape(n, 3)) == bits(matrix)
+
+    @pytest.mark.usefixtures("collecting")
+    def test_garbage_collection_is_on_again_afterwards(self, mocker: MockerFixture) -> None:
+        """It is off while the floats are made, and on when they are there."""
+        states = []
+
+        def rounded(numbers: NDArray[np.float64], _: int) -> NDArray[np.float64]:
+            states.append(gc.isenabled())
+            return numbers.copy()
+
+        mocker.patch("numpy.round", rounded)
+        to_lists(unit_vectors(1))
+        assert states == [False]
+        assert gc.isenabled()
+
+    @pytest.mark.usefixtures("collecting")
+    def test_garbage_collection_is_on_again_after_an_error(self, mocker: MockerFixture) -> None:
+        """Running out of memory does not leave the process without garbage collection."""
+        mocker.patch("numpy.round", side_effect=MemoryError)
+        with pytest.raises(MemoryError):
+            to_lists(unit_vectors(1))
+        assert gc.isenabled()
+
+    @pytest.mark.usefixtures("collecting")
+    def test_garbage_collection_stays_off_where_it_was_off(self) -> None:
+        """A program that does without it is not surprised."""
+        gc.disable()
+        to_lists(unit_vectors(1))
+        assert not gc.isenabled()
