@@ -15,8 +15,10 @@
 No exception holds document text or a key: texts are named by their index.
 """
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -104,6 +106,10 @@ class DimensionsError(BatchEmbeddingsError):
         self.expected = expected
         self.received = received
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the arguments, of which the message is made again."""
+        return partial(type(self), expected=self.expected, received=self.received), ()
+
 
 class DeadlineError(BatchEmbeddingsError, TimeoutError):
     """The time allowed for the whole call is over.
@@ -118,6 +124,10 @@ class DeadlineError(BatchEmbeddingsError, TimeoutError):
             "to go on from here, or allow more time with deadline="
         )
         self.deadline = deadline
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the argument, of which the message is made again."""
+        return type(self), (self.deadline,)
 
 
 class JournalError(BatchEmbeddingsError):
@@ -179,7 +189,11 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the three parts, so that worker processes can hand the error back."""
-        return type(self), (self.embeddings, self.failures, self.report)
+        failures = [
+            Failure(index=failure.index, error=_picklable(failure.error))
+            for failure in self.failures
+        ]
+        return type(self), (self.embeddings, failures, self.report)
 
 
 class IngestError(BatchEmbeddingsError):
@@ -195,6 +209,25 @@ class IngestError(BatchEmbeddingsError):
             "row failed and none succeeded; mend the cause and ingest the rest, which .report tells"
         )
         self.report = report
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the argument, of which the message is made again."""
+        return type(self), (self.report,)
+
+
+def _picklable(error: BaseException) -> BaseException:
+    """Return an error, or a stand-in of its name where it cannot be pickled and read again.
+
+    SDKs' exceptions often cannot, and would take every vector with them.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # what was dumped just now
+    except Exception:  # noqa: BLE001  # whatever their constructors raise
+        status = getattr(error, "status_code", None)
+        return BatchEmbeddingsError(
+            type(error).__name__ if status is None else f"{type(error).__name__} (status {status})"
+        )
+    return error
 
 
 def name_indices(indices: Sequence[int]) -> str:

@@ -37,7 +37,7 @@ import numpy as np
 from langchain_core.stores import BaseStore, ByteStore
 from numpy.typing import NDArray
 
-from langchain_batch_embed.errors import JournalError
+from langchain_batch_embed.errors import JournalError, OptionError
 
 __all__ = [
     "ByteStoreJournal",
@@ -218,7 +218,7 @@ def open_journal(where: Journal | ByteStore | str | os.PathLike[str] | None) -> 
 
     Raises:
         JournalError: the file cannot be opened or is not a journal of this version.
-        TypeError: `where` is something else.
+        OptionError: `where` is something else.
     """
     if where is None:
         return MemoryJournal()
@@ -228,7 +228,7 @@ def open_journal(where: Journal | ByteStore | str | os.PathLike[str] | None) -> 
         return ByteStoreJournal(where)
     if isinstance(where, Journal):
         return where
-    raise TypeError(
+    raise OptionError(
         f"journal= takes a path, a LangChain ByteStore or None, not {type(where).__name__}"
     )
 

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from langchain_batch_embed.retry import Quota, seconds
+from langchain_batch_embed.quota import Quota, seconds
 
 __all__ = ["Budget", "Pacer", "Ticket", "Window"]
 

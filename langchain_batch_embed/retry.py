@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_batch_embed.errors import DimensionsError, ResponseError
+from langchain_batch_embed.quota import Quota, seconds
 
-__all__ = ["Backoff", "Decision", "GiveUp", "Quota", "Retry", "Split", "decide", "seconds"]
+__all__ = ["Backoff", "Decision", "GiveUp", "Retry", "Split", "decide"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,21 +38,6 @@ class Backoff:
         """Return the seconds before retry number `attempt`, counted from 0."""
         bound: float = min(self.longest, self.first * 2 ** min(attempt, 30))
         return bound * draw()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """What a refusal said about the quota.
-
-    Attributes:
-        kind: `"tokens"` or `"requests"`, both a minute.
-        limit: how many a minute.
-        used: how many of them are in use.
-    """
-
-    kind: str
-    limit: float
-    used: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +83,11 @@ class GiveUp:
     Attributes:
         everything: the error concerns the account or the request's form, not these texts:
             no other batch can succeed either.
+        exhausted: it would have been retried, but was often enough.
     """
 
     everything: bool = False
+    exhausted: bool = False
 
 
 Decision = Retry | Split | GiveUp
@@ -118,12 +106,21 @@ _SPENT = frozenset(
 )
 _ACCOUNT_STATUS = frozenset({401, 402, 403, 404, 405})
 _RETRY_STATUS = frozenset({408, 409, 425, 429})
+_GRPC_STATUS = {
+    "ABORTED": 409,
+    "DEADLINE_EXCEEDED": 504,
+    "INTERNAL": 500,
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "PERMISSION_DENIED": 403,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNAUTHENTICATED": 401,
+    "UNAVAILABLE": 503,
+}
 _OVERLOADED_STATUS = frozenset({503, 504, 529})
 _REFUSED_STATUS = frozenset({400, 413, 422})
 
 _NUMBER = r"\d+(?:\.\d+)?"
-_DURATION = re.compile(rf"({_NUMBER})(ms|h|m|s)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _TRY_AGAIN = re.compile(rf"try again in ((?:{_NUMBER}(?:ms|h|m|s))+)", re.IGNORECASE)
 _RETRY_AFTER = re.compile(rf"retry after ({_NUMBER}) (milli)?second", re.IGNORECASE)
 _QUOTA = re.compile(
@@ -146,7 +143,7 @@ _OTHER_PARAMETER = re.compile(r"\b(dimensions|encoding_format)\b")
 _TOO_LARGE = re.compile(r"request too large|body too large|payload too large", re.IGNORECASE)
 _TIMEOUT_NAME = re.compile(r"time(d)?.?out", re.IGNORECASE)
 _CONNECTION_NAME = re.compile(
-    r"connect|network|protocol|transport|decoding|unavailable|internalserver|overloaded",
+    r"oserror|connect|network|protocol|transport|decoding|unavailable|internalserver|overloaded",
     re.IGNORECASE,
 )
 _THROTTLE_NAME = re.compile(r"ratelimit|throttl|toomanyrequests|resourceexhausted", re.IGNORECASE)
@@ -178,8 +175,10 @@ def decide(
         return split if inputs > 1 else GiveUp()
     if signs.status in _ACCOUNT_STATUS or signs.concerns_another_parameter:
         return GiveUp(everything=True)
-    if not signs.passing or attempt >= max_retries:
+    if not signs.passing:
         return GiveUp()
+    if attempt >= max_retries:
+        return GiveUp(exhausted=True)
     told = signs.retry_after
     wait = backoff.wait(attempt, draw)
     return Retry(
@@ -324,14 +323,6 @@ class _Signs:
         return None
 
 
-def seconds(duration: str) -> float | None:
-    """Return a Go duration such as `6m0s`, `1.5s` or `12ms` in seconds; `None`: not one."""
-    parts = _DURATION.findall(duration)
-    if not parts or "".join(number + unit for number, unit in parts) != duration.strip():
-        return None
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception and what it was raised from; wrapped classes often re-raise."""
     seen: set[int] = set()
@@ -353,6 +344,8 @@ def _status(error: BaseException) -> int | None:
     ]
     if isinstance(response, Mapping):  # botocore
         candidates.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    if callable(code := getattr(error, "code", None)):  # gRPC
+        candidates.append(_GRPC_STATUS.get(getattr(code(), "name", "")))
     for value in candidates:
         text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
         if text.isdecimal() and 400 <= int(text) < 600:  # noqa: PLR2004

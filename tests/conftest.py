@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from langchain_core.embeddings import Embeddings
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
@@ -52,7 +53,7 @@ def batch(
 ) -> Callable[..., BatchEmbeddings]:
     """Make a `BatchEmbeddings` on the local server that waits on the fake clock."""
 
-    def make(wrapped: OpenAIEmbeddings | None = None, **options: Any) -> BatchEmbeddings:
+    def make(wrapped: Embeddings | None = None, **options: Any) -> BatchEmbeddings:
         return BatchEmbeddings(wrapped or openai_embeddings(), **{"_clock": clock, **options})
 
     return make

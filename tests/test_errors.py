@@ -77,24 +77,9 @@ EXAMPLES: list[Any] = [
     InputTypeError("not a list", indices=[0]),
     ResponseError("not JSON", body={"error": "no"}),
     JournalError("cannot be read", path="vectors.db"),
-    pytest.param(
-        DimensionsError(expected=256, received=1536),
-        marks=pytest.mark.xfail(
-            strict=True, reason="its arguments are keyword-only, and pickle passes the message"
-        ),
-    ),
-    pytest.param(
-        IngestError(INGEST_REPORT),
-        marks=pytest.mark.xfail(
-            strict=True, reason="pickle passes the message in the report's place"
-        ),
-    ),
-    pytest.param(
-        DeadlineError(2.5),
-        marks=pytest.mark.xfail(
-            strict=True, reason="pickle passes the message in the deadline's place"
-        ),
-    ),
+    DimensionsError(expected=256, received=1536),
+    IngestError(INGEST_REPORT),
+    DeadlineError(2.5),
 ]
 
 
@@ -201,9 +186,6 @@ class TestPickle:
         )
         assert other.report == REPORT
 
-    @pytest.mark.xfail(
-        strict=True, reason="the SDK's exceptions cannot be unpickled, and so all vectors are lost"
-    )
     def test_partial_results_survive_with_the_providers_exception(self) -> None:
         """The usual cause of a failure is the SDK's own exception; it takes nothing down."""
         other = pickled(partial(bad_request()))

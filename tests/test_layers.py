@@ -16,10 +16,9 @@ FOLDER = Path(langchain_batch_embed.__file__).parent
 
 # From the bottom to the top. A module imports only from layers below its own.
 LAYERS = [
-    {"errors", "offline", "corpus"},
+    {"errors", "offline", "corpus", "quota"},
     {"limits"},
-    {"journal", "packing", "retry", "tokens"},
-    {"pacing"},
+    {"journal", "packing", "pacing", "retry", "tokens"},
     {"inputs", "report", "vectors"},
     {"options", "providers"},
     {"dispatch"},
@@ -36,7 +35,6 @@ MODULES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 # They count, pack, pace, decide and keep: each can be understood, and replaced, alone.
 INDEPENDENT = {"journal", "packing", "pacing", "retry", "tokens"}
-EXCEPTIONS = {("pacing", "retry")}  # what a refusal said of the quota, and Go's durations
 
 # They only calculate: time, waiting and randomness are handed in.
 PURE = ["errors", "inputs", "limits", "options", "packing", "pacing", "report", "retry", "tokens"]
@@ -104,7 +102,7 @@ def test_the_deciders_never_import_one_another() -> None:
         for module in INDEPENDENT
         for other in own(FOLDER / f"{module}.py") & INDEPENDENT
     }
-    assert pairs <= EXCEPTIONS
+    assert pairs == set()
 
 
 def test_the_simulator_stands_alone() -> None:

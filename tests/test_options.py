@@ -87,9 +87,6 @@ def test_limits_that_are_no_limits_are_an_error(value: object) -> None:
         make(limits=value)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="open_journal raises a plain TypeError, which is not in this package's tree"
-)
 def test_a_journal_that_is_none_is_an_error() -> None:
     """A journal of the wrong kind is a wrong option like any other."""
     with pytest.raises(BatchEmbeddingsError, match="journal= takes a path"):

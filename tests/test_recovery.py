@@ -150,6 +150,33 @@ class TestPartialResults:
             batch(max_workers=1).embed_documents(TEXTS)
         assert server.stats()["requests"] < 40
 
+    def test_a_text_that_the_server_stumbles_over_costs_only_itself(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """A text whose vector is never sound does not take its batch down with it."""
+
+        class Stumbling(Embeddings):
+            def embed_documents(self, texts: list[str]) -> list[list[float]]:
+                return [[float("nan") if text == "bad" else 1.0] for text in texts]
+
+            def embed_query(self, text: str) -> list[float]:
+                return self.embed_documents([text])[0]
+
+        embeddings = batch(Stumbling(), max_batch_size=10, max_retries=2)
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_documents([*TEXTS[:25], "bad", *TEXTS[25:60]])
+        assert [failure.index for failure in caught.value.failures] == [25]
+        assert server.stats()["requests"] == 0
+
+    def test_a_server_that_is_gone_is_not_bisected(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """When nobody gets an answer any more, batches are given up whole."""
+        server.configure(script=("ok",) * 2, faults={"500": 1.0})
+        with pytest.raises(PartialEmbeddingsError):
+            batch(max_workers=1, max_batch_size=500, max_retries=1).embed_documents(TEXTS)
+        assert server.stats()["requests"] <= 2 + 2 * 8
+
     def test_the_error_can_be_pickled(self, batch: Batch, server: LocalServer) -> None:
         """A worker process can hand the partial result back to its parent."""
         server.configure(faults={"401": 1.0})

@@ -352,7 +352,7 @@ class TestOpenAIErrors:
         """After `max_retries` the batch is given up, and only that batch."""
         last = decision(refusal(status, answer), attempt=MAX_RETRIES - 1, inputs=inputs)
         assert isinstance(last, Retry)
-        assert decision(refusal(status, answer), attempt=MAX_RETRIES, inputs=inputs) == GiveUp()
+        assert decision(refusal(status, answer), attempt=MAX_RETRIES, inputs=inputs) == GiveUp(exhausted=True)
 
     @pytest.mark.parametrize("inputs", [1, 8])
     @pytest.mark.parametrize(("status", "answer"), ACCOUNT.values(), ids=ACCOUNT)
@@ -599,14 +599,11 @@ class TestOtherExceptions:
             after=WAIT, throttled=True
         )
 
-    @pytest.mark.xfail(
-        strict=True, reason="the code of gRPC's own exceptions is a method, which is not called"
-    )
     @pytest.mark.parametrize(
         ("code", "expected"),
         [
             (StatusCode.RESOURCE_EXHAUSTED, Retry(after=WAIT, throttled=True)),
-            (StatusCode.UNAVAILABLE, Retry(after=WAIT)),
+            (StatusCode.UNAVAILABLE, Retry(after=WAIT, overloaded=True)),
         ],
     )
     def test_grpc(self, code: StatusCode, expected: Decision) -> None:
@@ -659,7 +656,7 @@ class TestOtherExceptions:
     def test_a_lost_connection_is_retried(self, error: Exception) -> None:
         """Nothing is wrong with the texts, and not with the server either."""
         assert decision(error) == Retry(after=WAIT)
-        assert decision(error, attempt=MAX_RETRIES) == GiveUp()
+        assert decision(error, attempt=MAX_RETRIES) == GiveUp(exhausted=True)
 
     @pytest.mark.parametrize(
         "error",
@@ -676,7 +673,7 @@ class TestOtherExceptions:
         assert decision(error) == Retry(after=WAIT, overloaded=True)
         assert decision(error, attempt=1) == Split()
         assert decision(error, attempt=1, inputs=1) == Retry(after=2 * WAIT, overloaded=True)
-        assert decision(error, attempt=MAX_RETRIES, inputs=1) == GiveUp()
+        assert decision(error, attempt=MAX_RETRIES, inputs=1) == GiveUp(exhausted=True)
 
     def test_an_unknown_exception_is_split(self) -> None:
         """Perhaps one of the texts is the cause, so it is found; alone, it is given up."""
@@ -688,7 +685,7 @@ class TestOtherExceptions:
         assert decision(ResponseError("8 texts were sent, but 7 vectors came back")) == Retry(
             after=WAIT
         )
-        assert decision(ResponseError("…"), attempt=MAX_RETRIES) == GiveUp()
+        assert decision(ResponseError("…"), attempt=MAX_RETRIES) == GiveUp(exhausted=True)
 
     def test_no_money_left_is_seen_under_status_200_too(self) -> None:
         """Some gateways send every error under 200."""

@@ -49,7 +49,7 @@ def encoded(texts: list[str]) -> list[str]:
         ("503", 503, "service_unavailable_error", "server_is_overloaded", "overloaded"),
     ],
 )
-def test_a_refusal_is_worded_as_the_provider_words_it(  # noqa: PLR0917
+def test_a_refusal_is_worded_as_the_provider_words_it(
     ask: Ask,
     configure: Configure,
     fault: str,

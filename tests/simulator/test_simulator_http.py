@@ -367,7 +367,7 @@ class TestLimits:
             ("text-embedding-3-small", {"max_inputs": 1}, 400, None),
         ],
     )
-    def test_azure_has_words_of_its_own(  # noqa: PLR0917
+    def test_azure_has_words_of_its_own(
         self,
         simulator: Simulator,
         client: httpx.Client,

@@ -36,7 +36,7 @@ class Run:
         seconds: from the documents to the filled store.
         requests: sent to the embeddings server meanwhile.
         rows: what the store then held.
-        results: what a few searches found, in order.
+        results: what a few searches found.
     """
 
     seconds: float
@@ -64,7 +64,7 @@ def run(
         seconds=seconds,
         requests=requests,
         rows=rows_of(name, store),
-        results=results_of(name, store),
+        results=results_of(store),
     )
     close(name, store)
     return result
