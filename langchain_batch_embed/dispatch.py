@@ -37,8 +37,11 @@ __all__ = ["SYSTEM_CLOCK", "Batch", "Clock", "Dispatcher", "Done", "Lost", "Run"
 
 logger = logging.getLogger(__name__)
 
-ALONE_REFUSED = 8
-"""So many texts given up alone with not one answer in between: it is not the texts."""
+FAILED_IN_A_ROW = 8
+"""So many given up with not one answer in between: it is not the texts, and nothing more is sent.
+
+Counted are texts that failed alone, and batches that were retried as often as they may be.
+"""
 
 SAFETY = 0.95
 """A limit that a refusal let us compute is used at this share: it rests on an estimate."""
@@ -77,14 +80,12 @@ class Batch:
         weight: tokens by the stricter count, for the limit of a request.
         charge: tokens that the limiter charges.
         attempt: how often it was retried.
-        answers: answers that the run had when this batch failed first; `None`: it has not.
     """
 
     rows: NDArray[np.intp]
     weight: int
     charge: int
     attempt: int = 0
-    answers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +217,7 @@ class Run:
         self._open = len(self._ready)  # batches without an outcome
         self._in_flight: dict[int, Batch] = {}
         self._stopped = False
-        self._answers = 0
-        self._alone = 0  # texts given up alone since the last answer
+        self._failed_in_a_row = 0  # given up, or tried often enough, since the last answer
         self._fatal: BaseException | None = None  # concerns every text: nothing more is sent
         self._executor = ThreadPoolExecutor(shared.max_workers, "batch-embed")
 
@@ -289,8 +289,7 @@ class Run:
         else:
             with shared.changed:
                 shared.pacer.succeeded(ticket, answer.headers, shared.clock.now())
-                self._answers += 1
-                self._alone = 0
+                self._failed_in_a_row = 0
                 self._tally.answered(answer.tokens, batch.charge)
                 self._finish(batch, Done(batch.rows, answer.vectors))
                 self._settled(batch)
@@ -325,8 +324,6 @@ class Run:
             shared.pacer.failed(ticket, now, overloaded=overloaded)
         if id(batch) not in self._in_flight:
             return  # abandoned at the deadline
-        if batch.answers is None:
-            batch.answers = self._answers
         if self._fatal is not None:
             self._finish(batch, Lost(batch.rows, self._fatal))
         elif isinstance(decision, Retry):
@@ -352,14 +349,15 @@ class Run:
             self._give_up(batch, decision, error)
 
     def _give_up(self, batch: Batch, decision: GiveUp, error: BaseException) -> None:
-        others_pass = batch.answers is not None and self._answers > batch.answers
-        if decision.exhausted and others_pass and len(batch.rows) > 1:
-            # The server answers others, so one of these texts may be what it stumbles over.
+        alone = len(batch.rows) == 1
+        self._failed_in_a_row += alone or decision.exhausted
+        fatal = decision.everything or self._failed_in_a_row >= FAILED_IN_A_ROW
+        if decision.exhausted and not alone and not fatal:
+            # Perhaps one of these texts is what the server stumbles over.
             self._replace(batch, _halves(batch.rows))
             return
         self._finish(batch, Lost(batch.rows, error))
-        self._alone += len(batch.rows) == 1
-        if decision.everything or self._alone >= ALONE_REFUSED:
+        if fatal:
             # What is in flight is paid for, so its answer is waited for.
             self._fatal = error
             self._lose_the_rest(error, abandon=False)
@@ -389,7 +387,6 @@ class Run:
             part = self._batch(rows)
             # One more try at least for what was tried often as a part of something larger.
             part.attempt = min(batch.attempt, max(0, self._shared.max_retries - 1))
-            part.answers = batch.answers
             self._ready.appendleft(part)
 
     def _batch(self, rows: NDArray[np.intp]) -> Batch:

@@ -171,7 +171,7 @@ class TestPartialResults:
     def test_a_server_that_is_gone_is_not_bisected(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """When nobody gets an answer any more, batches are given up whole."""
+        """When nobody gets an answer any more, everything is given up after a few tries."""
         server.configure(script=("ok",) * 2, faults={"500": 1.0})
         with pytest.raises(PartialEmbeddingsError):
             batch(max_workers=1, max_batch_size=500, max_retries=1).embed_documents(TEXTS)
