@@ -11,6 +11,7 @@ All decisions are made elsewhere, by pure code: when to start in `pacing`, what 
 error in `retry`. One condition of the dispatcher guards all that is shared.
 """
 
+import bisect
 import heapq
 import itertools
 import logging
@@ -42,6 +43,12 @@ FAILED_IN_A_ROW = 8
 
 Counted are texts that failed alone, and batches that were retried as often as they may be.
 """
+
+HEDGE_AFTER = 3.0
+"""A request is a straggler when it takes so many times the median: one in ten at OpenAI."""
+
+HEDGE_SHARE = 0.05
+"""Share of a call's tokens that may be sent, and paid for, a second time."""
 
 SAFETY = 0.95
 """A limit that a refusal let us compute is used at this share: it rests on an estimate."""
@@ -80,12 +87,16 @@ class Batch:
         weight: tokens by the stricter count, for the limit of a request.
         charge: tokens that the limiter charges.
         attempt: how often it was retried.
+        sent: when it was sent last, in seconds of the clock.
+        copies: requests for it that are in flight: 1, or 2 where it is hedged.
     """
 
     rows: NDArray[np.intp]
     weight: int
     charge: int
     attempt: int = 0
+    sent: float = 0.0
+    copies: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +147,7 @@ class Dispatcher:
         max_workers: int,
         max_retries: int,
         timeout: float,
+        hedge: bool = False,
         backoff: Backoff | None = None,
         clock: Clock = SYSTEM_CLOCK,
         draw: Callable[[], float] = random.random,
@@ -144,6 +156,7 @@ class Dispatcher:
         self.max_workers = max_workers
         self.max_retries = max_retries
         self.timeout = timeout
+        self.hedge = hedge
         self.backoff = backoff or Backoff()
         self.clock = clock
         self.draw = draw
@@ -216,6 +229,8 @@ class Run:
         self._outcomes: deque[Outcome] = deque()
         self._open = len(self._ready)  # batches without an outcome
         self._in_flight: dict[int, Batch] = {}
+        self._durations: list[float] = []  # of answered requests, sorted, in seconds
+        self._hedges_left = HEDGE_SHARE * sum(batch.charge for batch in self._ready)
         self._stopped = False
         self._failed_in_a_row = 0  # given up, or tried often enough, since the last answer
         self._fatal: BaseException | None = None  # concerns every text: nothing more is sent
@@ -269,11 +284,36 @@ class Run:
                 due = self._delayed[0][0] - now if self._delayed else math.inf
                 return min(wait, due)
             self._ready.popleft()
-            ticket = self._shared.pacer.start(batch.charge, now)
-            self._in_flight[id(batch)] = batch
-            self._tally.requests += 1
-            self._executor.submit(self._request, batch, ticket)
-        return self._delayed[0][0] - now if self._delayed else math.inf
+            self._start(batch, now)
+        if self._delayed:
+            return self._delayed[0][0] - now
+        return self._hedge(now) if self._shared.hedge else math.inf
+
+    def _start(self, batch: Batch, now: float) -> None:
+        ticket = self._shared.pacer.start(batch.charge, now)
+        batch.sent = now
+        batch.copies += 1
+        self._in_flight[id(batch)] = batch
+        self._tally.requests += 1
+        self._executor.submit(self._request, batch, ticket)
+
+    def _hedge(self, now: float) -> float:
+        """Send stragglers a second time; return the seconds until there may be another one."""
+        if not self._durations or self._stopped:
+            return math.inf
+        patience = HEDGE_AFTER * self._durations[len(self._durations) // 2]
+        wait = math.inf
+        for batch in list(self._in_flight.values()):
+            left = batch.sent + patience - now
+            if batch.copies > 1 or batch.charge > self._hedges_left:
+                continue
+            if left <= 0 and self._shared.pacer.wait(batch.charge, now) == 0:
+                self._hedges_left -= batch.charge
+                self._tally.hedged += 1
+                self._start(batch, now)
+            elif left > 0:
+                wait = min(wait, left)
+        return wait
 
     def _request(self, batch: Batch, ticket: Ticket) -> None:
         """Send one batch and settle its outcome; runs in a worker thread."""
@@ -288,14 +328,18 @@ class Run:
                 self._settled(batch)
         else:
             with shared.changed:
-                shared.pacer.succeeded(ticket, answer.headers, shared.clock.now())
+                now = shared.clock.now()
+                shared.pacer.succeeded(ticket, answer.headers, now)
+                bisect.insort(self._durations, now - ticket.sent)
                 self._failed_in_a_row = 0
                 self._tally.answered(answer.tokens, batch.charge)
                 self._finish(batch, Done(batch.rows, answer.vectors))
                 self._settled(batch)
 
     def _settled(self, batch: Batch) -> None:
-        self._in_flight.pop(id(batch), None)
+        batch.copies -= 1
+        if not batch.copies:
+            self._in_flight.pop(id(batch), None)
         self._pump(self._shared.clock.now())
         self._shared.changed.notify_all()
 
@@ -322,8 +366,8 @@ class Run:
         else:
             overloaded = isinstance(decision, Retry) and decision.overloaded
             shared.pacer.failed(ticket, now, overloaded=overloaded)
-        if id(batch) not in self._in_flight:
-            return  # abandoned at the deadline
+        if id(batch) not in self._in_flight or batch.copies > 1:
+            return  # abandoned at the deadline, answered already, or it may be answered yet
         if self._fatal is not None:
             self._finish(batch, Lost(batch.rows, self._fatal))
         elif isinstance(decision, Retry):
@@ -376,7 +420,8 @@ class Run:
             self._outcomes.append(Lost(batch.rows, error))
 
     def _finish(self, batch: Batch, outcome: Outcome) -> None:
-        if id(batch) in self._in_flight:  # else it was abandoned at the deadline
+        # Where it is not in there, it was abandoned at the deadline, or the other copy was faster.
+        if self._in_flight.pop(id(batch), None) is not None:
             self._open -= 1
             self._outcomes.append(outcome)
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -31,6 +31,7 @@ from langchain_batch_embed.limits import Limits, check_positive, limits_of
 from langchain_batch_embed.options import check_options
 from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.pipeline import Pipeline
+from langchain_batch_embed.plan import Plan, make_plan
 from langchain_batch_embed.prefetch import Prefetch
 from langchain_batch_embed.providers import pack_up, provider_for, unpack
 from langchain_batch_embed.recovery import Recovery
@@ -72,6 +73,8 @@ class BatchEmbeddings(Embeddings):
             not tell it.
         limits: limits in place of those of the provider that is recognised.
         show_progress: show a `tqdm.auto` bar that counts texts.
+        hedge: send a straggler at the end of a call a second time, and take the answer that
+            comes first. Paid for twice, so never more than 5 % of the tokens.
 
     Instantiate:
         ```python
@@ -117,6 +120,7 @@ class BatchEmbeddings(Embeddings):
         model: str | None = None,
         limits: Limits | None = None,
         show_progress: bool = False,
+        hedge: bool = False,
         _clock: Clock = SYSTEM_CLOCK,
         _draw: Callable[[], float] = random.random,
         **unknown: Any,
@@ -146,6 +150,7 @@ class BatchEmbeddings(Embeddings):
             max_workers=self.limits.max_workers,
             max_retries=max_retries,
             timeout=timeout or provider.timeout or _TIMEOUT,
+            hedge=hedge,
             clock=_clock,
             draw=_draw,
         )
@@ -217,6 +222,42 @@ class BatchEmbeddings(Embeddings):
             _raise_cause(error)
         return vectors[0]
 
+    def plan(
+        self,
+        texts: Iterable[str],
+        *,
+        tier: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        price: float | None = None,
+    ) -> Plan:
+        """Tell what embedding these texts will send, cost and take; nothing is sent.
+
+        Texts whose vectors are in the journal are free. The seconds are rehearsed in simulated
+        time with OpenAI's latency and the account's quota, which is the first that is known of
+        the arguments, the tier, this object's options and what earlier answers said.
+
+        Args:
+            texts: any iterable of strings.
+            tier: OpenAI's usage tier of your account, 1 to 5.
+            requests_per_minute: your account's quota.
+            tokens_per_minute: your account's quota.
+            price: dollars for a million tokens; `None`: OpenAI's list price, for its models.
+
+        Raises:
+            InputError: a text can never be embedded.
+            OptionError: an option cannot work.
+            JournalError: the journal cannot be read.
+        """
+        return make_plan(
+            self._pipeline,
+            texts,
+            tier=tier,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            price=price,
+        )
+
     def prefetch(self, texts: Iterable[str], *, max_buffered: int = 20_000) -> Prefetch:
         """Embed texts in the background that callers will then ask for in small portions.
 
@@ -226,17 +267,24 @@ class BatchEmbeddings(Embeddings):
         ```
 
         While the `with` block runs, every `embed_documents` of this object is answered from what
-        has arrived, and waits only for what has not. Texts that were not announced are embedded
-        as usual. A vector is dropped when it is handed out, unless the journal keeps it.
+        has arrived, and waits only for what is on its way. Texts that were not announced are
+        embedded as usual, and a text that cannot be embedded fails in the call that asks for it.
+        A vector is dropped when it is handed out for the last time; what the block leaves
+        behind is kept by a journal alone.
 
         Args:
             texts: what will be asked for, best in that order; a text as often as it will be.
             max_buffered: vectors held at a time, here or on their way: 6 KB each at 1,536
-                dimensions, so 120 MB.
+                dimensions, so 120 MB, and as much again while they arrive.
+
+        Raises:
+            InputTypeError: not an iterable of strings.
+            OptionError: `max_buffered` is not a whole number of at least 1.
         """
         check_positive("max_buffered", max_buffered)
+        listed = check_texts(texts)
         prefetch = self._pipeline.prefetch(max_buffered=max_buffered)
-        prefetch.announce(check_texts(texts))
+        prefetch.announce(listed)
         return prefetch
 
     def ingest(
@@ -245,9 +293,10 @@ class BatchEmbeddings(Embeddings):
         documents: Iterable[Document],
         *,
         ids: Iterable[str] | None = None,
-        batch_size: int = 1000,
+        batch_size: int = 500,
         max_buffered: int = 10_000,
         show_progress: bool | None = None,
+        _cancelled: threading.Event | None = None,
     ) -> IngestReport:
         """Add any number of documents to a store; embedding and writing overlap.
 
@@ -260,51 +309,57 @@ class BatchEmbeddings(Embeddings):
         Args:
             store: a vector store whose embeddings are this object.
             documents: any iterable.
-            ids: one a document; `None`: the documents' own, where all of a batch have one.
-            batch_size: documents in one call of the store.
-            max_buffered: vectors held at a time, here or on their way.
+            ids: one a document; `None`: what the store makes of the documents' own, or of none.
+            batch_size: documents in one call of the store. Supabase writes 500 in one statement;
+                a store that writes a call in several parts may keep some of them when another
+                one fails, and then needs ids to have no document twice.
+            max_buffered: documents read ahead, and so vectors held at a time, here or on their
+                way; never less than `batch_size`.
             show_progress: a `tqdm.auto` bar that counts documents; `None`: as this object.
 
         Raises:
-            OptionError: the store uses other embeddings.
+            OptionError: the store uses other embeddings, or there are not as many ids as
+                documents.
             IngestError: several documents in a row failed and none succeeded.
+            Exception: whatever `documents` raises, with a note of how many are stored.
         """
         check_positive("batch_size", batch_size)
         check_positive("max_buffered", max_buffered)
-        if store.embeddings is not self:
+        # SQLiteVec, for one, has no `embeddings`, but keeps them where most stores do.
+        used = store.embeddings or getattr(store, "_embedding", self)
+        if used is not self:
             raise OptionError(
                 f"this {type(store).__name__} does not use these embeddings; make the store with "
                 "this BatchEmbeddings object"
             )
-        started = self._pipeline.dispatcher.clock.now()
+        ahead = max(batch_size, max_buffered)
         shown = self._options["show_progress"] if show_progress is None else show_progress
+        total = len(documents) if isinstance(documents, Sized) else None
         with (
-            self._pipeline.prefetch(max_buffered=max_buffered, until_released=True) as prefetch,
-            tqdm(unit=" documents", disable=not shown) as bar,
+            self._pipeline.prefetch(max_buffered=ahead, until_released=True) as prefetch,
+            tqdm(total=total, unit=" documents", disable=not shown) as bar,
         ):
-            ingestion = Ingestion(
+            return Ingestion(
                 store,
                 documents,
                 ids=ids,
-                embed=partial(self._pipeline.embed_into, prefetch),
+                complete=partial(self._pipeline.complete, prefetch, cancelled=_cancelled),
                 prefetch=prefetch,
                 batch_size=batch_size,
-                ahead=max(batch_size, max_buffered),
-            )
-            for count in ingestion.steps():
-                bar.update(count)
-        return ingestion.report(self._pipeline.dispatcher.clock.now() - started)
+                ahead=ahead,
+                now=self._pipeline.dispatcher.clock.now,
+            ).run(bar.update, cancelled=_cancelled)
 
     async def aingest(
         self, store: VectorStore, documents: Iterable[Document], **options: Any
     ) -> IngestReport:
         """Add any number of documents to a store, without blocking the event loop.
 
-        Takes and raises what `ingest` does. Cancelling the task stops it after the batch that
-        is being written.
+        Takes and raises what `ingest` does; documents are read, and the store is called, in
+        another thread. Cancelling the task stops it after the batch that is being written.
         """
         return await self._in_thread(
-            lambda cancelled: self.ingest(store, _until(cancelled, documents), **options)
+            lambda cancelled: self.ingest(store, documents, _cancelled=cancelled, **options)
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -324,18 +379,10 @@ class BatchEmbeddings(Embeddings):
             return await asyncio.get_running_loop().run_in_executor(executor, work, cancelled)
         except asyncio.CancelledError:
             cancelled.set()
-            self._pipeline.dispatcher.wake()
+            self._pipeline.wake()
             raise
         finally:
             executor.shutdown(wait=False)
-
-
-def _until(stop: threading.Event, documents: Iterable[Document]) -> Iterator[Document]:
-    """Yield documents until the event is set."""
-    for document in documents:
-        if stop.is_set():
-            raise asyncio.CancelledError
-        yield document
 
 
 def _raise_cause(error: PartialEmbeddingsError) -> NoReturn:

@@ -43,6 +43,7 @@ REPORT = Report(
     retries=0,
     throttled=0,
     splits=0,
+    hedged=0,
     tokens=9,
     dollars=None,
     seconds=1.0,

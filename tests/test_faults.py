@@ -177,3 +177,34 @@ class TestFaults:
         assert "again" in caplog.text
         assert "secret" not in caplog.text + str(caught.value)
         assert "sk-test" not in caplog.text + str(caught.value)
+
+
+class TestHedging:
+    """A straggler is sent again only if the user asked for it, and not for much."""
+
+    @pytest.mark.parametrize("hedge", [False, True])
+    def test_a_straggler_is_sent_again_if_told(
+        self, batch: Batch, server: LocalServer, hedge: bool
+    ) -> None:
+        """One hung request of forty: hedged, the call ends without waiting for its time-out."""
+        server.configure(script=(*["ok"] * 20, "hang"))
+        embeddings = batch(
+            max_workers=4, max_batch_size=75, hedge=hedge, timeout=2, _clock=SYSTEM_CLOCK
+        )
+        assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
+        report = embeddings.last_report
+        assert report is not None
+        assert (report.hedged, report.retries) == ((1, 0) if hedge else (0, 1))
+        assert server.stats()["inputs_billed"] == len(TEXTS)
+
+    def test_never_more_than_5_percent_is_sent_twice(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """A batch that is more than a twentieth of the call is not hedged."""
+        server.configure(script=("ok", "hang"))
+        embeddings = batch(
+            max_workers=1, max_batch_size=1000, hedge=True, timeout=0.5, _clock=SYSTEM_CLOCK
+        )
+        assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.hedged == 0

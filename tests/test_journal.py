@@ -22,7 +22,7 @@ from langchain_core.stores import ByteStore, InMemoryByteStore
 from numpy.typing import NDArray
 from pytest_mock import MockerFixture
 
-from langchain_batch_embed.errors import JournalError
+from langchain_batch_embed.errors import JournalError, OptionError
 from langchain_batch_embed.journal import (
     ByteStoreJournal,
     Journal,
@@ -430,7 +430,7 @@ class TestOpenJournal:
 
     def test_other_things_are_refused(self) -> None:
         """A wrong type is told at once."""
-        with pytest.raises(TypeError, match="takes a path, a LangChain ByteStore or None, not int"):
+        with pytest.raises(OptionError, match="takes a path, a LangChain ByteStore or None, not int"):
             open_journal(7)  # type: ignore[arg-type]
 
 

@@ -25,6 +25,7 @@ LAYERS = [
     {"results"},
     {"prefetch", "recovery"},
     {"pipeline", "ingest"},
+    {"plan"},
     {"embeddings"},
     {"__init__"},
     {"demo"},
