@@ -51,9 +51,12 @@ class Results:
                     f"vectors of {vectors.shape[1]} numbers came after vectors of {self.width}"
                 )
             self.width = vectors.shape[1]
-            if not self._vectors.size:
-                self._vectors = np.empty((len(self.done), self.width), dtype=np.float32)
-            self._vectors[rows] = vectors
+            if len(rows) == len(self.done) and vectors.flags.writeable:
+                self._vectors = vectors  # everything at once, from a journal: no second copy
+            else:
+                if not self._vectors.size:
+                    self._vectors = np.empty((len(self.done), self.width), dtype=np.float32)
+                self._vectors[rows] = vectors
             self.done[rows] = True
             return not self._abandoned
 
