@@ -8,9 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import openai
+from langchain_openai import OpenAIEmbeddings
+from pydantic import SecretStr
 
-from langchain_batch_embed import demo
+from langchain_batch_embed import corpus, demo
 from langchain_batch_embed.demo import say
+from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import BatchEmbeddingsError
 from langchain_batch_embed.simulator import TIERS, Scenario, serve
 
@@ -49,6 +52,33 @@ def _demo(options: argparse.Namespace) -> None:
     )
 
 
+def _plan(options: argparse.Namespace) -> None:
+    files = [
+        file
+        for path in options.paths
+        for file in ([path] if path.is_file() else corpus.text_files(path))
+    ]
+    if options.whole:
+        read = (file.read_text(encoding="utf-8", errors="replace") for file in files)
+        texts = [text for text in read if text.strip()]
+    else:
+        texts = [section.text for section in corpus.sections(files)]
+    if not texts:
+        suffixes = " ".join(sorted(corpus.SUFFIXES))
+        sys.exit(f"no text found: give files that are not empty, or folders of {suffixes} files")
+    # Nothing is sent, so any key will do, and the user's variables must not get in the way.
+    wrapped = OpenAIEmbeddings(
+        model=options.model,
+        api_key=SecretStr("never sent"),
+        openai_api_type=None,
+        openai_proxy="",
+    )
+    plan = BatchEmbeddings(wrapped).plan(texts, tier=options.tier, price=options.price)
+    cut = "" if options.whole else ", cut into sections"
+    say(f"{len(files):,} {'file' if len(files) == 1 else 'files'}{cut}, for {options.model}")
+    say(plan)
+
+
 def _simulate(options: argparse.Namespace) -> None:
     given = {"tier": options.tier, "latency": options.latency}
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -73,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_demo(commands.add_parser("demo", help="embed real text in three ways, and compare"))
+    _add_plan(commands.add_parser("plan", help="tell what embedding your files costs and takes"))
     _add_simulate(commands.add_parser("simulate", help="run a local server to rehearse against"))
     return parser
 
@@ -102,6 +133,39 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="with --live: do not ask")
     parser.set_defaults(run=_demo)
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Tells requests, tokens, dollars and seconds for your files, at OpenAI's prices and under "
+        "its quotas. Needs no key; nothing is sent and nothing is spent."
+    )
+    suffixes = " ".join(sorted(corpus.SUFFIXES))
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=_existing,
+        metavar="PATH",
+        help=f"files, or folders, of which all {suffixes} files are taken",
+    )
+    parser.add_argument(
+        "--tier", type=int, choices=list(TIERS), help="your usage tier (default: tell all of them)"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", default="text-embedding-3-small", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--price",
+        type=float,
+        metavar="DOLLARS",
+        help="for a million tokens (default: OpenAI's list price)",
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="each file is one text (default: sections of some 125 tokens, as the demo cuts them)",
+    )
+    parser.set_defaults(run=_plan)
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:

@@ -4,27 +4,30 @@ The store's own `add_documents` does the writing, in the caller's thread. What i
 embeddings for is there already, because the documents ahead of it are prefetched.
 """
 
-import itertools
+import asyncio
+import contextlib
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from typing import Any, Literal
 
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
-from langchain_batch_embed.errors import IngestError
-from langchain_batch_embed.prefetch import Prefetch
+from langchain_batch_embed.errors import IngestError, InputError, InputTypeError, OptionError
+from langchain_batch_embed.prefetch import LEAST_SHARE, Prefetch
 
 __all__ = ["IngestFailure", "IngestReport", "Ingestion"]
 
 logger = logging.getLogger(__name__)
 
 FAILED_IN_A_ROW = 8
-"""So many documents failed alone, and none got in between them: it is not the documents."""
+"""So many documents failed, and none got in between them: it is not the documents."""
 
-Embed = Callable[[Sequence[str]], Mapping[int, BaseException]]
+Complete = Callable[[Sequence[str]], Mapping[int, BaseException]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,7 @@ class IngestFailure:
         index: its position among the documents that were given.
         id: its id, if it has one.
         stage: `"embedding"` or `"writing"`.
-        error: why.
+        error: why, without its traceback.
     """
 
     index: int
@@ -49,9 +52,9 @@ class IngestReport:
     """What `ingest` did.
 
     Attributes:
-        documents: how many were given.
+        documents: how many were read.
         stored: how many of them are in the store now.
-        failures: those that are not, in order.
+        failures: those that could not be stored, in order.
         ids: the ids that the store returned, in the order of the documents stored.
         seconds: how long it took.
     """
@@ -71,16 +74,18 @@ class _Item:
 
 
 class Ingestion:
-    """One `ingest` under way; `steps` does the work, a batch of documents a step.
+    """One `ingest` under way.
 
     Args:
         store: whose `add_documents` is called.
-        documents: any iterable; read as far ahead as vectors may be buffered, and no further.
-        ids: the documents' ids; `None`: those that the documents have.
-        embed: waits for the vectors of some texts; returns the positions that failed, and why.
+        documents: any iterable; read as far ahead as `ahead` allows, and no further.
+        ids: the documents' ids; `None`: up to the store.
+        complete: waits for the vectors of some texts in the prefetch; returns the positions
+            that failed, and why.
         prefetch: embeds ahead, and keeps vectors until they are released.
         batch_size: documents in one call of the store.
         ahead: documents that are read ahead.
+        now: tells the time in seconds.
     """
 
     def __init__(
@@ -89,93 +94,166 @@ class Ingestion:
         documents: Iterable[Document],
         *,
         ids: Iterable[str] | None,
-        embed: Embed,
+        complete: Complete,
         prefetch: Prefetch,
         batch_size: int,
         ahead: int,
+        now: Callable[[], float],
     ) -> None:
         self._store = store
         self._given = _items(documents, ids)
-        self._embed = embed
+        self._passes_ids = ids is not None
+        self._complete = complete
         self._prefetch = prefetch
         self._batch_size = batch_size
         self._ahead = ahead
+        self._now = now
+        self._started = now()
         self._queue: deque[_Item] = deque()
-        self._failed_in_a_row = 0
+        self._read = 0
+        self._stored = 0
         self._stored_ids: list[str] = []
         self._failures: list[IngestFailure] = []
-        self.documents = 0
-        self.stored = 0
+        self._failed_in_a_row = 0
 
-    def steps(self) -> Iterator[int]:
-        """Write batch after batch; yield how many documents are dealt with.
+    def run(
+        self, progress: Callable[[int], object], *, cancelled: threading.Event | None = None
+    ) -> IngestReport:
+        """Write batch after batch.
+
+        Args:
+            progress: told, after each batch, how many documents it had.
+            cancelled: set to stop after the batch that is being written.
 
         Raises:
-            IngestError: several documents in a row failed, each alone.
+            IngestError: several documents in a row failed, and none succeeded.
+            asyncio.CancelledError: it was cancelled.
         """
-        self._read(self._ahead)
-        while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
-            texts = [item.document.page_content for item in batch]
-            failed = self._embed(texts)
-            for position in sorted(failed):
-                self._lose(batch[position], "embedding", failed[position])
-            self._write([item for i, item in enumerate(batch) if i not in failed])
-            self._prefetch.release(texts)
-            self._read(len(batch))
-            yield len(batch)
+        try:
+            self._read_ahead()
+            while self._queue:
+                progress(self._write_batch())
+                if cancelled is not None and cancelled.is_set():
+                    raise asyncio.CancelledError
+                self._read_ahead()
+        except BaseException as error:
+            if not isinstance(error, IngestError):
+                error.add_note(
+                    f"ingest stopped here: of its first {self._stored + len(self._failures):,} "
+                    f"documents {self._stored:,} are stored"
+                )
+            raise
+        return self._report()
 
-    def report(self, seconds: float = 0.0) -> IngestReport:
-        """Return what was done so far."""
-        return IngestReport(
-            documents=self.documents,
-            stored=self.stored,
-            failures=tuple(sorted(self._failures, key=lambda failure: failure.index)),
-            ids=tuple(self._stored_ids),
-            seconds=seconds,
-        )
+    def _read_ahead(self) -> None:
+        if not self._read:  # a small run at first, so that there is soon something to write
+            self._read_some(self._batch_size)
+        # Then as much at a time as makes a large run: not one for each batch that is written.
+        step = max(1, self._ahead // LEAST_SHARE)
+        while (room := self._ahead - len(self._queue)) >= step or (
+            room and len(self._queue) < self._batch_size
+        ):
+            if not self._read_some(min(step, room)):
+                return
 
-    def _read(self, count: int) -> None:
-        items = list(itertools.islice(self._given, count))
-        self.documents += len(items)
+    def _read_some(self, count: int) -> bool:
+        items = list(islice(self._given, count))
+        self._read += len(items)
         self._queue.extend(items)
-        self._prefetch.announce(item.document.page_content for item in items)
+        self._prefetch.announce([item.document.page_content for item in items])
+        return bool(items)
+
+    def _write_batch(self) -> int:
+        batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
+        texts = [item.document.page_content for item in batch]
+        failed = self._complete(texts)
+        for position in sorted(failed):
+            self._lose(batch[position], "embedding", failed[position])
+        good = [item for position, item in enumerate(batch) if position not in failed]
+        if good:
+            self._write(good)
+        else:
+            # What is wrong with a document itself says nothing of the next one.
+            outside = [error for error in failed.values() if not isinstance(error, InputError)]
+            if outside:
+                self._stop_if_hopeless(len(outside), outside[-1])
+        self._prefetch.release(texts)
+        return len(batch)
 
     def _write(self, items: Sequence[_Item]) -> None:
         """Write documents; those that the store refuses are found by halving, and noted."""
-        if not items:
-            return
-        options: dict[str, Any] = {}
-        if all(item.id is not None for item in items):
-            options["ids"] = [item.id for item in items]
+        options: dict[str, Any] = {"ids": [item.id for item in items]} if self._passes_ids else {}
         try:
             written = self._store.add_documents([item.document for item in items], **options)
-        except Exception as error:  # noqa: BLE001  # whatever this store's client raises
+        except BaseException as error:
+            _roll_back(self._store)
+            if not isinstance(error, Exception):
+                raise
             if len(items) == 1:
                 self._lose(items[0], "writing", error)
+                self._stop_if_hopeless(1, error)
                 return
             logger.info("writing %d documents: %s, halving", len(items), type(error).__name__)
-            middle = len(items) // 2
-            self._write(items[:middle])
-            self._write(items[middle:])
         else:
-            self.stored += len(items)
-            self._failed_in_a_row = 0
+            self._stored += len(items)
             self._stored_ids.extend(written or ())
+            self._failed_in_a_row = 0
+            return
+        middle = len(items) // 2
+        self._write(items[:middle])
+        self._write(items[middle:])
 
     def _lose(
         self, item: _Item, stage: Literal["embedding", "writing"], error: BaseException
     ) -> None:
+        link: BaseException | None = error
+        while link is not None:  # a traceback's frames would keep whole batches in memory
+            link.__traceback__ = None
+            link = link.__cause__ or link.__context__
         self._failures.append(IngestFailure(index=item.index, id=item.id, stage=stage, error=error))
-        self._failed_in_a_row += 1
+
+    def _stop_if_hopeless(self, failed: int, error: BaseException) -> None:
+        self._failed_in_a_row += failed
         if self._failed_in_a_row >= FAILED_IN_A_ROW:
-            raise IngestError(self.report()) from error
+            raise IngestError(self._report()) from error
+
+    def _report(self) -> IngestReport:
+        return IngestReport(
+            documents=self._read,
+            stored=self._stored,
+            failures=tuple(sorted(self._failures, key=lambda failure: failure.index)),
+            ids=tuple(self._stored_ids),
+            seconds=self._now() - self._started,
+        )
 
 
 def _items(documents: Iterable[Document], ids: Iterable[str] | None) -> Iterator[_Item]:
-    if ids is None:
-        for index, document in enumerate(documents):
-            yield _Item(index, document, document.id)
-        return
-    for index, (document, name) in enumerate(zip(documents, ids, strict=True)):
-        yield _Item(index, document, name)
+    """Yield the documents with their ids: those given, else their own.
+
+    Raises:
+        InputTypeError: one is not a `Document`.
+        OptionError: there are not as many ids as documents.
+    """
+    own_ids = ids is None
+    for index, (document, name) in enumerate(zip_longest(documents, ids or ())):
+        if not own_ids and (document is None or name is None):
+            kind = "documents" if document is None else "ids"
+            raise OptionError(f"ids must be one a document, but there are only {index:,} {kind}")
+        if not isinstance(document, Document):
+            raise InputTypeError(
+                f"ingest takes documents, but number {index:,} is a {type(document).__name__}; "
+                "make it a Document(page_content=...)"
+            )
+        yield _Item(index, document, document.id if own_ids else name)
+
+
+def _roll_back(store: VectorStore) -> None:
+    """Undo what a failed call left in an open transaction.
+
+    SQLiteVec inserts row by row and commits at the end; the rows before the one that failed
+    would be committed with the next call, and so be there twice.
+    """
+    rollback = getattr(getattr(store, "_connection", None), "rollback", None)
+    if callable(rollback):
+        with contextlib.suppress(Exception):  # the error of the call is what the user has to see
+            rollback()

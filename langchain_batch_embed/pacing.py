@@ -6,7 +6,7 @@ Three limits bind, each with its own small class:
   Its rate is told, or learnt from the headers of the answers. Where no header comes, the rate
   is measured: between two refusals the bucket went from empty to empty, so what was let
   through in that time is the rate.
-- `Window`: how many requests may be in flight. It starts small and doubles with the answers,
+- `Window`: how many requests may be in flight. It starts small, multiplies with the answers,
   is halved when the server is overloaded, and grows again by one a round.
 - the pause after a refusal, which holds everybody, once.
 
@@ -22,9 +22,13 @@ from langchain_batch_embed.quota import Quota, seconds
 
 __all__ = ["Budget", "Pacer", "Ticket", "Window"]
 
-FIRST_WINDOW = 8
-"""Requests sent before anything is known of the quota: 8 small ones, of some 16k tokens each, are
-an eighth of what the lowest paid tier of OpenAI lets through at once."""
+FIRST_WINDOW = 16
+"""Requests sent before anything is known of the quota: 16 small ones, of some 16k tokens each, are
+a quarter of what the lowest paid tier of OpenAI lets through at once."""
+
+OPENING = 3
+"""As long as no answer has told the quota, each one opens so many more places: four times as many
+after each round trip, which is 16, 64, 256."""
 
 PROBE = 0.002
 """The k-th answer in a row raises a measured rate by k times this share.
@@ -207,8 +211,8 @@ class Window:
             self.size, self._doubling = float(self.most), False
 
     def succeeded(self) -> None:
-        """Grow: by one for each answer at first, later by one for each window of answers."""
-        self.size = min(self.most, self.size + (1 if self._doubling else 1 / self.size))
+        """Grow: by `OPENING` an answer at first, later by one for each window of answers."""
+        self.size = min(self.most, self.size + (OPENING if self._doubling else 1 / self.size))
 
     def overloaded(self, sent: float, now: float) -> None:
         """Halve, once for all requests that were in flight together."""

@@ -14,14 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from langchain_batch_embed.dispatch import Dispatcher, Done, Work
-from langchain_batch_embed.errors import InputError, PartialEmbeddingsError
+from langchain_batch_embed.dispatch import Dispatcher, Done, Lost, Work
+from langchain_batch_embed.errors import (
+    DeadlineError,
+    Failure,
+    InputError,
+    PartialEmbeddingsError,
+)
 from langchain_batch_embed.inputs import Inputs, LongInputs, check_texts, prepare
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.packing import pack
-from langchain_batch_embed.prefetch import Arrived, Prefetch
+from langchain_batch_embed.prefetch import Prefetch
 from langchain_batch_embed.providers import Answer, Provider
-from langchain_batch_embed.recovery import Recovery
+from langchain_batch_embed.recovery import Recovery, Safe
 from langchain_batch_embed.report import Report, Tally, dollars
 from langchain_batch_embed.results import Results
 from langchain_batch_embed.tokens import TokenCounter
@@ -68,7 +73,6 @@ class Pipeline:
         lists: bool = True,
         query: bool = False,
         cancelled: threading.Event | None = None,
-        arrived: Arrived | None = None,
     ) -> Results:
         """Embed texts: everything that `BatchEmbeddings` promises happens in here.
 
@@ -76,8 +80,7 @@ class Pipeline:
             texts: what the caller gave.
             lists: the caller wants lists of floats, which are then made on the way.
             query: the text is a query: not kept, and sent as the provider sends queries.
-            cancelled: set, with a `wake` of the dispatcher, to stop from another thread.
-            arrived: called with each text and its vector as answers come.
+            cancelled: set, with a `wake`, to stop from another thread.
 
         Returns:
             The results, complete.
@@ -90,37 +93,26 @@ class Pipeline:
         clock = self.dispatcher.clock
         started = clock.now()
         given = check_texts(texts)
-        inputs = prepare(
-            given, counter=self.counter, limits=self.limits, long_inputs=self._long_inputs
-        )
+        inputs = self._prepare(given)
         results = Results(inputs, width=self._width, lists=lists)
-        if arrived is None and not query:  # else this is what the prefetches wait for
-            for prefetch in self.prefetches:
-                prefetch.fill(inputs, results)
         safe = self.recovery.begin(inputs, results, query=query)
-        tally = Tally(recalled=safe.recall())
-        work = Work(
-            batches=self._batches(inputs, inputs.missing(results.done)),
-            weights=inputs.weights,
-            charges=inputs.charges,
-            send=self._sender(inputs, query=query),
-            keep=safe.keep,
-        )
-        hidden = query or not self._show_progress
+        tally = Tally()
+        hidden = query or not self._show_progress or self._is_ingesting()
         try:
+            if not query:
+                self._take_prefetched(given, inputs, results, cancelled)
+            waited = clock.now() - started
             with tqdm(total=len(given), unit=" texts", disable=hidden) as bar:
-                for outcome in self.dispatcher.run(
-                    work, tally, deadline=self._deadline, cancelled=cancelled
-                ):
-                    results.take(outcome)
-                    if arrived is not None and isinstance(outcome, Done):
-                        for row, vector in zip(outcome.rows, outcome.vectors, strict=True):
-                            arrived(inputs.texts[row], vector)
-                    if not hidden:
-                        bar.update(results.texts_done() - bar.n)
-            if cancelled is not None and cancelled.is_set():
-                raise asyncio.CancelledError
-            failures = results.finish()
+                failures = self._run(
+                    inputs,
+                    results,
+                    safe,
+                    tally,
+                    query=query,
+                    deadline=None if self._deadline is None else self._deadline - waited,
+                    cancelled=cancelled,
+                    progress=lambda: bar.update(results.texts_done() - bar.n),
+                )
         except BaseException:
             safe.failed()
             raise
@@ -141,6 +133,58 @@ class Pipeline:
             ) from failures[0].error
         safe.succeeded()
         return results
+
+    def _prepare(self, texts: Sequence[str]) -> Inputs:
+        return prepare(
+            texts, counter=self.counter, limits=self.limits, long_inputs=self._long_inputs
+        )
+
+    def _run(
+        self,
+        inputs: Inputs,
+        results: Results,
+        safe: Safe,
+        tally: Tally,
+        *,
+        query: bool = False,
+        deadline: float | None = None,
+        cancelled: threading.Event | None = None,
+        progress: Callable[[], object],
+    ) -> list[Failure]:
+        """Fetch the vectors that are missing, from the journal or by requests.
+
+        Args:
+            inputs: what to send.
+            results: where the vectors go.
+            safe: where they are kept.
+            tally: where is counted what this costs.
+            query: send as the provider sends queries.
+            deadline: seconds that are left for it; `None`: any time.
+            cancelled: set, with a `wake`, to stop from another thread.
+            progress: called each time that some vectors have come.
+
+        Returns:
+            The texts that have no vector, and why.
+        """
+        tally.recalled = safe.recall()
+        progress()
+        rows = inputs.missing(results.done)
+        if self._deadline is not None and deadline is not None and deadline <= 0:
+            results.take(Lost(rows, DeadlineError(self._deadline)))
+            rows = rows[:0]
+        work = Work(
+            batches=self._batches(inputs, rows),
+            weights=inputs.weights,
+            charges=inputs.charges,
+            send=self._sender(inputs, query=query),
+            keep=safe.keep,
+        )
+        for outcome in self.dispatcher.run(work, tally, deadline=deadline, cancelled=cancelled):
+            results.take(outcome)
+            progress()
+        if cancelled is not None and cancelled.is_set():
+            raise asyncio.CancelledError
+        return results.finish()
 
     def _batches(self, inputs: Inputs, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
         """Pack the rows, under the provider's limits and those that were learnt."""
@@ -174,37 +218,96 @@ class Pipeline:
 
         return send_rows
 
+    def wake(self) -> None:
+        """Make every waiting call look again at what it waits for."""
+        self.dispatcher.wake()
+        for prefetch in self.prefetches:
+            prefetch.wake()
+
     def prefetch(self, *, max_buffered: int, until_released: bool = False) -> Prefetch:
         """Open a prefetch, from which all calls are answered until it is closed."""
 
-        def embed(texts: list[str], arrived: Arrived, cancelled: threading.Event) -> None:
-            results = self.embed(texts, lists=False, cancelled=cancelled, arrived=arrived)
-            for text, vector in zip(texts, results.array(), strict=True):
-                arrived(text, vector)  # those that were over-long, or in the journal
+        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+            self._embed_into(prefetch, texts, cancelled)
 
         def forget(prefetch: Prefetch) -> None:
             self.prefetches = tuple(p for p in self.prefetches if p is not prefetch)
             self.dispatcher.wake()
 
         prefetch = Prefetch(
-            embed, max_buffered=max_buffered, until_released=until_released, on_close=forget
+            embed,
+            max_buffered=max_buffered,
+            until_released=until_released,
+            on_close=forget,
+            clock=self.dispatcher.clock,
         )
         self.prefetches = (*self.prefetches, prefetch)
         return prefetch
 
-    def embed_into(self, prefetch: Prefetch, texts: Sequence[str]) -> dict[int, BaseException]:
+    def complete(
+        self,
+        prefetch: Prefetch,
+        texts: Sequence[str],
+        *,
+        cancelled: threading.Event | None = None,
+    ) -> dict[int, BaseException]:
         """Wait until the texts are in a prefetch; return the positions that failed, and why."""
+        missing = prefetch.missing(texts, cancelled=cancelled)
+        failed = self._embed_into(prefetch, missing, cancelled)
+        causes = {missing[position]: error for position, error in failed.items()}
+        return {i: causes[text] for i, text in enumerate(texts) if text in causes}
+
+    def _embed_into(
+        self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event | None
+    ) -> dict[int, BaseException]:
+        """Embed different texts for a prefetch; return the positions that failed, and why."""
+        there = np.zeros(len(texts), dtype=np.bool_)
+
+        def hand_over() -> None:
+            rows = np.flatnonzero(results.done[: len(texts)] & ~there)
+            if rows.size:
+                there[rows] = True
+                prefetch.put([texts[row] for row in rows.tolist()], results.array()[rows])
+
         try:
-            prefetch.put(texts, self.embed(texts, lists=False).array())
-        except PartialEmbeddingsError as error:
-            vectors = [None if v is None else np.asarray(v) for v in error.embeddings]
-            prefetch.put(texts, vectors)
-            return {failure.index: failure.error for failure in error.failures}
-        except InputError as error:
-            failed: dict[int, BaseException] = dict.fromkeys(error.indices, error)
-            if not failed:
-                raise
-            good = [position for position in range(len(texts)) if position not in failed]
-            others = self.embed_into(prefetch, [texts[position] for position in good])
-            return failed | {good[i]: cause for i, cause in others.items()}
-        return {}
+            inputs = self._prepare(texts)
+        except InputError as error:  # about some of them, so the others are embedded without
+            if len(texts) == 1:
+                return {0: error}
+            wrong = set(error.indices)
+            good = [i for i in range(len(texts)) if i not in wrong]
+            failed: dict[int, BaseException] = {}
+            for part in (good, *([i] for i in wrong)):
+                causes = self._embed_into(prefetch, [texts[i] for i in part], cancelled)
+                failed |= {part[position]: cause for position, cause in causes.items()}
+            return failed
+        results = Results(inputs, width=self._width, lists=False)
+        safe = self.recovery.begin(inputs, results, query=False)
+        # No `safe.failed()`: what is done is in the prefetch, which the journal alone outlives.
+        failures = self._run(
+            inputs, results, safe, Tally(), cancelled=cancelled, progress=hand_over
+        )
+        hand_over()  # over-long texts are put together at the end
+        if not failures:
+            safe.succeeded()
+        return {failure.index: failure.error for failure in failures}
+
+    def _take_prefetched(
+        self,
+        given: Sequence[str],
+        inputs: Inputs,
+        results: Results,
+        cancelled: threading.Event | None,
+    ) -> None:
+        """Fill in what open prefetches have, and what is on its way to them as it arrives."""
+        end = math.inf if self._deadline is None else self.dispatcher.clock.now() + self._deadline
+        for prefetch in self.prefetches:
+            row_of = dict(zip(given, inputs.row_of.tolist(), strict=True))
+            needed = [text for text in given if not results.done[row_of[text]]]
+            for texts, vectors in prefetch.take(needed, cancelled=cancelled, end=end):
+                rows = np.array([row_of[text] for text in texts], dtype=np.intp)
+                results.add(rows, vectors)
+                results.take(Done(rows, vectors))
+
+    def _is_ingesting(self) -> bool:
+        return any(prefetch.until_released for prefetch in self.prefetches)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.inputs import check_texts, prepare
 from langchain_batch_embed.limits import AZURE, OPENAI
-from langchain_batch_embed.pacing import Budget, Pacer
+from langchain_batch_embed.pacing import Budget, Pacer, Ticket
 from langchain_batch_embed.pipeline import Pipeline
 from langchain_batch_embed.report import (
     BATCH_API_SHARE,
@@ -39,8 +39,8 @@ RUNS = 15
 """Rehearsals with other luck, of which the median counts: answers take from 0.1 to many times 1 s,
 so single ones differ by a fifth where no quota binds."""
 
-KNOWN_LATENCY = frozenset({OPENAI.provider, AZURE.provider})
-"""Providers whose latency is known well enough to tell seconds."""
+OPENAIS_MODELS = frozenset({OPENAI.provider, AZURE.provider})
+"""Providers whose latency is known well enough to tell seconds, and whose tokenizer is known."""
 
 COLD_SECONDS = 0.3
 """What a request on a new connection takes longer."""
@@ -88,8 +88,8 @@ class Plan:
         from_journal: inputs whose vectors are there already and cost nothing.
         requests: requests that will be sent, if none fails.
         tokens: tokens that will be billed, the windows of over-long texts among them.
-        is_exact: whether the tokens are counted with the model's tokenizer; where that is not
-            known they are UTF-8 bytes, which is more than will be billed.
+        is_exact: whether the tokens are counted with the model's own tokenizer; else they are
+            estimated with another one, or are UTF-8 bytes where none is at hand.
         dollars: what the tokens cost; `None` where no price is known.
         price: dollars for a million tokens; `None`: not known.
         price_from: where the price is from.
@@ -135,11 +135,11 @@ class Plan:
         return html_table("Plan", rows)
 
     def _tokens(self) -> str:
-        return f"{self.tokens:,}" if self.is_exact else f"at most {self.tokens:,}"
+        return f"{self.tokens:,}" if self.is_exact else f"about {self.tokens:,}"
 
     def _cost(self) -> str:
         if self.dollars is None:
-            return "price not known: pass price="
+            return "price not known: give one as price"
         half = ""
         if self.price_from == PRICES_FROM:
             half = f"; {money(self.dollars * BATCH_API_SHARE)} through its Batch API, within 24 h"
@@ -208,13 +208,13 @@ def make_plan(
         from_journal=recalled,
         requests=requests,
         tokens=tokens,
-        is_exact=not isinstance(pipeline.counter, ByteCounter),
+        is_exact=provider in OPENAIS_MODELS and not isinstance(pipeline.counter, ByteCounter),
         dollars=dollars(model, tokens, price=price),
         price=DOLLARS_PER_MILLION_TOKENS.get(model or "") if price is None else price,
         price_from=PRICES_FROM if price is None else "as given",
-        seconds=seconds if provider in KNOWN_LATENCY else None,
+        seconds=seconds if provider in OPENAIS_MODELS else None,
         quota=quota,
-        seconds_by_tier=MappingProxyType(by_tier),
+        seconds_by_tier=by_tier,
     )
 
 
@@ -296,9 +296,7 @@ class _Server:
         return headers
 
 
-def _send(
-    batches: Sequence[NDArray[np.int64]], pacer: Pacer, server: _Server
-) -> tuple[float, int]:
+def _send(batches: Sequence[NDArray[np.int64]], pacer: Pacer, server: _Server) -> tuple[float, int]:
     """Send batches as the dispatcher does; return the seconds, and the requests answered."""
     ready = deque(batches)
     number = itertools.count()  # keeps the heap from comparing anything else
@@ -334,3 +332,49 @@ def _send(
             if len(batch) > 1:
                 ready.extendleft(reversed(np.array_split(batch, 2)))
     return now, answered
+
+
+def _check(provider: str, tier: int | None, given: AccountQuota, price: float | None) -> None:
+    """Raise `OptionError` for what cannot be planned with."""
+    if tier is not None and provider != OPENAI.provider:
+        raise OptionError(
+            f"tier= is OpenAI's, and this is {provider}: pass requests_per_minute= and "
+            "tokens_per_minute= instead"
+        )
+    if tier is not None and tier not in TIERS:
+        raise OptionError(f"tier must be one of {', '.join(map(str, TIERS))}, not {tier!r}")
+    numbers = {
+        "requests_per_minute": given.requests_per_minute,
+        "tokens_per_minute": given.tokens_per_minute,
+        "price": price,
+    }
+    for name, value in numbers.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise OptionError(f"{name} must be a number, not {type(value).__name__}")
+        if not 0 <= value < math.inf or (name != "price" and value == 0):
+            raise OptionError(f"{name} must be more than 0, not {value}")
+
+
+def _merged(*quotas: AccountQuota) -> AccountQuota:
+    """Return the first number of each kind that is known."""
+
+    def first(numbers: Iterable[float | None]) -> float | None:
+        return next((number for number in numbers if number is not None), None)
+
+    return AccountQuota(
+        requests_per_minute=first(quota.requests_per_minute for quota in quotas),
+        tokens_per_minute=first(quota.tokens_per_minute for quota in quotas),
+    )
+
+
+def _known(pacer: Pacer) -> AccountQuota:
+    """Return the quota that was told, or learnt by earlier calls."""
+    rates = pacer.requests.rate, pacer.tokens.rate
+    requests, tokens = (None if rate is None else rate * 60 for rate in rates)
+    return AccountQuota(requests_per_minute=requests, tokens_per_minute=tokens)
+
+
+def _told(budget: Budget) -> float | None:
+    return budget.rate * 60 if budget.told and budget.rate is not None else None

@@ -1,18 +1,19 @@
-"""Embeds in the background, in large batches, what callers then ask for in small ones.
+"""Embeds in the background, in large runs, what callers then ask for in small portions.
 
 `index(batch_size=100)`, a store that slices, a loop: each of their calls is too small to be
 fast. Announced beforehand, the texts are embedded by a few large runs, and the small calls are
-answered from what has arrived, waiting only for what has not.
+answered from what has arrived, waiting only for what is on its way.
 
-A text is in one of four states: waiting (announced), running (in a run), ready (its vector is
-here), or none of these: then whoever needs it embeds it as usual. That is also what becomes of
-a text whose run failed, so its error reaches the caller whose text it is.
+An announced text is waiting (for a run), running (in one) or ready (its vector is here). Any
+other text, and one that is still waiting when it is asked for, is embedded by the caller's own
+call. So is a text whose run failed: its error reaches the caller whose text it is.
 """
 
 import logging
+import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -20,30 +21,32 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.dispatch import Done
-from langchain_batch_embed.inputs import Inputs
-from langchain_batch_embed.results import Results
+from langchain_batch_embed.dispatch import SYSTEM_CLOCK, Clock
 
-__all__ = ["Prefetch"]
+__all__ = ["LEAST_SHARE", "Embed", "Prefetch"]
 
 logger = logging.getLogger(__name__)
 
 RUNS = 2
 """Runs at a time: while the last answers of one are waited for, the next is under way."""
 
-Arrived = Callable[[str, NDArray[np.float32]], None]
-Embed = Callable[[list[str], Arrived, threading.Event], None]
+LEAST_SHARE = 4
+"""A run starts when it can take 1 / LEAST_SHARE of all that may be buffered, or all that is
+left. Starting as soon as there is any room, a slow consumer would make many small requests."""
+
+Embed = Callable[[Sequence[str], threading.Event], object]
 
 
 class Prefetch:
     """Vectors on their way; made by `BatchEmbeddings.prefetch`.
 
     Args:
-        embed: embeds texts, calls back with each text and its vector, and stops when the
-            event is set.
+        embed: embeds different texts, gives the vectors to `put` as they come, and stops when
+            the event is set.
         max_buffered: vectors that may be here or on their way at a time.
         until_released: keep vectors that were handed out until `release`.
         on_close: called when this ends.
+        clock: how to wait.
     """
 
     def __init__(
@@ -53,80 +56,106 @@ class Prefetch:
         max_buffered: int,
         until_released: bool = False,
         on_close: Callable[["Prefetch"], None],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self.until_released = until_released
         self._embed = embed
         self._max_buffered = max_buffered
-        self._until_released = until_released
         self._on_close = on_close
-        self._cancelled = threading.Event()
+        self._clock = clock
+        self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(RUNS, "batch-embed-prefetch")
-        # Guards all below; notified when a vector arrives or a run ends.
+        # Guards all below; notified when vectors arrive and when a run ends.
         self._changed = threading.Condition()
         self._waiting: dict[str, None] = {}  # a set that keeps its order
         self._running: set[str] = set()
         self._ready: dict[str, NDArray[np.float32]] = {}
-        self._asked: Counter[str] = Counter()  # how often each text is still to be handed out
+        self._expected: Counter[str] = Counter()  # how often each text is still to be asked for
+        self._spare: dict[str, None] = {}  # ready texts that were asked for, and are expected again
         self._runs = 0
 
-    def announce(self, texts: Iterable[str]) -> None:
+    def announce(self, texts: Sequence[str]) -> None:
         """Start to embed these texts, as far as there is room; returns at once."""
         with self._changed:
             for text in texts:
-                self._asked[text] += 1
+                self._expected[text] += 1
                 if text not in self._running and text not in self._ready:
                     self._waiting[text] = None
             self._start_runs()
 
-    def fill(self, inputs: Inputs, results: Results) -> None:
-        """Put the vectors of announced texts into a call's results, as they arrive.
+    def take(
+        self,
+        texts: Iterable[str],
+        *,
+        cancelled: threading.Event | None = None,
+        end: float = math.inf,
+    ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Yield texts that were announced with their vectors, (k, d), as they arrive.
 
-        Returns when every text of the call has its vector, or has to be embedded as usual.
+        Ends when none of the texts is on its way any more: those that it did not yield are the
+        caller's to embed.
+
+        Args:
+            texts: what the caller needs, each as often as it does.
+            cancelled: set, with a `wake`, to end early.
+            end: the clock's time at which to end early.
         """
-        rows = {inputs.texts[row]: row for row in range(inputs.unique) if not results.done[row]}
-        uses = Counter(inputs.row_of.tolist())
-        with self._changed:
-            while True:
-                ready = [text for text in rows if text in self._ready]
-                if ready:
-                    places = np.array([rows.pop(text) for text in ready], dtype=np.intp)
-                    vectors = np.stack([self._ready[text] for text in ready])
-                    results.add(places, vectors)
-                    results.take(Done(places, vectors))
-                    for text, row in zip(ready, places.tolist(), strict=True):
-                        self._hand_out(text, uses[row])
-                waits = any(text in self._waiting for text in rows) and self._runs > 0
-                if not waits and not any(text in self._running for text in rows):
-                    break
-                self._changed.wait()
-            # No run will get to these: there is no room, so they are left to the caller.
-            for text in rows:
-                self._waiting.pop(text, None)
+        uses = Counter(texts)
+        left = dict.fromkeys(uses)
+        while left:
+            with self._changed:
+                self._wait_for(left, any, cancelled, end)
+                ready = [text for text in left if text in self._ready]
+                vectors = [self._ready[text] for text in ready]
+                for text in ready or left:
+                    self._used(text, uses[text])
+                self._start_runs()
+            if not ready:
+                return
+            yield ready, np.stack(vectors)
+            for text in ready:
+                del left[text]
 
-    def put(self, texts: Sequence[str], vectors: Iterable[NDArray[np.float32] | None]) -> None:
-        """Add vectors that were made elsewhere, `None` for none, for texts that were announced."""
+    def missing(
+        self, texts: Iterable[str], *, cancelled: threading.Event | None = None
+    ) -> list[str]:
+        """Wait until none of the texts is on its way; return those without a vector, once each."""
+        wanted = dict.fromkeys(texts)
+        with self._changed:
+            self._wait_for(wanted, all, cancelled, math.inf)
+            return [text for text in wanted if text not in self._ready]
+
+    def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Take the vectors of texts, (k, d), as far as they are expected still."""
         with self._changed:
             for text, vector in zip(texts, vectors, strict=True):
-                if vector is not None and self._asked[text] > 0:
-                    self._ready.setdefault(text, vector)
+                self._running.discard(text)
+                if text in self._expected:
+                    # A copy: a view would keep its whole array in memory.
+                    self._ready[text] = vector.copy()
+            self._changed.notify_all()
 
     def release(self, texts: Iterable[str]) -> None:
         """Drop vectors that were kept after they had been handed out."""
         with self._changed:
             for text in texts:
-                self._asked[text] -= 1
-                if self._asked[text] <= 0:
-                    del self._asked[text]
-                    self._ready.pop(text, None)
+                self._drop(text, 1)
             self._start_runs()
+
+    def wake(self) -> None:
+        """Make every waiting caller look again at what it waits for."""
+        with self._changed:
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Stop: nothing more is sent, and what is here is dropped."""
-        self._on_close(self)
-        self._cancelled.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
         with self._changed:
-            self._waiting.clear()
-            self._ready.clear()
+            self._closed.set()
+            for texts in (self._waiting, self._running, self._ready, self._expected, self._spare):
+                texts.clear()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._changed.notify_all()
+        self._on_close(self)
 
     def __enter__(self) -> Self:
         return self
@@ -141,18 +170,49 @@ class Prefetch:
 
     # All below but `_run` is called with `_changed` held.
 
-    def _hand_out(self, text: str, times: int) -> None:
-        if self._until_released:
-            return
-        self._asked[text] -= times
-        if self._asked[text] <= 0:
-            del self._asked[text], self._ready[text]
-            self._start_runs()
+    def _wait_for(
+        self,
+        texts: Iterable[str],
+        enough: Callable[[Iterable[bool]], bool],
+        cancelled: threading.Event | None,
+        end: float,
+    ) -> None:
+        """Wait until any or all of the texts are ready, or none is on its way."""
+        for text in texts:  # the caller's own call is sooner than a later run
+            self._waiting.pop(text, None)
+        while (
+            not enough(text in self._ready for text in texts)
+            and any(text in self._running for text in texts)
+            and not (cancelled is not None and cancelled.is_set())
+            and (left := end - self._clock.now()) > 0
+        ):
+            self._clock.wait(self._changed, left)
+
+    def _used(self, text: str, times: int) -> None:
+        if not self.until_released:
+            self._drop(text, times)
+
+    def _drop(self, text: str, times: int) -> None:
+        self._expected[text] -= times
+        if self._expected[text] > 0:
+            self._spare[text] = None
+        else:
+            del self._expected[text]
+            self._spare.pop(text, None)
+            self._ready.pop(text, None)
 
     def _start_runs(self) -> None:
         room = self._max_buffered - len(self._running) - len(self._ready)
-        while self._waiting and self._runs < RUNS and room > 0 and not self._cancelled.is_set():
-            # A run takes half of the room at most, so that two can overlap.
+        while self._waiting and self._runs < RUNS and not self._closed.is_set():
+            least = min(len(self._waiting), max(1, self._max_buffered // LEAST_SHARE))
+            # Who announces a text twice may ask for it once: `index()` skips what it has.
+            while room < least and self._spare and not self.until_released:
+                text = next(iter(self._spare))
+                del self._spare[text]
+                room += self._ready.pop(text, None) is not None
+            if room < least:
+                return
+            # Half of all at most, so that two runs can overlap.
             size = min(room, max(1, self._max_buffered // RUNS))
             texts = [text for text, _ in zip(self._waiting, range(size), strict=False)]
             for text in texts:
@@ -164,20 +224,12 @@ class Prefetch:
 
     def _run(self, texts: list[str]) -> None:
         try:
-            self._embed(texts, self._arrived, self._cancelled)
-        except BaseException as error:  # noqa: BLE001  # it is raised to those who ask for a text
+            self._embed(texts, self._closed)
+        except BaseException as error:  # noqa: BLE001  # those who ask for a text will meet it
             logger.info("prefetching %d texts failed: %s", len(texts), type(error).__name__)
         finally:
             with self._changed:
                 self._running.difference_update(texts)
                 self._runs -= 1
                 self._start_runs()
-                self._changed.notify_all()
-
-    def _arrived(self, text: str, vector: NDArray[np.float32]) -> None:
-        with self._changed:
-            if text in self._running:
-                self._running.remove(text)
-                # A copy: a view would keep the whole answer in memory.
-                self._ready[text] = vector.copy()
                 self._changed.notify_all()

@@ -2,13 +2,17 @@
 
 `OpenAIProvider` goes through the OpenAI SDK's raw response, for OpenAI, Azure and every
 server that speaks their protocol: that gives the headers, and base64 without a detour over
-Python floats. `WrappedProvider` calls `embed_documents` of any other class.
+Python floats. `WrappedProvider` calls `embed_documents` of any other class, after it has turned
+off that class's own slicing and retrying as far as it has options for that.
 """
 
+import copy
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -17,7 +21,7 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import DimensionsError, OptionError
 from langchain_batch_embed.journal import Space
-from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.limits import Limits, model_of
 from langchain_batch_embed.vectors import as_array, check, read_answer
 
 if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported both; nobody else needs them
@@ -25,6 +29,8 @@ if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported both; nobody else n
     from langchain_openai import OpenAIEmbeddings
 
 __all__ = ["Answer", "OpenAIProvider", "Provider", "WrappedProvider", "provider_for"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +146,15 @@ class OpenAIProvider:
 class WrappedProvider:
     """Sends through the wrapped object's own methods, and leaves the time-out to it."""
 
-    encoding: str | None = None
+    encoding: str | None = "cl100k_base"
+    """These providers' tokenizers are not at hand. What this one counts is near enough, given the
+    share of their limits that `limits.py` uses, and is three times nearer than bytes."""
+
     timeout: float | None = None
 
     def __init__(self, embeddings: Embeddings, *, limits: Limits, model: str | None = None) -> None:
-        self._embeddings = embeddings
-        names = (getattr(embeddings, name, None) for name in _MODEL_ATTRIBUTES)
-        self.model = model or next((name for name in names if isinstance(name, str)), None)
+        self._embeddings = _one_request_a_call(embeddings, limits)
+        self.model = model or model_of(embeddings)
         kind = type(embeddings)
         self.space = Space(
             provider=limits.provider,
@@ -163,7 +171,67 @@ class WrappedProvider:
         return _checked([self._embeddings.embed_query(texts[0])], expected=1)
 
 
-_MODEL_ATTRIBUTES = ("model", "model_name", "model_id", "deployment", "repo_id")
+# By class name: the options that stop a class from retrying. tenacity counts attempts, the first
+# one too, so 1 is none; `MistralAIEmbeddings` asks tenacity only where there is a number.
+_NO_RETRIES: Mapping[str, Mapping[str, int | None]] = MappingProxyType(
+    {
+        "CohereEmbeddings": {"max_retries": 1},
+        "MistralAIEmbeddings": {"max_retries": None},
+        "VertexAIEmbeddings": {"max_retries": 1},
+        "VoyageEmbeddings": {"max_retries": 1},
+    }
+)
+
+# By class name: the option with the number of texts at which a class cuts a call into requests.
+_SLICES = MappingProxyType(
+    {
+        "NVIDIAEmbeddings": "max_batch_size",
+        "VoyageAIEmbeddings": "batch_size",
+        "VoyageEmbeddings": "batch_size",
+    }
+)
+
+# By class name: what cannot be turned off in the object that we are given.
+_LEFT_ON = MappingProxyType(
+    {
+        "BedrockEmbeddings": "botocore retries by itself; make it with "
+        'config=Config(retries={"total_max_attempts": 1}, max_pool_connections=64)',
+        "CohereEmbeddings": "the cohere SDK sends a failed request up to twice more by itself",
+        "GoogleGenerativeAIEmbeddings": "it cuts a call where it counts 20,000 tokens itself",
+        "MistralAIEmbeddings": "it cuts a call where it counts 16,000 tokens itself",
+    }
+)
+
+
+def _one_request_a_call(embeddings: Embeddings, limits: Limits) -> Embeddings:
+    """Return the object, or a copy of it whose own retrying and slicing is turned off.
+
+    Two layers that retry would multiply, and hammer a limiter; a call that is cut into several
+    requests is throttled, retried and paid for as a whole. The user's own object stays as it is.
+    """
+    names = [base.__name__ for base in type(embeddings).__mro__]
+    wanted: dict[str, int | None] = {}
+    for name in names:
+        wanted |= _NO_RETRIES.get(name, {})
+        if name in _SLICES:
+            wanted[_SLICES[name]] = limits.max_batch_size
+        if name in _LEFT_ON:
+            logger.info("%s: %s", name, _LEFT_ON[name])
+    # An older or newer version of the class may not have the option.
+    changes = {
+        option: value
+        for option, value in wanted.items()
+        if hasattr(embeddings, option) and getattr(embeddings, option) != value
+    }
+    if not changes:
+        return embeddings
+    logger.info("%s: %s, in a copy of the object", names[0], changes)
+    if hasattr(embeddings, "model_copy"):  # pydantic, whose fields may be frozen or validated
+        return cast("Embeddings", embeddings.model_copy(update=changes))
+    own = copy.copy(embeddings)
+    for option, value in changes.items():
+        setattr(own, option, value)
+    return own
 
 
 def provider_for(embeddings: Embeddings, *, limits: Limits, model: str | None = None) -> Provider:
@@ -196,7 +264,11 @@ def unpack(packed: Any) -> Embeddings:
 
 
 def _is_openai(embeddings: Embeddings) -> bool:
-    return any(base.__name__ == "OpenAIEmbeddings" for base in type(embeddings).__mro__)
+    # langchain-community has a class of the same name that is built differently.
+    return any(
+        base.__name__ == "OpenAIEmbeddings" and base.__module__.startswith("langchain_openai.")
+        for base in type(embeddings).__mro__
+    )
 
 
 def _checked(embeddings: Sequence[Sequence[float]], *, expected: int) -> Answer:

@@ -2,9 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from types import MappingProxyType
 
-__all__ = ["DOLLARS_PER_MILLION_TOKENS", "Report", "Tally", "dollars"]
+__all__ = [
+    "BATCH_API_SHARE",
+    "DOLLARS_PER_MILLION_TOKENS",
+    "PRICES_FROM",
+    "Report",
+    "Tally",
+    "dollars",
+    "duration",
+    "html_table",
+    "money",
+]
 
 DOLLARS_PER_MILLION_TOKENS: Mapping[str, float] = MappingProxyType(
     {
@@ -13,7 +24,15 @@ DOLLARS_PER_MILLION_TOKENS: Mapping[str, float] = MappingProxyType(
         "text-embedding-ada-002": 0.10,
     }
 )
-"""OpenAI's prices, from its pricing page as of November 2026. The Batch API costs half."""
+"""OpenAI's prices, from its pricing page as of `PRICES_FROM`."""
+
+PRICES_FROM = "OpenAI's list price of November 2026"
+
+BATCH_API_SHARE = 0.5
+"""What OpenAI's Batch API costs of that; it answers within 24 hours. Same page."""
+
+_MINUTE = 60
+_HOUR = 3600
 
 
 @dataclass(slots=True)
@@ -24,6 +43,7 @@ class Tally:
     retries: int = 0
     throttled: int = 0
     splits: int = 0
+    hedged: int = 0
     tokens: int = 0
     recalled: int = 0
 
@@ -44,6 +64,7 @@ class Report:
         retries: requests sent again after an error.
         throttled: requests refused because of a rate limit (429).
         splits: requests that were refused and sent again in parts.
+        hedged: stragglers that were sent a second time.
         tokens: tokens billed, as the server counts them, or estimated where it does not say.
         dollars: what the tokens cost; `None` for a model whose price is not known.
         seconds: how long the call took.
@@ -57,6 +78,7 @@ class Report:
     retries: int
     throttled: int
     splits: int
+    hedged: int
     tokens: int
     dollars: float | None
     seconds: float
@@ -82,6 +104,7 @@ class Report:
             retries=tally.retries,
             throttled=tally.throttled,
             splits=tally.splits,
+            hedged=tally.hedged,
             tokens=tally.tokens,
             dollars=dollars,
             seconds=seconds,
@@ -99,8 +122,59 @@ class Report:
             f"{self.tokens:,} tokens{cost}"
         )
 
+    def _repr_html_(self) -> str:
+        """Return a small table, for notebooks."""
+        return html_table(
+            "Report",
+            {
+                "texts": f"{self.texts:,}",
+                "unique": f"{self.unique:,}",
+                "from the journal": f"{self.from_journal:,}",
+                "requests": f"{self.requests:,}",
+                "retries": f"{self.retries:,} ({self.throttled:,} throttled)",
+                "splits": f"{self.splits:,}",
+                "tokens": f"{self.tokens:,}",
+                "cost": "price not known" if self.dollars is None else money(self.dollars),
+                "time": duration(self.seconds),
+                "failed texts": f"{self.failures:,}",
+            },
+        )
 
-def dollars(model: str | None, tokens: int) -> float | None:
-    """Return what so many tokens cost; `None` for a model whose price is not known."""
-    price = DOLLARS_PER_MILLION_TOKENS.get(model or "")
+
+def dollars(model: str | None, tokens: int, *, price: float | None = None) -> float | None:
+    """Return what so many tokens cost; `None` for a model whose price is not known.
+
+    Args:
+        model: the model's name.
+        tokens: tokens billed.
+        price: dollars for a million of them; `None`: OpenAI's, for its models.
+    """
+    if price is None:
+        price = DOLLARS_PER_MILLION_TOKENS.get(model or "")
     return None if price is None else tokens * price / 1_000_000
+
+
+def money(amount: float) -> str:
+    """Write dollars: with cents where they matter, and with fractions of them below a dollar."""
+    return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the unit that reads best: `0.4 s`, `84 s`, `12 min`, `3.5 h`."""
+    if seconds < _MINUTE / 6:
+        return f"{seconds:.1f} s"
+    if seconds < 2 * _MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{seconds / _HOUR:,.1f} h"
+
+
+def html_table(title: str, rows: Mapping[str, str]) -> str:
+    """Return a table with one row a value, as a notebook shows it."""
+    cells = "".join(
+        f'<tr><th style="text-align: left">{escape(name)}</th>'
+        f'<td style="text-align: left">{escape(value)}</td></tr>'
+        for name, value in rows.items()
+    )
+    return f"<table><caption>{escape(title)}</caption>{cells}</table>"

@@ -1,6 +1,8 @@
 """What tests have in common: a clock that needs no waiting, a local server, and texts."""
 
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -76,3 +78,11 @@ def assert_right(got: NDArray[np.float32] | list[list[float]], texts: list[str])
     array = np.asarray(got, dtype=np.float32)
     expected = vectors(texts, array.shape[1])
     assert np.flatnonzero((array != expected).any(axis=1)).tolist() == []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what other threads are about to do; ten seconds at most."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)

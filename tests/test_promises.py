@@ -31,8 +31,10 @@ TEXTS = st.lists(
 )
 FAULTS = st.dictionaries(
     st.sampled_from(
-        ["429", "429_bare", "500", "503", "reset", "truncated", "short", "doubled", "shuffled"]
-        + ["html", "nan", "nulls", "error_200", "no_index"]
+        [
+            *("429", "429_bare", "500", "503", "reset", "truncated", "short", "doubled"),
+            *("shuffled", "html", "nan", "nulls", "error_200", "no_index"),
+        ]
     ),
     st.floats(0.01, 0.1),
     max_size=4,

@@ -168,9 +168,7 @@ class TestPartialResults:
         assert [failure.index for failure in caught.value.failures] == [25]
         assert server.stats()["requests"] == 0
 
-    def test_a_server_that_is_gone_is_not_bisected(
-        self, batch: Batch, server: LocalServer
-    ) -> None:
+    def test_a_server_that_is_gone_is_not_bisected(self, batch: Batch, server: LocalServer) -> None:
         """When nobody gets an answer any more, everything is given up after a few tries."""
         server.configure(script=("ok",) * 2, faults={"500": 1.0})
         with pytest.raises(PartialEmbeddingsError):

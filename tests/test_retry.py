@@ -352,7 +352,8 @@ class TestOpenAIErrors:
         """After `max_retries` the batch is given up, and only that batch."""
         last = decision(refusal(status, answer), attempt=MAX_RETRIES - 1, inputs=inputs)
         assert isinstance(last, Retry)
-        assert decision(refusal(status, answer), attempt=MAX_RETRIES, inputs=inputs) == GiveUp(exhausted=True)
+        last = decision(refusal(status, answer), attempt=MAX_RETRIES, inputs=inputs)
+        assert last == GiveUp(exhausted=True)
 
     @pytest.mark.parametrize("inputs", [1, 8])
     @pytest.mark.parametrize(("status", "answer"), ACCOUNT.values(), ids=ACCOUNT)

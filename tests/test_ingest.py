@@ -1,0 +1,569 @@
+"""Documents get into a store, whatever happens to some of them, in bounded memory."""
+
+import asyncio
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
+
+from langchain_batch_embed import (
+    BatchEmbeddings,
+    IngestError,
+    InputError,
+    InputTypeError,
+    OptionError,
+)
+from tests.stores.callers import CALLERS
+from tests.support import LocalServer, assert_right, wait_until
+
+Batch = Callable[..., BatchEmbeddings]
+
+
+class ListStore(VectorStore):
+    """Keeps rows in a list, in the order in which they were written.
+
+    Args:
+        embedding: makes the vectors.
+        before: called with the texts of each call before they are embedded.
+    """
+
+    def __init__(
+        self, embedding: Embeddings, before: Callable[[list[str]], object] = lambda _: None
+    ) -> None:
+        self._embedding = embedding
+        self._before = before
+        self.texts: list[str] = []
+        self.vectors: list[list[float]] = []
+        self.ids: list[str | None] = []
+        self.calls: list[int] = []
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """Tell what makes the vectors."""
+        return self._embedding
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Add rows; all or, where `before` raises, none."""
+        del metadatas, kwargs
+        listed = list(texts)
+        self._before(listed)
+        self.calls.append(len(listed))
+        self.vectors += self._embedding.embed_documents(listed)
+        self.texts += listed
+        names = ids or [f"row {len(self.ids) + i}" for i in range(len(listed))]
+        self.ids += names
+        return names
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """Find nothing; no test searches."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_texts(cls, *_: Any, **__: Any) -> "ListStore":
+        """Refuse; no test makes a store so."""
+        raise NotImplementedError
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    """Wait for the end of every thread that a test's ingests started."""
+    yield
+    wait_until(lambda: not [t for t in threading.enumerate() if "prefetch" in t.name])
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Open an empty SQLiteVec, in a file."""
+    pytest.importorskip("sqlite_vec")
+    monkeypatch.setenv("STORE_FOLDER", str(tmp_path))
+    made: list[Any] = []
+
+    def make(embeddings: Embeddings) -> Any:
+        made.append(CALLERS["sqlite_vec"]([], embeddings))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store._connection.close()
+
+
+def documents(count: int) -> list[Document]:
+    """Return documents that differ."""
+    return [Document(f"section {i}", metadata={"number": i}) for i in range(count)]
+
+
+def texts_of(given: Iterable[Document]) -> list[str]:
+    """Return the texts of documents."""
+    return [document.page_content for document in given]
+
+
+def rows_of(store: Any) -> list[tuple[str, int]]:
+    """Return the text and the number of each row of a SQLiteVec, in order."""
+    found = store._connection.execute("SELECT text, metadata FROM documents ORDER BY rowid")
+    return [(row["text"], json.loads(row["metadata"])["number"]) for row in found]
+
+
+class TestStoring:
+    """All documents get in, in order, in large requests."""
+
+    def test_rows_are_in_order_with_the_servers_vectors(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Written in batches, embedded in large requests, each text once."""
+        embeddings = batch(max_workers=4)
+        store = ListStore(embeddings)
+        given = documents(3210)
+        report = embeddings.ingest(store, given, max_buffered=2000)
+        assert store.texts == texts_of(given)
+        assert_right(store.vectors, store.texts)
+        assert store.calls == [500] * 6 + [210]
+        assert (report.documents, report.stored, report.failures) == (3210, 3210, ())
+        assert report.ids == tuple(store.ids)
+        assert server.stats()["inputs_billed"] == 3210
+        assert server.stats()["requests"] <= 4 * 7
+
+    def test_sqlite_gets_every_row(
+        self, batch: Batch, server: LocalServer, sqlite: Callable[..., Any]
+    ) -> None:
+        """SQLiteVec holds text, metadata and, through its search, the right vectors."""
+        embeddings = batch()
+        store = sqlite(embeddings)
+        server.configure()
+        report = embeddings.ingest(store, iter(documents(700)), batch_size=64)
+        assert rows_of(store) == [(f"section {i}", i) for i in range(700)]
+        assert report.stored == 700
+        assert server.stats()["inputs_billed"] == 700
+        (found,) = store.similarity_search_with_score("section 345", k=1)
+        assert (found[0].metadata, found[1]) == ({"number": 345}, 0)
+
+    def test_a_generator_is_read_as_far_ahead_as_promised(self, batch: Batch) -> None:
+        """Never more than `max_buffered` documents beyond those that are written."""
+        read = []
+        ahead = []
+
+        def generate() -> Iterator[Document]:
+            for document in documents(1000):
+                read.append(document)
+                ahead.append(len(read) - len(store.texts))
+                yield document
+
+        embeddings = batch(max_workers=2)
+        store = ListStore(embeddings)
+        embeddings.ingest(store, generate(), batch_size=30, max_buffered=100)
+        assert len(store.texts) == 1000
+        assert max(ahead) <= 100
+
+    def test_no_more_than_max_buffered_is_embedded_ahead(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """While the store writes the first batch, so much has been sent and no more."""
+
+        def look(texts: list[str]) -> None:
+            if texts[0] == "section 0":
+                wait_until(lambda: server.stats()["inputs_billed"] == 200)
+                wait_until(lambda: server.stats()["in_flight"] == 0)
+                seen.append(server.stats()["inputs_billed"])
+
+        seen: list[int] = []
+        embeddings = batch()
+        embeddings.ingest(
+            ListStore(embeddings, look), documents(1000), batch_size=50, max_buffered=200
+        )
+        assert seen == [200]
+
+    @pytest.mark.parametrize(("batch_size", "max_buffered"), [(1, 1), (7, 3), (50, 50), (64, 100)])
+    def test_any_sizes_will_do(
+        self, batch: Batch, server: LocalServer, batch_size: int, max_buffered: int
+    ) -> None:
+        """A buffer smaller than a batch is as large as the batch."""
+        embeddings = batch()
+        store = ListStore(embeddings)
+        given = documents(101)
+        embeddings.ingest(store, given, batch_size=batch_size, max_buffered=max_buffered)
+        assert store.texts == texts_of(given)
+        assert_right(store.vectors, store.texts)
+        assert max(store.calls) == batch_size
+        assert server.stats()["inputs_billed"] == 101
+
+    def test_identical_documents_are_all_stored_and_sent_once(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Within a batch and in several ones, as long as they are buffered together."""
+        embeddings = batch()
+        store = ListStore(embeddings)
+        given = documents(50) * 4
+        embeddings.ingest(store, given, batch_size=30)
+        assert store.texts == texts_of(given)
+        assert_right(store.vectors, store.texts)
+        assert server.stats()["inputs_billed"] == 50
+
+    def test_no_documents_are_no_work(self, batch: Batch, server: LocalServer) -> None:
+        """An empty iterable gives an empty report."""
+        embeddings = batch()
+        report = embeddings.ingest(ListStore(embeddings), iter([]))
+        assert (report.documents, report.stored, report.ids) == (0, 0, ())
+        assert server.stats()["requests"] == 0
+
+    def test_a_second_run_with_the_journal_pays_for_nothing(
+        self, batch: Batch, server: LocalServer, tmp_path: Path
+    ) -> None:
+        """What was embedded before the store broke down is not sent again."""
+
+        def break_down(texts: list[str]) -> None:
+            if texts[0] == "section 200":
+                wait_until(lambda: server.stats()["inputs_billed"] == 1000)
+                raise KeyboardInterrupt
+
+        embeddings = batch(journal=tmp_path / "j")
+        with pytest.raises(KeyboardInterrupt):
+            embeddings.ingest(ListStore(embeddings, break_down), documents(1000), batch_size=100)
+        again = batch(journal=tmp_path / "j")
+        store = ListStore(again)
+        again.ingest(store, documents(1000), batch_size=100)
+        assert_right(store.vectors, texts_of(documents(1000)))
+        assert server.stats()["inputs_billed"] == 1000
+
+
+class TestIds:
+    """The store gets the ids that there are."""
+
+    def test_given_ids_are_passed_on(self, batch: Batch) -> None:
+        """One a document, from any iterable, also past their own."""
+        embeddings = batch()
+        store = ListStore(embeddings)
+        given = [Document("a", id="own"), *documents(9)]
+        report = embeddings.ingest(store, given, ids=(f"id {i}" for i in range(10)), batch_size=4)
+        assert store.ids == [f"id {i}" for i in range(10)]
+        assert report.ids == tuple(store.ids)
+
+    def test_documents_own_ids_are_taken(self, batch: Batch) -> None:
+        """As `add_documents` does; running again replaces the rows where the store does."""
+        embeddings = batch()
+        store = InMemoryVectorStore(embeddings)
+        given = [Document(f"section {i}", id=str(i)) for i in range(20)]
+        for _ in "ab":
+            report = embeddings.ingest(store, given, batch_size=6)
+            assert report.ids == tuple(store.store) == tuple(map(str, range(20)))
+
+    def test_without_ids_the_store_makes_its_own(self, batch: Batch) -> None:
+        """They are in the report."""
+        embeddings = batch()
+        store = InMemoryVectorStore(embeddings)
+        report = embeddings.ingest(store, documents(20), batch_size=6)
+        assert len(set(report.ids)) == 20
+        assert set(report.ids) == set(store.store)
+
+    @pytest.mark.parametrize("count", [9, 11])
+    def test_ids_must_be_one_a_document(self, batch: Batch, count: int) -> None:
+        """Too few and too many are an error that says where they end."""
+        embeddings = batch()
+        with pytest.raises(OptionError, match=f"only {min(count, 10)} "):
+            embeddings.ingest(ListStore(embeddings), documents(10), ids=map(str, range(count)))
+
+
+class TestFailures:
+    """A failing document costs only itself."""
+
+    def test_one_is_refused_by_the_api_and_one_by_the_store(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Of 3,000 documents 2,998 are stored, and two are reported with their causes."""
+
+        def refuse(texts: list[str]) -> None:
+            if "section 2345" in texts:
+                raise RuntimeError("refused by the store")
+
+        server.configure(refuse_marker="poison")
+        given = documents(3000)
+        given[1234] = Document("poison", id="p")
+        embeddings = batch(max_workers=4)
+        store = ListStore(embeddings, refuse)
+        report = embeddings.ingest(store, given)
+        expected = [text for text in texts_of(given) if text not in ("poison", "section 2345")]
+        assert store.texts == expected
+        assert_right(store.vectors, store.texts)
+        assert (report.documents, report.stored) == (3000, 2998)
+        by_api, by_store = report.failures
+        assert (by_api.index, by_api.id, by_api.stage) == (1234, "p", "embedding")
+        assert isinstance(by_api.error, openai.BadRequestError)
+        assert (by_store.index, by_store.id, by_store.stage) == (2345, None, "writing")
+        assert str(by_store.error) == "refused by the store"
+        assert server.stats()["inputs_billed"] == 2999
+
+    def test_one_is_refused_by_the_api_and_one_by_sqlite(
+        self, batch: Batch, server: LocalServer, sqlite: Callable[..., Any]
+    ) -> None:
+        """What SQLite had inserted of the refused call is not there twice."""
+        embeddings = batch(max_workers=4)
+        store = sqlite(embeddings)
+        store._connection.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON documents WHEN new.text = 'section 777'"
+            " BEGIN SELECT RAISE(ABORT, 'refused by the database'); END"
+        )
+        server.configure(refuse_marker="poison")
+        given = documents(3000)
+        given[2999] = Document("poison")
+        report = embeddings.ingest(store, given)
+        assert rows_of(store) == [(f"section {i}", i) for i in range(2999) if i != 777]
+        assert [(f.index, f.stage) for f in report.failures] == [
+            (777, "writing"),
+            (2999, "embedding"),
+        ]
+        assert "refused by the database" in str(report.failures[0].error)
+        assert server.stats()["inputs_billed"] == 2999
+
+    def test_an_empty_text_is_a_failure_of_its_own(self, batch: Batch, server: LocalServer) -> None:
+        """The provider would refuse its whole request, so it is not sent."""
+        given = documents(100)
+        given[3] = given[70] = Document("")
+        embeddings = batch()
+        store = ListStore(embeddings)
+        report = embeddings.ingest(store, given, batch_size=40)
+        assert len(store.texts) == report.stored == 98
+        assert [failure.index for failure in report.failures] == [3, 70]
+        assert all(isinstance(failure.error, InputError) for failure in report.failures)
+        assert server.stats()["inputs_billed"] == 98
+        assert "400" not in server.stats()["by_status"]
+
+    @pytest.mark.parametrize("batch_size", [4, 100])
+    def test_many_bad_documents_do_not_stop_it(
+        self, batch: Batch, server: LocalServer, batch_size: int
+    ) -> None:
+        """Twenty in a row without a text, ten scattered ones that are refused."""
+        server.configure(refuse_marker="poison")
+        given = documents(300)
+        empty = range(40, 60)
+        refused = range(100, 200, 10)
+        for index in empty:
+            given[index] = Document("")
+        for index in refused:
+            given[index] = Document(f"poison {index}")
+        embeddings = batch(max_workers=2)
+        store = ListStore(embeddings)
+        report = embeddings.ingest(store, given, batch_size=batch_size)
+        assert [failure.index for failure in report.failures] == [*empty, *refused]
+        assert report.stored == 270
+        assert_right(store.vectors, store.texts)
+
+    def test_a_wrong_key_ends_it_at_once(self, batch: Batch, server: LocalServer) -> None:
+        """When nothing can be embedded, nothing more is read or sent."""
+        server.configure(faults={"401": 1.0})
+        embeddings = batch()
+        read = []
+
+        def generate() -> Iterator[Document]:
+            for document in documents(5000):
+                read.append(document)
+                yield document
+
+        with pytest.raises(IngestError) as caught:
+            embeddings.ingest(ListStore(embeddings), generate(), batch_size=100, max_buffered=1000)
+        assert isinstance(caught.value.__cause__, openai.AuthenticationError)
+        assert caught.value.report.stored == 0
+        assert [failure.index for failure in caught.value.report.failures] == list(range(100))
+        assert len(read) == 1000
+        assert server.stats()["requests"] <= 6
+
+    def test_a_store_that_breaks_down_ends_it(self, batch: Batch) -> None:
+        """The report of the error tells what was stored before."""
+
+        def break_down(texts: list[str]) -> None:
+            if len(store.texts) >= 300:
+                raise ConnectionError("the database is gone")
+            calls.append(len(texts))
+
+        calls: list[int] = []
+        embeddings = batch()
+        store = ListStore(embeddings, break_down)
+        with pytest.raises(IngestError, match="300 of 1,000") as caught:
+            embeddings.ingest(store, documents(1000), batch_size=100)
+        assert isinstance(caught.value.__cause__, ConnectionError)
+        report = caught.value.report
+        assert report.stored == len(store.texts) == 300
+        assert [failure.index for failure in report.failures] == list(range(300, 308))
+        assert {failure.stage for failure in report.failures} == {"writing"}
+
+    def test_failures_keep_no_batches_in_memory(self, batch: Batch, server: LocalServer) -> None:
+        """An error in the report has no traceback, whose frames would hold vectors."""
+        server.configure(refuse_marker="poison")
+        embeddings = batch()
+        report = embeddings.ingest(ListStore(embeddings), [*documents(9), Document("poison")])
+        error: BaseException | None = report.failures[0].error
+        while error is not None:
+            assert error.__traceback__ is None
+            error = error.__cause__ or error.__context__
+
+
+class TestMistakes:
+    """What cannot work is an error at once."""
+
+    def test_a_store_with_other_embeddings_is_refused(
+        self, batch: Batch, sqlite: Callable[..., Any]
+    ) -> None:
+        """Whether the store tells them or, as SQLiteVec, keeps them to itself."""
+        others = DeterministicFakeEmbedding(size=3)
+        for store in (InMemoryVectorStore(others), sqlite(others), ListStore(batch())):
+            with pytest.raises(OptionError, match="does not use these embeddings"):
+                batch().ingest(store, documents(1))
+
+    @pytest.mark.parametrize("options", [{"batch_size": 0}, {"max_buffered": -1}])
+    def test_sizes_must_be_positive(self, batch: Batch, options: dict[str, int]) -> None:
+        """The error names the option."""
+        embeddings = batch()
+        with pytest.raises(OptionError, match=next(iter(options))):
+            embeddings.ingest(ListStore(embeddings), documents(1), **options)  # type: ignore[arg-type]
+
+    def test_something_else_than_documents_is_refused(self, batch: Batch) -> None:
+        """Strings are, with a word on what to pass."""
+        embeddings = batch()
+        with pytest.raises(InputTypeError, match="number 0 is a str") as caught:
+            embeddings.ingest(ListStore(embeddings), ["a text"])  # type: ignore[list-item]
+        assert "a text" not in str(caught.value)
+
+
+class TestInterrupts:
+    """What stops it stops its requests, and what is stored is told."""
+
+    def test_ctrl_c_leaves_a_note_and_no_half_batch(
+        self, batch: Batch, sqlite: Callable[..., Any]
+    ) -> None:
+        """After a KeyboardInterrupt within a batch, its rows are not there later either."""
+        embeddings = batch()
+        store = sqlite(embeddings)
+        add = store.add_documents
+
+        def add_documents(given: list[Document]) -> None:
+            if given[0].page_content == "section 200":
+                store._connection.execute(
+                    "INSERT INTO documents (text, metadata, text_embedding) "
+                    "SELECT 'half a batch', metadata, text_embedding FROM documents LIMIT 1"
+                )
+                raise KeyboardInterrupt
+            add(given)
+
+        store.add_documents = add_documents
+        with pytest.raises(KeyboardInterrupt) as caught:
+            embeddings.ingest(store, documents(1000), batch_size=100)
+        assert caught.value.__notes__ == [
+            "ingest stopped here: of its first 200 documents 200 are stored"
+        ]
+        assert embeddings._pipeline.prefetches == ()
+        add([Document("later", metadata={"number": 200})])
+        assert rows_of(store) == [*((f"section {i}", i) for i in range(200)), ("later", 200)]
+
+    def test_an_error_of_the_generator_gets_out(self, batch: Batch) -> None:
+        """With a note of how far it came."""
+
+        def generate() -> Iterator[Document]:
+            yield from documents(500)
+            raise sqlite3.OperationalError("cannot read")
+
+        embeddings = batch()
+        store = ListStore(embeddings)
+        with pytest.raises(sqlite3.OperationalError, match="cannot read") as caught:
+            embeddings.ingest(store, generate(), batch_size=50, max_buffered=200)
+        assert store.texts == texts_of(documents(500))[: len(store.texts)]
+        assert caught.value.__notes__ == [
+            f"ingest stopped here: of its first {len(store.texts)} documents {len(store.texts)} "
+            "are stored"
+        ]
+
+    def test_the_bar_counts_documents(
+        self, batch: Batch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """One bar for all, and none for the calls of the store."""
+        for own, asked in ((True, None), (False, True)):
+            embeddings = batch(show_progress=own)
+            store = ListStore(embeddings)
+            embeddings.ingest(store, documents(90), batch_size=20, show_progress=asked)
+            shown = capsys.readouterr().err
+            assert "90/90" in shown
+            assert "documents/s" in shown
+            assert "texts" not in shown
+            embeddings.ingest(store, documents(9), show_progress=False)
+            assert capsys.readouterr().err == ""
+
+
+class TestAsync:
+    """The same for event loops."""
+
+    def test_the_loop_goes_on_meanwhile(self, batch: Batch) -> None:
+        """The store waits, in its thread, for something that the loop has to do."""
+        turn = threading.Event()
+        embeddings = batch()
+        store = ListStore(embeddings, lambda _: turn.wait(10))
+
+        async def ingest() -> int:
+            task = asyncio.create_task(embeddings.aingest(store, documents(300), batch_size=100))
+            await asyncio.sleep(0)
+            turn.set()
+            return (await task).stored
+
+        assert asyncio.run(ingest()) == 300
+        assert turn.is_set()
+        assert_right(store.vectors, texts_of(documents(300)))
+
+    def test_cancelling_stops_it_after_the_batch(self, batch: Batch) -> None:
+        """The batch that is being written is written; everything else ends."""
+        writing = threading.Event()
+        cancelled = threading.Event()
+
+        def pause(_: list[str]) -> None:
+            writing.set()
+            cancelled.wait(10)
+
+        embeddings = batch()
+        store = ListStore(embeddings, pause)
+
+        async def cancel() -> None:
+            task = asyncio.create_task(embeddings.aingest(store, documents(1000), batch_size=100))
+            while not writing.is_set():
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            cancelled.set()
+
+        asyncio.run(cancel())
+        wait_until(lambda: not [t for t in threading.enumerate() if "async" in t.name])
+        assert store.texts == texts_of(documents(100))
+
+    def test_cancelling_does_not_wait_for_a_request(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Also where the answer never comes the thread ends."""
+        server.configure(script=("hang",))
+        embeddings = batch(timeout=60)
+
+        async def cancel() -> None:
+            task = asyncio.create_task(embeddings.aingest(ListStore(embeddings), documents(10)))
+            while server.stats()["in_flight"] == 0:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(cancel())
+        wait_until(lambda: not [t for t in threading.enumerate() if "async" in t.name])
+        server.configure()  # lets go of the request that hangs
+
+    def test_a_wrong_option_is_an_error_there_too(self, batch: Batch) -> None:
+        """It takes and refuses what `ingest` does."""
+        embeddings = batch()
+        with pytest.raises(OptionError, match="batch_size"):
+            asyncio.run(embeddings.aingest(ListStore(embeddings), documents(1), batch_size=0))

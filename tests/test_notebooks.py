@@ -1,0 +1,121 @@
+"""The notebooks run from a clean kernel, without a key and without a network."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stores.places import missing_packages
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+EXTRA = ("ipykernel", "ipywidgets", "matplotlib", "nbclient", "sqlite_vec")
+SECONDS = 170
+"""For one notebook. It takes less than 60; a machine that does other things too, more."""
+
+NOWHERE = "http://127.0.0.1:9"
+"""The discard port: whatever would leave the machine fails at once."""
+
+OF_A_MACHINE = re.compile(r"(?:^|[\s'\"(])/(?:home|root|tmp|Users|usr|opt|work)\b|[A-Z]:\\")
+
+
+def read(path: Path) -> Any:
+    """Return a notebook's JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def code_cells(path: Path) -> list[Any]:
+    """Return the cells that are run."""
+    return [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+
+
+def missing(notebook: str) -> list[str]:
+    """Return which packages a notebook lacks."""
+    absent = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    return absent + (missing_packages("supabase") if "supabase" in notebook else [])
+
+
+def offline_environment() -> dict[str, str]:
+    """Return this process's environment without keys, and with a network that goes nowhere."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith(("OPENAI_", "AZURE_OPENAI_", "SUPABASE_"))
+        and not name.upper().endswith("_PROXY")
+    }
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), NOWHERE)
+    return {**kept, **proxies, "NO_PROXY": "127.0.0.1,localhost"}
+
+
+def test_there_are_five() -> None:
+    """A notebook that is not found would not be tested."""
+    assert len(NOTEBOOKS) == 5
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestCommitted:
+    """What a reader sees without running anything."""
+
+    def test_opens_with_what_the_reader_can_do_after_it(self, path: Path) -> None:
+        """The first cell is a title and a promise."""
+        first = read(path)["cells"][0]
+        assert first["cell_type"] == "markdown"
+        assert re.match(r"# .+\n\nAfter this page you can\n\n- ", "".join(first["source"]))
+
+    def test_was_run_from_top_to_bottom(self, path: Path) -> None:
+        """Every cell has its turn's number, and there are pictures to see."""
+        cells = code_cells(path)
+        assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+        outputs = [output for cell in cells for output in cell["outputs"]]
+        assert any("image/png" in output.get("data", {}) for output in outputs)
+
+    def test_shows_no_warning_and_no_error(self, path: Path) -> None:
+        """Nothing was written to standard error."""
+        outputs = [output for cell in code_cells(path) for output in cell["outputs"]]
+        bad = [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+        assert bad == []
+
+    def test_shows_no_path_of_the_machine_that_ran_it(self, path: Path) -> None:
+        """The outputs are the same wherever it is run, but for the times."""
+        texts = [
+            "".join(content)
+            for cell in code_cells(path)
+            for output in cell["outputs"]
+            for content in (output.get("text", []), output.get("data", {}).get("text/plain", []))
+        ]
+        assert [text for text in texts if OF_A_MACHINE.search(text)] == []
+
+    def test_cells_have_ids_that_stay(self, path: Path) -> None:
+        """The number of the notebook and of the cell, so that a new output is a small change."""
+        ids = [cell["id"] for cell in read(path)["cells"]]
+        assert ids == [f"{path.stem[:2]}-{number:02d}" for number in range(1, len(ids) + 1)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_from_a_clean_kernel(path: Path, tmp_path: Path) -> None:
+    """Every cell runs, in order, without a key and without a network."""
+    if absent := missing(path.stem):
+        pytest.skip(f"{path.stem} needs {' and '.join(absent)}: pip install -e '.[notebooks]'")
+    program = (
+        "import sys, nbformat; from nbclient import NotebookClient\n"
+        "notebook = nbformat.read(sys.argv[1], 4)\n"
+        "resources = {'metadata': {'path': sys.argv[2]}}\n"
+        "NotebookClient(notebook, kernel_name='python3', resources=resources).execute()\n"
+    )
+    # A process of its own: warnings of Jupyter's own packages are not errors there.
+    done = subprocess.run(  # noqa: S603  # our own code
+        [sys.executable, "-c", program, str(path), str(FOLDER)],
+        env={**offline_environment(), "IPYTHONDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]

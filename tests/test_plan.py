@@ -1,0 +1,440 @@
+"""The plan: what it foretells is what the local server then counts, and simulated time takes."""
+
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_openai import OpenAIEmbeddings
+
+from langchain_batch_embed import BatchEmbeddings, InputError, OptionError, __main__
+from langchain_batch_embed.corpus import sections, standard_library
+from langchain_batch_embed.pacing import Pacer
+from langchain_batch_embed.plan import RUNS, TIERS, AccountQuota, rehearse
+from langchain_batch_embed.report import Report, duration, money
+from langchain_batch_embed.simulator import TIERS as SERVERS_TIERS
+from langchain_batch_embed.simulator.quota import Quota as ServerQuota
+from langchain_batch_embed.tokens import ByteCounter
+from tests.pacing_run import latency, run
+from tests.support import LocalServer, prose
+
+Batch = Callable[..., BatchEmbeddings]
+OpenAI = Callable[..., OpenAIEmbeddings]
+
+SECTIONS = 19_207
+NO_QUOTA = AccountQuota()
+
+
+@pytest.fixture(scope="module")
+def library() -> list[str]:
+    """Sections of Python's standard library."""
+    return [section.text for section in sections(standard_library()[1], SECTIONS)]
+
+
+def packed(embeddings: BatchEmbeddings, texts: list[str]) -> list[int]:
+    """Return what each request will be charged, by the pipeline's own steps."""
+    pipeline = embeddings._pipeline
+    seen: list[int] = []
+
+    class StopError(Exception):
+        pass
+
+    def look(work: object, *_: object, **__: object) -> None:
+        seen.extend(int(work.charges[rows].sum()) for rows in work.batches)  # type: ignore[attr-defined]
+        raise StopError
+
+    pipeline.dispatcher.run = look  # type: ignore[assignment,method-assign]
+    try:
+        pipeline.embed(texts)
+    except StopError:
+        return seen
+    finally:
+        del pipeline.dispatcher.run
+    raise AssertionError("nothing was to be sent")
+
+
+class ColdConnections:
+    """OpenAI's latency, and 300 ms more for a request that finds every connection busy."""
+
+    def __init__(self, pacer: Pacer) -> None:
+        self._pacer = pacer
+        self._open = 0
+
+    def __call__(self, tokens: int, dice: random.Random) -> float:
+        """Return the seconds of a request that has just arrived."""
+        cold = self._open < self._pacer.in_flight
+        self._open += cold
+        return latency(tokens, dice) + 0.3 * cold
+
+
+class TestPlan:
+    """What it foretells."""
+
+    def test_is_what_the_server_then_bills(
+        self, batch: Batch, server: LocalServer, library: list[str]
+    ) -> None:
+        """Requests to the number and tokens within 2 %, windows and repetitions included."""
+        texts = [*library[:4000], *library[:100], prose(20_000, seed=1), prose(9_000, seed=2)]
+        embeddings = batch()
+
+        plan = embeddings.plan(texts)
+        embeddings.embed_numpy(texts)
+
+        stats = server.stats()
+        assert plan.requests == stats["requests"]
+        assert plan.tokens == pytest.approx(stats["tokens_billed"], rel=0.02)
+        assert (plan.texts, plan.unique, plan.from_journal) == (4102, 4002, 0)
+
+    def test_is_right_for_all_sections_of_the_demo(
+        self, batch: Batch, server: LocalServer, library: list[str]
+    ) -> None:
+        """The same for 19,207 sections."""
+        embeddings = batch()
+
+        plan = embeddings.plan(library)
+        embeddings.embed_numpy(library)
+
+        stats = server.stats()
+        assert plan.requests == stats["requests"]
+        assert plan.tokens == pytest.approx(stats["tokens_billed"], rel=0.02)
+
+    def test_is_right_where_requests_are_scarce(
+        self, batch: Batch, server: LocalServer, library: list[str]
+    ) -> None:
+        """Told of few requests a minute, it plans the other shape, and so does the call."""
+        embeddings = batch(requests_per_minute=30)
+
+        plan = embeddings.plan(library[:4000])
+        embeddings.embed_numpy(library[:4000])
+
+        assert plan.requests == server.stats()["requests"] == 2
+
+    @pytest.mark.parametrize("tier", [1, 3, 5])
+    @pytest.mark.parametrize("count", [3_000, SECTIONS])
+    def test_seconds_are_those_of_a_run_in_simulated_time(
+        self, batch: Batch, library: list[str], count: int, tier: int
+    ) -> None:
+        """Within 20 % of what the pacer takes against the simulator's own quota."""
+        embeddings = batch()
+        charges = packed(embeddings, library[:count])
+
+        def seconds(seed: int) -> float:
+            pacer = Pacer(max_workers=embeddings.limits.max_workers)
+            quota = ServerQuota(*SERVERS_TIERS[tier])
+            answer = ColdConnections(pacer)
+            return run(pacer, charges, quota, seed=seed, answer=answer).seconds
+
+        plan = embeddings.plan(library[:count], tier=tier)
+
+        assert plan.seconds == pytest.approx(median(map(seconds, range(RUNS))), rel=0.2)
+
+    def test_sends_nothing(self, batch: Batch, server: LocalServer) -> None:
+        """No request, and the last report stays what it was."""
+        embeddings = batch()
+
+        embeddings.plan(["a text", "another"])
+
+        assert server.stats()["requests"] == 0
+        assert embeddings.last_report is None
+
+    def test_takes_an_iterator(self, batch: Batch) -> None:
+        """Any iterable of strings will do, as for embedding."""
+        assert batch().plan(f"text {number}" for number in range(7)).texts == 7
+
+    def test_is_always_the_same(self, batch: Batch) -> None:
+        """Its luck is seeded, so that a plan can be compared with another."""
+        texts = [prose(500, seed) for seed in range(200)]
+        assert batch().plan(texts, tier=1) == batch().plan(texts, tier=1)
+
+    def test_nothing_costs_nothing(self, batch: Batch) -> None:
+        """An empty list is planned like any other."""
+        plan = batch().plan([])
+        assert (plan.requests, plan.tokens, plan.dollars, plan.seconds) == (0, 0, 0, 0)
+
+    def test_a_text_that_cannot_be_embedded_is_refused(self, batch: Batch) -> None:
+        """The mistakes that the call would find are found here, for nothing."""
+        with pytest.raises(InputError, match="indices 1"):
+            batch().plan(["good", ""])
+
+    def test_can_be_pickled(self, batch: Batch) -> None:
+        """It is a plain value."""
+        plan = batch().plan(["a text"])
+        assert pickle.loads(pickle.dumps(plan)) == plan  # noqa: S301
+
+
+class TestJournal:
+    """What is kept already."""
+
+    def test_kept_texts_are_free(self, batch: Batch, server: LocalServer, tmp_path: Path) -> None:
+        """Only the others are planned, and sent."""
+        texts = [prose(100, seed) for seed in range(50)]
+        batch(journal=tmp_path / "vectors.db").embed_documents(texts[:20])
+        embeddings = batch(journal=tmp_path / "vectors.db")
+
+        plan = embeddings.plan(texts)
+        server.configure()
+        embeddings.embed_documents(texts)
+
+        assert plan.from_journal == 20
+        assert (plan.requests, plan.tokens) == (
+            server.stats()["requests"],
+            server.stats()["tokens_billed"],
+        )
+
+    def test_everything_kept_needs_no_request(self, batch: Batch, tmp_path: Path) -> None:
+        """A finished job costs nothing the second time."""
+        embeddings = batch(journal=tmp_path / "vectors.db")
+        embeddings.embed_documents(["a text", "another"])
+
+        plan = embeddings.plan(["a text", "another"])
+
+        assert (plan.from_journal, plan.requests, plan.dollars) == (2, 0, 0)
+
+
+class TestQuota:
+    """Whose quota it assumes."""
+
+    def test_tiers_are_those_of_the_simulator(self) -> None:
+        """Both tables are OpenAI's, written down twice because the simulator stands alone."""
+        here = {
+            tier: (quota.requests_per_minute, quota.tokens_per_minute)
+            for tier, quota in TIERS.items()
+        }
+        assert here == SERVERS_TIERS
+
+    def test_every_tier_is_told_where_nothing_is_known(self, batch: Batch) -> None:
+        """3 million tokens take 2 minutes at tier 1, which is told without being asked."""
+        plan = batch().plan([prose(1000, seed) for seed in range(3000)])
+
+        assert plan.quota == NO_QUOTA
+        assert list(plan.seconds_by_tier) == list(TIERS)
+        assert plan.seconds_by_tier[1] > 100 > plan.seconds_by_tier[5]
+
+    def test_a_tier_is_used(self, batch: Batch) -> None:
+        """Then no other tier is told."""
+        plan = batch().plan(["a text"], tier=4)
+        assert (plan.quota, plan.seconds_by_tier) == (TIERS[4], {})
+
+    def test_numbers_go_before_the_tier(self, batch: Batch) -> None:
+        """Who knows one number better gives it, and the tier gives the other."""
+        plan = batch().plan(["a text"], tier=1, tokens_per_minute=7)
+        assert plan.quota == AccountQuota(requests_per_minute=3000, tokens_per_minute=7)
+
+    def test_options_are_used(self, batch: Batch) -> None:
+        """What the object was told is not asked for again."""
+        plan = batch(requests_per_minute=600, tokens_per_minute=9000).plan(["a text"])
+        assert plan.quota == AccountQuota(requests_per_minute=600, tokens_per_minute=9000)
+
+    def test_what_earlier_answers_said_is_used(self, batch: Batch, server: LocalServer) -> None:
+        """After one call the headers have told the account's tier."""
+        server.configure(tier=3)
+        embeddings = batch()
+        embeddings.embed_documents(["a text"])
+
+        assert embeddings.plan(["another"]).quota == TIERS[3]
+
+    def test_a_quota_smaller_than_a_batch_cuts_it(self, batch: Batch) -> None:
+        """No request can be larger than the whole quota, so there are more, as in the call."""
+        texts = [prose(1000, seed) for seed in range(300)]
+        embeddings = batch(max_workers=1)
+
+        plan = embeddings.plan(texts, tokens_per_minute=100_000)
+
+        charge = sum(packed(embeddings, texts))
+        assert plan.requests >= charge / 100_000 > embeddings.plan(texts).requests
+        assert plan.seconds is not None
+        assert plan.seconds >= (charge - 100_000) / 100_000 * 60
+
+    def test_a_text_larger_than_the_quota_is_not_waited_for(self) -> None:
+        """It cannot be sent at all, so it counts as no request and keeps nobody waiting."""
+        batches = [np.array([10, 500, 10])]
+        requests, seconds = rehearse(
+            batches, quota=AccountQuota(tokens_per_minute=100), max_workers=2
+        )
+        assert requests == 2
+        assert seconds < 60
+
+
+class TestPrice:
+    """Dollars."""
+
+    def test_is_openais_unless_given(self, batch: Batch, openai_embeddings: OpenAI) -> None:
+        """text-embedding-3-large costs 13 cents a million tokens."""
+        texts = [prose(1000, seed) for seed in range(10)]
+        plan = batch(openai_embeddings(model="text-embedding-3-large")).plan(texts)
+        assert plan.dollars == pytest.approx(plan.tokens * 0.13e-6)
+        assert "November 2026" in plan.price_from
+
+    def test_can_be_given(self, batch: Batch) -> None:
+        """A negotiated price, or another provider's."""
+        plan = batch().plan(["a text"], price=1_000_000)
+        assert (plan.dollars, plan.price, plan.price_from) == (plan.tokens, 1e6, "as given")
+
+    def test_of_an_unknown_model_is_unknown(self, batch: Batch, openai_embeddings: OpenAI) -> None:
+        """No guess is made."""
+        plan = batch(openai_embeddings(model="my-model")).plan(["a text"])
+        assert (plan.dollars, plan.price) == (None, None)
+        assert "price not known" in str(plan)
+
+    @pytest.mark.parametrize(
+        ("amount", "written"), [(0.047612, "$0.0476"), (0, "$0.0000"), (1234.5, "$1,234.50")]
+    )
+    def test_is_written_with_the_digits_that_matter(self, amount: float, written: str) -> None:
+        """Cents from a dollar on, fractions of cents below."""
+        assert money(amount) == written
+
+    @pytest.mark.parametrize(
+        ("seconds", "written"),
+        [(0.44, "0.4 s"), (84.4, "84 s"), (600, "10 min"), (36_000, "10.0 h")],
+    )
+    def test_times_are_written_in_the_unit_that_reads_best(
+        self, seconds: float, written: str
+    ) -> None:
+        """Seconds, minutes, or hours."""
+        assert duration(seconds) == written
+
+
+class TestOptions:
+    """What cannot be planned with."""
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"tier": 6}, "tier must be one of 1, 2, 3, 4, 5"),
+            ({"requests_per_minute": 0}, "requests_per_minute must be more than 0"),
+            ({"tokens_per_minute": float("nan")}, "tokens_per_minute must be more than 0"),
+            ({"tokens_per_minute": True}, "tokens_per_minute must be a number, not bool"),
+            ({"price": -1}, "price must be more than 0"),
+            ({"price": "2 cents"}, "price must be a number, not str"),
+        ],
+    )
+    def test_a_wrong_value_is_explained(
+        self, batch: Batch, options: dict[str, float], message: str
+    ) -> None:
+        """It says which one, and what would be right."""
+        with pytest.raises(OptionError, match=message):
+            batch().plan(["a text"], **options)  # type: ignore[arg-type]
+
+    def test_a_tier_is_for_openai_alone(self) -> None:
+        """Others have no such tiers, so the numbers are asked for."""
+        embeddings = BatchEmbeddings(DeterministicFakeEmbedding(size=8))
+        with pytest.raises(OptionError, match="pass requests_per_minute= and tokens_per_minute="):
+            embeddings.plan(["a text"], tier=1)
+
+
+class TestOtherProviders:
+    """Where less is known, no more is told."""
+
+    def test_tokens_are_an_estimate_and_seconds_are_not_told(self) -> None:
+        """Another tokenizer counts, nobody knows how fast the answers come, and it says so."""
+        plan = BatchEmbeddings(DeterministicFakeEmbedding(size=8)).plan(["a text", "more"])
+        assert (plan.requests, plan.tokens, plan.is_exact) == (1, 3, False)
+        assert (plan.dollars, plan.seconds) == (None, None)
+        assert "about 3 tokens" in str(plan)
+        assert "time not known" in str(plan)
+
+    def test_bytes_are_an_estimate_too(self, batch: Batch) -> None:
+        """They stand in for the tokens where a vocabulary would have to be downloaded."""
+        embeddings = batch()
+        embeddings._pipeline.counter = ByteCounter()
+        plan = embeddings.plan(["more"])
+        assert (plan.tokens, plan.is_exact) == (4, False)
+
+
+class TestShown:
+    """As text and as a table."""
+
+    def test_two_lines_say_it(self, batch: Batch, openai_embeddings: OpenAI) -> None:
+        """What is sent and costs, and how long it takes."""
+        embeddings = batch(openai_embeddings(model="text-embedding-3-small"))
+        plan = embeddings.plan([prose(1000, seed) for seed in range(1000)], tier=1)
+        assert f"{plan:}".count("\n") == 1
+        assert f"1,000 texts (1,000 unique): {plan.requests} requests, 1,0" in str(plan)
+        assert "$0.0200 ($0.02 a million, OpenAI's list price of November 2026; $0.0100" in str(
+            plan
+        )
+        assert "with 3,000 requests and 1,000,000 tokens a minute" in str(plan)
+
+    def test_a_notebook_shows_a_table(self, batch: Batch) -> None:
+        """A row a value, and the text's apostrophe escaped."""
+        table = batch().plan(["a text", "a text"])._repr_html_()
+        assert table.startswith("<table>")
+        assert '>unique</th><td style="text-align: left">1<' in table
+        assert "OpenAI&#x27;s list price" in table
+        assert "tier 5: " in table
+
+    def test_a_report_is_a_table_too(self) -> None:
+        """So both can be compared."""
+        report = Report(
+            texts=1_000,
+            unique=900,
+            from_journal=0,
+            requests=12,
+            retries=3,
+            throttled=2,
+            splits=0,
+            hedged=0,
+            tokens=123_456,
+            dollars=None,
+            seconds=3.21,
+            failures=0,
+        )
+        table = report._repr_html_()
+        assert ">3 (2 throttled)<" in table
+        assert ">123,456<" in table
+        assert ">price not known<" in table
+
+
+class TestCommand:
+    """`python -m langchain_batch_embed plan`."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder with two texts, an empty one, and something else; there is no key."""
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        (tmp_path / "one.md").write_text("\n\n".join([prose(100, seed) for seed in range(9)]))
+        (tmp_path / "two.txt").write_text("short")
+        (tmp_path / "empty.txt").write_text("\n")
+        (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+        return tmp_path
+
+    def test_sections_of_a_folder_are_planned(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """All text files in it, cut as the demo cuts them, and every tier is told."""
+        __main__.main(["plan", str(folder)])
+        head, sent, took = capsys.readouterr().out.splitlines()
+        assert head == "3 files, cut into sections, for text-embedding-3-small"
+        assert sent.startswith("10 texts (10 unique): 1 requests, ")
+        assert "tier 1: " in took
+
+    def test_whole_files_and_a_tier(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A file is a text then; files can be named one by one."""
+        files = [str(folder / "one.md"), str(folder / "two.txt")]
+        model = "text-embedding-3-large"
+        __main__.main(["plan", *files, "--whole", "--tier", "1", "--model", model])
+        head, sent, took = capsys.readouterr().out.splitlines()
+        assert head == f"2 files, for {model}"
+        assert sent.startswith("2 texts (2 unique): 1 requests, ")
+        assert "$0.13 a million" in sent
+        assert took.endswith("with 3,000 requests and 1,000,000 tokens a minute")
+
+    def test_a_price_can_be_given(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """For a model whose price is not known."""
+        __main__.main(["plan", str(folder), "--model", "mine", "--price", "7.5"])
+        assert "($7.5 a million, as given)" in capsys.readouterr().out
+
+    def test_no_text_is_explained(self, folder: Path) -> None:
+        """It says which files it would have taken."""
+        with pytest.raises(SystemExit, match=r"folders of .*\.md.* files"):
+            __main__.main(["plan", str(folder / "empty.txt")])
+
+    def test_a_missing_file_is_explained(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A wrong argument is a wrong argument."""
+        with pytest.raises(SystemExit, match="2"):
+            __main__.main(["plan", "nowhere.md"])
+        assert "there is no nowhere.md" in capsys.readouterr().err

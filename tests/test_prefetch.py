@@ -1,0 +1,414 @@
+"""Small calls are answered from large ones that were announced."""
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+from langchain_core.documents import Document
+from langchain_core.indexing import InMemoryRecordManager, index
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_batch_embed import (
+    BatchEmbeddings,
+    DeadlineError,
+    InputError,
+    InputTypeError,
+    OptionError,
+    PartialEmbeddingsError,
+)
+from langchain_batch_embed.dispatch import SYSTEM_CLOCK
+from langchain_batch_embed.prefetch import Prefetch
+from tests.support import LocalServer, assert_right, wait_until
+
+Batch = Callable[..., BatchEmbeddings]
+
+TEXTS = [f"section {i}" for i in range(1000)]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    """Wait for the end of every thread that a test's prefetches started."""
+    yield
+    wait_until(lambda: not prefetching())
+
+
+def prefetching() -> list[threading.Thread]:
+    """Return the threads of prefetches that run."""
+    return [thread for thread in threading.enumerate() if "prefetch" in thread.name]
+
+
+def slices(texts: Sequence[str], size: int) -> list[list[str]]:
+    """Cut texts into portions, as a store does."""
+    return [list(texts[start : start + size]) for start in range(0, len(texts), size)]
+
+
+class TestCallers:
+    """Whoever asks, and however little at a time, it is answered."""
+
+    def test_index_in_small_batches_sends_large_requests(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """`index(batch_size=100)` over 5,000 documents takes at most 60 requests."""
+        documents = [Document(f"{'word ' * 120}{i}") for i in range(5000)]
+        embeddings = batch()
+        store = InMemoryVectorStore(embeddings)
+        records = InMemoryRecordManager("test")
+        records.create_schema()
+        with embeddings.prefetch(document.page_content for document in documents):
+            result = index(documents, records, store, batch_size=100, key_encoder="sha256")
+        assert result["num_added"] == 5000
+        stats = server.stats()
+        assert stats["requests"] <= 60
+        assert stats["inputs_billed"] == stats["texts_billed_distinct"] == 5000
+        rows = list(store.store.values())
+        assert {row["text"] for row in rows} == {document.page_content for document in documents}
+        assert_right([row["vector"] for row in rows], [row["text"] for row in rows])
+
+    @pytest.mark.parametrize("size", [1, 64, 100, 999, 1000])
+    def test_a_loop_gets_what_it_would_get_without(
+        self, batch: Batch, server: LocalServer, size: int
+    ) -> None:
+        """Portions of any size, lists and arrays: the same vectors, each text sent once."""
+        embeddings = batch(max_workers=4)
+        with embeddings.prefetch(TEXTS):
+            for portion in slices(TEXTS, size):
+                assert_right(embeddings.embed_documents(portion), portion)
+        with embeddings.prefetch(TEXTS):
+            for portion in slices(TEXTS, size):
+                assert_right(embeddings.embed_numpy(portion), portion)
+        assert server.stats()["inputs_billed"] == 2000
+        assert server.stats()["requests"] <= 8
+
+    def test_texts_that_were_not_announced_still_work(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """A call may mix announced texts and others."""
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS[:500]):
+            for portion in slices(TEXTS[::-1], 100):
+                assert_right(embeddings.embed_documents(portion), portion)
+        assert server.stats()["inputs_billed"] == 1000
+
+    @pytest.mark.parametrize("max_buffered", [1, 7, 300])
+    @pytest.mark.parametrize("size", [3, 200])
+    def test_another_order_than_announced_cannot_block(
+        self, batch: Batch, server: LocalServer, max_buffered: int, size: int
+    ) -> None:
+        """With room for few vectors, and those not the ones that are asked for."""
+        texts = TEXTS[:600]
+        embeddings = batch()
+        for order in (texts[::-1], random.Random(0).sample(texts, len(texts)), texts):
+            server.configure()
+            with embeddings.prefetch(texts, max_buffered=max_buffered):
+                for portion in slices(order, size):
+                    assert_right(embeddings.embed_documents(portion), portion)
+            assert server.stats()["texts_billed_distinct"] == 600
+            assert server.stats()["inputs_billed"] == 600
+
+    def test_several_threads_share_what_arrives(self, batch: Batch, server: LocalServer) -> None:
+        """Eight threads in one prefetch: each gets its own texts, each text is sent once."""
+        embeddings = batch()
+
+        def ask(portion: list[str]) -> None:
+            assert_right(embeddings.embed_documents(portion), portion)
+
+        with embeddings.prefetch(TEXTS), ThreadPoolExecutor(8) as threads:
+            for done in [threads.submit(ask, portion) for portion in slices(TEXTS, 25)]:
+                done.result()
+        assert server.stats()["inputs_billed"] == 1000
+
+    def test_several_threads_may_need_the_same_text(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """A text that is announced once for each thread is sent once and kept for all."""
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS[:200] * 4), ThreadPoolExecutor(4) as threads:
+            got = list(threads.map(embeddings.embed_numpy, [TEXTS[:200]] * 4))
+        for vectors in got:
+            assert_right(vectors, TEXTS[:200])
+        assert server.stats()["inputs_billed"] == 200
+
+    def test_async_callers_are_answered_too(self, batch: Batch, server: LocalServer) -> None:
+        """Many tasks at once, each with a few texts."""
+        embeddings = batch()
+
+        async def ask_all() -> list[list[list[float]]]:
+            with embeddings.prefetch(TEXTS):
+                return await asyncio.gather(
+                    *(embeddings.aembed_documents(portion) for portion in slices(TEXTS, 50))
+                )
+
+        assert_right([vector for part in asyncio.run(ask_all()) for vector in part], TEXTS)
+        assert server.stats()["inputs_billed"] == 1000
+
+    def test_a_cancelled_task_stops_waiting(self, batch: Batch, server: LocalServer) -> None:
+        """Its thread ends, although the answer that it waits for never comes."""
+        server.configure(script=("hang",))
+        embeddings = batch(timeout=60)
+
+        async def cancel() -> None:
+            task = asyncio.create_task(embeddings.aembed_documents(["a"]))
+            while server.stats()["in_flight"] == 0:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        with embeddings.prefetch(["a"]):
+            asyncio.run(cancel())
+            wait_until(lambda: not [t for t in threading.enumerate() if "async" in t.name])
+        server.configure()  # lets go of the request that hangs
+
+    def test_queries_are_not_taken_for_documents(self, batch: Batch, server: LocalServer) -> None:
+        """A query with the words of an announced text is sent as a query."""
+        embeddings = batch()
+        with embeddings.prefetch(["a"]):
+            assert_right([embeddings.embed_query("a")], ["a"])
+            assert_right(embeddings.embed_documents(["a"]), ["a"])
+        assert server.stats()["inputs_billed"] == 2
+
+    def test_two_prefetches_may_be_open(self, batch: Batch, server: LocalServer) -> None:
+        """One call may be answered from both."""
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS[:50]), embeddings.prefetch(TEXTS[50:100]):
+            assert_right(embeddings.embed_numpy(TEXTS[:100]), TEXTS[:100])
+        assert server.stats()["inputs_billed"] == 100
+
+    def test_the_report_is_the_callers(self, batch: Batch) -> None:
+        """`last_report` tells of the small call, which sent nothing itself."""
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS):
+            embeddings.embed_documents(TEXTS[:100])
+        assert embeddings.last_report is not None
+        assert (embeddings.last_report.texts, embeddings.last_report.requests) == (100, 0)
+
+
+class TestTexts:
+    """Texts that are special are not sent twice either."""
+
+    def test_a_text_announced_as_often_as_asked_for_is_sent_once(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Within one call and in several ones."""
+        texts = [f"section {i % 100}" for i in range(1000)]
+        embeddings = batch()
+        with embeddings.prefetch(texts):
+            for portion in slices(texts, 130):
+                assert_right(embeddings.embed_documents(portion), portion)
+        assert server.stats()["inputs_billed"] == 100
+
+    def test_a_text_announced_more_often_than_asked_for_makes_room(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """What `index()` skips because it has it already does not clog the buffer."""
+        texts = TEXTS[:400]
+        embeddings = batch()
+        with embeddings.prefetch([text for text in texts for _ in "ab"], max_buffered=100):
+            for portion in slices(texts, 10):
+                assert_right(embeddings.embed_documents(portion), portion)
+        assert server.stats()["inputs_billed"] == 400
+        assert server.stats()["requests"] < 25
+
+    @pytest.mark.parametrize("long_inputs", ["average", "truncate"])
+    def test_over_long_texts_and_lone_surrogates_are_prefetched(
+        self, batch: Batch, server: LocalServer, long_inputs: str
+    ) -> None:
+        """What is sent is not what was announced, but the vector finds its text."""
+        texts = ["short", " ".join(f"word{i}" for i in range(8000)), "half a \ud83d"]
+        expected = batch(long_inputs=long_inputs).embed_numpy(texts)
+        sent = server.stats()["inputs_billed"]
+        server.configure()
+        embeddings = batch(long_inputs=long_inputs)
+        with embeddings.prefetch(texts):
+            got = [embeddings.embed_numpy([text])[0] for text in texts]
+        assert np.array(got).tobytes() == expected.tobytes()
+        assert server.stats()["inputs_billed"] == sent
+
+    def test_any_iterable_of_strings_will_do(self, batch: Batch) -> None:
+        """A generator will, one string or something else than strings will not."""
+        embeddings = batch()
+        with embeddings.prefetch(text for text in TEXTS[:3]):
+            assert_right(embeddings.embed_documents(TEXTS[:3]), TEXTS[:3])
+        for wrong in ("one string", [1, 2]):
+            with pytest.raises(InputTypeError):
+                embeddings.prefetch(wrong)  # type: ignore[arg-type]
+        with pytest.raises(OptionError, match="max_buffered"):
+            embeddings.prefetch(TEXTS, max_buffered=0)
+
+
+class TestErrors:
+    """An error reaches the caller whose text it is, and nobody else."""
+
+    def test_a_refused_text_fails_in_its_own_call(self, batch: Batch, server: LocalServer) -> None:
+        """All other calls are answered, and no good text is sent twice."""
+        server.configure(refuse_marker="poison")
+        texts = [*TEXTS[:123], "poison", *TEXTS[123:999]]
+        embeddings = batch(max_workers=4)
+        with embeddings.prefetch(texts):
+            for number, portion in enumerate(slices(texts, 50)):
+                if number == 2:
+                    with pytest.raises(PartialEmbeddingsError) as caught:
+                        embeddings.embed_documents(portion)
+                    assert [failure.index for failure in caught.value.failures] == [23]
+                    assert isinstance(caught.value.__cause__, openai.BadRequestError)
+                else:
+                    assert_right(embeddings.embed_documents(portion), portion)
+        assert server.stats()["inputs_billed"] == 999
+
+    @pytest.mark.parametrize("size", [2, 30, 500])
+    def test_a_text_that_can_never_be_embedded_costs_the_others_nothing(
+        self, batch: Batch, server: LocalServer, size: int
+    ) -> None:
+        """An empty text among the announced: the run does without it."""
+        texts = [*TEXTS[:100], "", *TEXTS[100:499]]
+        embeddings = batch(max_workers=2)
+        with embeddings.prefetch(texts):
+            for portion in slices(texts, size):
+                if "" in portion:
+                    with pytest.raises(InputError) as caught:
+                        embeddings.embed_documents(portion)
+                    assert caught.value.indices == (portion.index(""),)
+                    portion.remove("")
+                assert_right(embeddings.embed_documents(portion), portion)
+        assert server.stats()["requests"] <= 4
+        assert server.stats()["inputs_billed"] == 499
+
+    def test_an_error_of_the_account_reaches_every_caller(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """With a wrong key every call fails at once, and none waits for ever."""
+        server.configure(faults={"401": 1.0})
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS[:300]):
+            for portion in slices(TEXTS[:300], 100):
+                with pytest.raises(PartialEmbeddingsError) as caught:
+                    embeddings.embed_documents(portion)
+                assert isinstance(caught.value.__cause__, openai.AuthenticationError)
+        assert server.stats()["requests"] <= 4
+
+    def test_a_deadline_counts_the_wait_for_a_prefetch(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """A call is left at its deadline, also when it is not its own request that hangs."""
+        server.configure(script=("hang",))
+        embeddings = batch(deadline=0.3, timeout=60, _clock=SYSTEM_CLOCK)
+        with embeddings.prefetch(["a"]):
+            wait_until(lambda: server.stats()["in_flight"] == 1)
+            with pytest.raises(PartialEmbeddingsError) as caught:
+                embeddings.embed_documents(["a"])
+        assert isinstance(caught.value.__cause__, DeadlineError)
+        assert caught.value.__cause__.deadline == 0.3
+        assert server.stats()["requests"] == 1
+        server.configure()  # lets go of the request that hangs
+
+
+class TestBounds:
+    """Vectors are few, and end with the block."""
+
+    def test_no_more_than_max_buffered_is_sent_ahead(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Nobody asks, so it stops when the buffer is full, and goes on when there is room."""
+        embeddings = batch(max_workers=2)
+        with embeddings.prefetch(TEXTS, max_buffered=100):
+            wait_until(lambda: server.stats()["inputs_billed"] == 100)
+            wait_until(lambda: server.stats()["in_flight"] == 0)
+            embeddings.embed_documents(TEXTS[:60])  # makes room for one run of 50
+            wait_until(lambda: server.stats()["inputs_billed"] == 150)
+            wait_until(lambda: server.stats()["in_flight"] == 0)
+        assert server.stats()["inputs_billed"] == 150
+
+    @pytest.mark.parametrize("max_buffered", [1, 2, 10, 33, 5000])
+    def test_never_more_vectors_are_held(self, max_buffered: int) -> None:
+        """Here and on their way together, whenever a run starts or a vector comes."""
+        held: list[int] = []
+        runs: list[int] = []
+
+        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+            del cancelled
+            runs.append(len(texts))
+            for text in texts:
+                with prefetch._changed:
+                    prefetch.put([text], np.full((1, 2), float(text), dtype=np.float32))
+                    held.append(len(prefetch._ready) + len(prefetch._running))
+
+        prefetch = Prefetch(embed, max_buffered=max_buffered, on_close=lambda _: None)
+        texts = [str(i) for i in range(500)]
+        with prefetch:
+            prefetch.announce(texts)
+            for portion in slices(texts, 20):
+                for names, vectors in prefetch.take(portion):
+                    assert vectors[:, 0].tolist() == [float(name) for name in names]
+            wait_until(lambda: prefetch._runs == 0)
+            assert (prefetch._ready, prefetch._running, prefetch._waiting) == ({}, set(), {})
+            assert not prefetch._expected
+        assert max(held) <= max_buffered
+        assert max(runs) <= max(1, max_buffered // 2)
+
+    def test_a_slow_caller_does_not_make_small_requests(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """With one caller that asks for a few at a time, runs wait until there is enough room."""
+        embeddings = batch(max_workers=1)
+        with embeddings.prefetch(TEXTS, max_buffered=400):
+            for portion in slices(TEXTS, 5):
+                wait_until(lambda: server.stats()["in_flight"] == 0)
+                assert_right(embeddings.embed_documents(portion), portion)
+        assert server.stats()["requests"] <= 1000 / 100 + 2
+        assert server.stats()["inputs_billed"] == 1000
+
+    def test_closing_early_stops_requests_and_threads(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """What is in flight ends, nothing more is sent, and nothing is kept."""
+        server.configure(latency=0.2)
+        embeddings = batch(max_workers=2, max_batch_size=10)
+        with embeddings.prefetch(TEXTS):
+            assert_right(embeddings.embed_documents(TEXTS[:15]), TEXTS[:15])
+        wait_until(lambda: server.stats()["in_flight"] == 0 and not prefetching())
+        paid = server.stats()["inputs_billed"]
+        assert paid < 500
+        assert embeddings._pipeline.recovery.memory.stats().vectors == 0
+        assert embeddings._pipeline.prefetches == ()
+        assert_right(embeddings.embed_documents(["after"]), ["after"])
+        assert server.stats()["inputs_billed"] == paid + 1
+
+    def test_an_exception_in_the_block_gets_out(self, batch: Batch, server: LocalServer) -> None:
+        """The caller's own error ends the prefetch, and is not replaced by another."""
+        server.configure(latency=0.2)
+        embeddings = batch(max_workers=2, max_batch_size=10)
+        with pytest.raises(ZeroDivisionError), embeddings.prefetch(TEXTS):
+            raise ZeroDivisionError
+        wait_until(lambda: server.stats()["in_flight"] == 0 and not prefetching())
+        assert server.stats()["inputs_billed"] < 500
+
+    def test_closing_lets_go_of_those_who_wait(self, batch: Batch, server: LocalServer) -> None:
+        """A call in another thread then embeds its texts itself."""
+        server.configure(script=("hang",))
+        embeddings = batch(timeout=60)
+        with ThreadPoolExecutor(1) as thread:
+            with embeddings.prefetch(["a"]):
+                wait_until(lambda: server.stats()["in_flight"] == 1)
+                answer = thread.submit(embeddings.embed_documents, ["a"])
+            assert_right(answer.result(), ["a"])
+        server.configure()  # lets go of the request that hangs
+
+    def test_the_journal_keeps_what_is_prefetched(
+        self, batch: Batch, server: LocalServer, tmp_path: Path
+    ) -> None:
+        """Also what nobody asked for, so that it is paid for once."""
+        embeddings = batch(journal=tmp_path / "j")
+        with embeddings.prefetch(TEXTS):
+            embeddings.embed_documents(TEXTS[:10])
+            wait_until(lambda: embeddings.journal.stats().vectors == 1000)
+        again = batch(journal=tmp_path / "j")
+        with again.prefetch([*TEXTS, "new"]):
+            for portion in slices([*TEXTS, "new"], 90):
+                assert_right(again.embed_documents(portion), portion)
+        assert server.stats()["inputs_billed"] == 1001
