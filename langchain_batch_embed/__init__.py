@@ -17,6 +17,7 @@ from langchain_batch_embed.errors import (
 )
 from langchain_batch_embed.ingest import IngestFailure, IngestReport
 from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.plan import Plan
 from langchain_batch_embed.report import Report
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Limits",
     "OptionError",
     "PartialEmbeddingsError",
+    "Plan",
     "Report",
     "ResponseError",
     "UnknownOptionError",

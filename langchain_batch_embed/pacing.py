@@ -39,14 +39,14 @@ which it was refused, and soon leaves behind a rate that was measured too low.
 
 CAUTION = 0.9
 """A measured rate is used at this share, because a refused request is charged too."""
-EASE = 0.05
+EASE = 0.03
 """A refusal under a known rate lowers the share of it that is used by so much.
 
 Requests do not arrive as evenly as they are sent, so a quota of 60 a minute that is applied as
 one a second refuses some of those that are sent each second exactly.
 """
 
-RECOVER = 0.002
+RECOVER = 0.004
 """An answer raises that share again by so much."""
 
 LEAST_SHARE = 0.8
@@ -93,11 +93,17 @@ class Budget:
         self.rate = None if per_minute is None else per_minute / 60
         self.capacity = math.inf if per_minute is None else float(per_minute)
         self.level = self.capacity
+        self._heard = False  # whether an answer ever said what remains
         self._share = 1.0  # of a known rate that is used
         self._updated = 0.0
         self._refused_at: float | None = None
         self._passed = 0.0  # amount let through since then
         self._in_a_row = 0  # requests let through since then
+
+    @property
+    def known(self) -> bool:
+        """Whether the rate was told or read, and not measured."""
+        return self.rate is not None and not self.measured
 
     def wait(self, amount: float, now: float) -> float:
         """Return the seconds until so much can be taken; 0: at once.
@@ -150,7 +156,7 @@ class Budget:
             return
         if self.told and self.rate is not None:
             limit = min(limit, self.rate * 60)
-        first = self.rate is None or self.measured
+        first, self._heard = not self._heard, True
         self.rate, self.measured = limit / 60, False
         if remaining is None:
             self.capacity = limit
@@ -172,10 +178,9 @@ class Budget:
     def refused(self, now: float) -> None:
         """Note a refusal: the bucket is empty, and its rate is measured if it is not known."""
         self._refill(now)
-        known = self.rate is not None and not self.measured
-        if known:
+        if self.known:
             self._share = max(LEAST_SHARE, self._share - EASE)
-        if not known and self._passed and self._refused_at is not None and now > self._refused_at:
+        elif self._passed and self._refused_at is not None and now > self._refused_at:
             rate = CAUTION * self._passed / (now - self._refused_at)
             # One measurement may be off, so it may not do more than halve the rate.
             self.rate = rate if self.rate is None else max(rate, self.rate / 2)
@@ -302,7 +307,8 @@ class Pacer:
         self._end(ticket)
         self._paused_until = max(self._paused_until, now + after)
         self._refusals += (1 - self._refusals) / RECENT
-        learnt = self._learn(ticket, headers, now)
+        # The bucket is as good as empty: what arrived later was refused too, so none is unseen.
+        learnt = self._learn(ticket, headers, now, refused=True)
         if learnt:
             self.window.open()
         elif self._refusals < STRAY:
@@ -313,14 +319,16 @@ class Pacer:
                 limit=quota.limit,
                 remaining=quota.limit - quota.used,
                 reset=None,
-                unseen=0,  # the bucket is as good as empty: what came after was refused too
+                unseen=0,
                 sent=ticket.sent,
                 now=now,
             )
         if ticket.sent > self._refused_at:
             self._refused_at = now
-            self.tokens.refused(now)
-            self.requests.refused(now)
+            for budget in (self.tokens, self.requests):
+                # A quota that is known explains the refusal; the other one is not guessed at.
+                if budget.known or not learnt:
+                    budget.refused(now)
             if not learnt:
                 self.window.overloaded(ticket.sent, now)
 
@@ -352,7 +360,9 @@ class Pacer:
         self._ended_tokens += ticket.charge
         self._ended_requests += 1
 
-    def _learn(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> bool:
+    def _learn(
+        self, ticket: Ticket, headers: Mapping[str, str], now: float, *, refused: bool = False
+    ) -> bool:
         """Take over the rate-limit headers; return whether there were any."""
         learnt = False
         for kind in ("tokens", "requests"):
@@ -364,7 +374,7 @@ class Pacer:
                 limit=limit,
                 remaining=_number(headers.get(f"x-ratelimit-remaining-{kind}")),
                 reset=seconds(headers.get(f"x-ratelimit-reset-{kind}", "")),
-                unseen=self._unseen(ticket, kind),
+                unseen=0 if refused else self._unseen(ticket, kind),
                 sent=ticket.sent,
                 now=now,
             )

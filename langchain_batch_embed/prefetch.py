@@ -34,6 +34,9 @@ LEAST_SHARE = 4
 """A run starts when it can take 1 / LEAST_SHARE of all that may be buffered, or all that is
 left. Starting as soon as there is any room, a slow consumer would make many small requests."""
 
+_BLOCK = 1024
+"""Vectors in one block of memory: 6 MB at 1,536 dimensions."""
+
 Embed = Callable[[Sequence[str], threading.Event], object]
 
 
@@ -69,7 +72,7 @@ class Prefetch:
         self._changed = threading.Condition()
         self._waiting: dict[str, None] = {}  # a set that keeps its order
         self._running: set[str] = set()
-        self._ready: dict[str, NDArray[np.float32]] = {}
+        self._ready = _Vectors()
         self._expected: Counter[str] = Counter()  # how often each text is still to be asked for
         self._spare: dict[str, None] = {}  # ready texts that were asked for, and are expected again
         self._runs = 0
@@ -106,13 +109,14 @@ class Prefetch:
             with self._changed:
                 self._wait_for(left, any, cancelled, end)
                 ready = [text for text in left if text in self._ready]
-                vectors = [self._ready[text] for text in ready]
-                for text in ready or left:
-                    self._used(text, uses[text])
-                self._start_runs()
+                vectors = self._ready.stack(ready)
+                if not self.until_released:
+                    for text in ready or left:
+                        self._drop(text, uses[text])
+                    self._start_runs()
             if not ready:
                 return
-            yield ready, np.stack(vectors)
+            yield ready, vectors
             for text in ready:
                 del left[text]
 
@@ -131,8 +135,7 @@ class Prefetch:
             for text, vector in zip(texts, vectors, strict=True):
                 self._running.discard(text)
                 if text in self._expected:
-                    # A copy: a view would keep its whole array in memory.
-                    self._ready[text] = vector.copy()
+                    self._ready.put(text, vector)
             self._changed.notify_all()
 
     def release(self, texts: Iterable[str]) -> None:
@@ -151,8 +154,9 @@ class Prefetch:
         """Stop: nothing more is sent, and what is here is dropped."""
         with self._changed:
             self._closed.set()
-            for texts in (self._waiting, self._running, self._ready, self._expected, self._spare):
+            for texts in (self._waiting, self._running, self._expected, self._spare):
                 texts.clear()
+            self._ready = _Vectors()
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._changed.notify_all()
         self._on_close(self)
@@ -188,10 +192,6 @@ class Prefetch:
         ):
             self._clock.wait(self._changed, left)
 
-    def _used(self, text: str, times: int) -> None:
-        if not self.until_released:
-            self._drop(text, times)
-
     def _drop(self, text: str, times: int) -> None:
         self._expected[text] -= times
         if self._expected[text] > 0:
@@ -199,7 +199,7 @@ class Prefetch:
         else:
             del self._expected[text]
             self._spare.pop(text, None)
-            self._ready.pop(text, None)
+            self._ready.drop(text)
 
     def _start_runs(self) -> None:
         room = self._max_buffered - len(self._running) - len(self._ready)
@@ -209,7 +209,7 @@ class Prefetch:
             while room < least and self._spare and not self.until_released:
                 text = next(iter(self._spare))
                 del self._spare[text]
-                room += self._ready.pop(text, None) is not None
+                room += self._ready.drop(text)
             if room < least:
                 return
             # Half of all at most, so that two runs can overlap.
@@ -233,3 +233,47 @@ class Prefetch:
                 self._runs -= 1
                 self._start_runs()
                 self._changed.notify_all()
+
+
+class _Vectors:
+    """Vectors by their text, in blocks of memory that stay while vectors come and go.
+
+    As arrays of their own they would be so many small holes in the memory, which the large
+    arrays that come after them do not fit in.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._free: list[int] = []
+        self._blocks: list[NDArray[np.float32]] = []
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._places
+
+    def put(self, text: str, vector: NDArray[np.float32]) -> None:
+        """Keep a copy of a vector."""
+        if text not in self._places:
+            if not self._free:
+                first = len(self._blocks) * _BLOCK
+                self._blocks.append(np.empty((_BLOCK, len(vector)), dtype=np.float32))
+                self._free.extend(reversed(range(first, first + _BLOCK)))
+            self._places[text] = self._free.pop()
+        self._at(text)[:] = vector
+
+    def drop(self, text: str) -> bool:
+        """Forget a vector; return whether it was there."""
+        place = self._places.pop(text, None)
+        if place is not None:
+            self._free.append(place)
+        return place is not None
+
+    def stack(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return a copy of the vectors, (k, d)."""
+        return np.array([self._at(text) for text in texts], dtype=np.float32)
+
+    def _at(self, text: str) -> NDArray[np.float32]:
+        block, row = divmod(self._places[text], _BLOCK)
+        return self._blocks[block][row]

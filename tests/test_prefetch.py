@@ -346,7 +346,7 @@ class TestBounds:
                 for names, vectors in prefetch.take(portion):
                     assert vectors[:, 0].tolist() == [float(name) for name in names]
             wait_until(lambda: prefetch._runs == 0)
-            assert (prefetch._ready, prefetch._running, prefetch._waiting) == ({}, set(), {})
+            assert len(prefetch._ready) + len(prefetch._running) + len(prefetch._waiting) == 0
             assert not prefetch._expected
         assert max(held) <= max_buffered
         assert max(runs) <= max(1, max_buffered // 2)
