@@ -18,7 +18,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from langchain_batch_embed.errors import IngestError, InputError, InputTypeError, OptionError
-from langchain_batch_embed.prefetch import LEAST_SHARE, Prefetch
+from langchain_batch_embed.prefetch import RUNS, Prefetch
 
 __all__ = ["IngestFailure", "IngestReport", "Ingestion"]
 
@@ -148,8 +148,8 @@ class Ingestion:
     def _read_ahead(self) -> None:
         if not self._read:  # a small run at first, so that there is soon something to write
             self._read_some(self._batch_size)
-        # Then as much at a time as makes a large run: not one for each batch that is written.
-        step = max(1, self._ahead // LEAST_SHARE)
+        # Then as much at a time as makes a full run: not a small one for each batch.
+        step = max(1, self._ahead // RUNS)
         while (room := self._ahead - len(self._queue)) >= step or (
             room and len(self._queue) < self._batch_size
         ):

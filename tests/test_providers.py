@@ -1,7 +1,8 @@
 """Providers: each one's limits, refusals and throttles, in its own words, by a class of its name.
 
 The real packages need not be installed. A fake has the real class's name, its options, and the
-limits and errors of its provider; errors are quoted from public reports.
+limits and errors of its provider. Errors have the form that the real class gives them; their
+words are quoted from public reports where there were any, and made up where there were none.
 """
 
 import threading
@@ -27,7 +28,7 @@ from tests.support import FakeClock, LocalServer, assert_right, prose
 WIDTH = 8
 COUNTER = ToktokCounter("cl100k_base")
 DENSER = 1.42
-"""Tokens in place of one of cl100k_base: the most that was measured for prose (Vietnamese)."""
+"""Tokens in place of one of cl100k_base: the most that was measured for prose, Vietnamese."""
 
 Count = Callable[[Sequence[str]], int]
 
@@ -350,6 +351,7 @@ ROWS = [
         name="JinaEmbeddings",
         items=2048,
         too_many=lambda limit, got: RuntimeError(f"batch of {got} is over {limit}"),
+        throttled=RuntimeError("Rate limit exceeded"),
         options={"model_name": "jina-embeddings-v3"},
     ),
     BEDROCK,
@@ -365,6 +367,7 @@ ROWS = [
         name="NVIDIAEmbeddings",
         items=50,
         too_many=lambda limit, got: ProviderError(f"[422] batch size {got} is over {limit}"),
+        throttled=Exception("[429] Too Many Requests\n"),
         too_long=ProviderError(
             "[400] Bad Request\nInput length 548 exceeds maximum allowed token size 512"
         ),
@@ -390,6 +393,7 @@ ROWS = [
         too_many=lambda _, __: Exception(
             "Infinity returned an unexpected response with status 422: too many items"
         ),
+        throttled=Exception("Infinity returned an unexpected response with status 503: overloaded"),
         options={"model": "BAAI/bge-small"},
     ),
     Row(
@@ -415,6 +419,12 @@ ROWS = [
         options={"model_path": "model.gguf"},
     ),
 ]
+
+NAME_THEIR_LIMIT = {
+    "CohereEmbeddings",
+    "GoogleGenerativeAIEmbeddings",
+    "HuggingFaceEndpointEmbeddings",
+}
 
 
 def rows(only: Callable[[Row], object] = bool) -> pytest.MarkDecorator:
@@ -462,6 +472,22 @@ class TestEachProvider:
         assert_right(embeddings.embed_numpy(texts), texts)
         assert service.refused > 0
         assert sorted(service.answered) == sorted(texts)
+
+    @rows(lambda row: row.tokens or row.name in NAME_THEIR_LIMIT)
+    def test_learns_a_limit_that_a_refusal_names(self, row: Row) -> None:
+        """One or two refusals teach a third of the limits; the next call is refused nothing."""
+        service = row.service(share=1 / 3)
+        if row.name in NAME_THEIR_LIMIT:
+            service.max_tokens = None
+        texts = [prose(100, i) for i in range(5000)]
+        embeddings = BatchEmbeddings(
+            fake(row.name, service, **row.options), max_workers=1, _clock=FakeClock()
+        )
+        embeddings.embed_numpy(texts[:4000])
+        refused = service.refused
+        assert 1 <= refused <= 3
+        embeddings.embed_numpy(texts[4000:])
+        assert service.refused == refused
 
     @rows(lambda row: row.throttled)
     def test_waits_out_a_throttle(self, row: Row) -> None:

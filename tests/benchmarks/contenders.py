@@ -8,7 +8,7 @@ for each run makes its peak memory and its processor seconds its own. What a pro
 
 Every contender has the settings that were best for it in each scenario, found by
 `python -m tests.benchmarks.compare --tune`, which tries the whole grid of each. Ours alone has
-no settings: its defaults are what is measured. All others retry up to ten times (the Rust client
+no settings: its defaults are what is measured. All others retry up to 50 times (the Rust client
 takes six at most): with their defaults they would fail where requests are refused.
 
 Each contender imports its library in its own function, so that no process pays for another's.
@@ -34,7 +34,7 @@ __all__ = ["CONTENDERS", "Contender", "Job", "Measures", "run"]
 
 MODEL = "text-embedding-3-small"
 KEY = "sk-benchmark"
-RETRIES = 10
+RETRIES = 50
 MAX_TOKENS = 300_000
 FLOAT_BYTES = 24 + 8 + 8
 """A Python float takes 24 bytes, which CPython rounds up to 32, and a list 8 to refer to it."""

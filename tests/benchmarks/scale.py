@@ -53,9 +53,9 @@ def measure(simulator: Simulator, texts: int) -> Point:
 
 def plot(points: list[Point], file: Path) -> None:
     """Draw microseconds a text over the number of texts; needs matplotlib."""
-    from matplotlib import pyplot  # noqa: PLC0415
+    import matplotlib.pyplot as plt  # noqa: PLC0415
 
-    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     x = [point.texts for point in points]
     for name in ("processor", "wall"):
         y = [getattr(point, name) / point.texts * 1e6 for point in points]
