@@ -52,10 +52,10 @@ RECOVER = 0.004
 LEAST_SHARE = 0.8
 """It never falls below this."""
 
-RECENT = 16
+RECENT = 24
 """Requests over which the share of refused ones is averaged."""
 
-STRAY = 0.2
+STRAY = 0.3
 """Share of refusals that can be the weather: some gateways refuse a few whatever the rate."""
 
 

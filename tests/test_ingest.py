@@ -81,9 +81,9 @@ class ListStore(VectorStore):
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
-    """Wait for the end of every thread that a test's ingests started."""
+    """Wait for the end of every thread that a test started."""
     yield
-    wait_until(lambda: not [t for t in threading.enumerate() if "prefetch" in t.name])
+    wait_until(lambda: not [t for t in threading.enumerate() if "batch-embed" in t.name])
 
 
 @pytest.fixture
@@ -547,7 +547,7 @@ class TestAsync:
         self, batch: Batch, server: LocalServer
     ) -> None:
         """Also where the answer never comes the thread ends."""
-        server.configure(script=("hang",))
+        server.configure(script=("hang",), hang_seconds=1)
         embeddings = batch(timeout=60)
 
         async def cancel() -> None:
@@ -560,7 +560,6 @@ class TestAsync:
 
         asyncio.run(cancel())
         wait_until(lambda: not [t for t in threading.enumerate() if "async" in t.name])
-        server.configure()  # lets go of the request that hangs
 
     def test_a_wrong_option_is_an_error_there_too(self, batch: Batch) -> None:
         """It takes and refuses what `ingest` does."""
