@@ -364,9 +364,10 @@ class TestInterrupts:
                 raise KeyboardInterrupt from None
 
         mocker.patch("langchain_batch_embed.results.Results.take", side_effect=interrupt)
+        others = _workers()  # of earlier tests, still timing out
         with pytest.raises(KeyboardInterrupt):
             embeddings.embed_documents(TEXTS[:2000])
-        _wait_until(lambda: not _workers())
+        _wait_until(lambda: not _workers() - others)
         paid = server.stats()["inputs_billed"]
         assert paid < 2000
         _wait_until(lambda: embeddings._pipeline.recovery.memory.stats().vectors == paid)
@@ -387,8 +388,9 @@ class TestInterrupts:
             with pytest.raises(asyncio.CancelledError):
                 await task
 
+        others = _workers()  # of earlier tests, still timing out
         asyncio.run(cancel_early())
-        _wait_until(lambda: not _workers())
+        _wait_until(lambda: not _workers() - others)
         paid = server.stats()["inputs_billed"]
         assert paid < 1000
         _wait_until(lambda: embeddings._pipeline.recovery.memory.stats().vectors == paid)
@@ -416,9 +418,9 @@ class Nameless(Embeddings):
         return [float(len(text))]
 
 
-def _workers() -> list[str]:
-    """Return the names of the threads that still send or receive."""
-    return [t.name for t in threading.enumerate() if t.name.startswith("batch-embed_")]
+def _workers() -> set[threading.Thread]:
+    """Return the threads that still send or receive."""
+    return {t for t in threading.enumerate() if t.name.startswith("batch-embed_")}
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
