@@ -20,13 +20,9 @@ from langchain_core.vectorstores import VectorStore
 from langchain_batch_embed.errors import IngestError, InputError, InputTypeError, OptionError
 from langchain_batch_embed.prefetch import RUNS, Prefetch
 
-__all__ = ["BATCH_SIZE", "IngestFailure", "IngestReport", "Ingestion"]
+__all__ = ["IngestFailure", "IngestReport", "Ingestion"]
 
 logger = logging.getLogger(__name__)
-
-BATCH_SIZE = 1024
-"""Documents in one call of a store that has no `chunk_size`. sqlite-vec keeps vectors in chunks
-of 1,024; writing whole ones took a fifth less time than 500 at a time."""
 
 FAILED_IN_A_ROW = 8
 """So many documents failed, and none got in between them: it is not the documents."""
@@ -150,9 +146,9 @@ class Ingestion:
         return self._report()
 
     def _read_ahead(self) -> None:
-        if not self._read:
-            self._read_some(self._next_size())
-        # As much at a time as makes a full run: not a small one for each batch.
+        if not self._read:  # a small run at first, so that there is soon something to write
+            self._read_some(self._batch_size)
+        # Then as much at a time as makes a full run: not a small one for each batch.
         step = max(1, self._ahead // RUNS)
         while (room := self._ahead - len(self._queue)) >= step or (
             room and len(self._queue) < self._batch_size
@@ -168,8 +164,7 @@ class Ingestion:
         return bool(items)
 
     def _write_batch(self) -> int:
-        size = min(self._next_size(), len(self._queue))
-        batch = [self._queue.popleft() for _ in range(size)]
+        batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
         texts = [item.document.page_content for item in batch]
         failed = self._complete(texts)
         for position in sorted(failed):
@@ -184,13 +179,6 @@ class Ingestion:
                 self._stop_if_hopeless(len(outside), outside[-1])
         self._prefetch.release(texts)
         return len(batch)
-
-    def _next_size(self) -> int:
-        # The first batch is written in two parts, so that writing can begin soon.
-        dealt_with = self._read - len(self._queue)
-        if not dealt_with:
-            return max(1, self._batch_size // 4)
-        return self._batch_size - dealt_with % self._batch_size
 
     def _write(self, items: Sequence[_Item]) -> None:
         """Write documents; those that the store refuses are found by halving, and noted."""

@@ -6,7 +6,7 @@
 All on the simulator, with vectors of 1,536 dimensions:
 
 - ingest: sections of Python's standard library into SQLiteVec, in a file, at OpenAI's latency:
-  embedding alone, writing alone in one call with the vectors already there, and `ingest`.
+  embedding alone, writing alone with the vectors already there, and both with `ingest`.
 - index: `index(batch_size=100)` over 5,000 documents into `InMemoryVectorStore`, at OpenAI's
   latency: without and with `prefetch`.
 - memory: 300,000 short generated documents into SQLiteVec, at no latency, in a fresh process.
@@ -39,6 +39,7 @@ __all__ = ["main"]
 SECTIONS = 19_207
 INDEXED = 5_000
 GENERATED = 300_000
+BATCH_SIZE = 500  # documents in one call of the store, as `ingest` writes them
 
 
 class Ready(Embeddings):
@@ -66,7 +67,8 @@ def compare_ingest(simulator: Simulator, rounds: int) -> None:
         with stopwatch() as embedding:
             vectors = batching(simulator).embed_documents(texts)
         with empty_store(Ready(texts, vectors)) as store, stopwatch() as writing:
-            store.add_documents(documents)
+            for start in range(0, len(documents), BATCH_SIZE):
+                store.add_documents(documents[start : start + BATCH_SIZE])
         del vectors, store
         gc.collect()
         simulator.configure(Scenario())
