@@ -1,11 +1,16 @@
 """Embeddings without a model: hashed words, so that texts that share words lie close together.
 
-Every number here comes from integers, one division and one square root. IEEE 754 rounds those
-the same way everywhere, so a text has the same vector, bit for bit, on every machine, in every
-process, and whatever else is in its batch.
+A text has some eighty words, so its vector would be zeros but for some eighty numbers. A real one
+has no zeros, takes five times as many characters as JSON, and its floats need all their digits.
+So the vectors are rotated at the end, which leaves every angle between them as it was.
+
+All is made of integers and of single additions, divisions and square roots in an order that is
+fixed. IEEE 754 rounds those the same way everywhere, so a text has the same vector, bit for bit,
+on every machine, in every process, and whatever else is in its batch.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +28,9 @@ _FINGERPRINT_SIZE = 7
 
 # Any odd multiplier has an inverse modulo 2**64, so no byte of a long word is ever lost.
 _BASE = np.uint64(0x9E3779B97F4A7C15)
+
+# Rows rotated at a time: 800 KB at 1,536 dimensions, which stays in the processor's cache.
+_ROTATED_ROWS = 128
 
 _IS_WORD = np.zeros(256, dtype=np.bool_)
 _IS_WORD[[*b"abcdefghijklmnopqrstuvwxyz0123456789"]] = True
@@ -58,7 +66,9 @@ def vectors(texts: Sequence[str], dimensions: int) -> NDArray[np.float32]:
     totals = np.bincount(rows, weights=weights, minlength=count)
     result = np.zeros(count * dimensions, dtype=np.float32)
     result[places] = np.copysign(np.sqrt(weights / totals[rows]), found)
-    return result.reshape(count, dimensions)
+    rotated = result.reshape(count, dimensions)
+    _rotate(rotated)
+    return rotated
 
 
 def _add_words(sums: NDArray[np.int64], texts: Sequence[str], dimensions: int) -> None:
@@ -102,6 +112,37 @@ def _add_fingerprints(sums: NDArray[np.int64], texts: Sequence[str], dimensions:
     columns = ((bits >> np.uint64(4)) % np.uint64(dimensions)).astype(np.int64)
     rows = np.arange(len(texts))[:, np.newaxis]
     np.add.at(sums, (rows * dimensions + columns).ravel(), (signs * weights).ravel())
+
+
+def _rotate(matrix: NDArray[np.float32]) -> None:
+    """Rotate every row in place by Walsh-Hadamard transforms.
+
+    One transform takes a power of two of columns, so a width is cut into such: 1,536 into 1,024
+    and 512.
+    """
+    count, dimensions = matrix.shape
+    sizes = [1 << bit for bit in reversed(range(dimensions.bit_length())) if dimensions >> bit & 1]
+    for row in range(0, count, _ROTATED_ROWS):
+        columns = np.ascontiguousarray(matrix[row : row + _ROTATED_ROWS].T)
+        start = 0
+        for size in sizes:
+            _transform(columns[start : start + size])
+            start += size
+        matrix[row : row + _ROTATED_ROWS] = columns.T
+
+
+def _transform(columns: NDArray[np.float32]) -> None:
+    """Apply the orthonormal Walsh-Hadamard transform along the first axis, in place."""
+    size = len(columns)
+    half = 1
+    while half < size:
+        pairs = columns.reshape(size // (2 * half), 2, -1)
+        upper, lower = pairs[:, 0], pairs[:, 1]
+        difference = upper - lower
+        upper += lower
+        lower[...] = difference
+        half *= 2
+    columns *= np.float32(math.sqrt(1 / size))
 
 
 def _mix(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
