@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import DeadlineError
 from langchain_batch_embed.pacing import Pacer, Ticket
+from langchain_batch_embed.packing import WAVES
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.retry import Backoff, GiveUp, Retry, Split, decide
@@ -61,6 +62,10 @@ class Clock(Protocol):
         """Return a monotonic time in seconds."""
         ...
 
+    def worked(self) -> float:
+        """Return the processor seconds that this process has used."""
+        ...
+
     def wait(self, condition: threading.Condition, timeout: float) -> None:
         """Wait until the condition is notified, or for so many seconds at most."""
         ...
@@ -69,6 +74,9 @@ class Clock(Protocol):
 class _SystemClock:
     def now(self) -> float:
         return time.monotonic()
+
+    def worked(self) -> float:
+        return time.process_time()
 
     def wait(self, condition: threading.Condition, timeout: float) -> None:
         # Never without a bound: on some systems an unbounded wait holds up Ctrl-C.
@@ -88,6 +96,7 @@ class Batch:
         charge: tokens that the limiter charges.
         attempt: how often it was retried.
         sent: when it was sent last, in seconds of the clock.
+        worked: processor seconds of this process at that time.
         copies: requests for it that are in flight: 1, or 2 where it is hedged.
     """
 
@@ -96,6 +105,7 @@ class Batch:
     charge: int
     attempt: int = 0
     sent: float = 0.0
+    worked: float = 0.0
     copies: int = 0
 
 
@@ -124,6 +134,8 @@ class Work:
 
     Attributes:
         batches: rows that belong into one request, in the order in which they should start.
+        max_items: inputs in one request, at most, where batches are put together.
+        max_tokens: tokens in one request, at most, likewise.
         weights: tokens of each row by the stricter count, shape (rows,).
         charges: tokens that the limiter charges for each row, shape (rows,).
         send: sends the rows within a time-out in seconds, and returns the checked answer.
@@ -131,6 +143,8 @@ class Work:
     """
 
     batches: Sequence[NDArray[np.intp]]
+    max_items: float
+    max_tokens: float
     weights: NDArray[np.int64]
     charges: NDArray[np.int64]
     send: Callable[[NDArray[np.intp], float], Answer]
@@ -279,19 +293,44 @@ class Run:
                 self._ready.popleft()
                 self._replace(batch, _halves(batch.rows))
                 continue
-            wait = self._shared.pacer.wait(batch.charge, now)
+            wait = self._wait(batch, now)
             if wait > 0:
                 due = self._delayed[0][0] - now if self._delayed else math.inf
                 return min(wait, due)
             self._ready.popleft()
-            self._start(batch, now)
+            self._start(self._enlarged(batch, now), now)
         if self._delayed:
             return self._delayed[0][0] - now
         return self._hedge(now) if self._shared.hedge else math.inf
 
+    def _enlarged(self, batch: Batch, now: float) -> Batch:
+        """Add the batches that follow, as far as fewer requests are better than many.
+
+        They are where this process and not the server is what everything waits for: each request
+        has its cost here.
+        """
+        window = self._shared.pacer.window
+        if window.useful >= window.most or not self._ready:
+            return batch
+        left = batch.weight + sum(other.weight for other in self._ready)
+        target = min(left / (WAVES * window.useful), self._work.max_tokens)
+        while self._ready and not batch.attempt and not self._ready[0].attempt:
+            both = self._batch(np.concatenate((batch.rows, self._ready[0].rows)))
+            fits = both.weight <= target and len(both.rows) <= self._work.max_items
+            if not (fits and self._shared.fits(both) and not self._wait(both, now)):
+                break
+            batch = both
+            self._ready.popleft()
+            self._open -= 1
+        return batch
+
+    def _wait(self, batch: Batch, now: float) -> float:
+        return self._shared.pacer.wait(batch.charge, now)
+
     def _start(self, batch: Batch, now: float) -> None:
         ticket = self._shared.pacer.start(batch.charge, now)
         batch.sent = now
+        batch.worked = self._shared.clock.worked()
         batch.copies += 1
         self._in_flight[id(batch)] = batch
         self._tally.requests += 1
@@ -307,7 +346,7 @@ class Run:
             left = batch.sent + patience - now
             if batch.copies > 1 or batch.charge > self._hedges_left:
                 continue
-            if left <= 0 and self._shared.pacer.wait(batch.charge, now) == 0:
+            if left <= 0 and self._wait(batch, now) == 0:
                 self._hedges_left -= batch.charge
                 self._tally.hedged += 1
                 self._start(batch, now)
@@ -329,7 +368,8 @@ class Run:
         else:
             with shared.changed:
                 now = shared.clock.now()
-                shared.pacer.succeeded(ticket, answer.headers, now)
+                worked = shared.clock.worked() - batch.worked
+                shared.pacer.succeeded(ticket, answer.headers, now, worked=worked)
                 bisect.insort(self._durations, now - ticket.sent)
                 self._failed_in_a_row = 0
                 self._tally.answered(answer.tokens, batch.charge)

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from langchain_batch_embed.dispatch import SYSTEM_CLOCK, Clock, Dispatcher
 from langchain_batch_embed.errors import OptionError, PartialEmbeddingsError
-from langchain_batch_embed.ingest import Ingestion, IngestReport
+from langchain_batch_embed.ingest import Ingestion, IngestReport, default_batch_size
 from langchain_batch_embed.inputs import LongInputs, check_texts
 from langchain_batch_embed.journal import Journal, open_journal
 from langchain_batch_embed.limits import Limits, check_positive, limits_of
@@ -144,6 +144,7 @@ class BatchEmbeddings(Embeddings):
         dispatcher = Dispatcher(
             Pacer(
                 max_workers=self.limits.max_workers,
+                first_requests=self.limits.first_requests,
                 requests_per_minute=requests_per_minute,
                 tokens_per_minute=tokens_per_minute,
             ),
@@ -293,7 +294,7 @@ class BatchEmbeddings(Embeddings):
         documents: Iterable[Document],
         *,
         ids: Iterable[str] | None = None,
-        batch_size: int = 500,
+        batch_size: int | None = None,
         max_buffered: int = 6_000,
         show_progress: bool | None = None,
         _cancelled: threading.Event | None = None,
@@ -310,9 +311,10 @@ class BatchEmbeddings(Embeddings):
             store: a vector store whose embeddings are this object.
             documents: any iterable.
             ids: one a document; `None`: what the store makes of the documents' own, or of none.
-            batch_size: documents in one call of the store. Supabase writes 500 in one statement;
-                a store that writes a call in several parts may keep some of them when another
-                one fails, and then needs ids to have no document twice.
+            batch_size: documents in one call of the store; `None`: the store's `chunk_size`,
+                which Supabase writes in one statement, or 1,024. A store that writes a call in
+                several parts may keep some of them when another one fails, and then needs ids
+                to have no document twice.
             max_buffered: documents read ahead, and so vectors held at a time, here or on their
                 way; never less than `batch_size`.
             show_progress: a `tqdm.auto` bar that counts documents; `None`: as this object.
@@ -323,6 +325,8 @@ class BatchEmbeddings(Embeddings):
             IngestError: several documents in a row failed and none succeeded.
             Exception: whatever `documents` raises, with a note of how many are stored.
         """
+        if batch_size is None:
+            batch_size = default_batch_size(store)
         check_positive("batch_size", batch_size)
         check_positive("max_buffered", max_buffered)
         # SQLiteVec, for one, has no `embeddings`, but keeps them where most stores do.

@@ -5,7 +5,7 @@ one matrix hold the vectors: first a row for each unique text, then a row for ea
 So the answer to the caller is the matrix' first rows, without a copy, in the common case.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,12 +51,18 @@ class Inputs:
         """The rows that are sent as long as nothing is done, shape (m,)."""
         return self.missing(np.zeros(len(self.texts), dtype=np.bool_))
 
-    def finish(self, vectors: NDArray[np.float32], done: NDArray[np.bool_]) -> None:
-        """Fill in the rows of over-long texts whose windows are all done, in place."""
+    def means(
+        self, get: Callable[[list[int]], NDArray[np.float32]], done: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield each over-long text's row and vector, (d,), whose windows are all done.
+
+        Args:
+            get: returns the vectors of some rows, shape (k, d).
+            done: which rows have their vector, shape (rows,).
+        """
         for row, (rows, weights) in self.windows.items():
             if not done[row] and done[rows].all():
-                vectors[row] = weighted_mean(vectors[rows], weights)
-                done[row] = True
+                yield row, weighted_mean(get(rows), weights)
 
     def missing(self, done: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Return the rows that have to be sent, given those that are done, shape (m,)."""

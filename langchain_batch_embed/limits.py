@@ -16,13 +16,16 @@ from langchain_core.embeddings import Embeddings
 
 from langchain_batch_embed.errors import OptionError
 
-__all__ = ["Limits", "limits_of", "model_of"]
+__all__ = ["FIRST_REQUESTS", "Limits", "limits_of", "model_of"]
 
 REMOTE_WORKERS = 128
 """Requests in flight at a hosted provider; measured, see "How many at once" in README."""
 
 LOCAL_WORKERS = 1
 """Requests in flight at a model on this machine, which a second request only slows down."""
+
+FIRST_REQUESTS = 16
+"""Requests sent before an answer has told the quota, where nothing is known of the provider's."""
 
 ESTIMATED = 0.5
 """Share of a request's token limit that is used where the tokens are estimated.
@@ -49,6 +52,7 @@ class Limits:
         max_tokens_per_input: tokens in one text before `long_inputs` applies; `None`: the
             wrapped class or the server deals with long texts itself.
         max_workers: how many requests may be in flight unless the user says otherwise.
+        first_requests: how many of them are sent before an answer has told the quota.
         refuses_empty: whether an empty text makes the provider refuse its whole request.
         bytes_per_token: how the provider's rate limiter and request limit estimate tokens
             from UTF-8 bytes, beside counting them; `None`: tokens are counted.
@@ -60,13 +64,14 @@ class Limits:
     max_tokens_per_request: int | None = None
     max_tokens_per_input: int | None = None
     max_workers: int = REMOTE_WORKERS
+    first_requests: int = FIRST_REQUESTS
     refuses_empty: bool = False
     bytes_per_token: float | None = None
     strict: bool = False
 
     def __post_init__(self) -> None:
         """Refuse limits under which nothing could be sent."""
-        for name in ("max_batch_size", "max_workers"):
+        for name in ("max_batch_size", "max_workers", "first_requests"):
             check_positive(name, getattr(self, name))
         for name in ("max_tokens_per_request", "max_tokens_per_input"):
             if getattr(self, name) is not None:
@@ -114,10 +119,16 @@ OPENAI = Limits(
     strict=True,
     max_tokens_per_request=300_000,  # "maximum 300,000 tokens summed across all inputs"
     max_tokens_per_input=8191,  # 8,192 today; 8,191 is the older figure and safe for both
+    # Of at most 16,000 tokens each, some 13,000 in texts of usual lengths: five sixths of what the
+    # lowest paid tier lets through at once, 1,000,000 tokens and 3,000 requests a minute
+    # (platform.openai.com/docs/guides/rate-limits).
+    first_requests=64,
     refuses_empty=True,
     bytes_per_token=4,  # what the limiter charges in recorded traffic
 )
-AZURE = replace(OPENAI, provider="Azure OpenAI")  # old deployments: 16 texts, learnt when refused
+AZURE = replace(  # old deployments take 16 texts, which is learnt when they refuse more
+    OPENAI, provider="Azure OpenAI", first_requests=FIRST_REQUESTS
+)
 VOYAGE = Limits(  # docs.voyageai.com/reference/embeddings-api
     provider="Voyage AI",
     max_batch_size=1000,

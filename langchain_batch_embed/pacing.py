@@ -18,17 +18,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.quota import Quota, seconds
 
 __all__ = ["Budget", "Pacer", "Ticket", "Window"]
 
-FIRST_WINDOW = 16
-"""Requests sent before anything is known of the quota: 16 small ones, of some 16k tokens each, are
-a quarter of what the lowest paid tier of OpenAI lets through at once."""
-
 OPENING = 3
 """As long as no answer has told the quota, each one opens so many more places: four times as many
-after each round trip, which is 16, 64, 256."""
+after each round trip, which is 16, 64, 256, and with OpenAI's limits 64, 256."""
+
+BUSY = 0.8
+"""Processor seconds a second from which on this process is what everything waits for: one of its
+threads at a time runs Python, so it does not get far beyond 1."""
+
+FEWER = 0.8
+"""An answer that came while we were so busy lowers the number in flight to so much of it."""
+
+LEAST_USEFUL = 2
+"""One that is being sent or read, and one at the server."""
 
 PROBE = 0.002
 """The k-th answer in a row raises a measured rate by k times this share.
@@ -198,13 +205,25 @@ class Budget:
 
 
 class Window:
-    """How many requests may be in flight, between 1 and `most`."""
+    """How many requests may be in flight, between 1 and `most`.
 
-    def __init__(self, most: int) -> None:
+    Attributes:
+        most: the ceiling.
+        size: how many the server bears, as far as is known.
+        useful: how many it takes to keep this process busy. Where answers come at once, those
+            beyond only wait for it, so that fewer, larger requests are better.
+    """
+
+    def __init__(self, most: int, *, first: int = FIRST_REQUESTS) -> None:
         self.most = most
-        self.size = float(min(FIRST_WINDOW, most))
+        self.size = float(min(first, most))
+        self.useful = float(most)
         self._doubling = True
         self._cut = -math.inf  # when it was halved last
+
+    def limit(self) -> int:
+        """Return how many may be in flight now."""
+        return int(min(self.size, self.useful))
 
     def opening(self) -> int:
         """Return how many requests are sent to find out about the quota; 0: it is known."""
@@ -224,6 +243,14 @@ class Window:
         if sent > self._cut:
             self.size, self._doubling, self._cut = max(1.0, self.size / 2), False, now
 
+    def worked(self, share: float, *, in_flight: int) -> None:
+        """Note the share of a processor core that we used while a request was in flight."""
+        if share > BUSY:
+            fewer = FEWER * min(self.useful, in_flight)
+            self.useful = min(self.most, max(LEAST_USEFUL, fewer))
+        else:
+            self.useful = min(self.most, self.useful + OPENING)
+
 
 class Pacer:
     """Lets requests through within the quota, for all calls of one instance."""
@@ -232,12 +259,13 @@ class Pacer:
         self,
         *,
         max_workers: int,
+        first_requests: int = FIRST_REQUESTS,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
     ) -> None:
         self.requests = Budget(requests_per_minute)
         self.tokens = Budget(tokens_per_minute)
-        self.window = Window(max_workers)
+        self.window = Window(max_workers, first=first_requests)
         self.in_flight = 0
         self._paused_until = -math.inf
         self._refused_at = -math.inf
@@ -255,7 +283,7 @@ class Pacer:
 
         0: now; `inf`: not before a request has ended.
         """
-        if self.in_flight >= int(self.window.size):
+        if self.in_flight >= self.window.limit():
             return math.inf
         return max(
             0.0,
@@ -279,8 +307,19 @@ class Pacer:
             ended_requests=self._ended_requests,
         )
 
-    def succeeded(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> None:
-        """Count a request as answered, and learn from the answer's headers."""
+    def succeeded(
+        self, ticket: Ticket, headers: Mapping[str, str], now: float, *, worked: float = 0.0
+    ) -> None:
+        """Count a request as answered, and learn from the answer's headers.
+
+        Args:
+            ticket: the request.
+            headers: of its answer.
+            now: the time.
+            worked: processor seconds that this process used while it was in flight.
+        """
+        if now > ticket.sent:
+            self.window.worked(worked / (now - ticket.sent), in_flight=self.in_flight)
         self._end(ticket)
         self._refusals -= self._refusals / RECENT
         self._passed_tokens += ticket.charge

@@ -93,7 +93,7 @@ class Pipeline:
         clock = self.dispatcher.clock
         started = clock.now()
         given = check_texts(texts)
-        inputs = self._prepare(given)
+        inputs = self.prepare(given)
         results = Results(inputs, width=self._width, lists=lists)
         safe = self.recovery.begin(inputs, results, query=query)
         tally = Tally()
@@ -134,7 +134,12 @@ class Pipeline:
         safe.succeeded()
         return results
 
-    def _prepare(self, texts: Sequence[str]) -> Inputs:
+    def prepare(self, texts: Sequence[str]) -> Inputs:
+        """Find what has to be sent for the texts.
+
+        Raises:
+            InputError: a text can never be embedded.
+        """
         return prepare(
             texts, counter=self.counter, limits=self.limits, long_inputs=self._long_inputs
         )
@@ -173,7 +178,9 @@ class Pipeline:
             results.take(Lost(rows, DeadlineError(self._deadline)))
             rows = rows[:0]
         work = Work(
-            batches=self._batches(inputs, rows),
+            batches=self.batches(inputs, rows),
+            max_items=self.limits.max_batch_size,
+            max_tokens=self._max_tokens(),
             weights=inputs.weights,
             charges=inputs.charges,
             send=self._sender(inputs, query=query),
@@ -186,20 +193,18 @@ class Pipeline:
             raise asyncio.CancelledError
         return results.finish()
 
-    def _batches(self, inputs: Inputs, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    def batches(self, inputs: Inputs, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
         """Pack the rows, under the provider's limits and those that were learnt."""
         shared = self.dispatcher
         with shared.changed:
             requests = shared.pacer.requests.rate
-            tokens = [shared.learnt_tokens, shared.pacer.largest()]
             items = min(self.limits.max_batch_size, shared.learnt_items)
+            tokens = min(self._max_tokens(), shared.learnt_tokens, shared.pacer.largest())
             first = shared.pacer.window.opening()
-        if self.limits.max_tokens_per_request is not None:
-            tokens.append(self.limits.max_tokens_per_request)
         packed = pack(
             inputs.weights[rows],
             max_items=int(items),
-            max_tokens=None if min(tokens) == math.inf else int(min(tokens)),
+            max_tokens=None if tokens == math.inf else int(tokens),
             workers=self.limits.max_workers,
             requests_per_minute=None if requests is None else requests * 60,
         )
@@ -207,6 +212,10 @@ class Pipeline:
         # the smallest batches, which are at the end, go first.
         opened = [*packed[-first:], *packed[:-first]] if 0 < first < len(packed) else packed
         return [rows[batch.start : batch.stop] for batch in opened]
+
+    def _max_tokens(self) -> float:
+        limit = self.limits.max_tokens_per_request
+        return math.inf if limit is None else limit
 
     def _sender(
         self, inputs: Inputs, *, query: bool
@@ -270,7 +279,7 @@ class Pipeline:
                 prefetch.put([texts[row] for row in rows.tolist()], results.array()[rows])
 
         try:
-            inputs = self._prepare(texts)
+            inputs = self.prepare(texts)
         except InputError as error:  # about some of them, so the others are embedded without
             if len(texts) == 1:
                 return {0: error}

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import OptionError
-from langchain_batch_embed.inputs import check_texts, prepare
-from langchain_batch_embed.limits import AZURE, OPENAI
+from langchain_batch_embed.inputs import check_texts
+from langchain_batch_embed.limits import AZURE, FIRST_REQUESTS, OPENAI
 from langchain_batch_embed.pacing import Budget, Pacer, Ticket
 from langchain_batch_embed.pipeline import Pipeline
 from langchain_batch_embed.report import (
@@ -176,28 +176,24 @@ def make_plan(
     )
     _check(provider, tier, given, price)
     listed = check_texts(texts)
-    inputs = prepare(
-        listed,
-        counter=pipeline.counter,
-        limits=pipeline.limits,
-        long_inputs=pipeline._long_inputs,  # noqa: SLF001  # the plan is a part of the pipeline
-    )
+    inputs = pipeline.prepare(listed)
     results = Results(inputs, lists=False)
     recalled = pipeline.recovery.begin(inputs, results, query=False).recall()
     rows = inputs.missing(results.done)
-    batches = [inputs.charges[batch] for batch in pipeline._batches(inputs, rows)]  # noqa: SLF001
+    batches = [inputs.charges[batch] for batch in pipeline.batches(inputs, rows)]
 
     pacer = pipeline.dispatcher.pacer
     quota = _merged(given, TIERS.get(tier or 0, AccountQuota()), _known(pacer))
     told = AccountQuota(
         requests_per_minute=_told(pacer.requests), tokens_per_minute=_told(pacer.tokens)
     )
-    workers = pipeline.limits.max_workers
-    requests, seconds = rehearse(batches, quota=quota, told=told, max_workers=workers)
+    limits = pipeline.limits
+    window = {"max_workers": limits.max_workers, "first_requests": limits.first_requests}
+    requests, seconds = rehearse(batches, quota=quota, told=told, **window)
     by_tier = {}
     if provider == OPENAI.provider and quota == AccountQuota():
         for number, tiers_quota in TIERS.items():
-            run = rehearse(batches, quota=tiers_quota, told=told, max_workers=workers)
+            run = rehearse(batches, quota=tiers_quota, told=told, **window)
             by_tier[number] = run[1]
 
     model = pipeline.provider.model
@@ -223,6 +219,7 @@ def rehearse(
     *,
     quota: AccountQuota,
     max_workers: int,
+    first_requests: int = FIRST_REQUESTS,
     told: AccountQuota | None = None,
     runs: int = RUNS,
 ) -> tuple[int, float]:
@@ -235,6 +232,7 @@ def rehearse(
         batches: what the limiter charges for each input of each batch, in tokens.
         quota: what the server lets through, and tells in its headers.
         max_workers: requests in flight at most.
+        first_requests: requests that are sent before anything is known of the quota.
         told: the quota that the sender is told beforehand.
         runs: how many times, each with other luck.
     """
@@ -243,6 +241,7 @@ def rehearse(
     for seed in range(runs):
         pacer = Pacer(
             max_workers=max_workers,
+            first_requests=first_requests,
             requests_per_minute=told.requests_per_minute,
             tokens_per_minute=told.tokens_per_minute,
         )

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,27 +16,26 @@ __all__ = ["Results"]
 
 Vector = list[float] | NDArray[np.float32]
 
+_CONVERTED = 512
+"""Rows gathered at a time to become lists: 3 MB at 1,536 dimensions."""
+
 
 class Results:
-    """One matrix of float32 with a row an input, filled as the answers come.
-
-    Lists of Python floats, ten times as large, are made batch by batch while other requests
-    are still under way, and only if the caller wants lists.
+    """What has come so far of the vectors of one call.
 
     Args:
         inputs: what is sent, and for which text.
         width: the vectors' width, where it is known from earlier calls.
-        lists: whether the caller wants lists.
+        lists: whether the caller wants lists of floats, or else one array.
     """
 
     def __init__(self, inputs: Inputs, *, width: int | None = None, lists: bool = True) -> None:
-        self._wants_lists = lists
         self.width = width
         self.done = np.zeros(len(inputs.texts), dtype=np.bool_)
         self._inputs = inputs
-        self._lock = threading.Lock()  # guards the making of _vectors, and `abandoned`
-        self._vectors = np.empty((0, 0), dtype=np.float32)
-        self._lists: list[list[float] | None] = [None] * inputs.unique
+        self._lock = threading.Lock()  # guards the adding of rows, and `abandoned`
+        count = len(inputs.texts)
+        self._store: _Lists | _Array = _Lists(count) if lists else _Array(count)
         self._errors: dict[int, BaseException] = {}
         self._abandoned = False
 
@@ -51,13 +51,9 @@ class Results:
                     f"vectors of {vectors.shape[1]} numbers came after vectors of {self.width}"
                 )
             self.width = vectors.shape[1]
-            if len(rows) == len(self.done) and vectors.flags.writeable:
-                self._vectors = vectors  # everything at once, from a journal: no second copy
-            else:
-                if not self._vectors.size:
-                    self._vectors = np.empty((len(self.done), self.width), dtype=np.float32)
-                self._vectors[rows] = vectors
-            self.done[rows] = True
+            if not self.done[rows].any():  # else it is the slower copy of a hedged request
+                self._store.add(rows, vectors)
+                self.done[rows] = True
             return not self._abandoned
 
     def abandon(self) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -65,13 +61,12 @@ class Results:
         with self._lock:
             self._abandoned = True
             rows = np.flatnonzero(self.done)
-            return rows, self._vectors[rows]
+            return rows, self._store.get(rows.tolist())
 
     def take(self, outcome: Outcome) -> None:
         """Take note of a batch that is done or lost."""
         if isinstance(outcome, Done):
-            if self._wants_lists:
-                self._convert(outcome.rows, outcome.vectors)
+            self._store.settle(outcome.rows, outcome.vectors)
         else:
             for row in outcome.rows.tolist():
                 for text in self._inputs.owners(row):
@@ -83,50 +78,115 @@ class Results:
 
     def finish(self) -> list[Failure]:
         """Put the windows of over-long texts together; return the texts without a vector."""
-        self._inputs.finish(self._vectors, self.done)
+        for row, mean in self._inputs.means(self._store.get, self.done):
+            self.add(np.array([row]), mean[np.newaxis])
         lost = np.flatnonzero(np.isin(self._inputs.row_of, list(self._errors)))
         row_of = self._inputs.row_of
         return [Failure(index=i, error=self._errors[int(row_of[i])]) for i in lost.tolist()]
 
     def array(self) -> NDArray[np.float32]:
         """Return the vectors in the caller's order, shape (n, d); all must be there."""
-        unique = self._inputs.unique
-        if len(self._inputs.row_of) == unique:  # no text twice: the order is the rows' order
-            return self._vectors[:unique]
-        return self._vectors[self._inputs.row_of]
+        if isinstance(self._store, _Lists):
+            return self._store.get(self._inputs.row_of.tolist())
+        if self._keeps_order():
+            return self._store.matrix[: self._inputs.unique]
+        return self._store.matrix[self._inputs.row_of]
 
     def lists(self) -> list[list[float]]:
         """Return the vectors in the caller's order as lists of floats; all must be there."""
-        return [vector for vector in self._all_lists() if vector is not None]
+        return [vector for vector in self.partial() if isinstance(vector, list)]
 
     def partial(self) -> list[Vector | None]:
         """Return what is there, in the form that the caller wanted, `None` for what is not."""
-        if self._wants_lists:
-            return list(self._all_lists())
-        row_of = self._inputs.row_of.tolist()
-        return [self._vectors[row] if self.done[row] else None for row in row_of]
+        vectors = self._store.vectors(np.flatnonzero(self.done).tolist())
+        if self._keeps_order():
+            del vectors[self._inputs.unique :]
+            return vectors
+        return _unshared([vectors[row] for row in self._inputs.row_of.tolist()])
 
-    def _all_lists(self) -> list[list[float] | None]:
-        unique = self._inputs.unique
-        done = np.flatnonzero(self.done[:unique])
-        rows = np.array([row for row in done.tolist() if self._lists[row] is None], dtype=np.intp)
-        if rows.size:  # from the journal, or over-long
-            self._convert(rows, self._vectors[rows])
-        if len(self._inputs.row_of) == unique:
-            return self._lists
-        return _unshared([self._lists[row] for row in self._inputs.row_of.tolist()])
-
-    def _convert(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
-        lists = to_lists(vectors)
-        for row, vector in zip(rows.tolist(), lists, strict=True):
-            if row < self._inputs.unique:
-                self._lists[row] = vector
+    def _keeps_order(self) -> bool:
+        # No text twice: the order is the rows' order.
+        return len(self._inputs.row_of) == self._inputs.unique
 
 
-def _unshared(vectors: Sequence[list[float] | None]) -> list[list[float] | None]:
+class _Store(Protocol):
+    """Where the vectors of the rows are; `Results` sees to the rest."""
+
+    def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
+        """Take the vectors of some rows, in the thread that received them."""
+
+    def settle(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
+        """Work on the vectors that were added, in the thread of the caller."""
+
+    def get(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return the vectors of some rows that are there, shape (k, d)."""
+
+    def vectors(self, done: Sequence[int]) -> list[Vector | None]:
+        """Return a vector for each row, and `None` for those that are not done."""
+
+
+class _Array(_Store):
+    """One matrix of float32 with a row an input."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self.matrix = np.empty((0, 0), dtype=np.float32)
+
+    def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
+        if len(rows) == self._rows and vectors.flags.writeable:
+            self.matrix = vectors  # everything at once, from a journal: no second copy
+            return
+        if not self.matrix.size:
+            self.matrix = np.empty((self._rows, vectors.shape[1]), dtype=np.float32)
+        self.matrix[rows] = vectors
+
+    def settle(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
+        pass
+
+    def get(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        return self.matrix[list(rows)]
+
+    def vectors(self, done: Sequence[int]) -> list[Vector | None]:
+        vectors: list[Vector | None] = [None] * self._rows
+        for row in done:
+            vectors[row] = self.matrix[row]
+        return vectors
+
+
+class _Lists(_Store):
+    """A list of Python floats for each row, made while other requests are still under way.
+
+    Each is ten times as large as the float32 that it is made of, which are dropped then: what
+    is kept twice would show.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._vectors: list[Vector | None] = [None] * rows
+
+    def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
+        for row, vector in zip(rows.tolist(), vectors, strict=True):
+            self._vectors[row] = vector
+
+    def settle(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
+        for row, vector in zip(rows.tolist(), to_lists(vectors), strict=True):
+            self._vectors[row] = vector
+
+    def get(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        return np.array([self._vectors[row] for row in rows], dtype=np.float32)
+
+    def vectors(self, done: Sequence[int]) -> list[Vector | None]:
+        # Left are those that came from a journal, and of over-long texts.
+        left = [row for row in done if not isinstance(self._vectors[row], list)]
+        for start in range(0, len(left), _CONVERTED):
+            rows = np.array(left[start : start + _CONVERTED])
+            self.settle(rows, self.get(rows.tolist()))
+        return self._vectors
+
+
+def _unshared(vectors: Sequence[Vector | None]) -> list[Vector | None]:
     """Copy the lists that stand for several texts: a caller may change one of them."""
     seen: set[int] = set()
-    own: list[list[float] | None] = []
+    own: list[Vector | None] = []
     for vector in vectors:
         own.append(vector.copy() if vector is not None and id(vector) in seen else vector)
         seen.add(id(vector))

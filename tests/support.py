@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,10 @@ class FakeClock:
         """Return the time in seconds, which only waiting changes."""
         return self.time
 
+    def worked(self) -> float:
+        """Return no processor seconds: what is done takes none of this clock's time."""
+        return 0.0
+
     def wait(self, condition: threading.Condition, timeout: float) -> None:
         """Jump ahead by `timeout`, unless the condition is notified within a moment."""
         endless = timeout == float("inf")
@@ -79,7 +83,9 @@ def prose(tokens: int, seed: int = 0) -> str:
     return " ".join([f"text {seed}", *words])
 
 
-def assert_right(got: NDArray[np.float32] | list[list[float]], texts: list[str]) -> None:
+def assert_right(
+    got: NDArray[np.float32] | Sequence[list[float] | NDArray[np.float32]], texts: list[str]
+) -> None:
     """Check bit for bit that each vector is the one that the server made for its text."""
     array = np.asarray(got, dtype=np.float32)
     expected = vectors(texts, array.shape[1])

@@ -11,8 +11,9 @@ from langchain_openai import OpenAIEmbeddings
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings, InputError, dispatch
+from langchain_batch_embed.dispatch import SYSTEM_CLOCK
 from langchain_batch_embed.offline import use_offline_tiktoken
-from tests.support import LocalServer, assert_right, prose
+from tests.support import FakeClock, LocalServer, assert_right, prose
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -175,6 +176,23 @@ class TestParallelBatchProcessing:
         embeddings.embed_numpy([prose(200, i) for i in range(3000)])
         assert server.stats()["requests"] == 3
 
+    def test_a_busy_process_sends_fewer_and_larger_requests(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Where this process is what everything waits for, each request costs and none helps."""
+        texts = [prose(100, i) for i in range(6000)]
+        seen = []
+        for clock in (BusyClock(0.0), BusyClock(2.0)):
+            server.configure()
+            embeddings = batch(max_workers=16, max_batch_size=1200, _clock=clock)
+            assert_right(embeddings.embed_numpy(texts), texts)
+            stats = server.stats()
+            assert stats["by_status"] == {"200": stats["requests"]}
+            seen.append((stats["requests"], stats["max_inputs_seen"]))
+        (many, small), (few, large) = seen
+        assert few < many
+        assert small < 500 < 900 < large <= 1200
+
     def test_any_embeddings_can_be_wrapped(self) -> None:
         """A class that is not OpenAI's gets batches through its `embed_documents`."""
         inner = Recording()
@@ -198,6 +216,22 @@ class TestParallelBatchProcessing:
             return [*(await documents), await query]
 
         assert_right(asyncio.run(both()), ["a", "b", "c"])
+
+
+class BusyClock(FakeClock):
+    """A clock that runs, on which this process is always as busy as is said, whatever it does."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def now(self) -> float:
+        """Return real seconds."""
+        return SYSTEM_CLOCK.now()
+
+    def worked(self) -> float:
+        """Return the share of them."""
+        return self.share * self.now()
 
 
 class Recording(Embeddings):

@@ -207,24 +207,21 @@ class TestLongTexts:
         }
         assert inputs.missing(np.isin(np.arange(6), [0, 1, 2])).tolist() == []
 
-    def test_finish_puts_the_weighted_mean_into_the_texts_row(self) -> None:
+    def test_a_long_texts_vector_is_the_weighted_mean(self) -> None:
         """The vector of a long text is its windows' mean, weighted by tokens, at length 1."""
         inputs = prepared(["short", "x" * 10 + "y" * 5])
         vectors = np.array([[1, 0], [0, 0], [1, 0], [0, 1]], dtype=np.float32)
         done = np.array([True, False, True, True])
-        inputs.finish(vectors, done)
-        assert done.tolist() == [True, True, True, True]
-        assert vectors[1].tolist() == pytest.approx((np.array([2, 1]) / np.sqrt(5)).tolist())
-        assert vectors[0].tolist() == [1, 0]
+        [(row, mean)] = inputs.means(vectors.__getitem__, done)
+        assert row == 1
+        assert mean.tolist() == pytest.approx((np.array([2, 1]) / np.sqrt(5)).tolist())
 
-    def test_a_text_with_a_window_missing_is_not_done(self) -> None:
+    def test_a_text_with_a_window_missing_has_no_mean(self) -> None:
         """A mean of some of the windows would be a wrong vector, so there is none."""
         inputs = prepared(["x" * 15])
         vectors = np.zeros((3, 2), dtype=np.float32)
         done = np.array([False, True, False])
-        inputs.finish(vectors, done)
-        assert done.tolist() == [False, True, False]
-        assert vectors[0].tolist() == [0, 0]
+        assert list(inputs.means(vectors.__getitem__, done)) == []
 
     def test_truncate_sends_the_beginning(self) -> None:
         """Only the first window of a long text is sent, in its own row, and counted anew."""

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langchain_batch_embed.pacing import FIRST_WINDOW, Budget, Pacer, Window
+from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.pacing import LEAST_USEFUL, OPENING, Budget, Pacer, Window
 from langchain_batch_embed.quota import Quota
 from langchain_batch_embed.simulator.quota import Quota as ServerQuota
 from tests.pacing_run import Outcome, run
@@ -104,10 +105,10 @@ class TestWindow:
     def test_starts_small_and_multiplies_with_each_round(self) -> None:
         """Every answer opens three more places: four times as many after as many answers."""
         window = Window(1000)
-        assert window.size == FIRST_WINDOW
-        for _ in range(FIRST_WINDOW):
+        assert window.size == FIRST_REQUESTS
+        for _ in range(FIRST_REQUESTS):
             window.succeeded()
-        assert window.size == 4 * FIRST_WINDOW
+        assert window.size == 4 * FIRST_REQUESTS
 
     def test_is_halved_once_for_all_that_was_in_flight(self) -> None:
         """Ten failures of one moment count as one."""
@@ -118,6 +119,23 @@ class TestWindow:
         assert window.size == 32
         window.overloaded(sent=3, now=4)
         assert window.size == 16
+
+    def test_a_busy_process_has_fewer_requests_in_flight(self) -> None:
+        """Where answers come at once, two in flight keep it busy; where it waits, more are sent."""
+        window = Window(128)
+        window.open()
+        for _ in range(20):
+            window.worked(1.0, in_flight=10)
+        assert window.limit() == LEAST_USEFUL == 2
+        for rounds in range(1, 10):
+            window.worked(0.2, in_flight=2)
+            assert window.limit() == 2 + OPENING * rounds
+
+    def test_a_busy_process_never_has_more_than_its_bound(self) -> None:
+        """One worker stays one, however busy it is."""
+        window = Window(1)
+        window.worked(1.0, in_flight=1)
+        assert window.limit() == 1
 
     def test_grows_by_one_a_round_after_that_and_never_above_its_bound(self) -> None:
         """Additive increase, multiplicative decrease."""
