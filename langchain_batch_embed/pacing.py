@@ -192,7 +192,8 @@ class Budget:
             # One measurement may be off, so it may not do more than halve the rate.
             self.rate = rate if self.rate is None else max(rate, self.rate / 2)
             self.capacity, self.measured = self.rate, True
-        if self.measured:
+        if self.measured or (self.told and not self._heard):
+            # A told quota says nothing of how much of it can be saved up.
             self.level = min(self.level, 0.0)
         if self._passed or self._refused_at is None:
             self._refused_at, self._passed, self._in_a_row = now, 0.0, 0

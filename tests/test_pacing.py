@@ -99,6 +99,15 @@ class TestBudget:
         assert rates[39] > 4 * rates[0]
 
 
+    def test_a_refusal_empties_a_bucket_of_which_only_the_rate_was_told(self) -> None:
+        """The server saves up less than a minute's worth: what is sent next waits for its refill."""
+        budget = Budget(600)
+        budget.take(50, now=0)
+        assert budget.wait(10, now=0) == 0
+        budget.refused(now=0)
+        assert budget.wait(10, now=0) == pytest.approx(1, rel=0.05)
+
+
 class TestWindow:
     """How many requests may be in flight."""
 
