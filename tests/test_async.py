@@ -190,7 +190,8 @@ class TestCancelling:
     def test_a_timeout_of_asyncio_works(self, batch: Batch, server: LocalServer) -> None:
         """`asyncio.timeout` around a call raises in time, although the server hangs."""
         server.configure(faults={"hang": 1.0}, hang_seconds=0.5)
-        embeddings = batch(_clock=SYSTEM_CLOCK)
+        # The process cannot end before its requests do: 120 seconds by default.
+        embeddings = batch(timeout=1, _clock=SYSTEM_CLOCK)
 
         async def hurry() -> None:
             async with asyncio.timeout(0.05):

@@ -134,11 +134,44 @@ class TestStoring:
         report = embeddings.ingest(store, given, max_buffered=2000)
         assert store.texts == texts_of(given)
         assert_right(store.vectors, store.texts)
-        assert store.calls == [500] * 6 + [210]
         assert (report.documents, report.stored, report.failures) == (3210, 3210, ())
         assert report.ids == tuple(store.ids)
         assert server.stats()["inputs_billed"] == 3210
         assert server.stats()["requests"] <= 4 * 7
+
+    def test_the_first_batch_is_written_in_two_parts(self, batch: Batch) -> None:
+        """A quarter of it first, so that writing begins soon; from then on whole batches."""
+        embeddings = batch()
+        store = ListStore(embeddings)
+        embeddings.ingest(store, documents(2500))
+        assert store.calls == [256, 768, 1024, 452]
+
+    def test_the_first_part_waits_for_no_later_document(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """It is written although the answer for the rest of its batch never comes."""
+        server.configure(script=("ok", *("hang",) * 20), hang_seconds=2)
+        embeddings = batch(max_retries=0)
+
+        def stop(texts: list[str]) -> None:
+            written.append(len(texts))
+            raise KeyboardInterrupt
+
+        written: list[int] = []
+        with pytest.raises(KeyboardInterrupt):
+            embeddings.ingest(ListStore(embeddings, stop), documents(400), batch_size=400)
+        assert written == [100]
+
+    @pytest.mark.parametrize(("chunk_size", "call"), [(500, 500), (0, 1024), (None, 1024)])
+    def test_a_stores_own_chunk_size_is_kept_to(
+        self, batch: Batch, chunk_size: int | None, call: int
+    ) -> None:
+        """A call that the store writes in one statement is all or nothing."""
+        embeddings = batch()
+        store = ListStore(embeddings)
+        store.chunk_size = chunk_size  # type: ignore[attr-defined]
+        embeddings.ingest(store, documents(2 * call))
+        assert store.calls == [call // 4, call - call // 4, call]
 
     def test_sqlite_gets_every_row(
         self, batch: Batch, server: LocalServer, sqlite: Callable[..., Any]
@@ -174,11 +207,11 @@ class TestStoring:
     def test_no_more_than_max_buffered_is_embedded_ahead(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """While the store writes the first batch, so much has been sent and no more."""
+        """While the store writes its first 12 documents, three full runs of 50 are sent beside."""
 
         def look(texts: list[str]) -> None:
             if texts[0] == "section 0":
-                wait_until(lambda: server.stats()["inputs_billed"] == 200)
+                wait_until(lambda: server.stats()["inputs_billed"] == 162)
                 wait_until(lambda: server.stats()["in_flight"] == 0)
                 seen.append(server.stats()["inputs_billed"])
 
@@ -187,7 +220,7 @@ class TestStoring:
         embeddings.ingest(
             ListStore(embeddings, look), documents(1000), batch_size=50, max_buffered=200
         )
-        assert seen == [200]
+        assert seen == [162]
 
     @pytest.mark.parametrize(("batch_size", "max_buffered"), [(1, 1), (7, 3), (50, 50), (64, 100)])
     def test_any_sizes_will_do(
@@ -196,12 +229,12 @@ class TestStoring:
         """A buffer smaller than a batch is as large as the batch."""
         embeddings = batch()
         store = ListStore(embeddings)
-        given = documents(101)
+        given = documents(150)
         embeddings.ingest(store, given, batch_size=batch_size, max_buffered=max_buffered)
         assert store.texts == texts_of(given)
         assert_right(store.vectors, store.texts)
         assert max(store.calls) == batch_size
-        assert server.stats()["inputs_billed"] == 101
+        assert server.stats()["inputs_billed"] == 150
 
     def test_identical_documents_are_all_stored_and_sent_once(
         self, batch: Batch, server: LocalServer
@@ -378,7 +411,7 @@ class TestFailures:
             embeddings.ingest(ListStore(embeddings), generate(), batch_size=100, max_buffered=1000)
         assert isinstance(caught.value.__cause__, openai.AuthenticationError)
         assert caught.value.report.stored == 0
-        assert [failure.index for failure in caught.value.report.failures] == list(range(100))
+        assert [failure.index for failure in caught.value.report.failures] == list(range(25))
         assert len(read) <= 1000
         assert server.stats()["requests"] <= 6
 
@@ -544,7 +577,7 @@ class TestAsync:
 
         asyncio.run(cancel())
         wait_until(lambda: not [t for t in threading.enumerate() if "async" in t.name])
-        assert store.texts == texts_of(documents(100))
+        assert store.texts == texts_of(documents(25))
 
     def test_cancelling_does_not_wait_for_a_request(
         self, batch: Batch, server: LocalServer

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_openai import OpenAIEmbeddings
+from numpy.typing import NDArray
 
 from langchain_batch_embed import BatchEmbeddings, InputError, PartialEmbeddingsError
 from langchain_batch_embed.simulator import vectors
@@ -41,10 +42,10 @@ FAULTS = st.dictionaries(
 )
 
 
-def expected(text: str, longest: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def expected(text: str, longest: int) -> NDArray[np.float32]:
     """Return the vector that the text must get: its own, or the mean of its windows'."""
     if COUNTER.count([text])[0] <= longest:
-        return vectors([text], DIMENSIONS)[0]
+        return vectors([text], DIMENSIONS).ravel()
     parts = list(windows(text, longest, COUNTER))
     return weighted_mean(
         vectors([part.text for part in parts], DIMENSIONS), [part.tokens for part in parts]

@@ -15,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from langchain_batch_embed.errors import DimensionsError, ResponseError
-from langchain_batch_embed.retry import Backoff, Decision, GiveUp, Quota, Retry, Split, decide
-from langchain_batch_embed.retry import seconds as go_seconds
+from langchain_batch_embed.quota import Quota
+from langchain_batch_embed.quota import seconds as go_seconds
+from langchain_batch_embed.retry import Backoff, Decision, GiveUp, Retry, Split, decide
 
 # Version 2 of the SDK is built on httpx, version 3 on httpx2.
 http: Any = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.split(".")[0])

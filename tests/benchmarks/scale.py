@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from langchain_openai import OpenAIEmbeddings
+from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
@@ -33,7 +34,7 @@ def measure(simulator: Simulator, texts: int) -> Point:
     given = [f"document {i} of {texts}, which has a handful of words" for i in range(texts)]
     wrapped = OpenAIEmbeddings(
         base_url=simulator.url,
-        api_key="any",
+        api_key=SecretStr("any"),
         model="text-embedding-3-small",
         dimensions=DIMENSIONS,
     )
