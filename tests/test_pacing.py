@@ -99,7 +99,7 @@ class TestBudget:
         assert rates[39] > 4 * rates[0]
 
     def test_a_refusal_empties_a_bucket_of_which_only_the_rate_was_told(self) -> None:
-        """The server saves up less than a minute's worth: what comes next waits for it to refill."""
+        """The server saves up less than a minute's worth: what comes next waits for a refill."""
         budget = Budget(600)
         budget.take(50, now=0)
         assert budget.wait(10, now=0) == 0
