@@ -20,9 +20,16 @@ from langchain_core.vectorstores import VectorStore
 from langchain_batch_embed.errors import IngestError, InputError, InputTypeError, OptionError
 from langchain_batch_embed.prefetch import RUNS, Prefetch
 
-__all__ = ["IngestFailure", "IngestReport", "Ingestion"]
+__all__ = ["IngestFailure", "IngestReport", "Ingestion", "default_batch_size"]
 
 logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 1024
+"""Documents in one call of a store that has no `chunk_size`. sqlite-vec keeps vectors in chunks
+of 1,024: writing so many at a time took a fifth less than 500, and no more than all at once."""
+
+FIRST_PART = 4
+"""The first call has this part of a batch, so that writing begins soon; the second has the rest."""
 
 FAILED_IN_A_ROW = 8
 """So many documents failed, and none got in between them: it is not the documents."""
@@ -71,6 +78,16 @@ class _Item:
     index: int
     document: Document
     id: str | None
+
+
+def default_batch_size(store: VectorStore) -> int:
+    """Return how many documents to give to one call of the store.
+
+    Some stores, such as Supabase's, write a call in statements of `chunk_size` rows each. A call
+    of one statement is all or nothing; of several, some may be in when another one fails.
+    """
+    size = getattr(store, "chunk_size", None)
+    return size if isinstance(size, int) and size > 0 else BATCH_SIZE
 
 
 class Ingestion:
@@ -147,7 +164,7 @@ class Ingestion:
 
     def _read_ahead(self) -> None:
         if not self._read:  # a small run at first, so that there is soon something to write
-            self._read_some(self._batch_size)
+            self._read_some(self._next_size())
         # Then as much at a time as makes a full run: not a small one for each batch.
         step = max(1, self._ahead // RUNS)
         while (room := self._ahead - len(self._queue)) >= step or (
@@ -164,7 +181,8 @@ class Ingestion:
         return bool(items)
 
     def _write_batch(self) -> int:
-        batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
+        size = min(self._next_size(), len(self._queue))
+        batch = [self._queue.popleft() for _ in range(size)]
         texts = [item.document.page_content for item in batch]
         failed = self._complete(texts)
         for position in sorted(failed):
@@ -179,6 +197,12 @@ class Ingestion:
                 self._stop_if_hopeless(len(outside), outside[-1])
         self._prefetch.release(texts)
         return len(batch)
+
+    def _next_size(self) -> int:
+        written = self._read - len(self._queue)
+        if not written:
+            return max(1, self._batch_size // FIRST_PART)
+        return self._batch_size - written % self._batch_size
 
     def _write(self, items: Sequence[_Item]) -> None:
         """Write documents; those that the store refuses are found by halving, and noted."""

@@ -27,9 +27,15 @@ OPENING = 3
 """As long as no answer has told the quota, each one opens so many more places: four times as many
 after each round trip, which is 16, 64, 256, and with OpenAI's limits 64, 256."""
 
-BUSY = 0.8
+BUSY = 0.75
 """Processor seconds a second from which on this process is what everything waits for: one of its
 threads at a time runs Python, so it does not get far beyond 1."""
+
+IDLE = 0.5
+"""Share below which it waits for others again."""
+
+SMOOTHED = 8
+"""Answers over which that share is averaged."""
 
 FEWER = 0.8
 """An answer that came while we were so busy lowers the number in flight to so much of it."""
@@ -221,6 +227,7 @@ class Window:
         self.useful = float(most)
         self._doubling = True
         self._cut = -math.inf  # when it was halved last
+        self._busy: float | None = None  # the share that we use, averaged
 
     def limit(self) -> int:
         """Return how many may be in flight now."""
@@ -246,10 +253,13 @@ class Window:
 
     def worked(self, share: float, *, in_flight: int) -> None:
         """Note the share of a processor core that we used while a request was in flight."""
-        if share > BUSY:
+        if self._busy is None:
+            self._busy = share
+        self._busy += (share - self._busy) / SMOOTHED
+        if self._busy > BUSY:
             fewer = FEWER * min(self.useful, in_flight)
             self.useful = min(self.most, max(LEAST_USEFUL, fewer))
-        else:
+        elif self._busy < IDLE:
             self.useful = min(self.most, self.useful + OPENING)
 
 

@@ -1,45 +1,70 @@
-"""How fast stores fill with `ingest` and `prefetch`, and in how much memory.
+"""Filling vector stores with `prefetch`, `ingest` and short floats, as Markdown tables.
 
-    python -m tests.benchmarks.ingest            # everything: some minutes
-    python -m tests.benchmarks.ingest index      # one part of it
+    python -m tests.benchmarks.ingest                 # everything: some 15 minutes
+    python -m tests.benchmarks.ingest index --rounds 1
 
-All on the simulator, with vectors of 1,536 dimensions:
+All on the simulator, at OpenAI's latency as recorded in public, with 1,536 dimensions unless it
+is said otherwise. The tables show medians.
 
-- ingest: sections of Python's standard library into SQLiteVec, in a file, at OpenAI's latency:
-  embedding alone, writing alone with the vectors already there, and both with `ingest`.
-- index: `index(batch_size=100)` over 5,000 documents into `InMemoryVectorStore`, at OpenAI's
-  latency: without and with `prefetch`.
+- index: `index(batch_size=100)` over 5,000 documents into `InMemoryVectorStore`, without and
+  with `prefetch`.
+- ingest: 19,207 sections of Python's standard library into SQLiteVec, in a file, and into
+  Supabase: embedding alone, writing alone, and both by `ingest`. Writing alone is one
+  `add_documents` with all documents, whose vectors are there already as lists.
 - memory: 300,000 short generated documents into SQLiteVec, at no latency, in a fresh process.
+- failures: 3,000 documents, of which the API refuses one and the database another.
+- floats: the same vectors through Supabase's client with all their digits and as short floats.
+
+Supabase is its real client and a real PostgreSQL with pgvector, behind a stand-in for PostgREST
+that runs in a thread of this process. The server has computed all vectors before, in a round
+that does not count: a provider computes them on other machines.
 """
 
 import argparse
 import gc
 import os
+import re
 import resource
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.indexing import InMemoryRecordManager, index
-from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
+from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.corpus import sections, standard_library
 from langchain_batch_embed.simulator import Scenario, Simulator
+from langchain_batch_embed.vectors import to_lists
 from tests.stores.callers import CALLERS
+from tests.stores.places import Places
+from tests.stores.reading import close
 
 __all__ = ["main"]
 
 SECTIONS = 19_207
 INDEXED = 5_000
 GENERATED = 300_000
-BATCH_SIZE = 500  # documents in one call of the store, as `ingest` writes them
+WITH_FAILURES = 3_000
+WRITTEN = 2_000  # texts a round in "floats"
+
+LABELS = {"sqlite_vec": "SQLiteVec", "supabase": "Supabase"}
+
+# What makes the database refuse the document whose text is "document 777".
+REFUSALS = {
+    "sqlite_vec": "CREATE TRIGGER refuse BEFORE INSERT ON documents WHEN new.text = 'document 777'"
+    " BEGIN SELECT RAISE(ABORT, 'refused by the database'); END",
+    "supabase": "ALTER TABLE documents ADD CONSTRAINT refuse CHECK (content <> 'document 777')",
+}
 
 
 class Ready(Embeddings):
@@ -58,34 +83,13 @@ class Ready(Embeddings):
         return next(iter(self._vectors.values()))
 
 
-def compare_ingest(simulator: Simulator, rounds: int) -> None:
-    """Time embedding alone, writing alone, and both at once."""
-    texts = [section.text for section in sections(standard_library()[1], SECTIONS)]
-    documents = [Document(text) for text in texts]
-    for _ in range(rounds):
-        simulator.configure(Scenario())
-        with stopwatch() as embedding:
-            vectors = batching(simulator).embed_documents(texts)
-        with empty_store(Ready(texts, vectors)) as store, stopwatch() as writing:
-            for start in range(0, len(documents), BATCH_SIZE):
-                store.add_documents(documents[start : start + BATCH_SIZE])
-        del vectors, store
-        gc.collect()
-        simulator.configure(Scenario())
-        embeddings = batching(simulator)
-        with empty_store(embeddings) as store, stopwatch() as both:
-            embeddings.ingest(store, documents)
-        print(
-            f"{len(texts):,} sections: embedding alone {embedding.seconds:.1f} s, writing alone "
-            f"{writing.seconds:.1f} s, ingest {both.seconds:.1f} s, "
-            f"{both.seconds / max(embedding.seconds, writing.seconds):.2f} times the longer, "
-            f"{simulator.stats()['requests']:,} requests"
-        )
+# ---- the parts ----
 
 
-def compare_index(simulator: Simulator, rounds: int) -> None:
+def show_index(rounds: int) -> None:
     """Time `index` without and with `prefetch`."""
-    documents = [Document(s.text) for s in sections(standard_library()[1], INDEXED)]
+    texts = standard_sections(INDEXED)
+    documents = [Document(text) for text in texts]
 
     def fill(embeddings: Embeddings) -> None:
         records = InMemoryRecordManager("benchmark")
@@ -93,37 +97,135 @@ def compare_index(simulator: Simulator, rounds: int) -> None:
         store = InMemoryVectorStore(embeddings)
         index(documents, records, store, batch_size=100, key_encoder="sha256")
 
-    for _ in range(rounds):
-        simulator.configure(Scenario())
-        with stopwatch() as plain:
-            fill(batching(simulator))
-        calls = simulator.stats()["requests"]
-        simulator.configure(Scenario())
-        embeddings = batching(simulator)
-        with (
-            stopwatch() as prefetched,
-            embeddings.prefetch(document.page_content for document in documents),
-        ):
+    def with_prefetch(embeddings: BatchEmbeddings) -> None:
+        with embeddings.prefetch(texts):
             fill(embeddings)
-        print(
-            f"index() of {len(documents):,}: {plain.seconds:.1f} s in {calls:,} requests, with "
-            f"prefetch {prefetched.seconds:.1f} s in {simulator.stats()['requests']:,}, "
-            f"{plain.seconds / prefetched.seconds:.1f} times as fast"
+
+    ways: Mapping[str, Callable[[BatchEmbeddings], None]] = {
+        "`index` alone": fill,
+        "under `prefetch`": with_prefetch,
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    stats: dict[str, dict[str, Any]] = {}
+    with warm_simulator(texts) as simulator:
+        for seed in range(rounds):
+            for way, run in ways.items():
+                simulator.configure(Scenario(vector_cache=True, seed=seed))
+                with stopwatch() as watch:
+                    run(batching(simulator))
+                seconds[way].append(watch.seconds)
+                stats[way] = simulator.stats()
+    slow = median(seconds["`index` alone"])
+    say(f"\n## `index(batch_size=100)` over {INDEXED:,} documents\n")
+    say("| way | s | times as fast | requests | texts sent | different ones |")
+    say("|---|--:|--:|--:|--:|--:|")
+    for way, found in stats.items():
+        wall = median(seconds[way])
+        say(
+            f"| {way} | {wall:.2f} | {slow / wall:.1f} | {found['requests']} "
+            f"| {found['inputs_billed']:,} | {found['texts_billed_distinct']:,} |"
         )
 
 
+def show_ingest(rounds: int) -> None:
+    """Time embedding alone, writing alone, and both by `ingest`."""
+    texts = standard_sections(SECTIONS)
+    documents = [Document(text) for text in texts]
+    say(f"\n## `ingest` of {SECTIONS:,} sections, seconds\n")
+    say("| store | embedding alone | writing alone | `ingest` | times the longer | requests |")
+    say("|---|--:|--:|--:|--:|--:|")
+    with warm_simulator(texts) as simulator, Places() as places:
+        for name, label in LABELS.items():
+            found = []
+            for seed in range(rounds):
+                simulator.configure(Scenario(vector_cache=True, seed=seed))
+                with stopwatch() as embedding:
+                    vectors = batching(simulator).embed_documents(texts)
+                with empty_store(name, places, Ready(texts, vectors)) as store:
+                    with stopwatch() as writing:
+                        store.add_documents(documents)
+                    del store
+                del vectors
+                gc.collect()
+                simulator.configure(Scenario(vector_cache=True, seed=seed))
+                embeddings = batching(simulator)
+                with empty_store(name, places, embeddings) as store, stopwatch() as both:
+                    embeddings.ingest(store, documents)
+                found.append((embedding.seconds, writing.seconds, both.seconds))
+                sys.stderr.write(f"{name}: {found[-1]}\n")
+            walls = [median(column) for column in zip(*found, strict=True)]
+            say(
+                f"| {label} | {' | '.join(f'{wall:.2f}' for wall in walls)} "
+                f"| {walls[2] / max(walls[:2]):.2f} | {simulator.stats()['requests']} |"
+            )
+
+
+def show_memory(rounds: int) -> None:
+    """Measure the memory of a large ingest in a fresh process."""
+    del rounds
+    say(f"\n## `ingest` of {GENERATED:,} generated documents into SQLiteVec\n")
+    say("| documents stored | s | peak MB | MB before the first |")
+    say("|--:|--:|--:|--:|")
+    command = [sys.executable, "-m", "tests.benchmarks.ingest", "--here"]
+    subprocess.run(command, check=True)  # noqa: S603 - our own code and interpreter
+
+
 def measure_memory() -> None:
-    """Ingest generated documents, and print the time and the peak of this process's memory."""
-    with Simulator(Scenario(latency=0)) as simulator:
+    """Ingest generated documents; print the time and the peak of this process's memory."""
+    documents = (Document(f"document number {i} of a generator") for i in range(GENERATED))
+    with Simulator(Scenario(latency=0)) as simulator, Places() as places:
         embeddings = batching(simulator)
-        documents = (Document(f"document number {i} of a generator") for i in range(GENERATED))
-        with empty_store(embeddings) as store, stopwatch() as watch:
+        with empty_store("sqlite_vec", places, embeddings) as store, stopwatch() as watch:
             before = peak_megabytes()
             report = embeddings.ingest(store, documents)
-    print(
-        f"{report.stored:,} generated documents: {watch.seconds:.0f} s, peak {peak_megabytes():.0f}"
-        f" MB, of which {before:.0f} MB before the first"
-    )
+    say(f"| {report.stored:,} | {watch.seconds:.0f} | {peak_megabytes():.0f} | {before:.0f} |")
+
+
+def show_failures(rounds: int) -> None:
+    """Let the API refuse one document, and the database another."""
+    del rounds
+    say(f"\n## {WITH_FAILURES:,} documents, one refused by the API and one by the database\n")
+    say("| store | rows | document | stage | cause |")
+    say("|---|--:|--:|---|---|")
+    documents = [Document(f"document {i}") for i in range(WITH_FAILURES)]
+    documents[1234] = Document("poison")
+    with Simulator(Scenario(refuse_marker="poison")) as simulator, Places() as places:
+        for name, label in LABELS.items():
+            embeddings = batching(simulator)
+            with empty_store(name, places, embeddings) as store:
+                execute(name, store, places, REFUSALS[name])
+                report = embeddings.ingest(store, documents)
+                ((rows,),) = execute(name, store, places, "SELECT count(*) FROM documents")
+            for failure in report.failures:
+                cause = re.sub(r"\s+", " ", f"{type(failure.error).__name__}: {failure.error}")
+                say(f"| {label} | {rows:,} | {failure.index} | {failure.stage} | {cause[:90]} |")
+
+
+def show_floats(rounds: int) -> None:
+    """Write the same vectors through Supabase's client with all digits, and as short floats."""
+    texts = standard_sections(WRITTEN)
+    documents = [Document(text) for text in texts]
+    with Simulator(Scenario(latency=0)) as simulator:
+        vectors = batching(simulator).embed_numpy(texts)
+    ways = {"all digits": vectors.astype(float).tolist(), "short floats": to_lists(vectors)}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    sent = {}
+    with Places() as places:
+        for _ in range(rounds):
+            for way, lists in ways.items():
+                ready = Ready(texts, lists)
+                with empty_store("supabase", places, ready) as store, stopwatch() as watch:
+                    store.add_documents(documents)
+                seconds[way].append(watch.seconds)
+                sent[way] = sum(call.received for call in places.standin.served)
+    say(f"\n## Supabase: writing {WRITTEN:,} texts whose vectors are there\n")
+    say("| floats | ms a text | bytes a text |")
+    say("|---|--:|--:|")
+    for way in ways:
+        say(f"| {way} | {median(seconds[way]) / WRITTEN * 1e3:.2f} | {sent[way] / WRITTEN:,.0f} |")
+
+
+# ---- what they share ----
 
 
 class Stopwatch:
@@ -141,46 +243,86 @@ def stopwatch() -> Iterator[Stopwatch]:
     watch.seconds = time.perf_counter() - started
 
 
+def standard_sections(count: int) -> list[str]:
+    """Return sections of Python's standard library."""
+    return [section.text for section in sections(standard_library()[1], count)]
+
+
 @contextmanager
-def empty_store(embeddings: Embeddings) -> Iterator[VectorStore]:
-    """Open a SQLiteVec in a new file."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["STORE_FOLDER"] = folder
-        yield CALLERS["sqlite_vec"]([], embeddings)
+def warm_simulator(texts: list[str]) -> Iterator[Simulator]:
+    """Start a simulator that has computed the vectors of these texts."""
+    with Simulator(Scenario(vector_cache=True, latency=0)) as simulator:
+        batching(simulator).embed_numpy(texts)
+        yield simulator
+
+
+@contextmanager
+def empty_store(name: str, places: Places, embeddings: Embeddings) -> Iterator[Any]:
+    """Open a store in a new place."""
+    os.environ.update(places.fresh(name))
+    store = CALLERS[name]([], embeddings)
+    yield store
+    close(name, store)
+
+
+def execute(name: str, store: Any, places: Places, statement: str) -> list[tuple[Any, ...]]:
+    """Execute SQL in a store's database; return the rows."""
+    if name == "sqlite_vec":
+        return [tuple(row) for row in store._connection.execute(statement)]
+    import psycopg  # noqa: PLC0415 - only where the store is a PostgreSQL
+
+    with psycopg.connect(places.postgres.dsn) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
 
 
 def batching(simulator: Simulator) -> BatchEmbeddings:
     """Make embeddings as a user would, that ask the simulator."""
-    return BatchEmbeddings(OpenAIEmbeddings(base_url=simulator.url, api_key="sk-any"))  # type: ignore[arg-type]
+    return BatchEmbeddings(OpenAIEmbeddings(base_url=simulator.url, api_key="any"))  # type: ignore[arg-type]
 
 
 def peak_megabytes() -> float:
-    """Return the largest memory that this process has had, in MB."""
+    """Return the largest memory that this process has had, in MB (10**6 bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():  # not `getrusage`, which on Linux begins with the parent's memory
+        match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        return int(match[1]) * 1024 / 1e6 if match else 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+PARTS: Mapping[str, Callable[[int], None]] = {
+    "index": show_index,
+    "ingest": show_ingest,
+    "memory": show_memory,
+    "failures": show_failures,
+    "floats": show_floats,
+}
 
 
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ["ingest", "index", "memory"]
-    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(names), default=names)
+    parser.add_argument(
+        "parts", nargs="*", metavar="part", help=", ".join(PARTS), default=list(PARTS)
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
         measure_memory()
         return
-    with Simulator(Scenario()) as simulator:
-        if "ingest" in options.parts:
-            compare_ingest(simulator, options.rounds)
-        if "index" in options.parts:
-            compare_index(simulator, options.rounds)
-    if "memory" in options.parts:
-        subprocess.run([sys.executable, "-m", __spec__.name, "--here"], check=True)  # noqa: S603
+    for part in options.parts:
+        PARTS[part](options.rounds)
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore", DeprecationWarning)  # of the stores' packages
     main()
