@@ -304,13 +304,13 @@ class Run:
         return self._hedge(now) if self._shared.hedge else math.inf
 
     def _enlarged(self, batch: Batch, now: float) -> Batch:
-        """Add the batches that follow, as far as fewer requests are better than many.
+        """Add the batches that follow, where fewer requests are better than many.
 
-        They are where this process and not the server is what everything waits for: each request
-        has its cost here.
+        They are where the server is near: there this process is what everything waits for, and
+        each request has its cost here.
         """
         window = self._shared.pacer.window
-        if window.useful >= window.most or not self._ready:
+        if window.useful == window.most or not self._ready:
             return batch
         left = batch.weight + sum(other.weight for other in self._ready)
         target = min(left / (WAVES * window.useful), self._work.max_tokens)

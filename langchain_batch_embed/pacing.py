@@ -27,21 +27,20 @@ OPENING = 3
 """As long as no answer has told the quota, each one opens so many more places: four times as many
 after each round trip, which is 16, 64, 256, and with OpenAI's limits 64, 256."""
 
-BUSY = 0.75
+BUSY = 0.55
 """Processor seconds a second from which on this process is what everything waits for: one of its
 threads at a time runs Python, so it does not get far beyond 1."""
 
-IDLE = 0.5
+IDLE = 0.4
 """Share below which it waits for others again."""
 
-SMOOTHED = 8
-"""Answers over which that share is averaged."""
+FIRST_ANSWERS = 8
+"""Answers by which it is found out whether the server is near, and over which shares are averaged.
 
-FEWER = 0.8
-"""An answer that came while we were so busy lowers the number in flight to so much of it."""
+Later on the making of lists keeps this process as busy, however far the server is."""
 
-LEAST_USEFUL = 2
-"""One that is being sent or read, and one at the server."""
+NEAR_USEFUL = 3
+"""Requests in flight at a server that answers at once: one is sent, one read, one at the server."""
 
 PROBE = 0.002
 """The k-th answer in a row raises a measured rate by k times this share.
@@ -224,10 +223,11 @@ class Window:
     def __init__(self, most: int, *, first: int = FIRST_REQUESTS) -> None:
         self.most = most
         self.size = float(min(first, most))
-        self.useful = float(most)
+        self.useful = most
         self._doubling = True
         self._cut = -math.inf  # when it was halved last
-        self._busy: float | None = None  # the share that we use, averaged
+        self._answers = 0
+        self._busy = 0.0  # the share of a processor core that we use, averaged
 
     def limit(self) -> int:
         """Return how many may be in flight now."""
@@ -251,16 +251,18 @@ class Window:
         if sent > self._cut:
             self.size, self._doubling, self._cut = max(1.0, self.size / 2), False, now
 
-    def worked(self, share: float, *, in_flight: int) -> None:
-        """Note the share of a processor core that we used while a request was in flight."""
-        if self._busy is None:
-            self._busy = share
-        self._busy += (share - self._busy) / SMOOTHED
-        if self._busy > BUSY:
-            fewer = FEWER * min(self.useful, in_flight)
-            self.useful = min(self.most, max(LEAST_USEFUL, fewer))
+    def worked(self, share: float) -> None:
+        """Note the share of a processor core that we used while an answered request was in flight.
+
+        From the first answers it is told whether the server is near: then we were busy with
+        sending and reading all the time, and never waited.
+        """
+        self._answers += 1
+        self._busy += (share - self._busy) / min(self._answers, FIRST_ANSWERS)
+        if self._answers == FIRST_ANSWERS and self._busy > BUSY:
+            self.useful = min(NEAR_USEFUL, self.most)
         elif self._busy < IDLE:
-            self.useful = min(self.most, self.useful + OPENING)
+            self.useful = self.most
 
 
 class Pacer:
@@ -330,7 +332,7 @@ class Pacer:
             worked: processor seconds that this process used while it was in flight.
         """
         if now > ticket.sent:
-            self.window.worked(worked / (now - ticket.sent), in_flight=self.in_flight)
+            self.window.worked(worked / (now - ticket.sent))
         self._end(ticket)
         self._refusals -= self._refusals / RECENT
         self._passed_tokens += ticket.charge

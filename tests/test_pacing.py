@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
-from langchain_batch_embed.pacing import LEAST_USEFUL, OPENING, Budget, Pacer, Window
+from langchain_batch_embed.pacing import FIRST_ANSWERS, NEAR_USEFUL, Budget, Pacer, Window
 from langchain_batch_embed.quota import Quota
 from langchain_batch_embed.simulator.quota import Quota as ServerQuota
 from tests.pacing_run import Outcome, run
@@ -128,21 +128,36 @@ class TestWindow:
         window.overloaded(sent=3, now=4)
         assert window.size == 16
 
-    def test_a_busy_process_has_fewer_requests_in_flight(self) -> None:
-        """Where answers come at once, two in flight keep it busy; where it waits, more are sent."""
+    def test_a_server_that_is_near_is_sent_few_requests_at_a_time(self) -> None:
+        """Where this process was busy until the first answers, a few in flight keep it so."""
         window = Window(128)
         window.open()
-        for _ in range(20):
-            window.worked(1.0, in_flight=10)
-        assert window.limit() == LEAST_USEFUL == 2
-        for rounds in range(1, 10):
-            window.worked(0.2, in_flight=2)
-            assert window.limit() == 2 + OPENING * rounds
+        for _ in range(FIRST_ANSWERS):
+            assert window.limit() == 128
+            window.worked(0.9)
+        assert window.limit() == NEAR_USEFUL
 
-    def test_a_busy_process_never_has_more_than_its_bound(self) -> None:
-        """One worker stays one, however busy it is."""
+    def test_a_server_that_is_far_is_sent_all_that_it_bears(self) -> None:
+        """Later this process may be busy with making lists, which does not bring a server nearer."""
+        window = Window(128)
+        window.open()
+        for share in [0.3] * FIRST_ANSWERS + [1.0] * 100:
+            window.worked(share)
+        assert window.limit() == 128
+
+    def test_a_server_that_is_no_longer_near_is_sent_more_again(self) -> None:
+        """Where this process has begun to wait for answers, more are sent at a time."""
+        window = Window(128)
+        window.open()
+        for share in [0.9] * FIRST_ANSWERS + [0.1] * FIRST_ANSWERS:
+            window.worked(share)
+        assert window.limit() == 128
+
+    def test_one_worker_stays_one(self) -> None:
+        """However near a server is, it never gets more requests at a time than it may."""
         window = Window(1)
-        window.worked(1.0, in_flight=1)
+        for _ in range(FIRST_ANSWERS):
+            window.worked(1.0)
         assert window.limit() == 1
 
     def test_grows_by_one_a_round_after_that_and_never_above_its_bound(self) -> None:

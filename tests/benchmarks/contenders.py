@@ -231,6 +231,11 @@ def ours_numpy(url: str) -> Embed:
     return _batch_embeddings(url).embed_numpy  # type: ignore[no-any-return]
 
 
+def ours_hedged(url: str) -> Embed:
+    """`BatchEmbeddings` with `hedge=True`, result as lists."""
+    return _batch_embeddings(url, hedge=True).embed_documents  # type: ignore[no-any-return]
+
+
 def _load_tiktoken() -> None:
     from langchain_batch_embed.offline import use_offline_tiktoken
 
@@ -244,12 +249,12 @@ def _openai_embeddings(url: str, **options: Any) -> Any:
     return OpenAIEmbeddings(**options)
 
 
-def _batch_embeddings(url: str) -> Any:
+def _batch_embeddings(url: str, **options: Any) -> Any:
     from langchain_batch_embed import BatchEmbeddings
     from langchain_batch_embed.tokens import counter_for
 
     counter_for(MODEL).count(["loads the vocabulary"])
-    return BatchEmbeddings(_openai_embeddings(url))
+    return BatchEmbeddings(_openai_embeddings(url), **options)
 
 
 def _rust_client(
@@ -355,6 +360,7 @@ CONTENDERS: Mapping[str, Contender] = {
         best=_RUST,
     ),
     "ours": Contender(label="**`BatchEmbeddings`**", make=ours),
+    "ours-hedged": Contender(label="**`BatchEmbeddings(hedge=True)`**", make=ours_hedged),
     "ours-numpy": Contender(label="**`BatchEmbeddings.embed_numpy`**", make=ours_numpy),
 }
 
