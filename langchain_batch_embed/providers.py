@@ -126,7 +126,7 @@ class OpenAIProvider:
         body = {**self._options.get("extra_body", {}), "input": texts}
         options = {**self._options, "extra_body": body, "encoding_format": "base64"}
         end = self._clock() + timeout
-        chunks = []
+        chunks: list[bytes] = []
         with self._create(input=[], timeout=timeout, **options) as response:
             for chunk in response.iter_bytes():
                 chunks.append(chunk)
@@ -134,7 +134,7 @@ class OpenAIProvider:
                 if self._clock() > end:
                     raise TimeoutError(f"the answer was not complete after {timeout:g} s")
             headers = response.headers
-        vectors, tokens = read_answer(b"".join(chunks), expected=len(texts))
+        vectors, tokens = read_answer(_joined(chunks), expected=len(texts))
         if self._dimensions not in (None, vectors.shape[1]):
             raise DimensionsError(expected=self._dimensions, received=vectors.shape[1])
         return Answer(vectors=vectors, tokens=tokens, headers=headers)
@@ -269,6 +269,13 @@ def _is_openai(embeddings: Embeddings) -> bool:
         base.__name__ == "OpenAIEmbeddings" and base.__module__.startswith("langchain_openai.")
         for base in type(embeddings).__mro__
     )
+
+
+def _joined(chunks: list[bytes]) -> bytes:
+    """Return the chunks as one, and drop them: an answer is 17 MB, and many are read at a time."""
+    body = b"".join(chunks)
+    chunks.clear()
+    return body
 
 
 def _checked(embeddings: Sequence[Sequence[float]], *, expected: int) -> Answer:

@@ -138,7 +138,7 @@ class TestWindow:
         assert window.limit() == NEAR_USEFUL
 
     def test_a_server_that_is_far_is_sent_all_that_it_bears(self) -> None:
-        """Later this process may be busy with making lists, which does not bring a server nearer."""
+        """Later this process may be busy making lists, which does not bring a server nearer."""
         window = Window(128)
         window.open()
         for share in [0.3] * FIRST_ANSWERS + [1.0] * 100:
