@@ -45,8 +45,15 @@ FAILED_IN_A_ROW = 8
 Counted are texts that failed alone, and batches that were retried as often as they may be.
 """
 
+BACKLOG = 3
+"""Answers that may wait for the caller's thread before a near server is asked for more: it answers
+faster than lists are made, and what waits takes memory."""
+
 HEDGE_AFTER = 3.0
 """A request is a straggler when it takes so many times the median: one in ten at OpenAI."""
+
+HEDGE_LAST_AFTER = 1.5
+"""And already then when no more are in flight than may all be sent a second time."""
 
 HEDGE_SHARE = 0.05
 """Share of a call's tokens that may be sent, and paid for, a second time."""
@@ -267,11 +274,11 @@ class Run:
                         self._lose_the_rest(DeadlineError(self._allowed), abandon=True)
                     elif not self._outcomes:
                         self._shared.clock.wait(changed, min(wait, left))
-                finished = list(self._outcomes)
-                self._outcomes.clear()
-            if not finished:
-                return
-            yield from finished
+                if not self._outcomes:
+                    return
+                outcome = self._outcomes.popleft()
+                self._pump(self._shared.clock.now())  # there is room for one more
+            yield outcome
 
     def stop(self) -> None:
         """Start nothing more. Threads end when their request does."""
@@ -283,7 +290,10 @@ class Run:
 
     def _pump(self, now: float) -> float:
         """Start what may start now; return the seconds until something more may."""
+        near = self._shared.pacer.window.is_near
         while not self._stopped:
+            if near and len(self._outcomes) >= BACKLOG:
+                return math.inf
             while self._delayed and self._delayed[0][0] <= now:
                 self._ready.appendleft(heapq.heappop(self._delayed)[2])
             if not self._ready:
@@ -310,7 +320,7 @@ class Run:
         each request has its cost here.
         """
         window = self._shared.pacer.window
-        if window.useful == window.most or not self._ready:
+        if not window.is_near or not self._ready:
             return batch
         left = batch.weight + sum(other.weight for other in self._ready)
         target = min(left / (WAVES * window.useful), self._work.max_tokens)
@@ -340,7 +350,9 @@ class Run:
         """Send stragglers a second time; return the seconds until there may be another one."""
         if not self._durations or self._stopped:
             return math.inf
-        patience = HEDGE_AFTER * self._durations[len(self._durations) // 2]
+        last = sum(batch.charge for batch in self._in_flight.values()) <= self._hedges_left
+        median = self._durations[len(self._durations) // 2]
+        patience = (HEDGE_LAST_AFTER if last else HEDGE_AFTER) * median
         wait = math.inf
         for batch in list(self._in_flight.values()):
             left = batch.sent + patience - now

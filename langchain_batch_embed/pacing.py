@@ -25,17 +25,17 @@ __all__ = ["Budget", "Pacer", "Ticket", "Window"]
 
 OPENING = 3
 """As long as no answer has told the quota, each one opens so many more places: four times as many
-after each round trip, which is 16, 64, 256, and with OpenAI's limits 64, 256."""
+after each round trip, which is 16, 64, 256."""
 
-BUSY = 0.55
+BUSY = 0.6
 """Processor seconds a second from which on this process is what everything waits for: one of its
 threads at a time runs Python, so it does not get far beyond 1."""
 
 IDLE = 0.4
-"""Share below which it waits for others again."""
+"""An answer for which we worked less than this share was waited for: the server is not near."""
 
 FIRST_ANSWERS = 8
-"""Answers by which it is found out whether the server is near, and over which shares are averaged.
+"""Answers by which it is found out whether the server is near.
 
 Later on the making of lists keeps this process as busy, however far the server is."""
 
@@ -227,11 +227,16 @@ class Window:
         self._doubling = True
         self._cut = -math.inf  # when it was halved last
         self._answers = 0
-        self._busy = 0.0  # the share of a processor core that we use, averaged
+        self._busy = 0.0  # the share of a processor core that we used, mean of the first ones
 
     def limit(self) -> int:
         """Return how many may be in flight now."""
         return int(min(self.size, self.useful))
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the server answers at once."""
+        return self.useful < self.most
 
     def opening(self) -> int:
         """Return how many requests are sent to find out about the quota; 0: it is known."""
@@ -258,10 +263,11 @@ class Window:
         sending and reading all the time, and never waited.
         """
         self._answers += 1
-        self._busy += (share - self._busy) / min(self._answers, FIRST_ANSWERS)
+        if self._answers <= FIRST_ANSWERS:
+            self._busy += share / FIRST_ANSWERS
         if self._answers == FIRST_ANSWERS and self._busy > BUSY:
             self.useful = min(NEAR_USEFUL, self.most)
-        elif self._busy < IDLE:
+        elif share < IDLE:
             self.useful = self.most
 
 

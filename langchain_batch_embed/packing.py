@@ -19,16 +19,23 @@ __all__ = ["pack", "requests_are_scarce"]
 INPUT_WORK = 20
 """What an input costs beside its tokens, in tokens: an 8 KB vector has to be sent and read."""
 
-SMALLEST_WORK = 16_000
+SMALLEST_WORK = 10_000
 """Work below which a further cut does not pay, in tokens.
 
 At about 7 ms for a thousand tokens this is the fixed 80 ms of a request, so cutting finer
 would spend more on requests than it wins. In a discrete-event simulation of OpenAI's latency
-8,000 to 16,000 with 1 to 2 waves were within 5 % of one another for 128 workers.
+6,000 to 16,000 with 1 to 2 waves were within 6 % of one another for 128 workers.
 """
 
 WAVES = 1
 """A batch takes 1 / (WAVES x workers) of the work left."""
+
+LITTLE_WORK = 1_000_000
+"""Up to so much work, in tokens, goes out in one wave of equal batches: there is no end to speak of
+for which smaller ones should be kept."""
+
+LEAST_WORK = 16_000
+"""What each of them holds at least, so that a few thousand texts do not make a hundred requests."""
 
 SCARCE_SECONDS = 15
 """Requests are scarce when spreading would use up what the quota gives in this time."""
@@ -82,8 +89,8 @@ class _Line:
         total = int(self._work[-1])
         if workers == 1:  # nobody to share with: each further request only costs time
             return self.equal(self.fewest())
-        if total <= WAVES * workers * SMALLEST_WORK:
-            wave = min(workers, -(-total // SMALLEST_WORK))
+        if total <= min(LITTLE_WORK, 2 * workers * LEAST_WORK):
+            wave = min(workers, -(-total // LEAST_WORK))
             return self.equal(max(wave, self.fewest()))
         return self._cut(lambda left: max(SMALLEST_WORK, -(-left // (WAVES * workers))))
 

@@ -73,7 +73,7 @@ class TestRateLimitHandling:
             batch(max_retries=3).embed_query("a")
         assert server.stats()["requests"] == 4
 
-    @pytest.mark.parametrize(("bucket_seconds", "refused"), [(3, 2), (1, OPENAI.first_requests)])
+    @pytest.mark.parametrize(("bucket_seconds", "refused"), [(4, 2), (1, OPENAI.first_requests)])
     def test_keeps_a_quota_it_reads_in_the_headers(
         self, batch: Batch, server: LocalServer, bucket_seconds: float, refused: int
     ) -> None:

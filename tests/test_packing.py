@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from langchain_batch_embed.packing import (
     INPUT_WORK,
+    LEAST_WORK,
+    LITTLE_WORK,
     SMALLEST_WORK,
     WAVES,
     _Line,
@@ -20,7 +22,7 @@ from langchain_batch_embed.packing import (
 WEIGHTS = st.lists(st.integers(0, 2_000) | st.integers(0, 400_000), max_size=80)
 # More than goes out in one wave of eight workers.
 MUCH_WORK = st.lists(st.integers(8_000, 400_000), min_size=40, max_size=80)
-LITTLE_WORK = st.lists(st.integers(0, 8_191), max_size=80)
+FEW_WEIGHTS = st.lists(st.integers(0, 8_191), max_size=80)
 MAX_ITEMS = st.integers(1, 100)
 MAX_TOKENS = st.none() | st.integers(1, 300_000)
 WORKERS = st.integers(1, 64)
@@ -203,16 +205,16 @@ def test_no_batch_takes_more_than_its_share_of_the_work_left(
 
 
 @no_deadline
-@given(LITTLE_WORK, MAX_ITEMS, MAX_TOKENS, WORKERS)
+@given(FEW_WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS)
 def test_little_work_goes_out_in_one_wave(
     weights: list[int], max_items: int, max_tokens: int | None, workers: int
 ) -> None:
     """Little work makes no more batches than workers, unless the limits ask for more."""
     total = work(weights, range(len(weights)))
-    assume(total <= WAVES * workers * SMALLEST_WORK)
+    assume(total <= min(LITTLE_WORK, 2 * workers * LEAST_WORK))
     batches = pack(weights, max_items=max_items, max_tokens=max_tokens, workers=workers)
     fewest = fewest_by_filling_up(weights, max_items=max_items, max_tokens=max_tokens)
-    assert len(batches) <= max(len(fewest), min(workers, -(-total // SMALLEST_WORK)))
+    assert len(batches) <= max(len(fewest), min(workers, -(-total // LEAST_WORK)))
 
 
 def test_large_work_starts_large_and_ends_small() -> None:

@@ -123,7 +123,8 @@ class TestPlan:
         charges = packed(embeddings, library[:count])
 
         def seconds(seed: int) -> float:
-            pacer = Pacer(max_workers=embeddings.limits.max_workers)
+            limits = embeddings.limits
+            pacer = Pacer(max_workers=limits.max_workers, first_requests=limits.first_requests)
             quota = ServerQuota(*SERVERS_TIERS[tier])
             answer = ColdConnections(pacer)
             return run(pacer, charges, quota, seed=seed, answer=answer).seconds
