@@ -32,10 +32,10 @@ BUSY = 0.6
 threads at a time runs Python, so it does not get far beyond 1."""
 
 IDLE = 0.4
-"""An answer for which we worked less than this share was waited for: the server is not near."""
+"""Share below which answers are waited for, so that the server is not near."""
 
 FIRST_ANSWERS = 8
-"""Answers by which it is found out whether the server is near.
+"""Answers by which it is found out whether the server is near, and over which shares are averaged.
 
 Later on the making of lists keeps this process as busy, however far the server is."""
 
@@ -227,7 +227,7 @@ class Window:
         self._doubling = True
         self._cut = -math.inf  # when it was halved last
         self._answers = 0
-        self._busy = 0.0  # the share of a processor core that we used, mean of the first ones
+        self._busy = 0.0  # the share of a processor core that we use, averaged
 
     def limit(self) -> int:
         """Return how many may be in flight now."""
@@ -263,11 +263,10 @@ class Window:
         sending and reading all the time, and never waited.
         """
         self._answers += 1
-        if self._answers <= FIRST_ANSWERS:
-            self._busy += share / FIRST_ANSWERS
+        self._busy += (share - self._busy) / min(self._answers, FIRST_ANSWERS)
         if self._answers == FIRST_ANSWERS and self._busy > BUSY:
             self.useful = min(NEAR_USEFUL, self.most)
-        elif share < IDLE:
+        elif self._busy < IDLE:
             self.useful = self.most
 
 

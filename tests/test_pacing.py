@@ -146,10 +146,10 @@ class TestWindow:
         assert window.limit() == 128
 
     def test_a_server_that_is_no_longer_near_is_sent_more_again(self) -> None:
-        """One answer that was waited for is enough, since to wait for a few at a time is slow."""
+        """Where this process has begun to wait for answers, more are sent at a time."""
         window = Window(128)
         window.open()
-        for share in [0.9] * FIRST_ANSWERS + [0.1]:
+        for share in [0.9] * FIRST_ANSWERS + [0.1] * FIRST_ANSWERS:
             window.worked(share)
         assert window.limit() == 128
 
