@@ -5,6 +5,7 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from starlette.responses import Response
@@ -77,7 +78,9 @@ class Reset(Response):
         transport = scope["state"]["connection"].transport
         # To linger for no time is how a socket is told to reset rather than to close.
         linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with suppress(OSError):  # the client may have gone meanwhile
+            connected = transport.get_extra_info("socket")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         transport.abort()
         await gone(receive)
 
