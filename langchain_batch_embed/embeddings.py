@@ -295,7 +295,7 @@ class BatchEmbeddings(Embeddings):
         *,
         ids: Iterable[str] | None = None,
         batch_size: int | None = None,
-        max_buffered: int = 10_000,
+        max_buffered: int = 8_000,
         show_progress: bool | None = None,
         _cancelled: threading.Event | None = None,
     ) -> IngestReport:

