@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import DeadlineError
 from langchain_batch_embed.pacing import Pacer, Ticket
-from langchain_batch_embed.packing import WAVES
+from langchain_batch_embed.packing import guided
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.retry import Backoff, GiveUp, Retry, Split, decide
@@ -103,7 +103,6 @@ class Batch:
         charge: tokens that the limiter charges.
         attempt: how often it was retried.
         sent: when it was sent last, in seconds of the clock.
-        worked: processor seconds of this process at that time.
         copies: requests for it that are in flight: 1, or 2 where it is hedged.
     """
 
@@ -112,7 +111,6 @@ class Batch:
     charge: int
     attempt: int = 0
     sent: float = 0.0
-    worked: float = 0.0
     copies: int = 0
 
 
@@ -323,7 +321,7 @@ class Run:
         if not window.is_near or not self._ready:
             return batch
         left = batch.weight + sum(other.weight for other in self._ready)
-        target = min(left / (WAVES * window.useful), self._work.max_tokens)
+        target = min(guided(left, window.useful), self._work.max_tokens)
         while self._ready and not batch.attempt and not self._ready[0].attempt:
             both = self._batch(np.concatenate((batch.rows, self._ready[0].rows)))
             fits = both.weight <= target and len(both.rows) <= self._work.max_items
@@ -338,9 +336,8 @@ class Run:
         return self._shared.pacer.wait(batch.charge, now)
 
     def _start(self, batch: Batch, now: float) -> None:
-        ticket = self._shared.pacer.start(batch.charge, now)
+        ticket = self._shared.pacer.start(batch.charge, now, worked=self._shared.clock.worked())
         batch.sent = now
-        batch.worked = self._shared.clock.worked()
         batch.copies += 1
         self._in_flight[id(batch)] = batch
         self._tally.requests += 1
@@ -380,7 +377,7 @@ class Run:
         else:
             with shared.changed:
                 now = shared.clock.now()
-                worked = shared.clock.worked() - batch.worked
+                worked = shared.clock.worked()
                 shared.pacer.succeeded(ticket, answer.headers, now, worked=worked)
                 bisect.insort(self._durations, now - ticket.sent)
                 self._failed_in_a_row = 0

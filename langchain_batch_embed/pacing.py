@@ -51,6 +51,7 @@ which it was refused, and soon leaves behind a rate that was measured too low.
 
 CAUTION = 0.9
 """A measured rate is used at this share, because a refused request is charged too."""
+
 EASE = 0.03
 """A refusal under a known rate lowers the share of it that is used by so much.
 
@@ -78,12 +79,14 @@ class Ticket:
     Attributes:
         charge: the tokens that the limiter charges for it.
         sent: when it was let through, in seconds of the pacer's clock.
+        worked: processor seconds that this process had used by then.
         ended_tokens: tokens of the requests that had ended before it started.
         ended_requests: how many these were.
     """
 
     charge: int
     sent: float
+    worked: float
     ended_tokens: float
     ended_requests: float
 
@@ -310,8 +313,14 @@ class Pacer:
             self.requests.wait(1, now),
         )
 
-    def start(self, charge: int, now: float) -> Ticket:
-        """Count a request as started; `wait` must have said 0."""
+    def start(self, charge: int, now: float, *, worked: float = 0.0) -> Ticket:
+        """Count a request as started; `wait` must have said 0.
+
+        Args:
+            charge: the tokens that the limiter charges for it.
+            now: the time.
+            worked: processor seconds that this process has used.
+        """
         self.in_flight += 1
         self._started = now if self._started is None else self._started
         self.tokens.take(charge, now)
@@ -321,6 +330,7 @@ class Pacer:
         return Ticket(
             charge=charge,
             sent=now,
+            worked=worked,
             ended_tokens=self._ended_tokens,
             ended_requests=self._ended_requests,
         )
@@ -334,10 +344,10 @@ class Pacer:
             ticket: the request.
             headers: of its answer.
             now: the time.
-            worked: processor seconds that this process used while it was in flight.
+            worked: processor seconds that this process has used.
         """
         if now > ticket.sent:
-            self.window.worked(worked / (now - ticket.sent))
+            self.window.worked((worked - ticket.worked) / (now - ticket.sent))
         self._end(ticket)
         self._refusals -= self._refusals / RECENT
         self._passed_tokens += ticket.charge

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["pack", "requests_are_scarce"]
+__all__ = ["guided", "pack", "requests_are_scarce"]
 
 INPUT_WORK = 20
 """What an input costs beside its tokens, in tokens: an 8 KB vector has to be sent and read."""
@@ -68,6 +68,11 @@ def pack(
     return spread
 
 
+def guided(left: int, workers: int) -> int:
+    """Return the share that the next batch takes of what is left for so many workers."""
+    return -(-left // (WAVES * workers))
+
+
 def requests_are_scarce(requests: int, per_minute: float | None) -> bool:
     """Tell whether so many requests are too many for a quota of requests a minute."""
     return per_minute is not None and requests > per_minute * SCARCE_SECONDS / 60
@@ -92,7 +97,7 @@ class _Line:
         if total <= min(LITTLE_WORK, 2 * workers * LEAST_WORK):
             wave = min(workers, -(-total // LEAST_WORK))
             return self.equal(max(wave, self.fewest()))
-        return self._cut(lambda left: max(SMALLEST_WORK, -(-left // (WAVES * workers))))
+        return self._cut(lambda left: max(SMALLEST_WORK, guided(left, workers)))
 
     def fewest(self) -> int:
         """Return the smallest number of batches that the limits allow."""

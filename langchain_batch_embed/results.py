@@ -86,8 +86,7 @@ class Results:
 
     def array(self) -> NDArray[np.float32]:
         """Return the vectors in the caller's order, shape (n, d); all must be there."""
-        if isinstance(self._store, _Lists):
-            return self._store.get(self._inputs.row_of.tolist())
+        assert isinstance(self._store, _Array)  # noqa: S101  # nobody asks for both forms
         if self._keeps_order():
             return self._store.matrix[: self._inputs.unique]
         return self._store.matrix[self._inputs.row_of]

@@ -176,22 +176,26 @@ class TestParallelBatchProcessing:
         embeddings.embed_numpy([prose(200, i) for i in range(3000)])
         assert server.stats()["requests"] == 3
 
+    @pytest.mark.parametrize(
+        "limit", [{"max_batch_size": 1200}, {"max_tokens_per_request": 90_000}]
+    )
     def test_a_busy_process_sends_fewer_and_larger_requests(
-        self, batch: Batch, server: LocalServer
+        self, batch: Batch, server: LocalServer, limit: dict[str, int]
     ) -> None:
         """Where this process is what everything waits for, each request costs and none helps."""
         texts = [prose(100, i) for i in range(6000)]
         seen = []
         for clock in (BusyClock(0.0), BusyClock(2.0)):
             server.configure()
-            embeddings = batch(max_workers=16, max_batch_size=1200, _clock=clock)
+            embeddings = batch(max_workers=16, _clock=clock, **limit)
             assert_right(embeddings.embed_numpy(texts), texts)
             stats = server.stats()
             assert stats["by_status"] == {"200": stats["requests"]}
             seen.append((stats["requests"], stats["max_inputs_seen"]))
         (many, small), (few, large) = seen
         assert few < many
-        assert small < large <= 1200
+        assert small < large <= limit.get("max_batch_size", 2048)
+        assert stats["max_tokens_seen"] <= limit.get("max_tokens_per_request", 300_000)
 
     def test_any_embeddings_can_be_wrapped(self) -> None:
         """A class that is not OpenAI's gets batches through its `embed_documents`."""

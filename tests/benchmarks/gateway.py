@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from statistics import median
 
-import numpy as np
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
@@ -22,8 +21,6 @@ from langchain_batch_embed.vectors import read_answer, to_lists
 
 SECTIONS = 19_207
 ROUNDS = 3
-FLOAT_BYTES = 24 + 8 + 8
-"""A Python float takes 24 bytes, which CPython rounds up to 32, and a list 8 to refer to it."""
 
 
 def measure(name: str, step: Callable[[], object]) -> None:
@@ -83,10 +80,6 @@ def main() -> None:
             ],
         )
         measure("make lists of floats", lambda: to_lists(vectors))
-        measure(
-            "floor of that: touch as much new memory",
-            lambda: np.ones(vectors.size * FLOAT_BYTES, dtype=np.uint8),
-        )
         measure("**all of `embed_numpy`**", lambda: embeddings.embed_numpy(texts))
         measure("**all of `embed_documents`**", lambda: embeddings.embed_documents(texts))
 

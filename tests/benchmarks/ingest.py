@@ -24,14 +24,12 @@ import argparse
 import gc
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -45,6 +43,7 @@ from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.corpus import sections, standard_library
 from langchain_batch_embed.simulator import Scenario, Simulator
 from langchain_batch_embed.vectors import to_lists
+from tests.benchmarks.contenders import peak_mb
 from tests.stores.callers import CALLERS
 from tests.stores.places import Places
 from tests.stores.reading import close
@@ -176,9 +175,9 @@ def measure_memory() -> None:
     with Simulator(Scenario(latency=0)) as simulator, Places() as places:
         embeddings = batching(simulator)
         with empty_store("sqlite_vec", places, embeddings) as store, stopwatch() as watch:
-            before = peak_megabytes()
+            before = peak_mb()
             report = embeddings.ingest(store, documents)
-    say(f"| {report.stored:,} | {watch.seconds:.0f} | {peak_megabytes():.0f} | {before:.0f} |")
+    say(f"| {report.stored:,} | {watch.seconds:.0f} | {peak_mb():.0f} | {before:.0f} |")
 
 
 def show_failures(rounds: int) -> None:
@@ -279,16 +278,6 @@ def execute(name: str, store: Any, places: Places, statement: str) -> list[tuple
 def batching(simulator: Simulator) -> BatchEmbeddings:
     """Make embeddings as a user would, that ask the simulator."""
     return BatchEmbeddings(OpenAIEmbeddings(base_url=simulator.url, api_key="any"))  # type: ignore[arg-type]
-
-
-def peak_megabytes() -> float:
-    """Return the largest memory that this process has had, in MB (10**6 bytes)."""
-    status = Path("/proc/self/status")
-    if status.exists():  # not `getrusage`, which on Linux begins with the parent's memory
-        match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        return int(match[1]) * 1024 / 1e6 if match else 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def say(line: str) -> None:

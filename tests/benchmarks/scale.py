@@ -5,7 +5,6 @@ the client's own work is what is measured: processor seconds of this process alo
 """
 
 import argparse
-import resource
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
+from tests.benchmarks.contenders import peak_mb
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 DIMENSIONS = 256
@@ -26,11 +26,11 @@ class Point(NamedTuple):
     texts: int
     wall: float
     processor: float
-    peak: int
+    peak: float
 
 
 def measure(simulator: Simulator, texts: int) -> Point:
-    """Embed so many short texts as one float32 array; seconds, and bytes at the peak."""
+    """Embed so many short texts as one float32 array; seconds, and MB at the peak."""
     given = [f"document {i} of {texts}, which has a handful of words" for i in range(texts)]
     wrapped = OpenAIEmbeddings(
         base_url=simulator.url,
@@ -46,7 +46,7 @@ def measure(simulator: Simulator, texts: int) -> Point:
         texts,
         time.perf_counter() - wall,
         time.process_time() - processor,
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_mb(),
     )
     wrapped.client._client.close()
     return point
@@ -83,7 +83,7 @@ def main() -> None:
             points.append(point)
             print(
                 f"| {size:,} | {point.wall:.2f} | {point.processor:.2f} "
-                f"| {point.processor / size * 1e6:.0f} | {point.peak / 1e6:,.0f} |",
+                f"| {point.processor / size * 1e6:.0f} | {point.peak:,.0f} |",
                 flush=True,
             )
     if arguments.plot:
