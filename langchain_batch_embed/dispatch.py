@@ -116,10 +116,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A batch whose vectors, shape (k, d), are there."""
+    """A batch whose vectors are there: `Work.keep` has taken them."""
 
     rows: NDArray[np.intp]
-    vectors: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +259,7 @@ class Run:
         changed = self._shared.changed
         while True:
             with changed:
-                while self._open and not self._outcomes:
+                while self._open and not self._hands_over():
                     if cancelled is not None and cancelled.is_set():
                         return
                     now = self._shared.clock.now()
@@ -270,7 +269,7 @@ class Run:
                     hopeless = left <= 0 or (wait >= left and not self._in_flight)
                     if self._allowed is not None and hopeless:
                         self._lose_the_rest(DeadlineError(self._allowed), abandon=True)
-                    elif not self._outcomes:
+                    elif not self._hands_over():
                         self._shared.clock.wait(changed, min(wait, left))
                 if not self._outcomes:
                     return
@@ -285,6 +284,23 @@ class Run:
         self._executor.shutdown(wait=False)
 
     # All below runs with `changed` held, except `_request`.
+
+    def _hands_over(self) -> bool:
+        """Tell whether the caller's thread is given an outcome now.
+
+        It makes lists of floats, which holds the interpreter's lock that sending and reading need
+        too. What is sent late ends late, and the last answers leave time enough for lists: so as
+        long as each answer lets another request start, outcomes wait, but no more of them than
+        requests are in flight.
+        """
+        pacer = self._shared.pacer
+        answers_first = (
+            self._ready
+            and not pacer.window.is_near  # which never waits
+            and len(self._outcomes) <= len(self._in_flight)
+            and self._wait(self._ready[0], self._shared.clock.now()) == math.inf
+        )
+        return bool(self._outcomes) and not answers_first
 
     def _pump(self, now: float) -> float:
         """Start what may start now; return the seconds until something more may."""
@@ -382,7 +398,7 @@ class Run:
                 bisect.insort(self._durations, now - ticket.sent)
                 self._failed_in_a_row = 0
                 self._tally.answered(answer.tokens, batch.charge)
-                self._finish(batch, Done(batch.rows, answer.vectors))
+                self._finish(batch, Done(batch.rows))
                 self._settled(batch)
 
     def _settled(self, batch: Batch) -> None:

@@ -17,6 +17,7 @@ clock, which is handed in; amounts of tokens are what the provider's limiter cha
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.quota import Quota, seconds
@@ -27,9 +28,10 @@ OPENING = 3
 """As long as no answer has told the quota, each one opens so many more places: four times as many
 after each round trip, which is 16, 64, 256."""
 
-BUSY = 0.6
+BUSY = 0.75
 """Processor seconds a second from which on this process is what everything waits for: one of its
-threads at a time runs Python, so it does not get far beyond 1."""
+threads at a time runs Python, so it does not get far beyond 1. Measured were 0.8 to 1.0 next door,
+and up to 0.6 far away, where many first requests are sent at once."""
 
 IDLE = 0.4
 """Share below which answers are waited for, so that the server is not near."""
@@ -227,10 +229,10 @@ class Window:
         self.most = most
         self.size = float(min(first, most))
         self.useful = most
-        self._doubling = True
+        self._opens = True
         self._cut = -math.inf  # when it was halved last
-        self._answers = 0
-        self._busy = 0.0  # the share of a processor core that we use, averaged
+        self._first_shares: list[float] = []  # of a processor core that we used
+        self._busy = 0.0  # the same, averaged over the last answers
 
     def limit(self) -> int:
         """Return how many may be in flight now."""
@@ -243,21 +245,21 @@ class Window:
 
     def opening(self) -> int:
         """Return how many requests are sent to find out about the quota; 0: it is known."""
-        return int(self.size) if self._doubling else 0
+        return int(self.size) if self._opens else 0
 
     def open(self) -> None:
         """Go to the full size at once: the quota is known, so there is nothing to find out."""
-        if self._doubling:
-            self.size, self._doubling = float(self.most), False
+        if self._opens:
+            self.size, self._opens = float(self.most), False
 
     def succeeded(self) -> None:
         """Grow: by `OPENING` an answer at first, later by one for each window of answers."""
-        self.size = min(self.most, self.size + (OPENING if self._doubling else 1 / self.size))
+        self.size = min(self.most, self.size + (OPENING if self._opens else 1 / self.size))
 
     def overloaded(self, sent: float, now: float) -> None:
         """Halve, once for all requests that were in flight together."""
         if sent > self._cut:
-            self.size, self._doubling, self._cut = max(1.0, self.size / 2), False, now
+            self.size, self._opens, self._cut = max(1.0, self.size / 2), False, now
 
     def worked(self, share: float) -> None:
         """Note the share of a processor core that we used while an answered request was in flight.
@@ -265,11 +267,14 @@ class Window:
         From the first answers it is told whether the server is near: then we were busy with
         sending and reading all the time, and never waited.
         """
-        self._answers += 1
-        self._busy += (share - self._busy) / min(self._answers, FIRST_ANSWERS)
-        if self._answers == FIRST_ANSWERS and self._busy > BUSY:
-            self.useful = min(NEAR_USEFUL, self.most)
-        elif self._busy < IDLE:
+        if len(self._first_shares) < FIRST_ANSWERS:
+            self._first_shares.append(share)
+            self._busy = median(self._first_shares)  # one answer may say little of the others
+            if len(self._first_shares) == FIRST_ANSWERS and self._busy > BUSY:
+                self.useful = min(NEAR_USEFUL, self.most)
+            return
+        self._busy += (share - self._busy) / FIRST_ANSWERS
+        if self._busy < IDLE:
             self.useful = self.most
 
 

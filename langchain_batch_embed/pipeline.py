@@ -316,7 +316,7 @@ class Pipeline:
             for texts, vectors in prefetch.take(needed, cancelled=cancelled, end=end):
                 rows = np.array([row_of[text] for text in texts], dtype=np.intp)
                 results.add(rows, vectors)
-                results.take(Done(rows, vectors))
+                results.take(Done(rows))
 
     def _is_ingesting(self) -> bool:
         return any(prefetch.until_released for prefetch in self.prefetches)

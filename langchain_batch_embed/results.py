@@ -66,7 +66,7 @@ class Results:
     def take(self, outcome: Outcome) -> None:
         """Take note of a batch that is done or lost."""
         if isinstance(outcome, Done):
-            self._store.settle(outcome.rows, outcome.vectors)
+            self._store.settle(outcome.rows)
         else:
             for row in outcome.rows.tolist():
                 for text in self._inputs.owners(row):
@@ -114,8 +114,8 @@ class _Store(Protocol):
     def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
         """Take the vectors of some rows, in the thread that received them."""
 
-    def settle(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
-        """Work on the vectors that were added, in the thread of the caller."""
+    def settle(self, rows: NDArray[np.intp]) -> None:
+        """Work on vectors that were added, in the thread of the caller."""
 
     def get(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return the vectors of some rows that are there, shape (k, d)."""
@@ -139,7 +139,7 @@ class _Array(_Store):
             self.matrix = np.empty((self._rows, vectors.shape[1]), dtype=np.float32)
         self.matrix[rows] = vectors
 
-    def settle(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
+    def settle(self, rows: NDArray[np.intp]) -> None:
         pass
 
     def get(self, rows: Sequence[int]) -> NDArray[np.float32]:
@@ -166,9 +166,11 @@ class _Lists(_Store):
         for row, vector in zip(rows.tolist(), vectors, strict=True):
             self._vectors[row] = vector
 
-    def settle(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
-        for row, vector in zip(rows.tolist(), to_lists(vectors), strict=True):
-            self._vectors[row] = vector
+    def settle(self, rows: NDArray[np.intp]) -> None:
+        for start in range(0, len(rows), _CONVERTED):
+            part = rows[start : start + _CONVERTED].tolist()
+            for row, vector in zip(part, to_lists(self.get(part)), strict=True):
+                self._vectors[row] = vector
 
     def get(self, rows: Sequence[int]) -> NDArray[np.float32]:
         return np.array([self._vectors[row] for row in rows], dtype=np.float32)
@@ -176,9 +178,7 @@ class _Lists(_Store):
     def vectors(self, done: Sequence[int]) -> list[Vector | None]:
         # Left are those that came from a journal, and of over-long texts.
         left = [row for row in done if not isinstance(self._vectors[row], list)]
-        for start in range(0, len(left), _CONVERTED):
-            rows = np.array(left[start : start + _CONVERTED])
-            self.settle(rows, self.get(rows.tolist()))
+        self.settle(np.array(left, dtype=np.intp))
         return self._vectors
 
 

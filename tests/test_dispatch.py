@@ -1,0 +1,106 @@
+"""When requests start and when their outcomes are handed over: the dispatcher on its own."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_batch_embed.dispatch import Dispatcher, Done, Work
+from langchain_batch_embed.pacing import FIRST_ANSWERS, Pacer
+from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.report import Tally
+from tests.support import FakeClock
+
+Rows = NDArray[np.intp]
+
+
+def work(batches: int, answer: Callable[[int], object]) -> Work:
+    """Return batches of one row and 10 tokens; `answer` is called with each that is sent."""
+
+    def send(rows: Rows, timeout: float) -> Answer:  # noqa: ARG001
+        answer(int(rows[0]))
+        return Answer(vectors=np.ones((len(rows), 2), dtype=np.float32))
+
+    return Work(
+        batches=[np.array([row]) for row in range(batches)],
+        max_items=1,
+        max_tokens=10,
+        weights=np.full(batches, 10),
+        charges=np.full(batches, 10),
+        send=send,
+        keep=lambda rows, vectors: None,  # noqa: ARG005
+    )
+
+
+class TestHandingOver:
+    """The caller's thread makes lists of what it is handed, and that holds up sending."""
+
+    def test_outcomes_wait_while_each_answer_lets_another_request_start(self) -> None:
+        """With two workers and four batches, the first outcome comes when all four are sent."""
+        tally, caller_waits = Tally(), threading.Event()
+
+        class Watched(FakeClock):
+            def wait(self, condition: threading.Condition, timeout: float) -> None:
+                if tally.requests == 3:  # the first is answered, the third is sent
+                    caller_waits.set()
+                super().wait(condition, timeout)
+
+        def answer(row: int) -> None:
+            if row:
+                assert caller_waits.wait(10)
+
+        dispatcher = Dispatcher(
+            Pacer(max_workers=2), max_workers=2, max_retries=0, timeout=60, clock=Watched()
+        )
+        seen = [
+            (tally.requests, type(outcome)) for outcome in dispatcher.run(work(4, answer), tally)
+        ]
+        assert seen == [(4, Done)] * 4
+
+    def test_no_more_outcomes_wait_than_requests_are_in_flight(self) -> None:
+        """One worker's second outcome is not waited for, however many batches are left."""
+        tally, handed_over = Tally(), threading.Event()
+
+        def answer(row: int) -> None:
+            if row == 2:
+                assert handed_over.wait(10)
+
+        dispatcher = Dispatcher(Pacer(max_workers=1), max_workers=1, max_retries=0, timeout=60)
+        outcomes = dispatcher.run(work(9, answer), tally)
+        assert isinstance(next(outcomes), Done)
+        assert tally.requests == 3
+        handed_over.set()
+        assert len(list(outcomes)) == 8
+
+    def test_outcomes_do_not_wait_for_the_quota(self) -> None:
+        """While the quota refills there is time for lists, so what is answered is handed over."""
+        tally = Tally()
+        dispatcher = Dispatcher(
+            Pacer(max_workers=8, tokens_per_minute=20),
+            max_workers=8,
+            max_retries=0,
+            timeout=60,
+            clock=FakeClock(),
+        )
+        outcomes = dispatcher.run(work(4, lambda row: None), tally)  # noqa: ARG005
+        assert isinstance(next(outcomes), Done)
+        assert tally.requests == 2
+        assert len(list(outcomes)) == 3
+
+    def test_a_near_server_does_not_keep_outcomes_waiting(self) -> None:
+        """Where this process never waits, lists put off would only be lists to make later."""
+        pacer, tally, handed_over = Pacer(max_workers=128), Tally(), threading.Event()
+        for _ in range(FIRST_ANSWERS):
+            pacer.window.worked(1.0)
+
+        def answer(row: int) -> None:
+            if row:
+                assert handed_over.wait(10)
+
+        dispatcher = Dispatcher(pacer, max_workers=128, max_retries=0, timeout=60)
+        outcomes = dispatcher.run(work(9, answer), tally)
+        assert isinstance(next(outcomes), Done)
+        assert tally.requests < 9
+        handed_over.set()
+        assert len(list(outcomes)) == 8
