@@ -50,8 +50,8 @@ BACKLOG = 3
 faster than lists are made, and what waits takes memory."""
 
 MERGED = 1024
-"""Texts in batches that are put together, at most. With 2,048 nothing was faster, and 19,207 vectors
-as lists took 6 % more memory, for the answers in flight."""
+"""Texts in batches that are put together, at most. With 2,048 nothing was faster, and 19,207
+vectors as lists took 6 % more memory, for the answers in flight."""
 
 HEDGE_AFTER = 3.0
 """A request is a straggler when it takes so many times the median: one in ten at OpenAI."""
