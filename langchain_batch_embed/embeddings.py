@@ -311,7 +311,7 @@ class BatchEmbeddings(Embeddings):
             store: a vector store whose embeddings are this object.
             documents: any iterable.
             ids: one a document; `None`: what the store makes of the documents' own, or of none.
-            batch_size: documents in one call of the store; `None`: the store's `chunk_size`,
+            batch_size: documents in one call of the store, at most; `None`: its `chunk_size`,
                 which Supabase writes in one statement, or 1,024. A store that writes a call in
                 several parts may keep some of them when another one fails, and then needs ids
                 to have no document twice.

@@ -29,7 +29,12 @@ BATCH_SIZE = 1024
 of 1,024: writing so many at a time took a fifth less than 500, and no more than all at once."""
 
 FIRST_PART = 4
-"""The first call has this part of a batch, so that writing begins soon; the second has the rest."""
+"""This part of a batch is embedded by requests of its own at first, so that writing begins soon."""
+
+LEAST = 32
+"""Documents that are worth a call of the store while the rest of their batch is on its way: a store
+that is slower than the embedding must not wait at all. After a call there are more, so only
+those calls are small for which the store would have been idle."""
 
 FAILED_IN_A_ROW = 8
 """So many documents failed, and none got in between them: it is not the documents."""
@@ -149,7 +154,7 @@ class Ingestion:
         try:
             self._read_ahead()
             while self._queue:
-                progress(self._write_batch())
+                progress(self._write_batch(cancelled))
                 if cancelled is not None and cancelled.is_set():
                     raise asyncio.CancelledError
                 self._read_ahead()
@@ -164,7 +169,7 @@ class Ingestion:
 
     def _read_ahead(self) -> None:
         if not self._read:  # a small run at first, so that there is soon something to write
-            self._read_some(self._next_size())
+            self._read_some(max(1, self._batch_size // FIRST_PART))
         # Then as much at a time as makes a full run: not a small one for each batch.
         step = max(1, self._ahead // RUNS)
         while (room := self._ahead - len(self._queue)) >= step or (
@@ -180,10 +185,11 @@ class Ingestion:
         self._prefetch.announce([item.document.page_content for item in items])
         return bool(items)
 
-    def _write_batch(self) -> int:
-        size = min(self._next_size(), len(self._queue))
-        batch = [self._queue.popleft() for _ in range(size)]
-        texts = [item.document.page_content for item in batch]
+    def _write_batch(self, cancelled: threading.Event | None) -> int:
+        size = self._batch_size - self._written() % self._batch_size
+        texts = [item.document.page_content for item in islice(self._queue, size)]
+        texts = texts[: self._prefetch.settled(texts, least=LEAST, cancelled=cancelled)]
+        batch = [self._queue.popleft() for _ in texts]
         failed = self._complete(texts)
         for position in sorted(failed):
             self._lose(batch[position], "embedding", failed[position])
@@ -198,11 +204,8 @@ class Ingestion:
         self._prefetch.release(texts)
         return len(batch)
 
-    def _next_size(self) -> int:
-        written = self._read - len(self._queue)
-        if not written:
-            return max(1, self._batch_size // FIRST_PART)
-        return self._batch_size - written % self._batch_size
+    def _written(self) -> int:
+        return self._read - len(self._queue)
 
     def _write(self, items: Sequence[_Item]) -> None:
         """Write documents; those that the store refuses are found by halving, and noted."""
