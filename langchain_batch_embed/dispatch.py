@@ -148,6 +148,7 @@ class Work:
         charges: tokens that the limiter charges for each row, shape (rows,).
         send: sends the rows within a time-out in seconds, and returns the checked answer.
         keep: takes finished vectors in the worker's thread, before anybody else sees them.
+        lists: the caller's thread makes lists of floats of each outcome that it is handed.
     """
 
     batches: Sequence[NDArray[np.intp]]
@@ -157,6 +158,7 @@ class Work:
     charges: NDArray[np.int64]
     send: Callable[[NDArray[np.intp], float], Answer]
     keep: Callable[[NDArray[np.intp], NDArray[np.float32]], None]
+    lists: bool = False
 
 
 class Dispatcher:
@@ -195,7 +197,7 @@ class Dispatcher:
         deadline: float | None = None,
         cancelled: threading.Event | None = None,
     ) -> Iterator[Outcome]:
-        """Send everything; yield each outcome as it is there.
+        """Send everything; yield each outcome as it is there, or soon after (see `_hands_over`).
 
         Closing the iterator stops the run: nothing new is sent, and what is in flight is still
         given to `work.keep` when it arrives.
@@ -292,14 +294,15 @@ class Run:
     def _hands_over(self) -> bool:
         """Tell whether the caller's thread is given an outcome now.
 
-        It makes lists of floats, which holds the interpreter's lock that sending and reading need
-        too. What is sent late ends late, and the last answers leave time enough for lists: so as
-        long as each answer lets another request start, outcomes wait, but no more of them than
-        requests are in flight.
+        Where it makes lists of floats, that holds the interpreter's lock, which sending and reading
+        need too. What is sent late ends late, and the last answers leave time enough for lists:
+        so while batches wait for answers to make room for them, outcomes wait too, but no more of
+        them than requests are in flight.
         """
         pacer = self._shared.pacer
         answers_first = (
-            self._ready
+            self._work.lists
+            and self._ready
             and not pacer.window.is_near  # which never waits
             and len(self._outcomes) <= len(self._in_flight)
             and self._wait(self._ready[0], self._shared.clock.now()) == math.inf

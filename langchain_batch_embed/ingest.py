@@ -32,9 +32,9 @@ FIRST_PART = 4
 """This part of a batch is embedded by requests of its own at first, so that writing begins soon."""
 
 LEAST = 32
-"""Documents that are worth a call of the store while the rest of their batch is on its way: a store
-that is slower than the embedding must not wait at all. After a call there are more, so only
-those calls are small for which the store would have been idle."""
+"""Documents that are worth a call of the store while the rest of their batch is on its way, so that
+a store that is slower than the embedding waits as little as can be. After a call there are more:
+calls stay small only as long as the store is faster."""
 
 FAILED_IN_A_ROW = 8
 """So many documents failed, and none got in between them: it is not the documents."""
@@ -105,7 +105,7 @@ class Ingestion:
         complete: waits for the vectors of some texts in the prefetch; returns the positions
             that failed, and why.
         prefetch: embeds ahead, and keeps vectors until they are released.
-        batch_size: documents in one call of the store.
+        batch_size: documents in one call of the store, at most.
         ahead: documents that are read ahead.
         now: tells the time in seconds.
     """
@@ -173,7 +173,7 @@ class Ingestion:
         # Then as much at a time as makes a full run: not a small one for each batch.
         step = max(1, self._ahead // RUNS)
         while (room := self._ahead - len(self._queue)) >= step or (
-            room and len(self._queue) < self._batch_size
+            room and len(self._queue) < self._rest_of_batch()
         ):
             if not self._read_some(min(step, room)):
                 return
@@ -186,17 +186,18 @@ class Ingestion:
         return bool(items)
 
     def _write_batch(self, cancelled: threading.Event | None) -> int:
-        size = self._batch_size - self._written() % self._batch_size
-        texts = [item.document.page_content for item in islice(self._queue, size)]
-        texts = texts[: self._prefetch.settled(texts, least=LEAST, cancelled=cancelled)]
-        batch = [self._queue.popleft() for _ in texts]
+        rest = self._rest_of_batch()
+        ahead = (item.document.page_content for item in islice(self._queue, rest))
+        size = self._prefetch.settled(ahead, least=LEAST, cancelled=cancelled)
+        batch = [self._queue.popleft() for _ in range(size)]
+        texts = [item.document.page_content for item in batch]
         failed = self._complete(texts)
         for position in sorted(failed):
             self._lose(batch[position], "embedding", failed[position])
         good = [item for position, item in enumerate(batch) if position not in failed]
         if good:
             self._write(good)
-        else:
+        elif rest == self._batch_size:  # no other part of this batch was good
             # What is wrong with a document itself says nothing of the next one.
             outside = [error for error in failed.values() if not isinstance(error, InputError)]
             if outside:
@@ -204,8 +205,9 @@ class Ingestion:
         self._prefetch.release(texts)
         return len(batch)
 
-    def _written(self) -> int:
-        return self._read - len(self._queue)
+    def _rest_of_batch(self) -> int:
+        written = self._read - len(self._queue)
+        return self._batch_size - written % self._batch_size
 
     def _write(self, items: Sequence[_Item]) -> None:
         """Write documents; those that the store refuses are found by halving, and noted."""

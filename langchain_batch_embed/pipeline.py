@@ -78,7 +78,7 @@ class Pipeline:
 
         Args:
             texts: what the caller gave.
-            lists: the caller wants lists of floats, which are then made on the way.
+            lists: the caller wants lists of floats, which are made while answers are waited for.
             query: the text is a query: not kept, and sent as the provider sends queries.
             cancelled: set, with a `wake`, to stop from another thread.
 
@@ -185,6 +185,7 @@ class Pipeline:
             charges=inputs.charges,
             send=self._sender(inputs, query=query),
             keep=safe.keep,
+            lists=results.as_lists,
         )
         for outcome in self.dispatcher.run(work, tally, deadline=deadline, cancelled=cancelled):
             results.take(outcome)

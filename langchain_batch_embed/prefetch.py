@@ -130,22 +130,24 @@ class Prefetch:
             return [text for text in wanted if text not in self._ready]
 
     def settled(
-        self, texts: Sequence[str], *, least: int, cancelled: threading.Event | None = None
+        self, texts: Iterable[str], *, least: int, cancelled: threading.Event | None = None
     ) -> int:
         """Wait for the first of the texts, and return how many of these are not on their way.
 
         Args:
-            texts: in the order in which the caller needs them.
-            least: how many to wait for; all, where there are fewer.
+            texts: in the order in which the caller needs them; read no further than is told.
+            least: how many vectors to wait for; all, where there are fewer.
             cancelled: set, with a `wake`, to end early.
         """
+        settled = ready = 0
         with self._changed:
-            for done in range(len(texts)):
-                first = texts[done : done + 1]
-                if done >= least and first[0] in self._running:
-                    return done
-                self._wait_for(first, all, cancelled, math.inf)
-        return len(texts)
+            for text in texts:
+                if ready >= least and text in self._running:
+                    break
+                self._wait_for([text], all, cancelled, math.inf)
+                settled += 1
+                ready += text in self._ready
+        return settled
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Take the vectors of texts, (k, d), as far as they are expected still."""

@@ -31,6 +31,7 @@ class Results:
 
     def __init__(self, inputs: Inputs, *, width: int | None = None, lists: bool = True) -> None:
         self.width = width
+        self.as_lists = lists
         self.done = np.zeros(len(inputs.texts), dtype=np.bool_)
         self._inputs = inputs
         self._lock = threading.Lock()  # guards the adding of rows, and `abandoned`
@@ -153,7 +154,7 @@ class _Array(_Store):
 
 
 class _Lists(_Store):
-    """A list of Python floats for each row, made while other requests are still under way.
+    """A list of Python floats for each row, made while other answers are waited for.
 
     Each is ten times as large as the float32 that it is made of, which are dropped then: what
     is kept twice would show.

@@ -11,7 +11,7 @@ from langchain_openai import OpenAIEmbeddings
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings, InputError, dispatch
-from langchain_batch_embed.dispatch import SYSTEM_CLOCK
+from langchain_batch_embed.dispatch import MERGED, SYSTEM_CLOCK
 from langchain_batch_embed.offline import use_offline_tiktoken
 from tests.support import FakeClock, LocalServer, assert_right, prose
 
@@ -177,7 +177,7 @@ class TestParallelBatchProcessing:
         assert server.stats()["requests"] == 3
 
     @pytest.mark.parametrize(
-        "limit", [{"max_batch_size": 1200}, {"max_tokens_per_request": 90_000}]
+        "limit", [{}, {"max_batch_size": 700}, {"max_tokens_per_request": 90_000}]
     )
     def test_a_busy_process_sends_fewer_and_larger_requests(
         self, batch: Batch, server: LocalServer, limit: dict[str, int]
@@ -194,7 +194,7 @@ class TestParallelBatchProcessing:
             seen.append((stats["requests"], stats["max_inputs_seen"]))
         (many, small), (few, large) = seen
         assert few < many
-        assert small < large <= limit.get("max_batch_size", 2048)
+        assert small < large <= min(MERGED, limit.get("max_batch_size", 2048))
         assert stats["max_tokens_seen"] <= limit.get("max_tokens_per_request", 300_000)
 
     def test_any_embeddings_can_be_wrapped(self) -> None:

@@ -15,7 +15,7 @@ from tests.support import FakeClock
 Rows = NDArray[np.intp]
 
 
-def work(batches: int, answer: Callable[[int], object]) -> Work:
+def work(batches: int, answer: Callable[[int], object], *, lists: bool = True) -> Work:
     """Return batches of one row and 10 tokens; `answer` is called with each that is sent."""
 
     def send(rows: Rows, timeout: float) -> Answer:  # noqa: ARG001
@@ -30,6 +30,7 @@ def work(batches: int, answer: Callable[[int], object]) -> Work:
         charges=np.full(batches, 10),
         send=send,
         keep=lambda rows, vectors: None,  # noqa: ARG005
+        lists=lists,
     )
 
 
@@ -58,6 +59,20 @@ class TestHandingOver:
         ]
         assert seen == [(4, Done)] * 4
 
+    def test_outcomes_do_not_wait_for_a_caller_who_makes_no_lists(self) -> None:
+        """Arrays, prefetches and stores take what is there at once, with one worker too."""
+        tally, handed_over = Tally(), threading.Event()
+
+        def answer(row: int) -> None:
+            if row:
+                assert handed_over.wait(10)
+
+        dispatcher = Dispatcher(Pacer(max_workers=1), max_workers=1, max_retries=0, timeout=60)
+        outcomes = dispatcher.run(work(4, answer, lists=False), tally)
+        assert isinstance(next(outcomes), Done)
+        handed_over.set()
+        assert [type(outcome) for outcome in outcomes] == [Done] * 3
+
     def test_no_more_outcomes_wait_than_requests_are_in_flight(self) -> None:
         """One worker's second outcome is not waited for, however many batches are left."""
         tally, handed_over = Tally(), threading.Event()
@@ -71,22 +86,30 @@ class TestHandingOver:
         assert isinstance(next(outcomes), Done)
         assert tally.requests == 3
         handed_over.set()
-        assert len(list(outcomes)) == 8
+        assert [type(outcome) for outcome in outcomes] == [Done] * 8
 
     def test_outcomes_do_not_wait_for_the_quota(self) -> None:
         """While the quota refills there is time for lists, so what is answered is handed over."""
-        tally = Tally()
+        tally, handed_over, clock = Tally(), threading.Event(), FakeClock()
+        clock.patience = 10.0  # no jump to when the quota has refilled
+
+        def answer(row: int) -> None:
+            if row == 1:
+                assert handed_over.wait(10)
+
         dispatcher = Dispatcher(
             Pacer(max_workers=8, tokens_per_minute=20),
             max_workers=8,
             max_retries=0,
             timeout=60,
-            clock=FakeClock(),
+            clock=clock,
         )
-        outcomes = dispatcher.run(work(4, lambda row: None), tally)  # noqa: ARG005
+        outcomes = dispatcher.run(work(4, answer), tally)
         assert isinstance(next(outcomes), Done)
         assert tally.requests == 2
-        assert len(list(outcomes)) == 3
+        clock.patience = 0.02
+        handed_over.set()
+        assert [type(outcome) for outcome in outcomes] == [Done] * 3
 
     def test_a_near_server_does_not_keep_outcomes_waiting(self) -> None:
         """Where this process never waits, lists put off would only be lists to make later."""
@@ -103,4 +126,4 @@ class TestHandingOver:
         assert isinstance(next(outcomes), Done)
         assert tally.requests < 9
         handed_over.set()
-        assert len(list(outcomes)) == 8
+        assert [type(outcome) for outcome in outcomes] == [Done] * 8

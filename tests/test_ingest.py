@@ -154,8 +154,11 @@ class TestStoring:
         assert first <= 1024
         assert others[-3:] == [1024, 2048, 2500][-len(others) :]
 
+    @pytest.mark.parametrize("max_workers", [1, 8])
     @pytest.mark.parametrize(("late", "written"), [(100, 100), (200, 200), (230, 200)])
-    def test_an_idle_store_gets_what_is_there(self, late: int, written: int) -> None:
+    def test_an_idle_store_gets_what_is_there(
+        self, late: int, written: int, max_workers: int
+    ) -> None:
         """An answer that is late holds up what comes after it, and nothing that came before."""
         released = threading.Event()
 
@@ -172,7 +175,8 @@ class TestStoring:
             if sum(calls) == written:
                 released.set()
 
-        embeddings = BatchEmbeddings(Late(size=4))  # which takes 100 texts a request
+        # Of a class that is not known 100 texts are sent in a request.
+        embeddings = BatchEmbeddings(Late(size=4), max_workers=max_workers)
         store = ListStore(embeddings, note)
         report = embeddings.ingest(store, documents(400), batch_size=400)
         assert released.is_set()
@@ -224,7 +228,7 @@ class TestStoring:
     def test_no_more_than_max_buffered_is_embedded_ahead(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """While the store writes its first 12 documents, three full runs of 50 are sent beside."""
+        """While the store writes its first documents, three full runs of 50 are sent beside."""
 
         def look(texts: list[str]) -> None:
             if texts[0] == "section 0":
@@ -412,6 +416,21 @@ class TestFailures:
         assert [failure.index for failure in report.failures] == [*empty, *refused]
         assert report.stored == 270
         assert_right(store.vectors, store.texts)
+
+    @pytest.mark.parametrize("refused", [range(380, 400), range(1040, 1100), range(60)])
+    def test_refused_documents_in_a_row_do_not_stop_it(
+        self, batch: Batch, server: LocalServer, refused: range
+    ) -> None:
+        """Others of their batch were good, and are in the store although they came earlier."""
+        server.configure(refuse_marker="poison")
+        embeddings = batch()
+        store = ListStore(embeddings)
+        given = documents(1100)
+        for i in refused:
+            given[i] = Document(f"poison {i}")
+        report = embeddings.ingest(store, given, batch_size=400)
+        assert [failure.index for failure in report.failures] == list(refused)
+        assert report.stored == 1100 - len(refused)
 
     def test_a_wrong_key_ends_it_at_once(self, batch: Batch, server: LocalServer) -> None:
         """When nothing can be embedded, nothing more is read or sent."""

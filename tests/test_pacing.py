@@ -137,6 +137,25 @@ class TestWindow:
             window.worked(0.9)
         assert window.limit() == NEAR_USEFUL
 
+    @pytest.mark.parametrize(
+        ("shares", "near"),
+        [
+            ([0.0] + [0.8] * 7, True),
+            ([0.2] * 3 + [0.9] * 5, True),
+            ([2.0] * 3 + [0.3] * 5, False),
+            ([0.65] * 8, False),
+        ],
+    )
+    def test_a_few_answers_do_not_tell_where_a_server_is(
+        self, shares: list[float], near: bool
+    ) -> None:
+        """The median of the first answers does: some are always late, or come at a busy moment."""
+        assert len(shares) == FIRST_ANSWERS
+        window = Window(128)
+        for share in shares:
+            window.worked(share)
+        assert window.is_near == near
+
     def test_a_server_that_is_far_is_sent_all_that_it_bears(self) -> None:
         """Later this process may be busy making lists, which does not bring a server nearer."""
         window = Window(128)

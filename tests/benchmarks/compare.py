@@ -100,13 +100,14 @@ class Run:
 def ideal_seconds(charge: float, scenario: Scenario) -> float | None:
     """Return the least seconds in which a quota lets so many charged tokens through.
 
-    `None` where the scenario has no quota of tokens.
+    `None` where the scenario has no quota of tokens, or its bucket holds all of them.
     """
     _, per_minute = scenario.quotas
     if per_minute is None:
         return None
     rate = per_minute / 60
-    return max(0.0, charge - rate * scenario.bucket_seconds) / rate + LATENCY_FLOOR
+    missing = charge - rate * scenario.bucket_seconds
+    return missing / rate + LATENCY_FLOOR if missing > 0 else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

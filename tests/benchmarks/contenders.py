@@ -226,9 +226,9 @@ def ours(url: str) -> Embed:
     return _batch_embeddings(url).embed_documents  # type: ignore[no-any-return]
 
 
-def ours_numpy(url: str) -> Embed:
+def ours_numpy(url: str, **options: Any) -> Embed:
     """`BatchEmbeddings`, result as an array."""
-    return _batch_embeddings(url).embed_numpy  # type: ignore[no-any-return]
+    return _batch_embeddings(url, **options).embed_numpy  # type: ignore[no-any-return]
 
 
 def ours_hedged(url: str) -> Embed:
@@ -361,7 +361,11 @@ CONTENDERS: Mapping[str, Contender] = {
     ),
     "ours": Contender(label="**`BatchEmbeddings`**", make=ours),
     "ours-hedged": Contender(label="**`BatchEmbeddings(hedge=True)`**", make=ours_hedged),
-    "ours-numpy": Contender(label="**`BatchEmbeddings.embed_numpy`**", make=ours_numpy),
+    "ours-numpy": Contender(
+        label="**`BatchEmbeddings.embed_numpy`**",
+        make=ours_numpy,
+        grid={"max_workers": (16, 32, 64, 128, 192)},
+    ),
 }
 
 
