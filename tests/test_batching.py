@@ -177,13 +177,13 @@ class TestParallelBatchProcessing:
         assert server.stats()["requests"] == 3
 
     @pytest.mark.parametrize(
-        "limit", [{}, {"max_batch_size": 700}, {"max_tokens_per_request": 90_000}]
+        "limit", [{}, {"max_batch_size": 900}, {"max_tokens_per_request": 90_000}]
     )
     def test_a_busy_process_sends_fewer_and_larger_requests(
         self, batch: Batch, server: LocalServer, limit: dict[str, int]
     ) -> None:
         """Where this process is what everything waits for, each request costs and none helps."""
-        texts = [prose(100, i) for i in range(6000)]
+        texts = [prose(60, i) for i in range(12_000)]
         seen = []
         for clock in (BusyClock(0.0), BusyClock(2.0)):
             server.configure()

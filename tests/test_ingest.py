@@ -417,20 +417,28 @@ class TestFailures:
         assert report.stored == 270
         assert_right(store.vectors, store.texts)
 
-    @pytest.mark.parametrize("refused", [range(380, 400), range(1040, 1100), range(60)])
-    def test_refused_documents_in_a_row_do_not_stop_it(
-        self, batch: Batch, server: LocalServer, refused: range
-    ) -> None:
-        """Others of their batch were good, and are in the store although they came earlier."""
-        server.configure(refuse_marker="poison")
-        embeddings = batch()
-        store = ListStore(embeddings)
-        given = documents(1100)
-        for i in refused:
-            given[i] = Document(f"poison {i}")
-        report = embeddings.ingest(store, given, batch_size=400)
-        assert [failure.index for failure in report.failures] == list(refused)
-        assert report.stored == 1100 - len(refused)
+    def test_refused_documents_at_the_end_of_a_batch_do_not_stop_it(self) -> None:
+        """Others of their batch were good, and were written before these were refused."""
+        written = threading.Event()
+        calls: list[int] = []
+
+        class Refusing(DeterministicFakeEmbedding):
+            def embed_documents(self, texts: list[str]) -> list[list[float]]:
+                if any(int(text.split()[1]) in range(380, 400) for text in texts):
+                    assert written.wait(10)
+                    raise ConnectionError("refused")
+                return super().embed_documents(texts)
+
+        def note(texts: list[str]) -> None:
+            calls.append(len(texts))
+            if sum(calls) == 380:
+                written.set()
+
+        embeddings = BatchEmbeddings(Refusing(size=4), max_batch_size=20, max_retries=0)
+        store = ListStore(embeddings, note)
+        report = embeddings.ingest(store, documents(500), batch_size=400)
+        assert [failure.index for failure in report.failures] == list(range(380, 400))
+        assert report.stored == 480
 
     def test_a_wrong_key_ends_it_at_once(self, batch: Batch, server: LocalServer) -> None:
         """When nothing can be embedded, nothing more is read or sent."""
