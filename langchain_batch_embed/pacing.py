@@ -28,7 +28,7 @@ OPENING = 3
 """As long as no answer has told the quota, each one opens so many more places: four times as many
 after each round trip, which is 16, 64, 256."""
 
-BUSY = 0.75
+BUSY = 0.7
 """Processor seconds a second from which on this process is what everything waits for: one of its
 threads at a time runs Python, so it does not get far beyond 1. Measured were 0.8 to 1.0 next door,
 and up to 0.6 far away, where many first requests are sent at once."""

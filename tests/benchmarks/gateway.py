@@ -43,6 +43,7 @@ def main() -> None:
         wrapped = OpenAIEmbeddings(
             base_url=simulator.url, api_key=SecretStr("any"), model="text-embedding-3-small"
         )
+        BatchEmbeddings(wrapped).embed_numpy(texts)  # the server has computed all vectors then
         embeddings = BatchEmbeddings(wrapped)
         vectors = embeddings.embed_numpy(texts)
         report = embeddings.last_report
