@@ -25,8 +25,9 @@ __all__ = ["IngestFailure", "IngestReport", "Ingestion", "default_batch_size"]
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 1024
-"""Documents in one call of a store that has no `chunk_size`, at most. sqlite-vec keeps vectors in chunks
-of 1,024: writing so many at a time took a fifth less than 500, and no more than all at once."""
+"""Documents in one call of a store that has no `chunk_size`, at most. sqlite-vec keeps vectors in
+chunks of 1,024: writing so many at a time took a fifth less than 500, and no more than all at
+once."""
 
 FIRST_PART = 4
 """This part of a batch is embedded by requests of its own at first, so that writing begins soon."""

@@ -8,8 +8,9 @@ for each run makes its peak memory and its processor seconds its own. What a pro
 
 Every contender has the settings that were best for it in each scenario, found by
 `python -m tests.benchmarks.compare --tune`, which tries the whole grid of each. Ours alone is
-measured with its defaults (and its grid shows where one of them comes from). All others retry up to 50 times (the Rust client
-takes six at most): with their defaults they would fail where requests are refused.
+measured with its defaults (and its grid shows where one of them comes from). All others retry up to
+50 times (the Rust client takes six at most): with their defaults they would fail where requests are
+refused.
 
 Each contender imports its library in its own function, so that no process pays for another's.
 """
