@@ -8,34 +8,34 @@ quota is. Each call is a `Run`. Two kinds of threads work on a run:
 - the caller's thread takes the outcomes, and wakes up when a wait is over.
 
 All decisions are made elsewhere, by pure code: when to start in `pacing`, what to do about an
-error in `retry`. One condition of the dispatcher guards all that is shared.
+error in `retry`, about a late answer in `hedging`. One condition of the dispatcher guards all
+that is shared.
 """
 
-import bisect
 import heapq
 import itertools
 import logging
 import math
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import DeadlineError
+from langchain_batch_embed.hedging import Hedges
 from langchain_batch_embed.pacing import Pacer, Ticket
 from langchain_batch_embed.packing import guided
-from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.retry import Backoff, GiveUp, Retry, Split, decide
+from langchain_batch_embed.work import SAFETY, Batch, Done, Lost, Outcome, Work, halves, parts
 
-__all__ = ["SYSTEM_CLOCK", "Batch", "Clock", "Dispatcher", "Done", "Lost", "Run"]
+__all__ = ["Dispatcher", "Run"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,113 +52,6 @@ faster than lists are made, and what waits takes memory."""
 MERGED = 1024
 """Texts in batches that are put together, at most. With 2,048 nothing was faster, and 19,207
 vectors as lists took 6 % more memory, for the answers in flight."""
-
-HEDGE_AFTER = 3.0
-"""A request is a straggler when it takes so many times the median: one in ten at OpenAI."""
-
-HEDGE_LAST_AFTER = 1.5
-"""And already then when no more are in flight than may all be sent a second time."""
-
-HEDGE_SHARE = 0.05
-"""Share of a call's tokens that may be sent, and paid for, a second time."""
-
-SAFETY = 0.95
-"""A limit that a refusal let us compute is used at this share: it rests on an estimate."""
-
-
-class Clock(Protocol):
-    """Time and waiting, so that tests can do without both."""
-
-    def now(self) -> float:
-        """Return a monotonic time in seconds."""
-        ...
-
-    def worked(self) -> float:
-        """Return the processor seconds that this process has used."""
-        ...
-
-    def wait(self, condition: threading.Condition, timeout: float) -> None:
-        """Wait until the condition is notified, or for so many seconds at most."""
-        ...
-
-
-class _SystemClock:
-    def now(self) -> float:
-        return time.monotonic()
-
-    def worked(self) -> float:
-        return time.process_time()
-
-    def wait(self, condition: threading.Condition, timeout: float) -> None:
-        # Never without a bound: on some systems an unbounded wait holds up Ctrl-C.
-        condition.wait(min(timeout, 60.0))
-
-
-SYSTEM_CLOCK: Clock = _SystemClock()
-
-
-@dataclass(slots=True, kw_only=True)
-class Batch:
-    """Inputs that are sent in one request.
-
-    Attributes:
-        rows: the rows of the inputs, shape (k,).
-        weight: tokens by the stricter count, for the limit of a request.
-        charge: tokens that the limiter charges.
-        attempt: how often it was retried.
-        sent: when it was sent last, in seconds of the clock.
-        copies: requests for it that are in flight: 1, or 2 where it is hedged.
-    """
-
-    rows: NDArray[np.intp]
-    weight: int
-    charge: int
-    attempt: int = 0
-    sent: float = 0.0
-    copies: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A batch whose vectors are there: `Work.keep` has taken them."""
-
-    rows: NDArray[np.intp]
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A batch that is given up, and why."""
-
-    rows: NDArray[np.intp]
-    error: BaseException
-
-
-Outcome = Done | Lost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What a run has to do, and with what.
-
-    Attributes:
-        batches: rows that belong into one request, in the order in which they should start.
-        max_items: inputs in one request, at most, where batches are put together.
-        max_tokens: tokens in one request, at most, likewise.
-        weights: tokens of each row by the stricter count, shape (rows,).
-        charges: tokens that the limiter charges for each row, shape (rows,).
-        send: sends the rows within a time-out in seconds, and returns the checked answer.
-        keep: takes finished vectors in the worker's thread, before anybody else sees them.
-        lists: the caller's thread makes lists of floats of each outcome that it is handed.
-    """
-
-    batches: Sequence[NDArray[np.intp]]
-    max_items: float
-    max_tokens: float
-    weights: NDArray[np.int64]
-    charges: NDArray[np.int64]
-    send: Callable[[NDArray[np.intp], float], Answer]
-    keep: Callable[[NDArray[np.intp], NDArray[np.float32]], None]
-    lists: bool = False
 
 
 class Dispatcher:
@@ -253,8 +146,8 @@ class Run:
         self._outcomes: deque[Outcome] = deque()
         self._open = len(self._ready)  # batches without an outcome
         self._in_flight: dict[int, Batch] = {}
-        self._durations: list[float] = []  # of answered requests, sorted, in seconds
-        self._hedges_left = HEDGE_SHARE * sum(batch.charge for batch in self._ready)
+        self._waits_for_answers = False  # the first of those that are ready does
+        self._hedges = Hedges(sum(batch.charge for batch in self._ready))
         self._stopped = False
         self._failed_in_a_row = 0  # given up, or tried often enough, since the last answer
         self._fatal: BaseException | None = None  # concerns every text: nothing more is sent
@@ -299,19 +192,18 @@ class Run:
         so while batches wait for answers to make room for them, outcomes wait too, but no more of
         them than requests are in flight.
         """
-        pacer = self._shared.pacer
         answers_first = (
             self._work.lists
-            and self._ready
-            and not pacer.window.is_near  # which never waits
+            and self._waits_for_answers
+            and not self._shared.pacer.window.is_near  # which never waits
             and len(self._outcomes) <= len(self._in_flight)
-            and self._wait(self._ready[0], self._shared.clock.now()) == math.inf
         )
         return bool(self._outcomes) and not answers_first
 
     def _pump(self, now: float) -> float:
         """Start what may start now; return the seconds until something more may."""
         near = self._shared.pacer.window.is_near
+        self._waits_for_answers = False
         while not self._stopped:
             if near and len(self._outcomes) >= BACKLOG:
                 return math.inf
@@ -322,10 +214,11 @@ class Run:
             batch = self._ready[0]
             if not self._shared.fits(batch):
                 self._ready.popleft()
-                self._replace(batch, _halves(batch.rows))
+                self._replace(batch, halves(batch.rows))
                 continue
             wait = self._wait(batch, now)
             if wait > 0:
+                self._waits_for_answers = wait == math.inf
                 due = self._delayed[0][0] - now if self._delayed else math.inf
                 return min(wait, due)
             self._ready.popleft()
@@ -369,18 +262,16 @@ class Run:
 
     def _hedge(self, now: float) -> float:
         """Send stragglers a second time; return the seconds until there may be another one."""
-        if not self._durations or self._stopped:
+        if self._stopped:
             return math.inf
-        last = sum(batch.charge for batch in self._in_flight.values()) <= self._hedges_left
-        median = self._durations[len(self._durations) // 2]
-        patience = (HEDGE_LAST_AFTER if last else HEDGE_AFTER) * median
+        patience = self._hedges.patience(sum(batch.charge for batch in self._in_flight.values()))
         wait = math.inf
         for batch in list(self._in_flight.values()):
             left = batch.sent + patience - now
-            if batch.copies > 1 or batch.charge > self._hedges_left:
+            if batch.copies > 1 or not self._hedges.affords(batch.charge):
                 continue
             if left <= 0 and self._wait(batch, now) == 0:
-                self._hedges_left -= batch.charge
+                self._hedges.spend(batch.charge)
                 self._tally.hedged += 1
                 self._start(batch, now)
             elif left > 0:
@@ -403,7 +294,7 @@ class Run:
                 now = shared.clock.now()
                 worked = shared.clock.worked()
                 shared.pacer.succeeded(ticket, answer.headers, now, worked=worked)
-                bisect.insort(self._durations, now - ticket.sent)
+                self._hedges.answered(now - ticket.sent)
                 self._failed_in_a_row = 0
                 self._tally.answered(answer.tokens, batch.charge)
                 self._finish(batch, Done(batch.rows))
@@ -461,7 +352,7 @@ class Run:
         elif isinstance(decision, Split):
             shared.learn(batch, decision)
             self._tally.splits += 1
-            self._replace(batch, _parts(batch.rows, decision))
+            self._replace(batch, parts(batch.rows, decision))
         else:
             self._give_up(batch, decision, error)
 
@@ -471,7 +362,7 @@ class Run:
         fatal = decision.everything or self._failed_in_a_row >= FAILED_IN_A_ROW
         if decision.exhausted and not alone and not fatal:
             # Perhaps one of these texts is what the server stumbles over.
-            self._replace(batch, _halves(batch.rows))
+            self._replace(batch, halves(batch.rows))
             return
         self._finish(batch, Lost(batch.rows, error))
         if fatal:
@@ -513,23 +404,6 @@ class Run:
             weight=int(self._work.weights[rows].sum()),
             charge=int(self._work.charges[rows].sum()),
         )
-
-
-def _halves(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    return np.array_split(rows, 2)
-
-
-def _parts(rows: NDArray[np.intp], split: Split) -> list[NDArray[np.intp]]:
-    """Cut rows as a refusal asks for; each part is smaller than the whole."""
-    if split.at is not None:
-        around = (rows[: split.at], rows[split.at : split.at + 1], rows[split.at + 1 :])
-        return [part for part in around if len(part)]
-    parts = 2
-    if split.max_items is not None:
-        parts = math.ceil(len(rows) / split.max_items)
-    elif split.shrink is not None:
-        parts = math.ceil(1 / (split.shrink * SAFETY))
-    return np.array_split(rows, max(2, min(parts, len(rows))))
 
 
 def _headers(error: BaseException) -> Mapping[str, str]:

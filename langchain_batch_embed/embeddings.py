@@ -22,7 +22,8 @@ from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from langchain_batch_embed.dispatch import SYSTEM_CLOCK, Clock, Dispatcher
+from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.dispatch import Dispatcher
 from langchain_batch_embed.errors import OptionError, PartialEmbeddingsError
 from langchain_batch_embed.ingest import Ingestion, IngestReport, default_batch_size
 from langchain_batch_embed.inputs import LongInputs, check_texts

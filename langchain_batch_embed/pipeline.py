@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from langchain_batch_embed.dispatch import Dispatcher, Done, Lost, Work
+from langchain_batch_embed.dispatch import Dispatcher
 from langchain_batch_embed.errors import (
     DeadlineError,
     Failure,
@@ -30,6 +30,7 @@ from langchain_batch_embed.recovery import Recovery, Safe
 from langchain_batch_embed.report import Report, Tally, dollars
 from langchain_batch_embed.results import Results
 from langchain_batch_embed.tokens import TokenCounter
+from langchain_batch_embed.work import Done, Lost, Work
 
 __all__ = ["Pipeline"]
 

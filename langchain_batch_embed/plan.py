@@ -16,10 +16,11 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_batch_embed.budget import Budget
 from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.inputs import check_texts
 from langchain_batch_embed.limits import AZURE, FIRST_REQUESTS, OPENAI
-from langchain_batch_embed.pacing import Budget, Pacer, Ticket
+from langchain_batch_embed.pacing import Pacer, Ticket
 from langchain_batch_embed.pipeline import Pipeline
 from langchain_batch_embed.report import (
     BATCH_API_SHARE,

@@ -22,7 +22,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.dispatch import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
 

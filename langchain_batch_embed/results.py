@@ -7,10 +7,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.dispatch import Done, Outcome
 from langchain_batch_embed.errors import Failure, ResponseError
 from langchain_batch_embed.inputs import Inputs
 from langchain_batch_embed.vectors import to_lists
+from langchain_batch_embed.work import Done, Outcome
 
 __all__ = ["Results"]
 

@@ -12,7 +12,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_batch_embed import BatchEmbeddings, InputError, PartialEmbeddingsError
-from langchain_batch_embed.dispatch import SYSTEM_CLOCK
+from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.simulator import vectors
 from tests.support import LocalServer, assert_right, prose
 

@@ -11,7 +11,8 @@ from langchain_openai import OpenAIEmbeddings
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings, InputError, dispatch
-from langchain_batch_embed.dispatch import MERGED, SYSTEM_CLOCK
+from langchain_batch_embed.clock import SYSTEM_CLOCK
+from langchain_batch_embed.dispatch import MERGED
 from langchain_batch_embed.offline import use_offline_tiktoken
 from tests.support import FakeClock, LocalServer, assert_right, prose
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.dispatch import Dispatcher, Done, Work
-from langchain_batch_embed.pacing import FIRST_ANSWERS, Pacer
+from langchain_batch_embed.dispatch import Dispatcher
+from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.window import FIRST_ANSWERS
+from langchain_batch_embed.work import Done, Work
 from tests.support import FakeClock
 
 Rows = NDArray[np.intp]

@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from langchain_batch_embed import BatchEmbeddings, PartialEmbeddingsError
-from langchain_batch_embed.dispatch import SYSTEM_CLOCK
+from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.limits import OPENAI
 from tests.support import FakeClock, LocalServer, assert_right, prose
 

@@ -10,17 +10,20 @@ from pathlib import Path
 import pytest
 
 import langchain_batch_embed
+import langchain_batch_embed.journal
 
 PACKAGE = "langchain_batch_embed"
 FOLDER = Path(langchain_batch_embed.__file__).parent
 
 # From the bottom to the top. A module imports only from layers below its own.
 LAYERS = [
-    {"errors", "offline", "corpus", "quota"},
-    {"limits"},
+    {"clock", "errors", "offline", "corpus", "quota"},
+    {"budget", "hedging", "limits"},
+    {"window"},
     {"journal", "packing", "pacing", "retry", "tokens"},
     {"inputs", "report", "vectors"},
     {"options", "providers"},
+    {"work"},
     {"dispatch"},
     {"results"},
     {"prefetch", "recovery"},
@@ -32,13 +35,20 @@ LAYERS = [
     {"__main__"},
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
-MODULES = sorted(path.stem for path in FOLDER.glob("*.py"))
+# A module is a file, or a folder of files that only its `__init__` shows to the others.
+FILES = {path.stem: [path] for path in FOLDER.glob("*.py")} | {
+    "journal": list((FOLDER / "journal").glob("*.py"))
+}
+MODULES = sorted(FILES)
 
 # They count, pack, pace, decide and keep: each can be understood, and replaced, alone.
-INDEPENDENT = {"journal", "packing", "pacing", "retry", "tokens"}
+INDEPENDENT = {"hedging", "journal", "packing", "pacing", "retry", "tokens"}
 
 # They only calculate: time, waiting and randomness are handed in.
-PURE = ["errors", "inputs", "limits", "options", "packing", "pacing", "report", "retry", "tokens"]
+PURE = [
+    *("budget", "errors", "hedging", "inputs", "limits", "options", "packing", "pacing"),
+    *("report", "retry", "tokens", "window", "work"),
+]
 WAITING = {"asyncio", "concurrent", "random", "threading", "time"}
 
 COMMANDS = {"__main__", "demo"}
@@ -84,6 +94,16 @@ def own(path: Path) -> set[str]:
     return found
 
 
+def names(module: str) -> set[str]:
+    """Return the full name of everything that a module imports."""
+    return {name for path in FILES[module] for name in imported(path)}
+
+
+def others(module: str) -> set[str]:
+    """Return which other modules of the package a module imports."""
+    return {other for path in FILES[module] for other in own(path)} - {module}
+
+
 def test_every_module_has_a_layer() -> None:
     """A new module is given its place in `LAYERS`."""
     assert set(MODULES) <= set(HEIGHT)
@@ -92,17 +112,23 @@ def test_every_module_has_a_layer() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_downwards(module: str) -> None:
     """No module imports from its own layer or from one above it."""
-    others = own(FOLDER / f"{module}.py") - {"simulator"}
-    assert {other for other in others if HEIGHT[other] >= HEIGHT[module]} == set()
+    below = others(module) - {"simulator"}
+    assert {other for other in below if HEIGHT[other] >= HEIGHT[module]} == set()
+
+
+def test_the_inside_of_a_folder_is_its_own() -> None:
+    """Of the journal's files, others import only what its `__init__` shows."""
+    inside = f"{PACKAGE}.journal."
+    shown = {inside + name for name in langchain_batch_embed.journal.__all__}
+    users = set(MODULES) - {"journal"}
+    found = {name for module in users for name in names(module) if name.startswith(inside)}
+    assert found
+    assert found <= shown
 
 
 def test_the_deciders_never_import_one_another() -> None:
     """Counting, packing, pacing, retrying and keeping know nothing of each other."""
-    pairs = {
-        (module, other)
-        for module in INDEPENDENT
-        for other in own(FOLDER / f"{module}.py") & INDEPENDENT
-    }
+    pairs = {(module, other) for module in INDEPENDENT for other in others(module) & INDEPENDENT}
     assert pairs == set()
 
 
@@ -114,7 +140,7 @@ def test_the_simulator_stands_alone() -> None:
 
 def test_only_the_commands_import_the_simulator() -> None:
     """Embedding texts needs no server of ours."""
-    users = {module for module in MODULES if "simulator" in own(FOLDER / f"{module}.py")}
+    users = {module for module in MODULES if "simulator" in others(module)}
     assert users <= COMMANDS
 
 
@@ -133,10 +159,7 @@ def test_only_the_commands_import_the_simulator() -> None:
 def test_a_library_is_imported_only_where_it_belongs(library: str, allowed: set[str]) -> None:
     """Optional packages and the SDKs stay out of the core."""
     users = {
-        module
-        for module in MODULES
-        for name in imported(FOLDER / f"{module}.py")
-        if name.partition(".")[0] == library
+        module for module in MODULES for name in names(module) if name.partition(".")[0] == library
     }
     assert users <= allowed
 
@@ -144,7 +167,7 @@ def test_a_library_is_imported_only_where_it_belongs(library: str, allowed: set[
 @pytest.mark.parametrize("module", PURE)
 def test_what_only_calculates_imports_nothing_that_waits(module: str) -> None:
     """Clocks, threads and random numbers stay with the modules that send and keep."""
-    libraries = {name.partition(".")[0] for name in imported(FOLDER / f"{module}.py")}
+    libraries = {name.partition(".")[0] for name in names(module)}
     assert libraries & WAITING == set()
 
 

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from langchain_batch_embed.budget import Budget
 from langchain_batch_embed.limits import FIRST_REQUESTS
-from langchain_batch_embed.pacing import FIRST_ANSWERS, NEAR_USEFUL, Budget, Pacer, Window
+from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.quota import Quota
 from langchain_batch_embed.simulator.quota import Quota as ServerQuota
+from langchain_batch_embed.window import FIRST_ANSWERS, NEAR_USEFUL, Window
 from tests.pacing_run import Outcome, run
 
 TWENTY_MILLION = 20_000_000

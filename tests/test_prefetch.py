@@ -22,7 +22,7 @@ from langchain_batch_embed import (
     OptionError,
     PartialEmbeddingsError,
 )
-from langchain_batch_embed.dispatch import SYSTEM_CLOCK
+from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.prefetch import Prefetch
 from tests.support import LocalServer, assert_right, wait_until
 

@@ -28,7 +28,7 @@ from langchain_batch_embed import (
     OptionError,
     PartialEmbeddingsError,
 )
-from langchain_batch_embed.dispatch import SYSTEM_CLOCK
+from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.journal import SQLiteJournal
 from tests.support import FakeClock, LocalServer, assert_right
 

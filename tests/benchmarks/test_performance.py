@@ -18,8 +18,8 @@ from langchain_openai import OpenAIEmbeddings
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from langchain_batch_embed import BatchEmbeddings
+from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.corpus import evenly, sections, standard_library
-from langchain_batch_embed.dispatch import SYSTEM_CLOCK
 from langchain_batch_embed.offline import use_offline_tiktoken
 from langchain_batch_embed.packing import pack
 from langchain_batch_embed.tokens import counter_for

@@ -1,0 +1,58 @@
+"""Finished vectors by content, so that nothing is paid for twice.
+
+A journal maps what was sent, one input string, to the vector that came back. Its keys are
+digests of the string and of the `Space` that made the vector; the strings are never stored.
+
+    MemoryJournal       on the instance, until the call that needs the vectors has succeeded
+    SQLiteJournal       a file, safe with several processes and threads, and after `kill -9`
+    ByteStoreJournal    any LangChain `ByteStore`
+
+A journal holds no text and no API key, yet it is not public: whoever can guess a text can
+check whether it is there, and a vector tells roughly what its text was about. Hence the
+file mode 0600.
+"""
+
+import os
+
+from langchain_core.stores import BaseStore, ByteStore
+
+from langchain_batch_embed.errors import OptionError
+from langchain_batch_embed.journal.base import Journal, JournalStats, Space, content_keys
+from langchain_batch_embed.journal.byte_store import ByteStoreJournal
+from langchain_batch_embed.journal.memory import MemoryJournal
+from langchain_batch_embed.journal.sqlite import SQLiteJournal
+
+__all__ = [
+    "ByteStoreJournal",
+    "Journal",
+    "JournalStats",
+    "MemoryJournal",
+    "SQLiteJournal",
+    "Space",
+    "content_keys",
+    "open_journal",
+]
+
+
+def open_journal(where: Journal | ByteStore | str | os.PathLike[str] | None) -> Journal:
+    """Open the journal that a `journal=` option names.
+
+    Args:
+        where: a path (`SQLiteJournal`, made if missing), a LangChain `ByteStore`, a journal
+            that is already open, or `None` for `MemoryJournal`.
+
+    Raises:
+        JournalError: the file cannot be opened or is not a journal of this version.
+        OptionError: `where` is something else.
+    """
+    if where is None:
+        return MemoryJournal()
+    if isinstance(where, str | os.PathLike):
+        return SQLiteJournal(where)
+    if isinstance(where, BaseStore):
+        return ByteStoreJournal(where)
+    if isinstance(where, Journal):
+        return where
+    raise OptionError(
+        f"journal= takes a path, a LangChain ByteStore or None, not {type(where).__name__}"
+    )

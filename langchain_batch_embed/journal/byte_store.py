@@ -1,0 +1,128 @@
+"""A journal in any LangChain `ByteStore`."""
+
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import starmap
+from zlib import crc32
+
+import numpy as np
+from langchain_core.stores import ByteStore
+from numpy.typing import NDArray
+
+from langchain_batch_embed.errors import JournalError
+from langchain_batch_embed.journal.base import Found, JournalStats, Space
+from langchain_batch_embed.journal.records import (
+    CHUNK,
+    Entry,
+    age_limit,
+    oldest,
+    rows_of,
+    stack,
+    summarise,
+)
+
+__all__ = ["ByteStoreJournal"]
+
+
+class ByteStoreJournal:
+    """A journal in a LangChain `ByteStore`: memory, files, Redis, or what else there is.
+
+    A record is a header (mark, checksum, time, name of the space) and the float32 numbers.
+    Keys are "lbe1-" and hexadecimal digits, which every store takes. A record that is cut
+    short, was written by somebody else or belongs to another key counts as not found.
+
+    `stats` and `prune` read every record, since a store cannot say how old a record is.
+    Whether a put survives `kill -9`, and who may read it, is the store's affair
+    (`LocalFileStore`: `chmod_file=0o600`).
+
+    Args:
+        store: must allow calls from several threads at once, as LangChain's own do.
+        clock: seconds since 1970; for tests.
+    """
+
+    persistent = True
+
+    _PREFIX = "lbe1-"
+    _MARK = b"LBE1"
+    _CHECKSUM = struct.Struct("<4sI")  # mark, CRC-32 of the key and of all that follows
+    _ORIGIN = struct.Struct("<dH")  # time of writing, length of the space's name in bytes
+
+    def __init__(self, store: ByteStore, *, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+
+    def get(self, keys: Sequence[bytes]) -> Found:
+        """Look up vectors; see `Journal.get`."""
+        records = self._read([self._PREFIX + key.hex() for key in keys])
+        return stack((record and record[1] for record in records), len(keys))
+
+    def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, space: Space) -> None:
+        """Store one batch; see `Journal.put`, but how much a failed one left is up to the store."""
+        name = space.name.encode()
+        origin = self._ORIGIN.pack(self._clock(), len(name)) + name
+        records = []
+        for key, row in zip(keys, rows_of(keys, vectors), strict=True):
+            name_in_store = self._PREFIX + key.hex()
+            body = origin + row.tobytes()
+            checksum = crc32(body, crc32(name_in_store.encode()))
+            records.append((name_in_store, self._CHECKSUM.pack(self._MARK, checksum) + body))
+        with _store_errors():
+            self._store.mset(records)
+
+    def stats(self) -> JournalStats:
+        """Count what is there, reading all of it; see `Journal.stats`."""
+        return summarise(map(Entry.group, self._entries().values()))
+
+    def prune(self, *, older_than: timedelta | None = None, max_bytes: int | None = None) -> int:
+        """Delete the oldest vectors, reading all of them first; see `Journal.prune`."""
+        cutoff = age_limit(self._clock, older_than, max_bytes)
+        doomed = oldest(self._entries(), cutoff, max_bytes)
+        with _store_errors():
+            self._store.mdelete(doomed)
+        return len(doomed)
+
+    def close(self) -> None:
+        """Do nothing: the store belongs to whoever made it."""
+
+    def _entries(self) -> dict[str, Entry]:
+        # Without prefix=: LocalFileStore takes a prefix for the name of a folder.
+        with _store_errors():
+            names = [n for n in self._store.yield_keys() if n.startswith(self._PREFIX)]
+        records = zip(names, self._read(names), strict=True)
+        return {name: record[0] for name, record in records if record is not None}
+
+    def _read(self, names: Sequence[str]) -> Iterator[tuple[Entry, bytes] | None]:
+        """Read records a chunk at a time; `None` where there is no sound one."""
+        for start in range(0, len(names), CHUNK):
+            chunk = names[start : start + CHUNK]
+            with _store_errors():
+                # Strict: one record short, and every later text would get a wrong vector.
+                records = list(zip(chunk, self._store.mget(chunk), strict=True))
+            yield from starmap(self._parse, records)
+
+    def _parse(self, name: str, record: bytes | None) -> tuple[Entry, bytes] | None:
+        if not isinstance(record, bytes) or len(record) < self._CHECKSUM.size:
+            return None
+        mark, checksum = self._CHECKSUM.unpack_from(record)
+        body = record[self._CHECKSUM.size :]
+        if mark != self._MARK or checksum != crc32(body, crc32(name.encode())):
+            return None
+        created, length = self._ORIGIN.unpack_from(body)
+        start = self._ORIGIN.size + length
+        space, value = body[self._ORIGIN.size : start].decode(), body[start:]
+        return Entry(created, space, len(value)), value
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """Turn a store's errors, which can be of any kind, into ours."""
+    try:
+        yield
+    except Exception as error:
+        raise JournalError(
+            f"the ByteStore used as journal failed ({type(error).__name__}); its own error is "
+            "attached"
+        ) from error

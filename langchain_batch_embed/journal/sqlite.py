@@ -1,0 +1,222 @@
+"""A journal in one SQLite file, safe with several processes and threads, and after `kill -9`."""
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_batch_embed.errors import JournalError
+from langchain_batch_embed.journal.base import Found, JournalStats, Space
+from langchain_batch_embed.journal.records import CHUNK, age_limit, rows_of, stack, summarise
+from langchain_batch_embed.journal.sqlite_file import connect, sqlite_errors, touching
+
+__all__ = ["SQLiteJournal"]
+
+
+class SQLiteJournal:
+    """A journal in one SQLite file, for several processes and threads at once.
+
+    When `put` returns, the batch survives `kill -9`. The file is made with mode 0600. It
+    must be on a local disk: SQLite's write-ahead log (WAL) needs memory that the processes
+    share, which network drives do not give. It may be pickled and may cross a fork: the
+    copy opens the file again by its path.
+
+    Args:
+        path: of the file; made if missing, while its folder must be there.
+        timeout: seconds to wait for another writer before `JournalError`.
+        clock: seconds since 1970; for tests.
+
+    Raises:
+        JournalError: the file cannot be opened, is damaged, is not a journal, or is one of
+            another version. It is left as it was, byte for byte.
+    """
+
+    persistent = True
+
+    # One connection behind a lock, and not one a thread: SQLite has one writer at a time in
+    # any case, and connections of short-lived worker threads would never be closed.
+    _connection: sqlite3.Connection | None = None  # set here for __del__ if __init__ failed
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        timeout: float = 30.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = Path(path).expanduser().absolute()  # workers may run in another folder
+        self._timeout = timeout
+        self._clock = clock
+        self._lock = threading.Lock()  # guards _connection and its use
+        with _forking:
+            _journals.add(self)
+        with self._connected():
+            pass  # what is wrong with the file is told now, not after the first paid batch
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the path, not the connection."""
+        return partial(type(self), self.path, timeout=self._timeout, clock=self._clock), ()
+
+    def __del__(self) -> None:
+        """Close the file of a journal that nobody closed."""
+        self._disconnect()
+
+    def get(self, keys: Sequence[bytes]) -> Found:
+        """Look up vectors; see `Journal.get`."""
+        with self._connected() as connection:
+            return stack(_select(connection, keys), len(keys), path=self.path)
+
+    def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, space: Space) -> None:
+        """Store one batch in one transaction; see `Journal.put`.
+
+        Raises:
+            JournalError: nothing was stored; the message says why. One reason is that the
+                space has vectors of another width, so the model is no longer the same.
+        """
+        rows = rows_of(keys, vectors)
+        if not len(rows):
+            return
+        with self._transaction() as connection:
+            space_id = self._register(connection, space, width=rows.shape[1])
+            created = self._clock()
+            connection.executemany(
+                "INSERT OR REPLACE INTO vector (key, space, created, value) VALUES (?, ?, ?, ?)",
+                ((key, space_id, created, row) for key, row in zip(keys, rows, strict=True)),
+            )
+
+    def stats(self) -> JournalStats:
+        """Count what is there; see `Journal.stats`."""
+        with self._connected() as connection:
+            return summarise(connection.execute(_STATS))
+
+    def prune(self, *, older_than: timedelta | None = None, max_bytes: int | None = None) -> int:
+        """Delete the oldest vectors and shrink the file; see `Journal.prune`."""
+        cutoff = age_limit(self._clock, older_than, max_bytes)
+        deleted = 0
+        with self._transaction() as connection:
+            if cutoff is not None:
+                deleted += connection.execute(_PRUNE_BY_AGE, (cutoff,)).rowcount
+            if max_bytes is not None:
+                deleted += connection.execute(_PRUNE_BY_SIZE, (max_bytes,)).rowcount
+            connection.execute("DELETE FROM space WHERE id NOT IN (SELECT space FROM vector)")
+        with self._connected() as connection:
+            # In small steps, so that other writers get their turn.
+            while connection.execute("PRAGMA freelist_count").fetchone()[0]:
+                connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return deleted
+
+    def close(self) -> None:
+        """Release the file; see `Journal.close`."""
+        with self._lock, sqlite_errors(self.path, self._timeout):
+            self._disconnect()
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        # With the time-out: threads must not queue for one 30 s wait after the other.
+        if not self._lock.acquire(timeout=self._timeout):
+            raise JournalError(
+                f"the journal {self.path} was busy in another thread for {self._timeout:g} s; "
+                "try again, or give it longer with SQLiteJournal(path, timeout=...)",
+                path=str(self.path),
+            )
+        try:
+            with sqlite_errors(self.path, self._timeout):
+                if self._connection is None:
+                    self._connection = connect(self.path, self._timeout)
+                yield self._connection
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._connected() as connection, connection:  # commits, or rolls back
+            connection.execute("BEGIN IMMEDIATE")  # wait for other writers now, not half way
+            yield connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _register(self, connection: sqlite3.Connection, space: Space, *, width: int) -> int:
+        """Give the space its number in the file."""
+        connection.execute(
+            "INSERT OR IGNORE INTO space (digest, name, width) VALUES (?, ?, ?)",
+            (space.digest, space.name, width),
+        )
+        row = connection.execute("SELECT id, width FROM space WHERE digest = ?", (space.digest,))
+        space_id, known = row.fetchone()
+        if width != known:
+            raise JournalError(
+                f"{space.name} gave vectors of {width:,} numbers, but the journal {self.path} "
+                f"has vectors of {known:,} from it: the model has changed. Name another "
+                "journal, or empty this one with prune(max_bytes=0)",
+                path=str(self.path),
+            )
+        return int(space_id)
+
+
+_STATS = """
+    SELECT space.name, count(*), sum(4 * space.width), min(vector.created), max(vector.created)
+    FROM vector JOIN space ON space.id = vector.space GROUP BY space.id
+"""
+_PRUNE_BY_AGE = "DELETE FROM vector WHERE created < ?"
+_PRUNE_BY_SIZE = """
+    DELETE FROM vector WHERE id IN (
+        SELECT id FROM (
+            SELECT vector.id, sum(4 * space.width) OVER (
+                ORDER BY vector.created DESC, vector.id DESC ROWS UNBOUNDED PRECEDING
+            ) AS bytes_from_newest
+            FROM vector JOIN space ON space.id = vector.space
+        ) WHERE bytes_from_newest > ?
+    )
+"""
+
+
+def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> Iterator[bytes | None]:
+    for start in range(0, len(keys), CHUNK):
+        chunk = keys[start : start + CHUNK]
+        marks = ",".join("?" * len(chunk))
+        query = f"SELECT key, value FROM vector WHERE key IN ({marks})"  # noqa: S608 - "?,?,?"
+        rows = connection.execute(query, chunk)
+        yield from map(dict(rows).get, chunk)
+
+
+# SQLite must not be taken across a fork, not even to close it there: its locks stay with the
+# parent. So the files are closed before, and opened again by who uses them after.
+_journals: "weakref.WeakSet[SQLiteJournal]" = weakref.WeakSet()
+_forked: list[SQLiteJournal] = []
+_forking = threading.Lock()  # guards _journals and _forked
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    _forked[:] = _journals
+    for journal in _forked:
+        journal._lock.acquire()  # noqa: SLF001 - these hooks are a part of the class
+        journal._disconnect()  # noqa: SLF001
+    touching.acquire()
+
+
+def _after_fork() -> None:
+    touching.release()
+    for journal in _forked:
+        journal._lock.release()  # noqa: SLF001
+    _forked.clear()
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )

@@ -1,0 +1,165 @@
+"""The file of a `SQLiteJournal`: its tables, how it is made, checked and opened, and its errors."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from langchain_batch_embed.errors import JournalError
+
+__all__ = ["connect", "sqlite_errors", "touching"]
+
+touching = threading.Lock()
+"""Held while a file is opened and closed outside of SQLite; see `connect`."""
+
+_APPLICATION_ID = int.from_bytes(b"LBEJ")
+_VERSION = 1
+
+# `width` is the number of dimensions, so that sizes can be counted without reading a vector.
+_SCHEMA = (
+    """
+    CREATE TABLE space (
+        id INTEGER PRIMARY KEY,
+        digest BLOB NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        width INTEGER NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE vector (
+        id INTEGER PRIMARY KEY,
+        key BLOB NOT NULL UNIQUE,
+        space INTEGER NOT NULL REFERENCES space,
+        created REAL NOT NULL,
+        value BLOB NOT NULL
+    )
+    """,
+    # Statistics and pruning read this index alone.
+    "CREATE INDEX vector_by_age ON vector (created, space)",
+)
+
+_ADVICE = {
+    sqlite3.SQLITE_BUSY: "another process kept it locked for {timeout:g} s; let that one finish, "
+    "or wait longer with SQLiteJournal(path, timeout=...)",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check that its folder is there and that you "
+    "may write in it",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; move it away and start a new one (`sqlite3 FILE "
+    ".recover` can save the rest)",
+    sqlite3.SQLITE_FULL: "the disk is full; make room, or name a journal on another disk",
+    sqlite3.SQLITE_IOERR: "it could not be read or written; check the disk, and that "
+    "this is a plain file on a local drive",
+    sqlite3.SQLITE_NOTADB: "it is not a journal; it was left as it is, name another file",
+    sqlite3.SQLITE_READONLY: "it may not be written; change its permissions, or name another file",
+}
+
+
+@contextmanager
+def sqlite_errors(path: Path, timeout: float) -> Iterator[None]:
+    """Turn the errors of SQLite and of the file system into ones that say what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits hold the details
+        advice = _ADVICE.get(code, "SQLite refused; its own error is attached")
+        raise JournalError(
+            f"the journal {path} failed: {advice.format(timeout=timeout)}", path=str(path)
+        ) from error
+    except OSError as error:
+        advice = _ADVICE[sqlite3.SQLITE_CANTOPEN]
+        raise JournalError(
+            f"the journal {path} failed ({error.strerror}): {advice}", path=str(path)
+        ) from error
+
+
+def connect(path: Path, timeout: float) -> sqlite3.Connection:
+    """Open a journal's file; make it if it is missing or empty."""
+    # SQLite gives its -wal and -shm files the mode of this one. The lock is needed as closing
+    # a file drops all POSIX locks that this process has on it, SQLite's included.
+    with suppress(FileExistsError), touching:
+        path.touch(mode=0o600, exist_ok=False)
+    if path.stat().st_size:
+        _check_unopened(path)
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=rw",
+        uri=True,
+        timeout=timeout,
+        isolation_level=None,  # transactions begin where the code says so
+        check_same_thread=False,
+    )
+    try:
+        _prepare(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_unopened(path: Path) -> None:
+    """Raise if this is not a journal, without leaving a trace on it or beside it.
+
+    Opened as immutable, since even a read-only connection makes files beside a database in
+    WAL mode. It must be SQLite that reads the header: see `connect` on closing files.
+    """
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    try:
+        # Otherwise a file that another process is just making longer would count as damaged.
+        connection.execute("PRAGMA writable_schema = ON")
+        _check(connection, path)
+    finally:
+        connection.close()
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application_id != _APPLICATION_ID:
+        raise JournalError(
+            f"{path} is not a journal but something else; it was left as it is, name another file",
+            path=str(path),
+        )
+    if version != _VERSION:
+        raise JournalError(
+            f"the journal {path} has version {version}, and this release of "
+            f"langchain-batch-embed knows version {_VERSION}; it was left as it is. Install the "
+            "release that wrote it, or name another file",
+            path=str(path),
+        )
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables if the file is empty, and set the connection's options."""
+    # 32 KiB pages hold five vectors of 1,536 numbers: files 20 % smaller than with 4 to
+    # 16 KiB, where one vector takes a page or two, and batches written twice as fast.
+    connection.execute("PRAGMA page_size = 32768")
+    if _is_empty(connection):
+        with connection:
+            # Not IMMEDIATE: auto_vacuum must come before the first page is made. And not
+            # outside: it would write that page without our id, and others would take the
+            # file for somebody else's.
+            connection.execute("BEGIN")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            if _is_empty(connection):  # else another process has made the tables meanwhile
+                path.chmod(0o600)  # an empty file of the user's can have any mode
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+    _check(connection, path)
+    try:
+        # After the tables, so that the ids are in the file itself and not in its -wal.
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    except sqlite3.OperationalError as error:
+        # Processes that open a new file at once can refuse each other the switch. Nothing
+        # is wrong then: who succeeds switches for all, and without WAL it is only slower.
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+    # A commit is handed to the operating system, so it outlives this process. A crash of the
+    # system can lose the last commits, but in WAL mode it never damages the file.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    # Move the log into the file after each large batch: even times, a short log.
+    connection.execute("PRAGMA wal_autocheckpoint = 200")
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
