@@ -25,12 +25,8 @@ __all__ = ["IngestFailure", "IngestReport", "Ingestion", "default_batch_size"]
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 1024
-"""Documents in one call of a store that has no `chunk_size`, at most. sqlite-vec keeps vectors in
-chunks of 1,024: writing so many at a time took a fifth less than 500, and no more than all at
-once."""
-
-FIRST_PART = 4
-"""This part of a batch is embedded by requests of its own at first, so that writing begins soon."""
+"""Documents in one call of a store that has no `chunk_size`, at most: sqlite-vec keeps vectors in
+chunks of so many."""
 
 LEAST = 32
 """Documents that are worth a call of the store while the rest of their batch is on its way, so that
@@ -70,6 +66,8 @@ class IngestReport:
         failures: those that could not be stored, in order.
         ids: the ids that the store returned, in the order of the documents stored.
         seconds: how long it took.
+        waited: how many of them the store waited for vectors: next to none where writing is what
+            takes the time, and most of them where embedding is.
     """
 
     documents: int
@@ -77,6 +75,7 @@ class IngestReport:
     failures: tuple[IngestFailure, ...]
     ids: tuple[str, ...]
     seconds: float
+    waited: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +132,7 @@ class Ingestion:
         self._now = now
         self._started = now()
         self._queue: deque[_Item] = deque()
+        self._waited = 0.0
         self._read = 0
         self._stored = 0
         self._stored_ids: list[str] = []
@@ -169,30 +169,26 @@ class Ingestion:
         return self._report()
 
     def _read_ahead(self) -> None:
-        if not self._read:  # a small run at first, so that there is soon something to write
-            self._read_some(max(1, self._batch_size // FIRST_PART))
-        # Then as much at a time as makes a full run: not a small one for each batch.
+        # As much at a time as makes a full run of the prefetch: not a small one for each batch.
         step = max(1, self._ahead // RUNS)
-        while (room := self._ahead - len(self._queue)) >= step or (
-            room and len(self._queue) < self._rest_of_batch()
-        ):
-            if not self._read_some(min(step, room)):
+        while self._ahead - len(self._queue) >= step:
+            items = list(islice(self._given, step))
+            if not items:
                 return
-
-    def _read_some(self, count: int) -> bool:
-        items = list(islice(self._given, count))
-        self._read += len(items)
-        self._queue.extend(items)
-        self._prefetch.announce([item.document.page_content for item in items])
-        return bool(items)
+            self._read += len(items)
+            self._queue.extend(items)
+            self._prefetch.announce([item.document.page_content for item in items])
 
     def _write_batch(self, cancelled: threading.Event | None) -> int:
-        rest = self._rest_of_batch()
+        began_to_wait = self._now()
+        written = self._read - len(self._queue)
+        rest = self._batch_size - written % self._batch_size
         ahead = (item.document.page_content for item in islice(self._queue, rest))
         size = self._prefetch.settled(ahead, least=LEAST, cancelled=cancelled)
         batch = [self._queue.popleft() for _ in range(size)]
         texts = [item.document.page_content for item in batch]
         failed = self._complete(texts)
+        self._waited += self._now() - began_to_wait
         for position in sorted(failed):
             self._lose(batch[position], "embedding", failed[position])
         good = [item for position, item in enumerate(batch) if position not in failed]
@@ -205,10 +201,6 @@ class Ingestion:
                 self._stop_if_hopeless(len(outside), outside[-1])
         self._prefetch.release(texts)
         return len(batch)
-
-    def _rest_of_batch(self) -> int:
-        written = self._read - len(self._queue)
-        return self._batch_size - written % self._batch_size
 
     def _write(self, items: Sequence[_Item]) -> None:
         """Write documents; those that the store refuses are found by halving, and noted."""
@@ -254,6 +246,7 @@ class Ingestion:
             failures=tuple(sorted(self._failures, key=lambda failure: failure.index)),
             ids=tuple(self._stored_ids),
             seconds=self._now() - self._started,
+            waited=self._waited,
         )
 
 

@@ -30,9 +30,8 @@ logger = logging.getLogger(__name__)
 
 RUNS = 4
 """Runs at a time, each with this part of all that may be buffered: while the last answers of one
-are waited for, others are under way. Starting one as soon as there is any room, a slow consumer
-would make many small requests. With 2 instead of 4, `ingest` into a store that takes no time
-was a fifth slower, with 8 as fast."""
+are waited for, others are under way. More and smaller ones would make many small requests for a
+slow consumer, fewer would leave a fast one waiting for the last answers of all."""
 
 _BLOCK = 1024
 """Vectors in one block of memory: 6 MB at 1,536 dimensions."""
@@ -142,7 +141,7 @@ class Prefetch:
         settled = ready = 0
         with self._changed:
             for text in texts:
-                if ready >= least and text in self._running:
+                if ready >= least and (text in self._running or text in self._waiting):
                     break
                 self._wait_for([text], all, cancelled, math.inf)
                 settled += 1

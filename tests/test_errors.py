@@ -50,7 +50,9 @@ REPORT = Report(
     failures=1,
 )
 
-INGEST_REPORT = IngestReport(documents=3, stored=1, failures=(), ids=("a",), seconds=1.0)
+INGEST_REPORT = IngestReport(
+    documents=3, stored=1, failures=(), ids=("a",), seconds=1.0, waited=0.5
+)
 
 
 def partial(error: BaseException) -> PartialEmbeddingsError:

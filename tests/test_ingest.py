@@ -23,7 +23,7 @@ from langchain_batch_embed import (
     OptionError,
 )
 from tests.stores.callers import CALLERS
-from tests.support import LocalServer, assert_right, wait_until
+from tests.support import FakeClock, LocalServer, assert_right, wait_until
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -228,11 +228,11 @@ class TestStoring:
     def test_no_more_than_max_buffered_is_embedded_ahead(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """While the store writes its first documents, three full runs of 50 are sent beside."""
+        """While the store writes its first documents, the others of four full runs are sent."""
 
         def look(texts: list[str]) -> None:
             if texts[0] == "section 0":
-                wait_until(lambda: server.stats()["inputs_billed"] == 162)
+                wait_until(lambda: server.stats()["inputs_billed"] == 200)
                 wait_until(lambda: server.stats()["in_flight"] == 0)
                 seen.append(server.stats()["inputs_billed"])
 
@@ -241,7 +241,7 @@ class TestStoring:
         embeddings.ingest(
             ListStore(embeddings, look), documents(1000), batch_size=50, max_buffered=200
         )
-        assert seen == [162]
+        assert seen == [200]
 
     @pytest.mark.parametrize(("batch_size", "max_buffered"), [(1, 1), (7, 3), (50, 50), (64, 100)])
     def test_any_sizes_will_do(
@@ -268,6 +268,20 @@ class TestStoring:
         assert store.texts == texts_of(given)
         assert_right(store.vectors, store.texts)
         assert server.stats()["inputs_billed"] == 50
+
+    def test_the_report_tells_how_long_the_store_waited(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """Apart from what the writing took."""
+
+        def write(_: list[str]) -> None:
+            clock.time += 3
+
+        server.configure(script=("500",))  # sent again some time later
+        embeddings = batch()
+        report = embeddings.ingest(ListStore(embeddings, write), documents(20))
+        assert report.waited > 0
+        assert report.seconds == pytest.approx(report.waited + 3)
 
     def test_no_documents_are_no_work(self, batch: Batch, server: LocalServer) -> None:
         """An empty iterable gives an empty report."""

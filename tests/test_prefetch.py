@@ -350,6 +350,28 @@ class TestBounds:
         assert max(held) <= max_buffered
         assert max(runs) <= max(1, max_buffered // 4)
 
+    def test_what_is_settled_is_told_without_waiting_for_the_rest(self) -> None:
+        """Ready or failed, up to the first that is on its way once there are enough."""
+        go_on = threading.Event()
+
+        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+            del cancelled
+            for text in texts:
+                if text == "late":
+                    assert go_on.wait(10)
+                elif text != "bad":
+                    prefetch.put([text], np.zeros((1, 2), dtype=np.float32))
+
+        texts = ["a", "b", "bad", "c", "late", "d"]
+        prefetch = Prefetch(embed, max_buffered=4, on_close=lambda _: None)  # runs of one
+        with prefetch:
+            prefetch.announce(texts)
+            assert prefetch.settled(texts[:4], least=10) == 4
+            assert prefetch.settled(texts, least=3) == 4
+            assert prefetch.settled(["a", "d"], least=1) == 1  # there is no room for "d" yet
+            go_on.set()
+            assert prefetch.settled(texts[:5], least=10) == 5
+
     def test_a_slow_caller_does_not_make_small_requests(
         self, batch: Batch, server: LocalServer
     ) -> None:
