@@ -17,8 +17,8 @@ after each round trip, which is 16, 64, 256."""
 
 BUSY = 0.7
 """Processor seconds a second from which on this process is what everything waits for: one of its
-threads at a time runs Python, so it does not get far beyond 1. Measured were 0.8 to 1.0 next door,
-and up to 0.6 far away, where many first requests are sent at once."""
+threads at a time runs Python, so it does not get far beyond 1. `tests.benchmarks.gateway` measures
+it: 0.9 to 1.0 next door, 0.2 to 0.5 far away, where many first requests are sent at once."""
 
 IDLE = 0.4
 """Share below which answers are waited for, so that the server is not near."""

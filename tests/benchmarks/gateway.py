@@ -3,6 +3,9 @@
 Each step is run alone, one after another in one thread, on what the whole run has: 19,207 sections
 and their vectors of 1,536 numbers. So the steps add up to what one thread would take. Threads win
 the time in which the server works, and lose some of it to each other.
+
+A second table shows by what a near server is told from a far one: the share of a processor core
+that this process used while the first requests were in flight (`window.BUSY`).
 """
 
 import gc
@@ -21,6 +24,7 @@ from langchain_batch_embed.vectors import read_answer, to_lists
 
 SECTIONS = 19_207
 ROUNDS = 3
+FIRST_CALLS = 10
 
 
 def measure(name: str, step: Callable[[], object]) -> None:
@@ -85,6 +89,31 @@ def main() -> None:
         measure("**all of `embed_documents`**", lambda: embeddings.embed_documents(texts))
 
 
+def show_shares() -> None:
+    """Print how busy this process is with the first answers of new instances, near and far."""
+    texts = [section.text for section in sections(standard_library()[1], SECTIONS)]
+    print(f"\n{FIRST_CALLS} new instances each, share of a core during the first answers\n")
+    print("| server | least | median | most |")
+    print("|---|--:|--:|--:|")
+    with Simulator(Scenario(latency=0, vector_cache=True)) as simulator:
+        _first_share(simulator, texts)  # the server has computed all vectors then
+        for name, latency in (("next door", 0.0), ("far", 1.0)):
+            shares = []
+            for seed in range(FIRST_CALLS):
+                simulator.configure(Scenario(latency=latency, vector_cache=True, seed=seed))
+                shares.append(_first_share(simulator, texts))
+            print(f"| {name} | {min(shares):.2f} | {median(shares):.2f} | {max(shares):.2f} |")
+
+
+def _first_share(simulator: Simulator, texts: list[str]) -> float:
+    wrapped = OpenAIEmbeddings(
+        base_url=simulator.url, api_key=SecretStr("any"), model="text-embedding-3-small"
+    )
+    embeddings = BatchEmbeddings(wrapped)
+    embeddings.embed_numpy(texts)
+    return median(embeddings._pipeline.dispatcher.pacer.window._first_shares)
+
+
 def _body(provider: object, texts: Sequence[str]) -> bytes:
     """Return the bytes of an answer, as the provider reads them, undecoded."""
     create, options = provider._create, provider._options  # type: ignore[attr-defined]
@@ -95,3 +124,4 @@ def _body(provider: object, texts: Sequence[str]) -> bytes:
 
 if __name__ == "__main__":
     main()
+    show_shares()
