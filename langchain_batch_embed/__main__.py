@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +19,9 @@ from langchain_batch_embed.errors import BatchEmbeddingsError
 from langchain_batch_embed.simulator import TIERS, Scenario, serve
 
 __all__ = ["main"]
+
+_PORT = 8000
+"""Where the simulator listens if that is free, so that its address is the same next time."""
 
 _INTERRUPTED = 130
 """What a shell reports for a program that Ctrl-C ended: 128 + SIGINT."""
@@ -86,14 +90,23 @@ def _simulate(options: argparse.Namespace) -> None:
         scenario = dataclasses.replace(options.scenario, **chosen)
     except ValueError as error:
         sys.exit(f"{error}")
-    serve(scenario, options.host, options.port, on_ready=partial(_tell_how, options.host))
+    on_ready = partial(_tell_how, options.host, scenario.api_key or "any")
+    if options.port is not None:
+        serve(scenario, options.host, options.port, on_ready=on_ready)
+        return
+    try:
+        serve(scenario, options.host, _PORT, on_ready=on_ready)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        serve(scenario, options.host, 0, on_ready=on_ready)
 
 
-def _tell_how(host: str, port: int) -> None:
+def _tell_how(host: str, key: str, port: int) -> None:
     url = f"http://{host}:{port}/v1"
     say(f"OpenAI's embeddings endpoint, simulated: {url} (Ctrl-C ends it)")
     say("Your program needs no change, only these variables:")
-    say(f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY=any")
+    say(f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY={key}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,7 +188,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     parser.add_argument(
-        "--port", type=int, default=8000, help="default: %(default)s; 0 takes a free one"
+        "--port", type=int, help=f"default: {_PORT}, or else a free one, as 0 always takes"
     )
     parser.add_argument(
         "--tier", type=int, choices=list(TIERS), help="OpenAI's quotas (default: no quota)"

@@ -146,6 +146,7 @@ class Run:
         self._outcomes: deque[Outcome] = deque()
         self._open = len(self._ready)  # batches without an outcome
         self._in_flight: dict[int, Batch] = {}
+        self._answered = False
         self._waits_for_answers = False  # the first of those that are ready does
         self._hedges = Hedges(sum(batch.charge for batch in self._ready))
         self._stopped = False
@@ -296,6 +297,7 @@ class Run:
                 shared.pacer.succeeded(ticket, answer.headers, now, worked=worked)
                 self._hedges.answered(now - ticket.sent)
                 self._failed_in_a_row = 0
+                self._answered = True
                 self._tally.answered(answer.tokens, batch.charge)
                 self._finish(batch, Done(batch.rows))
                 self._settled(batch)
@@ -335,7 +337,11 @@ class Run:
         if self._fatal is not None:
             self._finish(batch, Lost(batch.rows, self._fatal))
         elif isinstance(decision, Retry):
-            logger.info(
+            # A server that was never heard of may be down, or its address wrong: that is not to
+            # be found out after minutes of silence.
+            silent = not (self._answered or self._tally.retries or decision.throttled)
+            logger.log(
+                logging.WARNING if silent else logging.INFO,
                 "%s: sending %d texts again %.3g s later (retry %d of %d)",
                 type(error).__name__,
                 len(batch.rows),

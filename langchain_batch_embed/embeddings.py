@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Never, NoReturn, TypeVar
 
 import numpy as np
 from langchain_core.documents import Document
@@ -124,7 +124,7 @@ class BatchEmbeddings(Embeddings):
         hedge: bool = False,
         _clock: Clock = SYSTEM_CLOCK,
         _draw: Callable[[], float] = random.random,
-        **unknown: Any,
+        **unknown: Never,  # for an error that names what there is
     ) -> None:
         self._options = {k: v for k, v in locals().items() if k not in ("self", "unknown")}
         check_options(type(self).__init__, self._options, unknown)
@@ -169,7 +169,10 @@ class BatchEmbeddings(Embeddings):
 
     @property
     def last_report(self) -> Report | None:
-        """What the last call did and cost, also where it failed; `None` before the first."""
+        """What the last call did and cost, also where it failed; `None` before the first.
+
+        After the `with` block of a `prefetch`, and after an `ingest`, it is what all of that did.
+        """
         return self._pipeline.last_report
 
     def embed_documents(self, texts: Iterable[str]) -> list[list[float]]:
@@ -356,15 +359,31 @@ class BatchEmbeddings(Embeddings):
             ).run(bar.update, cancelled=_cancelled)
 
     async def aingest(
-        self, store: VectorStore, documents: Iterable[Document], **options: Any
+        self,
+        store: VectorStore,
+        documents: Iterable[Document],
+        *,
+        ids: Iterable[str] | None = None,
+        batch_size: int | None = None,
+        max_buffered: int = 8_000,
+        show_progress: bool | None = None,
     ) -> IngestReport:
         """Add any number of documents to a store, without blocking the event loop.
 
         Takes and raises what `ingest` does; documents are read, and the store is called, in
-        another thread. Cancelling the task stops it after the batch that is being written.
+        another thread. A SQLite connection has to allow that: `check_same_thread=False`.
+        Cancelling the task stops it after the batch that is being written.
         """
         return await self._in_thread(
-            lambda cancelled: self.ingest(store, documents, _cancelled=cancelled, **options)
+            lambda cancelled: self.ingest(
+                store,
+                documents,
+                ids=ids,
+                batch_size=batch_size,
+                max_buffered=max_buffered,
+                show_progress=show_progress,
+                _cancelled=cancelled,
+            )
         )
 
     def __getstate__(self) -> dict[str, Any]:

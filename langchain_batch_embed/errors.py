@@ -179,10 +179,15 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
         super().__init__(self._message())
 
     def _message(self) -> str:
-        kinds = sorted({type(failure.error).__name__ for failure in self.failures})
+        kinds = ", ".join(sorted({type(failure.error).__name__ for failure in self.failures}))
+        if len(self.failures) == len(self.embeddings):
+            return (
+                f"none of {len(self.embeddings):,} texts could be embedded ({kinds}); mend the "
+                "cause, which .failures and the error above tell, and call again"
+            )
         return (
             f"{len(self.failures):,} of {len(self.embeddings):,} texts could not be embedded "
-            f"({', '.join(kinds)}; indices {name_indices([f.index for f in self.failures])}). "
+            f"({kinds}; indices {name_indices([f.index for f in self.failures])}). "
             "The other vectors are in .embeddings and are kept: calling again with the same "
             "object or journal pays only for the failed ones. .failures gives each one's cause"
         )
@@ -204,9 +209,12 @@ class IngestError(BatchEmbeddingsError):
     """
 
     def __init__(self, report: "IngestReport") -> None:
+        tried = report.stored + len(report.failures)
+        causes = ", ".join(sorted({type(failure.error).__name__ for failure in report.failures}))
         super().__init__(
-            f"{report.stored:,} of {report.documents:,} documents are stored, then several in a "
-            "row failed and none succeeded; mend the cause and ingest the rest, which .report tells"
+            f"of the first {tried:,} documents {report.stored:,} are stored, then several in a row "
+            f"failed ({causes}) and none succeeded; mend the cause, then ingest those that failed, "
+            f"which .report.failures tells, and all from number {tried:,} on"
         )
         self.report = report
 

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from typing import Any, Literal
 
@@ -73,7 +73,7 @@ class IngestReport:
     documents: int
     stored: int
     failures: tuple[IngestFailure, ...]
-    ids: tuple[str, ...]
+    ids: tuple[str, ...] = field(repr=False)  # long
     seconds: float
     waited: float
 
@@ -132,6 +132,7 @@ class Ingestion:
         self._now = now
         self._started = now()
         self._queue: deque[_Item] = deque()
+        self._broken: Exception | None = None  # what the documents raised
         self._waited = 0.0
         self._read = 0
         self._stored = 0
@@ -151,6 +152,7 @@ class Ingestion:
         Raises:
             IngestError: several documents in a row failed, and none succeeded.
             asyncio.CancelledError: it was cancelled.
+            Exception: whatever `documents` or `ids` raised, once what was read before is written.
         """
         try:
             self._read_ahead()
@@ -159,11 +161,14 @@ class Ingestion:
                 if cancelled is not None and cancelled.is_set():
                     raise asyncio.CancelledError
                 self._read_ahead()
+            if self._broken is not None:
+                raise self._broken
         except BaseException as error:
             if not isinstance(error, IngestError):
+                tried = self._stored + len(self._failures)
                 error.add_note(
-                    f"ingest stopped here: of its first {self._stored + len(self._failures):,} "
-                    f"documents {self._stored:,} are stored"
+                    f"ingest stopped here: of its first {tried:,} documents {self._stored:,} are "
+                    f"stored; {self._read - tried:,} more were read, and are not"
                 )
             raise
         return self._report()
@@ -172,12 +177,22 @@ class Ingestion:
         # As much at a time as makes a full run of the prefetch: not a small one for each batch.
         step = max(1, self._ahead // RUNS)
         while self._ahead - len(self._queue) >= step:
-            items = list(islice(self._given, step))
+            items = self._next(step)
             if not items:
                 return
             self._read += len(items)
             self._queue.extend(items)
             self._prefetch.announce([item.document.page_content for item in items])
+
+    def _next(self, count: int) -> list[_Item]:
+        items: list[_Item] = []
+        if self._broken is None:
+            try:
+                for item in islice(self._given, count):  # one by one: what came before an error
+                    items.append(item)  # noqa: PERF402  # is good
+            except Exception as error:  # noqa: BLE001  # whatever a generator of the user's raises
+                self._broken = error
+        return items
 
     def _write_batch(self, cancelled: threading.Event | None) -> int:
         began_to_wait = self._now()

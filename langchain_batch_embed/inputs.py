@@ -87,19 +87,18 @@ def check_texts(texts: Iterable[Any]) -> list[str]:
         InputTypeError: one string was given instead of a list, or not all are strings.
     """
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        raise InputTypeError(
-            f"embed_documents takes a list of texts, not one {type(texts).__name__}; pass [text], "
-            "or use embed_query(text)"
-        )
+        hint = "; pass [text], or use embed_query(text)" if isinstance(texts, str) else ""
+        raise InputTypeError(f"a list of texts is needed, not one {type(texts).__name__}{hint}")
     listed = list(texts)
     if set(map(type, listed)) <= {str}:
         return listed
     wrong = [i for i, text in enumerate(listed) if not isinstance(text, str)]
     if wrong:
         kinds = sorted({type(listed[i]).__name__ for i in wrong})
+        hint = "; pass page_content for documents" if "Document" in kinds else ""
         raise InputTypeError(
             f"every text must be a str, but {len(wrong):,} of {len(listed):,} are "
-            f"{', '.join(kinds)} (indices {name_indices(wrong)}); pass page_content for documents",
+            f"{', '.join(kinds)} (indices {name_indices(wrong)}){hint}",
             indices=wrong,
         )
     return listed
@@ -119,8 +118,8 @@ def prepare(
     if limits.refuses_empty and "" in rows:
         empty = [i for i, text in enumerate(texts) if not text]
         raise InputError(
-            f"{len(empty):,} of {len(texts):,} texts are empty (indices {name_indices(empty)}), "
-            f"which {limits.provider} refuses; leave them out, or send ' ' in their place",
+            f"{_which(empty, texts, 'empty')}, "
+            f"which {limits.provider} refuses; leave such texts out, or send ' ' instead",
             indices=empty,
         )
     unique = list(rows)
@@ -137,8 +136,8 @@ def prepare(
         if long_inputs == "error":
             wrong = np.flatnonzero(np.isin(row_of, over)).tolist()
             raise InputError(
-                f"{len(wrong):,} of {len(texts):,} texts are over {long:,} tokens (indices "
-                f'{name_indices(wrong)}); split them, or pass long_inputs="average" or "truncate"',
+                f"{_which(wrong, texts, f'over {long:,} tokens')}; split these, or pass "
+                'long_inputs="average" or "truncate"',
                 indices=wrong,
             )
         for row in over.tolist():
@@ -168,6 +167,13 @@ def prepare(
         row_of=row_of,
         windows=parts,
     )
+
+
+def _which(wrong: Sequence[int], texts: Sequence[str], what: str) -> str:
+    """Write how many texts are wrong, and which; of a single one there is no need to."""
+    if len(texts) == 1:
+        return f"the text is {what}"
+    return f"{len(wrong):,} of {len(texts):,} texts are {what} (indices {name_indices(wrong)})"
 
 
 def _put(

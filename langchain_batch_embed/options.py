@@ -39,11 +39,7 @@ def check_options(
         close = [n for n in names if n in name] or difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
         raise UnknownOptionError(f"BatchEmbeddings has no option {name!r}; {hint}")
-    if not isinstance(options["embeddings"], Embeddings):
-        raise OptionError(
-            "BatchEmbeddings wraps an Embeddings object, for example "
-            f"OpenAIEmbeddings(...), not {type(options['embeddings']).__name__}"
-        )
+    _check_wrapped(function, options["embeddings"])
     if not isinstance(options["limits"], Limits | None):
         raise OptionError("limits must be a Limits object: limits=Limits(provider=..., ...)")
     for name in _AMOUNTS:
@@ -53,10 +49,31 @@ def check_options(
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise OptionError(f"{name} must be a number, not {type(value).__name__}")
         if not (0 < value < math.inf):
-            raise OptionError(f"{name} must be more than 0, not {value}; None stands for no limit")
+            raise OptionError(
+                f"{name} must be more than 0, not {value}; leave it out for the default"
+            )
+    if not isinstance(options["model"], str | None):
+        raise OptionError(f"model must be a name, not {type(options['model']).__name__}")
     retries = options["max_retries"]
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise OptionError("max_retries must be a whole number of at least 0")
     if options["long_inputs"] not in get_args(LongInputs):
         allowed = ", ".join(map(repr, get_args(LongInputs)))
         raise OptionError(f"long_inputs must be one of {allowed}")
+
+
+def _check_wrapped(function: Callable[..., None], wrapped: object) -> None:
+    if isinstance(wrapped, type):
+        raise OptionError(
+            f"BatchEmbeddings wraps an object, not a class: make one, {wrapped.__name__}(...)"
+        )
+    if not isinstance(wrapped, Embeddings):
+        raise OptionError(
+            "BatchEmbeddings wraps an Embeddings object, for example OpenAIEmbeddings(...), not "
+            f"{type(wrapped).__name__}"
+        )
+    if type(wrapped).__init__ is function:
+        raise OptionError(
+            "BatchEmbeddings around BatchEmbeddings would batch twice; wrap the inner one's "
+            ".embeddings, or use that one"
+        )

@@ -172,7 +172,9 @@ class Pipeline:
         Returns:
             The texts that have no vector, and why.
         """
-        tally.recalled = safe.recall()
+        recalled = safe.recall()
+        with self.dispatcher.changed:  # a prefetch has one tally for several runs
+            tally.recalled += recalled
         progress()
         rows = inputs.missing(results.done)
         if self._deadline is not None and deadline is not None and deadline <= 0:
@@ -236,7 +238,10 @@ class Pipeline:
             prefetch.wake()
 
     def prefetch(self, *, max_buffered: int, until_released: bool = False) -> Prefetch:
-        """Open a prefetch, from which all calls are answered until it is closed."""
+        """Open a prefetch, from which all calls are answered until it is closed.
+
+        When it is, `last_report` is about all that it did.
+        """
 
         def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
             self._embed_into(prefetch, texts, cancelled)
@@ -244,6 +249,14 @@ class Pipeline:
         def forget(prefetch: Prefetch) -> None:
             self.prefetches = tuple(p for p in self.prefetches if p is not prefetch)
             self.dispatcher.wake()
+            self.last_report = Report.of(
+                prefetch.tally,
+                texts=prefetch.announced,
+                unique=prefetch.unique,
+                done=prefetch.announced - len(prefetch.failed),
+                seconds=self.dispatcher.clock.now() - prefetch.started,
+                dollars=dollars(self.provider.model, prefetch.tally.tokens),
+            )
 
         prefetch = Prefetch(
             embed,
@@ -284,6 +297,7 @@ class Pipeline:
             inputs = self.prepare(texts)
         except InputError as error:  # about some of them, so the others are embedded without
             if len(texts) == 1:
+                prefetch.failed.add(texts[0])
                 return {0: error}
             wrong = set(error.indices)
             good = [i for i in range(len(texts)) if i not in wrong]
@@ -296,9 +310,10 @@ class Pipeline:
         safe = self.recovery.begin(inputs, results, query=False)
         # No `safe.failed()`: what is done is in the prefetch, which the journal alone outlives.
         failures = self._run(
-            inputs, results, safe, Tally(), cancelled=cancelled, progress=hand_over
+            inputs, results, safe, prefetch.tally, cancelled=cancelled, progress=hand_over
         )
         hand_over()  # over-long texts are put together at the end
+        prefetch.failed.update(texts[failure.index] for failure in failures)
         if not failures:
             safe.succeeded()
         return {failure.index: failure.error for failure in failures}

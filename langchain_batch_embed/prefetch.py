@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.report import Tally
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
 
@@ -49,6 +50,13 @@ class Prefetch:
         until_released: keep vectors that were handed out until `release`.
         on_close: called when this ends.
         clock: how to wait.
+
+    Attributes:
+        announced: texts that were announced so far.
+        unique: different ones among them.
+        failed: texts that could not be embedded.
+        tally: what embedding them has cost.
+        started: when it was made, in seconds of the clock.
     """
 
     def __init__(
@@ -65,6 +73,10 @@ class Prefetch:
         self._max_buffered = max_buffered
         self._on_close = on_close
         self._clock = clock
+        self.announced = self.unique = 0
+        self.failed: set[str] = set()
+        self.tally = Tally()
+        self.started = clock.now()
         self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(RUNS, "batch-embed-prefetch")
         # Guards all below; notified when vectors arrive and when a run ends.
@@ -79,7 +91,9 @@ class Prefetch:
     def announce(self, texts: Sequence[str]) -> None:
         """Start to embed these texts, as far as there is room; returns at once."""
         with self._changed:
+            self.announced += len(texts)
             for text in texts:
+                self.unique += text not in self._expected
                 self._expected[text] += 1
                 if text not in self._running and text not in self._ready:
                     self._waiting[text] = None

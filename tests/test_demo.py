@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import hashlib
 import io
 import re
@@ -372,6 +373,25 @@ class TestSimulate:
             "export OPENAI_BASE_URL=http://127.0.0.1:4321/v1 OPENAI_API_KEY=any"
             in capsys.readouterr().out
         )
+
+    def test_a_port_that_is_taken_is_no_obstacle(self, serve: Any) -> None:
+        """Then it takes a free one, unless it was told which one to take."""
+        taken = OSError(errno.EADDRINUSE, "Address already in use")
+        serve.side_effect = [taken, None]
+        __main__.main(["simulate"])
+        assert [call.args[2] for call in serve.call_args_list] == [8000, 0]
+
+        serve.side_effect = taken
+        with pytest.raises(SystemExit, match="already in use"):
+            __main__.main(["simulate", "--port", "8000"])
+
+    def test_the_key_that_it_takes_is_told(
+        self, serve: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Where the scenario names one, any other is refused."""
+        __main__.main(["simulate", "--scenario", '{"api_key": "right"}'])
+        assert serve.call_count == 1
+        assert "OPENAI_API_KEY=right" in capsys.readouterr().out
 
     def test_an_impossible_value_is_explained(self) -> None:
         """The scenario's own message is shown, without a traceback."""

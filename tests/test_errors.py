@@ -207,6 +207,14 @@ class TestMessages:
             "for the failed ones. .failures gives each one's cause"
         )
 
+    def test_where_nothing_was_embedded_nothing_is_said_to_be_kept(self) -> None:
+        """A wrong key, say: there is nothing to go on from."""
+        failures = [Failure(index=i, error=KeyError()) for i in range(2000)]
+        assert str(PartialEmbeddingsError([None] * 2000, failures, REPORT)) == (
+            "none of 2,000 texts could be embedded (KeyError); mend the cause, which .failures and "
+            "the error above tell, and call again"
+        )
+
     def test_partial_results_hold_no_document_text(self) -> None:
         """A cause may quote a text or a key; the message and its repr do not."""
         error = partial(ValueError("secret sk-key"))

@@ -15,6 +15,32 @@ Batch = Callable[..., BatchEmbeddings]
 TEXTS = [f"section {i}" for i in range(3000)]
 
 
+class TestSilence:
+    """A server that does not answer is told of, once, while it is asked again."""
+
+    @pytest.mark.parametrize(
+        ("script", "warnings"),
+        [
+            (("500", "500", "reset"), 1),
+            (("ok", "500"), 0),
+            (("429", "429"), 0),
+        ],
+    )
+    def test_no_answer_at_all_is_a_warning(
+        self,
+        batch: Batch,
+        server: LocalServer,
+        caplog: pytest.LogCaptureFixture,
+        script: tuple[str, ...],
+        warnings: int,
+    ) -> None:
+        """Otherwise a wrong address shows only after minutes of retries."""
+        server.configure(script=script)
+        batch(max_workers=1, max_batch_size=1).embed_numpy(["a", "b"])
+        found = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert [record.name for record in found] == ["langchain_batch_embed.dispatch"] * warnings
+
+
 class TestRateLimitHandling:
     """A 429 is waited out with exponential backoff, unless waiting cannot help."""
 

@@ -283,6 +283,19 @@ class TestStoring:
         assert report.waited > 0
         assert report.seconds == pytest.approx(report.waited + 3)
 
+    def test_the_embeddings_report_is_of_all_of_it(self, batch: Batch, server: LocalServer) -> None:
+        """What the runs ahead sent and cost, not what the store's last call did."""
+        embeddings = batch()
+        given = [*documents(300), *documents(10), Document("")]
+        report = embeddings.ingest(ListStore(embeddings), given, batch_size=50)
+        found = embeddings.last_report
+        assert found is not None
+        assert (found.texts, found.unique, found.failures) == (311, 301, 1)
+        assert found.requests == server.stats()["requests"] > 0
+        assert found.tokens == server.stats()["tokens_billed"] > 0
+        assert found.dollars is not None
+        assert "row 0" not in repr(report)
+
     def test_no_documents_are_no_work(self, batch: Batch, server: LocalServer) -> None:
         """An empty iterable gives an empty report."""
         embeddings = batch()
@@ -484,7 +497,9 @@ class TestFailures:
         calls: list[int] = []
         embeddings = batch()
         store = ListStore(embeddings, break_down)
-        with pytest.raises(IngestError, match="300 of 1,000") as caught:
+        with pytest.raises(
+            IngestError, match=r"first 308 documents 300 are stored.*from number 308 on"
+        ) as caught:
             embeddings.ingest(store, documents(1000), batch_size=100)
         assert isinstance(caught.value.__cause__, ConnectionError)
         report = caught.value.report
@@ -554,27 +569,39 @@ class TestInterrupts:
         with pytest.raises(KeyboardInterrupt) as caught:
             embeddings.ingest(store, documents(1000), batch_size=100)
         assert caught.value.__notes__ == [
-            "ingest stopped here: of its first 200 documents 200 are stored"
+            "ingest stopped here: of its first 200 documents 200 are stored; 800 more were read, "
+            "and are not"
         ]
         assert embeddings._pipeline.prefetches == ()
         add([Document("later", metadata={"number": 200})])
         assert rows_of(store) == [*((f"section {i}", i) for i in range(200)), ("later", 200)]
 
-    def test_an_error_of_the_generator_gets_out(self, batch: Batch) -> None:
-        """With a note of how far it came."""
+    @pytest.mark.parametrize(
+        ("count", "wrong"),
+        [
+            (500, sqlite3.OperationalError("cannot read")),
+            (7, ValueError("7")),
+            (0, OSError("none")),
+        ],
+    )
+    def test_an_error_of_the_generator_gets_out(
+        self, batch: Batch, server: LocalServer, count: int, wrong: Exception
+    ) -> None:
+        """After all that came before it is stored, for it is on its way, and paid for."""
 
         def generate() -> Iterator[Document]:
-            yield from documents(500)
-            raise sqlite3.OperationalError("cannot read")
+            yield from documents(count)
+            raise wrong
 
         embeddings = batch()
         store = ListStore(embeddings)
-        with pytest.raises(sqlite3.OperationalError, match="cannot read") as caught:
+        with pytest.raises(type(wrong), match=str(wrong)) as caught:
             embeddings.ingest(store, generate(), batch_size=50, max_buffered=200)
-        assert store.texts == texts_of(documents(500))[: len(store.texts)]
+        assert store.texts == texts_of(documents(count))
+        assert server.stats()["inputs_billed"] == count
         assert caught.value.__notes__ == [
-            f"ingest stopped here: of its first {len(store.texts)} documents {len(store.texts)} "
-            "are stored"
+            f"ingest stopped here: of its first {count} documents {count} are stored; 0 more were "
+            "read, and are not"
         ]
 
     def test_the_bar_counts_documents(

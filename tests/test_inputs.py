@@ -50,12 +50,25 @@ class TestTexts:
 
         assert check_texts([Text("a"), "b"]) == ["a", "b"]
 
-    @pytest.mark.parametrize("texts", ["secret", b"secret", None, 5, np.float64(3)])
-    def test_one_text_instead_of_a_list_is_an_error(self, texts: object) -> None:
+    def test_one_text_instead_of_a_list_is_an_error(self) -> None:
         """A bare string would be embedded letter by letter, so it is refused, saying what to do."""
         with pytest.raises(InputTypeError, match=r"a list of texts.*pass \[text\]") as caught:
-            check_texts(texts)  # type: ignore[arg-type]
+            check_texts("secret")
         assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("texts", [b"secret", None, 5, np.float64(3)])
+    def test_something_else_than_a_list_is_an_error(self, texts: object) -> None:
+        """The message names its type, and not what is in it."""
+        kind = type(texts).__name__
+        with pytest.raises(InputTypeError) as caught:
+            check_texts(texts)  # type: ignore[arg-type]
+        assert str(caught.value) == f"a list of texts is needed, not one {kind}"
+
+    def test_what_only_documents_need_is_told_for_documents_alone(self) -> None:
+        """Somebody who has a `None` among the texts has no page_content to pass."""
+        with pytest.raises(InputTypeError) as caught:
+            check_texts(["a", None])
+        assert str(caught.value) == "every text must be a str, but 1 of 2 are NoneType (indices 1)"
 
     def test_what_is_not_a_string_is_named_by_its_index(self) -> None:
         """The error tells which entries are wrong and what they are, without what is in them."""
@@ -141,9 +154,15 @@ class TestEmptyTexts:
             prepared(["a", "", "b", ""])
         assert caught.value.indices == (1, 3)
         assert str(caught.value) == (
-            "2 of 4 texts are empty (indices 1, 3), which OpenAI refuses; leave them out, or "
-            "send ' ' in their place"
+            "2 of 4 texts are empty (indices 1, 3), which OpenAI refuses; leave such texts out, or "
+            "send ' ' instead"
         )
+
+    def test_of_a_single_text_no_index_is_told(self) -> None:
+        """A query, or a document alone, has none that would help to find it."""
+        with pytest.raises(InputError, match=r"^the text is empty, which OpenAI refuses") as caught:
+            prepared([""])
+        assert caught.value.indices == (0,)
 
     def test_an_empty_text_is_sent_where_the_provider_takes_it(self) -> None:
         """Other providers have a vector for nothing."""
@@ -238,7 +257,7 @@ class TestLongTexts:
             prepared(["secret" * 2, "short", "secret" * 2, "y" * 11], long_inputs="error")
         assert caught.value.indices == (0, 2, 3)
         assert str(caught.value) == (
-            "3 of 4 texts are over 10 tokens (indices 0, 2, 3); split them, or pass "
+            "3 of 4 texts are over 10 tokens (indices 0, 2, 3); split these, or pass "
             'long_inputs="average" or "truncate"'
         )
 

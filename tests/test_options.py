@@ -49,16 +49,16 @@ def test_a_limit_that_cannot_work_is_an_error(name: str, value: object, message:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (0, "must be more than 0, not 0; None stands for no limit"),
-        (-1.5, "must be more than 0, not -1.5; None stands for no limit"),
-        (float("inf"), "must be more than 0, not inf; None stands for no limit"),
-        (float("nan"), "must be more than 0, not nan; None stands for no limit"),
+        (0, "must be more than 0, not 0; leave it out for the default"),
+        (-1.5, "must be more than 0, not -1.5; leave it out for the default"),
+        (float("inf"), "must be more than 0, not inf; leave it out for the default"),
+        (float("nan"), "must be more than 0, not nan; leave it out for the default"),
         ("60", "must be a number, not str"),
         (True, "must be a number, not bool"),
     ],
 )
 def test_an_amount_that_cannot_work_is_an_error(name: str, value: object, message: str) -> None:
-    """Quotas and times are numbers above 0, and `None` is offered for no limit."""
+    """Quotas and times are numbers above 0."""
     with pytest.raises(OptionError) as caught:
         make(**{name: value})
     assert str(caught.value) == f"{name} {message}"
@@ -93,11 +93,31 @@ def test_a_journal_that_is_none_is_an_error() -> None:
         make(journal=5)
 
 
-@pytest.mark.parametrize("value", [None, "text-embedding-3-small", DeterministicFakeEmbedding])
+@pytest.mark.parametrize("value", [None, "text-embedding-3-small"])
 def test_what_is_wrapped_must_be_embeddings(value: object) -> None:
-    """A model's name or a class instead of an object is an error that shows how to do it."""
+    """A model's name instead of an object is an error that shows how to do it."""
     with pytest.raises(OptionError, match=r"wraps an Embeddings object.*OpenAIEmbeddings\("):
         BatchEmbeddings(value)  # type: ignore[arg-type]
+
+
+def test_a_class_is_not_what_is_wrapped() -> None:
+    """Who forgets the brackets is told so."""
+    with pytest.raises(OptionError, match=r"make one, DeterministicFakeEmbedding\(\.\.\.\)"):
+        BatchEmbeddings(DeterministicFakeEmbedding)  # type: ignore[arg-type]
+
+
+def test_what_is_wrapped_already_is_not_wrapped_again() -> None:
+    """Its provider would not be recognised, and each text be batched twice."""
+    inner = make()
+    with pytest.raises(OptionError, match=r"would batch twice; wrap .* \.embeddings"):
+        BatchEmbeddings(inner)
+    assert BatchEmbeddings(inner.embeddings).limits == inner.limits
+
+
+def test_a_models_name_is_a_string() -> None:
+    """It tells the vectors of one model from those of another in a journal."""
+    with pytest.raises(OptionError, match="model must be a name, not int"):
+        make(model=3)
 
 
 @pytest.mark.parametrize(

@@ -180,13 +180,21 @@ class TestCallers:
             assert_right(embeddings.embed_numpy(TEXTS[:100]), TEXTS[:100])
         assert server.stats()["inputs_billed"] == 100
 
-    def test_the_report_is_the_callers(self, batch: Batch) -> None:
-        """`last_report` tells of the small call, which sent nothing itself."""
+    def test_the_report_is_the_callers_and_then_the_blocks(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """`last_report` tells of a small call, which sent nothing itself; later, of the block."""
         embeddings = batch()
-        with embeddings.prefetch(TEXTS):
-            embeddings.embed_documents(TEXTS[:100])
-        assert embeddings.last_report is not None
-        assert (embeddings.last_report.texts, embeddings.last_report.requests) == (100, 0)
+        with embeddings.prefetch([*TEXTS, *TEXTS[:50]]):
+            embeddings.embed_documents(TEXTS)
+            small = embeddings.last_report
+        whole = embeddings.last_report
+        assert small is not None
+        assert whole is not None
+        assert (small.texts, small.requests, small.tokens) == (1000, 0, 0)
+        assert (whole.texts, whole.unique, whole.failures) == (1050, 1000, 0)
+        stats = server.stats()
+        assert (whole.requests, whole.tokens) == (stats["requests"], stats["tokens_billed"])
 
 
 class TestTexts:

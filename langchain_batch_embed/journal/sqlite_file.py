@@ -74,6 +74,8 @@ def sqlite_errors(path: Path, timeout: float) -> Iterator[None]:
 
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
     """Open a journal's file; make it if it is missing or empty."""
+    if path.is_dir():
+        raise JournalError(f"{path} is a folder; name a file in it", path=str(path))
     # SQLite gives its -wal and -shm files the mode of this one. The lock is needed as closing
     # a file drops all POSIX locks that this process has on it, SQLite's included.
     with suppress(FileExistsError), touching:
