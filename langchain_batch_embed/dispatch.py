@@ -79,6 +79,8 @@ class Dispatcher:
         self.draw = draw
         # Guards the pacer, the learnt limits, and the state of every run.
         self.changed = threading.Condition()
+        self._runs: list[Run] = []  # under way, the oldest first
+        self._turn = 0  # requests started
         self.learnt_items = math.inf
         self.learnt_tokens = math.inf
 
@@ -102,15 +104,35 @@ class Dispatcher:
             cancelled: set, with a `wake`, to stop the run from another thread.
         """
         run = Run(self, work, tally, deadline=deadline)
+        with self.changed:
+            self._runs.append(run)
         try:
             yield from run.outcomes(cancelled)
         finally:
             run.stop()
+            with self.changed:
+                self._runs.remove(run)
+                self.changed.notify_all()  # it may have been its turn
 
     def wake(self) -> None:
         """Make every waiting call look again at what it waits for."""
         with self.changed:
             self.changed.notify_all()
+
+    def start(self, now: float) -> float:
+        """Start what may start now, of all runs; return the seconds until the next one in turn may.
+
+        Called with `changed` held. Turns alternate between the run with the fewest batches left
+        and the oldest: so a query need not wait for the end of a corpus, nor a corpus for that of
+        the queries.
+        """
+        while waiting := [run for run in self._runs if run.has_ready(now)]:
+            run = waiting[0] if self._turn % 2 else min(waiting, key=Run.left)
+            wait = run.start_next(now)
+            if wait > 0:
+                return wait
+            self._turn += 1
+        return math.inf
 
     def fits(self, batch: Batch) -> bool:
         """Tell whether a batch keeps the limits that were learnt since it was packed."""
@@ -165,8 +187,8 @@ class Run:
                     now = self._shared.clock.now()
                     wait = self._pump(now)
                     left = self._end - now
-                    # With nothing in flight, a wait beyond the deadline is not waited for.
-                    hopeless = left <= 0 or (wait >= left and not self._in_flight)
+                    # With nothing in flight, no quota that comes after the deadline is waited for.
+                    hopeless = left <= 0 or (left <= wait < math.inf and not self._in_flight)
                     if self._allowed is not None and hopeless:
                         self._lose_the_rest(DeadlineError(self._allowed), abandon=True)
                     elif not self._hands_over():
@@ -185,6 +207,29 @@ class Run:
 
     # All below runs with `changed` held, except `_request`.
 
+    def has_ready(self, now: float) -> bool:
+        """Tell whether there is a batch to start as soon as the pacer lets it through."""
+        while self._delayed and self._delayed[0][0] <= now:
+            self._ready.appendleft(heapq.heappop(self._delayed)[2])
+        near = self._shared.pacer.window.is_near
+        full = near and len(self._outcomes) >= BACKLOG
+        return bool(self._ready) and not self._stopped and not full
+
+    def left(self) -> int:
+        """Return how many batches have not been started."""
+        return len(self._ready)
+
+    def start_next(self, now: float) -> float:
+        """Start a batch if the pacer lets it through; return the seconds to wait else."""
+        while not self._shared.fits(self._ready[0]):
+            batch = self._ready.popleft()
+            self._replace(batch, halves(batch.rows))
+        wait = self._wait(self._ready[0], now)
+        if wait <= 0:
+            batch = self._ready.popleft()
+            self._start(self._enlarged(batch, now), now)
+        return wait
+
     def _hands_over(self) -> bool:
         """Tell whether the caller's thread is given an outcome now.
 
@@ -202,30 +247,16 @@ class Run:
         return bool(self._outcomes) and not answers_first
 
     def _pump(self, now: float) -> float:
-        """Start what may start now; return the seconds until something more may."""
-        near = self._shared.pacer.window.is_near
+        """Start what may start now; return the seconds until something more of this run may."""
+        turn = self._shared.start(now)
         self._waits_for_answers = False
-        while not self._stopped:
-            if near and len(self._outcomes) >= BACKLOG:
-                return math.inf
-            while self._delayed and self._delayed[0][0] <= now:
-                self._ready.appendleft(heapq.heappop(self._delayed)[2])
-            if not self._ready:
-                break
-            batch = self._ready[0]
-            if not self._shared.fits(batch):
-                self._ready.popleft()
-                self._replace(batch, halves(batch.rows))
-                continue
-            wait = self._wait(batch, now)
-            if wait > 0:
-                self._waits_for_answers = wait == math.inf
-                due = self._delayed[0][0] - now if self._delayed else math.inf
-                return min(wait, due)
-            self._ready.popleft()
-            self._start(self._enlarged(batch, now), now)
-        if self._delayed:
-            return self._delayed[0][0] - now
+        due = self._delayed[0][0] - now if self._delayed else math.inf
+        if self.has_ready(now):
+            wait = max(turn, self._wait(self._ready[0], now))
+            self._waits_for_answers = wait == math.inf
+            return min(wait, due)
+        if self._stopped or self._ready or self._delayed:
+            return due
         return self._hedge(now) if self._shared.hedge else math.inf
 
     def _enlarged(self, batch: Batch, now: float) -> Batch:

@@ -209,12 +209,11 @@ class IngestError(BatchEmbeddingsError):
     """
 
     def __init__(self, report: "IngestReport") -> None:
-        tried = report.stored + len(report.failures)
         causes = ", ".join(sorted({type(failure.error).__name__ for failure in report.failures}))
         super().__init__(
-            f"of the first {tried:,} documents {report.stored:,} are stored, then several in a row "
-            f"failed ({causes}) and none succeeded; mend the cause, then ingest those that failed, "
-            f"which .report.failures tells, and all from number {tried:,} on"
+            f"of the first {report.tried:,} documents {report.stored:,} are stored, then several "
+            f"in a row failed ({causes}) and none succeeded; mend the cause, then ingest those "
+            f"that .report.failures names, and all from number {report.tried:,} on"
         )
         self.report = report
 

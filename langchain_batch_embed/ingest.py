@@ -62,6 +62,8 @@ class IngestReport:
 
     Attributes:
         documents: how many were read.
+        tried: how many of them, the first ones, are stored or have failed: all, unless an
+            `IngestError` ended it.
         stored: how many of them are in the store now.
         failures: those that could not be stored, in order.
         ids: the ids that the store returned, in the order of the documents stored.
@@ -71,6 +73,7 @@ class IngestReport:
     """
 
     documents: int
+    tried: int
     stored: int
     failures: tuple[IngestFailure, ...]
     ids: tuple[str, ...] = field(repr=False)  # long
@@ -135,6 +138,7 @@ class Ingestion:
         self._broken: Exception | None = None  # what the documents raised
         self._waited = 0.0
         self._read = 0
+        self._tried = 0
         self._stored = 0
         self._stored_ids: list[str] = []
         self._failures: list[IngestFailure] = []
@@ -165,10 +169,9 @@ class Ingestion:
                 raise self._broken
         except BaseException as error:
             if not isinstance(error, IngestError):
-                tried = self._stored + len(self._failures)
                 error.add_note(
-                    f"ingest stopped here: of its first {tried:,} documents {self._stored:,} are "
-                    f"stored; {self._read - tried:,} more were read, and are not"
+                    f"ingest stopped here: of its first {self._tried:,} documents {self._stored:,} "
+                    f"are stored; {self._read - self._tried:,} more were read, and are not"
                 )
             raise
         return self._report()
@@ -209,7 +212,8 @@ class Ingestion:
         good = [item for position, item in enumerate(batch) if position not in failed]
         if good:
             self._write(good)
-        elif rest == self._batch_size:  # no other part of this batch was good
+        self._tried = batch[-1].index + 1
+        if not good and rest == self._batch_size:  # no other part of this batch was good
             # What is wrong with a document itself says nothing of the next one.
             outside = [error for error in failed.values() if not isinstance(error, InputError)]
             if outside:
@@ -228,12 +232,14 @@ class Ingestion:
                 raise
             if len(items) == 1:
                 self._lose(items[0], "writing", error)
+                self._tried = items[0].index + 1
                 self._stop_if_hopeless(1, error)
                 return
             logger.info("writing %d documents: %s, halving", len(items), type(error).__name__)
         else:
             self._stored += len(items)
             self._stored_ids.extend(written or ())
+            self._tried = items[-1].index + 1
             self._failed_in_a_row = 0
             return
         middle = len(items) // 2
@@ -257,6 +263,7 @@ class Ingestion:
     def _report(self) -> IngestReport:
         return IngestReport(
             documents=self._read,
+            tried=self._tried,
             stored=self._stored,
             failures=tuple(sorted(self._failures, key=lambda failure: failure.index)),
             ids=tuple(self._stored_ids),

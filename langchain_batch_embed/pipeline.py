@@ -119,7 +119,10 @@ class Pipeline:
             raise
         finally:
             self._width = results.width
-            self.last_report = Report.of(
+            with self.dispatcher.changed:
+                for prefetch in self.prefetches:
+                    prefetch.tally.add(tally)
+            report = self.last_report = Report.of(
                 tally,
                 texts=len(given),
                 unique=inputs.unique,
@@ -129,9 +132,7 @@ class Pipeline:
             )
         if failures:
             safe.failed()
-            raise PartialEmbeddingsError(
-                results.partial(), failures, self.last_report
-            ) from failures[0].error
+            raise PartialEmbeddingsError(results.partial(), failures, report) from failures[0].error
         safe.succeeded()
         return results
 

@@ -55,7 +55,7 @@ class Prefetch:
         announced: texts that were announced so far.
         unique: different ones among them.
         failed: texts that could not be embedded.
-        tally: what embedding them has cost.
+        tally: what was sent for them, and by calls meanwhile.
         started: when it was made, in seconds of the clock.
     """
 

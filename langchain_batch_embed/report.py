@@ -1,7 +1,7 @@
 """What a call did and cost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from html import escape
 from types import MappingProxyType
 
@@ -46,6 +46,11 @@ class Tally:
     hedged: int = 0
     tokens: int = 0
     recalled: int = 0
+
+    def add(self, other: "Tally") -> None:
+        """Add what another one has counted."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     def answered(self, tokens: int | None, estimate: int) -> None:
         """Count the tokens of an answer; the estimate where the answer does not say."""

@@ -12,7 +12,7 @@ from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.window import FIRST_ANSWERS
 from langchain_batch_embed.work import Done, Work
-from tests.support import FakeClock
+from tests.support import FakeClock, wait_until
 
 Rows = NDArray[np.intp]
 
@@ -129,3 +129,59 @@ class TestHandingOver:
         assert tally.requests < 9
         handed_over.set()
         assert [type(outcome) for outcome in outcomes] == [Done] * 8
+
+
+class TestSeveralCalls:
+    """Calls of several threads share one quota, and wait for each other no longer than need be."""
+
+    def test_turns_alternate_between_the_oldest_call_and_the_one_with_least_left(self) -> None:
+        """A query is not behind a whole corpus, nor does a corpus wait for all small calls."""
+        sent: list[str] = []
+        dispatcher = Dispatcher(Pacer(max_workers=1), max_workers=1, max_retries=0, timeout=60)
+
+        def call(name: str, batches: int) -> threading.Thread:
+            def answer(row: int) -> None:
+                sent.append(name)
+                if name == "corpus" and row == 2:
+                    wait_until(lambda: len(dispatcher._runs) == 3)
+
+            def run() -> None:
+                outcomes = list(dispatcher.run(work(batches, answer, lists=False), Tally()))
+                assert [type(outcome) for outcome in outcomes] == [Done] * batches
+
+            thread = threading.Thread(target=run)
+            thread.start()
+            return thread
+
+        threads = [call("corpus", 20)]
+        wait_until(lambda: len(sent) == 3)
+        threads += [call("query", 1), call("five", 5)]
+        for thread in threads:
+            thread.join(10)
+        assert sent[:3] == ["corpus"] * 3
+        assert "query" in sent[3:5]
+        assert sent[3:15].count("corpus") == sent[3:15].count("five") + 1 == 6
+        assert sent[15:] == ["corpus"] * 11
+        assert dispatcher._runs == []
+
+    def test_a_deadline_is_not_over_because_others_are_in_flight(self) -> None:
+        """No place is free now, but one will be as soon as they are answered."""
+        looked = threading.Event()
+
+        class Watched(FakeClock):
+            def wait(self, condition: threading.Condition, timeout: float) -> None:
+                if threading.current_thread() is threading.main_thread():
+                    looked.set()
+                condition.wait(min(timeout, 10))
+
+        dispatcher = Dispatcher(
+            Pacer(max_workers=1), max_workers=1, max_retries=0, timeout=60, clock=Watched()
+        )
+        other = threading.Thread(
+            target=lambda: list(dispatcher.run(work(1, lambda _: looked.wait(10)), Tally()))
+        )
+        other.start()
+        wait_until(lambda: dispatcher.pacer.in_flight == 1)
+        outcomes = list(dispatcher.run(work(1, lambda _: None), Tally(), deadline=30))
+        other.join(10)
+        assert [type(outcome) for outcome in outcomes] == [Done]

@@ -51,7 +51,7 @@ REPORT = Report(
 )
 
 INGEST_REPORT = IngestReport(
-    documents=3, stored=1, failures=(), ids=("a",), seconds=1.0, waited=0.5
+    documents=3, tried=2, stored=1, failures=(), ids=("a",), seconds=1.0, waited=0.5
 )
 
 

@@ -135,7 +135,8 @@ class TestStoring:
         report = embeddings.ingest(store, given, max_buffered=2000)
         assert store.texts == texts_of(given)
         assert_right(store.vectors, store.texts)
-        assert (report.documents, report.stored, report.failures) == (3210, 3210, ())
+        assert (report.documents, report.tried) == (3210, 3210)
+        assert (report.stored, report.failures) == (3210, ())
         assert report.ids == tuple(store.ids)
         assert server.stats()["inputs_billed"] == 3210
         assert server.stats()["requests"] <= 4 * 7
@@ -506,6 +507,25 @@ class TestFailures:
         assert report.stored == len(store.texts) == 300
         assert [failure.index for failure in report.failures] == list(range(300, 308))
         assert {failure.stage for failure in report.failures} == {"writing"}
+
+    def test_what_was_neither_stored_nor_failed_is_from_tried_on(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Also where later documents of the batch were refused before the store broke down."""
+        server.configure(refuse_marker="poison")
+        given = documents(200)
+        for position in (20, 25, 30):
+            given[position] = Document(f"poison {position}")
+
+        def break_down(_: list[str]) -> None:
+            raise ConnectionError("the database is gone")
+
+        embeddings = batch(max_workers=1)
+        with pytest.raises(IngestError) as caught:
+            embeddings.ingest(ListStore(embeddings, break_down), given)
+        report = caught.value.report
+        assert (report.documents, report.tried, report.stored) == (200, 8, 0)
+        assert [f.index for f in report.failures] == [*range(8), 20, 25, 30]
 
     def test_failures_keep_no_batches_in_memory(self, batch: Batch, server: LocalServer) -> None:
         """An error in the report has no traceback, whose frames would hold vectors."""

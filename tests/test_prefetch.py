@@ -196,6 +196,18 @@ class TestCallers:
         stats = server.stats()
         assert (whole.requests, whole.tokens) == (stats["requests"], stats["tokens_billed"])
 
+    def test_the_blocks_report_counts_what_its_calls_sent(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Texts that are asked for before their turn are sent by the call that asks."""
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS, max_buffered=100):
+            for portion in slices(TEXTS[::-1], 50):
+                embeddings.embed_documents(portion)
+        report, stats = embeddings.last_report, server.stats()
+        assert report is not None
+        assert (report.requests, report.tokens) == (stats["requests"], stats["tokens_billed"])
+
 
 class TestTexts:
     """Texts that are special are not sent twice either."""
