@@ -119,6 +119,19 @@ class TestTokenAwareBatching:
         assert embeddings.embed_documents([]) == []
         assert server.stats()["requests"] == 0
 
+    def test_the_smallest_batches_find_out_about_the_quota(self, batch: Batch) -> None:
+        """What is sent before an answer has told it must not be more than a small one allows."""
+        pipeline = batch()._pipeline
+        inputs = pipeline.prepare([prose(100 + i % 50, i) for i in range(20_000)])
+        tokens = [int(inputs.weights[rows].sum()) for rows in pipeline.batches(inputs, inputs.sent)]
+        first, others = tokens[:96], tokens[96:]
+        assert max(first) <= min(others) + 200  # the weight of one text
+        assert sum(first) <= 1_000_000  # tier 1 lets so much through at once
+
+        pipeline.dispatcher.pacer.window.open()
+        known = [int(inputs.weights[rows].sum()) for rows in pipeline.batches(inputs, inputs.sent)]
+        assert known[0] == max(known)
+
 
 class TestParallelBatchProcessing:
     """Requests run beside one another, and the order stays the caller's."""

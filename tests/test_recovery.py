@@ -103,6 +103,18 @@ class TestPartialResults:
         assert second is None
         assert_right(np.array([first, third]), ["a", "b"])
 
+    def test_many_bad_texts_among_good_ones_do_not_end_the_call(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Only failures in a row tell that it is not the texts."""
+        server.configure(refuse_marker="poison")
+        bad = set(range(5, 600, 30))
+        texts = [f"poison {i}" if i in bad else f"section {i}" for i in range(600)]
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            batch(max_workers=1, max_batch_size=30).embed_numpy(texts)
+        assert {failure.index for failure in caught.value.failures} == bad
+        assert len(bad) == 20
+
     def test_an_index_in_the_refusal_is_used(self, batch: Batch, server: LocalServer) -> None:
         """A refusal that names the input costs four requests, not a bisection."""
         server.configure(max_tokens_per_input=100)
