@@ -1,4 +1,4 @@
-"""Sends batches in parallel: the only module with threads and waiting.
+"""Sends batches in parallel: the only module with threads for requests.
 
 One `Dispatcher` belongs to one `BatchEmbeddings` and is shared by all its calls, so that the
 quota is. Each call is a `Run`. Two kinds of threads work on a run:
@@ -80,7 +80,8 @@ class Dispatcher:
         # Guards the pacer, the learnt limits, and the state of every run.
         self.changed = threading.Condition()
         self._runs: list[Run] = []  # under way, the oldest first
-        self._turn = 0  # requests started
+        self._turn = 0  # requests started in their turn
+        self._overtaken = 0  # tokens that were let past the one whose turn it is
         self.learnt_items = math.inf
         self.learnt_tokens = math.inf
 
@@ -103,11 +104,11 @@ class Dispatcher:
             deadline: seconds from now after which all that is not done is lost.
             cancelled: set, with a `wake`, to stop the run from another thread.
         """
-        run = Run(self, work, tally, deadline=deadline)
+        run = Run(self, work, tally, deadline=deadline, cancelled=cancelled)
         with self.changed:
             self._runs.append(run)
         try:
-            yield from run.outcomes(cancelled)
+            yield from run.outcomes()
         finally:
             run.stop()
             with self.changed:
@@ -124,15 +125,29 @@ class Dispatcher:
 
         Called with `changed` held. Turns alternate between the run with the fewest batches left
         and the oldest: so a query need not wait for the end of a corpus, nor a corpus for that of
-        the queries.
+        the queries. While a batch waits for quota in its turn, others may overtake it, by no more
+        tokens than it has itself.
         """
         while waiting := [run for run in self._runs if run.has_ready(now)]:
-            run = waiting[0] if self._turn % 2 else min(waiting, key=Run.left)
-            wait = run.start_next(now)
-            if wait > 0:
+            waiting.sort(key=Run.left)
+            turn = min(waiting, key=self._runs.index) if self._turn % 2 else waiting[0]
+            wait = turn.start_next(now)
+            if wait <= 0:
+                self._turn += 1
+                self._overtaken = 0
+            elif not self._overtake(turn, waiting, now):
                 return wait
-            self._turn += 1
         return math.inf
+
+    def _overtake(self, turn: "Run", waiting: "Sequence[Run]", now: float) -> bool:
+        for run in waiting:
+            charge = run.next_charge()
+            if run is turn or self._overtaken + charge > turn.next_charge():
+                continue
+            if run.start_next(now) <= 0:
+                self._overtaken += charge
+                return True
+        return False
 
     def fits(self, batch: Batch) -> bool:
         """Tell whether a batch keeps the limits that were learnt since it was packed."""
@@ -155,11 +170,18 @@ class Run:
     """One call's batches on their way."""
 
     def __init__(
-        self, shared: Dispatcher, work: Work, tally: Tally, *, deadline: float | None
+        self,
+        shared: Dispatcher,
+        work: Work,
+        tally: Tally,
+        *,
+        deadline: float | None,
+        cancelled: threading.Event | None,
     ) -> None:
         self._shared = shared
         self._work = work
         self._tally = tally
+        self._cancelled = cancelled or threading.Event()
         self._allowed = deadline
         self._end = math.inf if deadline is None else shared.clock.now() + deadline
         self._ready = deque(self._batch(rows) for rows in work.batches)
@@ -176,24 +198,23 @@ class Run:
         self._fatal: BaseException | None = None  # concerns every text: nothing more is sent
         self._executor = ThreadPoolExecutor(shared.max_workers, "batch-embed")
 
-    def outcomes(self, cancelled: threading.Event | None) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[Outcome]:
         """Yield outcomes until every batch has one, the deadline passes, or it is cancelled."""
         changed = self._shared.changed
         while True:
             with changed:
-                while self._open and not self._hands_over():
-                    if cancelled is not None and cancelled.is_set():
-                        return
+                while not self._cancelled.is_set():
                     now = self._shared.clock.now()
                     wait = self._pump(now)
                     left = self._end - now
                     # With nothing in flight, no quota that comes after the deadline is waited for.
                     hopeless = left <= 0 or (left <= wait < math.inf and not self._in_flight)
-                    if self._allowed is not None and hopeless:
+                    if self._open and self._allowed is not None and hopeless:
                         self._lose_the_rest(DeadlineError(self._allowed), abandon=True)
-                    elif not self._hands_over():
-                        self._shared.clock.wait(changed, min(wait, left))
-                if not self._outcomes:
+                    if not self._open or self._hands_over():
+                        break
+                    self._shared.clock.wait(changed, min(wait, left))
+                if self._cancelled.is_set() or not self._outcomes:
                     return
                 outcome = self._outcomes.popleft()
                 self._pump(self._shared.clock.now())  # there is room for one more
@@ -213,17 +234,23 @@ class Run:
             self._ready.appendleft(heapq.heappop(self._delayed)[2])
         near = self._shared.pacer.window.is_near
         full = near and len(self._outcomes) >= BACKLOG
-        return bool(self._ready) and not self._stopped and not full
+        if not self._ready or self._stopped or full or self._cancelled.is_set() or now >= self._end:
+            return False
+        while not self._shared.fits(self._ready[0]):
+            batch = self._ready.popleft()
+            self._replace(batch, halves(batch.rows))
+        return True
 
     def left(self) -> int:
         """Return how many batches have not been started."""
         return len(self._ready)
 
+    def next_charge(self) -> int:
+        """Return the tokens that the limiter will charge for the next batch."""
+        return self._ready[0].charge
+
     def start_next(self, now: float) -> float:
         """Start a batch if the pacer lets it through; return the seconds to wait else."""
-        while not self._shared.fits(self._ready[0]):
-            batch = self._ready.popleft()
-            self._replace(batch, halves(batch.rows))
         wait = self._wait(self._ready[0], now)
         if wait <= 0:
             batch = self._ready.popleft()
@@ -252,10 +279,10 @@ class Run:
         self._waits_for_answers = False
         due = self._delayed[0][0] - now if self._delayed else math.inf
         if self.has_ready(now):
-            wait = max(turn, self._wait(self._ready[0], now))
+            wait = self._wait(self._ready[0], now) or turn
             self._waits_for_answers = wait == math.inf
             return min(wait, due)
-        if self._stopped or self._ready or self._delayed:
+        if self._stopped or self._ready or self._delayed or self._cancelled.is_set():
             return due
         return self._hedge(now) if self._shared.hedge else math.inf
 
@@ -343,14 +370,19 @@ class Run:
     def _settle_error(self, batch: Batch, ticket: Ticket, error: BaseException) -> None:
         shared = self._shared
         now = shared.clock.now()
-        decision = decide(
-            error,
-            attempt=batch.attempt,
-            inputs=len(batch.rows),
-            max_retries=shared.max_retries,
-            backoff=shared.backoff,
-            draw=shared.draw,
-        )
+        try:
+            decision = decide(
+                error,
+                attempt=batch.attempt,
+                inputs=len(batch.rows),
+                max_retries=shared.max_retries,
+                backoff=shared.backoff,
+                draw=shared.draw,
+            )
+        except Exception as mistake:  # noqa: BLE001  # it must not be waited for for ever
+            names = type(error).__name__, type(mistake).__name__
+            logger.error("%s is not understood (%s), so it is not tried again", *names)
+            decision = GiveUp()
         if isinstance(decision, Retry) and decision.throttled:
             shared.pacer.refused(
                 ticket,

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Never, NoReturn, TypeVar
+from typing import Any, Never, TypeVar
 
 import numpy as np
 from langchain_core.documents import Document
@@ -206,7 +206,8 @@ class BatchEmbeddings(Embeddings):
         try:
             return self._pipeline.embed([text], query=True).lists()[0]
         except PartialEmbeddingsError as error:
-            _raise_cause(error)
+            cause = error.failures[0].error
+        raise cause  # out here, so that its own causes are all that it has
 
     async def aembed_documents(self, texts: Iterable[str]) -> list[list[float]]:
         """Return one vector a text, without blocking the event loop.
@@ -223,9 +224,10 @@ class BatchEmbeddings(Embeddings):
         embed = partial(self._pipeline.embed, [text], query=True)
         try:
             vectors = await self._in_thread(lambda stop: embed(cancelled=stop).lists())
+            return vectors[0]
         except PartialEmbeddingsError as error:
-            _raise_cause(error)
-        return vectors[0]
+            cause = error.failures[0].error
+        raise cause
 
     def plan(
         self,
@@ -407,8 +409,3 @@ class BatchEmbeddings(Embeddings):
             raise
         finally:
             executor.shutdown(wait=False)
-
-
-def _raise_cause(error: PartialEmbeddingsError) -> NoReturn:
-    """Raise what kept the one text of a query from being embedded."""
-    raise error.failures[0].error from None

@@ -250,8 +250,10 @@ class Ingestion:
         self, item: _Item, stage: Literal["embedding", "writing"], error: BaseException
     ) -> None:
         link: BaseException | None = error
-        while link is not None:  # a traceback's frames would keep whole batches in memory
-            link.__traceback__ = None
+        seen: set[int] = set()  # a store may have chained them in a circle
+        while link is not None and id(link) not in seen:
+            seen.add(id(link))
+            link.__traceback__ = None  # its frames would keep whole batches in memory
             link = link.__cause__ or link.__context__
         self._failures.append(IngestFailure(index=item.index, id=item.id, stage=stage, error=error))
 
@@ -280,7 +282,7 @@ def _items(documents: Iterable[Document], ids: Iterable[str] | None) -> Iterator
         OptionError: there are not as many ids as documents.
     """
     own_ids = ids is None
-    for index, (document, name) in enumerate(zip_longest(documents, ids or ())):
+    for index, (document, name) in enumerate(zip_longest(documents, () if ids is None else ids)):
         if not own_ids and (document is None or name is None):
             kind = "documents" if document is None else "ids"
             raise OptionError(f"ids must be one a document, but there are only {index:,} {kind}")

@@ -114,6 +114,9 @@ class Pipeline:
                     cancelled=cancelled,
                     progress=lambda: bar.update(results.texts_done() - bar.n),
                 )
+            if failures:
+                safe.failed()
+                failures = results.failures()  # without what came at the last moment
         except BaseException:
             safe.failed()
             raise
@@ -131,7 +134,6 @@ class Pipeline:
                 dollars=dollars(self.provider.model, tally.tokens),
             )
         if failures:
-            safe.failed()
             raise PartialEmbeddingsError(results.partial(), failures, report) from failures[0].error
         safe.succeeded()
         return results
@@ -196,7 +198,9 @@ class Pipeline:
             progress()
         if cancelled is not None and cancelled.is_set():
             raise asyncio.CancelledError
-        return results.finish()
+        failures = results.finish()
+        progress()  # over-long texts are put together in the end
+        return failures
 
     def batches(self, inputs: Inputs, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
         """Pack the rows, under the provider's limits and those that were learnt."""
@@ -248,7 +252,8 @@ class Pipeline:
             self._embed_into(prefetch, texts, cancelled)
 
         def forget(prefetch: Prefetch) -> None:
-            self.prefetches = tuple(p for p in self.prefetches if p is not prefetch)
+            with self.dispatcher.changed:
+                self.prefetches = tuple(p for p in self.prefetches if p is not prefetch)
             self.dispatcher.wake()
             self.last_report = Report.of(
                 prefetch.tally,
@@ -266,7 +271,8 @@ class Pipeline:
             on_close=forget,
             clock=self.dispatcher.clock,
         )
-        self.prefetches = (*self.prefetches, prefetch)
+        with self.dispatcher.changed:
+            self.prefetches = (*self.prefetches, prefetch)
         return prefetch
 
     def complete(

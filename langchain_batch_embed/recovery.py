@@ -102,7 +102,7 @@ class Safe:
     def succeeded(self) -> None:
         """Forget what was kept in memory for this call alone."""
         if self._shared.remembers and not self._empty and not self._shared.broken.is_set():
-            self._shared.memory.discard(self._keys_of(self._inputs.sent))
+            self._shared.memory.discard(self._keys_of(np.arange(len(self._inputs.texts))))
 
     def _remember(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
         self._shared.remembers = True

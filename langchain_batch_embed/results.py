@@ -52,7 +52,9 @@ class Results:
                     f"vectors of {vectors.shape[1]} numbers came after vectors of {self.width}"
                 )
             self.width = vectors.shape[1]
-            if not self.done[rows].any():  # else it is the slower copy of a hedged request
+            if (
+                not self._abandoned and not self.done[rows].any()
+            ):  # else it is the slower copy of a hedged request
                 self._store.add(rows, vectors)
                 self.done[rows] = True
             return not self._abandoned
@@ -81,8 +83,12 @@ class Results:
         """Put the windows of over-long texts together; return the texts without a vector."""
         for row, mean in self._inputs.means(self._store.get, self.done):
             self.add(np.array([row]), mean[np.newaxis])
-        lost = np.flatnonzero(np.isin(self._inputs.row_of, list(self._errors)))
+        return self.failures()
+
+    def failures(self) -> list[Failure]:
+        """Return the texts that failed, without those whose answer came all the same."""
         row_of = self._inputs.row_of
+        lost = np.flatnonzero(np.isin(row_of, list(self._errors)) & ~self.done[row_of])
         return [Failure(index=i, error=self._errors[int(row_of[i])]) for i in lost.tolist()]
 
     def array(self) -> NDArray[np.float32]:
@@ -94,14 +100,15 @@ class Results:
 
     def lists(self) -> list[list[float]]:
         """Return the vectors in the caller's order as lists of floats; all must be there."""
-        return [vector for vector in self.partial() if isinstance(vector, list)]
+        vectors = [vector for vector in self.partial() if isinstance(vector, list)]
+        assert len(vectors) == len(self._inputs.row_of)  # noqa: S101  # else they would shift
+        return vectors
 
     def partial(self) -> list[Vector | None]:
         """Return what is there, in the form that the caller wanted, `None` for what is not."""
         vectors = self._store.vectors(np.flatnonzero(self.done).tolist())
         if self._keeps_order():
-            del vectors[self._inputs.unique :]
-            return vectors
+            return vectors[: self._inputs.unique]
         return _unshared([vectors[row] for row in self._inputs.row_of.tolist()])
 
     def _keeps_order(self) -> bool:

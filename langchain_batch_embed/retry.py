@@ -207,7 +207,7 @@ def _split(signs: "_Signs", inputs: int, attempt: int) -> Split | None:
     """Return how to split, or `None` where the error does not ask for smaller requests."""
     if signs.throttled:
         quota = _QUOTA.search(signs.message)
-        if quota and float(quota["requested"]) > float(quota["limit"]):
+        if quota and float(quota["requested"]) > float(quota["limit"]) > 0:
             # It asks for more than the whole quota: no retry of the same can succeed.
             return Split(shrink=float(quota["limit"]) / float(quota["requested"]), learn=True)
         return Split(learn=True) if _TOO_LARGE.search(signs.message) else None
@@ -330,7 +330,8 @@ class _Signs:
     def retry_after(self) -> float | None:
         """The time to wait that the server named, in seconds."""
         for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-            with suppress(KeyError, ValueError):  # absent, or a date: the text may say it
+            # Absent, which is `None` in some libraries' headers, or a date: the text may say it.
+            with suppress(KeyError, TypeError, ValueError):
                 if 0 <= (told := float(self.headers[name])) < math.inf:
                     return told * unit
         if (match := _TRY_AGAIN.search(self.message)) is not None:

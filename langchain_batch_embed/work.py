@@ -94,5 +94,5 @@ def parts(rows: NDArray[np.intp], split: Split) -> list[NDArray[np.intp]]:
     if split.max_items is not None:
         count = math.ceil(len(rows) / split.max_items)
     elif split.shrink is not None:
-        count = math.ceil(1 / (split.shrink * SAFETY))
+        count = math.ceil(1 / max(1e-6, split.shrink * SAFETY))
     return np.array_split(rows, max(2, min(count, len(rows))))
