@@ -1,9 +1,4 @@
-"""`BatchEmbeddings`: the pipeline from texts to vectors.
-
-texts -> inputs (unique, counted, over-long ones cut) -> those that are not kept already
--> batches -> paced, concurrent requests -> checked vectors (-> journal)
--> the caller's order
-"""
+"""`BatchEmbeddings`: its options and public methods; what they do is in `pipeline`."""
 
 import asyncio
 import os

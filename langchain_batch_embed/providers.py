@@ -9,6 +9,7 @@ off that class's own slicing and retrying as far as it has options for that.
 import copy
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -159,7 +160,7 @@ class WrappedProvider:
         self.space = Space(
             provider=limits.provider,
             model=self.model or "",
-            variant=f"{kind.__module__}.{kind.__qualname__}",
+            variant=f"{kind.__module__}.{kind.__qualname__} {_digest(_settings(embeddings))}",
         )
 
     def send(self, texts: Sequence[str], *, timeout: float) -> Answer:  # noqa: ARG002
@@ -280,6 +281,30 @@ def _joined(chunks: list[bytes]) -> bytes:
 
 def _checked(embeddings: Sequence[Sequence[float]], *, expected: int) -> Answer:
     return Answer(vectors=check(as_array(embeddings), expected=expected))
+
+
+def _settings(embeddings: Embeddings) -> dict[str, Any]:
+    """Return the plain attributes of an object: any of them may change its vectors.
+
+    A time-out does not, and then a journal is paid for anew; the other mistake, another server's or
+    another prefix' vectors, would be a wrong one. What looks like a secret is left out.
+    """
+    return {
+        name: value
+        for name, value in getattr(embeddings, "__dict__", {}).items()
+        if not name.startswith("_") and not _SECRET.search(name) and _is_plain(value)
+    }
+
+
+_SECRET = re.compile(r"key|token$|secret|password|credential", re.IGNORECASE)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(part) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _digest(options: Mapping[str, Any]) -> str:

@@ -1,24 +1,29 @@
 """When requests start and when their outcomes are handed over: the dispatcher on its own."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+from pytest_mock import MockerFixture
 
+from langchain_batch_embed import dispatch
 from langchain_batch_embed.dispatch import Dispatcher
 from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.window import FIRST_ANSWERS
-from langchain_batch_embed.work import Done, Work
+from langchain_batch_embed.work import Done, Lost, Work
 from tests.support import FakeClock, wait_until
 
 Rows = NDArray[np.intp]
 
 
-def work(batches: int, answer: Callable[[int], object], *, lists: bool = True) -> Work:
-    """Return batches of one row and 10 tokens; `answer` is called with each that is sent."""
+def work(
+    batches: int, answer: Callable[[int], object], *, lists: bool = True, charge: int = 10
+) -> Work:
+    """Return batches of one row and so many tokens; `answer` is called with each that is sent."""
 
     def send(rows: Rows, timeout: float) -> Answer:  # noqa: ARG001
         answer(int(rows[0]))
@@ -28,8 +33,8 @@ def work(batches: int, answer: Callable[[int], object], *, lists: bool = True) -
         batches=[np.array([row]) for row in range(batches)],
         max_items=1,
         max_tokens=10,
-        weights=np.full(batches, 10),
-        charges=np.full(batches, 10),
+        weights=np.full(batches, charge),
+        charges=np.full(batches, charge),
         send=send,
         keep=lambda rows, vectors: None,  # noqa: ARG005
         lists=lists,
@@ -186,3 +191,67 @@ class TestSeveralCalls:
         outcomes = list(dispatcher.run(work(1, lambda _: None), Tally(), deadline=30))
         other.join(10)
         assert [type(outcome) for outcome in outcomes] == [Done]
+
+    def test_what_waits_for_quota_is_overtaken_by_no_more_than_it_is_itself(self) -> None:
+        """Of a bucket of 45, four tens are sent; the fifth waits, and smaller ones need not."""
+        dispatcher = Dispatcher(
+            Pacer(max_workers=9, tokens_per_minute=45), max_workers=9, max_retries=0, timeout=60
+        )
+        tally = Tally()
+        large = dispatcher.run(work(9, lambda _: None, lists=False), tally)
+        assert [type(next(large)) for _ in range(4)] == [Done] * 4
+        assert tally.requests == 4
+        small = dispatcher.run(work(1, lambda _: None, charge=4), Tally(), deadline=2)
+        assert [type(outcome) for outcome in small] == [Done]
+        dispatcher._overtaken = 10
+        refused = list(dispatcher.run(work(1, lambda _: None, charge=1), Tally(), deadline=2))
+        assert [type(outcome) for outcome in refused] == [Lost]
+        assert isinstance(large, Generator)
+        large.close()
+        assert dispatcher._runs == []
+
+
+class TestEnds:
+    """Every call comes to its end, whatever happens."""
+
+    def test_an_error_that_nobody_can_understand_is_a_failure(
+        self, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A mistake of ours in what is made of an error must not leave the call waiting."""
+        mocker.patch.object(dispatch, "decide", side_effect=TypeError("secret"))
+
+        def answer(row: int) -> None:
+            raise ValueError(f"secret {row}")
+
+        dispatcher = Dispatcher(Pacer(max_workers=2), max_workers=2, max_retries=5, timeout=60)
+        outcomes = list(dispatcher.run(work(3, answer), Tally()))
+        assert [type(outcome) for outcome in outcomes] == [Lost] * 3
+        assert dispatcher.pacer.in_flight == 0
+        assert "ValueError is not understood (TypeError)" in caplog.text
+        assert "secret" not in caplog.text
+
+    @pytest.mark.parametrize("deadline", [None, 5.0])
+    def test_a_slow_caller_is_stopped_as_well(self, deadline: float | None) -> None:
+        """Cancelled, or at the deadline, nothing is sent for one who still takes outcomes."""
+        clock, cancelled, tally = FakeClock(), threading.Event(), Tally()
+        dispatcher = Dispatcher(
+            Pacer(max_workers=2), max_workers=2, max_retries=0, timeout=60, clock=clock
+        )
+        outcomes = dispatcher.run(
+            work(50, lambda _: None, lists=False), tally, deadline=deadline, cancelled=cancelled
+        )
+        next(outcomes)
+        wait_until(lambda: tally.requests == 50 or len(dispatcher._runs[0]._outcomes) > 2)
+        with dispatcher.changed:
+            sent = tally.requests
+            if deadline is None:
+                cancelled.set()
+            else:
+                clock.time = deadline
+        left = list(outcomes)
+        assert tally.requests == sent
+        if deadline is None:
+            assert left == []
+        else:
+            assert len(left) == 49
+            assert sum(isinstance(outcome, Lost) for outcome in left) >= 50 - sent

@@ -468,6 +468,18 @@ class TestFailures:
         assert [failure.index for failure in report.failures] == list(range(380, 400))
         assert report.stored == 480
 
+    def test_many_refused_by_the_store_do_not_stop_it(self, batch: Batch) -> None:
+        """Twenty, with good ones in between: only failures in a row tell that it is the store."""
+
+        def refuse(texts: list[str]) -> None:
+            if any(int(text.split()[1]) % 50 == 7 for text in texts):
+                raise ValueError("refused")
+
+        embeddings = batch()
+        report = embeddings.ingest(ListStore(embeddings, refuse), documents(1000), batch_size=50)
+        assert [failure.index for failure in report.failures] == list(range(7, 1000, 50))
+        assert (report.tried, report.stored) == (1000, 980)
+
     def test_a_wrong_key_ends_it_at_once(self, batch: Batch, server: LocalServer) -> None:
         """When nothing can be embedded, nothing more is read or sent."""
         server.configure(faults={"401": 1.0})

@@ -103,6 +103,28 @@ class TestPartialResults:
         assert second is None
         assert_right(np.array([first, third]), ["a", "b"])
 
+    def test_nothing_stays_in_memory_after_a_success(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Neither the windows of over-long texts nor their means."""
+        long = " ".join(f"word{i}" for i in range(9000))
+        embeddings = batch()
+        for number in range(3):
+            server.configure(refuse_marker="poison")
+            with pytest.raises(PartialEmbeddingsError):
+                embeddings.embed_numpy([f"{number} {long}", "poison"])
+            server.configure()
+            embeddings.embed_numpy([f"{number} {long}", "poison"])
+        assert embeddings.journal.stats().vectors == 0
+
+    def test_a_querys_error_keeps_its_own_causes(self, batch: Batch, server: LocalServer) -> None:
+        """It is the provider's exception as it was raised, and not chained in a circle."""
+        server.configure(faults={"reset": 1.0})
+        with pytest.raises(openai.APIConnectionError) as caught:
+            batch(max_retries=0).embed_query("a")
+        assert caught.value.__cause__ is not None
+        assert "PartialEmbeddingsError" not in repr(caught.value.__context__)
+
     def test_many_bad_texts_among_good_ones_do_not_end_the_call(
         self, batch: Batch, server: LocalServer
     ) -> None:

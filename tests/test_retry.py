@@ -6,8 +6,10 @@ The exceptions are those that the OpenAI SDK makes of such an answer.
 import enum
 import importlib
 import math
+from email.message import Message
 from http import HTTPStatus
 from typing import Any
+from urllib.error import HTTPError
 
 import openai
 import pytest
@@ -625,6 +627,11 @@ class TestOtherExceptions:
     def test_status_and_headers_are_found_where_sdks_put_them(self, error: Exception) -> None:
         """The status has many names, and the headers are the answer's or the exception's."""
         assert decision(error) == Retry(after=told(7), throttled=True, told=True)
+
+    def test_headers_that_give_none_for_what_is_absent_are_read(self) -> None:
+        """As those of urllib, whose exceptions some classes let out."""
+        error = HTTPError("http://localhost", 503, "Service Unavailable", Message(), None)
+        assert decision(error) == Retry(after=WAIT, overloaded=True)
 
     @pytest.mark.parametrize("attributes", [{"code": 7}, {"status": True}, {"code": "E429"}, {}])
     def test_a_number_that_is_no_error_status_is_none(self, attributes: dict[str, Any]) -> None:

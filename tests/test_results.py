@@ -1,0 +1,52 @@
+"""What comes of a call is gathered, also at its very end."""
+
+import numpy as np
+import pytest
+
+from langchain_batch_embed.inputs import Inputs
+from langchain_batch_embed.results import Results
+from langchain_batch_embed.work import Done, Lost
+
+
+def results(*, lists: bool) -> Results:
+    """Return those of a short text, and a long one that is sent as two windows."""
+    inputs = Inputs(
+        texts=["short", "long", "first half", "second half"],
+        tokens=np.array([1, 20, 10, 10]),
+        charges=np.array([1, 20, 10, 10]),
+        unique=2,
+        row_of=np.array([0, 1]),
+        windows={1: ([2, 3], [10, 10])},
+    )
+    return Results(inputs, lists=lists)
+
+
+def rows(*numbers: int) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
+    """Return rows."""
+    return np.array(numbers, dtype=np.intp)
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_what_comes_after_the_partial_results_changes_nothing(lists: bool) -> None:
+    """It is told to be unwanted, and raises nothing in the thread that brought it."""
+    found = results(lists=lists)
+    found.add(rows(0, 2), np.ones((2, 3), dtype=np.float32))
+    found.take(Done(rows(0, 2)))
+    found.take(Lost(rows(3), TimeoutError()))
+    assert [failure.index for failure in found.finish()] == [1]
+    found.abandon()
+    before = found.partial()
+    assert before[1] is None
+    assert found.add(rows(3), np.ones((1, 3), dtype=np.float32)) is False
+    assert found.partial()[1] is None
+    assert [failure.index for failure in found.failures()] == [1]
+
+
+def test_a_text_whose_answer_came_all_the_same_has_not_failed() -> None:
+    """Given up at the deadline, and answered before the call had ended."""
+    found = results(lists=True)
+    found.take(Lost(rows(0), TimeoutError()))
+    assert [failure.index for failure in found.failures()] == [0]
+    found.add(rows(0), np.ones((1, 3), dtype=np.float32))
+    assert found.failures() == []
+    assert found.partial()[0] == [1.0, 1.0, 1.0]
