@@ -1,4 +1,4 @@
-"""The pipeline from texts to vectors, readable in one screen.
+"""The pipeline from texts to vectors.
 
 texts -> inputs (unique, counted, over-long ones cut) -> those that are not kept already
 -> batches -> paced, concurrent requests -> checked vectors (-> journal)
