@@ -193,19 +193,24 @@ class TestSeveralCalls:
         assert [type(outcome) for outcome in outcomes] == [Done]
 
     def test_what_waits_for_quota_is_overtaken_by_no_more_than_it_is_itself(self) -> None:
-        """Of a bucket of 45, four tens are sent; the fifth waits, and smaller ones need not."""
+        """Of a bucket of 47, four tens are sent; the fifth waits, and smaller ones need not."""
         dispatcher = Dispatcher(
-            Pacer(max_workers=9, tokens_per_minute=45), max_workers=9, max_retries=0, timeout=60
+            Pacer(max_workers=9, tokens_per_minute=47), max_workers=9, max_retries=0, timeout=60
         )
+
+        def sent(charge: int) -> bool:
+            small = work(1, lambda _: None, charge=charge)
+            (outcome,) = dispatcher.run(small, Tally(), deadline=2)
+            return isinstance(outcome, Done)
+
         tally = Tally()
         large = dispatcher.run(work(9, lambda _: None, lists=False), tally)
         assert [type(next(large)) for _ in range(4)] == [Done] * 4
         assert tally.requests == 4
-        small = dispatcher.run(work(1, lambda _: None, charge=4), Tally(), deadline=2)
-        assert [type(outcome) for outcome in small] == [Done]
+        assert sent(4)  # in its turn
+        assert sent(1)  # in the turn of the large one
         dispatcher._overtaken = 10
-        refused = list(dispatcher.run(work(1, lambda _: None, charge=1), Tally(), deadline=2))
-        assert [type(outcome) for outcome in refused] == [Lost]
+        assert not sent(1)
         assert isinstance(large, Generator)
         large.close()
         assert dispatcher._runs == []
@@ -232,26 +237,27 @@ class TestEnds:
 
     @pytest.mark.parametrize("deadline", [None, 5.0])
     def test_a_slow_caller_is_stopped_as_well(self, deadline: float | None) -> None:
-        """Cancelled, or at the deadline, nothing is sent for one who still takes outcomes."""
-        clock, cancelled, tally = FakeClock(), threading.Event(), Tally()
+        """Cancelled, or at the deadline, no answer lets another request start."""
+        clock, cancelled, go_on, tally = FakeClock(), threading.Event(), threading.Event(), Tally()
+
+        def answer(row: int) -> None:
+            if row > 1:
+                assert go_on.wait(10)
+
         dispatcher = Dispatcher(
             Pacer(max_workers=2), max_workers=2, max_retries=0, timeout=60, clock=clock
         )
         outcomes = dispatcher.run(
-            work(50, lambda _: None, lists=False), tally, deadline=deadline, cancelled=cancelled
+            work(50, answer, lists=False), tally, deadline=deadline, cancelled=cancelled
         )
-        next(outcomes)
-        wait_until(lambda: tally.requests == 50 or len(dispatcher._runs[0]._outcomes) > 2)
-        with dispatcher.changed:
-            sent = tally.requests
-            if deadline is None:
-                cancelled.set()
-            else:
-                clock.time = deadline
-        left = list(outcomes)
-        assert tally.requests == sent
+        assert isinstance(next(outcomes), Done)
+        wait_until(lambda: tally.requests == 4)
         if deadline is None:
-            assert left == []
+            cancelled.set()
         else:
-            assert len(left) == 49
-            assert sum(isinstance(outcome, Lost) for outcome in left) >= 50 - sent
+            clock.time = deadline
+        go_on.set()
+        wait_until(lambda: dispatcher.pacer.in_flight == 0)
+        left = [type(outcome) for outcome in outcomes]
+        assert tally.requests == 4
+        assert left == ([] if deadline is None else [Done] * 3 + [Lost] * 46)

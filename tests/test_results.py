@@ -30,16 +30,15 @@ def rows(*numbers: int) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
 def test_what_comes_after_the_partial_results_changes_nothing(lists: bool) -> None:
     """It is told to be unwanted, and raises nothing in the thread that brought it."""
     found = results(lists=lists)
-    found.add(rows(0, 2), np.ones((2, 3), dtype=np.float32))
-    found.take(Done(rows(0, 2)))
-    found.take(Lost(rows(3), TimeoutError()))
-    assert [failure.index for failure in found.finish()] == [1]
+    found.add(rows(2), np.ones((1, 3), dtype=np.float32))
+    found.take(Done(rows(2)))
+    found.take(Lost(rows(0, 3), TimeoutError()))
+    assert [failure.index for failure in found.finish()] == [0, 1]
     found.abandon()
-    before = found.partial()
-    assert before[1] is None
-    assert found.add(rows(3), np.ones((1, 3), dtype=np.float32)) is False
-    assert found.partial()[1] is None
-    assert [failure.index for failure in found.failures()] == [1]
+    assert found.partial() == [None, None]
+    assert found.add(rows(0, 3), np.ones((2, 3), dtype=np.float32)) is False
+    assert found.partial() == [None, None]
+    assert [failure.index for failure in found.failures()] == [0, 1]
 
 
 def test_a_text_whose_answer_came_all_the_same_has_not_failed() -> None:
