@@ -52,9 +52,8 @@ class Results:
                     f"vectors of {vectors.shape[1]} numbers came after vectors of {self.width}"
                 )
             self.width = vectors.shape[1]
-            if (
-                not self._abandoned and not self.done[rows].any()
-            ):  # else it is the slower copy of a hedged request
+            # Else it comes too late, or is the slower copy of a hedged request.
+            if not self._abandoned and not self.done[rows].any():
                 self._store.add(rows, vectors)
                 self.done[rows] = True
             return not self._abandoned
