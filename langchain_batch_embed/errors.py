@@ -6,7 +6,7 @@
      ├─ InputError (ValueError)             a text that can never be embedded; nothing was sent
      │   └─ InputTypeError (TypeError)      not a list of strings
      ├─ ResponseError                       an answer that must not be believed (retried)
-     ├─ DimensionsError                     vectors of another width than was asked for
+     ├─ DimensionsError                     vectors of another width than was asked for, or came
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
      ├─ JournalError                        the journal cannot be read or written
      ├─ IngestError                         not one document of a batch could be stored
@@ -91,24 +91,32 @@ class ResponseError(BatchEmbeddingsError):
 
 
 class DimensionsError(BatchEmbeddingsError):
-    """The server sends vectors of another width than was asked for; no retry can help.
+    """The server sends vectors of another width than it should; no retry can help.
 
     Attributes:
-        expected: the width that was asked for.
+        expected: the width that was asked for, or that earlier vectors have.
         received: the width of the vectors that came.
+        asked: whether it was asked for, as `dimensions`. Else earlier vectors of the same model
+            have it: of this call, of an earlier one of the same object, or of the journal.
     """
 
-    def __init__(self, *, expected: int, received: int) -> None:
+    def __init__(self, *, expected: int, received: int, asked: bool = True) -> None:
         super().__init__(
             f"dimensions={expected} was asked for, but the server sent vectors of {received}: it "
             "ignores the option; leave dimensions out, or use a model that supports it"
+            if asked
+            else f"vectors of {received} numbers came, but earlier ones of the same model have "
+            f"{expected}, and a store cannot mix them: the model has changed, so embed everything "
+            "anew, with a new object, and with another journal if there is one"
         )
         self.expected = expected
         self.received = received
+        self.asked = asked
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the arguments, of which the message is made again."""
-        return partial(type(self), expected=self.expected, received=self.received), ()
+        arguments = {"expected": self.expected, "received": self.received, "asked": self.asked}
+        return partial(type(self), **arguments), ()
 
 
 class DeadlineError(BatchEmbeddingsError, TimeoutError):

@@ -121,7 +121,7 @@ class Pipeline:
             safe.failed()
             raise
         finally:
-            self._width = results.width
+            self._width = None if results.width_changed else results.width
             with self.dispatcher.changed:
                 for prefetch in self.prefetches:
                     prefetch.tally.add(tally)

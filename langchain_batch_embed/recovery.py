@@ -78,7 +78,7 @@ class Safe:
 
     def keep(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
         """Keep the vectors of one answer; called by the thread that received it."""
-        wanted = self._results.add(rows, vectors)
+        wanted = self._results.add(rows, vectors, answer=True)
         if self._empty:
             return
         if self._shared.journal.persistent:

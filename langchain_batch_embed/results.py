@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.errors import Failure, ResponseError
+from langchain_batch_embed.errors import DimensionsError, Failure, ResponseError
 from langchain_batch_embed.inputs import Inputs
 from langchain_batch_embed.vectors import to_lists
 from langchain_batch_embed.work import Done, Outcome
@@ -15,6 +15,10 @@ from langchain_batch_embed.work import Done, Outcome
 __all__ = ["Results"]
 
 Vector = list[float] | NDArray[np.float32]
+
+_FLUKES = 2
+"""Answers in a row that may be of another width and are asked for again; with the next one it is
+certain that the model has changed, and not one answer been spoilt."""
 
 _CONVERTED = 512
 """Rows gathered at a time to become lists: 3 MB at 1,536 dimensions."""
@@ -31,6 +35,7 @@ class Results:
 
     def __init__(self, inputs: Inputs, *, width: int | None = None, lists: bool = True) -> None:
         self.width = width
+        self.width_changed = False  # which of the two is right, nobody knows
         self.as_lists = lists
         self.done = np.zeros(len(inputs.texts), dtype=np.bool_)
         self._inputs = inputs
@@ -39,19 +44,33 @@ class Results:
         self._store: _Lists | _Array = _Lists(count) if lists else _Array(count)
         self._errors: dict[int, BaseException] = {}
         self._abandoned = False
+        self._misfits = 0  # of another width, since the last answer of the right one
 
-    def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> bool:
+    def add(
+        self, rows: NDArray[np.intp], vectors: NDArray[np.float32], *, answer: bool = False
+    ) -> bool:
         """Take the vectors of some rows, (k,) and (k, d); return whether they are wanted still.
 
+        Args:
+            rows: which they are.
+            vectors: one a row.
+            answer: they come from the server, and so might be spoilt.
+
         Raises:
-            ResponseError: they are not as wide as those that came before.
+            ResponseError: an answer is not as wide as what came before.
+            DimensionsError: several in a row were not, or it is not an answer.
         """
+        width = vectors.shape[1]
         with self._lock:
-            if self.width not in (None, vectors.shape[1]):
-                raise ResponseError(
-                    f"vectors of {vectors.shape[1]} numbers came after vectors of {self.width}"
-                )
-            self.width = vectors.shape[1]
+            if self.width not in (None, width):
+                self._misfits += 1
+                if answer and self._misfits <= _FLUKES:
+                    raise ResponseError(f"vectors of {width} numbers came, not of {self.width}")
+                self.width_changed = True
+                raise DimensionsError(expected=self.width or 0, received=width, asked=False)
+            if answer:
+                self._misfits = 0
+            self.width = width
             # Else it comes too late, or is the slower copy of a hedged request.
             if not self._abandoned and not self.done[rows].any():
                 self._store.add(rows, vectors)

@@ -1,6 +1,7 @@
 """Servers that only look like OpenAI's: each way in which they differ, on a real local server."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,49 @@ class TestDimensions:
         with pytest.raises(DimensionsError):
             batch(openai_embeddings(dimensions=256)).embed_query("a question")
         assert server.stats()["requests"] == 1
+
+    def test_a_changed_model_is_paid_for_three_times_at_most(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """No text gets a vector of another width than the others, and no more than that is lost."""
+        embeddings = batch()
+        embeddings.embed_documents(["a", "b"])
+        server.configure(dimensions=64)
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_documents(["c", "d"])
+        cause = caught.value.__cause__
+        assert isinstance(cause, DimensionsError)
+        assert (cause.expected, cause.received, cause.asked) == (1536, 64, False)
+        assert server.stats()["requests"] == 3
+        # Nobody knows which is right: the next call is not held to either.
+        assert_right(embeddings.embed_numpy(["c", "d"]), ["c", "d"])
+
+    def test_a_spoilt_answer_is_not_a_changed_model(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """It is asked for again, however many there are with right ones in between."""
+        server.configure(script=["ok", *["wrong_width", "wrong_width", "ok"] * 5])
+        embeddings = batch(max_workers=1, max_batch_size=10)
+        assert_right(embeddings.embed_documents(TEXTS[:60]), TEXTS[:60])
+        assert server.stats()["requests"] == 6 + 10
+
+    def test_a_journal_of_another_width_ends_the_call(
+        self, batch: Batch, server: LocalServer, tmp_path: Path
+    ) -> None:
+        """The vectors that it holds and new ones are never mixed, whichever comes first."""
+        journal = tmp_path / "journal"
+        batch(journal=journal).embed_documents(["old"])
+        server.configure(dimensions=64)
+        embeddings = batch(journal=journal)
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_documents(["old", "new"])
+        assert isinstance(caught.value.__cause__, DimensionsError)
+        embeddings.embed_documents(["new"])
+        sent = server.stats()["requests"]
+        with pytest.raises(DimensionsError, match="vectors of 1536 numbers came"):
+            embeddings.embed_documents(["old"])
+        assert server.stats()["requests"] == sent
+        assert_right(batch(journal=journal).embed_numpy(["old"]), ["old"])
 
     def test_the_models_own_width_may_be_asked_for(
         self, batch: Batch, server: LocalServer, openai_embeddings: OpenAI

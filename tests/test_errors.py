@@ -81,6 +81,7 @@ EXAMPLES: list[Any] = [
     ResponseError("not JSON", body={"error": "no"}),
     JournalError("cannot be read", path="vectors.db"),
     DimensionsError(expected=256, received=1536),
+    DimensionsError(expected=256, received=1536, asked=False),
     IngestError(INGEST_REPORT),
     DeadlineError(2.5),
 ]
