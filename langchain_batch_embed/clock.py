@@ -18,6 +18,10 @@ class Clock(Protocol):
         """Return the processor seconds that this process has used."""
         ...
 
+    def worked_here(self) -> float:
+        """Return those that this thread has used."""
+        ...
+
     def wait(self, condition: threading.Condition, timeout: float) -> None:
         """Wait until the condition is notified, or for so many seconds at most."""
         ...
@@ -29,6 +33,9 @@ class _SystemClock:
 
     def worked(self) -> float:
         return time.process_time()
+
+    def worked_here(self) -> float:
+        return time.thread_time()
 
     def wait(self, condition: threading.Condition, timeout: float) -> None:
         # Never without a bound: on some systems an unbounded wait holds up Ctrl-C.

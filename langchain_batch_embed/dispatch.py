@@ -342,6 +342,7 @@ class Run:
         """Send one batch and settle its outcome; runs in a worker thread."""
         shared = self._shared
         timeout = min(shared.timeout, max(0.001, self._end - shared.clock.now()))
+        began = shared.clock.worked_here()
         try:
             answer = self._work.send(batch.rows, timeout)
             self._work.keep(batch.rows, answer.vectors)
@@ -352,8 +353,13 @@ class Run:
         else:
             with shared.changed:
                 now = shared.clock.now()
-                worked = shared.clock.worked()
-                shared.pacer.succeeded(ticket, answer.headers, now, worked=worked)
+                shared.pacer.succeeded(
+                    ticket,
+                    answer.headers,
+                    now,
+                    worked=shared.clock.worked(),
+                    own=shared.clock.worked_here() - began,
+                )
                 self._hedges.answered(now - ticket.sent)
                 self._failed_in_a_row = 0
                 self._answered = True

@@ -115,8 +115,9 @@ class DimensionsError(BatchEmbeddingsError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the arguments, of which the message is made again."""
-        arguments = {"expected": self.expected, "received": self.received, "asked": self.asked}
-        return partial(type(self), **arguments), ()
+        return partial(
+            type(self), expected=self.expected, received=self.received, asked=self.asked
+        ), ()
 
 
 class DeadlineError(BatchEmbeddingsError, TimeoutError):

@@ -110,7 +110,13 @@ class Pacer:
         )
 
     def succeeded(
-        self, ticket: Ticket, headers: Mapping[str, str], now: float, *, worked: float = 0.0
+        self,
+        ticket: Ticket,
+        headers: Mapping[str, str],
+        now: float,
+        *,
+        worked: float = 0.0,
+        own: float = 0.0,
     ) -> None:
         """Count a request as answered, and learn from the answer's headers.
 
@@ -119,9 +125,15 @@ class Pacer:
             headers: of its answer.
             now: the time.
             worked: processor seconds that this process has used.
+            own: processor seconds that the request's thread used for it.
         """
-        if now > ticket.sent:
-            self.window.worked((worked - ticket.worked) / (now - ticket.sent))
+        if (duration := now - ticket.sent) > 0:
+            self.window.nearness.answered(
+                process=(worked - ticket.worked) / duration,
+                requests=own / duration * self.in_flight,
+                sent=ticket.sent,
+                now=now,
+            )
         self._end(ticket)
         self._refusals -= self._refusals / RECENT
         self._passed_tokens += ticket.charge

@@ -5,31 +5,15 @@ grows again by one a round. Where the server answers at once it is narrow.
 """
 
 import math
-from statistics import median
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.nearness import NEAR_USEFUL, Nearness
 
 __all__ = ["Window"]
 
 OPENING = 3
 """As long as no answer has told the quota, each one opens so many more places: four times as many
 after each round trip, which is 16, 64, 256."""
-
-BUSY = 0.7
-"""Processor seconds a second from which on this process is what everything waits for: one of its
-threads at a time runs Python, so it does not get far beyond 1. `tests.benchmarks.gateway` measures
-it: 0.9 to 1.0 next door, 0.2 to 0.5 far away, where many first requests are sent at once."""
-
-IDLE = 0.4
-"""Share below which answers are waited for, so that the server is not near."""
-
-FIRST_ANSWERS = 8
-"""Answers by which it is found out whether the server is near, and over which shares are averaged.
-
-Later on the making of lists keeps this process as busy, however far the server is."""
-
-NEAR_USEFUL = 3
-"""Requests in flight at a server that answers at once: one is sent, one read, one at the server."""
 
 
 class Window:
@@ -38,18 +22,15 @@ class Window:
     Attributes:
         most: the ceiling.
         size: how many the server bears, as far as is known.
-        useful: how many it takes to keep this process busy. Where answers come at once, those
-            beyond only wait for it, so that fewer, larger requests are better.
+        nearness: where the server is.
     """
 
     def __init__(self, most: int, *, first: int = FIRST_REQUESTS) -> None:
         self.most = most
         self.size = float(min(first, most))
-        self.useful = most
+        self.nearness = Nearness()
         self._opens = True
         self._cut = -math.inf  # when it was halved last
-        self._first_shares: list[float] = []  # of a processor core that we used
-        self._busy = 0.0  # the same, averaged over the last answers
 
     def limit(self) -> int:
         """Return how many may be in flight now."""
@@ -57,8 +38,17 @@ class Window:
 
     @property
     def is_near(self) -> bool:
-        """Whether the server answers at once."""
+        """Whether fewer are useful than may be in flight."""
         return self.useful < self.most
+
+    @property
+    def useful(self) -> int:
+        """How many keep this process busy.
+
+        Where answers come at once, those beyond only wait for it, so that fewer, larger requests
+        are better.
+        """
+        return min(NEAR_USEFUL, self.most) if self.nearness.is_near else self.most
 
     def opening(self) -> int:
         """Return how many requests are sent to find out about the quota; 0: it is known."""
@@ -77,19 +67,3 @@ class Window:
         """Halve, once for all requests that were in flight together."""
         if sent > self._cut:
             self.size, self._opens, self._cut = max(1.0, self.size / 2), False, now
-
-    def worked(self, share: float) -> None:
-        """Note the share of a processor core that we used while an answered request was in flight.
-
-        From the first answers it is told whether the server is near: then we were busy with
-        sending and reading all the time, and never waited.
-        """
-        if len(self._first_shares) < FIRST_ANSWERS:
-            self._first_shares.append(share)
-            self._busy = median(self._first_shares)  # one answer may say little of the others
-            if len(self._first_shares) == FIRST_ANSWERS and self._busy > BUSY:
-                self.useful = min(NEAR_USEFUL, self.most)
-            return
-        self._busy += (share - self._busy) / FIRST_ANSWERS
-        if self._busy < IDLE:
-            self.useful = self.most

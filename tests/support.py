@@ -52,6 +52,8 @@ class FakeClock:
         """Return no processor seconds: what is done takes none of this clock's time."""
         return 0.0
 
+    worked_here = worked
+
     def wait(self, condition: threading.Condition, timeout: float) -> None:
         """Jump ahead by `timeout`, unless the condition is notified within a moment."""
         endless = timeout == float("inf")

@@ -251,6 +251,8 @@ class BusyClock(FakeClock):
         """Return the share of them."""
         return self.share * self.now()
 
+    worked_here = worked
+
 
 class Recording(Embeddings):
     """An `Embeddings` that writes down how it is called."""

@@ -10,10 +10,10 @@ from pytest_mock import MockerFixture
 
 from langchain_batch_embed import dispatch
 from langchain_batch_embed.dispatch import Dispatcher
+from langchain_batch_embed.nearness import FIRST_ANSWERS
 from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
-from langchain_batch_embed.window import FIRST_ANSWERS
 from langchain_batch_embed.work import Done, Lost, Work
 from tests.support import FakeClock, wait_until
 
@@ -122,7 +122,7 @@ class TestHandingOver:
         """Where this process never waits, lists put off would only be lists to make later."""
         pacer, tally, handed_over = Pacer(max_workers=128), Tally(), threading.Event()
         for _ in range(FIRST_ANSWERS):
-            pacer.window.worked(1.0)
+            pacer.window.nearness.answered(process=1.0, requests=1.0, sent=0, now=0)
 
         def answer(row: int) -> None:
             if row:

@@ -18,7 +18,7 @@ FOLDER = Path(langchain_batch_embed.__file__).parent
 # From the bottom to the top. A module imports only from layers below its own.
 LAYERS = [
     {"clock", "errors", "offline", "corpus", "quota"},
-    {"budget", "hedging", "limits"},
+    {"budget", "hedging", "limits", "nearness"},
     {"window"},
     {"journal", "packing", "pacing", "retry", "tokens"},
     {"inputs", "report", "vectors"},
@@ -42,12 +42,12 @@ FILES = {path.stem: [path] for path in FOLDER.glob("*.py")} | {
 MODULES = sorted(FILES)
 
 # They count, pack, pace, decide and keep: each can be understood, and replaced, alone.
-INDEPENDENT = {"hedging", "journal", "packing", "pacing", "retry", "tokens"}
+INDEPENDENT = {"hedging", "journal", "nearness", "packing", "pacing", "retry", "tokens"}
 
 # They only calculate: time, waiting and randomness are handed in.
 PURE = [
-    *("budget", "errors", "hedging", "inputs", "limits", "options", "packing", "pacing"),
-    *("report", "retry", "tokens", "window", "work"),
+    *("budget", "errors", "hedging", "inputs", "limits", "nearness", "options", "packing"),
+    *("pacing", "report", "retry", "tokens", "window", "work"),
 ]
 WAITING = {"asyncio", "concurrent", "random", "threading", "time"}
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from langchain_batch_embed.budget import Budget
 from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.nearness import NEAR_USEFUL
 from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.quota import Quota
 from langchain_batch_embed.simulator.quota import Quota as ServerQuota
-from langchain_batch_embed.window import FIRST_ANSWERS, NEAR_USEFUL, Window
+from langchain_batch_embed.window import Window
 from tests.pacing_run import Outcome, run
 
 TWENTY_MILLION = 20_000_000
@@ -131,55 +132,18 @@ class TestWindow:
         assert window.size == 16
 
     def test_a_server_that_is_near_is_sent_few_requests_at_a_time(self) -> None:
-        """Where this process was busy until the first answers, a few in flight keep it so."""
+        """A few in flight keep this process busy."""
         window = Window(128)
         window.open()
-        for _ in range(FIRST_ANSWERS):
-            assert window.limit() == 128
-            window.worked(0.9)
-        assert window.limit() == NEAR_USEFUL
-
-    @pytest.mark.parametrize(
-        ("shares", "near"),
-        [
-            ([0.0] + [0.8] * 7, True),
-            ([0.2] * 3 + [0.9] * 5, True),
-            ([2.0] * 3 + [0.3] * 5, False),
-            ([0.65] * 8, False),
-        ],
-    )
-    def test_a_few_answers_do_not_tell_where_a_server_is(
-        self, shares: list[float], near: bool
-    ) -> None:
-        """The median of the first answers does: some are always late, or come at a busy moment."""
-        assert len(shares) == FIRST_ANSWERS
-        window = Window(128)
-        for share in shares:
-            window.worked(share)
-        assert window.is_near == near
-
-    def test_a_server_that_is_far_is_sent_all_that_it_bears(self) -> None:
-        """Later this process may be busy making lists, which does not bring a server nearer."""
-        window = Window(128)
-        window.open()
-        for share in [0.3] * FIRST_ANSWERS + [1.0] * 100:
-            window.worked(share)
-        assert window.limit() == 128
-
-    def test_a_server_that_is_no_longer_near_is_sent_more_again(self) -> None:
-        """Where this process has begun to wait for answers, more are sent at a time."""
-        window = Window(128)
-        window.open()
-        for share in [0.9] * FIRST_ANSWERS + [0.1] * FIRST_ANSWERS:
-            window.worked(share)
-        assert window.limit() == 128
+        assert (window.limit(), window.is_near) == (128, False)
+        window.nearness.is_near = True
+        assert (window.limit(), window.is_near) == (NEAR_USEFUL, True)
 
     def test_one_worker_stays_one(self) -> None:
         """However near a server is, it never gets more requests at a time than it may."""
         window = Window(1)
-        for _ in range(FIRST_ANSWERS):
-            window.worked(1.0)
-        assert window.limit() == 1
+        window.nearness.is_near = True
+        assert (window.limit(), window.is_near) == (1, False)
 
     def test_grows_by_one_a_round_after_that_and_never_above_its_bound(self) -> None:
         """Additive increase, multiplicative decrease."""
