@@ -91,6 +91,7 @@ class Dispatcher:
         tally: Tally,
         *,
         deadline: float | None = None,
+        since: float | None = None,
         cancelled: threading.Event | None = None,
     ) -> Iterator[Outcome]:
         """Send everything; yield each outcome as it is there, or soon after (see `_hands_over`).
@@ -101,10 +102,11 @@ class Dispatcher:
         Args:
             work: what to send.
             tally: where requests, retries and tokens are counted.
-            deadline: seconds from now after which all that is not done is lost.
+            deadline: seconds after which all that is not done is lost.
+            since: the clock's time from which they count; `None`: from now on.
             cancelled: set, with a `wake`, to stop the run from another thread.
         """
-        run = Run(self, work, tally, deadline=deadline, cancelled=cancelled)
+        run = Run(self, work, tally, deadline=deadline, since=since, cancelled=cancelled)
         with self.changed:
             self._runs.append(run)
         try:
@@ -177,6 +179,7 @@ class Run:
         tally: Tally,
         *,
         deadline: float | None,
+        since: float | None,
         cancelled: threading.Event | None,
     ) -> None:
         self._shared = shared
@@ -184,7 +187,8 @@ class Run:
         self._tally = tally
         self._cancelled = cancelled or threading.Event()
         self._allowed = deadline
-        self._end = math.inf if deadline is None else shared.clock.now() + deadline
+        begin = shared.clock.now() if since is None else since
+        self._end = math.inf if deadline is None else begin + deadline
         self._ready = deque(self._batch(rows) for rows in work.batches)
         self._delayed: list[tuple[float, int, Batch]] = []  # a heap by due time
         self._number = itertools.count()  # keeps the heap from comparing batches

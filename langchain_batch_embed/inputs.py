@@ -111,7 +111,8 @@ def prepare(
 
     Raises:
         InputError: a text is empty and the provider refuses that, or is over
-            `limits.max_tokens_per_input` tokens and `long_inputs` is `"error"`.
+            `limits.max_tokens_per_input` tokens and `long_inputs` is `"error"`, or that limit
+            is less than one of its characters.
     """
     rows: dict[str, int] = {}
     row_of = np.fromiter((rows.setdefault(text, len(rows)) for text in texts), np.intp, len(texts))
@@ -142,10 +143,18 @@ def prepare(
             )
         for row in over.tolist():
             cut = windows(unique[row], long, counter)
+            try:
+                whole = [next(cut)] if long_inputs == "truncate" else list(cut)
+            except ValueError as error:
+                wrong = np.flatnonzero(row_of == row).tolist()
+                raise InputError(
+                    f"{_which(wrong, texts, f'impossible to cut into {long} tokens')}: one "
+                    "character can be 4; raise max_tokens_per_input",
+                    indices=wrong,
+                ) from error
             if long_inputs == "truncate":
-                unique[row] = next(cut).text
+                unique[row] = whole[0].text
             else:
-                whole = list(cut)
                 places = [rows.setdefault(window.text, len(rows)) for window in whole]
                 parts[row] = places, [window.tokens for window in whole]
         unique.extend(list(rows)[count:])

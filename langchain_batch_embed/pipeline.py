@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from langchain_batch_embed.dispatch import Dispatcher
 from langchain_batch_embed.errors import (
-    DeadlineError,
     Failure,
     InputError,
     PartialEmbeddingsError,
@@ -30,7 +29,7 @@ from langchain_batch_embed.recovery import Recovery, Safe
 from langchain_batch_embed.report import Report, Tally, dollars
 from langchain_batch_embed.results import Results
 from langchain_batch_embed.tokens import TokenCounter
-from langchain_batch_embed.work import Done, Lost, Work
+from langchain_batch_embed.work import Done, Work
 
 __all__ = ["Pipeline"]
 
@@ -102,7 +101,6 @@ class Pipeline:
         try:
             if not query:
                 self._take_prefetched(given, inputs, results, cancelled)
-            waited = clock.now() - started
             with tqdm(total=len(given), unit=" texts", disable=hidden) as bar:
                 failures = self._run(
                     inputs,
@@ -110,7 +108,8 @@ class Pipeline:
                     safe,
                     tally,
                     query=query,
-                    deadline=None if self._deadline is None else self._deadline - waited,
+                    deadline=self._deadline,
+                    since=started,
                     cancelled=cancelled,
                     progress=lambda: bar.update(results.texts_done() - bar.n),
                 )
@@ -157,6 +156,7 @@ class Pipeline:
         *,
         query: bool = False,
         deadline: float | None = None,
+        since: float = 0.0,
         cancelled: threading.Event | None = None,
         progress: Callable[[], object],
     ) -> list[Failure]:
@@ -168,7 +168,8 @@ class Pipeline:
             safe: where they are kept.
             tally: where is counted what this costs.
             query: send as the provider sends queries.
-            deadline: seconds that are left for it; `None`: any time.
+            deadline: seconds for it; `None`: any time.
+            since: the clock's time from which they count.
             cancelled: set, with a `wake`, to stop from another thread.
             progress: called each time that some vectors have come.
 
@@ -180,9 +181,6 @@ class Pipeline:
             tally.recalled += recalled
         progress()
         rows = inputs.missing(results.done)
-        if self._deadline is not None and deadline is not None and deadline <= 0:
-            results.take(Lost(rows, DeadlineError(self._deadline)))
-            rows = rows[:0]
         work = Work(
             batches=self.batches(inputs, rows),
             max_items=self.limits.max_batch_size,
@@ -193,7 +191,9 @@ class Pipeline:
             keep=safe.keep,
             lists=results.as_lists,
         )
-        for outcome in self.dispatcher.run(work, tally, deadline=deadline, cancelled=cancelled):
+        for outcome in self.dispatcher.run(
+            work, tally, deadline=deadline, since=since, cancelled=cancelled
+        ):
             results.take(outcome)
             progress()
         if cancelled is not None and cancelled.is_set():

@@ -85,7 +85,7 @@ class Prefetch:
         self._running: set[str] = set()
         self._ready = _Vectors()
         self._expected: Counter[str] = Counter()  # how often each text is still to be asked for
-        self._spare: dict[str, None] = {}  # ready texts that were asked for, and are expected again
+        self._spare: dict[str, None] = {}  # were asked for, and may or may not be once more
         self._runs = 0
 
     def announce(self, texts: Sequence[str]) -> None:
@@ -125,7 +125,10 @@ class Prefetch:
                 vectors = self._ready.stack(ready)
                 if not self.until_released:
                     for text in ready or left:
-                        self._drop(text, uses[text])
+                        if text in self._running:  # left at a deadline, and perhaps not for good
+                            self._spare[text] = None
+                        else:
+                            self._drop(text, uses[text])
                     self._start_runs()
             if not ready:
                 return
@@ -239,10 +242,10 @@ class Prefetch:
         while self._waiting and self._runs < RUNS and not self._closed.is_set():
             size = min(len(self._waiting), max(1, self._max_buffered // RUNS))
             # Who announces a text twice may ask for it once: `index()` skips what it has.
-            while room < size and self._spare and not self.until_released:
-                text = next(iter(self._spare))
-                del self._spare[text]
-                room += self._ready.drop(text)
+            if room < size and not self.until_released:
+                for text in [text for text in self._spare if text in self._ready][: size - room]:
+                    del self._spare[text]
+                    room += self._ready.drop(text)
             if room < size:
                 return
             texts = list(islice(self._waiting, size))

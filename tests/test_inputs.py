@@ -261,6 +261,18 @@ class TestLongTexts:
             'long_inputs="average" or "truncate"'
         )
 
+    @pytest.mark.parametrize("long_inputs", ["average", "truncate"])
+    def test_a_limit_below_one_character_is_an_error(self, long_inputs: LongInputs) -> None:
+        """It names the texts and the option, and shows no text."""
+        limits = replace(LIMITS, max_tokens_per_input=2)
+        with pytest.raises(InputError) as caught:
+            prepared(["a", "😀", "b", "😀"], limits=limits, long_inputs=long_inputs)
+        assert caught.value.indices == (1, 3)
+        assert str(caught.value) == (
+            "2 of 4 texts are impossible to cut into 2 tokens (indices 1, 3): one character can "
+            "be 4; raise max_tokens_per_input"
+        )
+
     def test_without_a_limit_no_text_is_long(self) -> None:
         """Where the wrapped class deals with long texts itself, they are left as they are."""
         limits = replace(LIMITS, max_tokens_per_input=None)

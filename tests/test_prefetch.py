@@ -327,6 +327,39 @@ class TestErrors:
         assert server.stats()["requests"] == 1
 
 
+    def test_what_a_call_left_at_its_deadline_is_there_for_the_next_one(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """It was on its way, and so it is paid for once."""
+        server.configure(script=("drip",), drip_seconds=0.002, dimensions=64)
+        embeddings = batch(deadline=0.2, timeout=60, _clock=SYSTEM_CLOCK)
+        with embeddings.prefetch(["a"]):
+            wait_until(lambda: server.stats()["in_flight"] == 1)
+            with pytest.raises(PartialEmbeddingsError):
+                embeddings.embed_documents(["a"])
+            wait_until(lambda: server.stats()["in_flight"] == 0)
+            assert_right(embeddings.embed_documents(["a"]), ["a"])
+        assert server.stats()["requests"] == 1
+
+    def test_what_was_left_at_a_deadline_makes_room(self) -> None:
+        """Where nobody asks for it again, the texts that were announced later are embedded."""
+        came, let_go = [], threading.Event()
+
+        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+            del cancelled
+            assert let_go.wait(10)
+            prefetch.put(texts, np.ones((len(texts), 2), dtype=np.float32))
+            came.extend(texts)
+
+        prefetch = Prefetch(embed, max_buffered=2, on_close=lambda _: None)
+        with prefetch:
+            prefetch.announce(["a", "b", "c", "d"])
+            wait_until(lambda: len(threads("prefetch")) == 2)
+            assert list(prefetch.take(["a", "b"], end=0.0)) == []
+            let_go.set()
+            wait_until(lambda: sorted(came) == ["a", "b", "c", "d"])
+
+
 class TestBounds:
     """Vectors are few, and end with the block."""
 

@@ -357,7 +357,9 @@ class TestDeadlines:
         )
         with pytest.raises(PartialEmbeddingsError) as caught:
             embeddings.embed_numpy(TEXTS[:400])
-        assert isinstance(caught.value.__cause__, DeadlineError)
+        cause = caught.value.__cause__
+        assert isinstance(cause, DeadlineError)
+        assert cause.deadline == 0.6  # as it was given, not what was left of it
         assert len(caught.value.failures) == 100
         assert 0.5 < caught.value.report.seconds < 2
 
