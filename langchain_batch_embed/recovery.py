@@ -2,11 +2,14 @@
 
 With a persistent journal every answer is written by the thread that received it, before
 anybody else sees it. Without one, the vectors of a call that fails stay in memory, on the
-instance, until a later call that needs them has succeeded.
+instance, until a later call that needs them has succeeded. So do those that a journal cannot take,
+until it can.
 """
 
+import contextlib
 import logging
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,9 @@ __all__ = ["Recovery", "Safe"]
 
 logger = logging.getLogger(__name__)
 
+_MENDED = 1024
+"""Vectors written in one piece to a journal that can be written again: 6 MB at 1,536 dimensions."""
+
 
 class Recovery:
     """The journal of one instance, and the memory that stands in for it."""
@@ -29,11 +35,48 @@ class Recovery:
         self.space = space
         self.memory = journal if isinstance(journal, MemoryJournal) else MemoryJournal()
         self.remembers = False  # whether anything was ever put into `memory`
-        self.broken = threading.Event()  # the journal's failure was logged
+        self.is_broken = False  # the journal: what it should hold is in `memory` meanwhile
+        self._lock = threading.Lock()  # guards the change of `is_broken`, with what it entails
 
     def begin(self, inputs: Inputs, results: Results, *, query: bool) -> "Safe":
         """Return the safe for one call; a query is neither looked up nor kept."""
         return Safe(self, inputs, results, empty=query)
+
+    def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
+        """Write one answer to the journal, or keep it in memory as long as that cannot be done."""
+        try:
+            self.journal.put(keys, vectors, space=self.space)
+        except JournalError as error:
+            # The vectors are good and paid for: the call goes on with them.
+            with self._lock:
+                self.remember(keys, vectors)
+                if not self.is_broken:
+                    self.is_broken = True
+                    logger.error("%s. Finished vectors stay in memory meanwhile", error)
+        else:
+            if self.is_broken:
+                self._mend()
+
+    def remember(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
+        """Keep vectors in memory."""
+        self.remembers = True
+        self.memory.put(keys, vectors, space=self.space)
+
+    def _mend(self) -> None:
+        """Write to the journal what it missed."""
+        with self._lock, contextlib.suppress(JournalError):  # then at the next answer
+            missed = self.memory.keys()
+            for start in range(0, len(missed), _MENDED):
+                keys = missed[start : start + _MENDED]
+                self.journal.put(keys, self.memory.get(keys)[1], space=self.space)
+                self.memory.discard(keys)
+            if self.is_broken:
+                self.is_broken = False
+                logger.warning(
+                    "the journal can be written again, and has the %d vectors that were kept in "
+                    "memory",
+                    len(missed),
+                )
 
 
 class Safe:
@@ -82,31 +125,20 @@ class Safe:
         if self._empty:
             return
         if self._shared.journal.persistent:
-            try:
-                self._shared.journal.put(self._keys_of(rows), vectors, space=self._shared.space)
-            except JournalError as error:
-                # The vectors are good and paid for: the call goes on with them.
-                self._remember(rows, vectors)
-                if not self._shared.broken.is_set():
-                    self._shared.broken.set()
-                    logger.error("%s. Finished vectors stay in memory meanwhile", error)
+            self._shared.put(self._keys_of(rows), vectors)
         elif not wanted:
-            self._remember(rows, vectors)
+            self._shared.remember(self._keys_of(rows), vectors)
 
     def failed(self) -> None:
         """Keep what is done of a call that fails, and what still arrives of it."""
         rows, vectors = self._results.abandon()
         if rows.size and not self._empty and not self._shared.journal.persistent:
-            self._remember(rows, vectors)
+            self._shared.remember(self._keys_of(rows), vectors)
 
     def succeeded(self) -> None:
         """Forget what was kept in memory for this call alone."""
-        if self._shared.remembers and not self._empty and not self._shared.broken.is_set():
+        if self._shared.remembers and not self._empty and not self._shared.is_broken:
             self._shared.memory.discard(self._keys_of(np.arange(len(self._inputs.texts))))
-
-    def _remember(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
-        self._shared.remembers = True
-        self._shared.memory.put(self._keys_of(rows), vectors, space=self._shared.space)
 
     def _keys_of(self, rows: NDArray[np.intp]) -> list[bytes]:
         with self._lock:

@@ -326,7 +326,6 @@ class TestErrors:
         assert caught.value.__cause__.deadline == 0.3
         assert server.stats()["requests"] == 1
 
-
     def test_what_a_call_left_at_its_deadline_is_there_for_the_next_one(
         self, batch: Batch, server: LocalServer
     ) -> None:
@@ -343,7 +342,8 @@ class TestErrors:
 
     def test_what_was_left_at_a_deadline_makes_room(self) -> None:
         """Where nobody asks for it again, the texts that were announced later are embedded."""
-        came, let_go = [], threading.Event()
+        came: list[str] = []
+        let_go = threading.Event()
 
         def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
             del cancelled

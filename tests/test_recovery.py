@@ -297,6 +297,33 @@ class TestJournal:
         embeddings.embed_numpy(TEXTS[:50])
         assert server.stats()["requests"] == 0
 
+    def test_a_journal_that_can_be_written_again_gets_what_it_missed(
+        self,
+        batch: Batch,
+        server: LocalServer,
+        tmp_path: Path,
+        mocker: MockerFixture,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """With the next answer; then a second object finds everything in the journal."""
+        embeddings = batch(journal=tmp_path / "j", max_workers=1, max_batch_size=10)
+        full = JournalError("the disk is full")
+        put, answers = SQLiteJournal.put, [full, full, None, full, full, None, None]
+
+        def sometimes(journal: SQLiteJournal, *args: Any, **options: Any) -> None:
+            if answers and (error := answers.pop(0)):
+                raise error
+            put(journal, *args, **options)
+
+        mocker.patch.object(SQLiteJournal, "put", sometimes)
+        embeddings.embed_numpy(TEXTS[:50])  # two are missed, and the mending fails at first
+        assert caplog.text.count("the disk is full") == 1
+        assert caplog.text.count("can be written again") == 1
+        server.configure()
+        assert_right(batch(journal=tmp_path / "j").embed_numpy(TEXTS[:50]), TEXTS[:50])
+        assert server.stats()["requests"] == 0
+        assert embeddings._pipeline.recovery.memory.stats().vectors == 0
+
     def test_queries_are_not_journalled(self, batch: Batch, tmp_path: Path) -> None:
         """What users search for stays out of the file."""
         embeddings = batch(journal=tmp_path / "j")

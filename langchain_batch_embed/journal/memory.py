@@ -59,6 +59,11 @@ class MemoryJournal:
             self._values.update(zip(keys, values, strict=True))
             self._entries.update(zip(keys, entries, strict=True))
 
+    def keys(self) -> list[bytes]:
+        """Return the keys of all vectors, in the order in which they came."""
+        with self._lock:
+            return list(self._values)
+
     def discard(self, keys: Iterable[bytes]) -> None:
         """Forget these vectors; keys that are not there are passed over."""
         with self._lock:
