@@ -116,6 +116,9 @@ class Pipeline:
             if failures:
                 safe.failed()
                 failures = results.failures()  # without what came at the last moment
+            for prefetch in () if query else self.prefetches:
+                lost = {failure.index for failure in failures}
+                prefetch.embedded(text for i, text in enumerate(given) if i not in lost)
         except BaseException:
             safe.failed()
             raise
@@ -123,7 +126,7 @@ class Pipeline:
             self._width = None if results.width_changed else results.width
             with self.dispatcher.changed:
                 for prefetch in self.prefetches:
-                    prefetch.tally.add(tally)
+                    prefetch.account.tally.add(tally)
             report = self.last_report = Report.of(
                 tally,
                 texts=len(given),
@@ -255,13 +258,9 @@ class Pipeline:
             with self.dispatcher.changed:
                 self.prefetches = tuple(p for p in self.prefetches if p is not prefetch)
             self.dispatcher.wake()
-            self.last_report = Report.of(
-                prefetch.tally,
-                texts=prefetch.announced,
-                unique=prefetch.unique,
-                done=prefetch.announced - len(prefetch.failed),
-                seconds=self.dispatcher.clock.now() - prefetch.started,
-                dollars=dollars(self.provider.model, prefetch.tally.tokens),
+            self.last_report = prefetch.account.report(
+                now=self.dispatcher.clock.now(),
+                dollars=dollars(self.provider.model, prefetch.account.tally.tokens),
             )
 
         prefetch = Prefetch(
@@ -304,7 +303,7 @@ class Pipeline:
             inputs = self.prepare(texts)
         except InputError as error:  # about some of them, so the others are embedded without
             if len(texts) == 1:
-                prefetch.failed.add(texts[0])
+                prefetch.failed(texts)
                 return {0: error}
             wrong = set(error.indices)
             good = [i for i in range(len(texts)) if i not in wrong]
@@ -317,10 +316,10 @@ class Pipeline:
         safe = self.recovery.begin(inputs, results, query=False)
         # No `safe.failed()`: what is done is in the prefetch, which the journal alone outlives.
         failures = self._run(
-            inputs, results, safe, prefetch.tally, cancelled=cancelled, progress=hand_over
+            inputs, results, safe, prefetch.account.tally, cancelled=cancelled, progress=hand_over
         )
         hand_over()  # over-long texts are put together at the end
-        prefetch.failed.update(texts[failure.index] for failure in failures)
+        prefetch.failed(texts[failure.index] for failure in failures)
         if not failures:
             safe.succeeded()
         return {failure.index: failure.error for failure in failures}

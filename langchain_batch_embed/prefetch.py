@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
-from langchain_batch_embed.report import Tally
+from langchain_batch_embed.report import Account
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
 
@@ -52,11 +52,7 @@ class Prefetch:
         clock: how to wait.
 
     Attributes:
-        announced: texts that were announced so far.
-        unique: different ones among them.
-        failed: texts that could not be embedded.
-        tally: what was sent for them, and by calls meanwhile.
-        started: when it was made, in seconds of the clock.
+        account: what became of the announced texts, and what was sent for them.
     """
 
     def __init__(
@@ -73,10 +69,7 @@ class Prefetch:
         self._max_buffered = max_buffered
         self._on_close = on_close
         self._clock = clock
-        self.announced = self.unique = 0
-        self.failed: set[str] = set()
-        self.tally = Tally()
-        self.started = clock.now()
+        self.account = Account(clock.now())
         self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(RUNS, "batch-embed-prefetch")
         # Guards all below; notified when vectors arrive and when a run ends.
@@ -91,9 +84,9 @@ class Prefetch:
     def announce(self, texts: Sequence[str]) -> None:
         """Start to embed these texts, as far as there is room; returns at once."""
         with self._changed:
-            self.announced += len(texts)
+            self.account.texts += len(texts)
             for text in texts:
-                self.unique += text not in self._expected
+                self.account.unique += text not in self._expected
                 self._expected[text] += 1
                 if text not in self._running and text not in self._ready:
                     self._waiting[text] = None
@@ -174,6 +167,18 @@ class Prefetch:
                     self._ready.put(text, vector)
             self._changed.notify_all()
 
+    def failed(self, texts: Iterable[str]) -> None:
+        """Note that texts could not be embedded."""
+        with self._changed:
+            for text in texts:
+                self.account.failed[text] = max(1, self._expected[text])
+
+    def embedded(self, texts: Iterable[str]) -> None:
+        """Note that a caller's own call embedded texts, some of which may have failed before."""
+        with self._changed:
+            for text in texts if self.account.failed else ():
+                self.account.failed.pop(text, None)
+
     def release(self, texts: Iterable[str]) -> None:
         """Drop vectors that were kept after they had been handed out."""
         with self._changed:
@@ -190,6 +195,8 @@ class Prefetch:
         """Stop: nothing more is sent, and what is here is dropped."""
         with self._changed:
             self._closed.set()
+            unfinished = self._running.union(self._waiting)
+            self.account.unfinished += sum(self._expected[text] for text in unfinished)
             for texts in (self._waiting, self._running, self._expected, self._spare):
                 texts.clear()
             self._ready = _Vectors()

@@ -1,7 +1,7 @@
 """What a call did and cost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from html import escape
 from types import MappingProxyType
 
@@ -9,6 +9,7 @@ __all__ = [
     "BATCH_API_SHARE",
     "DOLLARS_PER_MILLION_TOKENS",
     "PRICES_FROM",
+    "Account",
     "Report",
     "Tally",
     "dollars",
@@ -49,8 +50,8 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         """Add what another one has counted."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        for count in fields(self):
+            setattr(self, count.name, getattr(self, count.name) + getattr(other, count.name))
 
     def answered(self, tokens: int | None, estimate: int) -> None:
         """Count the tokens of an answer; the estimate where the answer does not say."""
@@ -70,7 +71,9 @@ class Report:
         throttled: requests refused because of a rate limit (429).
         splits: requests that were refused and sent again in parts.
         hedged: stragglers that were sent a second time.
-        tokens: tokens billed, as the server counts them, or estimated where it does not say.
+        tokens: tokens billed, as the server counts them, or estimated where it does not say;
+            without those of requests that were still under way when the call ended, such as
+            the slower copies of stragglers.
         dollars: what the tokens cost; `None` for a model whose price is not known.
         seconds: how long the call took.
         failures: texts without a vector.
@@ -143,6 +146,38 @@ class Report:
                 "time": duration(self.seconds),
                 "failed texts": f"{self.failures:,}",
             },
+        )
+
+
+@dataclass(slots=True)
+class Account:
+    """Counts that a prefetch keeps while it is open.
+
+    Attributes:
+        started: when it was opened, in seconds.
+        tally: what was sent for its texts, and by calls meanwhile.
+        texts: texts that were announced.
+        unique: different ones among them.
+        failed: those that could not be embedded, and how often each was announced.
+        unfinished: texts that were not embedded yet when it was closed.
+    """
+
+    started: float
+    tally: Tally = field(default_factory=Tally)
+    texts: int = 0
+    unique: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    unfinished: int = 0
+
+    def report(self, *, now: float, dollars: float | None) -> Report:
+        """Make the report of the prefetch."""
+        return Report.of(
+            self.tally,
+            texts=self.texts,
+            unique=self.unique,
+            done=self.texts - self.unfinished - sum(self.failed.values()),
+            seconds=now - self.started,
+            dollars=dollars,
         )
 
 

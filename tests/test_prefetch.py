@@ -208,6 +208,34 @@ class TestCallers:
         assert report is not None
         assert (report.requests, report.tokens) == (stats["requests"], stats["tokens_billed"])
 
+    def test_the_blocks_report_counts_each_text_without_a_vector(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """One refused text that was announced three times is three; one embedded later is none."""
+        server.configure(refuse_marker="section 7")
+        embeddings = batch(max_retries=0)
+        announced = [*TEXTS[:10], "section 7", "section 7"]
+        with embeddings.prefetch(announced), pytest.raises(PartialEmbeddingsError):
+            embeddings.embed_documents(TEXTS[:10])
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.failures == 3
+        with embeddings.prefetch(["section 7"]) as prefetch:
+            assert prefetch.missing(["section 7"]) == ["section 7"]
+            server.configure()
+            embeddings.embed_documents(["section 7"])
+        assert embeddings.last_report.failures == 0
+
+    def test_the_report_of_a_block_that_was_left_early_counts_what_is_missing(
+        self, batch: Batch
+    ) -> None:
+        """Texts that nobody waited for have no vector."""
+        embeddings = batch(max_workers=1)
+        with embeddings.prefetch(TEXTS, max_buffered=100) as prefetch:
+            assert prefetch.missing(TEXTS[:100]) == []
+        report = embeddings.last_report
+        assert report is not None
+        assert (report.texts, report.failures) == (1000, 900)
+
 
 class TestTexts:
     """Texts that are special are not sent twice either."""
