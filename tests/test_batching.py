@@ -12,8 +12,8 @@ from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings, InputError, dispatch
 from langchain_batch_embed.clock import SYSTEM_CLOCK
-from langchain_batch_embed.dispatch import MERGED
 from langchain_batch_embed.offline import use_offline_tiktoken
+from langchain_batch_embed.run import MERGED
 from tests.support import FakeClock, LocalServer, assert_right, prose
 
 Batch = Callable[..., BatchEmbeddings]

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from pytest_mock import MockerFixture
 
-from langchain_batch_embed import dispatch
+from langchain_batch_embed import run
 from langchain_batch_embed.dispatch import Dispatcher
 from langchain_batch_embed.nearness import FIRST_ANSWERS
 from langchain_batch_embed.pacing import Pacer
@@ -223,7 +223,7 @@ class TestEnds:
         self, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A mistake of ours in what is made of an error must not leave the call waiting."""
-        mocker.patch.object(dispatch, "decide", side_effect=TypeError("secret"))
+        mocker.patch.object(run, "decide", side_effect=TypeError("secret"))
 
         def answer(row: int) -> None:
             raise ValueError(f"secret {row}")

@@ -24,6 +24,7 @@ LAYERS = [
     {"inputs", "report", "vectors"},
     {"options", "providers"},
     {"work"},
+    {"run"},
     {"dispatch"},
     {"results"},
     {"prefetch", "recovery"},
