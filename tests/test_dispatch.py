@@ -1,7 +1,9 @@
 """When requests start and when their outcomes are handed over: the dispatcher on its own."""
 
+import itertools
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from pytest_mock import MockerFixture
 
 from langchain_batch_embed import run
 from langchain_batch_embed.dispatch import Dispatcher
-from langchain_batch_embed.nearness import FIRST_ANSWERS
+from langchain_batch_embed.nearness import NEAR_USEFUL
 from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.run import BACKLOG
 from langchain_batch_embed.work import Done, Lost, Work
 from tests.support import FakeClock, wait_until
 
@@ -39,6 +42,13 @@ def work(
         keep=lambda rows, vectors: None,  # noqa: ARG005
         lists=lists,
     )
+
+
+def near_pacer() -> Pacer:
+    """Return one that takes the server for near."""
+    pacer = Pacer(max_workers=128)
+    pacer.window.nearness.is_near = True
+    return pacer
 
 
 class TestHandingOver:
@@ -120,15 +130,13 @@ class TestHandingOver:
 
     def test_a_near_server_does_not_keep_outcomes_waiting(self) -> None:
         """Where this process never waits, lists put off would only be lists to make later."""
-        pacer, tally, handed_over = Pacer(max_workers=128), Tally(), threading.Event()
-        for _ in range(FIRST_ANSWERS):
-            pacer.window.nearness.answered(process=1.0, requests=1.0, sent=0, now=0)
+        tally, handed_over = Tally(), threading.Event()
 
         def answer(row: int) -> None:
             if row:
                 assert handed_over.wait(10)
 
-        dispatcher = Dispatcher(pacer, max_workers=128, max_retries=0, timeout=60)
+        dispatcher = Dispatcher(near_pacer(), max_workers=128, max_retries=0, timeout=60)
         outcomes = dispatcher.run(work(9, answer), tally)
         assert isinstance(next(outcomes), Done)
         assert tally.requests < 9
@@ -214,6 +222,92 @@ class TestSeveralCalls:
         assert isinstance(large, Generator)
         large.close()
         assert dispatcher._runs == []
+
+
+class TestNearServer:
+    """One that answers at once: this process is what everything waits for."""
+
+    def test_it_is_not_asked_for_more_than_the_caller_takes(self) -> None:
+        """What waits for the caller takes memory, and so the next requests do."""
+        tally = Tally()
+        dispatcher = Dispatcher(near_pacer(), max_workers=128, max_retries=0, timeout=60)
+        outcomes = dispatcher.run(work(40, lambda _: None), tally)
+        assert isinstance(next(outcomes), Done)
+        wait_until(lambda: dispatcher.pacer.in_flight == 0)
+        assert tally.requests <= 1 + BACKLOG + NEAR_USEFUL
+        assert len(list(outcomes)) == 39
+        assert tally.requests == 40
+
+    def test_what_is_tried_again_is_sent_as_it_was(self) -> None:
+        """Batches are put together, but not with one that failed: it may fail for what it is."""
+        sent: list[tuple[int, ...]] = []
+
+        def send(rows: Rows, timeout: float) -> Answer:
+            del timeout
+            sent.append(tuple(rows.tolist()))
+            if sent.count(sent[-1]) == 1:
+                raise ConnectionError
+            return Answer(vectors=np.ones((len(rows), 2), dtype=np.float32))
+
+        many = replace(work(30, lambda _: None), max_items=10, max_tokens=1000, send=send)
+        dispatcher = Dispatcher(
+            near_pacer(), max_workers=128, max_retries=3, timeout=60, clock=FakeClock()
+        )
+        assert {type(outcome) for outcome in dispatcher.run(many, Tally())} == {Done}
+        assert max(map(len, sent)) > 1
+        assert sorted(sent) == sorted([*dict.fromkeys(sent)] * 2)
+        assert sorted(row for rows in dict.fromkeys(sent) for row in rows) == list(range(30))
+
+
+class TestRetries:
+    """A batch is tried again as often as it may be, and not much oftener in parts."""
+
+    def test_a_part_of_a_batch_that_was_tried_often_is_tried_twice(self) -> None:
+        """Once, and once more: a text that cannot be sent costs few requests beside its batch."""
+        sent: list[tuple[int, ...]] = []
+
+        def send(rows: Rows, timeout: float) -> Answer:
+            del timeout
+            sent.append(tuple(rows.tolist()))
+            if 3 in rows:
+                raise ConnectionError
+            return Answer(vectors=np.ones((len(rows), 2), dtype=np.float32))
+
+        one = replace(work(4, lambda _: None), batches=[np.arange(4)], max_items=4, send=send)
+        dispatcher = Dispatcher(
+            Pacer(max_workers=1), max_workers=1, max_retries=5, timeout=60, clock=FakeClock()
+        )
+        outcomes = list(dispatcher.run(one, Tally()))
+        assert [outcome.rows.tolist() for outcome in outcomes if isinstance(outcome, Lost)] == [[3]]
+        assert [sent.count(rows) for rows in ((0, 1, 2, 3), (2, 3), (3,))] == [6, 2, 2]
+        assert [sent.count(rows) for rows in ((0, 1), (2,))] == [1, 1]
+
+    def test_a_hedged_batch_has_not_failed_as_long_as_one_copy_may_be_answered(self) -> None:
+        """The error of the other one is passed over: nothing is sent a third time."""
+        copies, failed, tally = itertools.count(), threading.Event(), Tally()
+
+        def answer(row: int) -> None:
+            if row < 39:
+                return
+            if next(copies) == 0:
+                wait_until(lambda: tally.hedged > 0 and dispatcher.pacer.in_flight > 1)
+                failed.set()
+                raise ConnectionError
+            assert failed.wait(10)
+            wait_until(lambda: dispatcher.pacer.in_flight == 1)
+
+        dispatcher = Dispatcher(
+            Pacer(max_workers=2),
+            max_workers=2,
+            max_retries=3,
+            timeout=60,
+            hedge=True,
+            clock=FakeClock(),
+        )
+        outcomes = list(dispatcher.run(work(40, answer, lists=False), tally))
+        assert [type(outcome) for outcome in outcomes] == [Done] * 40
+        assert tally.retries == 0
+        assert 1 <= tally.hedged <= 2
 
 
 class TestEnds:

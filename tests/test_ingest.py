@@ -244,6 +244,18 @@ class TestStoring:
         )
         assert seen == [200]
 
+    def test_a_small_store_call_does_not_make_small_requests(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """What is written makes room for runs of a quarter of `max_buffered`."""
+        embeddings = batch(max_workers=1)
+        documents = [Document(f"document {i}") for i in range(1000)]
+        report = embeddings.ingest(
+            ListStore(embeddings), documents, batch_size=10, max_buffered=200
+        )
+        assert report.stored == 1000
+        assert server.stats()["requests"] == 1000 / 50
+
     @pytest.mark.parametrize(("batch_size", "max_buffered"), [(1, 1), (7, 3), (50, 50), (64, 100)])
     def test_any_sizes_will_do(
         self, batch: Batch, server: LocalServer, batch_size: int, max_buffered: int
@@ -479,6 +491,20 @@ class TestFailures:
         report = embeddings.ingest(ListStore(embeddings, refuse), documents(1000), batch_size=50)
         assert [failure.index for failure in report.failures] == list(range(7, 1000, 50))
         assert (report.tried, report.stored) == (1000, 980)
+
+    def test_a_stores_errors_may_be_chained_in_a_circle(self, batch: Batch) -> None:
+        """Each raised from the other, as careless code does it: it is a failure as any other."""
+        first, second = ValueError("first"), ValueError("second")
+        first.__cause__, second.__cause__ = second, first
+
+        def refuse(texts: list[str]) -> None:
+            if "document 3" in texts:
+                raise first
+
+        embeddings = batch()
+        documents = [Document(f"document {i}") for i in range(10)]
+        report = embeddings.ingest(ListStore(embeddings, refuse), documents)
+        assert [(failure.index, failure.error) for failure in report.failures] == [(3, first)]
 
     def test_a_wrong_key_ends_it_at_once(self, batch: Batch, server: LocalServer) -> None:
         """When nothing can be embedded, nothing more is read or sent."""

@@ -431,6 +431,22 @@ class TestBounds:
         assert max(held) <= max_buffered
         assert max(runs) <= max(1, max_buffered // 4)
 
+    def test_a_vector_that_nobody_expects_any_more_is_not_kept(self) -> None:
+        """Released while it was on its way, it would stay for good."""
+        go_on = threading.Event()
+
+        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+            del cancelled
+            assert go_on.wait(10)
+            prefetch.put(texts, np.ones((len(texts), 2), dtype=np.float32))
+
+        prefetch = Prefetch(embed, max_buffered=8, until_released=True, on_close=lambda _: None)
+        with prefetch:
+            prefetch.announce(["a", "b"])
+            prefetch.release(["a"])
+            go_on.set()
+            assert prefetch.missing(["a", "b"]) == ["a"]
+
     def test_what_is_settled_is_told_without_waiting_for_the_rest(self) -> None:
         """Ready or failed, up to the first that is on its way once there are enough."""
         go_on = threading.Event()

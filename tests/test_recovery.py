@@ -30,6 +30,7 @@ from langchain_batch_embed import (
 )
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.journal import SQLiteJournal
+from langchain_batch_embed.pipeline import Pipeline
 from tests.support import FakeClock, LocalServer, assert_right
 
 Batch = Callable[..., BatchEmbeddings]
@@ -93,6 +94,20 @@ class TestPartialResults:
         assert "17, 2048, 4999" in message
         assert "calling again" in message
         assert "poison " not in message
+
+    def test_the_error_has_the_report_of_its_own_call(
+        self, batch: Batch, server: LocalServer, mocker: MockerFixture
+    ) -> None:
+        """Another thread's call may end just then, so that `last_report` is of that one."""
+        embeddings = batch()
+        embeddings.embed_query("another call")
+        other = embeddings.last_report
+        always_other = mocker.PropertyMock(return_value=other)
+        mocker.patch.object(Pipeline, "last_report", always_other, create=True)
+        server.configure(refuse_marker="poison")
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_documents(["a", "poison"])
+        assert (caught.value.report.texts, caught.value.report.failures) == (2, 1)
 
     def test_numpy_callers_get_rows_not_lists(self, batch: Batch, server: LocalServer) -> None:
         """`embed_numpy` hands over float32 rows in the exception."""
