@@ -115,15 +115,6 @@ class TestDimensions:
         # Nobody knows which is right: the next call is not held to either.
         assert_right(embeddings.embed_numpy(["c", "d"]), ["c", "d"])
 
-    def test_a_spoilt_answer_is_not_a_changed_model(
-        self, batch: Batch, server: LocalServer
-    ) -> None:
-        """It is asked for again, however many there are with right ones in between."""
-        server.configure(script=["ok", *["wrong_width", "wrong_width", "ok"] * 5])
-        embeddings = batch(max_workers=1, max_batch_size=10)
-        assert_right(embeddings.embed_documents(TEXTS[:60]), TEXTS[:60])
-        assert server.stats()["requests"] == 6 + 10
-
     def test_a_journal_of_another_width_ends_the_call(
         self, batch: Batch, server: LocalServer, tmp_path: Path
     ) -> None:

@@ -239,14 +239,17 @@ class TestNearServer:
         assert tally.requests == 40
 
     def test_what_is_tried_again_is_sent_as_it_was(self) -> None:
-        """Batches are put together, but not with one that failed: it may fail for what it is."""
+        """Batches are put together, but not with one that was refused before."""
         sent: list[tuple[int, ...]] = []
+
+        class TooManyError(Exception):
+            status_code = 429
 
         def send(rows: Rows, timeout: float) -> Answer:
             del timeout
             sent.append(tuple(rows.tolist()))
             if sent.count(sent[-1]) == 1:
-                raise ConnectionError
+                raise TooManyError
             return Answer(vectors=np.ones((len(rows), 2), dtype=np.float32))
 
         many = replace(work(30, lambda _: None), max_items=10, max_tokens=1000, send=send)

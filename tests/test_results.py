@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from langchain_batch_embed import DimensionsError, ResponseError
 from langchain_batch_embed.inputs import Inputs
 from langchain_batch_embed.results import Results
 from langchain_batch_embed.work import Done, Lost
@@ -49,3 +50,29 @@ def test_a_text_whose_answer_came_all_the_same_has_not_failed() -> None:
     found.add(rows(0), np.ones((1, 3), dtype=np.float32))
     assert found.failures() == []
     assert found.partial()[0] == [1.0, 1.0, 1.0]
+
+
+def test_answers_of_another_width_in_a_row_are_a_change_and_else_an_accident() -> None:
+    """The third in a row is certain; a right one in between makes it start anew."""
+    found = results(lists=False)
+    right, wrong = np.ones((1, 3), dtype=np.float32), np.ones((1, 4), dtype=np.float32)
+    found.add(rows(0), right, answer=True)
+    for _ in range(3):
+        for _ in range(2):
+            with pytest.raises(ResponseError, match="vectors of 4 numbers came, not of 3"):
+                found.add(rows(2), wrong, answer=True)
+        found.add(rows(3), right, answer=True)
+    assert not found.width_changed
+    for error in (ResponseError, ResponseError, DimensionsError):
+        with pytest.raises(error):
+            found.add(rows(2), wrong, answer=True)
+    assert found.width_changed
+    assert found.done.tolist() == [True, False, False, True]
+
+
+def test_kept_vectors_of_another_width_are_no_accident() -> None:
+    """What a journal or a prefetch holds was checked when it came."""
+    found = results(lists=False)
+    found.add(rows(0), np.ones((1, 3), dtype=np.float32))
+    with pytest.raises(DimensionsError, match="vectors of 4 numbers came, but earlier ones"):
+        found.add(rows(2), np.ones((1, 4), dtype=np.float32))
