@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.hedging import Hedges
 from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.retry import Backoff, Split
@@ -62,6 +63,7 @@ class Dispatcher:
         self,
         work: Work,
         tally: Tally,
+        hedges: Hedges | None = None,
         *,
         deadline: float | None = None,
         since: float | None = None,
@@ -75,12 +77,22 @@ class Dispatcher:
         Args:
             work: what to send.
             tally: where requests, retries and tokens are counted.
+            hedges: what may be spent on stragglers besides, by this run and others; `None`: by
+                this one alone.
             deadline: seconds after which all that is not done is lost.
             since: the clock's time from which they count; `None`: from now on.
             cancelled: set, with a `wake`, to stop the run from another thread.
         """
-        run = Run(self, work, tally, deadline=deadline, since=since, cancelled=cancelled)
         with self.changed:
+            run = Run(
+                self,
+                work,
+                tally,
+                hedges or Hedges(),
+                deadline=deadline,
+                since=since,
+                cancelled=cancelled,
+            )
             self._runs.append(run)
         try:
             yield from run.outcomes()

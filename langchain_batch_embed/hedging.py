@@ -16,15 +16,15 @@ SHARE = 0.05
 
 
 class Hedges:
-    """What one call may spend on stragglers, and how long it waits before it does.
+    """What a call, or all runs of a prefetch together, may spend on stragglers, and when."""
 
-    Args:
-        charge: all tokens of the call.
-    """
-
-    def __init__(self, charge: float) -> None:
-        self._left = SHARE * charge
+    def __init__(self) -> None:
+        self._left = 0.0  # tokens
         self._durations: list[float] = []  # of answered requests, sorted, in seconds
+
+    def allow(self, charge: float) -> None:
+        """Allow a share of so many tokens to be sent a second time."""
+        self._left += SHARE * charge
 
     def answered(self, seconds: float) -> None:
         """Note how long a request took."""

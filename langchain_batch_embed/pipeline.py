@@ -20,6 +20,7 @@ from langchain_batch_embed.errors import (
     InputError,
     PartialEmbeddingsError,
 )
+from langchain_batch_embed.hedging import Hedges
 from langchain_batch_embed.inputs import Inputs, LongInputs, check_texts, prepare
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.packing import pack
@@ -156,6 +157,7 @@ class Pipeline:
         results: Results,
         safe: Safe,
         tally: Tally,
+        hedges: Hedges | None = None,
         *,
         query: bool = False,
         deadline: float | None = None,
@@ -170,6 +172,7 @@ class Pipeline:
             results: where the vectors go.
             safe: where they are kept.
             tally: where is counted what this costs.
+            hedges: what may be spent on stragglers by this and others; `None`: by this alone.
             query: send as the provider sends queries.
             deadline: seconds for it; `None`: any time.
             since: the clock's time from which they count.
@@ -195,7 +198,7 @@ class Pipeline:
             lists=results.as_lists,
         )
         for outcome in self.dispatcher.run(
-            work, tally, deadline=deadline, since=since, cancelled=cancelled
+            work, tally, hedges, deadline=deadline, since=since, cancelled=cancelled
         ):
             results.take(outcome)
             progress()
@@ -316,7 +319,13 @@ class Pipeline:
         safe = self.recovery.begin(inputs, results, query=False)
         # No `safe.failed()`: what is done is in the prefetch, which the journal alone outlives.
         failures = self._run(
-            inputs, results, safe, prefetch.account.tally, cancelled=cancelled, progress=hand_over
+            inputs,
+            results,
+            safe,
+            prefetch.account.tally,
+            prefetch.hedges,
+            cancelled=cancelled,
+            progress=hand_over,
         )
         hand_over()  # over-long texts are put together at the end
         prefetch.failed(texts[failure.index] for failure in failures)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.hedging import Hedges
 from langchain_batch_embed.report import Account
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
@@ -53,6 +54,8 @@ class Prefetch:
 
     Attributes:
         account: what became of the announced texts, and what was sent for them.
+        hedges: what its runs together may spend on stragglers: of one alone, even a single
+            batch would be too much.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Prefetch:
         self._on_close = on_close
         self._clock = clock
         self.account = Account(clock.now())
+        self.hedges = Hedges()
         self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(RUNS, "batch-embed-prefetch")
         # Guards all below; notified when vectors arrive and when a run ends.

@@ -54,6 +54,7 @@ class Run:
         shared: "Dispatcher",
         work: Work,
         tally: Tally,
+        hedges: Hedges,
         *,
         deadline: float | None,
         since: float | None,
@@ -74,7 +75,8 @@ class Run:
         self._in_flight: dict[int, Batch] = {}
         self._answered = False
         self._waits_for_answers = False  # the first of those that are ready does
-        self._hedges = Hedges(sum(batch.charge for batch in self._ready))
+        self._hedges = hedges
+        self._hedges.allow(sum(batch.charge for batch in self._ready))
         self._stopped = False
         self._failed_in_a_row = 0  # given up, or tried often enough, since the last answer
         self._fatal: BaseException | None = None  # concerns every text: nothing more is sent

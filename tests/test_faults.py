@@ -38,7 +38,7 @@ class TestSilence:
         server.configure(script=script)
         batch(max_workers=1, max_batch_size=1).embed_numpy(["a", "b"])
         found = [record for record in caplog.records if record.levelname == "WARNING"]
-        assert [record.name for record in found] == ["langchain_batch_embed.dispatch"] * warnings
+        assert [record.name for record in found] == ["langchain_batch_embed.run"] * warnings
 
 
 class TestRateLimitHandling:
@@ -231,6 +231,21 @@ class TestHedging:
         # 5 % of forty are two: perhaps another one of the last ones seemed late as well.
         assert report.hedged in ((1, 2) if hedge else (0,))
         assert server.stats()["inputs_billed"] == len(TEXTS)
+
+    def test_a_straggler_of_a_prefetch_is_sent_again_too(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Its runs are small, so one batch is more than the share of one of them."""
+        server.configure(script=(*["ok"] * 30, "hang"))
+        embeddings = batch(
+            max_workers=4, max_batch_size=75, hedge=True, timeout=2, _clock=SYSTEM_CLOCK
+        )
+        with embeddings.prefetch(TEXTS, max_buffered=3000):
+            assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
+        report = embeddings.last_report
+        assert report is not None
+        assert report.retries == 0
+        assert 1 <= report.hedged <= 2
 
     def test_never_more_than_5_percent_is_sent_twice(
         self, batch: Batch, server: LocalServer
