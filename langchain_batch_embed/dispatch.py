@@ -83,16 +83,10 @@ class Dispatcher:
             since: the clock's time from which they count; `None`: from now on.
             cancelled: set, with a `wake`, to stop the run from another thread.
         """
+        hedges = hedges or Hedges()
+        run = Run(self, work, tally, hedges, deadline=deadline, since=since, cancelled=cancelled)
         with self.changed:
-            run = Run(
-                self,
-                work,
-                tally,
-                hedges or Hedges(),
-                deadline=deadline,
-                since=since,
-                cancelled=cancelled,
-            )
+            hedges.allow(run.charge)
             self._runs.append(run)
         try:
             yield from run.outcomes()

@@ -179,6 +179,9 @@ class BatchEmbeddings(Embeddings):
         Raises:
             InputError: a text can never be embedded; nothing was sent.
             PartialEmbeddingsError: some texts failed; it holds the vectors of all others.
+            JournalError: the journal cannot be read; nothing was sent.
+            DimensionsError: what the journal or a `prefetch` holds for the texts is not as wide as
+                the vectors of earlier calls.
         """
         return self._pipeline.embed(texts).lists()
 
@@ -188,6 +191,9 @@ class BatchEmbeddings(Embeddings):
         Raises:
             InputError: a text can never be embedded; nothing was sent.
             PartialEmbeddingsError: some texts failed; it holds the vectors of all others.
+            JournalError: the journal cannot be read; nothing was sent.
+            DimensionsError: what the journal or a `prefetch` holds for the texts is not as wide as
+                the vectors of earlier calls.
         """
         return self._pipeline.embed(texts, lists=False).array()
 

@@ -107,7 +107,7 @@ class DimensionsError(BatchEmbeddingsError):
             if asked
             else f"vectors of {received} numbers came, but earlier ones of the same model have "
             f"{expected}, and a store cannot mix them: the model has changed, so embed everything "
-            "anew, with a new object, and with another journal if there is one"
+            "anew, and if there is a journal name another one"
         )
         self.expected = expected
         self.received = received

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import InputError, InputTypeError, name_indices
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.tokens import TokenCounter, count_bytes, weighted_mean, windows
+from langchain_batch_embed.tokens import (
+    TokenCounter,
+    WindowError,
+    count_bytes,
+    weighted_mean,
+    windows,
+)
 
 __all__ = ["Inputs", "LongInputs", "check_texts", "prepare"]
 
@@ -141,22 +147,26 @@ def prepare(
                 'long_inputs="average" or "truncate"',
                 indices=wrong,
             )
+        impossible: list[int] = []
         for row in over.tolist():
             cut = windows(unique[row], long, counter)
             try:
                 whole = [next(cut)] if long_inputs == "truncate" else list(cut)
-            except ValueError as error:
-                wrong = np.flatnonzero(row_of == row).tolist()
-                raise InputError(
-                    f"{_which(wrong, texts, f'impossible to cut into {long} tokens')}: one "
-                    "character can be 4; raise max_tokens_per_input",
-                    indices=wrong,
-                ) from error
+            except WindowError:
+                impossible.append(row)
+                continue
             if long_inputs == "truncate":
                 unique[row] = whole[0].text
             else:
                 places = [rows.setdefault(window.text, len(rows)) for window in whole]
                 parts[row] = places, [window.tokens for window in whole]
+        if impossible:
+            wrong = np.flatnonzero(np.isin(row_of, impossible)).tolist()
+            raise InputError(
+                f"{_which(wrong, texts, f'impossible to cut into {long} tokens')}: one character "
+                "can be 4; raise max_tokens_per_input",
+                indices=wrong,
+            )
         unique.extend(list(rows)[count:])
         # The strings changed: count those again that are new.
         changed = over.tolist() if long_inputs == "truncate" else range(count, len(unique))

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from langchain_batch_embed.dispatch import Dispatcher
 from langchain_batch_embed.errors import (
+    DimensionsError,
     Failure,
     InputError,
     PartialEmbeddingsError,
@@ -95,13 +96,13 @@ class Pipeline:
         started = clock.now()
         given = check_texts(texts)
         inputs = self.prepare(given)
-        results = Results(inputs, width=self._width, lists=lists)
+        results = Results(inputs, width=self._known_width(), lists=lists)
         safe = self.recovery.begin(inputs, results, query=query)
         tally = Tally()
         hidden = query or not self._show_progress or self._is_ingesting()
         try:
             if not query:
-                self._take_prefetched(given, inputs, results, cancelled)
+                self._take_prefetched(given, inputs, results, started, cancelled)
             with tqdm(total=len(given), unit=" texts", disable=hidden) as bar:
                 failures = self._run(
                     inputs,
@@ -117,17 +118,16 @@ class Pipeline:
             if failures:
                 safe.failed()
                 failures = results.failures()  # without what came at the last moment
-            for prefetch in () if query else self.prefetches:
-                lost = {failure.index for failure in failures}
-                prefetch.embedded(text for i, text in enumerate(given) if i not in lost)
         except BaseException:
             safe.failed()
             raise
         finally:
-            self._width = None if results.width_changed else results.width
+            self._learn_width(results)
             with self.dispatcher.changed:
                 for prefetch in self.prefetches:
                     prefetch.account.tally.add(tally)
+            if not query:
+                self._tell_prefetches(given, results)
             report = self.last_report = Report.of(
                 tally,
                 texts=len(given),
@@ -255,7 +255,9 @@ class Pipeline:
         """
 
         def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
-            self._embed_into(prefetch, texts, cancelled)
+            for error in self._embed_into(prefetch, texts, cancelled).values():
+                if isinstance(error, DimensionsError):  # about all texts, also those of later runs
+                    raise error
 
         def forget(prefetch: Prefetch) -> None:
             with self.dispatcher.changed:
@@ -306,7 +308,6 @@ class Pipeline:
             inputs = self.prepare(texts)
         except InputError as error:  # about some of them, so the others are embedded without
             if len(texts) == 1:
-                prefetch.failed(texts)
                 return {0: error}
             wrong = set(error.indices)
             good = [i for i in range(len(texts)) if i not in wrong]
@@ -315,20 +316,22 @@ class Pipeline:
                 causes = self._embed_into(prefetch, [texts[i] for i in part], cancelled)
                 failed |= {part[position]: cause for position, cause in causes.items()}
             return failed
-        results = Results(inputs, width=self._width, lists=False)
+        results = Results(inputs, width=prefetch.width or self._width, lists=False)
         safe = self.recovery.begin(inputs, results, query=False)
         # No `safe.failed()`: what is done is in the prefetch, which the journal alone outlives.
-        failures = self._run(
-            inputs,
-            results,
-            safe,
-            prefetch.account.tally,
-            prefetch.hedges,
-            cancelled=cancelled,
-            progress=hand_over,
-        )
+        try:
+            failures = self._run(
+                inputs,
+                results,
+                safe,
+                prefetch.account.tally,
+                prefetch.hedges,
+                cancelled=cancelled,
+                progress=hand_over,
+            )
+        finally:
+            self._learn_width(results)
         hand_over()  # over-long texts are put together at the end
-        prefetch.failed(texts[failure.index] for failure in failures)
         if not failures:
             safe.succeeded()
         return {failure.index: failure.error for failure in failures}
@@ -338,10 +341,11 @@ class Pipeline:
         given: Sequence[str],
         inputs: Inputs,
         results: Results,
+        started: float,
         cancelled: threading.Event | None,
     ) -> None:
         """Fill in what open prefetches have, and what is on its way to them as it arrives."""
-        end = math.inf if self._deadline is None else self.dispatcher.clock.now() + self._deadline
+        end = math.inf if self._deadline is None else started + self._deadline
         for prefetch in self.prefetches:
             row_of = dict(zip(given, inputs.row_of.tolist(), strict=True))
             needed = [text for text in given if not results.done[row_of[text]]]
@@ -349,6 +353,25 @@ class Pipeline:
                 rows = np.array([row_of[text] for text in texts], dtype=np.intp)
                 results.add(rows, vectors)
                 results.take(Done(rows))
+
+    def _tell_prefetches(self, given: Sequence[str], results: Results) -> None:
+        """Let open prefetches know which texts have a vector now, whoever sent them."""
+        if prefetches := self.prefetches:
+            done = results.texts_with_vector()
+            for prefetch in prefetches:
+                prefetch.embedded(given[i] for i in done)
+
+    def _known_width(self) -> int | None:
+        """Return the width that vectors must have: of what is prefetched, or of earlier calls."""
+        widths = (prefetch.width for prefetch in self.prefetches)
+        return next(filter(None, widths), self._width)
+
+    def _learn_width(self, results: Results) -> None:
+        """Hold later calls to the width of this one's vectors, unless it is in doubt."""
+        if results.in_doubt:
+            self._width = None
+        elif results.width is not None:
+            self._width = results.width
 
     def _is_ingesting(self) -> bool:
         return any(prefetch.until_released for prefetch in self.prefetches)

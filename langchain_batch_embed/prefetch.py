@@ -9,11 +9,12 @@ other text, and one that is still waiting when it is asked for, is embedded by t
 call. So is a text whose run failed: its error reaches the caller whose text it is.
 """
 
+import itertools
 import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from types import TracebackType
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.errors import DimensionsError
 from langchain_batch_embed.hedging import Hedges
 from langchain_batch_embed.report import Account
 
@@ -79,11 +81,14 @@ class Prefetch:
         # Guards all below; notified when vectors arrive and when a run ends.
         self._changed = threading.Condition()
         self._waiting: dict[str, None] = {}  # a set that keeps its order
-        self._running: set[str] = set()
+        self._running: dict[str, int] = {}  # and the number of the run
         self._ready = _Vectors()
         self._expected: Counter[str] = Counter()  # how often each text is still to be asked for
         self._spare: dict[str, None] = {}  # were asked for, and may or may not be once more
+        self._wanted: Counter[str] = Counter()  # are being asked for, and by how many
+        self._width: int | None = None
         self._runs = 0
+        self._number = itertools.count()  # of runs
 
     def announce(self, texts: Sequence[str]) -> None:
         """Start to embed these texts, as far as there is room; returns at once."""
@@ -92,7 +97,10 @@ class Prefetch:
             for text in texts:
                 self.account.unique += text not in self._expected
                 self._expected[text] += 1
-                if text not in self._running and text not in self._ready:
+                if text in self._ready:
+                    continue
+                self.account.missing[text] += 1
+                if text not in self._running:
                     self._waiting[text] = None
             self._start_runs()
 
@@ -115,23 +123,24 @@ class Prefetch:
         """
         uses = Counter(texts)
         left = dict.fromkeys(uses)
-        while left:
+        with self._changed:
+            self._wanted.update(uses.keys())
+        try:
+            while left:
+                with self._changed:
+                    self._wait_for(left, any, cancelled, end)
+                    ready = [text for text in left if text in self._ready]
+                    vectors = self._ready.stack(ready)
+                    if not self.until_released:
+                        self._took(ready or left, uses)
+                if not ready:
+                    return
+                yield ready, vectors
+                for text in ready:
+                    del left[text]
+        finally:
             with self._changed:
-                self._wait_for(left, any, cancelled, end)
-                ready = [text for text in left if text in self._ready]
-                vectors = self._ready.stack(ready)
-                if not self.until_released:
-                    for text in ready or left:
-                        if text in self._running:  # left at a deadline, and perhaps not for good
-                            self._spare[text] = None
-                        else:
-                            self._drop(text, uses[text])
-                    self._start_runs()
-            if not ready:
-                return
-            yield ready, vectors
-            for text in ready:
-                del left[text]
+                self._wanted -= Counter(uses.keys())
 
     def missing(
         self, texts: Iterable[str], *, cancelled: threading.Event | None = None
@@ -163,25 +172,33 @@ class Prefetch:
         return settled
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Take the vectors of texts, (k, d), as far as they are expected still."""
+        """Take the vectors of texts, (k, d), as far as they are expected still.
+
+        Raises:
+            DimensionsError: they are not as wide as those that came before.
+        """
+        width = vectors.shape[1]
         with self._changed:
+            if self._width not in (None, width):
+                raise DimensionsError(expected=self._width or 0, received=width, asked=False)
+            self._width = width
             for text, vector in zip(texts, vectors, strict=True):
-                self._running.discard(text)
+                self._running.pop(text, None)
+                self.account.missing.pop(text, None)
                 if text in self._expected:
                     self._ready.put(text, vector)
             self._changed.notify_all()
 
-    def failed(self, texts: Iterable[str]) -> None:
-        """Note that texts could not be embedded."""
-        with self._changed:
-            for text in texts:
-                self.account.failed[text] = max(1, self._expected[text])
+    @property
+    def width(self) -> int | None:
+        """The vectors' width, once some have come."""
+        return self._width
 
     def embedded(self, texts: Iterable[str]) -> None:
-        """Note that a caller's own call embedded texts, some of which may have failed before."""
+        """Note that a caller's own call embedded texts."""
         with self._changed:
-            for text in texts if self.account.failed else ():
-                self.account.failed.pop(text, None)
+            for text in texts:
+                self.account.missing.pop(text, None)
 
     def release(self, texts: Iterable[str]) -> None:
         """Drop vectors that were kept after they had been handed out."""
@@ -199,8 +216,6 @@ class Prefetch:
         """Stop: nothing more is sent, and what is here is dropped."""
         with self._changed:
             self._closed.set()
-            unfinished = self._running.union(self._waiting)
-            self.account.unfinished += sum(self._expected[text] for text in unfinished)
             for texts in (self._waiting, self._running, self._expected, self._spare):
                 texts.clear()
             self._ready = _Vectors()
@@ -239,6 +254,15 @@ class Prefetch:
         ):
             self._clock.wait(self._changed, left)
 
+    def _took(self, texts: Iterable[str], uses: Mapping[str, int]) -> None:
+        """Drop what a caller has got, or has to embed itself."""
+        for text in texts:
+            if text in self._running:  # left at a deadline, and perhaps not for good
+                self._spare[text] = None
+            else:
+                self._drop(text, uses[text])
+        self._start_runs()
+
     def _drop(self, text: str, times: int) -> None:
         self._expected[text] -= times
         if self._expected[text] > 0:
@@ -254,7 +278,8 @@ class Prefetch:
             size = min(len(self._waiting), max(1, self._max_buffered // RUNS))
             # Who announces a text twice may ask for it once: `index()` skips what it has.
             if room < size and not self.until_released:
-                for text in [text for text in self._spare if text in self._ready][: size - room]:
+                here = [t for t in self._spare if t in self._ready and t not in self._wanted]
+                for text in here[: size - room]:
                     del self._spare[text]
                     room += self._ready.drop(text)
             if room < size:
@@ -262,19 +287,27 @@ class Prefetch:
             texts = list(islice(self._waiting, size))
             for text in texts:
                 del self._waiting[text]
-            self._running.update(texts)
+            number = next(self._number)
+            self._running.update(dict.fromkeys(texts, number))
             self._runs += 1
             room -= len(texts)
-            self._threads.submit(self._run, texts)
+            self._threads.submit(self._run, texts, number)
 
-    def _run(self, texts: list[str]) -> None:
+    def _run(self, texts: list[str], number: int) -> None:
+        useless = False
         try:
             self._embed(texts, self._closed)
         except BaseException as error:  # noqa: BLE001  # those who ask for a text will meet it
+            if isinstance(error, DimensionsError):
+                useless = error.asked or self._width is not None
             logger.info("prefetching %d texts failed: %s", len(texts), type(error).__name__)
         finally:
             with self._changed:
-                self._running.difference_update(texts)
+                if useless:  # each further run would be paid for, and thrown away
+                    self._waiting.clear()
+                for text in texts:
+                    if self._running.get(text) == number:  # else a later run has it now
+                        del self._running[text]
                 self._runs -= 1
                 self._start_runs()
                 self._changed.notify_all()
@@ -300,13 +333,15 @@ class _Vectors:
 
     def put(self, text: str, vector: NDArray[np.float32]) -> None:
         """Keep a copy of a vector."""
-        if text not in self._places:
+        place = self._places.get(text)
+        if place is None:
             if not self._free:
                 first = len(self._blocks) * _BLOCK
                 self._blocks.append(np.empty((_BLOCK, len(vector)), dtype=np.float32))
                 self._free.extend(reversed(range(first, first + _BLOCK)))
-            self._places[text] = self._free.pop()
-        self._at(text)[:] = vector
+            place = self._free.pop()
+        self._row(place)[:] = vector
+        self._places[text] = place  # last: what has a place has its vector
 
     def drop(self, text: str) -> bool:
         """Forget a vector; return whether it was there."""
@@ -317,9 +352,9 @@ class _Vectors:
 
     def stack(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return a copy of the vectors, (k, d)."""
-        return np.array([self._at(text) for text in texts], dtype=np.float32)
+        return np.array([self._row(self._places[text]) for text in texts], dtype=np.float32)
 
-    def _at(self, text: str) -> NDArray[np.float32]:
-        block, row = divmod(self._places[text], _BLOCK)
+    def _row(self, place: int) -> NDArray[np.float32]:
+        block, row = divmod(place, _BLOCK)
         vector: NDArray[np.float32] = self._blocks[block][row]
         return vector

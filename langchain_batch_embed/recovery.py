@@ -35,8 +35,9 @@ class Recovery:
         self.space = space
         self.memory = journal if isinstance(journal, MemoryJournal) else MemoryJournal()
         self.remembers = False  # whether anything was ever put into `memory`
-        self.is_broken = False  # the journal: what it should hold is in `memory` meanwhile
-        self._lock = threading.Lock()  # guards the change of `is_broken`, with what it entails
+        self._width: int | None = None  # of the vectors in `memory`
+        self._trouble: str | None = None  # with the journal: what it should hold is in `memory`
+        self._lock = threading.RLock()  # guards `_trouble`, `_width` and what goes into `memory`
 
     def begin(self, inputs: Inputs, results: Results, *, query: bool) -> "Safe":
         """Return the safe for one call; a query is neither looked up nor kept."""
@@ -50,33 +51,42 @@ class Recovery:
             # The vectors are good and paid for: the call goes on with them.
             with self._lock:
                 self.remember(keys, vectors)
-                if not self.is_broken:
-                    self.is_broken = True
+                if self._trouble != str(error):
                     logger.error("%s. Finished vectors stay in memory meanwhile", error)
+                self._trouble = str(error)
         else:
-            if self.is_broken:
-                self._mend()
+            self.mend()
 
-    def remember(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
-        """Keep vectors in memory."""
-        self.remembers = True
-        self.memory.put(keys, vectors, space=self.space)
-
-    def _mend(self) -> None:
-        """Write to the journal what it missed."""
-        with self._lock, contextlib.suppress(JournalError):  # then at the next answer
+    def mend(self) -> None:
+        """Write to the journal what it missed, if it can be written again."""
+        if self._trouble is None:
+            return
+        with self._lock, contextlib.suppress(JournalError):  # then another time
             missed = self.memory.keys()
             for start in range(0, len(missed), _MENDED):
                 keys = missed[start : start + _MENDED]
-                self.journal.put(keys, self.memory.get(keys)[1], space=self.space)
+                positions, vectors = self.memory.get(keys)
+                there = [keys[position] for position in positions.tolist()]
+                self.journal.put(there, vectors, space=self.space)
+                self.memory.discard(there)
+            if self._trouble is not None:
+                self._trouble = None
+                logger.warning("the journal can be written again, and has what it missed")
+
+    def remember(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
+        """Keep vectors in memory; those of another width are of no use any more."""
+        self.remembers = True
+        with self._lock:
+            if self._width not in (None, vectors.shape[1]):
+                self.memory.discard(self.memory.keys())
+            self._width = vectors.shape[1]
+            self.memory.put(keys, vectors, space=self.space)
+
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Drop vectors from memory, unless the journal has yet to get them."""
+        with self._lock:
+            if self._trouble is None:
                 self.memory.discard(keys)
-            if self.is_broken:
-                self.is_broken = False
-                logger.warning(
-                    "the journal can be written again, and has the %d vectors that were kept in "
-                    "memory",
-                    len(missed),
-                )
 
 
 class Safe:
@@ -102,9 +112,11 @@ class Safe:
 
         Raises:
             JournalError: the journal cannot be read.
+            DimensionsError: they have another width than those of earlier calls.
         """
         if self._empty:
             return 0
+        self._shared.mend()
         found = 0
         journals: list[Journal] = [self._shared.memory] if self._shared.remembers else []
         if self._shared.journal.persistent:
@@ -132,13 +144,21 @@ class Safe:
     def failed(self) -> None:
         """Keep what is done of a call that fails, and what still arrives of it."""
         rows, vectors = self._results.abandon()
-        if rows.size and not self._empty and not self._shared.journal.persistent:
+        if self._empty or self._shared.journal.persistent:
+            return
+        if self._results.is_refuted:  # else the next call would meet the same contradiction
+            self._forget()
+        elif rows.size:
             self._shared.remember(self._keys_of(rows), vectors)
 
     def succeeded(self) -> None:
         """Forget what was kept in memory for this call alone."""
-        if self._shared.remembers and not self._empty and not self._shared.is_broken:
-            self._shared.memory.discard(self._keys_of(np.arange(len(self._inputs.texts))))
+        if not self._empty:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._shared.remembers:
+            self._shared.forget(self._keys_of(np.arange(len(self._inputs.texts))))
 
     def _keys_of(self, rows: NDArray[np.intp]) -> list[bytes]:
         with self._lock:

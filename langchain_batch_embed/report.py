@@ -1,5 +1,6 @@
 """What a call did and cost."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from html import escape
@@ -158,16 +159,14 @@ class Account:
         tally: what was sent for its texts, and by calls meanwhile.
         texts: texts that were announced.
         unique: different ones among them.
-        failed: those that could not be embedded, and how often each was announced.
-        unfinished: texts that were not embedded yet when it was closed.
+        missing: those that have no vector yet, and how often each was announced since it had.
     """
 
     started: float
     tally: Tally = field(default_factory=Tally)
     texts: int = 0
     unique: int = 0
-    failed: dict[str, int] = field(default_factory=dict)
-    unfinished: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
 
     def report(self, *, now: float, dollars: float | None) -> Report:
         """Make the report of the prefetch."""
@@ -175,7 +174,7 @@ class Account:
             self.tally,
             texts=self.texts,
             unique=self.unique,
-            done=self.texts - self.unfinished - sum(self.failed.values()),
+            done=self.texts - self.missing.total(),
             seconds=now - self.started,
             dollars=dollars,
         )

@@ -16,9 +16,12 @@ __all__ = ["Results"]
 
 Vector = list[float] | NDArray[np.float32]
 
-_FLUKES = 2
-"""Answers in a row that may be of another width and are asked for again; with the next one it is
-certain that the model has changed, and not one answer been spoilt."""
+_SPOILT_AT_FIRST = 2
+"""Answers in a row that may be of another width than what was known before the call, and are asked
+for again; with the next one it is certain that the model has changed, and not an answer spoilt."""
+
+_SPOILT_LATER = 15
+"""The same once an answer of the right width has come: in a long call some in a row are chance."""
 
 _CONVERTED = 512
 """Rows gathered at a time to become lists: 3 MB at 1,536 dimensions."""
@@ -35,7 +38,6 @@ class Results:
 
     def __init__(self, inputs: Inputs, *, width: int | None = None, lists: bool = True) -> None:
         self.width = width
-        self.width_changed = False  # which of the two is right, nobody knows
         self.as_lists = lists
         self.done = np.zeros(len(inputs.texts), dtype=np.bool_)
         self._inputs = inputs
@@ -44,7 +46,18 @@ class Results:
         self._store: _Lists | _Array = _Lists(count) if lists else _Array(count)
         self._errors: dict[int, BaseException] = {}
         self._abandoned = False
+        self._fits = 0  # answers of the right width
         self._misfits = 0  # of another width, since the last answer of the right one
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the last that came was of another width: nobody knows which is right."""
+        return self._misfits > 0
+
+    @property
+    def is_refuted(self) -> bool:
+        """Whether more answers speak against the width than ever spoke for it."""
+        return self._misfits > self._fits
 
     def add(
         self, rows: NDArray[np.intp], vectors: NDArray[np.float32], *, answer: bool = False
@@ -64,12 +77,15 @@ class Results:
         with self._lock:
             if self.width not in (None, width):
                 self._misfits += 1
-                if answer and self._misfits <= _FLUKES:
-                    raise ResponseError(f"vectors of {width} numbers came, not of {self.width}")
-                self.width_changed = True
+                if answer and self._misfits <= (_SPOILT_LATER if self._fits else _SPOILT_AT_FIRST):
+                    raise ResponseError(
+                        f"vectors of {width} numbers came, and {self.width} before: either is "
+                        "spoilt, or the model has changed"
+                    )
                 raise DimensionsError(expected=self.width or 0, received=width, asked=False)
             if answer:
                 self._misfits = 0
+                self._fits += 1
             self.width = width
             # Else it comes too late, or is the slower copy of a hedged request.
             if not self._abandoned and not self.done[rows].any():
@@ -96,6 +112,11 @@ class Results:
     def texts_done(self) -> int:
         """Return how many of the caller's texts have their vector."""
         return int(np.count_nonzero(self.done[self._inputs.row_of]))
+
+    def texts_with_vector(self) -> list[int]:
+        """Return which of the caller's texts have their vector."""
+        found: list[int] = np.flatnonzero(self.done[self._inputs.row_of]).tolist()
+        return found
 
     def finish(self) -> list[Failure]:
         """Put the windows of over-long texts together; return the texts without a vector."""

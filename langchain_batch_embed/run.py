@@ -76,7 +76,7 @@ class Run:
         self._answered = False
         self._waits_for_answers = False  # the first of those that are ready does
         self._hedges = hedges
-        self._hedges.allow(sum(batch.charge for batch in self._ready))
+        self.charge = sum(batch.charge for batch in self._ready)  # tokens of all of it
         self._stopped = False
         self._failed_in_a_row = 0  # given up, or tried often enough, since the last answer
         self._fatal: BaseException | None = None  # concerns every text: nothing more is sent

@@ -25,6 +25,7 @@ __all__ = [
     "TokenCounter",
     "ToktokCounter",
     "Window",
+    "WindowError",
     "count_bytes",
     "counter_for",
     "weighted_mean",
@@ -169,6 +170,10 @@ def _loaded_encoding(name: str) -> tiktoken.Encoding | None:
     return tiktoken.get_encoding(name)
 
 
+class WindowError(ValueError):
+    """A window is too small to hold one character."""
+
+
 def windows(text: str, size: int, counter: TokenCounter) -> Iterator[Window]:
     """Cut a text into consecutive windows of at most `size` tokens.
 
@@ -176,7 +181,7 @@ def windows(text: str, size: int, counter: TokenCounter) -> Iterator[Window]:
     `size` tokens, except that a border inside a character moves to the character's start.
 
     Raises:
-        ValueError: `size` is too small to hold one character.
+        WindowError: `size` is too small to hold one character.
     """
     starts = counter.starts(text)
     begin = 0
@@ -186,7 +191,7 @@ def windows(text: str, size: int, counter: TokenCounter) -> Iterator[Window]:
             while begin < end < len(starts) and starts[end] == starts[end - 1]:
                 end -= 1
             if end <= begin:
-                raise ValueError(f"a window of {size} tokens cannot hold one character")
+                raise WindowError(f"a window of {size} tokens cannot hold one character")
             stop = starts[end] if end < len(starts) else len(text)
             part = text[starts[begin] : stop]
             # Cut out of its surroundings, white space can tokenize into more tokens.

@@ -48,7 +48,7 @@ class Window:
         Where answers come at once, those beyond only wait for it, so that fewer, larger requests
         are better.
         """
-        return min(NEAR_USEFUL, self.most) if self.nearness.is_near else self.most
+        return NEAR_USEFUL if self.nearness.is_near else self.most
 
     def opening(self) -> int:
         """Return how many requests are sent to find out about the quota; 0: it is known."""

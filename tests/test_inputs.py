@@ -266,10 +266,13 @@ class TestLongTexts:
         """It names the texts and the option, and shows no text."""
         limits = replace(LIMITS, max_tokens_per_input=2)
         with pytest.raises(InputError) as caught:
-            prepared(["a", "😀", "b", "😀"], limits=limits, long_inputs=long_inputs)
-        assert caught.value.indices == (1, 3)
+            prepared(["a", "😀", "b", "😀", "ab 漢"], limits=limits, long_inputs=long_inputs)
+        # Of a text that is truncated only the beginning has to fit.
+        found = (1, 3) if long_inputs == "truncate" else (1, 3, 4)
+        assert caught.value.indices == found
         assert str(caught.value) == (
-            "2 of 4 texts are impossible to cut into 2 tokens (indices 1, 3): one character can "
+            f"{len(found)} of 5 texts are impossible to cut into 2 tokens "
+            f"(indices {', '.join(map(str, found))}): one character can "
             "be 4; raise max_tokens_per_input"
         )
 

@@ -27,6 +27,7 @@ from langchain_batch_embed import (
     JournalError,
     OptionError,
     PartialEmbeddingsError,
+    recovery,
 )
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.journal import SQLiteJournal
@@ -322,25 +323,65 @@ class TestJournal:
     ) -> None:
         """With the next answer that it takes; then a second object finds everything in it."""
         embeddings = batch(journal=tmp_path / "j", max_workers=1, max_batch_size=10)
-        full = JournalError("the disk is full")
-        # Two answers are missed, and once also the mending fails.
-        put, answers = SQLiteJournal.put, [full, full, None, full, None, None]
-
-        def sometimes(journal: SQLiteJournal, *args: Any, **options: Any) -> None:
-            if answers and (error := answers.pop(0)):
-                raise error
-            put(journal, *args, **options)
-
-        mocker.patch.object(SQLiteJournal, "put", sometimes)
+        memory = embeddings._pipeline.recovery.memory
+        # Two answers are missed, and two attempts at mending fail.
+        sometimes_full(mocker, [True, True, True, False, True])
         embeddings.embed_numpy(TEXTS[:20])
-        assert embeddings._pipeline.recovery.memory.stats().vectors == 20
+        assert memory.stats().vectors == 20
         embeddings.embed_numpy(TEXTS[20:50])
-        assert embeddings._pipeline.recovery.memory.stats().vectors == 0
+        assert memory.stats().vectors == 0
         assert caplog.text.count("the disk is full") == 1
         assert caplog.text.count("can be written again") == 1
         server.configure()
         assert_right(batch(journal=tmp_path / "j").embed_numpy(TEXTS[:50]), TEXTS[:50])
         assert server.stats()["requests"] == 0
+
+    def test_a_mended_journal_needs_no_new_answer(
+        self, batch: Batch, server: LocalServer, tmp_path: Path, mocker: MockerFixture
+    ) -> None:
+        """Calling again with the same texts is what people do once there is room on the disk."""
+        embeddings = batch(journal=tmp_path / "j", max_workers=1, max_batch_size=10)
+        memory = embeddings._pipeline.recovery.memory
+        mocker.patch.object(recovery, "_MENDED", 7)
+        sometimes_full(mocker, [True, True, False, True, False])
+        for kept in (20, 13, 0):
+            assert_right(embeddings.embed_numpy(TEXTS[:20]), TEXTS[:20])
+            assert memory.stats().vectors == kept
+        assert server.stats()["inputs_billed"] == 20
+        assert_right(batch(journal=tmp_path / "j").embed_numpy(TEXTS[:20]), TEXTS[:20])
+        assert server.stats()["inputs_billed"] == 20
+
+    def test_a_changed_model_is_not_remembered_beside_the_old_one(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Vectors that are kept of failed calls are of one width, the newest one's."""
+        embeddings = batch(max_batch_size=1, max_workers=1)
+        for width in (1536, 64):
+            server.configure(refuse_marker="poison", dimensions=width)
+            embeddings._pipeline._width = None
+            with pytest.raises(PartialEmbeddingsError):
+                embeddings.embed_numpy([f"of {width}", "poison"])
+        server.configure(dimensions=64)
+        texts = ["of 1536", "of 64", "poison"]
+        assert_right(embeddings.embed_numpy(texts), texts)
+        assert server.stats()["inputs_billed"] == 2
+
+    def test_a_spoilt_first_answer_is_not_held_against_the_next_call(self, batch: Batch) -> None:
+        """It is not remembered: all later ones contradict it."""
+        widths = iter([3])
+
+        class SpoiltOnce(Embeddings):
+            def embed_documents(self, texts: list[str]) -> list[list[float]]:
+                width = next(widths, 4)
+                return [[1.0] * width for _ in texts]
+
+            def embed_query(self, text: str) -> list[float]:
+                return self.embed_documents([text])[0]
+
+        embeddings = batch(SpoiltOnce(), max_batch_size=1, max_workers=1, max_retries=1)
+        with pytest.raises(PartialEmbeddingsError):
+            embeddings.embed_numpy(TEXTS[:5])
+        assert embeddings.embed_numpy(TEXTS[:5]).shape == (5, 4)
 
     def test_queries_are_not_journalled(self, batch: Batch, tmp_path: Path) -> None:
         """What users search for stays out of the file."""
@@ -386,6 +427,18 @@ embeddings = BatchEmbeddings(
 )
 embeddings.embed_numpy([f"process {n} section {i}" for i in range(2500)])
 """
+
+
+def sometimes_full(mocker: MockerFixture, full: list[bool]) -> None:
+    """Let SQLite journals find the disk full at some of the next writes."""
+    put, left = SQLiteJournal.put, list(full)
+
+    def sometimes(journal: SQLiteJournal, *args: Any, **options: Any) -> None:
+        if left and left.pop(0):
+            raise JournalError("the disk is full")
+        put(journal, *args, **options)
+
+    mocker.patch.object(SQLiteJournal, "put", sometimes)
 
 
 class TestDeadlines:
