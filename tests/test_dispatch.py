@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed import run
+from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.dispatch import Dispatcher
-from langchain_batch_embed.nearness import NEAR_USEFUL
+from langchain_batch_embed.nearness import FIRST_ANSWERS, NEAR_USEFUL
 from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
@@ -237,6 +239,28 @@ class TestNearServer:
         assert tally.requests <= 1 + BACKLOG + NEAR_USEFUL
         assert len(list(outcomes)) == 39
         assert tally.requests == 40
+
+    @pytest.mark.parametrize(("share", "near"), [(0.01, False), (1.0, True)])
+    def test_its_own_threads_tell_whether_requests_wait(self, share: float, near: bool) -> None:
+        """That this process is busy otherwise does not matter."""
+
+        class Shared(FakeClock):
+            def now(self) -> float:
+                return SYSTEM_CLOCK.now()
+
+            def worked(self) -> float:
+                return self.now()
+
+            def worked_here(self) -> float:
+                return share * self.now()
+
+        pacer = Pacer(max_workers=128)
+        for _ in range(FIRST_ANSWERS):
+            pacer.window.nearness.answered(process=1.0, requests=1.0, sent=0.0, now=0.0)
+        dispatcher = Dispatcher(pacer, max_workers=128, max_retries=0, timeout=60, clock=Shared())
+        outcomes = list(dispatcher.run(work(20, lambda _: time.sleep(0.001)), Tally()))
+        assert len(outcomes) == 20
+        assert pacer.window.nearness.is_near == near
 
     def test_what_is_tried_again_is_sent_as_it_was(self) -> None:
         """Batches are put together, but not with one that was refused before."""

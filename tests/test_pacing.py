@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
 from langchain_batch_embed.budget import Budget
 from langchain_batch_embed.limits import FIRST_REQUESTS
@@ -168,6 +169,18 @@ class TestPacer:
         pacer.refused(tickets[0], now=1, after=5, headers={})
         assert pacer.wait(10, now=2) == pytest.approx(4)
         assert pacer.wait(10, now=6) == 0
+
+    def test_tells_nearness_what_all_requests_in_flight_took(self, mocker: MockerFixture) -> None:
+        """Of the request's own thread there is a measurement, and so many are there of them."""
+        pacer = Pacer(max_workers=4)
+        answered = mocker.patch.object(pacer.window.nearness, "answered")
+        for _ in range(2):
+            pacer.start(10, now=0)
+        ticket = pacer.start(10, now=1, worked=5)
+        pacer.succeeded(ticket, {}, now=3, worked=6, own=0.2)
+        answered.assert_called_once_with(
+            process=0.5, requests=pytest.approx(0.1 * 3), sent=1, now=3
+        )
 
     def test_a_full_window_waits_for_an_answer(self) -> None:
         """With all places taken there is no time to wait for, only an answer."""

@@ -1,6 +1,7 @@
 """Small calls are answered from large ones that were announced."""
 
 import asyncio
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_batch_embed import (
     BatchEmbeddings,
     DeadlineError,
+    DimensionsError,
     InputError,
     InputTypeError,
     OptionError,
@@ -224,6 +226,13 @@ class TestCallers:
             server.configure()
             embeddings.embed_documents(["section 7"])
         assert embeddings.last_report.failures == 0
+        server.configure(refuse_marker="section 7")
+        # Asked for before its turn, it is the call that fails and not a run.
+        announced = ["section 8", "section 7"]
+        block = embeddings.prefetch(announced, max_buffered=1)
+        with block, pytest.raises(PartialEmbeddingsError):
+            embeddings.embed_documents(announced)
+        assert embeddings.last_report.failures == 1
 
     def test_the_report_of_a_block_that_was_left_early_counts_what_is_missing(
         self, batch: Batch
@@ -326,6 +335,42 @@ class TestErrors:
                 assert_right(embeddings.embed_documents(portion), portion)
         assert server.stats()["requests"] <= 4
         assert server.stats()["inputs_billed"] == 499
+
+    @pytest.mark.parametrize("known", [False, True])
+    def test_vectors_of_another_width_are_never_handed_out(
+        self, batch: Batch, server: LocalServer, known: bool
+    ) -> None:
+        """After the model has changed no text gets another's vector, and little is paid in vain."""
+        embeddings = batch(max_workers=1, max_batch_size=10)
+        if known:
+            embeddings.embed_query("of the old width")
+            server.configure(dimensions=64)
+        failed = []
+        with embeddings.prefetch(TEXTS[:400], max_buffered=80):
+            for number, portion in enumerate(slices(TEXTS[:400], 20)):
+                try:
+                    assert_right(embeddings.embed_documents(portion), portion)
+                except PartialEmbeddingsError as error:
+                    assert isinstance(error.__cause__, DimensionsError)
+                    failed.append(number)
+                if number == 10 and not known:
+                    server.configure(dimensions=64)
+        if known:  # lost are three answers of each run and call that was under way
+            assert max(failed, default=0) < 3
+            assert server.stats()["inputs_billed"] <= 400 + 5 * 3 * 10
+        else:
+            assert min(failed) > 10  # what had come before is handed out still
+        assert_right(embeddings.embed_numpy(TEXTS[:20]), TEXTS[:20])
+
+    def test_a_vector_of_another_width_leaves_the_others_as_they_are(self) -> None:
+        """It is refused before anything of it is kept."""
+        prefetch = Prefetch(lambda *_: None, max_buffered=100, on_close=lambda _: None)
+        with prefetch:
+            prefetch.announce(["a", "b"])
+            prefetch.put(["a"], np.ones((1, 2), dtype=np.float32))
+            with pytest.raises(DimensionsError, match="vectors of 3 numbers came"):
+                prefetch.put(["b"], np.ones((1, 3), dtype=np.float32))
+            assert prefetch.missing(["a", "b"]) == ["b"]
 
     def test_an_error_of_the_account_reaches_every_caller(
         self, batch: Batch, server: LocalServer
@@ -430,6 +475,57 @@ class TestBounds:
             assert not prefetch._expected
         assert max(held) <= max_buffered
         assert max(runs) <= max(1, max_buffered // 4)
+
+    @pytest.mark.parametrize("attempt", range(10))
+    def test_what_a_caller_waits_for_makes_no_room(self, attempt: int) -> None:
+        """Left at a deadline and asked for again, it is handed over before anything is dropped."""
+        del attempt  # whether a thread is in time for it is chance
+        let_go = threading.Event()
+
+        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+            del cancelled
+            assert let_go.wait(10)
+            prefetch.put(texts, np.ones((len(texts), 2), dtype=np.float32))
+
+        def take() -> list[str]:
+            return [text for texts, _ in prefetch.take(["a", "b"]) for text in texts]
+
+        prefetch = Prefetch(embed, max_buffered=2, on_close=lambda _: None)
+        with prefetch, ThreadPoolExecutor(1) as caller:
+            prefetch.announce(["a", "b", "c", "d"])
+            assert list(prefetch.take(["a", "b"], end=0.0)) == []
+            taken = caller.submit(take)
+            wait_until(lambda: prefetch._wanted.total() == 2)
+            let_go.set()
+            assert sorted(taken.result(10)) == ["a", "b"]
+        assert not prefetch._wanted
+
+    def test_a_run_that_ends_leaves_another_ones_texts_alone(self) -> None:
+        """A text that was handed out and announced again is on its way a second time."""
+        numbers, started = itertools.count(), threading.Event()
+        first, second = threading.Event(), threading.Event()
+
+        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+            del cancelled
+            if next(numbers):
+                started.set()
+                assert second.wait(10)
+                prefetch.put(texts, np.full((len(texts), 2), 2, dtype=np.float32))
+            else:
+                prefetch.put(["twice"], np.ones((1, 2), dtype=np.float32))
+                assert first.wait(10)
+
+        prefetch = Prefetch(embed, max_buffered=100, on_close=lambda _: None)
+        with prefetch:
+            prefetch.announce(["twice", "other"])
+            assert [texts for texts, _ in prefetch.take(["twice"])] == [["twice"]]
+            prefetch.announce(["twice"])
+            assert started.wait(10)
+            first.set()
+            wait_until(lambda: prefetch._runs == 1)
+            threading.Timer(0.05, second.set).start()
+            ((_, vectors),) = prefetch.take(["twice"])
+            assert vectors.tolist() == [[2, 2]]
 
     def test_a_vector_that_nobody_expects_any_more_is_not_kept(self) -> None:
         """Released while it was on its way, it would stay for good."""
