@@ -25,7 +25,7 @@ from langchain_batch_embed import (
     PartialEmbeddingsError,
 )
 from langchain_batch_embed.clock import SYSTEM_CLOCK
-from langchain_batch_embed.prefetch import Prefetch
+from langchain_batch_embed.prefetch import RUNS, Prefetch
 from tests.support import LocalServer, assert_right, wait_until
 
 Batch = Callable[..., BatchEmbeddings]
@@ -359,6 +359,7 @@ class TestErrors:
             assert max(failed, default=0) < 3
             assert server.stats()["inputs_billed"] <= 400 + 5 * 3 * 10
         else:
+            assert failed == list(range(min(failed), 20))  # a store has all of one width
             assert min(failed) > 10  # what had come before is handed out still
         assert_right(embeddings.embed_numpy(TEXTS[:20]), TEXTS[:20])
 
@@ -371,6 +372,25 @@ class TestErrors:
             with pytest.raises(DimensionsError, match="vectors of 3 numbers came"):
                 prefetch.put(["b"], np.ones((1, 3), dtype=np.float32))
             assert prefetch.missing(["a", "b"]) == ["b"]
+
+    @pytest.mark.parametrize(("asked", "known"), [(False, True), (True, False)])
+    def test_a_changed_model_ends_the_runs(self, asked: bool, known: bool) -> None:
+        """Each further one would be paid for, and thrown away."""
+        calls = []
+
+        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+            del cancelled
+            calls.append(texts)
+            if known and texts == ["0"]:
+                prefetch.put(texts, np.ones((1, 2), dtype=np.float32))
+            elif texts != ["0"]:
+                raise DimensionsError(expected=2, received=3, asked=asked)
+
+        prefetch = Prefetch(embed, max_buffered=2, on_close=lambda _: None)
+        with prefetch:
+            prefetch.announce([str(i) for i in range(100)])
+            wait_until(lambda: not prefetch._runs)
+            assert len(calls) <= 1 + RUNS
 
     def test_an_error_of_the_account_reaches_every_caller(
         self, batch: Batch, server: LocalServer
