@@ -62,7 +62,7 @@ class Recovery:
         if self._trouble is None:
             return
         with self._lock, contextlib.suppress(JournalError):  # then another time
-            missed = self.memory.keys()
+            missed = self.memory.keys(self.space)
             for start in range(0, len(missed), _MENDED):
                 keys = missed[start : start + _MENDED]
                 positions, vectors = self.memory.get(keys)
@@ -78,7 +78,7 @@ class Recovery:
         self.remembers = True
         with self._lock:
             if self._width not in (None, vectors.shape[1]):
-                self.memory.discard(self.memory.keys())
+                self.memory.discard(self.memory.keys(self.space))
             self._width = vectors.shape[1]
             self.memory.put(keys, vectors, space=self.space)
 

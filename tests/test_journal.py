@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -444,6 +445,14 @@ class TestMemoryJournal:
         journal.discard(keys("a", "unknown"))
         assert numbers(journal.get(keys("a", "b"))[0]) == [1]
         assert journal.stats().vectors == 1
+
+    def test_tells_one_spaces_keys_from_anothers(self) -> None:
+        """Two objects with different models may share one."""
+        journal, other = MemoryJournal(), replace(SPACE, model="text-embedding-3-large")
+        journal.put(keys("a", "b"), vectors(2), space=SPACE)
+        journal.put(keys("a", space=other), vectors(1), space=other)
+        assert journal.keys(SPACE) == keys("a", "b")
+        assert journal.keys(other) == keys("a", space=other)
 
     def test_pickled_copy_is_empty(self) -> None:
         """What one process still needs is not shipped to its workers."""

@@ -59,10 +59,10 @@ class MemoryJournal:
             self._values.update(zip(keys, values, strict=True))
             self._entries.update(zip(keys, entries, strict=True))
 
-    def keys(self) -> list[bytes]:
-        """Return the keys of all vectors, in the order in which they came."""
+    def keys(self, space: Space) -> list[bytes]:
+        """Return the keys of all vectors of a space, in the order in which they came."""
         with self._lock:
-            return list(self._values)
+            return [key for key, entry in self._entries.items() if entry.space == space.name]
 
     def discard(self, keys: Iterable[bytes]) -> None:
         """Forget these vectors; keys that are not there are passed over."""
