@@ -31,6 +31,7 @@ from langchain_batch_embed.recovery import Recovery, Safe
 from langchain_batch_embed.report import Report, Tally, dollars
 from langchain_batch_embed.results import Results
 from langchain_batch_embed.tokens import TokenCounter
+from langchain_batch_embed.width import Width
 from langchain_batch_embed.work import Done, Work
 
 __all__ = ["Pipeline"]
@@ -90,13 +91,15 @@ class Pipeline:
         Raises:
             InputError: a text can never be embedded; nothing was sent.
             PartialEmbeddingsError: some texts failed; it holds the vectors of all others.
+            JournalError: the journal cannot be read; nothing was sent.
+            DimensionsError: what is kept for the texts has another width than earlier vectors.
             asyncio.CancelledError: it was cancelled.
         """
         clock = self.dispatcher.clock
         started = clock.now()
         given = check_texts(texts)
         inputs = self.prepare(given)
-        results = Results(inputs, width=self._known_width(), lists=lists)
+        results = Results(inputs, width=Width(self._known_width()), lists=lists)
         safe = self.recovery.begin(inputs, results, query=query)
         tally = Tally()
         hidden = query or not self._show_progress or self._is_ingesting()
@@ -122,7 +125,7 @@ class Pipeline:
             safe.failed()
             raise
         finally:
-            self._learn_width(results)
+            self._learn_width(results.width)
             with self.dispatcher.changed:
                 for prefetch in self.prefetches:
                     prefetch.account.tally.add(tally)
@@ -272,6 +275,7 @@ class Pipeline:
             embed,
             max_buffered=max_buffered,
             until_released=until_released,
+            width=self._width,
             on_close=forget,
             clock=self.dispatcher.clock,
         )
@@ -316,7 +320,7 @@ class Pipeline:
                 causes = self._embed_into(prefetch, [texts[i] for i in part], cancelled)
                 failed |= {part[position]: cause for position, cause in causes.items()}
             return failed
-        results = Results(inputs, width=prefetch.width or self._width, lists=False)
+        results = Results(inputs, width=prefetch.width, lists=False)
         safe = self.recovery.begin(inputs, results, query=False)
         # No `safe.failed()`: what is done is in the prefetch, which the journal alone outlives.
         try:
@@ -330,7 +334,9 @@ class Pipeline:
                 progress=hand_over,
             )
         finally:
-            self._learn_width(results)
+            self._learn_width(results.width)
+            if results.width.is_refuted:
+                prefetch.forget(results.width)
         hand_over()  # over-long texts are put together at the end
         if not failures:
             safe.succeeded()
@@ -363,15 +369,15 @@ class Pipeline:
 
     def _known_width(self) -> int | None:
         """Return the width that vectors must have: of what is prefetched, or of earlier calls."""
-        widths = (prefetch.width for prefetch in self.prefetches)
+        widths = (prefetch.width.numbers for prefetch in self.prefetches)
         return next(filter(None, widths), self._width)
 
-    def _learn_width(self, results: Results) -> None:
-        """Hold later calls to the width of this one's vectors, unless it is in doubt."""
-        if results.in_doubt:
+    def _learn_width(self, width: Width) -> None:
+        """Hold later calls to the width of vectors that came, unless it is in doubt."""
+        if width.in_doubt:
             self._width = None
-        elif results.width is not None:
-            self._width = results.width
+        elif width.is_confirmed:
+            self._width = width.numbers
 
     def _is_ingesting(self) -> bool:
         return any(prefetch.until_released for prefetch in self.prefetches)

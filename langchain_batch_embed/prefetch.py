@@ -27,6 +27,7 @@ from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import DimensionsError
 from langchain_batch_embed.hedging import Hedges
 from langchain_batch_embed.report import Account
+from langchain_batch_embed.width import Width
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
 
@@ -51,11 +52,13 @@ class Prefetch:
             the event is set.
         max_buffered: vectors that may be here or on their way at a time.
         until_released: keep vectors that were handed out until `release`.
+        width: of earlier vectors, where it is known.
         on_close: called when this ends.
         clock: how to wait.
 
     Attributes:
         account: what became of the announced texts, and what was sent for them.
+        width: that of its vectors, which all its runs share.
         hedges: what its runs together may spend on stragglers: of one alone, even a single
             batch would be too much.
     """
@@ -66,6 +69,7 @@ class Prefetch:
         *,
         max_buffered: int,
         until_released: bool = False,
+        width: int | None = None,
         on_close: Callable[["Prefetch"], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -75,6 +79,7 @@ class Prefetch:
         self._on_close = on_close
         self._clock = clock
         self.account = Account(clock.now())
+        self.width = Width(width)
         self.hedges = Hedges()
         self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(RUNS, "batch-embed-prefetch")
@@ -86,7 +91,6 @@ class Prefetch:
         self._expected: Counter[str] = Counter()  # how often each text is still to be asked for
         self._spare: dict[str, None] = {}  # were asked for, and may or may not be once more
         self._wanted: Counter[str] = Counter()  # are being asked for, and by how many
-        self._width: int | None = None
         self._runs = 0
         self._number = itertools.count()  # of runs
 
@@ -177,11 +181,8 @@ class Prefetch:
         Raises:
             DimensionsError: they are not as wide as those that came before.
         """
-        width = vectors.shape[1]
         with self._changed:
-            if self._width not in (None, width):
-                raise DimensionsError(expected=self._width or 0, received=width, asked=False)
-            self._width = width
+            self.width.check(vectors.shape[1], answer=False)
             for text, vector in zip(texts, vectors, strict=True):
                 self._running.pop(text, None)
                 self.account.missing.pop(text, None)
@@ -189,10 +190,12 @@ class Prefetch:
                     self._ready.put(text, vector)
             self._changed.notify_all()
 
-    @property
-    def width(self) -> int | None:
-        """The vectors' width, once some have come."""
-        return self._width
+    def forget(self, width: Width) -> None:
+        """Drop the vectors that are here: more speaks against their width than for it."""
+        with self._changed:
+            if width is self.width:
+                self._ready = _Vectors()
+                self.width = Width()
 
     def embedded(self, texts: Iterable[str]) -> None:
         """Note that a caller's own call embedded texts."""
@@ -299,7 +302,7 @@ class Prefetch:
             self._embed(texts, self._closed)
         except BaseException as error:  # noqa: BLE001  # those who ask for a text will meet it
             if isinstance(error, DimensionsError):
-                useless = error.asked or self._width is not None
+                useless = error.asked or self.width.numbers is not None
             logger.info("prefetching %d texts failed: %s", len(texts), type(error).__name__)
         finally:
             with self._changed:

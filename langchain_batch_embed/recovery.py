@@ -36,8 +36,9 @@ class Recovery:
         self.memory = journal if isinstance(journal, MemoryJournal) else MemoryJournal()
         self.remembers = False  # whether anything was ever put into `memory`
         self._width: int | None = None  # of the vectors in `memory`
-        self._trouble: str | None = None  # with the journal: what it should hold is in `memory`
-        self._lock = threading.RLock()  # guards `_trouble`, `_width` and what goes into `memory`
+        # With the journal, as it was logged; while there is some, `memory` has what it should hold.
+        self._troubles: set[str] = set()
+        self._lock = threading.RLock()  # guards `_troubles`, `_width` and what goes into `memory`
 
     def begin(self, inputs: Inputs, results: Results, *, query: bool) -> "Safe":
         """Return the safe for one call; a query is neither looked up nor kept."""
@@ -51,15 +52,18 @@ class Recovery:
             # The vectors are good and paid for: the call goes on with them.
             with self._lock:
                 self.remember(keys, vectors)
-                if self._trouble != str(error):
+                if str(error) not in self._troubles:
                     logger.error("%s. Finished vectors stay in memory meanwhile", error)
-                self._trouble = str(error)
+                self._troubles.add(str(error))
         else:
+            with self._lock:  # it took this width, so that another one is of no use
+                if self._troubles and self._width != vectors.shape[1]:
+                    self.memory.discard(self.memory.keys(self.space))
             self.mend()
 
     def mend(self) -> None:
         """Write to the journal what it missed, if it can be written again."""
-        if self._trouble is None:
+        if not self._troubles:
             return
         with self._lock, contextlib.suppress(JournalError):  # then another time
             missed = self.memory.keys(self.space)
@@ -69,8 +73,8 @@ class Recovery:
                 there = [keys[position] for position in positions.tolist()]
                 self.journal.put(there, vectors, space=self.space)
                 self.memory.discard(there)
-            if self._trouble is not None:
-                self._trouble = None
+            if self._troubles:
+                self._troubles.clear()
                 logger.warning("the journal can be written again, and has what it missed")
 
     def remember(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
@@ -85,7 +89,7 @@ class Recovery:
     def forget(self, keys: Sequence[bytes]) -> None:
         """Drop vectors from memory, unless the journal has yet to get them."""
         with self._lock:
-            if self._trouble is None:
+            if not self._troubles:
                 self.memory.discard(keys)
 
 
@@ -116,7 +120,6 @@ class Safe:
         """
         if self._empty:
             return 0
-        self._shared.mend()
         found = 0
         journals: list[Journal] = [self._shared.memory] if self._shared.remembers else []
         if self._shared.journal.persistent:
@@ -129,6 +132,8 @@ class Safe:
             if positions.size:
                 self._results.add(rows[positions], vectors)
                 found += len(positions)
+                if journal is self._shared.memory:
+                    self._shared.mend()  # no answer may come of this call that does it
         return found
 
     def keep(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
@@ -146,7 +151,7 @@ class Safe:
         rows, vectors = self._results.abandon()
         if self._empty or self._shared.journal.persistent:
             return
-        if self._results.is_refuted:  # else the next call would meet the same contradiction
+        if self._results.width.is_refuted:  # else the next call would meet the same contradiction
             self._forget()
         elif rows.size:
             self._shared.remember(self._keys_of(rows), vectors)

@@ -7,21 +7,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.errors import DimensionsError, Failure, ResponseError
+from langchain_batch_embed.errors import Failure
 from langchain_batch_embed.inputs import Inputs
 from langchain_batch_embed.vectors import to_lists
+from langchain_batch_embed.width import Width
 from langchain_batch_embed.work import Done, Outcome
 
 __all__ = ["Results"]
 
 Vector = list[float] | NDArray[np.float32]
-
-_SPOILT_AT_FIRST = 2
-"""Answers in a row that may be of another width than what was known before the call, and are asked
-for again; with the next one it is certain that the model has changed, and not an answer spoilt."""
-
-_SPOILT_LATER = 15
-"""The same once an answer of the right width has come: in a long call some in a row are chance."""
 
 _CONVERTED = 512
 """Rows gathered at a time to become lists: 3 MB at 1,536 dimensions."""
@@ -32,12 +26,12 @@ class Results:
 
     Args:
         inputs: what is sent, and for which text.
-        width: the vectors' width, where it is known from earlier calls.
+        width: what is known of the vectors' width; shared with what must have the same.
         lists: whether the caller wants lists of floats, or else one array.
     """
 
-    def __init__(self, inputs: Inputs, *, width: int | None = None, lists: bool = True) -> None:
-        self.width = width
+    def __init__(self, inputs: Inputs, *, width: Width | None = None, lists: bool = True) -> None:
+        self.width = width or Width()
         self.as_lists = lists
         self.done = np.zeros(len(inputs.texts), dtype=np.bool_)
         self._inputs = inputs
@@ -46,18 +40,6 @@ class Results:
         self._store: _Lists | _Array = _Lists(count) if lists else _Array(count)
         self._errors: dict[int, BaseException] = {}
         self._abandoned = False
-        self._fits = 0  # answers of the right width
-        self._misfits = 0  # of another width, since the last answer of the right one
-
-    @property
-    def in_doubt(self) -> bool:
-        """Whether the last that came was of another width: nobody knows which is right."""
-        return self._misfits > 0
-
-    @property
-    def is_refuted(self) -> bool:
-        """Whether more answers speak against the width than ever spoke for it."""
-        return self._misfits > self._fits
 
     def add(
         self, rows: NDArray[np.intp], vectors: NDArray[np.float32], *, answer: bool = False
@@ -70,23 +52,10 @@ class Results:
             answer: they come from the server, and so might be spoilt.
 
         Raises:
-            ResponseError: an answer is not as wide as what came before.
-            DimensionsError: several in a row were not, or it is not an answer.
+            ResponseError, DimensionsError: see `Width.check`.
         """
-        width = vectors.shape[1]
         with self._lock:
-            if self.width not in (None, width):
-                self._misfits += 1
-                if answer and self._misfits <= (_SPOILT_LATER if self._fits else _SPOILT_AT_FIRST):
-                    raise ResponseError(
-                        f"vectors of {width} numbers came, and {self.width} before: either is "
-                        "spoilt, or the model has changed"
-                    )
-                raise DimensionsError(expected=self.width or 0, received=width, asked=False)
-            if answer:
-                self._misfits = 0
-                self._fits += 1
-            self.width = width
+            self.width.check(vectors.shape[1], answer=answer)
             # Else it comes too late, or is the slower copy of a hedged request.
             if not self._abandoned and not self.done[rows].any():
                 self._store.add(rows, vectors)

@@ -20,7 +20,7 @@ LAYERS = [
     {"clock", "errors", "offline", "corpus", "quota"},
     {"budget", "hedging", "limits", "nearness"},
     {"window"},
-    {"journal", "packing", "pacing", "retry", "tokens"},
+    {"journal", "packing", "pacing", "retry", "tokens", "width"},
     {"inputs", "report", "vectors"},
     {"options", "providers"},
     {"work"},
@@ -43,7 +43,7 @@ FILES = {path.stem: [path] for path in FOLDER.glob("*.py")} | {
 MODULES = sorted(FILES)
 
 # They count, pack, pace, decide and keep: each can be understood, and replaced, alone.
-INDEPENDENT = {"hedging", "journal", "nearness", "packing", "pacing", "retry", "tokens"}
+INDEPENDENT = {"hedging", "journal", "nearness", "packing", "pacing", "retry", "tokens", "width"}
 
 # They only calculate: time, waiting and randomness are handed in.
 PURE = [

@@ -12,6 +12,7 @@ import numpy as np
 import openai
 import pytest
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.vectorstores import InMemoryVectorStore
 
@@ -372,6 +373,30 @@ class TestErrors:
             with pytest.raises(DimensionsError, match="vectors of 3 numbers came"):
                 prefetch.put(["b"], np.ones((1, 3), dtype=np.float32))
             assert prefetch.missing(["a", "b"]) == ["b"]
+
+    def test_a_spoilt_first_answer_is_not_held_against_all_others(self, batch: Batch) -> None:
+        """What came of it is dropped, and nearly everything is prefetched all the same."""
+        widths, sent = iter([3]), []
+
+        class SpoiltOnce(Embeddings):
+            def embed_documents(self, texts: list[str]) -> list[list[float]]:
+                width = next(widths, 4)
+                sent.append(len(texts))
+                return [[1.0] * width for _ in texts]
+
+            def embed_query(self, text: str) -> list[float]:
+                return self.embed_documents([text])[0]
+
+        embeddings = batch(SpoiltOnce(), max_batch_size=10, max_workers=1)
+        failed = 0
+        with embeddings.prefetch(TEXTS, max_buffered=80):
+            for portion in slices(TEXTS, 10):
+                try:
+                    assert len(embeddings.embed_numpy(portion)) == 10
+                except PartialEmbeddingsError:
+                    failed += 1
+        assert failed <= 5
+        assert sum(sent) <= 1.2 * len(TEXTS)
 
     @pytest.mark.parametrize(("asked", "known"), [(False, True), (True, False)])
     def test_a_changed_model_ends_the_runs(self, asked: bool, known: bool) -> None:

@@ -366,6 +366,45 @@ class TestJournal:
         assert_right(embeddings.embed_numpy(texts), texts)
         assert server.stats()["inputs_billed"] == 2
 
+    def test_one_spoilt_answer_does_not_cost_what_is_kept(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """A call that fails again, after an answer of another width, keeps what it recalled."""
+        server.configure(refuse_marker="poison", dimensions=64)
+        embeddings = batch(max_retries=0)
+        with pytest.raises(PartialEmbeddingsError):
+            embeddings.embed_numpy([*TEXTS[:50], "poison"])
+        server.configure(dimensions=32)  # for one answer
+        with pytest.raises(PartialEmbeddingsError):
+            embeddings.embed_numpy([*TEXTS[:50], "poison"])
+        server.configure(dimensions=64)
+        texts = [*TEXTS[:50], "poison"]
+        assert_right(embeddings.embed_numpy(texts), texts)
+        assert server.stats()["inputs_billed"] == 1
+
+    def test_an_answer_that_the_journal_refuses_is_dropped_with_the_next_that_it_takes(
+        self, batch: Batch, tmp_path: Path
+    ) -> None:
+        """A spoilt first answer is of another width than the journal's vectors."""
+        widths = iter([4, 3])
+
+        class SpoiltOnce(Embeddings):
+            def embed_documents(self, texts: list[str]) -> list[list[float]]:
+                width = next(widths, 4)
+                return [[1.0] * width for _ in texts]
+
+            def embed_query(self, text: str) -> list[float]:
+                return self.embed_documents([text])[0]
+
+        batch(SpoiltOnce(), journal=tmp_path / "j", model="m").embed_numpy(["first"])
+        embeddings = batch(SpoiltOnce(), journal=tmp_path / "j", model="m")
+        embeddings.embed_numpy(["spoilt"])
+        embeddings._pipeline._width = None
+        embeddings.embed_numpy(["good"])
+        texts = ["first", "spoilt", "good"]
+        assert embeddings.embed_numpy(texts).shape == (3, 4)
+        assert embeddings._pipeline.recovery.memory.stats().vectors == 0
+
     def test_a_spoilt_first_answer_is_not_held_against_the_next_call(self, batch: Batch) -> None:
         """It is not remembered: all later ones contradict it."""
         widths = iter([3])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from langchain_batch_embed import DimensionsError, ResponseError
+from langchain_batch_embed import ResponseError
 from langchain_batch_embed.inputs import Inputs
 from langchain_batch_embed.results import Results
 from langchain_batch_embed.work import Done, Lost
@@ -52,39 +52,12 @@ def test_a_text_whose_answer_came_all_the_same_has_not_failed() -> None:
     assert found.partial()[0] == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize(("confirmed", "tolerated"), [(False, 2), (True, 15)])
-def test_answers_of_another_width_in_a_row_are_a_change_and_else_an_accident(
-    confirmed: bool, tolerated: int
-) -> None:
-    """More of them may be accidents where an answer of this call has confirmed the width."""
+def test_vectors_of_another_width_are_not_taken() -> None:
+    """Rows keep what they had, and may be filled by the next answer."""
     found = results(lists=False)
-    right, wrong = np.ones((1, 3), dtype=np.float32), np.ones((1, 4), dtype=np.float32)
-    found.add(rows(0), right, answer=confirmed)
-    for _ in range(3 if confirmed else 1):
-        for _ in range(tolerated):
-            with pytest.raises(ResponseError, match="vectors of 4 numbers came, and 3 before"):
-                found.add(rows(2), wrong, answer=True)
-        assert found.in_doubt
-        if confirmed:  # which makes it start anew
-            found.add(rows(3), right, answer=True)
-            assert not found.in_doubt
-    for _ in range(tolerated if confirmed else 0):
-        with pytest.raises(ResponseError):
-            found.add(rows(2), wrong, answer=True)
-    with pytest.raises(DimensionsError, match="vectors of 4 numbers came, but earlier ones"):
-        found.add(rows(2), wrong, answer=True)
-    assert found.is_refuted
-    assert found.done.tolist() == [True, False, False, confirmed]
-
-
-def test_kept_vectors_of_another_width_are_no_accident() -> None:
-    """What a journal or a prefetch holds was checked when it came."""
-    found = results(lists=False)
-    found.add(rows(0), np.ones((1, 3), dtype=np.float32))
-    with pytest.raises(DimensionsError, match="vectors of 4 numbers came, but earlier ones"):
-        found.add(rows(2), np.ones((1, 4), dtype=np.float32))
-    found.add(rows(2), np.ones((1, 3), dtype=np.float32))
-    with pytest.raises(ResponseError):  # it counts as one of those in a row
-        found.add(rows(3), np.ones((1, 4), dtype=np.float32), answer=True)
-    with pytest.raises(DimensionsError):
-        found.add(rows(3), np.ones((1, 4), dtype=np.float32), answer=True)
+    found.add(rows(0), np.ones((1, 3), dtype=np.float32), answer=True)
+    with pytest.raises(ResponseError, match="vectors of 4 numbers came, and 3 before"):
+        found.add(rows(2, 3), np.ones((2, 4), dtype=np.float32), answer=True)
+    assert found.done.tolist() == [True, False, False, False]
+    found.add(rows(2, 3), np.ones((2, 3), dtype=np.float32), answer=True)
+    assert found.done.tolist() == [True, False, True, True]
