@@ -13,7 +13,8 @@ __all__ = ["FIRST_ANSWERS", "NEAR_USEFUL", "Nearness"]
 BUSY = 0.7
 """Processor seconds a second from which on this process is what everything waits for: one of its
 threads at a time runs Python, so it does not get far beyond 1. `tests.benchmarks.gateway` measures
-it: 0.9 to 1.0 next door, 0.2 to 0.5 far away, where many first requests are sent at once."""
+it: 0.9 to 1.1 next door; far away, where many first requests are sent at once, 0.3 mostly and 0.67
+at the most."""
 
 WAITING = 0.1
 """Share of a core for the requests in flight together below which they wait for answers.

@@ -363,7 +363,7 @@ class Pipeline:
     def _tell_prefetches(self, given: Sequence[str], results: Results) -> None:
         """Let open prefetches know which texts have a vector now, whoever sent them."""
         if prefetches := self.prefetches:
-            done = results.texts_with_vector()
+            done = np.flatnonzero(results.has_vector()).tolist()
             for prefetch in prefetches:
                 prefetch.embedded(given[i] for i in done)
 

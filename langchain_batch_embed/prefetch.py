@@ -281,8 +281,8 @@ class Prefetch:
             size = min(len(self._waiting), max(1, self._max_buffered // RUNS))
             # Who announces a text twice may ask for it once: `index()` skips what it has.
             if room < size and not self.until_released:
-                here = [t for t in self._spare if t in self._ready and t not in self._wanted]
-                for text in here[: size - room]:
+                here = (t for t in self._spare if t in self._ready and t not in self._wanted)
+                for text in list(islice(here, size - room)):
                     del self._spare[text]
                     room += self._ready.drop(text)
             if room < size:

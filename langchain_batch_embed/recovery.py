@@ -56,16 +56,20 @@ class Recovery:
                     logger.error("%s. Finished vectors stay in memory meanwhile", error)
                 self._troubles.add(str(error))
         else:
-            with self._lock:  # it took this width, so that another one is of no use
-                if self._troubles and self._width != vectors.shape[1]:
-                    self.memory.discard(self.memory.keys(self.space))
-            self.mend()
+            self.mend(accepted=vectors.shape[1])
 
-    def mend(self) -> None:
-        """Write to the journal what it missed, if it can be written again."""
-        if not self._troubles:
+    def mend(self, *, accepted: int | None = None) -> None:
+        """Write to the journal what it missed, if it can be written again.
+
+        Args:
+            accepted: the width of vectors that it has just taken: those of another one are of no
+                use any more.
+        """
+        if not self._troubles:  # nearly always, and then no answer waits for the lock
             return
         with self._lock, contextlib.suppress(JournalError):  # then another time
+            if accepted not in (None, self._width):
+                self.memory.discard(self.memory.keys(self.space))
             missed = self.memory.keys(self.space)
             for start in range(0, len(missed), _MENDED):
                 keys = missed[start : start + _MENDED]

@@ -78,14 +78,13 @@ class Results:
                 for text in self._inputs.owners(row):
                     self._errors.setdefault(text, outcome.error)
 
+    def has_vector(self) -> NDArray[np.bool_]:
+        """Tell for each of the caller's texts whether its vector is there, shape (n,)."""
+        return self.done[self._inputs.row_of]
+
     def texts_done(self) -> int:
         """Return how many of the caller's texts have their vector."""
-        return int(np.count_nonzero(self.done[self._inputs.row_of]))
-
-    def texts_with_vector(self) -> list[int]:
-        """Return which of the caller's texts have their vector."""
-        found: list[int] = np.flatnonzero(self.done[self._inputs.row_of]).tolist()
-        return found
+        return int(np.count_nonzero(self.has_vector()))
 
     def finish(self) -> list[Failure]:
         """Put the windows of over-long texts together; return the texts without a vector."""
@@ -96,7 +95,7 @@ class Results:
     def failures(self) -> list[Failure]:
         """Return the texts that failed, without those whose answer came all the same."""
         row_of = self._inputs.row_of
-        lost = np.flatnonzero(np.isin(row_of, list(self._errors)) & ~self.done[row_of])
+        lost = np.flatnonzero(np.isin(row_of, list(self._errors)) & ~self.has_vector())
         return [Failure(index=i, error=self._errors[int(row_of[i])]) for i in lost.tolist()]
 
     def array(self) -> NDArray[np.float32]:

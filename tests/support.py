@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
 from langchain_batch_embed.simulator import Scenario, Simulator, vectors
@@ -77,6 +78,31 @@ class LocalServer:
     def stats(self) -> dict[str, Any]:
         """Return what was counted since the scenario was set."""
         return self._simulator.stats()
+
+
+class SpoiltFirst(Embeddings):
+    """An `Embeddings` whose vectors are all 1, and whose first answers are of other widths.
+
+    Args:
+        spoilt: the widths of the first answers; of all others it is 4.
+
+    Attributes:
+        sent: how many texts each call had.
+    """
+
+    def __init__(self, *spoilt: int) -> None:
+        self._widths = iter(spoilt)
+        self.sent: list[int] = []
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return vectors of the next width."""
+        self.sent.append(len(texts))
+        width = next(self._widths, 4)
+        return [[1.0] * width for _ in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return a vector of the next width."""
+        return self.embed_documents([text])[0]
 
 
 def prose(tokens: int, seed: int = 0) -> str:

@@ -16,6 +16,7 @@ from langchain_batch_embed import (
     ResponseError,
 )
 from langchain_batch_embed.offline import use_offline_tiktoken
+from langchain_batch_embed.width import Width
 from tests.support import FakeClock, LocalServer, assert_right, prose
 
 Batch = Callable[..., BatchEmbeddings]
@@ -114,6 +115,12 @@ class TestDimensions:
         assert server.stats()["requests"] == 3
         # Nobody knows which is right: the next call is not held to either.
         assert_right(embeddings.embed_numpy(["c", "d"]), ["c", "d"])
+
+    def test_a_call_without_an_answer_teaches_no_width(self, batch: Batch) -> None:
+        """What another call has found to be in doubt meanwhile stays so."""
+        pipeline = batch()._pipeline
+        pipeline._learn_width(Width(8))
+        assert pipeline._width is None
 
     def test_a_journal_of_another_width_ends_the_call(
         self, batch: Batch, server: LocalServer, tmp_path: Path

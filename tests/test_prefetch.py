@@ -12,9 +12,9 @@ import numpy as np
 import openai
 import pytest
 from langchain_core.documents import Document
-from langchain_core.embeddings import Embeddings
 from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.vectorstores import InMemoryVectorStore
+from pytest_mock import MockerFixture
 
 from langchain_batch_embed import (
     BatchEmbeddings,
@@ -26,8 +26,9 @@ from langchain_batch_embed import (
     PartialEmbeddingsError,
 )
 from langchain_batch_embed.clock import SYSTEM_CLOCK
+from langchain_batch_embed.inputs import Inputs
 from langchain_batch_embed.prefetch import RUNS, Prefetch
-from tests.support import LocalServer, assert_right, wait_until
+from tests.support import FakeClock, LocalServer, SpoiltFirst, assert_right, wait_until
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -376,18 +377,8 @@ class TestErrors:
 
     def test_a_spoilt_first_answer_is_not_held_against_all_others(self, batch: Batch) -> None:
         """What came of it is dropped, and nearly everything is prefetched all the same."""
-        widths, sent = iter([3]), []
-
-        class SpoiltOnce(Embeddings):
-            def embed_documents(self, texts: list[str]) -> list[list[float]]:
-                width = next(widths, 4)
-                sent.append(len(texts))
-                return [[1.0] * width for _ in texts]
-
-            def embed_query(self, text: str) -> list[float]:
-                return self.embed_documents([text])[0]
-
-        embeddings = batch(SpoiltOnce(), max_batch_size=10, max_workers=1)
+        wrapped = SpoiltFirst(3)
+        embeddings = batch(wrapped, max_batch_size=10, max_workers=1)
         failed = 0
         with embeddings.prefetch(TEXTS, max_buffered=80):
             for portion in slices(TEXTS, 10):
@@ -396,7 +387,7 @@ class TestErrors:
                 except PartialEmbeddingsError:
                     failed += 1
         assert failed <= 5
-        assert sum(sent) <= 1.2 * len(TEXTS)
+        assert sum(wrapped.sent) <= 1.2 * len(TEXTS)
 
     @pytest.mark.parametrize(("asked", "known"), [(False, True), (True, False)])
     def test_a_changed_model_ends_the_runs(self, asked: bool, known: bool) -> None:
@@ -443,6 +434,25 @@ class TestErrors:
         assert isinstance(caught.value.__cause__, DeadlineError)
         assert caught.value.__cause__.deadline == 0.3
         assert server.stats()["requests"] == 1
+
+    def test_a_deadline_counts_from_the_calls_start(
+        self, batch: Batch, server: LocalServer, clock: FakeClock, mocker: MockerFixture
+    ) -> None:
+        """The time in which texts are counted is part of it, before any wait."""
+        server.configure(script=("hang",), hang_seconds=1)
+        embeddings = batch(deadline=5)
+        prepare = embeddings._pipeline.prepare
+
+        def slowly(texts: Sequence[str]) -> Inputs:
+            clock.time += 2
+            return prepare(texts)
+
+        with embeddings.prefetch(["a"]):
+            wait_until(lambda: server.stats()["in_flight"] == 1)
+            mocker.patch.object(embeddings._pipeline, "prepare", slowly)
+            with pytest.raises(PartialEmbeddingsError):
+                embeddings.embed_documents(["a"])
+        assert clock.time == 5
 
     def test_what_a_call_left_at_its_deadline_is_there_for_the_next_one(
         self, batch: Batch, server: LocalServer

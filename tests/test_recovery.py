@@ -32,7 +32,7 @@ from langchain_batch_embed import (
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.journal import SQLiteJournal
 from langchain_batch_embed.pipeline import Pipeline
-from tests.support import FakeClock, LocalServer, assert_right
+from tests.support import FakeClock, LocalServer, SpoiltFirst, assert_right
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -386,18 +386,8 @@ class TestJournal:
         self, batch: Batch, tmp_path: Path
     ) -> None:
         """A spoilt first answer is of another width than the journal's vectors."""
-        widths = iter([4, 3])
-
-        class SpoiltOnce(Embeddings):
-            def embed_documents(self, texts: list[str]) -> list[list[float]]:
-                width = next(widths, 4)
-                return [[1.0] * width for _ in texts]
-
-            def embed_query(self, text: str) -> list[float]:
-                return self.embed_documents([text])[0]
-
-        batch(SpoiltOnce(), journal=tmp_path / "j", model="m").embed_numpy(["first"])
-        embeddings = batch(SpoiltOnce(), journal=tmp_path / "j", model="m")
+        batch(SpoiltFirst(), journal=tmp_path / "j", model="m").embed_numpy(["first"])
+        embeddings = batch(SpoiltFirst(3), journal=tmp_path / "j", model="m")
         embeddings.embed_numpy(["spoilt"])
         embeddings._pipeline._width = None
         embeddings.embed_numpy(["good"])
@@ -407,17 +397,7 @@ class TestJournal:
 
     def test_a_spoilt_first_answer_is_not_held_against_the_next_call(self, batch: Batch) -> None:
         """It is not remembered: all later ones contradict it."""
-        widths = iter([3])
-
-        class SpoiltOnce(Embeddings):
-            def embed_documents(self, texts: list[str]) -> list[list[float]]:
-                width = next(widths, 4)
-                return [[1.0] * width for _ in texts]
-
-            def embed_query(self, text: str) -> list[float]:
-                return self.embed_documents([text])[0]
-
-        embeddings = batch(SpoiltOnce(), max_batch_size=1, max_workers=1, max_retries=1)
+        embeddings = batch(SpoiltFirst(3), max_batch_size=1, max_workers=1, max_retries=1)
         with pytest.raises(PartialEmbeddingsError):
             embeddings.embed_numpy(TEXTS[:5])
         assert embeddings.embed_numpy(TEXTS[:5]).shape == (5, 4)
