@@ -33,6 +33,7 @@ from langchain_batch_embed.providers import pack_up, provider_for, unpack
 from langchain_batch_embed.recovery import Recovery
 from langchain_batch_embed.report import Report
 from langchain_batch_embed.tokens import counter_for
+from langchain_batch_embed.vectors import to_lists
 
 __all__ = ["BatchEmbeddings"]
 
@@ -183,7 +184,9 @@ class BatchEmbeddings(Embeddings):
             DimensionsError: what the journal or a `prefetch` holds for the texts is not as wide as
                 the vectors of earlier calls.
         """
-        return self._pipeline.embed(texts).lists()
+        given = check_texts(texts)
+        held = self._pipeline.held(given)
+        return self._pipeline.embed(given).lists() if held is None else to_lists(held)
 
     def embed_numpy(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Return the vectors as float32, shape (n, d): a tenth of the memory of lists.

@@ -8,7 +8,7 @@ __all__ = ["Hedges"]
 AFTER = 3.0
 """A request is a straggler when it takes so many times the median: one in ten at OpenAI."""
 
-LAST_AFTER = 1.5
+LAST_AFTER = 1.0
 """And already then when no more are in flight than may all be sent a second time."""
 
 SHARE = 0.05

@@ -5,7 +5,6 @@ embeddings for is there already, because the documents ahead of it are prefetche
 """
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections import deque
@@ -19,6 +18,7 @@ from langchain_core.vectorstores import VectorStore
 
 from langchain_batch_embed.errors import IngestError, InputError, InputTypeError, OptionError
 from langchain_batch_embed.prefetch import RUNS, Prefetch
+from langchain_batch_embed.sqlite_stores import large_page_cache, roll_back
 
 __all__ = ["IngestFailure", "IngestReport", "Ingestion", "default_batch_size"]
 
@@ -159,12 +159,13 @@ class Ingestion:
             Exception: whatever `documents` or `ids` raised, once what was read before is written.
         """
         try:
-            self._read_ahead()
-            while self._queue:
-                progress(self._write_batch(cancelled))
-                if cancelled is not None and cancelled.is_set():
-                    raise asyncio.CancelledError
+            with large_page_cache(self._store):
                 self._read_ahead()
+                while self._queue:
+                    progress(self._write_batch(cancelled))
+                    if cancelled is not None and cancelled.is_set():
+                        raise asyncio.CancelledError
+                    self._read_ahead()
             if self._broken is not None:
                 raise self._broken
         except BaseException as error:
@@ -227,7 +228,7 @@ class Ingestion:
         try:
             written = self._store.add_documents([item.document for item in items], **options)
         except BaseException as error:
-            _roll_back(self._store)
+            roll_back(self._store)
             if not isinstance(error, Exception):
                 raise
             if len(items) == 1:
@@ -292,15 +293,3 @@ def _items(documents: Iterable[Document], ids: Iterable[str] | None) -> Iterator
                 "make it a Document(page_content=...)"
             )
         yield _Item(index, document, document.id if own_ids else name)
-
-
-def _roll_back(store: VectorStore) -> None:
-    """Undo what a failed call left in an open transaction.
-
-    SQLiteVec inserts row by row and commits at the end; the rows before the one that failed
-    would be committed with the next call, and so be there twice.
-    """
-    rollback = getattr(getattr(store, "_connection", None), "rollback", None)
-    if callable(rollback):
-        with contextlib.suppress(Exception):  # the error of the call is what the user has to see
-            rollback()

@@ -283,6 +283,16 @@ class Pipeline:
             self.prefetches = (*self.prefetches, prefetch)
         return prefetch
 
+    def held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """Return the vectors, (n, d), if an ingest has them all for its store; else `None`.
+
+        They are counted, packed and waited for already, and its report tells of them.
+        """
+        for prefetch in self.prefetches:
+            if prefetch.until_released and (vectors := prefetch.held(texts)) is not None:
+                return vectors
+        return None
+
     def complete(
         self,
         prefetch: Prefetch,

@@ -155,6 +155,13 @@ class Prefetch:
             self._wait_for(wanted, all, cancelled, math.inf)
             return [text for text in wanted if text not in self._ready]
 
+    def held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """Return the vectors of the texts, (k, d), and keep them; `None` unless all are here."""
+        with self._changed:
+            if texts and all(text in self._ready for text in texts):
+                return self._ready.stack(texts)
+        return None
+
     def settled(
         self, texts: Iterable[str], *, least: int, cancelled: threading.Event | None = None
     ) -> int:
@@ -168,11 +175,14 @@ class Prefetch:
         settled = ready = 0
         with self._changed:
             for text in texts:
-                if ready >= least and (text in self._running or text in self._waiting):
-                    break
-                self._wait_for([text], all, cancelled, math.inf)
+                here = text in self._ready
+                if not here:
+                    if ready >= least and (text in self._running or text in self._waiting):
+                        break
+                    self._wait_for([text], all, cancelled, math.inf)
+                    here = text in self._ready
                 settled += 1
-                ready += text in self._ready
+                ready += here
         return settled
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
+from pytest_mock import MockerFixture
 
 from langchain_batch_embed import (
     BatchEmbeddings,
@@ -22,6 +23,7 @@ from langchain_batch_embed import (
     InputTypeError,
     OptionError,
 )
+from langchain_batch_embed.sqlite_stores import PAGE_CACHE
 from tests.stores.callers import CALLERS
 from tests.support import FakeClock, LocalServer, assert_right, wait_until
 
@@ -208,6 +210,54 @@ class TestStoring:
         assert server.stats()["inputs_billed"] == 700
         (found,) = store.similarity_search_with_score("section 345", k=1)
         assert (found[0].metadata, found[1]) == ({"number": 345}, 0)
+
+    def test_sqlite_keeps_a_chunk_of_vectors_in_memory_meanwhile(
+        self, batch: Batch, sqlite: Callable[..., Any]
+    ) -> None:
+        """Its page cache is large while it writes, and then what it was."""
+
+        def generate() -> Iterator[Document]:
+            for document in documents(50):
+                seen.add(cache())
+                yield document
+
+        def cache() -> int:
+            return int(store._connection.execute("PRAGMA cache_size").fetchall()[0][0])
+
+        seen: set[int] = set()
+        embeddings = batch()
+        store = sqlite(embeddings)
+        before = cache()
+        embeddings.ingest(store, generate(), batch_size=10, max_buffered=20)
+        assert seen == {-PAGE_CACHE}
+        assert cache() == before > -PAGE_CACHE
+
+    def test_the_store_asks_for_what_is_counted_already(
+        self, batch: Batch, mocker: MockerFixture
+    ) -> None:
+        """Its calls are looked up: nothing is counted, packed or waited for a second time."""
+        embeddings = batch()
+        store = ListStore(embeddings)
+        given = documents(100) * 2
+        count = mocker.spy(embeddings._pipeline.counter, "count")
+        embeddings.ingest(store, given, batch_size=30)
+        assert store.texts == texts_of(given)
+        assert_right(store.vectors, store.texts)
+        counted = [text for call in count.call_args_list for text in call.args[0]]
+        assert sorted(counted) == sorted(set(store.texts))
+
+    def test_other_calls_are_not_held_up_by_what_an_ingest_keeps(self, batch: Batch) -> None:
+        """A call for more than it keeps is answered as always."""
+
+        def look(texts: list[str]) -> None:
+            more = [*texts, f"another one, with {texts[0]}"]
+            assert_right(embeddings.embed_documents(more), more)
+
+        embeddings = batch()
+        store = ListStore(embeddings, look)
+        report = embeddings.ingest(store, documents(30))
+        assert report.failures == ()
+        assert_right(store.vectors, texts_of(documents(30)))
 
     def test_a_generator_is_read_as_far_ahead_as_promised(self, batch: Batch) -> None:
         """Never more than `max_buffered` documents beyond those that are written."""

@@ -11,7 +11,9 @@ is said otherwise. The tables show medians.
 - ingest: 19,207 sections of Python's standard library into SQLiteVec, in a file, and into
   Supabase: embedding alone, writing alone, and both by `ingest`, with what the store waited for
   vectors. Writing alone is one `add_documents` with all documents, whose vectors are there already
-  as lists.
+  as lists; SQLiteVec is shown with the page cache that `ingest` sets too.
+- cache: writing the same sections, whose vectors are there already, into SQLiteVec in calls of
+  1,024, with page caches of several sizes.
 - memory: 300,000 short generated documents into SQLiteVec, at no latency, in a fresh process.
 - failures: 3,000 documents, of which the API refuses one and the database another.
 - floats: the same vectors through Supabase's client with all their digits and as short floats.
@@ -23,13 +25,14 @@ that does not count: a provider computes them on other machines.
 
 import argparse
 import gc
+import math
 import os
 import re
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -43,6 +46,7 @@ from langchain_openai import OpenAIEmbeddings
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.corpus import sections, standard_library
 from langchain_batch_embed.simulator import Scenario, Simulator
+from langchain_batch_embed.sqlite_stores import PAGE_CACHE
 from langchain_batch_embed.vectors import to_lists
 from tests.benchmarks.contenders import peak_mb
 from tests.stores.callers import CALLERS
@@ -56,6 +60,8 @@ INDEXED = 5_000
 GENERATED = 300_000
 WITH_FAILURES = 3_000
 WRITTEN = 2_000  # texts a round in "floats"
+CALL = 1024  # documents in a call of the store in "cache"
+PAGE_CACHES = (2_000, 4_000, 8_000, 16_000, 32_000, 128_000)  # KiB; the first is SQLite's own
 
 LABELS = {"sqlite_vec": "SQLiteVec", "supabase": "Supabase"}
 
@@ -132,8 +138,11 @@ def show_ingest(rounds: int) -> None:
     texts = standard_sections(SECTIONS)
     documents = [Document(text) for text in texts]
     say(f"\n## `ingest` of {SECTIONS:,} sections, seconds\n")
-    say("| store | embedding alone | writing alone | `ingest` | waited | times the longer |")
-    say("|---|--:|--:|--:|--:|--:|")
+    say(
+        "| store | embedding alone | writing alone | with our page cache "
+        "| `ingest` | waited | times the longer |"
+    )
+    say("|---|--:|--:|--:|--:|--:|--:|")
     with warm_simulator(texts) as simulator, Places() as places:
         for name, label in LABELS.items():
             found = []
@@ -141,23 +150,41 @@ def show_ingest(rounds: int) -> None:
                 simulator.configure(Scenario(vector_cache=True, seed=seed))
                 with stopwatch() as embedding:
                     vectors = batching(simulator).embed_documents(texts)
-                with empty_store(name, places, Ready(texts, vectors)) as store:
-                    with stopwatch() as writing:
-                        store.add_documents(documents)
-                    del store
-                del vectors
+                ready = Ready(texts, vectors)
+                writing = write(name, places, ready, [documents])
+                cached = math.nan
+                if name == "sqlite_vec":
+                    cached = write(name, places, ready, [documents], page_cache=PAGE_CACHE)
+                del vectors, ready
                 gc.collect()
                 simulator.configure(Scenario(vector_cache=True, seed=seed))
                 embeddings = batching(simulator)
                 with empty_store(name, places, embeddings) as store, stopwatch() as both:
                     report = embeddings.ingest(store, documents)
-                found.append((embedding.seconds, writing.seconds, both.seconds, report.waited))
-                sys.stderr.write(f"{name}: {found[-1]}\n")
-            walls = [median(column) for column in zip(*found, strict=True)]
-            say(
-                f"| {label} | {' | '.join(f'{wall:.2f}' for wall in walls)} "
-                f"| {walls[2] / max(walls[:2]):.2f} |"
-            )
+                walls = (embedding.seconds, writing, cached, both.seconds, report.waited)
+                found.append(walls)
+                sys.stderr.write(f"{name}: {' '.join(f'{wall:.2f}' for wall in walls)}\n")
+            walls = tuple(median(column) for column in zip(*found, strict=True))
+            cells = ["" if math.isnan(wall) else f"{wall:.2f}" for wall in walls]
+            say(f"| {label} | {' | '.join(cells)} | {walls[3] / max(walls[:2]):.2f} |")
+
+
+def show_cache(rounds: int) -> None:
+    """Time writing alone into SQLiteVec with page caches of several sizes."""
+    texts = standard_sections(SECTIONS)
+    documents = [Document(text) for text in texts]
+    calls = [documents[start : start + CALL] for start in range(0, SECTIONS, CALL)]
+    seconds: dict[int, list[float]] = {size: [] for size in PAGE_CACHES}
+    with Simulator(Scenario(latency=0)) as simulator, Places() as places:
+        ready = Ready(texts, batching(simulator).embed_documents(texts))
+        for _ in range(rounds):
+            for size, found in seconds.items():
+                found.append(write("sqlite_vec", places, ready, calls, page_cache=size))
+    say(f"\n## Writing {SECTIONS:,} texts, whose vectors are there, into SQLiteVec\n")
+    say("| page cache, KiB | s |")
+    say("|--:|--:|")
+    for size, found in seconds.items():
+        say(f"| {size:,} | {median(found):.2f} |")
 
 
 def show_memory(rounds: int) -> None:
@@ -265,6 +292,24 @@ def empty_store(name: str, places: Places, embeddings: Embeddings) -> Iterator[A
     close(name, store)
 
 
+def write(
+    name: str,
+    places: Places,
+    embeddings: Embeddings,
+    calls: Iterable[list[Document]],
+    *,
+    page_cache: int | None = None,
+) -> float:
+    """Return the seconds that a new store takes for some calls; `page_cache` is in KiB."""
+    with empty_store(name, places, embeddings) as store:
+        if page_cache is not None:
+            execute(name, store, places, f"PRAGMA cache_size = {-page_cache}")
+        with stopwatch() as watch:
+            for documents in calls:
+                store.add_documents(documents)
+    return watch.seconds
+
+
 def execute(name: str, store: Any, places: Places, statement: str) -> list[tuple[Any, ...]]:
     """Execute SQL in a store's database; return the rows."""
     if name == "sqlite_vec":
@@ -289,6 +334,7 @@ def say(line: str) -> None:
 PARTS: Mapping[str, Callable[[int], None]] = {
     "index": show_index,
     "ingest": show_ingest,
+    "cache": show_cache,
     "memory": show_memory,
     "failures": show_failures,
     "floats": show_floats,
