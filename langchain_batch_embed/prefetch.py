@@ -158,7 +158,7 @@ class Prefetch:
     def held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
         """Return the vectors of the texts, (k, d), and keep them; `None` unless all are here."""
         with self._changed:
-            if texts and all(text in self._ready for text in texts):
+            if all(text in self._ready for text in texts):
                 return self._ready.stack(texts)
         return None
 

@@ -252,6 +252,7 @@ class TestStoring:
         def look(texts: list[str]) -> None:
             more = [*texts, f"another one, with {texts[0]}"]
             assert_right(embeddings.embed_documents(more), more)
+            assert embeddings.embed_documents([]) == []
 
         embeddings = batch()
         store = ListStore(embeddings, look)

@@ -49,9 +49,9 @@ class TestLargePageCache:
             assert cache_of(connection) == -PAGE_CACHE
         assert cache_of(connection) == before
 
-    @pytest.mark.parametrize("before", [-PAGE_CACHE, -10 * PAGE_CACHE, PAGE_CACHE])
+    @pytest.mark.parametrize("before", [-PAGE_CACHE, -10 * PAGE_CACHE, 10_000])
     def test_a_large_one_stays(self, connection: sqlite3.Connection, before: int) -> None:
-        """Somebody has chosen it; so many pages are four times as many KiB."""
+        """Somebody has chosen it; 10,000 pages are 40,000 KiB."""
         connection.execute(f"PRAGMA cache_size = {before}")
         with large_page_cache(store_of(connection)):
             assert cache_of(connection) == before
