@@ -315,7 +315,8 @@ class BatchEmbeddings(Embeddings):
         do, and written in order by the store's own `add_documents`, in this thread. A document
         that cannot be embedded or written is found by halving and is in the report; all others
         are in the store. With a journal a second run pays for nothing twice; whether it also
-        writes nothing twice is up to the store and the ids.
+        writes nothing twice is up to the store and the ids. A store with a SQLite connection of
+        its own (`_connection`, as SQLiteVec) has a page cache of 32 MB meanwhile.
 
         Args:
             store: a vector store whose embeddings are this object.
