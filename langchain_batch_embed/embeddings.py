@@ -167,7 +167,8 @@ class BatchEmbeddings(Embeddings):
     def last_report(self) -> Report | None:
         """What the last call did and cost, also where it failed; `None` before the first.
 
-        After the `with` block of a `prefetch`, and after an `ingest`, it is what all of that did.
+        After the `with` block of a `prefetch`, and after an `ingest`, it is what all of that did; a
+        call for what an `ingest` under way has already is a part of that.
         """
         return self._pipeline.last_report
 
@@ -316,7 +317,7 @@ class BatchEmbeddings(Embeddings):
         that cannot be embedded or written is found by halving and is in the report; all others
         are in the store. With a journal a second run pays for nothing twice; whether it also
         writes nothing twice is up to the store and the ids. A store with a SQLite connection of
-        its own (`_connection`, as SQLiteVec) has a page cache of 32 MB meanwhile.
+        its own (`_connection`, as SQLiteVec) has a page cache of 32 MB at least meanwhile.
 
         Args:
             store: a vector store whose embeddings are this object.

@@ -286,12 +286,14 @@ class Pipeline:
     def held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
         """Return the vectors, (n, d), if an ingest has them all for its store; else `None`.
 
-        They are counted, packed and waited for already, and its report tells of them.
+        They are counted, packed and waited for already, and its report tells of them. Where another
+        prefetch is open too, it has to learn what is asked for, so the call takes the usual way.
         """
-        for prefetch in self.prefetches:
-            if prefetch.until_released and (vectors := prefetch.held(texts)) is not None:
-                return vectors
-        return None
+        prefetches = self.prefetches
+        if not all(prefetch.until_released for prefetch in prefetches):
+            return None
+        held = (prefetch.held(texts) for prefetch in prefetches)
+        return next((vectors for vectors in held if vectors is not None), None)
 
     def complete(
         self,

@@ -23,7 +23,7 @@ does not hold. `python -m tests.benchmarks.ingest cache`: 19,207 vectors of 1,53
 """
 
 _MODULES = {"sqlite3", "pysqlite3", "sqlcipher3", "sqlean"}
-"""Packages whose connections are SQLite's."""
+"""Packages whose connections are SQLite's and have the interface of Python's own."""
 
 
 def roll_back(store: object) -> None:
@@ -32,9 +32,9 @@ def roll_back(store: object) -> None:
     SQLiteVec inserts row by row and commits at the end; the rows before the one that failed
     would be committed with the next call, and so be there twice.
     """
-    rollback = getattr(_connection(store), "rollback", None)
-    if callable(rollback):
-        with contextlib.suppress(Exception):  # the error of the call is what the user has to see
+    with contextlib.suppress(Exception):  # the error of the call is what the user has to see
+        rollback = getattr(_connection(store), "rollback", None)
+        if callable(rollback):
             rollback()
 
 
@@ -42,11 +42,13 @@ def roll_back(store: object) -> None:
 def large_page_cache(store: object) -> Iterator[None]:
     """Let SQLite keep more of the database in memory during a `with` block.
 
-    It is a setting of the connection alone, and what it was afterwards. A larger one stays.
+    It is a setting of the connection alone, and what it was afterwards. A larger one stays, and so
+    does one that is set meanwhile. Where two blocks share a connection, it is that of the first.
     """
-    connection = _connection(store)
+    connection: Any = None
     before: int | None = None
     try:
+        connection = _connection(store)
         if _is_sqlite(connection):
             before = _enlarge(connection)
     except Exception as error:  # noqa: BLE001  # it is a matter of time only
@@ -56,21 +58,26 @@ def large_page_cache(store: object) -> Iterator[None]:
     finally:
         if before is not None:
             with contextlib.suppress(Exception):  # closed meanwhile, for one
-                connection.execute(f"PRAGMA cache_size = {before}")
+                if _cache_size(connection.cursor()) == -PAGE_CACHE:
+                    connection.execute(f"PRAGMA cache_size = {before}")
 
 
 def _enlarge(connection: Any) -> int | None:
     """Enlarge the cache; return what it was, or `None` if it was large enough."""
     cursor = connection.cursor()
-    cursor.row_factory = None  # plain tuples, whatever the store has its rows made into
-    ((size,),) = cursor.execute("PRAGMA cache_size").fetchall()
+    size = _cache_size(cursor)
     ((page,),) = cursor.execute("PRAGMA page_size").fetchall()
-    kibibytes = (
-        -size if size < 0 else size * page / 1024
-    )  # sqlite.org/pragma.html#pragma_cache_size
+    # KiB below zero, else pages: sqlite.org/pragma.html#pragma_cache_size
+    kibibytes = -size if size < 0 else size * page / 1024
     if kibibytes >= PAGE_CACHE:
         return None
     cursor.execute(f"PRAGMA cache_size = {-PAGE_CACHE}")
+    return size
+
+
+def _cache_size(cursor: Any) -> int:
+    cursor.row_factory = None  # plain tuples, whatever the store has its rows made into
+    ((size,),) = cursor.execute("PRAGMA cache_size").fetchall()
     return int(size)
 
 

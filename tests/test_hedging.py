@@ -41,6 +41,14 @@ def test_the_last_requests_are_late_sooner() -> None:
     assert hedges.patience(20) == pytest.approx(2 * LAST_AFTER)
 
 
+def test_what_takes_as_long_as_the_others_is_not_late() -> None:
+    """Not at the end either: where answers are even, nothing is paid twice."""
+    hedges = allowed(1000)
+    for seconds in (1.0, 1.1, 1.2):
+        hedges.answered(seconds)
+    assert hedges.patience(1) > 1.2
+
+
 def test_what_several_runs_may_spend_adds_up() -> None:
     """A batch that is too much for one run's share may still be late."""
     hedges = allowed(1000)

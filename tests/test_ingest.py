@@ -246,6 +246,16 @@ class TestStoring:
         counted = [text for call in count.call_args_list for text in call.args[0]]
         assert sorted(counted) == sorted(set(store.texts))
 
+    def test_a_prefetch_around_it_learns_what_is_asked_for(self, batch: Batch) -> None:
+        """It makes room for what is still to come, and reports no failures."""
+        embeddings = batch()
+        given = documents(300)
+        with embeddings.prefetch(texts_of(given), max_buffered=50):
+            report = embeddings.ingest(ListStore(embeddings), given, batch_size=30)
+        assert report.failures == ()
+        assert embeddings.last_report is not None
+        assert (embeddings.last_report.texts, embeddings.last_report.failures) == (300, 0)
+
     def test_other_calls_are_not_held_up_by_what_an_ingest_keeps(self, batch: Batch) -> None:
         """A call for more than it keeps is answered as always."""
 

@@ -57,6 +57,15 @@ class TestLargePageCache:
             assert cache_of(connection) == before
         assert cache_of(connection) == before
 
+    @pytest.mark.parametrize("other", [-500_000, -10])
+    def test_one_that_is_set_meanwhile_stays(
+        self, connection: sqlite3.Connection, other: int
+    ) -> None:
+        """Somebody has chosen that too."""
+        with large_page_cache(store_of(connection)):
+            connection.execute(f"PRAGMA cache_size = {other}")
+        assert cache_of(connection) == other
+
     def test_it_is_restored_after_an_error(self, connection: sqlite3.Connection) -> None:
         """Which gets out."""
         before = cache_of(connection)
@@ -101,6 +110,17 @@ class TestLargePageCache:
         with large_page_cache(store_of(other)), large_page_cache(SimpleNamespace()):
             pass
         assert other.mock_calls == []
+
+    def test_a_store_may_refuse_to_show_its_connection(self) -> None:
+        """It is asked for, not counted on."""
+
+        class Closed:
+            @property
+            def _connection(self) -> sqlite3.Connection:
+                raise RuntimeError("the store is closed")
+
+        with large_page_cache(Closed()):
+            roll_back(Closed())
 
 
 class TestRollBack:
