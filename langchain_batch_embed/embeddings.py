@@ -33,7 +33,6 @@ from langchain_batch_embed.providers import pack_up, provider_for, unpack
 from langchain_batch_embed.recovery import Recovery
 from langchain_batch_embed.report import Report
 from langchain_batch_embed.tokens import counter_for
-from langchain_batch_embed.vectors import to_lists
 
 __all__ = ["BatchEmbeddings"]
 
@@ -185,9 +184,7 @@ class BatchEmbeddings(Embeddings):
             DimensionsError: what the journal or a `prefetch` holds for the texts is not as wide as
                 the vectors of earlier calls.
         """
-        given = check_texts(texts)
-        held = self._pipeline.held(given)
-        return self._pipeline.embed(given).lists() if held is None else to_lists(held)
+        return self._pipeline.lists(texts)
 
     def embed_numpy(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Return the vectors as float32, shape (n, d): a tenth of the memory of lists.
@@ -221,7 +218,7 @@ class BatchEmbeddings(Embeddings):
         kept as after a failure. Raises as `embed_documents` does.
         """
         return await self._in_thread(
-            lambda cancelled: self._pipeline.embed(texts, cancelled=cancelled).lists()
+            lambda cancelled: self._pipeline.lists(texts, cancelled=cancelled)
         )
 
     async def aembed_query(self, text: str) -> list[float]:

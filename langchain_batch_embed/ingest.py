@@ -20,7 +20,7 @@ from langchain_batch_embed.errors import IngestError, InputError, InputTypeError
 from langchain_batch_embed.prefetch import RUNS, Prefetch
 from langchain_batch_embed.sqlite_stores import large_page_cache, roll_back
 
-__all__ = ["IngestFailure", "IngestReport", "Ingestion", "default_batch_size"]
+__all__ = ["BATCH_SIZE", "IngestFailure", "IngestReport", "Ingestion", "default_batch_size"]
 
 logger = logging.getLogger(__name__)
 

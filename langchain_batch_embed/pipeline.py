@@ -31,6 +31,7 @@ from langchain_batch_embed.recovery import Recovery, Safe
 from langchain_batch_embed.report import Report, Tally, dollars
 from langchain_batch_embed.results import Results
 from langchain_batch_embed.tokens import TokenCounter
+from langchain_batch_embed.vectors import to_lists
 from langchain_batch_embed.width import Width
 from langchain_batch_embed.work import Done, Work
 
@@ -68,6 +69,14 @@ class Pipeline:
         self._width: int | None = None  # of the vectors, once some have come
         self.last_report: Report | None = None
         self.prefetches: tuple[Prefetch, ...] = ()
+
+    def lists(
+        self, texts: Iterable[str], *, cancelled: threading.Event | None = None
+    ) -> list[list[float]]:
+        """Return the vectors as lists: what an ingest has for its store already, or see `embed`."""
+        given = check_texts(texts)
+        held = self._held(given)
+        return self.embed(given, cancelled=cancelled).lists() if held is None else to_lists(held)
 
     def embed(
         self,
@@ -283,18 +292,6 @@ class Pipeline:
             self.prefetches = (*self.prefetches, prefetch)
         return prefetch
 
-    def held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
-        """Return the vectors, (n, d), if an ingest has them all for its store; else `None`.
-
-        They are counted, packed and waited for already, and its report tells of them. Where another
-        prefetch is open too, it has to learn what is asked for, so the call takes the usual way.
-        """
-        prefetches = self.prefetches
-        if not all(prefetch.until_released for prefetch in prefetches):
-            return None
-        held = (prefetch.held(texts) for prefetch in prefetches)
-        return next((vectors for vectors in held if vectors is not None), None)
-
     def complete(
         self,
         prefetch: Prefetch,
@@ -353,6 +350,18 @@ class Pipeline:
         if not failures:
             safe.succeeded()
         return {failure.index: failure.error for failure in failures}
+
+    def _held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """Return the vectors, (n, d), if an ingest has them all for its store; else `None`.
+
+        They are counted, packed and waited for already, and its report tells of them. Where another
+        prefetch is open too, it has to learn what is asked for, so the call takes the usual way.
+        """
+        prefetches = self.prefetches
+        if not all(prefetch.until_released for prefetch in prefetches):
+            return None
+        held = (prefetch.held(texts) for prefetch in prefetches)
+        return next((vectors for vectors in held if vectors is not None), None)
 
     def _take_prefetched(
         self,

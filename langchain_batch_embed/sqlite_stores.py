@@ -1,6 +1,7 @@
-"""What `ingest` does for stores that write through a SQLite connection of their own.
+"""What `ingest` does for stores that write through a connection of their own, as SQLiteVec does.
 
-SQLiteVec is one. Its connection is found where it keeps it; other stores are left alone.
+It is found where SQLiteVec keeps its own; stores that keep none are left alone. What a failed call
+left behind is undone on any connection, settings are made on SQLite's alone.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ PAGE_CACHE = 32_000
 
 sqlite-vec keeps vectors in chunks of 1,024: 6 MB at 1,536 dimensions, 12 MB at 3,072. To add one,
 SQLite follows the list of a chunk's pages from its beginning, and reads those anew that its cache
-does not hold. `python -m tests.benchmarks.ingest cache`: 19,207 vectors of 1,536 take 7.8 s with
+does not hold. `python -m tests.benchmarks.ingest cache`: 19,207 vectors of 1,536 take 7.4 s with
 2,000, 2.6 with 8,000, 2.0 with 16,000 and with 32,000.
 """
 

@@ -139,6 +139,12 @@ class TestRollBack:
         connection.close()
         roll_back(store_of(connection))
 
+    def test_any_connection_is_rolled_back(self, mocker: MockerFixture) -> None:
+        """Another database's next call would fail in a transaction that has failed."""
+        other = mocker.Mock()
+        roll_back(store_of(other))
+        other.rollback.assert_called_once_with()
+
     def test_stores_without_a_connection_are_left_alone(self) -> None:
         """Most stores."""
         roll_back(SimpleNamespace())

@@ -12,8 +12,8 @@ is said otherwise. The tables show medians.
   Supabase: embedding alone, writing alone, and both by `ingest`, with what the store waited for
   vectors. Writing alone is one `add_documents` with all documents, whose vectors are there already
   as lists; SQLiteVec is shown with the page cache that `ingest` sets too.
-- cache: writing the same sections, whose vectors are there already, into SQLiteVec in calls of
-  1,024, with page caches of several sizes.
+- cache: writing the same sections, whose vectors are there already, into SQLiteVec in calls as
+  large as `ingest` makes them, with page caches of several sizes.
 - memory: 300,000 short generated documents into SQLiteVec, at no latency, in a fresh process.
 - failures: 3,000 documents, of which the API refuses one and the database another.
 - floats: the same vectors through Supabase's client with all their digits and as short floats.
@@ -45,6 +45,7 @@ from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.corpus import sections, standard_library
+from langchain_batch_embed.ingest import BATCH_SIZE
 from langchain_batch_embed.simulator import Scenario, Simulator
 from langchain_batch_embed.sqlite_stores import PAGE_CACHE
 from langchain_batch_embed.vectors import to_lists
@@ -60,7 +61,6 @@ INDEXED = 5_000
 GENERATED = 300_000
 WITH_FAILURES = 3_000
 WRITTEN = 2_000  # texts a round in "floats"
-CALL = 1024  # documents in a call of the store in "cache"
 PAGE_CACHES = (2_000, 4_000, 8_000, 16_000, 32_000, 128_000)  # KiB; the first is SQLite's own
 
 LABELS = {"sqlite_vec": "SQLiteVec", "supabase": "Supabase"}
@@ -173,7 +173,7 @@ def show_cache(rounds: int) -> None:
     """Time writing alone into SQLiteVec with page caches of several sizes."""
     texts = standard_sections(SECTIONS)
     documents = [Document(text) for text in texts]
-    calls = [documents[start : start + CALL] for start in range(0, SECTIONS, CALL)]
+    calls = [documents[i : i + BATCH_SIZE] for i in range(0, SECTIONS, BATCH_SIZE)]
     seconds: dict[int, list[float]] = {size: [] for size in PAGE_CACHES}
     with Simulator(Scenario(latency=0)) as simulator, Places() as places:
         ready = Ready(texts, batching(simulator).embed_documents(texts))
