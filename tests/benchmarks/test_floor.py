@@ -1,0 +1,62 @@
+"""The model of a client that costs nothing, by which the comparison's figures are judged."""
+
+from dataclasses import replace
+
+import pytest
+
+from langchain_batch_embed.hedging import Hedges
+from langchain_batch_embed.pacing import Pacer
+from langchain_batch_embed.simulator import Scenario
+from langchain_batch_embed.simulator.run import Run
+from tests.benchmarks.floor import FreeClient, Request
+
+FAR = Scenario(tier=5)
+ROUNDS = range(20)
+
+
+def _requests(count: int) -> list[Request]:
+    return [Request(tokens=5000, charge=5000) for _ in range(count)]
+
+
+def _all_at_once(scenario: Scenario, count: int) -> float:
+    return FreeClient(scenario, Pacer(max_workers=count, first_requests=count)).run(
+        _requests(count)
+    )
+
+
+def test_it_takes_as_long_as_the_slowest_answer() -> None:
+    """With everything in flight at once, the end is the longest of the server's own times."""
+    luck = Run(FAR)
+    calls = [luck.arrive(on_new_connection=True, is_cold=True) for _ in range(30)]
+    for call in calls:
+        call.tokens = 5000
+    slowest = max(call.network_seconds + call.server_seconds() for call in calls)
+    assert _all_at_once(FAR, 30) == pytest.approx(slowest)
+
+
+def test_finding_out_about_the_quota_takes_longer() -> None:
+    """A client that waits for a first answer ends later, in the sum, than one that need not."""
+    later = 0.0
+    for seed in ROUNDS:
+        scenario = replace(FAR, seed=seed)
+        finding_out = FreeClient(scenario, Pacer(max_workers=200, first_requests=16))
+        later += finding_out.run(_requests(200)) - _all_at_once(scenario, 200)
+    assert later > 0
+
+
+def test_hedging_ends_earlier_and_keeps_its_share() -> None:
+    """Hedged, a round ends no later in the sum, and few requests are sent a second time."""
+    alone, hedged = 0.0, 0.0
+    for seed in ROUNDS:
+        scenario = replace(FAR, seed=seed)
+        alone += _all_at_once(scenario, 100)
+        pacer, requests = Pacer(max_workers=200, first_requests=200), _requests(100)
+        hedged += FreeClient(scenario, pacer, Hedges()).run(requests)
+        assert sum(request.copies - 1 for request in requests) <= 5
+    assert hedged < alone
+
+
+def test_a_quota_that_is_too_small_is_an_error() -> None:
+    """A refusal would make the figure meaningless, so there is none then."""
+    with pytest.raises(RuntimeError, match="quota is too small"):
+        _all_at_once(replace(FAR, tokens_per_minute=20_000), 30)
