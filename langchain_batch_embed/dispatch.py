@@ -69,7 +69,7 @@ class Dispatcher:
         since: float | None = None,
         cancelled: threading.Event | None = None,
     ) -> Iterator[Outcome]:
-        """Send everything; yield each outcome as it is there, or soon after (see `_hands_over`).
+        """Send everything; yield each outcome as it comes, or soon after (`Run._hands_over`).
 
         Closing the iterator stops the run: nothing new is sent, and what is in flight is still
         given to `work.keep` when it arrives.

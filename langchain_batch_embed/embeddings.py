@@ -331,7 +331,7 @@ class BatchEmbeddings(Embeddings):
         Raises:
             OptionError: the store uses other embeddings, or there are not as many ids as
                 documents.
-            IngestError: several documents in a row failed and none succeeded.
+            IngestError: several documents in a row failed, and none between them succeeded.
             Exception: whatever `documents` raises, with a note of how many are stored.
         """
         if batch_size is None:

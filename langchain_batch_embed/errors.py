@@ -9,14 +9,14 @@
      ├─ DimensionsError                     vectors of another width than was asked for, or came
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
      ├─ JournalError                        the journal cannot be read or written
-     ├─ IngestError                         not one document of a batch could be stored
+     ├─ IngestError                         several documents in a row could not be stored
      └─ PartialEmbeddingsError              some texts have no vector; the others are in it
 
 No exception holds document text or a key: texts are named by their index.
 """
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -218,10 +218,10 @@ class IngestError(BatchEmbeddingsError):
     """
 
     def __init__(self, report: "IngestReport") -> None:
-        causes = ", ".join(sorted({type(failure.error).__name__ for failure in report.failures}))
+        kinds = ", ".join(sorted({type(failure.error).__name__ for failure in report.failures}))
         super().__init__(
             f"of the first {report.tried:,} documents {report.stored:,} are stored, then several "
-            f"in a row failed ({causes}) and none succeeded; mend the cause, then ingest those "
+            f"in a row failed ({kinds}) and none succeeded; mend the cause, then ingest those "
             f"that .report.failures names, and all from number {report.tried:,} on"
         )
         self.report = report
@@ -244,6 +244,16 @@ def _picklable(error: BaseException) -> BaseException:
             type(error).__name__ if status is None else f"{type(error).__name__} (status {status})"
         )
     return error
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what it was raised from, each once: a chain may be a circle."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def name_indices(indices: Sequence[int]) -> str:

@@ -16,7 +16,13 @@ from typing import Any, Literal
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
-from langchain_batch_embed.errors import IngestError, InputError, InputTypeError, OptionError
+from langchain_batch_embed.errors import (
+    IngestError,
+    InputError,
+    InputTypeError,
+    OptionError,
+    causes,
+)
 from langchain_batch_embed.prefetch import RUNS, Prefetch
 from langchain_batch_embed.sqlite_stores import large_page_cache, roll_back
 
@@ -154,7 +160,7 @@ class Ingestion:
             cancelled: set to stop after the batch that is being written.
 
         Raises:
-            IngestError: several documents in a row failed, and none succeeded.
+            IngestError: several documents in a row failed, and none between them succeeded.
             asyncio.CancelledError: it was cancelled.
             Exception: whatever `documents` or `ids` raised, once what was read before is written.
         """
@@ -250,12 +256,8 @@ class Ingestion:
     def _lose(
         self, item: _Item, stage: Literal["embedding", "writing"], error: BaseException
     ) -> None:
-        link: BaseException | None = error
-        seen: set[int] = set()  # a store may have chained them in a circle
-        while link is not None and id(link) not in seen:
-            seen.add(id(link))
+        for link in causes(error):
             link.__traceback__ = None  # its frames would keep whole batches in memory
-            link = link.__cause__ or link.__context__
         self._failures.append(IngestFailure(index=item.index, id=item.id, stage=stage, error=error))
 
     def _stop_if_hopeless(self, failed: int, error: BaseException) -> None:

@@ -26,6 +26,9 @@ __all__ = ["Inputs", "LongInputs", "check_texts", "prepare"]
 
 LongInputs = Literal["average", "truncate", "error"]
 
+_Windows = tuple[list[int], list[int]]
+"""The rows of a text's windows, and their tokens."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
@@ -45,17 +48,12 @@ class Inputs:
     charges: NDArray[np.int64]
     unique: int
     row_of: NDArray[np.intp]
-    windows: dict[int, tuple[list[int], list[int]]]
+    windows: dict[int, _Windows]
 
     @property
     def weights(self) -> NDArray[np.int64]:
         """Tokens of each row for packing: the larger of both ways to count, shape (rows,)."""
         return np.maximum(self.tokens, self.charges)
-
-    @property
-    def sent(self) -> NDArray[np.intp]:
-        """The rows that are sent as long as nothing is done, shape (m,)."""
-        return self.missing(np.zeros(len(self.texts), dtype=np.bool_))
 
     def means(
         self, get: Callable[[list[int]], NDArray[np.float32]], done: NDArray[np.bool_]
@@ -137,7 +135,7 @@ def prepare(
         octets = count_bytes(unique)
     tokens = counter.count(unique)
     count = len(unique)
-    parts: dict[int, tuple[list[int], list[int]]] = {}
+    parts: dict[int, _Windows] = {}
     long = limits.max_tokens_per_input
     if long is not None and (over := np.flatnonzero(tokens > long)).size:
         if long_inputs == "error":
@@ -147,19 +145,8 @@ def prepare(
                 'long_inputs="average" or "truncate"',
                 indices=wrong,
             )
-        impossible: list[int] = []
-        for row in over.tolist():
-            cut = windows(unique[row], long, counter)
-            try:
-                whole = [next(cut)] if long_inputs == "truncate" else list(cut)
-            except WindowError:
-                impossible.append(row)
-                continue
-            if long_inputs == "truncate":
-                unique[row] = whole[0].text
-            else:
-                places = [rows.setdefault(window.text, len(rows)) for window in whole]
-                parts[row] = places, [window.tokens for window in whole]
+        truncate = long_inputs == "truncate"
+        parts, impossible = _cut(unique, over.tolist(), long, counter, truncate=truncate)
         if impossible:
             wrong = np.flatnonzero(np.isin(row_of, impossible)).tolist()
             raise InputError(
@@ -167,9 +154,8 @@ def prepare(
                 "can be 4; raise max_tokens_per_input",
                 indices=wrong,
             )
-        unique.extend(list(rows)[count:])
         # The strings changed: count those again that are new.
-        changed = over.tolist() if long_inputs == "truncate" else range(count, len(unique))
+        changed = over.tolist() if truncate else range(count, len(unique))
         fresh = [unique[row] for row in changed]
         tokens, octets = (
             _put(tokens, changed, counter.count(fresh), len(unique)),
@@ -186,6 +172,36 @@ def prepare(
         row_of=row_of,
         windows=parts,
     )
+
+
+def _cut(
+    unique: list[str], over: Sequence[int], long: int, counter: TokenCounter, *, truncate: bool
+) -> tuple[dict[int, _Windows], list[int]]:
+    """Cut the over-long texts among different ones, which is changed in place.
+
+    Either each is truncated, or its windows are put at the end, as far as they are not there.
+
+    Returns:
+        The windows of each that was not truncated, and the rows that are impossible to cut.
+    """
+    rows = {} if truncate else {text: row for row, text in enumerate(unique)}
+    parts: dict[int, _Windows] = {}
+    impossible: list[int] = []
+    for row in over:
+        cut = windows(unique[row], long, counter)
+        try:
+            whole = [next(cut)] if truncate else list(cut)
+        except WindowError:
+            impossible.append(row)
+            continue
+        if truncate:
+            unique[row] = whole[0].text
+            continue
+        for window in whole:
+            if rows.setdefault(window.text, len(unique)) == len(unique):
+                unique.append(window.text)
+        parts[row] = [rows[window.text] for window in whole], [window.tokens for window in whole]
+    return parts, impossible
 
 
 def _which(wrong: Sequence[int], texts: Sequence[str], what: str) -> str:

@@ -51,9 +51,9 @@ class Nearness:
     def answered(self, *, process: float, requests: float, sent: float, now: float) -> None:
         """Note how busy a processor core was with us while an answered request was in flight.
 
-        The first answers tell it by the work of this whole process. That may be something else's
-        work, so it is found out later by that of the requests alone whether they wait. Later on
-        that of the process tells nothing: it makes lists, however far the server is.
+        The first answers are judged by the processor time of the whole process. Some of it may be
+        something else's work, so later answers are judged by that of the requests alone; by then
+        the process makes lists too, however far the server is.
 
         Args:
             process: processor seconds a second of this process.

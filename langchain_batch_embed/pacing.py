@@ -65,7 +65,7 @@ class Pacer:
         self._paused_until = -math.inf
         self._refused_at = -math.inf
         self._refusals = 0.0  # share of refused ones among recent requests
-        self._started: float | None = None
+        self._started = math.inf  # when the first request was
         self._passed_tokens = 0.0
         self._passed_requests = 0.0
         self._started_tokens = 0.0  # of all requests so far
@@ -96,7 +96,7 @@ class Pacer:
             worked: processor seconds that this process has used.
         """
         self.in_flight += 1
-        self._started = now if self._started is None else self._started
+        self._started = min(self._started, now)
         self.tokens.take(charge, now)
         self.requests.take(1, now)
         self._started_tokens += charge
@@ -198,7 +198,7 @@ class Pacer:
     def _believable(self, quota: Quota, now: float) -> bool:
         """Tell whether no more was let through than a quota named in a refusal allows."""
         passed = self._passed_tokens if quota.kind == "tokens" else self._passed_requests
-        return passed <= quota.limit * (1 + (now - (self._started or now)) / 60)
+        return passed <= quota.limit * (1 + (now - self._started) / 60)
 
     def _budget(self, kind: str) -> Budget:
         return self.tokens if kind == "tokens" else self.requests

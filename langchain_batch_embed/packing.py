@@ -3,8 +3,8 @@
 Every batch is a run of neighbours, so the order is kept, and there are two shapes:
 
 - **spread** (the usual one): guided sizes. Each batch takes a share of the work that is left
-  for all workers together, so the first batches are large and the last ones small, and one
-  slow answer near the end does not hold up the whole.
+  for all workers together, so the first batches are large and the last ones small, and a slow
+  answer near the end holds up less. Little work goes out in one wave of equal batches instead.
 - **fewest**: as few requests as the limits allow, of equal work, for when requests are what
   the quota is short of.
 """
@@ -19,22 +19,20 @@ __all__ = ["guided", "pack", "requests_are_scarce"]
 INPUT_WORK = 20
 """What an input costs beside its tokens, in tokens: an 8 KB vector has to be sent and read."""
 
-SMALLEST_WORK = 10_000
+GUIDED_LEAST = 10_000
 """Work below which a further cut does not pay, in tokens.
 
 At about 7 ms for a thousand tokens, in public recordings of OpenAI's endpoint, this is the fixed
 80 ms of a request, so cutting finer would spend more on requests than it wins.
 """
 
-WAVES = 1
-"""A batch takes 1 / (WAVES x workers) of the work left."""
-
-LITTLE_WORK = 1_000_000
+WAVE_MOST = 1_000_000
 """Up to so much work, in tokens, goes out in one wave of equal batches: there is no end to speak of
 for which smaller ones should be kept."""
 
-LEAST_WORK = 16_000
-"""What each of them holds at least, so that a few thousand texts do not make a hundred requests."""
+WAVE_LEAST = 16_000
+"""What each batch of such a wave holds at least, in tokens, so that a few thousand texts do not
+make a hundred requests."""
 
 SCARCE_SECONDS = 15
 """Requests are scarce when spreading would use up what the quota gives in this time."""
@@ -69,7 +67,7 @@ def pack(
 
 def guided(left: int, workers: int) -> int:
     """Return the share that the next batch takes of what is left for so many workers."""
-    return -(-left // (WAVES * workers))
+    return -(-left // workers)
 
 
 def requests_are_scarce(requests: int, per_minute: float | None) -> bool:
@@ -93,10 +91,11 @@ class _Line:
         total = int(self._work[-1])
         if workers == 1:  # nobody to share with: each further request only costs time
             return self.equal(self.fewest())
-        if total <= min(LITTLE_WORK, 2 * workers * LEAST_WORK):
-            wave = min(workers, -(-total // LEAST_WORK))
+        # Beyond twice that size batches are so long that a late one would be felt.
+        if total <= min(WAVE_MOST, 2 * workers * WAVE_LEAST):
+            wave = min(workers, -(-total // WAVE_LEAST))
             return self.equal(max(wave, self.fewest()))
-        return self._cut(lambda left: max(SMALLEST_WORK, guided(left, workers)))
+        return self._cut(lambda left: max(GUIDED_LEAST, guided(left, workers)))
 
     def fewest(self) -> int:
         """Return the smallest number of batches that the limits allow."""

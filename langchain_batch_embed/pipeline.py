@@ -173,7 +173,7 @@ class Pipeline:
         *,
         query: bool = False,
         deadline: float | None = None,
-        since: float = 0.0,
+        since: float | None = None,
         cancelled: threading.Event | None = None,
         progress: Callable[[], object],
     ) -> list[Failure]:
@@ -187,7 +187,7 @@ class Pipeline:
             hedges: what may be spent on stragglers by this and others; `None`: by this alone.
             query: send as the provider sends queries.
             deadline: seconds for it; `None`: any time.
-            since: the clock's time from which they count.
+            since: the clock's time from which they count; `None`: from now on.
             cancelled: set, with a `wake`, to stop from another thread.
             progress: called each time that some vectors have come.
 

@@ -42,7 +42,7 @@ class Recovery:
 
     def begin(self, inputs: Inputs, results: Results, *, query: bool) -> "Safe":
         """Return the safe for one call; a query is neither looked up nor kept."""
-        return Safe(self, inputs, results, empty=query)
+        return Safe(self, inputs, results, query=query)
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
         """Write one answer to the journal, or keep it in memory as long as that cannot be done."""
@@ -104,12 +104,12 @@ class Safe:
         shared: the instance's journal and memory.
         inputs: what the call sends.
         results: where its vectors are gathered.
-        empty: keep nothing.
+        query: neither look up nor keep anything.
     """
 
-    def __init__(self, shared: Recovery, inputs: Inputs, results: Results, *, empty: bool) -> None:
+    def __init__(self, shared: Recovery, inputs: Inputs, results: Results, *, query: bool) -> None:
         self._shared = shared
-        self._empty = empty
+        self._query = query
         self._inputs = inputs
         self._results = results
         self._keys: list[bytes] | None = None
@@ -122,7 +122,7 @@ class Safe:
             JournalError: the journal cannot be read.
             DimensionsError: they have another width than those of earlier calls.
         """
-        if self._empty:
+        if self._query:
             return 0
         found = 0
         journals: list[Journal] = [self._shared.memory] if self._shared.remembers else []
@@ -143,7 +143,7 @@ class Safe:
     def keep(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
         """Keep the vectors of one answer; called by the thread that received it."""
         wanted = self._results.add(rows, vectors, answer=True)
-        if self._empty:
+        if self._query:
             return
         if self._shared.journal.persistent:
             self._shared.put(self._keys_of(rows), vectors)
@@ -153,7 +153,7 @@ class Safe:
     def failed(self) -> None:
         """Keep what is done of a call that fails, and what still arrives of it."""
         rows, vectors = self._results.abandon()
-        if self._empty or self._shared.journal.persistent:
+        if self._query or self._shared.journal.persistent:
             return
         if self._results.width.is_refuted:  # else the next call would meet the same contradiction
             self._forget()
@@ -162,7 +162,7 @@ class Safe:
 
     def succeeded(self) -> None:
         """Forget what was kept in memory for this call alone."""
-        if not self._empty:
+        if not self._query:
             self._forget()
 
     def _forget(self) -> None:

@@ -8,12 +8,12 @@ compatible servers send.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_batch_embed.errors import DimensionsError, ResponseError
+from langchain_batch_embed.errors import DimensionsError, ResponseError, causes
 from langchain_batch_embed.quota import Quota, seconds
 
 __all__ = ["Backoff", "Decision", "GiveUp", "Retry", "Split", "decide"]
@@ -47,14 +47,12 @@ class Retry:
     Attributes:
         after: not before this many seconds.
         throttled: a rate limit was hit, so nothing else should be sent meanwhile.
-        told: the server named the time itself.
         overloaded: the server has more to do than it can: fewer requests at once may help.
         quota: what the refusal said about the quota, if it said it.
     """
 
     after: float
     throttled: bool = False
-    told: bool = False
     overloaded: bool = False
     quota: Quota | None = None
 
@@ -197,7 +195,6 @@ def decide(
         # Nobody is helped by coming back early; a little later keeps many clients apart.
         after=wait if told is None else told + 0.1 * min(wait, told),
         throttled=signs.throttled,
-        told=told is not None,
         overloaded=signs.overloaded,
         quota=signs.quota,
     )
@@ -246,7 +243,7 @@ class _Signs:
 
     @classmethod
     def of(cls, error: BaseException) -> "_Signs":
-        chain = list(_causes(error))
+        chain = list(causes(error))  # wrapped classes often re-raise
         telling = next((e for e in chain if _status(e) is not None), error)
         body = _error_body(telling)
         codes = [getattr(telling, "code", None), getattr(telling, "type", None)]
@@ -339,16 +336,6 @@ class _Signs:
         if (match := _RETRY_AFTER.search(self.message)) is not None:
             return float(match[1]) * (0.001 if match[2] else 1.0)
         return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what it was raised from; wrapped classes often re-raise."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__
 
 
 def _status(error: BaseException) -> int | None:

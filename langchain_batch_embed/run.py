@@ -21,7 +21,7 @@ from langchain_batch_embed.hedging import Hedges
 from langchain_batch_embed.pacing import Ticket
 from langchain_batch_embed.packing import guided
 from langchain_batch_embed.report import Tally
-from langchain_batch_embed.retry import GiveUp, Retry, Split, decide
+from langchain_batch_embed.retry import Decision, GiveUp, Retry, Split, decide
 from langchain_batch_embed.work import Batch, Done, Lost, Outcome, Work, halves, parts
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ class Run:
         """
         while self._delayed and self._delayed[0][0] <= now:
             self._ready.appendleft(heapq.heappop(self._delayed)[2])
-        near = self._shared.pacer.window.is_near
-        full = near and len(self._outcomes) >= BACKLOG
+        narrowed = self._shared.pacer.window.is_narrowed
+        full = narrowed and len(self._outcomes) >= BACKLOG
         if not self._ready or self._stopped or full or self._cancelled.is_set() or now >= self._end:
             return False
         while not self._shared.fits(self._ready[0]):
@@ -156,7 +156,7 @@ class Run:
         answers_first = (
             self._work.lists
             and self._waits_for_answers
-            and not self._shared.pacer.window.is_near  # which never waits
+            and not self._shared.pacer.window.is_narrowed  # a near server never waits
             and len(self._outcomes) <= len(self._in_flight)
         )
         return bool(self._outcomes) and not answers_first
@@ -181,7 +181,7 @@ class Run:
         each request has its cost here.
         """
         window = self._shared.pacer.window
-        if not window.is_near or not self._ready:
+        if not window.is_narrowed or not self._ready:
             return batch
         left = batch.weight + sum(other.weight for other in self._ready)
         target = min(guided(left, window.useful), self._work.max_tokens)
@@ -262,10 +262,28 @@ class Run:
         self._shared.changed.notify_all()
 
     def _settle_error(self, batch: Batch, ticket: Ticket, error: BaseException) -> None:
+        """Tell the pacer of a failed request, and do with its batch what was decided."""
         shared = self._shared
         now = shared.clock.now()
+        decision = self._decide(batch, error)
+        self._tell_pacer(ticket, decision, error, now)
+        if id(batch) not in self._in_flight or batch.copies > 1:
+            return  # abandoned at the deadline, answered already, or it may be answered yet
+        if self._fatal is not None:
+            self._finish(batch, Lost(batch.rows, self._fatal))
+        elif isinstance(decision, Retry):
+            self._retry(batch, decision, error, now)
+        elif isinstance(decision, Split):
+            shared.learn(batch, decision)
+            self._tally.splits += 1
+            self._replace(batch, parts(batch.rows, decision))
+        else:
+            self._give_up(batch, decision, error)
+
+    def _decide(self, batch: Batch, error: BaseException) -> Decision:
+        shared = self._shared
         try:
-            decision = decide(
+            return decide(
                 error,
                 attempt=batch.attempt,
                 inputs=len(batch.rows),
@@ -276,9 +294,14 @@ class Run:
         except Exception as mistake:  # noqa: BLE001  # it must not be waited for for ever
             names = type(error).__name__, type(mistake).__name__
             logger.error("%s is not understood (%s), so it is not tried again", *names)
-            decision = GiveUp()
+            return GiveUp()
+
+    def _tell_pacer(
+        self, ticket: Ticket, decision: Decision, error: BaseException, now: float
+    ) -> None:
+        pacer = self._shared.pacer
         if isinstance(decision, Retry) and decision.throttled:
-            shared.pacer.refused(
+            pacer.refused(
                 ticket,
                 now,
                 after=decision.after,
@@ -288,36 +311,27 @@ class Run:
             self._tally.throttled += 1
         else:
             overloaded = isinstance(decision, Retry) and decision.overloaded
-            shared.pacer.failed(ticket, now, overloaded=overloaded)
-        if id(batch) not in self._in_flight or batch.copies > 1:
-            return  # abandoned at the deadline, answered already, or it may be answered yet
-        if self._fatal is not None:
-            self._finish(batch, Lost(batch.rows, self._fatal))
-        elif isinstance(decision, Retry):
-            # A server that was never heard of may be down, or its address wrong: that is not to
-            # be found out after minutes of silence.
-            silent = not (self._answered or self._tally.retries or decision.throttled)
-            logger.log(
-                logging.WARNING if silent else logging.INFO,
-                "%s: sending %d texts again %.3g s later (retry %d of %d)",
-                type(error).__name__,
-                len(batch.rows),
-                decision.after,
-                batch.attempt + 1,
-                shared.max_retries,
-            )
-            batch.attempt += 1
-            self._tally.retries += 1
-            if decision.throttled:  # the pacer holds everybody back for that long
-                self._ready.appendleft(batch)
-            else:
-                heapq.heappush(self._delayed, (now + decision.after, next(self._number), batch))
-        elif isinstance(decision, Split):
-            shared.learn(batch, decision)
-            self._tally.splits += 1
-            self._replace(batch, parts(batch.rows, decision))
+            pacer.failed(ticket, now, overloaded=overloaded)
+
+    def _retry(self, batch: Batch, decision: Retry, error: BaseException, now: float) -> None:
+        # A server that was never heard of may be down, or its address wrong: that is not to
+        # be found out after minutes of silence.
+        silent = not (self._answered or self._tally.retries or decision.throttled)
+        logger.log(
+            logging.WARNING if silent else logging.INFO,
+            "%s: sending %d texts again %.3g s later (retry %d of %d)",
+            type(error).__name__,
+            len(batch.rows),
+            decision.after,
+            batch.attempt + 1,
+            self._shared.max_retries,
+        )
+        batch.attempt += 1
+        self._tally.retries += 1
+        if decision.throttled:  # the pacer holds everybody back for that long
+            self._ready.appendleft(batch)
         else:
-            self._give_up(batch, decision, error)
+            heapq.heappush(self._delayed, (now + decision.after, next(self._number), batch))
 
     def _give_up(self, batch: Batch, decision: GiveUp, error: BaseException) -> None:
         alone = len(batch.rows) == 1

@@ -13,7 +13,7 @@ __all__ = ["Window"]
 
 OPENING = 3
 """As long as no answer has told the quota, each one opens so many more places: four times as many
-after each round trip, which is 16, 64, 256."""
+after each round trip, so 16 become 64, and then 256."""
 
 
 class Window:
@@ -37,7 +37,7 @@ class Window:
         return int(min(self.size, self.useful))
 
     @property
-    def is_near(self) -> bool:
+    def is_narrowed(self) -> bool:
         """Whether fewer are useful than may be in flight."""
         return self.useful < self.most
 

@@ -136,15 +136,15 @@ class TestWindow:
         """A few in flight keep this process busy."""
         window = Window(128)
         window.open()
-        assert (window.limit(), window.is_near) == (128, False)
+        assert (window.limit(), window.is_narrowed) == (128, False)
         window.nearness.is_near = True
-        assert (window.limit(), window.is_near) == (NEAR_USEFUL, True)
+        assert (window.limit(), window.is_narrowed) == (NEAR_USEFUL, True)
 
     def test_one_worker_stays_one(self) -> None:
         """However near a server is, it never gets more requests at a time than it may."""
         window = Window(1)
         window.nearness.is_near = True
-        assert (window.limit(), window.is_near) == (1, False)
+        assert (window.limit(), window.is_narrowed) == (1, False)
 
     def test_grows_by_one_a_round_after_that_and_never_above_its_bound(self) -> None:
         """Additive increase, multiplicative decrease."""

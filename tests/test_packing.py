@@ -8,11 +8,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from langchain_batch_embed.packing import (
+    GUIDED_LEAST,
     INPUT_WORK,
-    LEAST_WORK,
-    LITTLE_WORK,
-    SMALLEST_WORK,
-    WAVES,
+    WAVE_LEAST,
+    WAVE_MOST,
     _Line,
     pack,
     requests_are_scarce,
@@ -199,7 +198,7 @@ def test_no_batch_takes_more_than_its_share_of_the_work_left(
     """What one batch takes leaves enough for all other workers, unless it is small anyway."""
     left = work(weights, range(len(weights)))
     for batch in pack(weights, max_items=max_items, max_tokens=max_tokens, workers=workers):
-        share = max(SMALLEST_WORK, -(-left // (WAVES * workers)))
+        share = max(GUIDED_LEAST, -(-left // workers))
         assert len(batch) == 1 or work(weights, batch) <= share
         left -= work(weights, batch)
 
@@ -211,10 +210,10 @@ def test_little_work_goes_out_in_one_wave(
 ) -> None:
     """Little work makes no more batches than workers, unless the limits ask for more."""
     total = work(weights, range(len(weights)))
-    assume(total <= min(LITTLE_WORK, 2 * workers * LEAST_WORK))
+    assume(total <= min(WAVE_MOST, 2 * workers * WAVE_LEAST))
     batches = pack(weights, max_items=max_items, max_tokens=max_tokens, workers=workers)
     fewest = fewest_by_filling_up(weights, max_items=max_items, max_tokens=max_tokens)
-    assert len(batches) <= max(len(fewest), min(workers, -(-total // LEAST_WORK)))
+    assert len(batches) <= max(len(fewest), min(workers, -(-total // WAVE_LEAST)))
 
 
 def test_large_work_starts_large_and_ends_small() -> None:

@@ -212,7 +212,6 @@ RETRIES = {
         Retry(
             after=told(2.812),
             throttled=True,
-            told=True,
             quota=Quota(kind="tokens", limit=1_000_000, used=976_163),
         ),
     ),
@@ -222,7 +221,6 @@ RETRIES = {
         Retry(
             after=told(0.02),
             throttled=True,
-            told=True,
             quota=Quota(kind="requests", limit=3000, used=3000),
         ),
     ),
@@ -234,7 +232,7 @@ RETRIES = {
             "requests",
             code="rate_limit_exceeded",
         ),
-        Retry(after=told(432), throttled=True, told=True),
+        Retry(after=told(432), throttled=True),
     ),
     "Azure": (
         429,
@@ -245,17 +243,17 @@ RETRIES = {
             "",
             code="429",
         ),
-        Retry(after=told(46), throttled=True, told=True),
+        Retry(after=told(46), throttled=True),
     ),
     "Azure, one second": (
         429,
         body("Please retry after 1 second.", "", code="429"),
-        Retry(after=told(1), throttled=True, told=True),
+        Retry(after=told(1), throttled=True),
     ),
     "milliseconds": (
         429,
         body("Please retry after 500 milliseconds."),
-        Retry(after=told(0.5), throttled=True, told=True),
+        Retry(after=told(0.5), throttled=True),
     ),
     "no time named": (429, "", Retry(after=WAIT, throttled=True)),
     "overloaded": (
@@ -340,9 +338,8 @@ class TestOpenAIErrors:
         got = decision(refusal(status, answer))
         assert isinstance(got, Retry)
         assert got.after == pytest.approx(expected.after)
-        assert (got.throttled, got.told, got.overloaded, got.quota) == (
+        assert (got.throttled, got.overloaded, got.quota) == (
             expected.throttled,
-            expected.told,
             expected.overloaded,
             expected.quota,
         )
@@ -397,7 +394,6 @@ class TestDelay:
         """`retry-after-ms` goes before `retry-after`, and both before the text."""
         got = decision(refusal(429, body(TOKENS_A_MINUTE, "tokens"), headers))
         assert isinstance(got, Retry)
-        assert got.told
         assert got.after == pytest.approx(told(seconds))
 
     @pytest.mark.parametrize(
@@ -414,7 +410,7 @@ class TestDelay:
     def test_a_delay_counts_for_an_overloaded_server_too(self) -> None:
         """A 503 that names a time is asked again after that time."""
         got = decision(refusal(503, "", {"retry-after": "5"}))
-        assert got == Retry(after=told(5), told=True, overloaded=True)
+        assert got == Retry(after=told(5), overloaded=True)
 
     @no_deadline
     @given(
@@ -626,7 +622,7 @@ class TestOtherExceptions:
     )
     def test_status_and_headers_are_found_where_sdks_put_them(self, error: Exception) -> None:
         """The status has many names, and the headers are the answer's or the exception's."""
-        assert decision(error) == Retry(after=told(7), throttled=True, told=True)
+        assert decision(error) == Retry(after=told(7), throttled=True)
 
     def test_headers_that_give_none_for_what_is_absent_are_read(self) -> None:
         """As those of urllib, whose exceptions some classes let out."""

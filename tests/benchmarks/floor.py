@@ -60,7 +60,7 @@ class FreeClient:
         self._hedges = hedges
         self._answers: list[tuple[float, int, Request, Ticket]] = []  # a heap by time
         self._number = itertools.count()  # keeps the heap from comparing requests
-        self._unused = 0  # open connections
+        self._unused = 0  # open connections without a request
 
     def run(self, requests: Sequence[Request]) -> float:
         """Send all of them, in this order; return the seconds until each has its answer.
@@ -102,13 +102,12 @@ class FreeClient:
         heapq.heappush(self._answers, (answered, next(self._number), request, ticket))
 
     def _hedge(self, now: float) -> float:
-        """Send stragglers a second time; return the seconds until there may be another one."""
+        """Send stragglers again, as `run.Run` does; return the seconds until the next one."""
         if self._hedges is None:
             return math.inf
-        in_flight = [each for _, _, each, _ in self._answers if not each.is_answered]
-        patience = self._hedges.patience(
-            sum(request.charge / request.copies for request in in_flight)
-        )
+        # Each once, whether or not it has a copy on its way.
+        in_flight = dict.fromkeys(each for _, _, each, _ in self._answers if not each.is_answered)
+        patience = self._hedges.patience(sum(request.charge for request in in_flight))
         wait = math.inf
         for request in in_flight:
             left = request.sent + patience - now
