@@ -40,6 +40,9 @@ _TIMEOUT = 120.0
 """Seconds for one request where nobody says otherwise. The largest one takes OpenAI some 2 s,
 and one in a hundred many times that; a small machine's own server can take minutes."""
 
+_MADE_HERE = frozenset({"_options", "_pipeline", "embeddings", "journal", "limits"})
+"""The attributes that `__init__` sets."""
+
 _T = TypeVar("_T")
 
 
@@ -50,7 +53,8 @@ class BatchEmbeddings(Embeddings):
         `pip install langchain-batch-embed`, and the package of the wrapped class with its key.
 
     Key init args:
-        embeddings: the `Embeddings` that makes the vectors.
+        embeddings: the `Embeddings` that makes the vectors; its options are read once, so they have
+            to be set before.
         max_batch_size: texts a request; OpenAI takes 2,048.
         max_tokens_per_request: tokens summed over a request; OpenAI takes 300,000.
         max_tokens_per_input: tokens a text, before `long_inputs` applies; 8,191 at OpenAI.
@@ -122,7 +126,7 @@ class BatchEmbeddings(Embeddings):
         **unknown: Never,  # for an error that names what there is
     ) -> None:
         self._options = {k: v for k, v in locals().items() if k not in ("self", "unknown")}
-        check_options(type(self).__init__, self._options, unknown)
+        check_options(BatchEmbeddings.__init__, self._options, unknown)
         self.embeddings = embeddings
         self.limits = (limits or limits_of(embeddings)).override(
             max_batch_size=max_batch_size,
@@ -392,12 +396,19 @@ class BatchEmbeddings(Embeddings):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the options alone: locks, threads and learnt limits are made anew."""
-        return {**self._options, "embeddings": pack_up(self.embeddings)}
+        """Pickle the options, and what a subclass has added.
+
+        Locks, threads and learnt limits are made anew.
+        """
+        options = {**self._options, "embeddings": pack_up(self.embeddings)}
+        added = {name: value for name, value in vars(self).items() if name not in _MADE_HERE}
+        return {"options": options, "added": added}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the object from its options."""
-        self.__init__(**{**state, "embeddings": unpack(state["embeddings"])})  # type: ignore[misc]
+        """Make the object from its options; a subclass' own `__init__` may take others."""
+        options = state["options"]
+        BatchEmbeddings.__init__(self, **{**options, "embeddings": unpack(options["embeddings"])})
+        vars(self).update(state["added"])
 
     async def _in_thread(self, work: Callable[[threading.Event], _T]) -> _T:
         """Run a call in a thread of its own; cancelling the task stops it."""

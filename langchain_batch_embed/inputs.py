@@ -78,6 +78,13 @@ class Inputs:
                 needed[rows] = True
         return np.flatnonzero(needed & ~done)
 
+    def settled(self, done: NDArray[np.bool_]) -> int:
+        """Return how many unique texts need no sending any more, given the rows that are done."""
+        texts = done[: self.unique].copy()
+        for row, (rows, _) in self.windows.items():
+            texts[row] |= done[rows].all()
+        return int(np.count_nonzero(texts))
+
     def owners(self, row: int) -> list[int]:
         """Return the rows of the unique texts that need the vector of a row."""
         owners = [text for text, (rows, _) in self.windows.items() if row in rows]

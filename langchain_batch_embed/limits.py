@@ -216,6 +216,9 @@ def limits_of(embeddings: Embeddings) -> Limits:
     limits = next((_BY_CLASS[name] for name in names if name in _BY_CLASS), UNKNOWN)
     if limits.provider == "Gemini API" and getattr(embeddings, "_use_vertexai", False):
         limits = replace(VERTEX, max_batch_size=limits.max_batch_size)  # where the class cuts
+    length = getattr(embeddings, "embedding_ctx_length", None)
+    if limits in (OPENAI, AZURE) and isinstance(length, int) and length > 0:
+        limits = replace(limits, max_tokens_per_input=length)  # where the class cuts a text
     for pattern, changes in _BY_MODEL.get(limits.provider, {}).items():
         if re.search(pattern, model_of(embeddings) or ""):
             return replace(limits, **changes)  # type: ignore[arg-type]  # checked when made

@@ -72,7 +72,7 @@ def _check_wrapped(function: Callable[..., None], wrapped: object) -> None:
             "BatchEmbeddings wraps an Embeddings object, for example OpenAIEmbeddings(...), not "
             f"{type(wrapped).__name__}"
         )
-    if type(wrapped).__init__ is function:
+    if any(vars(kind).get("__init__") is function for kind in type(wrapped).__mro__):
         raise OptionError(
             "BatchEmbeddings around BatchEmbeddings would batch twice; wrap the inner one's "
             ".embeddings, or use that one"

@@ -9,7 +9,9 @@ off that class's own slicing and retrying as far as it has options for that.
 import copy
 import hashlib
 import logging
+import os
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
-from langchain_batch_embed.errors import DimensionsError, OptionError
+from langchain_batch_embed.errors import BatchEmbeddingsError, DimensionsError, OptionError
 from langchain_batch_embed.journal import Space
 from langchain_batch_embed.limits import Limits, model_of
 from langchain_batch_embed.vectors import as_array, check, read_answer
@@ -90,15 +92,15 @@ class OpenAIProvider:
         model: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if embeddings.client is None:
-            raise OptionError(
-                "OpenAIEmbeddings has no sync client, because its api_key is an async function; "
-                "give it a string or a plain function"
-            )
+        self._client = _without_retries(embeddings)
+        self._create = self._client.embeddings.with_streaming_response.create
+        # By name: the class is not public. A user's own client may have a proxy, or what not.
+        self._is_default = type(self._client._client).__name__ == "SyncHttpxClientWrapper"  # noqa: SLF001
+        self._process = os.getpid()
+        self._has_sent = False
         self.model: str | None = model or embeddings.model
         self.encoding: str | None = embeddings.tiktoken_model_name or embeddings.model
-        timeout = embeddings.request_timeout
-        self.timeout = float(timeout) if isinstance(timeout, int | float) else None
+        self.timeout = _seconds(embeddings.request_timeout)
         self._clock = clock
         self._dimensions = embeddings.dimensions
         # What OpenAIEmbeddings does with the texts of first-generation models.
@@ -106,20 +108,19 @@ class OpenAIProvider:
         self._options: dict[str, Any] = {**embeddings.model_kwargs, "model": embeddings.model}
         if embeddings.dimensions is not None:
             self._options["dimensions"] = embeddings.dimensions
-        client: openai.OpenAI = embeddings.client._client  # noqa: SLF001  # no public way to it
-        # One layer owns the retries: ours. Two would multiply, and hammer a limiter.
-        resource = client.with_options(max_retries=0).embeddings
-        self._create = resource.with_streaming_response.create
         self.space = Space(
             provider=limits.provider,
             model=embeddings.model,
             dimensions=embeddings.dimensions,
-            endpoint=str(client.base_url),
+            endpoint=str(self._client.base_url),
             variant=_digest(embeddings.model_kwargs),
         )
 
     def send(self, texts: Sequence[str], *, timeout: float) -> Answer:
         """Send one request that ends within `timeout` seconds, and check its answer."""
+        if self._process != os.getpid():
+            self._leave_connections()
+        self._has_sent = True
         if self._joins_lines:
             texts = [text.replace("\n", " ") for text in texts]
         # The SDK inspects every item of `input`, which takes longer than sending them;
@@ -142,6 +143,23 @@ class OpenAIProvider:
 
     send_query = send
     """OpenAI embeds a query as it does a document."""
+
+    def _leave_connections(self) -> None:
+        """Open connections of its own after a fork: on the parent's it would read its answers.
+
+        Raises:
+            BatchEmbeddingsError: the HTTP client is the user's, and has connections.
+        """
+        if self._is_default:
+            fresh = sys.modules["openai"].DefaultHttpxClient()
+            self._client = self._client.with_options(http_client=fresh)
+            self._create = self._client.embeddings.with_streaming_response.create
+        elif self._has_sent:
+            raise BatchEmbeddingsError(
+                "after a fork an http_client would share its connections with the parent process; "
+                "make OpenAIEmbeddings and BatchEmbeddings anew in each process"
+            )
+        self._process = os.getpid()
 
 
 class WrappedProvider:
@@ -187,6 +205,7 @@ _NO_RETRIES: Mapping[str, Mapping[str, int | None]] = MappingProxyType(
 _SLICES = MappingProxyType(
     {
         "NVIDIAEmbeddings": "max_batch_size",
+        "OpenAIEmbeddings": "chunk_size",  # of a subclass, see `provider_for`
         "VoyageAIEmbeddings": "batch_size",
         "VoyageEmbeddings": "batch_size",
     }
@@ -219,14 +238,17 @@ def _one_request_a_call(embeddings: Embeddings, limits: Limits) -> Embeddings:
         if name in _LEFT_ON:
             logger.info("%s: %s", name, _LEFT_ON[name])
     # An older or newer version of the class may not have the option.
-    changes = {
+    changes: dict[str, Any] = {
         option: value
         for option, value in wanted.items()
         if hasattr(embeddings, option) and getattr(embeddings, option) != value
     }
+    if changes:
+        logger.info("%s: %s, in a copy of the object", names[0], changes)
+    if _is_openai(embeddings):
+        changes["client"] = _without_retries(cast("OpenAIEmbeddings", embeddings)).embeddings
     if not changes:
         return embeddings
-    logger.info("%s: %s, in a copy of the object", names[0], changes)
     if hasattr(embeddings, "model_copy"):  # pydantic, whose fields may be frozen or validated
         return cast("Embeddings", embeddings.model_copy(update=changes))
     own = copy.copy(embeddings)
@@ -236,8 +258,12 @@ def _one_request_a_call(embeddings: Embeddings, limits: Limits) -> Embeddings:
 
 
 def provider_for(embeddings: Embeddings, *, limits: Limits, model: str | None = None) -> Provider:
-    """Return the fastest way to send for an `Embeddings` object."""
-    if _is_openai(embeddings):
+    """Return the fastest way to send for an `Embeddings` object.
+
+    A subclass of `OpenAIEmbeddings` with methods of its own, such as those that put a prefix before
+    each text, is asked itself.
+    """
+    if _is_openai(embeddings) and not _embeds_its_own_way(embeddings):
         return OpenAIProvider(cast("OpenAIEmbeddings", embeddings), limits=limits, model=model)
     return WrappedProvider(embeddings, limits=limits, model=model)
 
@@ -272,6 +298,34 @@ def _is_openai(embeddings: Embeddings) -> bool:
     )
 
 
+def _embeds_its_own_way(embeddings: Embeddings) -> bool:
+    """Tell whether a subclass of `OpenAIEmbeddings` overrides what we go around."""
+    methods = (getattr(type(embeddings), name) for name in ("embed_documents", "embed_query"))
+    return not all(method.__module__.startswith("langchain_openai.") for method in methods)
+
+
+def _without_retries(embeddings: "OpenAIEmbeddings") -> "openai.OpenAI":
+    """Return the SDK's client, on the same connections, that sends each request once.
+
+    One layer owns the retries: ours. Two would multiply, and hammer a limiter.
+    """
+    if embeddings.client is None:
+        raise OptionError(
+            "OpenAIEmbeddings has no sync client, because its api_key is an async function; "
+            "give it a string or a plain function"
+        )
+    client: openai.OpenAI = embeddings.client._client  # noqa: SLF001  # no public way to it
+    return client.with_options(max_retries=0)
+
+
+def _seconds(timeout: Any) -> float | None:
+    """Return the seconds to read in a time-out in any of the forms that the SDK takes."""
+    if isinstance(timeout, tuple):  # connect, read, and perhaps others
+        timeout = timeout[1]
+    timeout = getattr(timeout, "read", timeout)  # of `httpx.Timeout`
+    return float(timeout) if isinstance(timeout, int | float) else None
+
+
 def _joined(chunks: list[bytes]) -> bytes:
     """Return the chunks as one, and drop them: an answer is 17 MB, and many are read at a time."""
     body = b"".join(chunks)
@@ -289,22 +343,30 @@ def _settings(embeddings: Embeddings) -> dict[str, Any]:
     A time-out does not, and then a journal is paid for anew; the other mistake, another server's or
     another prefix' vectors, would be a wrong one. What looks like a secret is left out.
     """
-    return {
-        name: value
-        for name, value in getattr(embeddings, "__dict__", {}).items()
-        if not name.startswith("_") and not _SECRET.search(name) and _is_plain(value)
-    }
+    plain: dict[str, Any] = _plain(
+        {
+            name: value
+            for name, value in getattr(embeddings, "__dict__", {}).items()
+            if not name.startswith("_") and not _SECRET.search(name)
+        }
+    )
+    return plain
 
 
 _SECRET = re.compile(r"key|token$|secret|password|credential", re.IGNORECASE)
 
+_NOT_PLAIN = object()
 
-def _is_plain(value: object) -> bool:
+
+def _plain(value: Any) -> Any:
+    """Return a value without what is not plain in it, at any depth."""
     if isinstance(value, Mapping):
-        return all(_is_plain(part) for pair in value.items() for part in pair)
+        names = [name for name in value if _plain(name) is not _NOT_PLAIN]
+        parts = {name: _plain(value[name]) for name in names}
+        return {name: part for name, part in parts.items() if part is not _NOT_PLAIN}
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float)
+        return [part for part in map(_plain, value) if part is not _NOT_PLAIN]
+    return value if value is None or isinstance(value, str | int | float) else _NOT_PLAIN
 
 
 def _digest(options: Mapping[str, Any]) -> str:

@@ -116,7 +116,7 @@ class Safe:
         self._lock = threading.Lock()  # guards the making of _keys
 
     def recall(self) -> int:
-        """Fill in the vectors that are kept from before; return how many.
+        """Fill in the vectors that are kept from before; return for how many unique texts.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -124,7 +124,7 @@ class Safe:
         """
         if self._query:
             return 0
-        found = 0
+        before = self._inputs.settled(self._results.done)
         journals: list[Journal] = [self._shared.memory] if self._shared.remembers else []
         if self._shared.journal.persistent:
             journals.append(self._shared.journal)
@@ -135,10 +135,9 @@ class Safe:
             positions, vectors = journal.get(self._keys_of(rows))
             if positions.size:
                 self._results.add(rows[positions], vectors)
-                found += len(positions)
                 if journal is self._shared.memory:
                     self._shared.mend()  # no answer may come of this call that does it
-        return found
+        return self._inputs.settled(self._results.done) - before
 
     def keep(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
         """Keep the vectors of one answer; called by the thread that received it."""

@@ -66,7 +66,7 @@ class Report:
     Attributes:
         texts: texts that were given.
         unique: different texts among them; identical ones are sent once.
-        from_journal: inputs whose vectors were there already and cost nothing.
+        from_journal: unique texts whose vectors were there already and cost nothing.
         requests: requests sent, those that failed among them.
         retries: requests sent again after an error.
         throttled: requests refused because of a rate limit (429).

@@ -232,6 +232,9 @@ class Run:
         began = shared.clock.worked_here()
         try:
             answer = self._work.send(batch.rows, timeout)
+            # Before anybody sees the vectors: who has the last of them may ask what they cost.
+            with shared.changed:
+                self._tally.answered(answer.tokens, batch.charge)
             self._work.keep(batch.rows, answer.vectors)
         except BaseException as error:  # noqa: BLE001  # nothing may leave a batch without outcome
             with shared.changed:
@@ -250,7 +253,6 @@ class Run:
                 self._hedges.answered(now - ticket.sent)
                 self._failed_in_a_row = 0
                 self._answered = True
-                self._tally.answered(answer.tokens, batch.charge)
                 self._finish(batch, Done(batch.rows))
                 self._settled(batch)
 
