@@ -267,14 +267,14 @@ class Pipeline:
         """
 
         def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
-            for error in self._embed_into(prefetch, texts, cancelled).values():
+            for error in self._fill(prefetch, texts, cancelled).values():
                 if isinstance(error, DimensionsError):  # about all texts, also those of later runs
                     raise error
 
         def forget(prefetch: Prefetch) -> None:
             with self.dispatcher.changed:
                 self.prefetches = tuple(p for p in self.prefetches if p is not prefetch)
-            self.dispatcher.wake()
+            self.wake()  # one of its runs may wait for another prefetch
             self.last_report = prefetch.account.report(
                 now=self.dispatcher.clock.now(),
                 dollars=dollars(self.provider.model, prefetch.account.tally.tokens),
@@ -301,9 +301,31 @@ class Pipeline:
     ) -> dict[int, BaseException]:
         """Wait until the texts are in a prefetch; return the positions that failed, and why."""
         missing = prefetch.missing(texts, cancelled=cancelled)
-        failed = self._embed_into(prefetch, missing, cancelled)
-        causes = {missing[position]: error for position, error in failed.items()}
+        causes = self._fill(prefetch, missing, cancelled)
         return {i: causes[text] for i, text in enumerate(texts) if text in causes}
+
+    def _fill(
+        self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event | None
+    ) -> dict[str, BaseException]:
+        """Get the vectors of different texts for a prefetch; return those that failed, and why.
+
+        What an older prefetch has, or has on its way, is not paid for again, unless that is an
+        ingest's, which needs it itself. None waits for a younger one, and so no two for each other.
+        """
+        opened = self.prefetches
+        before = opened.index(prefetch) if prefetch in opened else 0  # closed meanwhile
+        older = [other for other in opened[:before] if not other.until_released]
+        left = dict.fromkeys(texts)
+        for other in older:
+            for found, vectors in other.take(list(left), cancelled=cancelled):
+                prefetch.put(found, vectors)
+                for text in found:
+                    del left[text]
+        missing = list(left)
+        failed = self._embed_into(prefetch, missing, cancelled)
+        for other in older:
+            other.embedded(text for i, text in enumerate(missing) if i not in failed)
+        return {missing[position]: error for position, error in failed.items()}
 
     def _embed_into(
         self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event | None
@@ -373,7 +395,8 @@ class Pipeline:
     ) -> None:
         """Fill in what open prefetches have, and what is on its way to them as it arrives."""
         end = math.inf if self._deadline is None else started + self._deadline
-        for prefetch in self.prefetches:
+        # The youngest first: its runs take from the older ones too, and each gives a text once.
+        for prefetch in reversed(self.prefetches):
             row_of = dict(zip(given, inputs.row_of.tolist(), strict=True))
             needed = [text for text in given if not results.done[row_of[text]]]
             for texts, vectors in prefetch.take(needed, cancelled=cancelled, end=end):

@@ -300,8 +300,11 @@ def _is_openai(embeddings: Embeddings) -> bool:
 
 def _embeds_its_own_way(embeddings: Embeddings) -> bool:
     """Tell whether a subclass of `OpenAIEmbeddings` overrides what we go around."""
-    methods = (getattr(type(embeddings), name) for name in ("embed_documents", "embed_query"))
-    return not all(method.__module__.startswith("langchain_openai.") for method in methods)
+    owners = (
+        next(kind for kind in type(embeddings).__mro__ if name in vars(kind))
+        for name in ("embed_documents", "embed_query")
+    )
+    return not all(owner.__module__.startswith("langchain_openai.") for owner in owners)
 
 
 def _without_retries(embeddings: "OpenAIEmbeddings") -> "openai.OpenAI":

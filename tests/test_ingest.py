@@ -252,6 +252,40 @@ class TestStoring:
         assert embeddings.last_report is not None
         assert (embeddings.last_report.texts, embeddings.last_report.failures) == (300, 0)
 
+    @pytest.mark.parametrize("max_buffered", [50, 20_000])
+    def test_what_a_prefetch_around_it_has_is_not_paid_for_again(
+        self, batch: Batch, server: LocalServer, max_buffered: int
+    ) -> None:
+        """Each text is sent once, however much of it the prefetch has on its way."""
+        embeddings = batch()
+        given = documents(300)
+        store = ListStore(embeddings)
+        with embeddings.prefetch(texts_of(given), max_buffered=max_buffered):
+            report = embeddings.ingest(store, given, batch_size=30)
+        assert report.stored == 300
+        assert_right(store.vectors, texts_of(given))
+        assert server.stats()["inputs_billed"] == 300
+
+    def test_the_report_knows_all_that_was_billed(
+        self, batch: Batch, server: LocalServer, tmp_path: Path, mocker: MockerFixture
+    ) -> None:
+        """Also for an answer that is still being written to the journal when the ingest ends."""
+        embeddings = batch(journal=tmp_path / "journal.db", max_batch_size=10)
+        put = embeddings.journal.put
+        ended = threading.Event()
+        first = threading.Lock()
+
+        def slow(*arguments: Any, **options: Any) -> None:
+            if first.acquire(blocking=False):
+                ended.wait(30)
+            put(*arguments, **options)
+
+        mocker.patch.object(embeddings.journal, "put", slow)
+        embeddings.ingest(ListStore(embeddings), documents(300))
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.tokens == server.stats()["tokens_billed"]
+        ended.set()
+
     def test_other_calls_are_not_held_up_by_what_an_ingest_keeps(self, batch: Batch) -> None:
         """A call for more than it keeps is answered as always."""
 

@@ -75,6 +75,35 @@ class TestCallers:
         assert {row["text"] for row in rows} == {document.page_content for document in documents}
         assert_right([row["vector"] for row in rows], [row["text"] for row in rows])
 
+    @pytest.mark.parametrize("max_buffered", [100, 20_000])
+    def test_one_within_another_pays_for_nothing_twice(
+        self, batch: Batch, server: LocalServer, max_buffered: int
+    ) -> None:
+        """The inner one takes what the outer one has on its way; neither reports a failure."""
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS, max_buffered=max_buffered):
+            with embeddings.prefetch(TEXTS):
+                for portion in slices(TEXTS, 100):
+                    assert_right(embeddings.embed_documents(portion), portion)
+            inner = embeddings.last_report
+        outer = embeddings.last_report
+        assert inner is not None
+        assert outer is not None
+        assert (inner.failures, outer.failures) == (0, 0)
+        assert inner.tokens + outer.tokens >= server.stats()["tokens_billed"]
+        assert server.stats()["inputs_billed"] == 1000
+
+    def test_an_inner_one_that_ends_early_does_not_wait_for_the_outer_one(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Nothing is left waiting when its block is left while the outer one's answers hang."""
+        server.configure(script=("hang",) * 20, hang_seconds=1)
+        embeddings = batch(timeout=60)
+        with embeddings.prefetch(TEXTS):
+            with embeddings.prefetch(TEXTS) as inner:
+                wait_until(lambda: inner._runs > 0)
+            wait_until(lambda: inner._runs == 0)
+
     @pytest.mark.parametrize("size", [1, 64, 100, 999, 1000])
     def test_a_loop_gets_what_it_would_get_without(
         self, batch: Batch, server: LocalServer, size: int

@@ -5,9 +5,12 @@ limits and errors of its provider. Errors have the form that the real class give
 words are quoted from public reports where there were any, and made up where there were none.
 """
 
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,12 @@ from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
 from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr
 from pytest_mock import MockerFixture
 
-from langchain_batch_embed import BatchEmbeddings, Limits, PartialEmbeddingsError
+from langchain_batch_embed import (
+    BatchEmbeddings,
+    BatchEmbeddingsError,
+    Limits,
+    PartialEmbeddingsError,
+)
 from langchain_batch_embed.limits import ESTIMATED, LOCAL_WORKERS, REMOTE_WORKERS, limits_of
 from langchain_batch_embed.providers import WrappedProvider
 from langchain_batch_embed.simulator import vectors
@@ -885,6 +893,130 @@ def test_a_users_subclass_of_openais_class_keeps_the_raw_path(
     wrapped.client._client.close()
 
 
+class Prefixed(OpenAIEmbeddings):
+    """Puts a prefix before each text, as some models want it."""
+
+    def embed_documents(
+        self, texts: list[str], chunk_size: int | None = None, **options: Any
+    ) -> list[list[float]]:
+        """Embed passages."""
+        passages = [f"passage: {text}" for text in texts]
+        return super().embed_documents(passages, chunk_size, **options)
+
+    def embed_query(self, text: str, **options: Any) -> list[float]:
+        """Embed a question."""
+        return super().embed_documents([f"query: {text}"], **options)[0]
+
+
+class TestOwnMethods:
+    """A subclass of OpenAI's class that embeds in its own way is asked itself."""
+
+    @pytest.fixture
+    def wrapped(self, server: LocalServer) -> Iterator[Prefixed]:
+        """Return one that sends strings, for which it needs no vocabulary."""
+        made = Prefixed(
+            base_url=server.url, api_key=SecretStr("sk-test"), check_embedding_ctx_length=False
+        )
+        yield made
+        made.client._client.close()
+
+    def test_its_vectors_are_those_that_it_makes_itself(self, wrapped: Prefixed) -> None:
+        """A prefix is not lost, of documents or of a query."""
+        embeddings = BatchEmbeddings(wrapped)
+        assert embeddings.limits.provider == "OpenAI"
+        assert_right(embeddings.embed_numpy(["a", "b"]), ["passage: a", "passage: b"])
+        assert_right([embeddings.embed_query("a")], ["query: a"])
+
+    def test_they_are_others_in_a_journal(self, wrapped: Prefixed, tmp_path: Path) -> None:
+        """The plain class's vectors for the same text are not taken for them."""
+        plain = OpenAIEmbeddings(base_url=wrapped.openai_api_base, api_key=SecretStr("sk-test"))
+        journal = tmp_path / "journal.db"
+        assert_right(BatchEmbeddings(plain, journal=journal).embed_numpy(["a"]), ["a"])
+        own = BatchEmbeddings(wrapped, journal=journal)
+        assert_right(own.embed_numpy(["a"]), ["passage: a"])
+        plain.client._client.close()
+
+    def test_one_call_is_one_request_and_none_is_sent_twice(
+        self, wrapped: Prefixed, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """It slices and retries nothing itself, in a copy: the object stays as it is."""
+        embeddings = BatchEmbeddings(wrapped, max_workers=1, max_retries=0, _clock=clock)
+        texts = [f"section {i}" for i in range(2000)]
+        assert_right(embeddings.embed_numpy(texts), [f"passage: {text}" for text in texts])
+        assert server.stats()["requests"] == 1
+        server.configure(script=("503",))
+        with pytest.raises(openai.InternalServerError):
+            embeddings.embed_query("a")
+        assert server.stats()["requests"] == 1
+        assert (wrapped.chunk_size, wrapped.client._client.max_retries) == (1000, 2)
+
+
+class TestForks:
+    """A child process does not read its parent's answers."""
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+    def test_a_child_has_connections_of_its_own(
+        self, batch: Callable[..., BatchEmbeddings], server: LocalServer
+    ) -> None:
+        """Both go on after a fork, and both get their own vectors."""
+        embeddings = batch()
+        embeddings.embed_documents(["before"])
+
+        def child() -> None:
+            assert_right(embeddings.embed_numpy(["child"]), ["child"])
+
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join(30)
+        assert process.exitcode == 0
+        assert_right(embeddings.embed_numpy(["parent"]), ["parent"])
+        assert server.stats()["connections"] == 2
+
+    def test_a_users_own_http_client_is_not_shared(
+        self,
+        batch: Callable[..., BatchEmbeddings],
+        openai_embeddings: Callable[..., OpenAIEmbeddings],
+        mocker: MockerFixture,
+    ) -> None:
+        """It may have a proxy, so there is no other one like it: an error says what to do."""
+        own = openai.DefaultHttpxClient()
+        embeddings = batch(openai_embeddings(http_client=own))
+        unused = batch(openai_embeddings(http_client=own))
+        embeddings.embed_documents(["before"])
+        mocker.patch("os.getpid", return_value=os.getpid() + 1)
+        with pytest.raises(BatchEmbeddingsError, match="anew in each process"):
+            embeddings.embed_query("after")
+        assert_right([unused.embed_query("after")], ["after"])
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [(2, 2), (2.5, 2.5), ((2.0, 3.0), 3), (openai.Timeout(4), 4), (openai.Timeout(None), 120)],
+)
+def test_the_wrapped_objects_time_out_is_kept(
+    batch: Callable[..., BatchEmbeddings],
+    openai_embeddings: Callable[..., OpenAIEmbeddings],
+    given: Any,
+    seconds: float,
+) -> None:
+    """In each form that the SDK takes; 120 seconds where it has none."""
+    embeddings = batch(openai_embeddings(timeout=given))
+    assert embeddings._pipeline.dispatcher.timeout == seconds
+
+
+def test_the_wrapped_objects_context_length_is_kept(
+    batch: Callable[..., BatchEmbeddings],
+    openai_embeddings: Callable[..., OpenAIEmbeddings],
+    server: LocalServer,
+) -> None:
+    """A compatible server's shorter one, which `OpenAIEmbeddings` was told; our option wins."""
+    server.configure(max_tokens_per_input=512)
+    wrapped = openai_embeddings(embedding_ctx_length=512)
+    assert batch(wrapped).embed_numpy(["word " * 2000, "a"]).shape[0] == 2
+    assert batch(wrapped, max_tokens_per_input=300).limits.max_tokens_per_input == 300
+
+
 def test_an_unknown_class_works() -> None:
     """Any `Embeddings` can be wrapped, one that tells no model too."""
     wrapped = DeterministicFakeEmbedding(size=3)
@@ -923,6 +1055,13 @@ class TestSpaces:
         assert self.space(normalize=True) != self.space(normalize=False)
         assert self.space(encode={"prompt": "query: "}) != self.space(encode={"prompt": ""})
         assert self.space(base_url="http://a") != self.space(base_url="http://b")
+
+    def test_what_is_not_plain_hides_nothing_beside_it(self) -> None:
+        """An object among the options is left out, alone."""
+        one = {"prompt": "query: ", "pool": object(), "sizes": [1, object()]}
+        assert self.space(encode=one) == self.space(encode={**one, "pool": object()})
+        assert self.space(encode=one) != self.space(encode={**one, "prompt": ""})
+        assert self.space(encode=one) != self.space(encode={**one, "sizes": [2, object()]})
 
     def test_a_new_key_is_no_other_space(self) -> None:
         """It changes no vector, and is nothing to be told of, even as a digest."""

@@ -1,6 +1,7 @@
 """Nothing that was paid for is lost: failed texts, journals, deadlines and interrupts."""
 
 import asyncio
+import copy
 import os
 import pickle
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,24 @@ Batch = Callable[..., BatchEmbeddings]
 
 TEXTS = [f"section {i}" for i in range(5000)]
 POISONED = (17, 2048, 4999)
+
+
+class Prefixing(BatchEmbeddings):
+    """A user's subclass, with a constructor of its own."""
+
+    def __init__(self, prefix: str, wrapped: Embeddings) -> None:
+        super().__init__(wrapped)
+        self.prefix = prefix
+
+    def embed_documents(self, texts: Iterable[str]) -> list[list[float]]:
+        """Put the prefix before each text."""
+        return super().embed_documents([self.prefix + text for text in texts])
+
+
+def pickled(embeddings: Prefixing) -> Prefixing:
+    """Return what another process would get."""
+    other: Prefixing = pickle.loads(pickle.dumps(embeddings))  # noqa: S301  # our own bytes
+    return other
 
 
 def poisoned() -> list[str]:
@@ -269,8 +288,11 @@ class TestJournal:
         text = " ".join(f"word{i}" for i in range(8000))
         first = batch(journal=tmp_path / "j").embed_numpy([text])
         server.configure()
-        assert batch(journal=tmp_path / "j").embed_numpy([text]).tobytes() == first.tobytes()
+        embeddings = batch(journal=tmp_path / "j")
+        assert embeddings.embed_numpy([text]).tobytes() == first.tobytes()
         assert server.stats()["requests"] == 0
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.from_journal == 1  # text, of several windows
 
     def test_another_model_or_width_is_told_apart(
         self,
@@ -557,10 +579,20 @@ class TestInterrupts:
         """A copy works in another process, with its own threads and the same journal."""
         embeddings = batch(journal=tmp_path / "j", _clock=SYSTEM_CLOCK)
         expected = embeddings.embed_documents(["a"])
-        copy = pickle.loads(pickle.dumps(embeddings))  # noqa: S301
-        assert copy.embed_documents(["a"]) == expected
-        assert copy.last_report.from_journal == 1
-        copy.embeddings.client._client.close()
+        other = pickle.loads(pickle.dumps(embeddings))  # noqa: S301
+        assert other.embed_documents(["a"]) == expected
+        assert other.last_report.from_journal == 1
+        other.embeddings.client._client.close()
+
+    @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled])
+    def test_a_copy_of_a_subclass_keeps_what_that_added(
+        self, batch: Batch, again: Callable[[Prefixing], Prefixing]
+    ) -> None:
+        """Its own `__init__`, which may take other arguments, is not called without them."""
+        other = again(Prefixing("passage: ", batch().embeddings))
+        assert_right(other.embed_documents(["a"]), ["passage: a"])
+        assert isinstance(other.embeddings, OpenAIEmbeddings)
+        other.embeddings.client._client.close()
 
 
 class Nameless(Embeddings):
