@@ -309,12 +309,11 @@ class Pipeline:
     ) -> dict[str, BaseException]:
         """Get the vectors of different texts for a prefetch; return those that failed, and why.
 
-        What an older prefetch has, or has on its way, is not paid for again, unless that is an
-        ingest's, which needs it itself. None waits for a younger one, and so no two for each other.
+        What an older prefetch has, or has on its way, is not paid for again. None waits for a
+        younger one, and so no two for each other.
         """
         opened = self.prefetches
-        before = opened.index(prefetch) if prefetch in opened else 0  # closed meanwhile
-        older = [other for other in opened[:before] if not other.until_released]
+        older = opened[: opened.index(prefetch)] if prefetch in opened else ()  # closed meanwhile
         left = dict.fromkeys(texts)
         for other in older:
             for found, vectors in other.take(list(left), cancelled=cancelled):

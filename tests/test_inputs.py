@@ -226,6 +226,13 @@ class TestLongTexts:
         }
         assert inputs.missing(np.isin(np.arange(6), [0, 1, 2])).tolist() == []
 
+    def test_a_text_is_settled_with_all_of_its_windows(self) -> None:
+        """Not with some of them; and with its own vector, whatever its windows are."""
+        inputs = prepared(["short", "x" * 10 + "z", "y" * 10 + "z"])
+        settled = [inputs.settled(np.isin(np.arange(6), rows)) for rows in ([], [3], [3, 4], [1])]
+        assert settled == [0, 0, 1, 1]
+        assert inputs.settled(np.ones(6, dtype=np.bool_)) == 3
+
     def test_a_long_texts_vector_is_the_weighted_mean(self) -> None:
         """The vector of a long text is its windows' mean, weighted by tokens, at length 1."""
         inputs = prepared(["short", "x" * 10 + "y" * 5])

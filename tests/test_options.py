@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 
 from langchain_batch_embed import (
     BatchEmbeddings,
@@ -112,6 +112,21 @@ def test_what_is_wrapped_already_is_not_wrapped_again() -> None:
     with pytest.raises(OptionError, match=r"would batch twice; wrap .* \.embeddings"):
         BatchEmbeddings(inner)
     assert BatchEmbeddings(inner.embeddings).limits == inner.limits
+
+
+def test_nor_by_a_subclass_with_a_constructor_of_its_own() -> None:
+    """It is one of these all the same."""
+
+    class Mine(BatchEmbeddings):
+        """A user's own."""
+
+        def __init__(self, wrapped: Embeddings) -> None:
+            super().__init__(wrapped)
+
+    with pytest.raises(OptionError, match="would batch twice"):
+        BatchEmbeddings(Mine(DeterministicFakeEmbedding(size=3)))
+    with pytest.raises(OptionError, match="would batch twice"):
+        Mine(make())
 
 
 def test_a_models_name_is_a_string() -> None:

@@ -213,6 +213,20 @@ class TestPacer:
             pacer.refused(ticket, now=1, after=0.1, headers={}, quota=quota)
         assert pacer.tokens.rate is None or pacer.tokens.rate > 1000
 
+    @pytest.mark.parametrize("start", [0.0, 1000.0])
+    def test_a_quota_that_refills_while_they_pass_is_believed(self, start: float) -> None:
+        """Of 60,000 a minute 100,000 may have passed after a minute, by whatever clock."""
+        pacer = Pacer(max_workers=8)
+        for i in range(100):
+            now = start + 0.6 * i
+            pacer.succeeded(pacer.start(1000, now=now), {}, now=now)
+        for _ in range(8):
+            ticket = pacer.start(1000, now=start + 60)
+            quota = Quota(kind="tokens", limit=60_000, used=60_000)
+            pacer.refused(ticket, now=start + 60, after=0.1, headers={}, quota=quota)
+        assert pacer.tokens.known
+        assert pacer.tokens.rate == pytest.approx(1000, rel=0.1)
+
 
 def ideal(tokens: float, per_minute: float, bucket_seconds: float) -> float:
     """Return the seconds that the quota alone takes: the burst is free, the rest at the rate."""
