@@ -207,11 +207,11 @@ class TestPacer:
         pacer = Pacer(max_workers=8)
         for i in range(100):
             pacer.succeeded(pacer.start(1000, now=i / 100), {}, now=i / 100)
-        for _ in range(8):
+        for _ in range(16):
             ticket = pacer.start(1000, now=1)
             quota = Quota(kind="tokens", limit=1000, used=1000)
             pacer.refused(ticket, now=1, after=0.1, headers={}, quota=quota)
-        assert pacer.tokens.rate is None or pacer.tokens.rate > 1000
+        assert not pacer.tokens.known
 
     @pytest.mark.parametrize("start", [0.0, 1000.0])
     def test_a_quota_that_refills_while_they_pass_is_believed(self, start: float) -> None:
@@ -220,7 +220,7 @@ class TestPacer:
         for i in range(100):
             now = start + 0.6 * i
             pacer.succeeded(pacer.start(1000, now=now), {}, now=now)
-        for _ in range(8):
+        for _ in range(16):
             ticket = pacer.start(1000, now=start + 60)
             quota = Quota(kind="tokens", limit=60_000, used=60_000)
             pacer.refused(ticket, now=start + 60, after=0.1, headers={}, quota=quota)

@@ -93,16 +93,25 @@ class TestCallers:
         assert inner.tokens + outer.tokens >= server.stats()["tokens_billed"]
         assert server.stats()["inputs_billed"] == 1000
 
+    def test_what_an_inner_one_embeds_is_no_failure_of_the_outer_one(self, batch: Batch) -> None:
+        """Also where nobody asks for it in the end."""
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS, max_buffered=100), embeddings.prefetch(TEXTS) as inner:
+            wait_until(lambda: len(inner._ready) == len(TEXTS))
+        assert embeddings.last_report is not None
+        assert (embeddings.last_report.texts, embeddings.last_report.failures) == (1000, 0)
+
     def test_an_inner_one_that_ends_early_does_not_wait_for_the_outer_one(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Nothing is left waiting when its block is left while the outer one's answers hang."""
-        server.configure(script=("hang",) * 20, hang_seconds=1)
-        embeddings = batch(timeout=60)
-        with embeddings.prefetch(TEXTS):
+        """Its threads end while the outer one's answers are still waited for."""
+        server.configure(script=("hang",) * 20, hang_seconds=2)
+        embeddings = batch(_clock=SYSTEM_CLOCK)
+        with embeddings.prefetch(TEXTS) as outer:
             with embeddings.prefetch(TEXTS) as inner:
                 wait_until(lambda: inner._runs > 0)
             wait_until(lambda: inner._runs == 0)
+            assert outer._running
 
     @pytest.mark.parametrize("size", [1, 64, 100, 999, 1000])
     def test_a_loop_gets_what_it_would_get_without(
