@@ -40,8 +40,11 @@ _TIMEOUT = 120.0
 """Seconds for one request where nobody says otherwise. The largest one takes OpenAI some 2 s,
 and one in a hundred many times that; a small machine's own server can take minutes."""
 
-_MADE_HERE = frozenset({"_options", "_pipeline", "embeddings", "journal", "limits"})
+_MADE_HERE = frozenset({"_made", "_options", "_process", "embeddings", "journal", "limits"})
 """The attributes that `__init__` sets."""
+
+_RENEWING = threading.Lock()
+"""Held while an object is made anew after a fork, so that all threads get the same."""
 
 _T = TypeVar("_T")
 
@@ -134,37 +137,60 @@ class BatchEmbeddings(Embeddings):
             max_tokens_per_input=max_tokens_per_input,
             max_workers=max_workers,
         )
-        provider = provider_for(embeddings, limits=self.limits, model=model)
         self.journal = open_journal(journal)
+        self._process = os.getpid()
+        self._made = self._make(new_client=False)
+
+    def _make(self, *, new_client: bool) -> Pipeline:
+        """Make all that a call goes through, for this process; see `provider_for`."""
+        options = self._options
+        provider = provider_for(
+            self.embeddings,
+            limits=self.limits,
+            model=options["model"],
+            timeout=options["timeout"],
+            new_client=new_client,
+        )
         if self.journal.persistent and not provider.space.model:
             raise OptionError(
-                f"{type(embeddings).__name__} does not say which model it uses, and a journal must "
-                "not mix models: pass model= with its name"
+                f"{type(self.embeddings).__name__} does not say which model it uses, and a journal "
+                "must not mix models: pass model= with its name"
             )
         dispatcher = Dispatcher(
             Pacer(
                 max_workers=self.limits.max_workers,
                 first_requests=self.limits.first_requests,
-                requests_per_minute=requests_per_minute,
-                tokens_per_minute=tokens_per_minute,
+                requests_per_minute=options["requests_per_minute"],
+                tokens_per_minute=options["tokens_per_minute"],
             ),
             max_workers=self.limits.max_workers,
-            max_retries=max_retries,
-            timeout=timeout or provider.timeout or _TIMEOUT,
-            hedge=hedge,
-            clock=_clock,
-            draw=_draw,
+            max_retries=options["max_retries"],
+            timeout=options["timeout"] or provider.timeout or _TIMEOUT,
+            hedge=options["hedge"],
+            clock=options["_clock"],
+            draw=options["_draw"],
         )
-        self._pipeline = Pipeline(
+        return Pipeline(
             limits=self.limits,
             provider=provider,
             counter=counter_for(provider.encoding),
             dispatcher=dispatcher,
             recovery=Recovery(self.journal, provider.space),
-            long_inputs=long_inputs,
-            deadline=deadline,
-            show_progress=show_progress,
+            long_inputs=options["long_inputs"],
+            deadline=options["deadline"],
+            show_progress=options["show_progress"],
         )
+
+    @property
+    def _pipeline(self) -> Pipeline:
+        # A forked process has none of the parent's threads, and must not read its answers.
+        if self._process != os.getpid():
+            with _RENEWING:
+                if self._process != os.getpid():
+                    used = self._made.dispatcher.pacer.has_started
+                    self._made = self._make(new_client=used)
+                    self._process = os.getpid()
+        return self._made
 
     @property
     def last_report(self) -> Report | None:

@@ -73,6 +73,11 @@ class Pacer:
         self._ended_tokens = 0.0  # of those that have ended
         self._ended_requests = 0.0
 
+    @property
+    def has_started(self) -> bool:
+        """Whether any request was ever started."""
+        return self._started < math.inf
+
     def wait(self, charge: int, now: float) -> float:
         """Return the seconds until a request of so many tokens may start.
 

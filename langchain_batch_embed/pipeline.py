@@ -314,17 +314,24 @@ class Pipeline:
         """
         opened = self.prefetches
         older = opened[: opened.index(prefetch)] if prefetch in opened else ()  # closed meanwhile
-        left = dict.fromkeys(texts)
+        coming = {text: other for other in older for text in other.coming(texts)}
+
+        def embed(texts: Sequence[str]) -> dict[str, BaseException]:
+            if not texts:
+                return {}
+            failed = self._embed_into(prefetch, texts, cancelled)
+            for other in older:
+                other.embedded(text for i, text in enumerate(texts) if i not in failed)
+            return {texts[i]: error for i, error in failed.items()}
+
+        failed = embed([text for text in texts if text not in coming])
         for other in older:
-            for found, vectors in other.take(list(left), cancelled=cancelled):
+            there = [text for text, holder in coming.items() if holder is other]
+            for found, vectors in other.take(there, cancelled=cancelled, borrow=True):
                 prefetch.put(found, vectors)
                 for text in found:
-                    del left[text]
-        missing = list(left)
-        failed = self._embed_into(prefetch, missing, cancelled)
-        for other in older:
-            other.embedded(text for i, text in enumerate(missing) if i not in failed)
-        return {missing[position]: error for position, error in failed.items()}
+                    del coming[text]
+        return failed | embed(list(coming))
 
     def _embed_into(
         self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event | None
@@ -394,10 +401,11 @@ class Pipeline:
     ) -> None:
         """Fill in what open prefetches have, and what is on its way to them as it arrives."""
         end = math.inf if self._deadline is None else started + self._deadline
-        # The youngest first: its runs take from the older ones too, and each gives a text once.
+        # The youngest first: its runs borrow from the older ones.
         for prefetch in reversed(self.prefetches):
             row_of = dict(zip(given, inputs.row_of.tolist(), strict=True))
             needed = [text for text in given if not results.done[row_of[text]]]
+            prefetch.passed(text for text in given if results.done[row_of[text]])
             for texts, vectors in prefetch.take(needed, cancelled=cancelled, end=end):
                 rows = np.array([row_of[text] for text in texts], dtype=np.intp)
                 results.add(rows, vectors)

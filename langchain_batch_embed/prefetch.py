@@ -114,6 +114,7 @@ class Prefetch:
         *,
         cancelled: threading.Event | None = None,
         end: float = math.inf,
+        borrow: bool = False,
     ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Yield texts that were announced with their vectors, (k, d), as they arrive.
 
@@ -124,6 +125,7 @@ class Prefetch:
             texts: what the caller needs, each as often as it does.
             cancelled: set, with a `wake`, to end early.
             end: the clock's time at which to end early.
+            borrow: keep them for whoever they were announced for.
         """
         uses = Counter(texts)
         left = dict.fromkeys(uses)
@@ -135,7 +137,7 @@ class Prefetch:
                     self._wait_for(left, any, cancelled, end)
                     ready = [text for text in left if text in self._ready]
                     vectors = self._ready.stack(ready)
-                    if not self.until_released:
+                    if not (self.until_released or borrow):
                         self._took(ready or left, uses)
                 if not ready:
                     return
@@ -145,6 +147,23 @@ class Prefetch:
         finally:
             with self._changed:
                 self._wanted -= Counter(uses.keys())
+
+    def coming(self, texts: Iterable[str]) -> list[str]:
+        """Return those of the texts that are here or in a run; the others will not be in one."""
+        with self._changed:
+            here = []
+            for text in texts:
+                self._waiting.pop(text, None)  # whoever asks embeds it sooner
+                if text in self._ready or text in self._running:
+                    here.append(text)
+            return here
+
+    def passed(self, texts: Iterable[str]) -> None:
+        """Note that callers got texts from elsewhere, each as often as it is there."""
+        uses = Counter(texts)
+        with self._changed:
+            if not self.until_released:
+                self._took(uses, uses)
 
     def missing(
         self, texts: Iterable[str], *, cancelled: threading.Event | None = None

@@ -9,7 +9,6 @@ off that class's own slicing and retrying as far as it has options for that.
 import copy
 import hashlib
 import logging
-import os
 import re
 import sys
 import time
@@ -90,14 +89,11 @@ class OpenAIProvider:
         *,
         limits: Limits,
         model: str | None = None,
+        new_client: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client = _without_retries(embeddings)
-        self._create = self._client.embeddings.with_streaming_response.create
-        # By name: the class is not public. A user's own client may have a proxy, or what not.
-        self._is_default = type(self._client._client).__name__ == "SyncHttpxClientWrapper"  # noqa: SLF001
-        self._process = os.getpid()
-        self._has_sent = False
+        client = _client(embeddings, new=new_client)
+        self._create = client.embeddings.with_streaming_response.create
         self.model: str | None = model or embeddings.model
         self.encoding: str | None = embeddings.tiktoken_model_name or embeddings.model
         self.timeout = _seconds(embeddings.request_timeout)
@@ -112,15 +108,12 @@ class OpenAIProvider:
             provider=limits.provider,
             model=embeddings.model,
             dimensions=embeddings.dimensions,
-            endpoint=str(self._client.base_url),
+            endpoint=str(client.base_url),
             variant=_digest(embeddings.model_kwargs),
         )
 
     def send(self, texts: Sequence[str], *, timeout: float) -> Answer:
         """Send one request that ends within `timeout` seconds, and check its answer."""
-        if self._process != os.getpid():
-            self._leave_connections()
-        self._has_sent = True
         if self._joins_lines:
             texts = [text.replace("\n", " ") for text in texts]
         # The SDK inspects every item of `input`, which takes longer than sending them;
@@ -144,23 +137,6 @@ class OpenAIProvider:
     send_query = send
     """OpenAI embeds a query as it does a document."""
 
-    def _leave_connections(self) -> None:
-        """Open connections of its own after a fork: on the parent's it would read its answers.
-
-        Raises:
-            BatchEmbeddingsError: the HTTP client is the user's, and has connections.
-        """
-        if self._is_default:
-            fresh = sys.modules["openai"].DefaultHttpxClient()
-            self._client = self._client.with_options(http_client=fresh)
-            self._create = self._client.embeddings.with_streaming_response.create
-        elif self._has_sent:
-            raise BatchEmbeddingsError(
-                "after a fork an http_client would share its connections with the parent process; "
-                "make OpenAIEmbeddings and BatchEmbeddings anew in each process"
-            )
-        self._process = os.getpid()
-
 
 class WrappedProvider:
     """Sends through the wrapped object's own methods, and leaves the time-out to it."""
@@ -171,8 +147,21 @@ class WrappedProvider:
 
     timeout: float | None = None
 
-    def __init__(self, embeddings: Embeddings, *, limits: Limits, model: str | None = None) -> None:
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        *,
+        limits: Limits,
+        model: str | None = None,
+        timeout: float | None = None,
+        new_client: bool = False,
+    ) -> None:
         self._embeddings = _one_request_a_call(embeddings, limits)
+        if _is_openai(embeddings):
+            options = {} if timeout is None else {"timeout": timeout}
+            client = _client(cast("OpenAIEmbeddings", embeddings), new=new_client, **options)
+            changes = {"client": client.embeddings}
+            self._embeddings = cast("Any", self._embeddings).model_copy(update=changes)
         self.model = model or model_of(embeddings)
         kind = type(embeddings)
         self.space = Space(
@@ -238,17 +227,14 @@ def _one_request_a_call(embeddings: Embeddings, limits: Limits) -> Embeddings:
         if name in _LEFT_ON:
             logger.info("%s: %s", name, _LEFT_ON[name])
     # An older or newer version of the class may not have the option.
-    changes: dict[str, Any] = {
+    changes = {
         option: value
         for option, value in wanted.items()
         if hasattr(embeddings, option) and getattr(embeddings, option) != value
     }
-    if changes:
-        logger.info("%s: %s, in a copy of the object", names[0], changes)
-    if _is_openai(embeddings):
-        changes["client"] = _without_retries(cast("OpenAIEmbeddings", embeddings)).embeddings
     if not changes:
         return embeddings
+    logger.info("%s: %s, in a copy of the object", names[0], changes)
     if hasattr(embeddings, "model_copy"):  # pydantic, whose fields may be frozen or validated
         return cast("Embeddings", embeddings.model_copy(update=changes))
     own = copy.copy(embeddings)
@@ -257,37 +243,76 @@ def _one_request_a_call(embeddings: Embeddings, limits: Limits) -> Embeddings:
     return own
 
 
-def provider_for(embeddings: Embeddings, *, limits: Limits, model: str | None = None) -> Provider:
+def provider_for(
+    embeddings: Embeddings,
+    *,
+    limits: Limits,
+    model: str | None = None,
+    timeout: float | None = None,
+    new_client: bool = False,
+) -> Provider:
     """Return the fastest way to send for an `Embeddings` object.
 
     A subclass of `OpenAIEmbeddings` with methods of its own, such as those that put a prefix before
     each text, is asked itself.
+
+    Args:
+        embeddings: the wrapped object.
+        limits: of its provider.
+        model: its model's name, where it does not tell that.
+        timeout: seconds for one request, for a class that can be told.
+        new_client: send on connections of its own, as those that there are belong to another
+            process.
+
+    Raises:
+        OptionError, BatchEmbeddingsError: see `_client`.
     """
     if _is_openai(embeddings) and not _embeds_its_own_way(embeddings):
-        return OpenAIProvider(cast("OpenAIEmbeddings", embeddings), limits=limits, model=model)
-    return WrappedProvider(embeddings, limits=limits, model=model)
+        wrapped = cast("OpenAIEmbeddings", embeddings)
+        return OpenAIProvider(wrapped, limits=limits, model=model, new_client=new_client)
+    return WrappedProvider(
+        embeddings, limits=limits, model=model, timeout=timeout, new_client=new_client
+    )
 
 
 def pack_up(embeddings: Embeddings) -> object:
     """Return something that can be pickled and that `unpack` makes the object of again.
 
-    An `OpenAIEmbeddings` holds HTTP clients, which cannot be pickled: its class and the fields
-    that the user set stand for it. A key that came from the environment is read there again.
+    An `OpenAIEmbeddings` holds HTTP clients, which cannot be pickled: its class, the fields that
+    the user set, and what a subclass keeps besides stand for it. A key that came from the
+    environment is read there again.
     """
     if not _is_openai(embeddings):
         return embeddings
     wrapped = cast("OpenAIEmbeddings", embeddings)
     names = wrapped.model_fields_set - {"client", "async_client"}
-    return type(wrapped), {name: getattr(wrapped, name) for name in names}
+    options = {name: getattr(wrapped, name) for name in names}
+    return type(wrapped), options, wrapped.__pydantic_private__, _address(wrapped)
 
 
 def unpack(packed: Any) -> Embeddings:
-    """Make the object again from what `pack_up` returned."""
+    """Make the object again from what `pack_up` returned.
+
+    Raises:
+        OptionError: it would send to another server, as the user gave it a client of his own.
+    """
     if isinstance(packed, Embeddings):
         return packed
-    kind, options = packed
-    made: Embeddings = kind(**options)
+    kind, options, private, address = packed
+    made: OpenAIEmbeddings = kind(**options)
+    if private:
+        (made.__pydantic_private__ or {}).update(private)
+    if _address(made) != address:
+        raise OptionError(
+            f"a copy of this {kind.__name__} would not send to the same server; make it with "
+            "base_url= rather than with client="
+        )
     return made
+
+
+def _address(embeddings: "OpenAIEmbeddings") -> str | None:
+    client = embeddings.client
+    return None if client is None else str(client._client.base_url)  # noqa: SLF001
 
 
 def _is_openai(embeddings: Embeddings) -> bool:
@@ -307,10 +332,21 @@ def _embeds_its_own_way(embeddings: Embeddings) -> bool:
     return not all(owner.__module__.startswith("langchain_openai.") for owner in owners)
 
 
-def _without_retries(embeddings: "OpenAIEmbeddings") -> "openai.OpenAI":
-    """Return the SDK's client, on the same connections, that sends each request once.
+def _client(
+    embeddings: "OpenAIEmbeddings", *, new: bool = False, **options: Any
+) -> "openai.OpenAI":
+    """Return the SDK's client that sends each request once.
 
     One layer owns the retries: ours. Two would multiply, and hammer a limiter.
+
+    Args:
+        embeddings: whose client it is.
+        new: on connections of its own, and not on those that there are.
+        options: others of the client's.
+
+    Raises:
+        OptionError: there is no client to send with in a thread.
+        BatchEmbeddingsError: a new one cannot be made, as the user made the one that there is.
     """
     if embeddings.client is None:
         raise OptionError(
@@ -318,7 +354,15 @@ def _without_retries(embeddings: "OpenAIEmbeddings") -> "openai.OpenAI":
             "give it a string or a plain function"
         )
     client: openai.OpenAI = embeddings.client._client  # noqa: SLF001  # no public way to it
-    return client.with_options(max_retries=0)
+    if new:
+        # By name: the class is not public. A user's own may have a proxy, or what not.
+        if type(client._client).__name__ != "SyncHttpxClientWrapper":  # noqa: SLF001
+            raise BatchEmbeddingsError(
+                "after a fork an http_client would share its connections with the parent process; "
+                "make OpenAIEmbeddings and BatchEmbeddings anew in each process"
+            )
+        options["http_client"] = sys.modules["openai"].DefaultHttpxClient()
+    return client.with_options(max_retries=0, **options)
 
 
 def _seconds(timeout: Any) -> float | None:
@@ -346,11 +390,12 @@ def _settings(embeddings: Embeddings) -> dict[str, Any]:
     A time-out does not, and then a journal is paid for anew; the other mistake, another server's or
     another prefix' vectors, would be a wrong one. What looks like a secret is left out.
     """
+    private = getattr(embeddings, "__pydantic_private__", None) or {}
     plain: dict[str, Any] = _plain(
         {
             name: value
-            for name, value in getattr(embeddings, "__dict__", {}).items()
-            if not name.startswith("_") and not _SECRET.search(name)
+            for name, value in {**getattr(embeddings, "__dict__", {}), **private}.items()
+            if not _SECRET.search(name)
         }
     )
     return plain

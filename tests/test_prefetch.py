@@ -101,6 +101,33 @@ class TestCallers:
         assert embeddings.last_report is not None
         assert (embeddings.last_report.texts, embeddings.last_report.failures) == (1000, 0)
 
+    def test_an_inner_one_that_is_left_takes_nothing_away(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """What it borrowed is still there for the calls that the outer one was for."""
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS) as outer:
+            with embeddings.prefetch(TEXTS) as inner:
+                wait_until(lambda: len(inner._ready) == len(TEXTS))
+            requests = server.stats()["requests"]
+            for portion in slices(TEXTS, 100):
+                assert_right(embeddings.embed_documents(portion), portion)
+            assert not outer._ready
+        assert server.stats()["requests"] == requests
+        assert server.stats()["inputs_billed"] == 1000
+
+    def test_what_the_outer_one_waits_for_holds_up_nothing_else(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """The inner one sends the other texts meanwhile."""
+        server.configure(script=("hang",), hang_seconds=2)
+        embeddings = batch(_clock=SYSTEM_CLOCK)
+        with embeddings.prefetch(TEXTS[:1]) as outer:
+            wait_until(lambda: server.stats()["requests"] == 1)
+            with embeddings.prefetch(TEXTS[:2]):
+                assert_right(embeddings.embed_documents(TEXTS[1:2]), TEXTS[1:2])
+                assert outer._running
+
     def test_an_inner_one_that_ends_early_does_not_wait_for_the_outer_one(
         self, batch: Batch, server: LocalServer
     ) -> None:

@@ -5,6 +5,7 @@ limits and errors of its provider. Errors have the form that the real class give
 words are quoted from public reports where there were any, and made up where there were none.
 """
 
+import copy
 import multiprocessing
 import os
 import threading
@@ -25,13 +26,17 @@ from langchain_batch_embed import (
     BatchEmbeddings,
     BatchEmbeddingsError,
     Limits,
+    OptionError,
     PartialEmbeddingsError,
 )
+from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.limits import ESTIMATED, LOCAL_WORKERS, REMOTE_WORKERS, limits_of
 from langchain_batch_embed.providers import WrappedProvider
 from langchain_batch_embed.simulator import vectors
 from langchain_batch_embed.tokens import ToktokCounter, count_bytes
-from tests.support import FakeClock, LocalServer, assert_right, prose
+from tests.support import FakeClock, LocalServer, assert_right, prose, wait_until
+
+Batch = Callable[..., BatchEmbeddings]
 
 WIDTH = 8
 COUNTER = ToktokCounter("cl100k_base")
@@ -951,43 +956,143 @@ class TestOwnMethods:
         assert (wrapped.chunk_size, wrapped.client._client.max_retries) == (1000, 2)
 
 
-class TestForks:
-    """A child process does not read its parent's answers."""
+class TestCopies:
+    """A copy, or what is unpickled in another process, embeds as the original does."""
 
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-    @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-    def test_a_child_has_connections_of_its_own(
-        self, batch: Callable[..., BatchEmbeddings], server: LocalServer
+    class Private(OpenAIEmbeddings):
+        """Keeps its prefix where pydantic does not look."""
+
+        _prefix: str = PrivateAttr("")
+
+        def embed_documents(
+            self, texts: list[str], chunk_size: int | None = None, **options: Any
+        ) -> list[list[float]]:
+            """Put the prefix before each text."""
+            texts = [self._prefix + text for text in texts]
+            return super().embed_documents(texts, chunk_size, **options)
+
+    @pytest.fixture
+    def make(self, server: LocalServer) -> Iterator[Callable[[str], OpenAIEmbeddings]]:
+        """Return what makes one with a prefix."""
+        made: list[OpenAIEmbeddings] = []
+
+        def make(prefix: str) -> OpenAIEmbeddings:
+            wrapped = self.Private(
+                base_url=server.url, api_key=SecretStr("k"), check_embedding_ctx_length=False
+            )
+            wrapped._prefix = prefix
+            made.append(wrapped)
+            return wrapped
+
+        yield make
+        for wrapped in made:
+            wrapped.client._client.close()
+
+    def test_private_attributes_are_copied(self, make: Callable[[str], OpenAIEmbeddings]) -> None:
+        """Without its prefix it would make other vectors, and nobody would know."""
+        other = copy.copy(BatchEmbeddings(make("p: ")))
+        assert_right(other.embed_numpy(["a"]), ["p: a"])
+        assert isinstance(other.embeddings, OpenAIEmbeddings)
+        other.embeddings.client._client.close()
+
+    def test_private_attributes_tell_vectors_apart(
+        self, make: Callable[[str], OpenAIEmbeddings]
     ) -> None:
-        """Both go on after a fork, and both get their own vectors."""
-        embeddings = batch()
-        embeddings.embed_documents(["before"])
+        """In a journal, those of one prefix are not taken for those of another."""
+        spaces = {BatchEmbeddings(make(p))._pipeline.provider.space for p in ("p: ", "q: ", "p: ")}
+        assert len(spaces) == 2
+
+    def test_a_client_of_the_users_own_cannot_be_copied(self, server: LocalServer) -> None:
+        """The copy would send the texts to another server, so it is an error."""
+        own = openai.OpenAI(base_url=server.url, api_key="k")
+        embeddings = BatchEmbeddings(
+            OpenAIEmbeddings(client=own.embeddings, api_key=SecretStr("k"))
+        )
+        assert_right(embeddings.embed_numpy(["a"]), ["a"])
+        with pytest.raises(OptionError, match="base_url= rather than"):
+            copy.copy(embeddings)
+        own.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+class TestForks:
+    """A child process neither reads its parent's answers nor waits for its threads."""
+
+    def fork(self, embeddings: BatchEmbeddings, expected: str = "child") -> None:
+        """Embed a text in a child, and wait for its end."""
 
         def child() -> None:
-            assert_right(embeddings.embed_numpy(["child"]), ["child"])
+            assert_right(embeddings.embed_numpy(["child"]), [expected])
 
         process = multiprocessing.get_context("fork").Process(target=child)
         process.start()
         process.join(30)
         assert process.exitcode == 0
+
+    def test_each_process_has_connections_of_its_own(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Both go on after a fork, and both get their own vectors."""
+        embeddings = batch()
+        embeddings.embed_documents(["before"])
+        self.fork(embeddings)
         assert_right(embeddings.embed_numpy(["parent"]), ["parent"])
         assert server.stats()["connections"] == 2
 
+    def test_a_subclass_that_is_asked_itself_has_too(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """The same holds where its own methods send."""
+        wrapped = Prefixed(
+            base_url=server.url, api_key=SecretStr("k"), check_embedding_ctx_length=False
+        )
+        embeddings = batch(wrapped)
+        embeddings.embed_documents(["before"])
+        self.fork(embeddings, "passage: child")
+        assert_right(embeddings.embed_numpy(["parent"]), ["passage: parent"])
+        assert server.stats()["connections"] == 2
+        wrapped.client._client.close()
+
+    def test_what_is_under_way_in_the_parent_is_not_waited_for(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Neither its requests nor its prefetches: their threads are not in the child."""
+        server.configure(script=("hang",), hang_seconds=2)
+        embeddings = batch(max_workers=1, max_retries=1, _clock=SYSTEM_CLOCK)
+        with embeddings.prefetch(["child"]) as prefetch:
+            wait_until(lambda: server.stats()["requests"] == 1)
+            self.fork(embeddings)
+            assert prefetch._running
+            assert_right(embeddings.embed_numpy(["child"]), ["child"])
+
     def test_a_users_own_http_client_is_not_shared(
         self,
-        batch: Callable[..., BatchEmbeddings],
+        batch: Batch,
         openai_embeddings: Callable[..., OpenAIEmbeddings],
         mocker: MockerFixture,
     ) -> None:
         """It may have a proxy, so there is no other one like it: an error says what to do."""
         own = openai.DefaultHttpxClient()
-        embeddings = batch(openai_embeddings(http_client=own))
-        unused = batch(openai_embeddings(http_client=own))
-        embeddings.embed_documents(["before"])
+        used, unused = (batch(openai_embeddings(http_client=own)) for _ in range(2))
+        used.embed_documents(["before"])
         mocker.patch("os.getpid", return_value=os.getpid() + 1)
         with pytest.raises(BatchEmbeddingsError, match="anew in each process"):
-            embeddings.embed_query("after")
+            used.embed_query("after")
         assert_right([unused.embed_query("after")], ["after"])
+
+
+def test_the_time_out_holds_for_a_subclass_that_is_asked_itself(server: LocalServer) -> None:
+    """Its client is told ours, in a copy of the object."""
+    server.configure(script=("hang",), hang_seconds=2)
+    wrapped = Prefixed(
+        base_url=server.url, api_key=SecretStr("k"), check_embedding_ctx_length=False
+    )
+    embeddings = BatchEmbeddings(wrapped, timeout=0.3, max_retries=1)
+    assert_right(embeddings.embed_numpy(["a"]), ["passage: a"])
+    assert embeddings.last_report is not None
+    assert embeddings.last_report.retries == 1
+    wrapped.client._client.close()
 
 
 @pytest.mark.parametrize(
@@ -995,7 +1100,7 @@ class TestForks:
     [(2, 2), (2.5, 2.5), ((2.0, 3.0), 3), (openai.Timeout(4), 4), (openai.Timeout(None), 120)],
 )
 def test_the_wrapped_objects_time_out_is_kept(
-    batch: Callable[..., BatchEmbeddings],
+    batch: Batch,
     openai_embeddings: Callable[..., OpenAIEmbeddings],
     given: Any,
     seconds: float,
@@ -1006,7 +1111,7 @@ def test_the_wrapped_objects_time_out_is_kept(
 
 
 def test_the_wrapped_objects_context_length_is_kept(
-    batch: Callable[..., BatchEmbeddings],
+    batch: Batch,
     openai_embeddings: Callable[..., OpenAIEmbeddings],
     server: LocalServer,
 ) -> None:
