@@ -266,6 +266,36 @@ class TestStoring:
         assert_right(store.vectors, texts_of(given))
         assert server.stats()["inputs_billed"] == 300
 
+    def test_a_refused_text_that_a_prefetch_around_it_had_fails_alone(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """It is reported as one that could not be embedded, and no other is."""
+        server.configure(refuse_marker="poison")
+        embeddings = batch()
+        given = [*documents(50), Document("poison"), *documents(100)[50:]]
+        with embeddings.prefetch(texts_of(given)):
+            report = embeddings.ingest(ListStore(embeddings), given, batch_size=30)
+        assert report.stored == 100
+        assert [(failure.index, failure.stage) for failure in report.failures] == [
+            (50, "embedding")
+        ]
+
+    def test_a_prefetch_within_it_takes_nothing_away(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """What is kept for the store stays, though a caller asks for it before."""
+
+        def ask(texts: list[str]) -> None:
+            with embeddings.prefetch(texts):
+                assert_right(embeddings.embed_documents(texts), texts)
+
+        embeddings = batch()
+        store = ListStore(embeddings, ask)
+        report = embeddings.ingest(store, documents(100), batch_size=30)
+        assert report.failures == ()
+        assert_right(store.vectors, texts_of(documents(100)))
+        assert server.stats()["inputs_billed"] == 100
+
     def test_the_report_knows_all_that_was_billed(
         self, batch: Batch, server: LocalServer, tmp_path: Path, mocker: MockerFixture
     ) -> None:

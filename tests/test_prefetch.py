@@ -81,10 +81,11 @@ class TestCallers:
     ) -> None:
         """The inner one takes what the outer one has on its way; neither reports a failure."""
         embeddings = batch()
-        with embeddings.prefetch(TEXTS, max_buffered=max_buffered):
+        with embeddings.prefetch(TEXTS, max_buffered=max_buffered) as first:
             with embeddings.prefetch(TEXTS):
                 for portion in slices(TEXTS, 100):
                     assert_right(embeddings.embed_documents(portion), portion)
+                assert not first._ready  # what callers have got takes no room there
             inner = embeddings.last_report
         outer = embeddings.last_report
         assert inner is not None

@@ -1084,11 +1084,11 @@ class TestForks:
 
 def test_the_time_out_holds_for_a_subclass_that_is_asked_itself(server: LocalServer) -> None:
     """Its client is told ours, in a copy of the object."""
-    server.configure(script=("hang",), hang_seconds=2)
+    server.configure(script=("hang",), hang_seconds=5)
     wrapped = Prefixed(
         base_url=server.url, api_key=SecretStr("k"), check_embedding_ctx_length=False
     )
-    embeddings = BatchEmbeddings(wrapped, timeout=0.3, max_retries=1)
+    embeddings = BatchEmbeddings(wrapped, timeout=0.3, max_retries=1, deadline=4)
     assert_right(embeddings.embed_numpy(["a"]), ["passage: a"])
     assert embeddings.last_report is not None
     assert embeddings.last_report.retries == 1
