@@ -29,7 +29,7 @@ from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.pipeline import Pipeline
 from langchain_batch_embed.plan import Plan, make_plan
 from langchain_batch_embed.prefetch import Prefetch
-from langchain_batch_embed.providers import pack_up, provider_for, unpack
+from langchain_batch_embed.providers import Connections, pack_up, provider_for, unpack
 from langchain_batch_embed.recovery import Recovery
 from langchain_batch_embed.report import Report
 from langchain_batch_embed.tokens import counter_for
@@ -40,11 +40,22 @@ _TIMEOUT = 120.0
 """Seconds for one request where nobody says otherwise. The largest one takes OpenAI some 2 s,
 and one in a hundred many times that; a small machine's own server can take minutes."""
 
-_MADE_HERE = frozenset({"_made", "_options", "_process", "embeddings", "journal", "limits"})
+_MADE_HERE = frozenset(
+    {"_has_sent", "_made", "_options", "_process", "embeddings", "journal", "limits"}
+)
 """The attributes that `__init__` sets."""
 
-_RENEWING = threading.Lock()
+_renewing = threading.Lock()
 """Held while an object is made anew after a fork, so that all threads get the same."""
+
+
+def _after_fork() -> None:
+    global _renewing  # noqa: PLW0603  # a thread that is not in the child may hold it
+    _renewing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 _T = TypeVar("_T")
 
@@ -139,9 +150,10 @@ class BatchEmbeddings(Embeddings):
         )
         self.journal = open_journal(journal)
         self._process = os.getpid()
-        self._made = self._make(new_client=False)
+        self._has_sent = False  # in a process that this one was forked from
+        self._made = self._make("ours")
 
-    def _make(self, *, new_client: bool) -> Pipeline:
+    def _make(self, connections: Connections) -> Pipeline:
         """Make all that a call goes through, for this process; see `provider_for`."""
         options = self._options
         provider = provider_for(
@@ -149,7 +161,7 @@ class BatchEmbeddings(Embeddings):
             limits=self.limits,
             model=options["model"],
             timeout=options["timeout"],
-            new_client=new_client,
+            connections=connections,
         )
         if self.journal.persistent and not provider.space.model:
             raise OptionError(
@@ -185,10 +197,12 @@ class BatchEmbeddings(Embeddings):
     def _pipeline(self) -> Pipeline:
         # A forked process has none of the parent's threads, and must not read its answers.
         if self._process != os.getpid():
-            with _RENEWING:
+            with _renewing:
                 if self._process != os.getpid():
-                    used = self._made.dispatcher.pacer.has_started
-                    self._made = self._make(new_client=used)
+                    self._has_sent |= self._made.dispatcher.pacer.has_started
+                    if self._options["journal"] is None:
+                        self.journal = open_journal(None)  # its lock may be held for ever
+                    self._made = self._make("theirs" if self._has_sent else "perhaps theirs")
                     self._process = os.getpid()
         return self._made
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
@@ -30,9 +30,13 @@ if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported both; nobody else n
     import openai
     from langchain_openai import OpenAIEmbeddings
 
-__all__ = ["Answer", "OpenAIProvider", "Provider", "WrappedProvider", "provider_for"]
+__all__ = ["Answer", "Connections", "OpenAIProvider", "Provider", "WrappedProvider", "provider_for"]
 
 logger = logging.getLogger(__name__)
+
+Connections = Literal["ours", "perhaps theirs", "theirs"]
+"""Whether another process has the connections of an HTTP client too: after a fork, if it has used
+them before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +93,10 @@ class OpenAIProvider:
         *,
         limits: Limits,
         model: str | None = None,
-        new_client: bool = False,
+        connections: Connections = "ours",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        client = _client(embeddings, new=new_client)
+        client = _client(embeddings, connections)
         self._create = client.embeddings.with_streaming_response.create
         self.model: str | None = model or embeddings.model
         self.encoding: str | None = embeddings.tiktoken_model_name or embeddings.model
@@ -154,12 +158,12 @@ class WrappedProvider:
         limits: Limits,
         model: str | None = None,
         timeout: float | None = None,
-        new_client: bool = False,
+        connections: Connections = "ours",
     ) -> None:
         self._embeddings = _one_request_a_call(embeddings, limits)
         if _is_openai(embeddings):
             options = {} if timeout is None else {"timeout": timeout}
-            client = _client(cast("OpenAIEmbeddings", embeddings), new=new_client, **options)
+            client = _client(cast("OpenAIEmbeddings", embeddings), connections, **options)
             changes = {"client": client.embeddings}
             self._embeddings = cast("Any", self._embeddings).model_copy(update=changes)
         self.model = model or model_of(embeddings)
@@ -249,7 +253,7 @@ def provider_for(
     limits: Limits,
     model: str | None = None,
     timeout: float | None = None,
-    new_client: bool = False,
+    connections: Connections = "ours",
 ) -> Provider:
     """Return the fastest way to send for an `Embeddings` object.
 
@@ -261,17 +265,17 @@ def provider_for(
         limits: of its provider.
         model: its model's name, where it does not tell that.
         timeout: seconds for one request, for a class that can be told.
-        new_client: send on connections of its own, as those that there are belong to another
-            process.
+        connections: whose those of the wrapped object are; those of another process are left to
+            it.
 
     Raises:
         OptionError, BatchEmbeddingsError: see `_client`.
     """
     if _is_openai(embeddings) and not _embeds_its_own_way(embeddings):
         wrapped = cast("OpenAIEmbeddings", embeddings)
-        return OpenAIProvider(wrapped, limits=limits, model=model, new_client=new_client)
+        return OpenAIProvider(wrapped, limits=limits, model=model, connections=connections)
     return WrappedProvider(
-        embeddings, limits=limits, model=model, timeout=timeout, new_client=new_client
+        embeddings, limits=limits, model=model, timeout=timeout, connections=connections
     )
 
 
@@ -279,7 +283,7 @@ def pack_up(embeddings: Embeddings) -> object:
     """Return something that can be pickled and that `unpack` makes the object of again.
 
     An `OpenAIEmbeddings` holds HTTP clients, which cannot be pickled: its class, the fields that
-    the user set, and what a subclass keeps besides stand for it. A key that came from the
+    the user set, and plain private attributes of a subclass stand for it. A key that came from the
     environment is read there again.
     """
     if not _is_openai(embeddings):
@@ -287,7 +291,12 @@ def pack_up(embeddings: Embeddings) -> object:
     wrapped = cast("OpenAIEmbeddings", embeddings)
     names = wrapped.model_fields_set - {"client", "async_client"}
     options = {name: getattr(wrapped, name) for name in names}
-    return type(wrapped), options, wrapped.__pydantic_private__, _address(wrapped)
+    private = {
+        name: value
+        for name, value in (wrapped.__pydantic_private__ or {}).items()
+        if (plain := _plain(value)) is not _NOT_PLAIN and plain == value
+    }
+    return type(wrapped), options, private, _address(wrapped)
 
 
 def unpack(packed: Any) -> Embeddings:
@@ -333,7 +342,7 @@ def _embeds_its_own_way(embeddings: Embeddings) -> bool:
 
 
 def _client(
-    embeddings: "OpenAIEmbeddings", *, new: bool = False, **options: Any
+    embeddings: "OpenAIEmbeddings", connections: Connections, **options: Any
 ) -> "openai.OpenAI":
     """Return the SDK's client that sends each request once.
 
@@ -341,12 +350,12 @@ def _client(
 
     Args:
         embeddings: whose client it is.
-        new: on connections of its own, and not on those that there are.
+        connections: whose those are that it has; on another process's we would read its answers.
         options: others of the client's.
 
     Raises:
         OptionError: there is no client to send with in a thread.
-        BatchEmbeddingsError: a new one cannot be made, as the user made the one that there is.
+        BatchEmbeddingsError: the connections are another process's, and the user's own.
     """
     if embeddings.client is None:
         raise OptionError(
@@ -354,14 +363,15 @@ def _client(
             "give it a string or a plain function"
         )
     client: openai.OpenAI = embeddings.client._client  # noqa: SLF001  # no public way to it
-    if new:
-        # By name: the class is not public. A user's own may have a proxy, or what not.
-        if type(client._client).__name__ != "SyncHttpxClientWrapper":  # noqa: SLF001
-            raise BatchEmbeddingsError(
-                "after a fork an http_client would share its connections with the parent process; "
-                "make OpenAIEmbeddings and BatchEmbeddings anew in each process"
-            )
+    # By name: the class is not public. A user's own may have a proxy, or what not.
+    is_default = type(client._client).__name__ == "SyncHttpxClientWrapper"  # noqa: SLF001
+    if connections != "ours" and is_default:
         options["http_client"] = sys.modules["openai"].DefaultHttpxClient()
+    elif connections == "theirs":
+        raise BatchEmbeddingsError(
+            "after a fork an http_client would share its connections with the parent process; "
+            "make OpenAIEmbeddings and BatchEmbeddings anew in each process"
+        )
     return client.with_options(max_retries=0, **options)
 
 
@@ -390,12 +400,16 @@ def _settings(embeddings: Embeddings) -> dict[str, Any]:
     A time-out does not, and then a journal is paid for anew; the other mistake, another server's or
     another prefix' vectors, would be a wrong one. What looks like a secret is left out.
     """
-    private = getattr(embeddings, "__pydantic_private__", None) or {}
+    attributes = {
+        **getattr(embeddings, "__dict__", {}),
+        **(getattr(embeddings, "__pydantic_private__", None) or {}),
+    }
     plain: dict[str, Any] = _plain(
         {
             name: value
-            for name, value in {**getattr(embeddings, "__dict__", {}), **private}.items()
-            if not _SECRET.search(name)
+            for name, value in attributes.items()
+            # Private numbers count or time something, private collections are caches.
+            if not _SECRET.search(name) and (name[:1] != "_" or isinstance(value, str | bool))
         }
     )
     return plain
@@ -413,7 +427,8 @@ def _plain(value: Any) -> Any:
         parts = {name: _plain(value[name]) for name in names}
         return {name: part for name, part in parts.items() if part is not _NOT_PLAIN}
     if isinstance(value, list | tuple):
-        return [part for part in map(_plain, value) if part is not _NOT_PLAIN]
+        kept = [part for part in map(_plain, value) if part is not _NOT_PLAIN]
+        return kept if isinstance(value, list) else tuple(kept)
     return value if value is None or isinstance(value, str | int | float) else _NOT_PLAIN
 
 

@@ -8,6 +8,7 @@ words are quoted from public reports where there were any, and made up where the
 import copy
 import multiprocessing
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -963,11 +964,15 @@ class TestCopies:
         """Keeps its prefix where pydantic does not look."""
 
         _prefix: str = PrivateAttr("")
+        _calls: int = PrivateAttr(0)
+        _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
         def embed_documents(
             self, texts: list[str], chunk_size: int | None = None, **options: Any
         ) -> list[list[float]]:
             """Put the prefix before each text."""
+            with self._lock:
+                self._calls += 1
             texts = [self._prefix + text for text in texts]
             return super().embed_documents(texts, chunk_size, **options)
 
@@ -988,9 +993,17 @@ class TestCopies:
         for wrapped in made:
             wrapped.client._client.close()
 
-    def test_private_attributes_are_copied(self, make: Callable[[str], OpenAIEmbeddings]) -> None:
-        """Without its prefix it would make other vectors, and nobody would know."""
-        other = copy.copy(BatchEmbeddings(make("p: ")))
+    @pytest.mark.parametrize(
+        "again",
+        [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))],  # noqa: S301
+    )
+    def test_private_attributes_are_copied(
+        self,
+        make: Callable[[str], OpenAIEmbeddings],
+        again: Callable[[BatchEmbeddings], BatchEmbeddings],
+    ) -> None:
+        """Plain ones: without its prefix it would make other vectors, and nobody would know."""
+        other = again(BatchEmbeddings(make("p: ")))
         assert_right(other.embed_numpy(["a"]), ["p: a"])
         assert isinstance(other.embeddings, OpenAIEmbeddings)
         other.embeddings.client._client.close()
@@ -999,8 +1012,11 @@ class TestCopies:
         self, make: Callable[[str], OpenAIEmbeddings]
     ) -> None:
         """In a journal, those of one prefix are not taken for those of another."""
-        spaces = {BatchEmbeddings(make(p))._pipeline.provider.space for p in ("p: ", "q: ", "p: ")}
-        assert len(spaces) == 2
+        one, other = make("p: "), make("q: ")
+        spaces = [BatchEmbeddings(each)._pipeline.provider.space for each in (one, other)]
+        assert spaces[0] != spaces[1]
+        one.embed_documents(["counts its calls"])
+        assert BatchEmbeddings(one)._pipeline.provider.space == spaces[0]
 
     def test_a_client_of_the_users_own_cannot_be_copied(self, server: LocalServer) -> None:
         """The copy would send the texts to another server, so it is an error."""
@@ -1038,6 +1054,25 @@ class TestForks:
         embeddings.embed_documents(["before"])
         self.fork(embeddings)
         assert_right(embeddings.embed_numpy(["parent"]), ["parent"])
+        assert server.stats()["connections"] == 2
+
+    def test_a_child_that_was_forked_from_a_child_has_too(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Nothing was sent by the one between, and another object used the same client."""
+        used = batch()
+        used.embed_documents(["before"])
+        embeddings = batch(used.embeddings)
+
+        def child() -> None:
+            assert embeddings.last_report is None
+            self.fork(embeddings)
+
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join(30)
+        assert process.exitcode == 0
+        assert_right(used.embed_numpy(["parent"]), ["parent"])
         assert server.stats()["connections"] == 2
 
     def test_a_subclass_that_is_asked_itself_has_too(
