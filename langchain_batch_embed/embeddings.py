@@ -29,10 +29,11 @@ from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.pipeline import Pipeline
 from langchain_batch_embed.plan import Plan, make_plan
 from langchain_batch_embed.prefetch import Prefetch
-from langchain_batch_embed.providers import Connections, pack_up, provider_for, unpack
+from langchain_batch_embed.providers import provider_for
 from langchain_batch_embed.recovery import Recovery
 from langchain_batch_embed.report import Report
 from langchain_batch_embed.tokens import counter_for
+from langchain_batch_embed.wrapped import Connections, pack_up, unpack
 
 __all__ = ["BatchEmbeddings"]
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"budget", "hedging", "limits", "nearness"},
     {"window"},
     {"journal", "packing", "pacing", "retry", "tokens", "width"},
-    {"inputs", "report", "vectors"},
+    {"inputs", "report", "vectors", "wrapped"},
     {"options", "providers"},
     {"work"},
     {"run"},

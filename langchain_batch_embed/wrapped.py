@@ -1,0 +1,251 @@
+"""What is known of a wrapped object: how to go around it, what tells it apart, and copies of it."""
+
+import copy
+import hashlib
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from langchain_core.embeddings import Embeddings
+
+from langchain_batch_embed.errors import BatchEmbeddingsError, OptionError
+from langchain_batch_embed.limits import Limits
+
+if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported both; nobody else needs them
+    import openai
+    from langchain_openai import OpenAIEmbeddings
+
+__all__ = [
+    "Connections",
+    "client_of",
+    "digest",
+    "embeds_its_own_way",
+    "is_openai",
+    "one_request_a_call",
+    "pack_up",
+    "seconds_of",
+    "settings",
+    "unpack",
+]
+
+logger = logging.getLogger(__name__)
+
+Connections = Literal["ours", "perhaps theirs", "theirs"]
+"""Whether another process has the connections of an HTTP client too: after a fork, if it has used
+them before."""
+
+# By class name: the options that stop a class from retrying. tenacity counts attempts, the first
+# one too, so 1 is none; `MistralAIEmbeddings` asks tenacity only where there is a number.
+_NO_RETRIES: Mapping[str, Mapping[str, int | None]] = MappingProxyType(
+    {
+        "CohereEmbeddings": {"max_retries": 1},
+        "MistralAIEmbeddings": {"max_retries": None},
+        "VertexAIEmbeddings": {"max_retries": 1},
+        "VoyageEmbeddings": {"max_retries": 1},
+    }
+)
+
+# By class name: the option with the number of texts at which a class cuts a call into requests.
+_SLICES = MappingProxyType(
+    {
+        "NVIDIAEmbeddings": "max_batch_size",
+        "OpenAIEmbeddings": "chunk_size",  # of a subclass, see `provider_for`
+        "VoyageAIEmbeddings": "batch_size",
+        "VoyageEmbeddings": "batch_size",
+    }
+)
+
+# By class name: what cannot be turned off in the object that we are given.
+_LEFT_ON = MappingProxyType(
+    {
+        "BedrockEmbeddings": "botocore retries by itself; make it with "
+        'config=Config(retries={"total_max_attempts": 1}, max_pool_connections=64)',
+        "CohereEmbeddings": "the cohere SDK sends a failed request up to twice more by itself",
+        "GoogleGenerativeAIEmbeddings": "it cuts a call where it counts 20,000 tokens itself",
+        "MistralAIEmbeddings": "it cuts a call where it counts 16,000 tokens itself",
+    }
+)
+
+
+def one_request_a_call(embeddings: Embeddings, limits: Limits) -> Embeddings:
+    """Return the object, or a copy of it whose own retrying and slicing is turned off.
+
+    Two layers that retry would multiply, and hammer a limiter; a call that is cut into several
+    requests is throttled, retried and paid for as a whole. The user's own object stays as it is.
+    """
+    names = [base.__name__ for base in type(embeddings).__mro__]
+    wanted: dict[str, int | None] = {}
+    for name in names:
+        wanted |= _NO_RETRIES.get(name, {})
+        if name in _SLICES:
+            wanted[_SLICES[name]] = limits.max_batch_size
+        if name in _LEFT_ON:
+            logger.info("%s: %s", name, _LEFT_ON[name])
+    # An older or newer version of the class may not have the option.
+    changes = {
+        option: value
+        for option, value in wanted.items()
+        if hasattr(embeddings, option) and getattr(embeddings, option) != value
+    }
+    if not changes:
+        return embeddings
+    logger.info("%s: %s, in a copy of the object", names[0], changes)
+    if hasattr(embeddings, "model_copy"):  # pydantic, whose fields may be frozen or validated
+        return cast("Embeddings", embeddings.model_copy(update=changes))
+    own = copy.copy(embeddings)
+    for option, value in changes.items():
+        setattr(own, option, value)
+    return own
+
+
+def pack_up(embeddings: Embeddings) -> object:
+    """Return something that can be pickled and that `unpack` makes the object of again.
+
+    An `OpenAIEmbeddings` holds HTTP clients, which cannot be pickled: its class, the fields that
+    the user set, and plain private attributes of a subclass stand for it. A key that came from the
+    environment is read there again.
+    """
+    if not is_openai(embeddings):
+        return embeddings
+    wrapped = cast("OpenAIEmbeddings", embeddings)
+    names = wrapped.model_fields_set - {"client", "async_client"}
+    options = {name: getattr(wrapped, name) for name in names}
+    private = {
+        name: value
+        for name, value in (wrapped.__pydantic_private__ or {}).items()
+        if (plain := _plain(value)) is not _NOT_PLAIN and plain == value
+    }
+    return type(wrapped), options, private, _address(wrapped)
+
+
+def unpack(packed: Any) -> Embeddings:
+    """Make the object again from what `pack_up` returned.
+
+    Raises:
+        OptionError: it would send to another server, as the user gave it a client of his own.
+    """
+    if isinstance(packed, Embeddings):
+        return packed
+    kind, options, private, address = packed
+    made: OpenAIEmbeddings = kind(**options)
+    if private:
+        (made.__pydantic_private__ or {}).update(private)
+    if _address(made) != address:
+        raise OptionError(
+            f"a copy of this {kind.__name__} would not send to the same server; make it with "
+            "base_url= rather than with client="
+        )
+    return made
+
+
+def _address(embeddings: "OpenAIEmbeddings") -> str | None:
+    client = embeddings.client
+    return None if client is None else str(client._client.base_url)  # noqa: SLF001
+
+
+def is_openai(embeddings: Embeddings) -> bool:
+    """Tell whether an object is langchain-openai's `OpenAIEmbeddings`, or derived from it."""
+    # langchain-community has a class of the same name that is built differently.
+    return any(
+        base.__name__ == "OpenAIEmbeddings" and base.__module__.startswith("langchain_openai.")
+        for base in type(embeddings).__mro__
+    )
+
+
+def embeds_its_own_way(embeddings: Embeddings) -> bool:
+    """Tell whether a subclass of `OpenAIEmbeddings` overrides what we go around."""
+    owners = (
+        next(kind for kind in type(embeddings).__mro__ if name in vars(kind))
+        for name in ("embed_documents", "embed_query")
+    )
+    return not all(owner.__module__.startswith("langchain_openai.") for owner in owners)
+
+
+def client_of(
+    embeddings: "OpenAIEmbeddings", connections: Connections, **options: Any
+) -> "openai.OpenAI":
+    """Return the SDK's client that sends each request once.
+
+    One layer owns the retries: ours. Two would multiply, and hammer a limiter.
+
+    Args:
+        embeddings: whose client it is.
+        connections: whose those are that it has; on another process's we would read its answers.
+        options: others of the client's.
+
+    Raises:
+        OptionError: there is no client to send with in a thread.
+        BatchEmbeddingsError: the connections are another process's, and the user's own.
+    """
+    if embeddings.client is None:
+        raise OptionError(
+            "OpenAIEmbeddings has no sync client, because its api_key is an async function; "
+            "give it a string or a plain function"
+        )
+    client: openai.OpenAI = embeddings.client._client  # noqa: SLF001  # no public way to it
+    # By name: the class is not public. A user's own may have a proxy, or what not.
+    is_default = type(client._client).__name__ == "SyncHttpxClientWrapper"  # noqa: SLF001
+    if connections != "ours" and is_default:
+        options["http_client"] = sys.modules["openai"].DefaultHttpxClient()
+    elif connections == "theirs":
+        raise BatchEmbeddingsError(
+            "after a fork an http_client would share its connections with the parent process; "
+            "make OpenAIEmbeddings and BatchEmbeddings anew in each process"
+        )
+    return client.with_options(max_retries=0, **options)
+
+
+def seconds_of(timeout: Any) -> float | None:
+    """Return the seconds to read in a time-out in any of the forms that the SDK takes."""
+    if isinstance(timeout, tuple):  # connect, read, and perhaps others
+        timeout = timeout[1]
+    timeout = getattr(timeout, "read", timeout)  # of `httpx.Timeout`
+    return float(timeout) if isinstance(timeout, int | float) else None
+
+
+def settings(embeddings: Embeddings) -> dict[str, Any]:
+    """Return the plain attributes of an object: any of them may change its vectors.
+
+    A time-out does not, and then a journal is paid for anew; the other mistake, another server's or
+    another prefix' vectors, would be a wrong one. What looks like a secret is left out.
+    """
+    attributes = {
+        **getattr(embeddings, "__dict__", {}),
+        **(getattr(embeddings, "__pydantic_private__", None) or {}),
+    }
+    plain: dict[str, Any] = _plain(
+        {
+            name: value
+            for name, value in attributes.items()
+            # Private numbers count or time something, private collections are caches.
+            if not _SECRET.search(name) and (name[:1] != "_" or isinstance(value, str | bool))
+        }
+    )
+    return plain
+
+
+_SECRET = re.compile(r"key|token$|secret|password|credential", re.IGNORECASE)
+
+_NOT_PLAIN = object()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without what is not plain in it, at any depth."""
+    if isinstance(value, Mapping):
+        names = [name for name in value if _plain(name) is not _NOT_PLAIN]
+        parts = {name: _plain(value[name]) for name in names}
+        return {name: part for name, part in parts.items() if part is not _NOT_PLAIN}
+    if isinstance(value, list | tuple):
+        kept = [part for part in map(_plain, value) if part is not _NOT_PLAIN]
+        return kept if isinstance(value, list) else tuple(kept)
+    return value if value is None or isinstance(value, str | int | float) else _NOT_PLAIN
+
+
+def digest(options: Mapping[str, Any]) -> str:
+    """Return a short digest of options that can change the vectors."""
+    if not options:
+        return ""
+    return hashlib.blake2b(repr(sorted(options.items())).encode(), digest_size=8).hexdigest()
