@@ -210,7 +210,8 @@ _MODEL_ATTRIBUTES = ("model", "model_name", "model_id", "deployment", "repo_id")
 def limits_of(embeddings: Embeddings) -> Limits:
     """Return the limits of the provider, and where it matters the model, of an `Embeddings`.
 
-    A class that is not known gets 100 texts a request and no token limit.
+    A class that is not known gets 100 texts a request and no token limit. `OpenAIEmbeddings` tells
+    itself how long a text may be: `embedding_ctx_length`.
     """
     names = (base.__name__ for base in type(embeddings).__mro__)
     limits = next((_BY_CLASS[name] for name in names if name in _BY_CLASS), UNKNOWN)

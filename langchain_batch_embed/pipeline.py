@@ -401,9 +401,11 @@ class Pipeline:
     ) -> None:
         """Fill in what open prefetches have, and what is on its way to them as it arrives."""
         end = math.inf if self._deadline is None else started + self._deadline
+        if not (prefetches := self.prefetches):
+            return
+        row_of = dict(zip(given, inputs.row_of.tolist(), strict=True))
         # The youngest first: its runs borrow from the older ones.
-        for prefetch in reversed(self.prefetches):
-            row_of = dict(zip(given, inputs.row_of.tolist(), strict=True))
+        for prefetch in reversed(prefetches):
             needed = [text for text in given if not results.done[row_of[text]]]
             prefetch.passed(text for text in given if results.done[row_of[text]])
             for texts, vectors in prefetch.take(needed, cancelled=cancelled, end=end):

@@ -157,12 +157,9 @@ class WrappedProvider:
         timeout: float | None = None,
         connections: Connections = "ours",
     ) -> None:
-        self._embeddings = one_request_a_call(embeddings, limits)
-        if is_openai(embeddings):
-            options = {} if timeout is None else {"timeout": timeout}
-            client = client_of(cast("OpenAIEmbeddings", embeddings), connections, **options)
-            changes = {"client": client.embeddings}
-            self._embeddings = cast("Any", self._embeddings).model_copy(update=changes)
+        self._embeddings = one_request_a_call(
+            embeddings, limits, timeout=timeout, connections=connections
+        )
         self.model = model or model_of(embeddings)
         kind = type(embeddings)
         self.space = Space(

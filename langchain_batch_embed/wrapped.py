@@ -34,8 +34,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Connections = Literal["ours", "perhaps theirs", "theirs"]
-"""Whether another process has the connections of an HTTP client too: after a fork, if it has used
-them before."""
+"""Whose the connections of a wrapped object are: after a fork the parent's, if it has opened any.
+Whether it has is known only where this package has sent something."""
 
 # By class name: the options that stop a class from retrying. tenacity counts attempts, the first
 # one too, so 1 is none; `MistralAIEmbeddings` asks tenacity only where there is a number.
@@ -70,11 +70,15 @@ _LEFT_ON = MappingProxyType(
 )
 
 
-def one_request_a_call(embeddings: Embeddings, limits: Limits) -> Embeddings:
+def one_request_a_call(
+    embeddings: Embeddings, limits: Limits, *, timeout: float | None, connections: Connections
+) -> Embeddings:
     """Return the object, or a copy of it whose own retrying and slicing is turned off.
 
     Two layers that retry would multiply, and hammer a limiter; a call that is cut into several
     requests is throttled, retried and paid for as a whole. The user's own object stays as it is.
+    OpenAI's class gets a client of its own: without retries, with the time-out in seconds, and on
+    no other process's connections.
     """
     names = [base.__name__ for base in type(embeddings).__mro__]
     wanted: dict[str, int | None] = {}
@@ -85,14 +89,19 @@ def one_request_a_call(embeddings: Embeddings, limits: Limits) -> Embeddings:
         if name in _LEFT_ON:
             logger.info("%s: %s", name, _LEFT_ON[name])
     # An older or newer version of the class may not have the option.
-    changes = {
+    changes: dict[str, Any] = {
         option: value
         for option, value in wanted.items()
         if hasattr(embeddings, option) and getattr(embeddings, option) != value
     }
+    if changes:
+        logger.info("%s: %s, in a copy of the object", names[0], changes)
+    if is_openai(embeddings):
+        options = {} if timeout is None else {"timeout": timeout}
+        client = client_of(cast("OpenAIEmbeddings", embeddings), connections, **options)
+        changes["client"] = client.embeddings
     if not changes:
         return embeddings
-    logger.info("%s: %s, in a copy of the object", names[0], changes)
     if hasattr(embeddings, "model_copy"):  # pydantic, whose fields may be frozen or validated
         return cast("Embeddings", embeddings.model_copy(update=changes))
     own = copy.copy(embeddings)
