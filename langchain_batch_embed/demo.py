@@ -32,7 +32,7 @@ from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.offline import use_offline_tiktoken
 from langchain_batch_embed.report import dollars
 from langchain_batch_embed.simulator import Scenario, Simulator
-from langchain_batch_embed.tokens import counter_for
+from langchain_batch_embed.texts.tokens import counter_for
 
 __all__ = ["LIVE_SECTIONS", "SECTIONS", "Way", "run", "table"]
 

@@ -18,21 +18,22 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
-from langchain_batch_embed.dispatch import Dispatcher
 from langchain_batch_embed.errors import OptionError, PartialEmbeddingsError
 from langchain_batch_embed.ingest import Ingestion, IngestReport, default_batch_size
-from langchain_batch_embed.inputs import LongInputs, check_texts
 from langchain_batch_embed.journal import Journal, open_journal
-from langchain_batch_embed.limits import Limits, check_positive, limits_of
+from langchain_batch_embed.limits import FIRST_REQUESTS, Limits, check_positive, limits_of
 from langchain_batch_embed.options import check_options
-from langchain_batch_embed.pacing import Pacer
+from langchain_batch_embed.pacing.pacer import MAX_OUTAGE, Pacer
 from langchain_batch_embed.pipeline import Pipeline
 from langchain_batch_embed.plan import Plan, make_plan
 from langchain_batch_embed.prefetch import Prefetch
 from langchain_batch_embed.providers import provider_for
 from langchain_batch_embed.recovery import Recovery
 from langchain_batch_embed.report import Report
-from langchain_batch_embed.tokens import counter_for
+from langchain_batch_embed.sending.dispatcher import Dispatcher
+from langchain_batch_embed.sending.sender import Sender
+from langchain_batch_embed.texts.inputs import LongInputs, check_texts
+from langchain_batch_embed.texts.tokens import counter_for
 from langchain_batch_embed.wrapped import Connections, pack_up, unpack
 
 __all__ = ["BatchEmbeddings"]
@@ -79,7 +80,7 @@ class BatchEmbeddings(Embeddings):
         long_inputs: for a text over `max_tokens_per_input`: `"average"` embeds its windows and
             returns their token-weighted mean at unit length, as `OpenAIEmbeddings` does;
             `"truncate"` embeds its beginning; `"error"` refuses it before anything is sent.
-        max_retries: how often one batch is sent again after errors that pass.
+        max_retries: how often one batch may fail with errors that pass, while others are answered.
         timeout: seconds for one request; `None`: the wrapped object's own, or 120.
         deadline: seconds for one call; what is not done by then is reported as failed.
         journal: where finished vectors are kept: a path (SQLite), a LangChain `ByteStore`, or
@@ -89,7 +90,9 @@ class BatchEmbeddings(Embeddings):
         limits: limits in place of those of the provider that is recognised.
         show_progress: show a `tqdm.auto` bar that counts texts.
         hedge: send a straggler at the end of a call a second time, and take the answer that
-            comes first. Paid for twice, so never more than 5 % of the tokens.
+            comes first. Both are paid for, so never more than 5 % of the tokens. `None`: at hosted
+            providers.
+        max_outage: seconds without any answer after which a call gives the server up.
 
     Instantiate:
         ```python
@@ -135,7 +138,8 @@ class BatchEmbeddings(Embeddings):
         model: str | None = None,
         limits: Limits | None = None,
         show_progress: bool = False,
-        hedge: bool = False,
+        hedge: bool | None = None,
+        max_outage: float = MAX_OUTAGE,
         _clock: Clock = SYSTEM_CLOCK,
         _draw: Callable[[], float] = random.random,
         **unknown: Never,  # for an error that names what there is
@@ -169,19 +173,26 @@ class BatchEmbeddings(Embeddings):
                 f"{type(self.embeddings).__name__} does not say which model it uses, and a journal "
                 "must not mix models: pass model= with its name"
             )
-        dispatcher = Dispatcher(
-            Pacer(
-                max_workers=self.limits.max_workers,
-                first_requests=self.limits.first_requests,
-                requests_per_minute=options["requests_per_minute"],
-                tokens_per_minute=options["tokens_per_minute"],
-            ),
+        draw = options["_draw"]
+        pacer = Pacer(
             max_workers=self.limits.max_workers,
+            first_requests=self.limits.first_requests if provider.is_known else FIRST_REQUESTS,
+            is_known=provider.is_known,
+            requests_per_minute=options["requests_per_minute"],
+            tokens_per_minute=options["tokens_per_minute"],
+            max_outage=options["max_outage"],
+            draw=draw,
+        )
+        hedge = options["hedge"]
+        sender = Sender(
+            pacer,
             max_retries=options["max_retries"],
             timeout=options["timeout"] or provider.timeout or _TIMEOUT,
-            hedge=options["hedge"],
-            clock=options["_clock"],
-            draw=options["_draw"],
+            hedge=self.limits.is_remote if hedge is None else hedge,
+            draw=draw,
+        )
+        dispatcher = Dispatcher(
+            sender, max_workers=self.limits.max_workers, clock=options["_clock"]
         )
         return Pipeline(
             limits=self.limits,
@@ -200,7 +211,7 @@ class BatchEmbeddings(Embeddings):
         if self._process != os.getpid():
             with _renewing:
                 if self._process != os.getpid():
-                    self._has_sent |= self._made.dispatcher.pacer.has_started
+                    self._has_sent |= self._made.dispatcher.sender.pacer.has_started
                     if self._options["journal"] is None:
                         self.journal = open_journal(None)  # its lock may be held for ever
                     self._made = self._make("theirs" if self._has_sent else "perhaps theirs")

@@ -7,6 +7,7 @@
      │   └─ InputTypeError (TypeError)      not a list of strings
      ├─ ResponseError                       an answer that must not be believed (retried)
      ├─ DimensionsError                     vectors of another width than was asked for, or came
+     ├─ NotSentError                        a text that was never sent: the call ended before
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
      ├─ JournalError                        the journal cannot be read or written
      ├─ IngestError                         several documents in a row could not be stored
@@ -37,6 +38,7 @@ __all__ = [
     "InputError",
     "InputTypeError",
     "JournalError",
+    "NotSentError",
     "OptionError",
     "PartialEmbeddingsError",
     "ResponseError",
@@ -137,6 +139,21 @@ class DeadlineError(BatchEmbeddingsError, TimeoutError):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the argument, of which the message is made again."""
         return type(self), (self.deadline,)
+
+
+class NotSentError(BatchEmbeddingsError):
+    """The call ended before the text was sent; chained (`__cause__`) from what ended it."""
+
+    def __init__(self, cause: BaseException | None = None) -> None:
+        name = "an error" if cause is None else type(cause).__name__
+        super().__init__(
+            f"the text was not sent, because {name} ended the call; mend that and call again"
+        )
+        self.__cause__ = cause
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle without the cause, which may be unable to."""
+        return type(self), ()
 
 
 class JournalError(BatchEmbeddingsError):

@@ -24,7 +24,7 @@ REMOTE_WORKERS = 128
 LOCAL_WORKERS = 1
 """Requests in flight at a model on this machine, which a second request only slows down."""
 
-FIRST_REQUESTS = 16
+FIRST_REQUESTS = 8
 """Requests sent before an answer has told the quota, where nothing is known of the provider's."""
 
 ESTIMATED = 0.5
@@ -56,6 +56,7 @@ class Limits:
         refuses_empty: whether an empty text makes the provider refuse its whole request.
         bytes_per_token: how the provider's rate limiter and request limit estimate tokens
             from UTF-8 bytes, beside counting them; `None`: tokens are counted.
+        is_remote: whether it is a hosted service, at which a late request may be sent twice.
         strict: whether the provider refuses more, so that a larger option can never work.
     """
 
@@ -68,6 +69,7 @@ class Limits:
     refuses_empty: bool = False
     bytes_per_token: float | None = None
     strict: bool = False
+    is_remote: bool = True
 
     def __post_init__(self) -> None:
         """Refuse limits under which nothing could be sent."""
@@ -127,7 +129,7 @@ OPENAI = Limits(
     bytes_per_token=4,  # what the limiter charges in recorded traffic
 )
 AZURE = replace(  # old deployments take 16 texts, which is learnt when they refuse more
-    OPENAI, provider="Azure OpenAI", first_requests=FIRST_REQUESTS
+    OPENAI, provider="Azure OpenAI", first_requests=16
 )
 VOYAGE = Limits(  # docs.voyageai.com/reference/embeddings-api
     provider="Voyage AI",
@@ -138,10 +140,11 @@ VERTEX = Limits(  # cloud.google.com/vertex-ai/generative-ai/docs/embeddings/get
     provider="Vertex AI", max_batch_size=250, max_tokens_per_request=int(ESTIMATED * 20_000)
 )
 HUGGING_FACE = Limits(
-    provider="Hugging Face (local)", max_batch_size=1024, max_workers=LOCAL_WORKERS
+    provider="Hugging Face (local)", max_batch_size=1024, max_workers=LOCAL_WORKERS,
+    is_remote=False,
 )
-LLAMA_CPP = Limits(provider="llama.cpp (local)", max_batch_size=512, max_workers=LOCAL_WORKERS)
-UNKNOWN = Limits(provider="unknown", max_batch_size=100)
+LLAMA_CPP = Limits(provider="llama.cpp (local)", max_batch_size=512, max_workers=LOCAL_WORKERS, is_remote=False)
+UNKNOWN = Limits(provider="unknown", max_batch_size=100, is_remote=False)
 
 # By class name. A subclass is found through its bases, so a user's own subclass of
 # OpenAIEmbeddings has OpenAI's limits.
@@ -182,7 +185,7 @@ _BY_CLASS = MappingProxyType(
         "InfinityEmbeddings": Limits(provider="infinity", max_batch_size=128),
         # No limit was found; the number is ours.
         "OllamaEmbeddings": Limits(
-            provider="Ollama", max_batch_size=512, max_workers=LOCAL_WORKERS
+            provider="Ollama", max_batch_size=512, max_workers=LOCAL_WORKERS, is_remote=False
         ),
         "HuggingFaceEmbeddings": HUGGING_FACE,
         "HuggingFaceBgeEmbeddings": HUGGING_FACE,

@@ -9,12 +9,12 @@ from typing import Any, get_args
 from langchain_core.embeddings import Embeddings
 
 from langchain_batch_embed.errors import OptionError, UnknownOptionError
-from langchain_batch_embed.inputs import LongInputs
 from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.texts.inputs import LongInputs
 
 __all__ = ["check_options"]
 
-_AMOUNTS = ("requests_per_minute", "tokens_per_minute", "timeout", "deadline")
+_AMOUNTS = ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "max_outage")
 
 
 def check_options(

@@ -14,26 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from langchain_batch_embed.dispatch import Dispatcher
 from langchain_batch_embed.errors import (
     DimensionsError,
     Failure,
     InputError,
     PartialEmbeddingsError,
 )
-from langchain_batch_embed.hedging import Hedges
-from langchain_batch_embed.inputs import Inputs, LongInputs, check_texts, prepare
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.packing import pack
+from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.prefetch import Prefetch
 from langchain_batch_embed.providers import Answer, Provider
 from langchain_batch_embed.recovery import Recovery, Safe
 from langchain_batch_embed.report import Report, Tally, dollars
 from langchain_batch_embed.results import Results
-from langchain_batch_embed.tokens import TokenCounter
+from langchain_batch_embed.sending.dispatcher import Dispatcher
+from langchain_batch_embed.sending.work import Done, Rows, Work
+from langchain_batch_embed.texts.inputs import Inputs, LongInputs, check_texts, prepare
+from langchain_batch_embed.texts.tokens import TokenCounter
 from langchain_batch_embed.vectors import to_lists
 from langchain_batch_embed.width import Width
-from langchain_batch_embed.work import Done, Work
 
 __all__ = ["Pipeline"]
 
@@ -135,7 +134,7 @@ class Pipeline:
             raise
         finally:
             self._learn_width(results.width)
-            with self.dispatcher.changed:
+            with self.dispatcher.lock:
                 for prefetch in self.prefetches:
                     prefetch.account.tally.add(tally)
             if not query:
@@ -195,20 +194,10 @@ class Pipeline:
             The texts that have no vector, and why.
         """
         recalled = safe.recall()
-        with self.dispatcher.changed:  # a prefetch has one tally for several runs
+        with self.dispatcher.lock:  # a prefetch has one tally for several runs
             tally.recalled += recalled
         progress()
-        rows = inputs.missing(results.done)
-        work = Work(
-            batches=self.batches(inputs, rows),
-            max_items=self.limits.max_batch_size,
-            max_tokens=self._max_tokens(),
-            weights=inputs.weights,
-            charges=inputs.charges,
-            send=self._sender(inputs, query=query),
-            keep=safe.keep,
-            lists=results.as_lists,
-        )
+        work = self.work(inputs, results, keep=safe.keep, query=query)
         for outcome in self.dispatcher.run(
             work, tally, hedges, deadline=deadline, since=since, cancelled=cancelled
         ):
@@ -220,39 +209,26 @@ class Pipeline:
         progress()  # over-long texts are put together in the end
         return failures
 
-    def batches(self, inputs: Inputs, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-        """Pack the rows, under the provider's limits and those that were learnt."""
-        shared = self.dispatcher
-        with shared.changed:
-            requests = shared.pacer.requests.rate
-            items = min(self.limits.max_batch_size, shared.learnt_items)
-            tokens = min(self._max_tokens(), shared.learnt_tokens, shared.pacer.largest())
-            first = shared.pacer.window.opening()
-        packed = pack(
-            inputs.weights[rows],
-            max_items=int(items),
-            max_tokens=None if tokens == math.inf else int(tokens),
-            workers=self.limits.max_workers,
-            requests_per_minute=None if requests is None else requests * 60,
-        )
-        # While nothing is known of the quota the next requests wait for the first answers, so
-        # the smallest batches, which are at the end, go first.
-        opened = [*packed[-first:], *packed[:-first]] if 0 < first < len(packed) else packed
-        return [rows[batch.start : batch.stop] for batch in opened]
-
-    def _max_tokens(self) -> float:
+    def work(
+        self,
+        inputs: Inputs,
+        results: Results,
+        *,
+        keep: Callable[[Rows, Answer], None],
+        query: bool = False,
+    ) -> Work:
+        """Return what has to be sent for the vectors that are missing."""
         limit = self.limits.max_tokens_per_request
-        return math.inf if limit is None else limit
-
-    def _sender(
-        self, inputs: Inputs, *, query: bool
-    ) -> Callable[[NDArray[np.intp], float], Answer]:
-        send = self.provider.send_query if query else self.provider.send
-
-        def send_rows(rows: NDArray[np.intp], timeout: float) -> Answer:
-            return send([inputs.texts[row] for row in rows.tolist()], timeout=timeout)
-
-        return send_rows
+        return Work(
+            rows=inputs.missing(results.done),
+            sizes=inputs.sizes,
+            max_items=self.limits.max_batch_size,
+            max_tokens=math.inf if limit is None else limit,
+            texts=inputs.texts,
+            send=self.provider.send_query if query else self.provider.send,
+            keep=keep,
+            makes_lists=results.as_lists,
+        )
 
     def wake(self) -> None:
         """Make every waiting call look again at what it waits for."""
@@ -272,7 +248,7 @@ class Pipeline:
                     raise error
 
         def forget(prefetch: Prefetch) -> None:
-            with self.dispatcher.changed:
+            with self.dispatcher.lock:
                 self.prefetches = tuple(p for p in self.prefetches if p is not prefetch)
             self.wake()  # one of its runs may wait for another prefetch
             self.last_report = prefetch.account.report(
@@ -288,7 +264,7 @@ class Pipeline:
             on_close=forget,
             clock=self.dispatcher.clock,
         )
-        with self.dispatcher.changed:
+        with self.dispatcher.lock:
             self.prefetches = (*self.prefetches, prefetch)
         return prefetch
 

@@ -6,35 +6,40 @@ arithmetic, in simulated time, so that hours take milliseconds.
 """
 
 import heapq
-import itertools
 import math
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
-from langchain_batch_embed.budget import Budget
 from langchain_batch_embed.errors import OptionError
-from langchain_batch_embed.inputs import check_texts
 from langchain_batch_embed.limits import AZURE, FIRST_REQUESTS, OPENAI
-from langchain_batch_embed.pacing import Pacer, Ticket
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.pacing.token_bucket import TokenBucket
 from langchain_batch_embed.pipeline import Pipeline
+from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import (
     BATCH_API_SHARE,
     DOLLARS_PER_MILLION_TOKENS,
     PRICES_FROM,
+    Tally,
     dollars,
     duration,
     html_table,
     money,
 )
 from langchain_batch_embed.results import Results
-from langchain_batch_embed.tokens import ByteCounter
+from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
+from langchain_batch_embed.sending.sender import Sender
+from langchain_batch_embed.sending.work import Rows, Work
+from langchain_batch_embed.texts.inputs import check_texts
+from langchain_batch_embed.texts.tokens import ByteCounter
 
-__all__ = ["TIERS", "AccountQuota", "Plan", "make_plan", "rehearse"]
+__all__ = ["TIERS", "AccountQuota", "Plan", "make_plan", "rehearse_quota"]
 
 RUNS = 15
 """Rehearsals with other luck, of which the median counts: answers take from 0.1 to many times 1 s,
@@ -180,22 +185,26 @@ def make_plan(
     inputs = pipeline.prepare(listed)
     results = Results(inputs, lists=False)
     recalled = pipeline.recovery.begin(inputs, results, query=False).recall()
-    rows = inputs.missing(results.done)
-    batches = [inputs.charges[batch] for batch in pipeline.batches(inputs, rows)]
+    work = pipeline.work(inputs, results, keep=_keep_nothing)
+    rows = work.rows
 
-    pacer = pipeline.dispatcher.pacer
+    sender = pipeline.dispatcher.sender
+    pacer = sender.pacer
     quota = _merged(given, TIERS.get(tier or 0, AccountQuota()), _known(pacer))
     told = AccountQuota(
         requests_per_minute=_told(pacer.requests), tokens_per_minute=_told(pacer.tokens)
     )
-    limits = pipeline.limits
-    window = {"max_workers": limits.max_workers, "first_requests": limits.first_requests}
-    requests, seconds = rehearse(batches, quota=quota, told=told, **window)
+    run = partial(
+        rehearse_quota,
+        work,
+        told=told,
+        max_workers=pipeline.limits.max_workers,
+        first_requests=pipeline.limits.first_requests,
+    )
+    requests, seconds = run(quota=quota)
     by_tier = {}
     if provider == OPENAI.provider and quota == AccountQuota():
-        for number, tiers_quota in TIERS.items():
-            run = rehearse(batches, quota=tiers_quota, told=told, **window)
-            by_tier[number] = run[1]
+        by_tier = {number: run(quota=tiers_quota)[1] for number, tiers_quota in TIERS.items()}
 
     model = pipeline.provider.model
     tokens = int(inputs.tokens[rows].sum())
@@ -215,8 +224,8 @@ def make_plan(
     )
 
 
-def rehearse(
-    batches: Sequence[NDArray[np.int64]],
+def rehearse_quota(
+    work: Work,
     *,
     quota: AccountQuota,
     max_workers: int,
@@ -224,66 +233,94 @@ def rehearse(
     told: AccountQuota | None = None,
     runs: int = RUNS,
 ) -> tuple[int, float]:
-    """Send batches in simulated time; return how many requests that takes, and seconds.
+    """Send work in simulated time; return how many requests that takes, and seconds.
 
     Both are those of the run with the median of the seconds. The same arguments give the same
     result.
 
     Args:
-        batches: what the limiter charges for each input of each batch, in tokens.
+        work: what to send.
         quota: what the server lets through, and tells in its headers.
         max_workers: requests in flight at most.
         first_requests: requests that are sent before anything is known of the quota.
-        told: the quota that the sender is told beforehand.
+        told: the quota that the user has set.
         runs: how many times, each with other luck.
     """
     told = told or AccountQuota()
     outcomes = []
     for seed in range(runs):
+        draw = random.Random(seed).random  # noqa: S311  # luck, no secret
         pacer = Pacer(
             max_workers=max_workers,
             first_requests=first_requests,
+            is_known=True,
             requests_per_minute=told.requests_per_minute,
             tokens_per_minute=told.tokens_per_minute,
+            draw=draw,
         )
-        outcomes.append(_send(batches, pacer, _Server(quota, seed)))
+        sender = Sender(pacer, max_retries=8, timeout=math.inf, draw=draw)
+        queue = sender.queue(work, Tally(), Hedges())
+        sender.add(queue, 0.0)
+        server = _Server(quota, seed)
+        seconds = rehearse(sender, [queue], server)
+        outcomes.append((seconds, server.answered))
     seconds, requests = sorted(outcomes)[runs // 2]
     return requests, seconds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reply:
-    """What comes back, `after` seconds: an answer, or a refusal that says how long to wait."""
+def _keep_nothing(rows: Rows, answer: Answer) -> None:
+    """Take the answers of a rehearsal, of which there are none."""
 
-    after: float
-    wait: float
-    headers: Mapping[str, str]
+
+class QuotaError(Exception):
+    """A 429 of the rehearsal's server."""
+
+    status_code = 429
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.headers = headers
+        self.response = self
 
 
 class _Server:
     """OpenAI's side: a quota that is told in headers, and a latency."""
 
     def __init__(self, quota: AccountQuota, seed: int) -> None:
-        self._requests = Budget(quota.requests_per_minute)
-        self._tokens = Budget(quota.tokens_per_minute)
+        self._requests = TokenBucket(quota.requests_per_minute)
+        self._tokens = TokenBucket(quota.tokens_per_minute)
         self._dice = np.random.default_rng(seed)
-        self._connections = 0
+        self._free: list[float] = []  # when each connection is free again
+        self.answered = 0
 
-    def receive(self, charge: int, now: float, *, in_flight: int) -> _Reply:
+    def receive(self, request: Request) -> Reply:
         """Let a request in, or refuse it."""
-        cold = in_flight > self._connections  # all connections are busy
-        self._connections = max(self._connections, in_flight)
+        now, charge = request.sent, request.charge
         # Network, and server: a fit to public recordings of OpenAI's endpoint. Their few requests
         # that stall for many times that are left out: they hold up no others.
-        after = self._dice.uniform(0.04, 0.15) + COLD_SECONDS * cold
-        wait = max(self._tokens.wait(charge, now), self._requests.wait(1, now))
+        after = float(self._dice.uniform(0.04, 0.15))
+        if self._free and self._free[0] <= now:
+            heapq.heappop(self._free)
+        else:  # all connections are busy
+            after += COLD_SECONDS
+        wait = max(self._tokens.delay(charge, now), self._requests.delay(1, now))
+        error: Exception | None = None
         if charge > self._tokens.capacity:
-            wait = math.inf
-        if not wait:
+            limit = self._tokens.capacity
+            error = QuotaError(
+                f"Request too large on tokens per min (TPM): Limit {limit:.0f}, "
+                f"Requested {charge}.",
+                self._headers(),
+            )
+        elif wait:
+            error = QuotaError("", {**self._headers(), "retry-after": f"{wait:.3f}"})
+        else:
             self._tokens.take(charge, now)
             self._requests.take(1, now)
-            after += (0.08 + 7e-6 * charge) * self._dice.lognormal(0, 0.85)
-        return _Reply(after=after, wait=wait, headers=self._headers())
+            after += (0.08 + 7e-6 * charge) * float(self._dice.lognormal(0, 0.85))
+            self.answered += 1
+        heapq.heappush(self._free, now + after)
+        return Reply(after=after, headers=self._headers(), error=error)
 
     def _headers(self) -> dict[str, str]:
         headers = {}
@@ -291,47 +328,9 @@ class _Server:
             if bucket.rate is not None:
                 reset = (bucket.capacity - bucket.level) / bucket.rate
                 headers[f"x-ratelimit-limit-{kind}"] = str(bucket.capacity)
-                headers[f"x-ratelimit-remaining-{kind}"] = str(bucket.level)
+                headers[f"x-ratelimit-remaining-{kind}"] = str(max(0.0, bucket.level))
                 headers[f"x-ratelimit-reset-{kind}"] = f"{reset:.3f}s"
         return headers
-
-
-def _send(batches: Sequence[NDArray[np.int64]], pacer: Pacer, server: _Server) -> tuple[float, int]:
-    """Send batches as the dispatcher does; return the seconds, and the requests answered."""
-    ready = deque(batches)
-    number = itertools.count()  # keeps the heap from comparing anything else
-    under_way: list[tuple[float, int, NDArray[np.int64], Ticket, _Reply]] = []
-    now, answered = 0.0, 0
-    while ready or under_way:
-        wait = math.inf
-        while ready:
-            batch, charge = ready[0], int(ready[0].sum())
-            if len(batch) > 1 and charge > pacer.largest():
-                ready.popleft()
-                ready.extendleft(reversed(np.array_split(batch, 2)))
-                continue
-            wait = pacer.wait(charge, now)
-            if wait > 0:
-                break
-            ready.popleft()
-            ticket = pacer.start(charge, now)
-            reply = server.receive(charge, now, in_flight=pacer.in_flight)
-            heapq.heappush(under_way, (now + reply.after, next(number), batch, ticket, reply))
-        if not under_way or now + wait < under_way[0][0]:
-            now += wait
-            continue
-        now, _, batch, ticket, reply = heapq.heappop(under_way)
-        if reply.wait == 0:
-            pacer.succeeded(ticket, reply.headers, now)
-            answered += 1
-        elif reply.wait < math.inf:
-            pacer.refused(ticket, now, after=reply.wait, headers=reply.headers)
-            ready.appendleft(batch)
-        else:  # more than the whole bucket: it is cut, and a single text given up
-            pacer.failed(ticket, now, overloaded=False)
-            if len(batch) > 1:
-                ready.extendleft(reversed(np.array_split(batch, 2)))
-    return now, answered
 
 
 def _check(provider: str, tier: int | None, given: AccountQuota, price: float | None) -> None:
@@ -376,5 +375,5 @@ def _known(pacer: Pacer) -> AccountQuota:
     return AccountQuota(requests_per_minute=requests, tokens_per_minute=tokens)
 
 
-def _told(budget: Budget) -> float | None:
-    return budget.rate * 60 if budget.told and budget.rate is not None else None
+def _told(bucket: TokenBucket) -> float | None:
+    return bucket.rate * 60 if bucket.is_set and bucket.rate is not None else None

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import DimensionsError
-from langchain_batch_embed.hedging import Hedges
+from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Account
 from langchain_batch_embed.width import Width
 

@@ -59,12 +59,14 @@ class Provider(Protocol):
         encoding: the model or encoding to count tokens with; `None`: not known.
         timeout: seconds for one request that the wrapped object was given, if any.
         space: what tells these vectors from others in a journal.
+        is_known: the server is known to take any number of requests at a time.
     """
 
     model: str | None
     encoding: str | None
     timeout: float | None
     space: Space
+    is_known: bool
 
     def send(self, texts: Sequence[str], *, timeout: float) -> Answer:
         """Send one request that ends within `timeout` seconds, and check its answer.
@@ -99,6 +101,9 @@ class OpenAIProvider:
         self.encoding: str | None = embeddings.tiktoken_model_name or embeddings.model
         self.timeout = seconds_of(embeddings.request_timeout)
         self._clock = clock
+        # Not a gateway or a server of one's own that only speaks the same protocol.
+        host = (client.base_url.host or "").lower()
+        self.is_known = host == "api.openai.com" or host.endswith(".azure.com")
         self._dimensions = embeddings.dimensions
         # What OpenAIEmbeddings does with the texts of first-generation models.
         self._joins_lines = embeddings.model.endswith("001")
@@ -147,6 +152,7 @@ class WrappedProvider:
     `limits.py` leaves room for the difference."""
 
     timeout: float | None = None
+    is_known = False
 
     def __init__(
         self,

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import JournalError
-from langchain_batch_embed.inputs import Inputs
 from langchain_batch_embed.journal import Journal, MemoryJournal, Space, content_keys
+from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.results import Results
+from langchain_batch_embed.texts.inputs import Inputs
 
 __all__ = ["Recovery", "Safe"]
 
@@ -139,8 +140,9 @@ class Safe:
                     self._shared.mend()  # no answer may come of this call that does it
         return self._inputs.settled(self._results.done) - before
 
-    def keep(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
+    def keep(self, rows: NDArray[np.intp], answer: Answer) -> None:
         """Keep the vectors of one answer; called by the thread that received it."""
+        vectors = answer.vectors
         wanted = self._results.add(rows, vectors, answer=True)
         if self._query:
             return

@@ -46,6 +46,7 @@ class Tally:
     throttled: int = 0
     splits: int = 0
     hedged: int = 0
+    hedged_tokens: int = 0
     tokens: int = 0
     recalled: int = 0
 
@@ -72,6 +73,7 @@ class Report:
         throttled: requests refused because of a rate limit (429).
         splits: requests that were refused and sent again in parts.
         hedged: stragglers that were sent a second time.
+        hedged_tokens: tokens of these, which may be billed twice; estimated.
         tokens: tokens billed, as the server counts them, or estimated where it does not say;
             without those of requests that were still under way when the call ended, such as
             the slower copies of stragglers.
@@ -88,6 +90,7 @@ class Report:
     throttled: int
     splits: int
     hedged: int
+    hedged_tokens: int
     tokens: int
     dollars: float | None
     seconds: float
@@ -114,6 +117,7 @@ class Report:
             throttled=tally.throttled,
             splits=tally.splits,
             hedged=tally.hedged,
+            hedged_tokens=tally.hedged_tokens,
             tokens=tally.tokens,
             dollars=dollars,
             seconds=seconds,
@@ -124,10 +128,11 @@ class Report:
         """One line for a log or a print."""
         cost = "" if self.dollars is None else f", ${self.dollars:,.4f}"
         kept = f", {self.from_journal:,} from the journal" if self.from_journal else ""
+        twice = f", {self.hedged:,} sent twice" if self.hedged else ""
         lost = f", {self.failures:,} failed" if self.failures else ""
         return (
             f"{self.texts:,} texts ({self.unique:,} unique{kept}{lost}) in {self.seconds:.2f} s: "
-            f"{self.requests:,} requests, {self.retries:,} retries ({self.throttled:,} throttled), "
+            f"{self.requests:,} requests, {self.retries:,} retries ({self.throttled:,} throttled){twice}, "
             f"{self.tokens:,} tokens{cost}"
         )
 
@@ -142,6 +147,7 @@ class Report:
                 "requests": f"{self.requests:,}",
                 "retries": f"{self.retries:,} ({self.throttled:,} throttled)",
                 "splits": f"{self.splits:,}",
+                "sent twice": f"{self.hedged:,} ({self.hedged_tokens:,} tokens)",
                 "tokens": f"{self.tokens:,}",
                 "cost": "price not known" if self.dollars is None else money(self.dollars),
                 "time": duration(self.seconds),

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import Failure
-from langchain_batch_embed.inputs import Inputs
+from langchain_batch_embed.sending.work import Done, Outcome
+from langchain_batch_embed.texts.inputs import Inputs
 from langchain_batch_embed.vectors import to_lists
 from langchain_batch_embed.width import Width
-from langchain_batch_embed.work import Done, Outcome
 
 __all__ = ["Results"]
 

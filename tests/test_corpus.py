@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from langchain_batch_embed import corpus
 from langchain_batch_embed.corpus import Section, sections, standard_library, text_files
-from langchain_batch_embed.tokens import counter_for
+from langchain_batch_embed.texts.tokens import counter_for
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from langchain_batch_embed import InputError, InputTypeError, Limits
-from langchain_batch_embed.inputs import Inputs, LongInputs, check_texts, prepare
-from langchain_batch_embed.tokens import ByteCounter, ToktokCounter
+from langchain_batch_embed.texts.inputs import Inputs, LongInputs, check_texts, prepare
+from langchain_batch_embed.texts.tokens import ByteCounter, ToktokCounter
 
 # A byte counter makes sizes easy to see: one character, one token.
 LIMITS = Limits(provider="OpenAI", max_batch_size=100, max_tokens_per_input=10, refuses_empty=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from langchain_batch_embed.packing import (
+from langchain_batch_embed.texts.packing import (
     GUIDED_LEAST,
     INPUT_WORK,
     WAVE_LEAST,

@@ -18,7 +18,7 @@ from langchain_batch_embed.plan import RUNS, TIERS, AccountQuota, rehearse
 from langchain_batch_embed.report import Report, duration, money
 from langchain_batch_embed.simulator import TIERS as SERVERS_TIERS
 from langchain_batch_embed.simulator.quota import Quota as ServerQuota
-from langchain_batch_embed.tokens import ByteCounter
+from langchain_batch_embed.texts.tokens import ByteCounter
 from tests.pacing_run import latency, run
 from tests.support import LocalServer, prose
 

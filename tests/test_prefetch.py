@@ -26,7 +26,7 @@ from langchain_batch_embed import (
     PartialEmbeddingsError,
 )
 from langchain_batch_embed.clock import SYSTEM_CLOCK
-from langchain_batch_embed.inputs import Inputs
+from langchain_batch_embed.texts.inputs import Inputs
 from langchain_batch_embed.prefetch import RUNS, Prefetch
 from tests.support import FakeClock, LocalServer, SpoiltFirst, assert_right, wait_until
 

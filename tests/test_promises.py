@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed import BatchEmbeddings, InputError, PartialEmbeddingsError
 from langchain_batch_embed.simulator import vectors
-from langchain_batch_embed.tokens import ToktokCounter, weighted_mean, windows
+from langchain_batch_embed.texts.tokens import ToktokCounter, weighted_mean, windows
 from tests.support import FakeClock, LocalServer
 
 COUNTER = ToktokCounter("cl100k_base")

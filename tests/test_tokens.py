@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
-from langchain_batch_embed.tokens import (
+from langchain_batch_embed.texts.tokens import (
     ByteCounter,
     TiktokenCounter,
     TokenCounter,
@@ -182,7 +182,7 @@ class TestChoice:
         """Bytes are counted instead, and one warning says so and what would help."""
         assert isinstance(counter_for(model), ByteCounter)
         [record] = caplog.records
-        assert (record.levelno, record.name) == (logging.WARNING, "langchain_batch_embed.tokens")
+        assert (record.levelno, record.name) == (logging.WARNING, "langchain_batch_embed.texts.tokens")
         assert "counting UTF-8 bytes" in record.getMessage()
         assert "tiktoken.get_encoding(" in record.getMessage()
 

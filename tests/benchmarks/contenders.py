@@ -252,7 +252,7 @@ def _openai_embeddings(url: str, **options: Any) -> Any:
 
 def _batch_embeddings(url: str, **options: Any) -> Any:
     from langchain_batch_embed import BatchEmbeddings
-    from langchain_batch_embed.tokens import counter_for
+    from langchain_batch_embed.texts.tokens import counter_for
 
     counter_for(MODEL).count(["loads the vocabulary"])
     return BatchEmbeddings(_openai_embeddings(url), **options)

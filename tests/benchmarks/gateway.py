@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.corpus import sections, standard_library
-from langchain_batch_embed.inputs import prepare
+from langchain_batch_embed.texts.inputs import prepare
 from langchain_batch_embed.nearness import FIRST_ANSWERS, LAST_ANSWERS, NEAR_USEFUL, Nearness
 from langchain_batch_embed.simulator import Scenario, Simulator
 from langchain_batch_embed.vectors import read_answer, to_lists

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import InputError, InputTypeError, name_indices
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.tokens import (
+from langchain_batch_embed.texts.packing import Sizes
+from langchain_batch_embed.texts.tokens import (
     TokenCounter,
     WindowError,
     count_bytes,
@@ -38,6 +39,7 @@ class Inputs:
         texts: the string of each row; rows of over-long texts are never sent themselves.
         tokens: tokens of each row, shape (rows,).
         charges: what the provider's limiter charges for each row, in tokens, shape (rows,).
+        octets: UTF-8 bytes of each row, shape (rows,).
         unique: how many rows stand for unique texts; the rows after them are windows.
         row_of: for each text that the caller gave, its row, shape (n,).
         windows: row of an over-long text -> the rows and the weights of its windows.
@@ -46,14 +48,16 @@ class Inputs:
     texts: list[str]
     tokens: NDArray[np.int64]
     charges: NDArray[np.int64]
+    octets: NDArray[np.int64]
     unique: int
     row_of: NDArray[np.intp]
     windows: dict[int, _Windows]
 
     @property
-    def weights(self) -> NDArray[np.int64]:
-        """Tokens of each row for packing: the larger of both ways to count, shape (rows,)."""
-        return np.maximum(self.tokens, self.charges)
+    def sizes(self) -> Sizes:
+        """What each row costs; tokens by the larger of both ways to count."""
+        tokens = np.maximum(self.tokens, self.charges)
+        return Sizes(tokens=tokens, charges=self.charges, octets=self.octets)
 
     def means(
         self, get: Callable[[list[int]], NDArray[np.float32]], done: NDArray[np.bool_]
@@ -175,6 +179,7 @@ def prepare(
         texts=unique,
         tokens=tokens,
         charges=charges,
+        octets=octets,
         unique=count,
         row_of=row_of,
         windows=parts,

@@ -5,11 +5,8 @@ import math
 
 __all__ = ["Hedges"]
 
-AFTER = 3.0
-"""A request is a straggler when it takes so many times the median: one in ten at OpenAI."""
-
-LAST_AFTER = 1.5
-"""And already then when no more are in flight than may all be sent a second time."""
+AFTER = 1.5
+"""A request is a straggler when it takes this many times the median."""
 
 SHARE = 0.05
 """Share of a call's tokens that may be sent, and paid for, a second time."""
@@ -23,7 +20,7 @@ class Hedges:
         self._durations: list[float] = []  # of answered requests, sorted, in seconds
 
     def allow(self, charge: float) -> None:
-        """Allow a share of so many tokens to be sent a second time."""
+        """Allow a share of this many tokens to be sent a second time."""
         self._left += SHARE * charge
 
     def answered(self, seconds: float) -> None:
@@ -31,18 +28,20 @@ class Hedges:
         bisect.insort(self._durations, seconds)
 
     def patience(self, in_flight: float) -> float:
-        """Return the seconds after which a request is a straggler; `inf` before any answer.
+        """Return the seconds after which a request is a straggler.
+
+        `inf` before any answer, and as long as not all that are in flight can be afforded: what is
+        left is spent on those that are the latest of all.
 
         Args:
-            in_flight: tokens of all requests in flight.
+            in_flight: tokens of all requests in flight that were sent once.
         """
-        if not self._durations:
+        if not self._durations or not self.affords(in_flight):
             return math.inf
-        median = self._durations[len(self._durations) // 2]
-        return (LAST_AFTER if self.affords(in_flight) else AFTER) * median
+        return AFTER * self._durations[len(self._durations) // 2]
 
     def affords(self, charge: float) -> bool:
-        """Tell whether so many tokens may be sent a second time."""
+        """Tell whether this many tokens may be sent a second time."""
         return charge <= self._left
 
     def spend(self, charge: float) -> None:

@@ -10,11 +10,12 @@ Every batch is a run of neighbours, so the order is kept, and there are two shap
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["guided", "pack", "requests_are_scarce"]
+__all__ = ["INPUT_WORK", "WAVE_LEAST", "Sizes", "pack", "requests_are_scarce"]
 
 INPUT_WORK = 20
 """What an input costs beside its tokens, in tokens: an 8 KB vector has to be sent and read."""
@@ -36,6 +37,23 @@ make a hundred requests."""
 
 SCARCE_SECONDS = 15
 """Requests are scarce when spreading would use up what the quota gives in this time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What each input costs, an entry a row.
+
+    Attributes:
+        tokens: by the stricter count, for the limit of a request, shape (rows,).
+        charges: tokens that the limiter charges, shape (rows,).
+        octets: UTF-8 bytes, shape (rows,).
+        input_work: what an input costs beside its tokens, in tokens.
+    """
+
+    tokens: NDArray[np.int64]
+    charges: NDArray[np.int64]
+    octets: NDArray[np.int64]
+    input_work: int = INPUT_WORK
 
 
 def pack(
@@ -65,11 +83,6 @@ def pack(
     return spread
 
 
-def guided(left: int, workers: int) -> int:
-    """Return the share that the next batch takes of what is left for so many workers."""
-    return -(-left // workers)
-
-
 def requests_are_scarce(requests: int, per_minute: float | None) -> bool:
     """Tell whether so many requests are too many for a quota of requests a minute."""
     return per_minute is not None and requests > per_minute * SCARCE_SECONDS / 60
@@ -95,7 +108,7 @@ class _Line:
         if total <= min(WAVE_MOST, 2 * workers * WAVE_LEAST):
             wave = min(workers, -(-total // WAVE_LEAST))
             return self.equal(max(wave, self.fewest()))
-        return self._cut(lambda left: max(GUIDED_LEAST, guided(left, workers)))
+        return self._cut(lambda left: max(GUIDED_LEAST, -(-left // workers)))
 
     def fewest(self) -> int:
         """Return the smallest number of batches that the limits allow."""

@@ -1,0 +1,294 @@
+"""How many requests a server can work on at a time: pure arithmetic.
+
+Nobody tells that number, so it is found from round trips, as TCP finds the capacity of a path:
+
+- **Start.** A few small requests go out at once, then several times as many. As long as round trips
+  do not grow with the number in flight, there is room.
+- **Saturation.** Round trips that have grown with the number in flight mean that requests wait in
+  line, at the server or in this process. From then on the number is lowered step by step as long
+  as the work done per second stays the same, and raised now and then to see whether more helps.
+- **Overload.** A time-out halves the number. A refusal (503, or a 429 of a limit of connections)
+  lowers it to what was being answered at that moment, and higher numbers are tried ever more rarely.
+
+Round trips are compared by the median of their logarithms, and only a difference well above its
+standard error counts, since those of a hosted API vary tenfold without any line.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import median, pstdev
+
+from langchain_batch_embed.limits import FIRST_REQUESTS
+
+__all__ = ["FIRST_WORK", "Concurrency"]
+
+FIRST_WORK = 600
+"""Work of each first request to a server that is not known, in tokens: some 4 short texts, which a
+processor that takes 40 ms for each answers in 0.2 s."""
+
+GROWTH = 4
+"""The start raises the number by this factor a round."""
+
+GROWTH_TOGETHER = 16
+"""The same after the first round, where its answers have come close together."""
+
+TOGETHER = 2.0
+"""Answers count as together if this many of them came in the time that the first one took."""
+
+GROWN = 0.7
+"""Round trips have grown if they grew by this power of the growth of number and work in flight."""
+
+ERRORS = 2.5
+"""And by more than this many standard errors."""
+
+HOLDS = 0.9
+"""Fewer requests in flight are as good if they get this share of the work done per second."""
+
+IMPROVES = 1.25
+"""More requests in flight are better if they get this much more work done per second."""
+
+DOWN = 1.5
+"""Once saturated, the number is lowered by this factor."""
+
+UP = 2.0
+"""And raised by this one."""
+
+CHECKS = 2
+"""Rounds with the full number after which the start is over."""
+
+FEWEST_ANSWERS = 4
+"""Answers that a round has at least; fewer say little."""
+
+LONGEST_REST = 256
+"""Rounds, at the most, between two attempts to raise or lower the number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Round:
+    """Round trips with one number in flight.
+
+    Attributes:
+        number: in flight.
+        middle: the median of the round trips' logarithms.
+        work: the logarithm of the median work of a request.
+        error: its standard error.
+        rate: work per second.
+    """
+
+    number: float
+    middle: float
+    work: float
+    error: float
+    rate: float
+
+
+class Concurrency:
+    """The current estimate of the server's concurrency limit, between 1 and `most`.
+
+    Args:
+        most: the ceiling, `max_workers`.
+        first: how many requests are sent before any answer.
+        is_known: the provider is known to take any number, so the start is skipped.
+
+    Attributes:
+        most: the ceiling.
+        is_known: the provider is known to take any number.
+        estimate: the current estimate.
+        is_saturated: whether requests wait in line: more of them get no more work done.
+        is_starting: whether nothing is known yet, so that requests are kept small.
+    """
+
+    def __init__(self, most: int, *, first: int = FIRST_REQUESTS, is_known: bool = False) -> None:
+        self.most = most
+        self.is_known = is_known
+        self.estimate = float(min(first, most))
+        self.is_saturated = False
+        self.is_starting = not is_known and most > 1
+        self._checks = 0 if is_known or most == 1 else CHECKS
+        self._is_opening = is_known  # the first answers of a known provider have yet to come
+        self._threshold = self.estimate  # where a slow start after a refusal ends
+        self._ceiling = math.inf  # what was refused or timed out last
+        self._rest = 2  # rounds until the next attempt
+        self._rounds = 0  # since the last one
+        self._last: _Round | None = None  # what the current attempt is compared with
+        self._attempt = 0  # -1: a lower number is being tried, 1: a higher one
+        self._turns_up = False  # the next attempt is a higher number
+        self._cut = -math.inf  # when the number was lowered last
+        self._begin(-math.inf)
+
+    def limit(self) -> int:
+        """Return how many may be in flight now."""
+        return max(1, min(self.most, int(self.estimate)))
+
+    @property
+    def useful(self) -> int:
+        """How many share the work: the estimate once it is found, else all that may be used."""
+        return self.limit() if self.is_saturated or self._ceiling < math.inf else self.most
+
+    @property
+    def first(self) -> int:
+        """How many requests are sent before any answer; 0: some have come."""
+        return self.limit() if self._is_opening or self.is_starting else 0
+
+    def open(self) -> None:
+        """Skip the start at a known provider: it has told its quota."""
+        if self._is_opening:
+            self._is_opening = False
+            self.estimate = float(self.most)
+
+    def answered(self, *, sent: float, now: float, work: float, in_flight: int) -> None:
+        """Note an answer.
+
+        Args:
+            sent: when its request was sent, in seconds.
+            now: the time in the same seconds.
+            work: of its request, in tokens.
+            in_flight: requests in flight when it came, itself among them.
+        """
+        if self._is_opening:
+            # Each answer opens three more places until the quota is known.
+            self.estimate = min(self.most, self.estimate + 3)
+            self._is_opening = self.estimate < self.most
+        elif self.estimate < self._threshold:
+            self.estimate = min(self._threshold, self.estimate + 1)  # slow start
+        if self.most == 1 or self._is_opening or sent < self._began:
+            return
+        self._trips.append((max(1e-6, now - sent), max(1.0, work), now))
+        self._busiest = max(self._busiest, in_flight)
+        if len(self._trips) >= max(FEWEST_ANSWERS, -(-self.limit() // 2)):
+            self._end_round(now)
+
+    def timed_out(self, sent: float, now: float) -> None:
+        """Halve, once for all that was in flight together."""
+        if sent > self._cut:
+            self._lower(self.estimate / 2, now)
+            self.is_saturated = True
+
+    def refused(self, sent: float, now: float, *, accepted: int) -> None:
+        """Lower the number to what the server was working on, once for each such moment.
+
+        Args:
+            sent: when the refused request was sent.
+            now: the time.
+            accepted: requests in flight that were sent before it.
+        """
+        if sent > self._cut:
+            self._lower(min(self.estimate - 1, max(accepted, self.estimate / 8)), now)
+
+    def throttled(self, now: float) -> None:
+        """Begin again with one request: the quota behind a refusal is not known."""
+        self._threshold = max(2.0, min(self._threshold, self.estimate))
+        self.estimate = 1.0
+        self.is_starting = self._is_opening = False
+        self._checks = 0
+        self._attempt, self._last = 0, None
+        self._begin(now)
+
+    def accepts(self, accepted: int) -> None:
+        """End the slow start after a refusal at what the server was working on at that moment."""
+        self._threshold = float(max(1, min(self.most, accepted)))
+        self._ceiling = min(self._ceiling, self._threshold + 1)
+
+    def _lower(self, to: float, now: float) -> None:
+        self._ceiling = self.estimate
+        self.estimate = self._threshold = max(1.0, to)
+        self.is_starting = self._is_opening = False
+        self._checks = 0
+        self._rest = min(LONGEST_REST, 2 * self._rest)
+        self._rounds, self._attempt, self._last = 0, 0, None
+        self._cut = now
+        self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        """Begin a round: what is sent from now on tells how this many in flight fare."""
+        self._began = now
+        self._trips: list[tuple[float, float, float]] = []  # seconds, work, when it ended
+        self._busiest = 0
+
+    def _end_round(self, now: float) -> None:
+        trips, was_busy = self._trips, self._busiest >= 0.7 * self.limit()
+        logs = [math.log(trip) for trip, _, _ in trips]
+        ended = _Round(
+            number=self.estimate,
+            middle=median(logs),
+            work=math.log(median(work for _, work, _ in trips)),
+            error=1.25 * pstdev(logs) / math.sqrt(len(logs)),
+            rate=self._busiest / median(trip / work for trip, work, _ in trips),
+        )
+        self._begin(now)
+        if self.estimate < self._threshold:
+            return  # a slow start is under way
+        if self._checks > 0:
+            self._start(ended, trips)
+        elif was_busy and self.is_saturated:
+            self._climb(ended)
+        elif was_busy:
+            self._rise()
+
+    def _start(self, ended: _Round, trips: list[tuple[float, float, float]]) -> None:
+        """Raise the number as long as round trips do not grow with it."""
+        last, self._last = self._last, ended
+        growth = float(GROWTH)
+        if last is None:
+            ends = [end for _, _, end in trips]
+            spread = max(ends) - min(ends)
+            if (len(ends) - 1) * min(trip for trip, _, _ in trips) > TOGETHER * spread:
+                growth = GROWTH_TOGETHER
+                self.is_starting = False  # larger requests may follow at once
+        elif self._is_slower(ended, last):
+            self.is_starting, self.is_saturated, self._checks = False, True, 0
+            self._rest, self._rounds = 1, 0
+            slower = ended.middle - last.middle - max(0.0, ended.work - last.work)
+            self._set(self.estimate * math.exp(-slower) * DOWN)
+            return
+        if self.estimate >= self.most:
+            self.is_starting = False
+            self._checks -= 1
+        self._set(self.estimate * growth)
+
+    @staticmethod
+    def _is_slower(ended: _Round, last: _Round) -> bool:
+        """Tell whether round trips have grown with the number in flight."""
+        expected = math.log(ended.number / last.number) + max(0.0, ended.work - last.work)
+        slower = ended.middle - last.middle
+        noise = math.hypot(ended.error, last.error)
+        return expected > 0 and slower > max(GROWN * expected, ERRORS * noise)
+
+    def _set(self, number: float) -> None:
+        self.estimate = self._threshold = float(max(1, min(self.most, math.ceil(number))))
+
+    def _rise(self) -> None:
+        """Raise the number by one a round, up to what was refused last, and beyond it rarely."""
+        self._rounds += 1
+        if self.estimate + 1 < self._ceiling or self._rounds >= self._rest:
+            self._set(self.estimate + 1)
+            if self.estimate > self._ceiling:
+                self._ceiling, self._rest = math.inf, 2
+            self._rounds = 0
+
+    def _climb(self, ended: _Round) -> None:
+        """Look for the fewest requests with which the most work is done per second."""
+        self._rounds += 1
+        last = self._last
+        if self._attempt and last is not None:
+            gain = ended.rate / last.rate
+            enough = HOLDS if self._attempt < 0 else IMPROVES
+            if gain >= enough:  # go on in this direction
+                self._rest = 1
+                if self._attempt > 0:
+                    self._ceiling = math.inf
+            else:
+                self._set(last.number)
+                self._turns_up = self._attempt < 0
+                self._rest = min(LONGEST_REST, 2 * self._rest)
+            self._attempt, self._rounds = 0, 0
+            if gain < enough:
+                return
+        if self._rounds < self._rest - 1:
+            return
+        self._last, self._rounds = ended, 0
+        upwards = self._turns_up or self.estimate <= 1
+        self._set(self.estimate * UP if upwards else math.floor(self.estimate / DOWN))
+        self._attempt = 1 if upwards else -1
+        if self.estimate == ended.number:
+            self._attempt, self._turns_up = 0, not self._turns_up

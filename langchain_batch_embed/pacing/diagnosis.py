@@ -1,0 +1,272 @@
+"""Says what is wrong with a request that failed; what is done about it is decided elsewhere.
+
+Pure: an exception goes in, a `Diagnosis` comes out. `error_reading` finds the status, the codes
+and the server's words; `error_wording` knows what providers write.
+"""
+
+import enum
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Literal
+
+from langchain_batch_embed.errors import (
+    BatchEmbeddingsError,
+    DimensionsError,
+    ResponseError,
+    causes,
+)
+from langchain_batch_embed.pacing import error_wording as wording
+from langchain_batch_embed.pacing.error_reading import Evidence, read_error
+
+__all__ = ["Diagnosis", "Kind", "Quota", "diagnose"]
+
+
+class Kind(enum.Enum):
+    """What is wrong, by what can help."""
+
+    THROTTLED = "throttled"
+    """A rate limit, or too many requests at once (429 and its like): waiting helps."""
+    SPENT = "spent"
+    """No money, or a budget or a quota of a day and more is used up: no waiting helps."""
+    ACCOUNT = "account"
+    """Key, account, address or model (401 to 405); a firewall or a bad replica answers so too."""
+    OPTION = "option"
+    """The refusal names an option that is sent, so it concerns every request."""
+    TOO_LARGE = "too large"
+    """More texts, tokens or bytes than one request may have."""
+    REFUSED = "refused"
+    """Other refusals, and exceptions that tell nothing: perhaps one of the texts is the cause."""
+    TIMED_OUT = "timed out"
+    """No complete answer in time."""
+    UNREACHABLE = "unreachable"
+    """No HTTP answer: connection refused or reset, DNS, TLS."""
+    OVERLOADED = "overloaded"
+    """The server has more to do than it can (503, 504, 529)."""
+    FAILED = "failed"
+    """An error of the server, or an answer that cannot be believed: it can succeed later."""
+    MODEL = "model"
+    """The vectors do not go with earlier ones: nothing more can be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What a refusal said about the quota.
+
+    Attributes:
+        kind: `"tokens"` or `"requests"`, both a minute.
+        limit: how many a minute.
+        used: how many of them are in use; `None`: it did not say.
+    """
+
+    kind: str
+    limit: float
+    used: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What is wrong with a request. Holds no text that was sent, and no key.
+
+    Attributes:
+        kind: what is wrong.
+        status: the HTTP status, 400 to 599.
+        after: seconds that the server asked to wait, above 0 and up to a day.
+        quota: what the refusal said about the quota of a minute.
+        max_items: the limit of texts a request that was named.
+        max_tokens: the limit of tokens a request that was named.
+        share: the share of the request's tokens that would have been let through, 0 to 1.
+        measure: what is too large, with `TOO_LARGE`; `None`: it does not say.
+        at: the position of the one input that was refused.
+        whole_quota: the request asks for more than the whole quota allows at once.
+        signature: status, code and class name; equal for equal errors.
+    """
+
+    kind: Kind
+    status: int | None = None
+    after: float | None = None
+    quota: Quota | None = None
+    max_items: int | None = None
+    max_tokens: int | None = None
+    share: float | None = None
+    measure: Literal["items", "tokens", "bytes"] | None = None
+    at: int | None = None
+    whole_quota: bool = False
+    signature: str
+
+
+_LINKS = 20  # of a chain of causes
+_THROTTLED = 429
+_LARGE = 413
+_SERVER = 500  # and above
+_BY_STATUS = {
+    **dict.fromkeys((401, 402, 403, 404, 405), Kind.ACCOUNT),
+    **dict.fromkeys((408, 409, 421, 423, 424, 425, 499), Kind.FAILED),
+    **dict.fromkeys((503, 504, 529), Kind.OVERLOADED),
+}
+_REFUSALS = frozenset({400, 413, 422})
+"""Their texts say which part of the request is wrong."""
+
+_MONEY = frozenset({None, 400, 401, 402, 403, 412, 422, 429})
+"""Statuses with which gateways say that the money is spent."""
+
+# What the names of classes say where there is no status; the first that fits.
+_BY_NAME = (
+    (
+        # Nothing was sent, so the request's size is not the cause: not a time-out.
+        r"connect(?:ion)?_?timeout|\bConnectError\b|newconnection|clientconnector|nameresolution"
+        r"|gaierror|connectionrefused|ssl",
+        Kind.UNREACHABLE,
+    ),
+    (r"time(?:d)?.?out", Kind.TIMED_OUT),
+    (r"authenticationerror|unauthori[sz]ed|permissiondenied|accessdenied|credential", Kind.ACCOUNT),
+    (r"unavailable|overloaded", Kind.OVERLOADED),
+    (r"internalserver|decodingerror|jsondecode|responsevalidation", Kind.FAILED),
+    (r"oserror|connect|network|protocol|transport", Kind.UNREACHABLE),
+)
+_NAMED_KINDS = tuple((re.compile(names, re.IGNORECASE), kind) for names, kind in _BY_NAME)
+
+# No key and no sentence looks like this: letters joined by underscores, or a short number.
+_NAMEABLE = re.compile(r"(?=.{1,48}$)(?:[A-Za-z]+(?:_[A-Za-z]+)*|[0-9]{1,5})")
+
+
+def diagnose(
+    error: BaseException, *, sent: Sequence[str] = (), now: float | None = None
+) -> Diagnosis:
+    """Say what is wrong with a request that failed.
+
+    Args:
+        error: what the request raised.
+        sent: the texts of the request: what the server quotes of them decides nothing.
+        now: seconds since 1970, which dates in headers are compared with; `None`: the clock's.
+    """
+    evidence = read_error(error, sent)
+    after = wording.delay(evidence.headers, evidence.text, time.time() if now is None else now)
+    words = wording.quota_words(evidence.text)
+    quota = None
+    if words is not None and words.minute:
+        quota = Quota(kind=words.kind, limit=words.limit, used=words.used)
+    make = partial(
+        Diagnosis,
+        status=evidence.status,
+        after=after,
+        quota=quota,
+        signature=_signature(evidence, sent),
+    )
+    chain = list(islice(causes(error), _LINKS))
+    if any(_is_of_model(link) for link in chain):
+        return make(kind=Kind.MODEL)
+    if wording.spent(evidence.codes):
+        return make(kind=Kind.SPENT)
+    throttled = _throttled(evidence)
+    if throttled or evidence.status == _LARGE:
+        large = _over_the_quota(make, words, evidence.text, throttled=throttled)
+        if large is not None:
+            return large
+    if _out_of_quota(evidence, throttled=throttled, told=after is not None):
+        return make(kind=Kind.SPENT)
+    if throttled:
+        return make(kind=Kind.THROTTLED)
+    kind = _by_status(evidence) if evidence.status is not None else _by_name(evidence, chain)
+    return _refused(make, evidence, sent) if kind is Kind.REFUSED else make(kind=kind)
+
+
+def _is_of_model(error: BaseException) -> bool:
+    # SageMaker has a `ModelError` of its own, which passes.
+    named = isinstance(error, BatchEmbeddingsError) and type(error).__name__ == "ModelError"
+    return named or isinstance(error, DimensionsError)
+
+
+def _throttled(evidence: Evidence) -> bool:
+    if evidence.status is None:
+        told = wording.THROTTLE_TEXT.search(evidence.text)
+        return bool(told or wording.THROTTLE_NAME.search(evidence.names))
+    # AWS sends `ThrottlingException` with 400, Google `rateLimitExceeded` with 403.
+    named = any(wording.THROTTLE_NAME.search(code) for code in evidence.codes)
+    return evidence.status == _THROTTLED or (evidence.status in {400, 403, 422} and named)
+
+
+def _over_the_quota(
+    make: "partial[Diagnosis]", words: wording.QuotaWords | None, text: str, *, throttled: bool
+) -> Diagnosis | None:
+    """Return what is too large for the whole quota: no waiting helps, smaller requests do."""
+    if words is not None and words.requested is not None and words.requested > words.limit > 0:
+        return make(
+            kind=Kind.TOO_LARGE,
+            share=words.limit / words.requested,
+            measure="tokens" if words.kind == "tokens" else "items",
+            whole_quota=True,
+        )
+    if throttled and wording.BODY_TOO_LARGE.search(text):
+        return make(kind=Kind.TOO_LARGE, whole_quota=True)
+    return None
+
+
+def _out_of_quota(evidence: Evidence, *, throttled: bool, told: bool) -> bool:
+    if evidence.status not in _MONEY:
+        return False
+    return wording.out_of_quota(
+        evidence.text,
+        f"{evidence.names} {' '.join(evidence.codes)}",
+        throttled=throttled or evidence.status in {402, 403},
+        told=told,
+    )
+
+
+def _by_status(evidence: Evidence) -> Kind:
+    status = evidence.status or 0
+    if status >= _SERVER and wording.ONE_TEXT.search(evidence.text):
+        return Kind.REFUSED  # llama.cpp sends 500 for a text that is too long
+    if status == 400 and _names_the_account(evidence):  # noqa: PLR2004
+        return Kind.ACCOUNT
+    other = Kind.FAILED if status >= _SERVER else Kind.REFUSED
+    return _BY_STATUS.get(status, other)
+
+
+def _names_the_account(evidence: Evidence) -> bool:
+    named = any(wording.ACCOUNT_CODE.fullmatch(code) for code in evidence.codes)
+    return named or wording.ACCOUNT_TEXT.search(evidence.text) is not None
+
+
+def _by_name(evidence: Evidence, chain: Sequence[BaseException]) -> Kind:
+    if any(isinstance(link, ResponseError) for link in chain):
+        return Kind.FAILED
+    named = (kind for pattern, kind in _NAMED_KINDS if pattern.search(evidence.names))
+    return next(named, Kind.REFUSED)
+
+
+def _refused(make: "partial[Diagnosis]", evidence: Evidence, sent: Sequence[str]) -> Diagnosis:
+    """Return which part of a refused request is wrong, as far as the refusal tells."""
+    text = "\n".join([evidence.text, *evidence.params, *evidence.codes])
+    if evidence.status in _REFUSALS or evidence.status is None:
+        if (tokens := wording.token_limit(text)) is not None:
+            limit, share = tokens
+            return make(kind=Kind.TOO_LARGE, measure="tokens", max_tokens=limit, share=share)
+        if (items := wording.item_limit(evidence.text)) is not None:
+            return make(kind=Kind.TOO_LARGE, measure="items", max_items=items[0])
+        one = wording.ONE_TEXT.search(evidence.text) is not None
+        if (evidence.status == _LARGE and not one) or wording.BODY_TOO_LARGE.search(evidence.text):
+            return make(kind=Kind.TOO_LARGE, measure="bytes")
+        if evidence.status is not None and _names_an_option(evidence):
+            return make(kind=Kind.OPTION)
+    places = (wording.index_of(place) for place in (*evidence.params, evidence.text))
+    at = next((place for place in places if place is not None), None)
+    return make(kind=Kind.REFUSED, at=at if at is None or not sent or at < len(sent) else None)
+
+
+def _names_an_option(evidence: Evidence) -> bool:
+    if any(wording.OPTION_NAME.fullmatch(name) for name in evidence.params):
+        return True
+    if any(wording.INPUT_NAME.match(name) for name in evidence.params):
+        return False
+    return wording.OPTION_TEXT.search(evidence.text) is not None
+
+
+def _signature(evidence: Evidence, sent: Sequence[str]) -> str:
+    status = "-" if evidence.status is None else str(evidence.status)
+    codes = (code for code in evidence.codes if code != status and _NAMEABLE.fullmatch(code))
+    code = next((code for code in codes if code not in sent), "-")
+    return f"{status} {code} {evidence.name}"

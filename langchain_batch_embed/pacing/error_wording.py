@@ -1,0 +1,363 @@
+"""What providers write in refusals: the wordings, as data, and the figures in them.
+
+Every pattern stands for the wording of a provider that its comment, or its test, names.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+__all__ = [
+    "ACCOUNT_CODE",
+    "ACCOUNT_TEXT",
+    "BODY_TOO_LARGE",
+    "INPUT_NAME",
+    "ONE_TEXT",
+    "OPTION_NAME",
+    "OPTION_TEXT",
+    "THROTTLE_NAME",
+    "THROTTLE_TEXT",
+    "QuotaWords",
+    "delay",
+    "index_of",
+    "item_limit",
+    "out_of_quota",
+    "quota_words",
+    "spent",
+    "token_limit",
+]
+
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
+_COUNT = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,12})"
+
+# --- How long to wait ----------------------------------------------------------------------
+
+LONGEST = 86_400.0
+"""A day. What asks for more is a mistake, or no limit of rate."""
+
+_HEADERS = (
+    ("retry-after-ms", 0.001),
+    ("x-ms-retry-after-ms", 0.001),  # Azure
+    ("retry-after", 1.0),
+    ("llm_provider-retry-after-ms", 0.001),  # LiteLLM passes its provider's headers on so
+    ("llm_provider-retry-after", 1.0),
+)
+_UNIT = r"milliseconds?|millis|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h"
+_PART = rf"{_NUMBER}\s*(?:{_UNIT})(?![a-z])"
+_DURATION = rf"{_PART}(?:(?:\s*,)?(?:\s*and)?\s*{_PART})*"
+_PARTS = re.compile(rf"({_NUMBER})\s*({_UNIT})(?![a-z])", re.IGNORECASE)
+_DELAYS = (
+    re.compile(
+        r"(?:try(?:ing)? again|retry(?:ing)?(?: again| (?:your|the|this) request)?|wait(?:ing)?"
+        r"|come back|available(?: again)?|resets?|refresh(?:es)?)\s+"
+        r"(?:(?:in|after|for|at least|about|approximately|another|the next)\s+){0,3}"
+        rf"({_DURATION})",
+        re.IGNORECASE,
+    ),
+    # Google's RetryInfo, as JSON.
+    re.compile(rf"retry_?delay[\"']?\s*[:=]\s*[\"']?({_DURATION})", re.IGNORECASE),
+)
+# The same as a protobuf message is printed.
+_RETRY_INFO = re.compile(
+    r"retry_delay\s*\{\s*(?:seconds:\s*([0-9]{1,9}))?\s*(?:nanos:\s*([0-9]{1,9}))?"
+)
+_RETRY_AFTER = re.compile(
+    rf"retry[-_ ]?after(?:[-_ ]?(ms|milliseconds|seconds|secs?))?[\"']?\s*[:=]\s*[\"']?({_NUMBER})"
+    rf"\s*({_UNIT})?(?![a-z0-9])",
+    re.IGNORECASE,
+)
+
+
+def delay(headers: Mapping[str, str], text: str, now: float) -> float | None:
+    """Return the seconds that the server asked to wait; `None`: it did not say.
+
+    Args:
+        headers: with lower-case names.
+        text: what the server wrote.
+        now: seconds since 1970, to compare a date with.
+    """
+    for name, unit in _HEADERS:
+        if (value := _sensible(_header_seconds(headers.get(name), unit, now))) is not None:
+            return value
+    for pattern in _DELAYS:
+        for match in pattern.finditer(text):
+            if (value := _sensible(_duration(match[1]))) is not None:
+                return value
+    if (info := _RETRY_INFO.search(text)) is not None:
+        value = _sensible(float(info[1] or 0) + float(info[2] or 0) / 1e9)
+        if value is not None:
+            return value
+    if (field := _RETRY_AFTER.search(text)) is not None:
+        return _sensible(float(field[2]) * _unit_seconds(field[3] or field[1] or "s"))
+    return None
+
+
+def _sensible(seconds: float | None) -> float | None:
+    return seconds if seconds is not None and 0 < seconds <= LONGEST else None
+
+
+def _header_seconds(value: str | None, unit: float, now: float) -> float | None:
+    if value is None:
+        return None
+    try:
+        return float(value) * unit
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(value)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _duration(text: str) -> float:
+    return math.fsum(float(n) * _unit_seconds(unit) for n, unit in _PARTS.findall(text))
+
+
+def _unit_seconds(unit: str) -> float:
+    unit = unit.lower()
+    if unit.startswith(("ms", "mil")):
+        return 0.001
+    return {"s": 1.0, "m": 60.0, "h": 3600.0}[unit[0]]
+
+
+# --- The quota -----------------------------------------------------------------------------
+
+_QUOTA = re.compile(
+    r"on (?P<kind>tokens|requests) per (?P<period>min|day).{0,80}?"
+    rf"Limit:? (?P<limit>{_NUMBER})(?: / (?:min|day))?[.,]\s"
+    rf"(?:(?:Used|Current):? (?P<used>{_NUMBER})[ ,.])?"
+    rf"(?:.{{0,10}}?Requested:? (?P<requested>{_NUMBER}))?",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class QuotaWords(NamedTuple):
+    """What OpenAI and Groq write about a quota.
+
+    Attributes:
+        kind: `tokens` or `requests`.
+        minute: whether the quota is one a minute; else it is one a day.
+        limit: how many are allowed.
+        used: how many of them are in use, if it was written.
+        requested: how many the request asked for, if it was written.
+    """
+
+    kind: str
+    minute: bool
+    limit: float
+    used: float | None
+    requested: float | None
+
+
+def quota_words(text: str) -> QuotaWords | None:
+    """Return what a refusal says about the quota, or `None`."""
+    match = _QUOTA.search(text)
+    if match is None:
+        return None
+    return QuotaWords(
+        kind=match["kind"].lower(),
+        minute=match["period"].lower() == "min",
+        limit=float(match["limit"]),
+        used=float(match["used"]) if match["used"] else None,
+        requested=float(match["requested"]) if match["requested"] else None,
+    )
+
+
+# --- No money, or a quota of a day and more ------------------------------------------------
+
+_SPENT_CODES = (
+    r"insufficient_(?:user_)?quota|insufficient_(?:balance|credits?|funds)"
+    r"|credit_balance_exhausted|[a-z]+_(?:spend|usage)_limit_exceeded|billing_hard_limit_reached"
+    r"|billing_not_active|access_terminated"
+    r"|budget_exceeded|exceeded_current_quota_error"  # LiteLLM, Moonshot
+    r"|free-models-per-day"  # OpenRouter
+)
+_SPENT_CODE = re.compile(rf"{_SPENT_CODES}|arrearage", re.IGNORECASE)  # Alibaba
+_MONEY = re.compile(
+    rf"\b(?:{_SPENT_CODES})\b"
+    # LiteLLM
+    r"|budget (?:has been )?exceeded|exceeded ?(?:token ?)?budget|over budget|crossed budget"
+    r"|exceeded (?:your|the|its) (?:[a-z]+ )?budget"
+    # OpenRouter, DeepSeek, Moonshot, Voyage, Jina, SiliconFlow, Anthropic, Together
+    r"|(?:insufficient|not enough|out of|no more|no remaining) (?:[a-z]+ ){0,2}?"
+    r"(?:credits?|balance|funds)\b"
+    r"|\b(?:credits?|balance|funds)\b(?: [a-z]+){0,3} "
+    r"(?:exhausted|depleted|insufficient|too low|not enough|used up)"
+    r"|requires more credits|can only afford|credit limit (?:has been )?exceeded"
+    r"|(?:billing|spend|spending)[a-z ]{0,10} (?:limit|cap) (?:has been |was )?"
+    r"(?:reached|exceeded|hit)"
+    r"|(?:reached|exceeded|hit) (?:your |the |its )?(?:[a-z]+ )?(?:billing|spend|spending)"
+    r"(?: hard)? (?:limit|cap)"
+    r"|余额不足|额度不足|欠费",  # Zhipu, one-api, Alibaba
+    re.IGNORECASE,
+)
+_NO_QUOTA = re.compile(  # Google: the plan has none of it at all
+    r"exceeded for (?:quota )?metric.{0,200}?\blimit:? 0\b", re.IGNORECASE | re.DOTALL
+)
+_CURRENT_QUOTA = re.compile(
+    r"exceeded (?:your|the) current quota|usage limit (?:has been )?(?:reached|exceeded)",
+    re.IGNORECASE,
+)
+_LONG_PERIOD = re.compile(
+    r"per[\s_-]*(?:calendar[\s_-]*)?(?:day|week|month|year)|/ ?(?:day|week|month|year)\b"
+    r"|\b(?:a|each|every|this) (?:day|week|month|year)\b|\b(?:RPD|TPD|ASPD)\b"
+    r"|\b(?:daily|weekly|monthly|yearly)\b[^.\n]{0,40}?"
+    r"\b(?:limit|quota|usage|allowance|allocation|budget|cap|credits?|requests|tokens)\b",
+    re.IGNORECASE,
+)
+_SHORT_PERIOD = re.compile(
+    r"per[\s_-]*(?:min|sec|hour)|/ ?(?:min|sec|hour|s\b|m\b|h\b)|\b(?:RPM|TPM|QPM|RPS|TPS|QPS)\b",
+    re.IGNORECASE,
+)
+# Of several, the one that was exceeded: Google's `quotaId`, and OpenAI's and Groq's wording.
+_EXCEEDED_LONG = re.compile(r"[a-z]PerDay|\bon [a-z]+ per day\b")
+# What is for sale is not what is spent: "Add 10 credits to unlock 1000 requests per day".
+_ADVERT = re.compile(
+    r"https?://\S+|\b(?:upgrade|unlock|need more|add (?:[0-9]+|more|your|a)\b|to increase|visit)"
+    r"[^.\n]*",
+    re.IGNORECASE,
+)
+_GOOGLE = re.compile(r"resource_?exhausted|googleapis\.com", re.IGNORECASE)
+
+
+def spent(codes: tuple[str, ...]) -> bool:
+    """Return whether a code says that there is no money, or no quota, left."""
+    return any(_SPENT_CODE.fullmatch(code) for code in codes)
+
+
+def out_of_quota(text: str, names: str, *, throttled: bool, told: bool) -> bool:
+    """Return whether the text says that no waiting within a run helps.
+
+    Args:
+        text: what the server wrote.
+        names: class names and codes, by which Google is known.
+        throttled: whether it is a refusal for a rate or a quota: only then periods count.
+        told: whether the server asked to wait for a time.
+    """
+    if _MONEY.search(text) or _NO_QUOTA.search(text):
+        return True
+    if not throttled:
+        return False
+    if _EXCEEDED_LONG.search(text):
+        return True
+    short = _SHORT_PERIOD.search(text) is not None
+    if _LONG_PERIOD.search(_ADVERT.sub(" ", text)) and not short:
+        return True
+    # Google says so of its limits a minute too.
+    passing = told or short or _GOOGLE.search(f"{text} {names}") is not None
+    return _CURRENT_QUOTA.search(text) is not None and not passing
+
+
+# --- Too much for one request --------------------------------------------------------------
+
+_REQUEST_TOKENS = re.compile(
+    rf"Requested {_COUNT} tokens, max {_COUNT} tokens per request"  # OpenAI
+    rf"|maximum request size is {_COUNT} tokens|max_tokens_per_request"
+    # Mistral, Voyage, Vertex AI
+    rf"|too many tokens (?:in batch|overall)(?:\. Max is {_COUNT} got {_COUNT})?"
+    rf"|tokens per submitted batch is {_COUNT}\. Your batch has {_COUNT}"
+    rf"|token count is {_COUNT} but the model supports up to {_COUNT}",
+    re.IGNORECASE,
+)
+# The groups above: the limits, and for each the group of what was requested.
+_TOKEN_GROUPS = ((2, 1), (3, None), (4, 5), (6, 7), (9, 8))
+
+_ITEMS = re.compile(
+    rf"array length must be {_COUNT} or less"  # OpenAI
+    rf"|max(?:imum)? number of inputs is {_COUNT}"  # Azure
+    rf"|maximum allowed batch size {_COUNT}"  # TEI
+    rf"|number of texts must be at most {_COUNT}"  # Cohere
+    rf"|at most {_COUNT} requests can be in one batch"  # Gemini
+    rf"|{_COUNT} instance\(s\) is allowed per prediction"  # Vertex AI
+    rf"|batch size limit is {_COUNT}|array longer than {_COUNT}"  # Voyage
+    rf"|maximum item count: {_COUNT}"  # Cohere at Bedrock
+    rf"|batch size is invalid, it should not be larger than {_COUNT}"  # Alibaba
+    rf"|should have at most {_COUNT} items"  # pydantic: infinity, FastAPI
+    rf"|最大不得超过\s*{_COUNT}\s*条",  # Zhipu
+    re.IGNORECASE,
+)
+_TOO_MANY = re.compile(
+    r"too many (?:inputs|items|texts) in (?:the )?(?:request|batch)", re.IGNORECASE
+)
+BODY_TOO_LARGE = re.compile(
+    r"(?:request|body|payload|entity)(?: entity| body)? (?:is )?too large"
+    r"|payload size exceeds the limit",  # Gemini
+    re.IGNORECASE,
+)
+ONE_TEXT = re.compile(
+    r"must have less than [0-9]+ tokens"  # TEI, with 413
+    r"|is too large to process"  # llama.cpp, with 500
+    r"|exceeds (?:the )?(?:maximum )?context length",  # Ollama
+    re.IGNORECASE,
+)
+
+
+def _int(count: str) -> int:
+    return int(count.replace(",", ""))
+
+
+def token_limit(text: str) -> tuple[int | None, float | None] | None:
+    """Return a request's limit of tokens and the share that fits; `None`: it is not about that."""
+    match = _REQUEST_TOKENS.search(text)
+    if match is None:
+        return None
+    for limit, requested in _TOKEN_GROUPS:
+        if match[limit]:
+            most = max(1, _int(match[limit]))
+            asked = _int(match[requested]) if requested else 0
+            return most, min(1.0, most / asked) if asked else (1.0 if requested else None)
+    return None, None
+
+
+def item_limit(text: str) -> tuple[int | None] | None:
+    """Return a request's limit of texts; `None`: it is not about that."""
+    if (match := _ITEMS.search(text)) is not None:
+        return (max(1, _int(next(filter(None, match.groups())))),)
+    return (None,) if _TOO_MANY.search(text) else None
+
+
+# --- Which part of the request -------------------------------------------------------------
+
+OPTION_NAME = re.compile(
+    r"(?:\$\.|body\.)?(?:model|dimensions|encoding_format|user)\b(?!\[)", re.IGNORECASE
+)
+OPTION_TEXT = re.compile(
+    r"\b(?:dimensions|encoding_format|output_?dimension(?:s|ality)?)\b"
+    r"|\b(?:invalid|unknown|unsupported|no such|specified) model\b"
+    r"|\bmodel\b.{1,80}?(?:is not supported|does not exist|not found|is not a valid)"
+    r"|supported models are",
+    re.IGNORECASE,
+)
+_INPUT = r"(?:inputs?|texts?|contents?|prompts?|instances|requests|documents|data|messages)"
+INPUT_NAME = re.compile(rf"(?:\$\.|body\.|#/)?(?:{_INPUT}\b|max_tokens)", re.IGNORECASE)
+_INDEX = re.compile(rf"\b{_INPUT}(?:\[|\.)([0-9]{{1,6}})\b", re.IGNORECASE)
+
+
+def index_of(text: str) -> int | None:
+    """Return the position of the one input that a refusal names."""
+    match = _INDEX.search(text)
+    return int(match[1]) if match else None
+
+
+# --- Other codes, names and texts ----------------------------------------------------------
+
+THROTTLE_NAME = re.compile(
+    r"rate.?limit|throttl|too.?many.?requests|resource.?exhausted|service.?quota.?exceeded",
+    re.IGNORECASE,
+)
+THROTTLE_TEXT = re.compile(r"rate.?limit|too many requests", re.IGNORECASE)
+ACCOUNT_CODE = re.compile(
+    # AWS and Google send these with 400 too.
+    r"invalid_?api_?key|api_?key_?invalid|access_?denied(?:exception)?|unrecognizedclientexception"
+    r"|expiredtoken(?:exception)?|invalidsignatureexception|missingauthenticationtoken(?:exception)?",
+    re.IGNORECASE,
+)
+ACCOUNT_TEXT = re.compile(
+    r"api[ _]?key (?:is )?(?:not valid|invalid|expired|not found)|API_KEY_INVALID"
+    r"|(?:invalid|incorrect) api[ _-]?key|user location is not supported",
+    re.IGNORECASE,
+)

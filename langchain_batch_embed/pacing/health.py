@@ -1,0 +1,103 @@
+"""Whether a server answers at all: a circuit breaker, pure arithmetic.
+
+A failure of one request may be bad luck, or its texts' fault. Failures of several requests without
+an answer in between mean that the server is away. Then one probe at a time is sent, and everything
+else waits; the first answer ends the outage for everybody.
+"""
+
+import math
+from collections.abc import Callable
+
+from langchain_batch_embed.pacing.backoff import Backoff
+
+__all__ = ["Health"]
+
+DOWN_AFTER = 3
+"""Requests that fail in a row, all sent after the last answer, before the server counts as away."""
+
+PROBES = Backoff(first=0.5, longest=5.0)
+"""Delays between probes. With the longest, work goes on within 5 s of the server's return."""
+
+FIRST_CONTACT = 20.0
+"""Seconds in which a server that cannot be reached, and never was, is given up: the address may be
+wrong, and nobody should learn that after minutes."""
+
+
+class Health:
+    """The server's state, for all calls together.
+
+    Args:
+        patience: seconds without any answer after which the server is given up.
+        draw: a source of random numbers, uniform in 0 to 1.
+
+    Attributes:
+        answered_at: when the last answer came; `-inf` before the first.
+        failures: requests that have failed since then.
+        is_down: whether the server counts as away.
+    """
+
+    def __init__(self, patience: float, draw: Callable[[], float]) -> None:
+        self._patience = patience
+        self._draw = draw
+        self.answered_at = -math.inf
+        self.failures = 0
+        self.is_down = False
+        self._failing_since = math.inf
+        self._probes = 0
+        self._next_probe = -math.inf
+        self._down_since = math.inf
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the server ever gave an answer."""
+        return self.answered_at > -math.inf
+
+    def answered(self, now: float) -> bool:
+        """Note an answer; return whether that ends an outage."""
+        was_down = self.is_down
+        self.answered_at = now
+        self.failures = self._probes = 0
+        self.is_down = False
+        self._failing_since = self._down_since = math.inf
+        return was_down
+
+    def failed(self, sent: float, now: float) -> None:
+        """Note a request that the server could not answer."""
+        if sent < self.answered_at:
+            return  # others were answered since, so it says nothing of now
+        if not self.failures:
+            # Nobody was there from the last answer on, or from the first request.
+            self._failing_since = self.answered_at if self.has_answered else sent
+            self._failing_since = max(self._failing_since, sent)
+        self.failures += 1
+        if self.is_down and sent >= self._down_since:
+            self._probes += 1
+            self._next_probe = now + PROBES.delay(self._probes, self._draw)
+        elif not self.is_down and self.failures >= DOWN_AFTER:
+            self.is_down, self._down_since = True, now
+            self._next_probe = now + PROBES.delay(0, self._draw)
+
+    def is_probe(self, sent: float) -> bool:
+        """Tell whether a request is a probe: it was sent while the server counted as away."""
+        return sent >= self._down_since
+
+    def delay(self, now: float) -> float:
+        """Return the seconds until the next probe may start, once there is none in flight."""
+        return max(0.0, self._next_probe - now) if self.is_down else 0.0
+
+    def away_for(self, now: float) -> float:
+        """Return the seconds for which the server has been failing; 0: it is not."""
+        return max(0.0, now - self._failing_since)
+
+    def gives_up(self, now: float, *, unreachable: bool) -> bool:
+        """Tell whether the server has been away for too long.
+
+        Args:
+            now: the time.
+            unreachable: the last failure was no HTTP answer at all.
+        """
+        if not self.is_down:
+            return False
+        first_contact = unreachable and not self.has_answered
+        patience = min(FIRST_CONTACT, self._patience) if first_contact else self._patience
+        return self.away_for(now) >= patience

@@ -1,0 +1,296 @@
+"""Decides when the next request may start: pure arithmetic, it never sleeps.
+
+What binds belongs to the server and to all calls of one object together:
+
+- the `TokenBucket` of requests and that of tokens a minute;
+- the `Throttle`, a pause after a refusal, which holds everybody once;
+- the `Concurrency`, how many requests may be in flight;
+- the `Health`: while the server is away, one probe at a time.
+
+Times are seconds of one monotonic clock, which is handed in; amounts of tokens are what the
+provider's limiter charges.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.pacing.concurrency import Concurrency
+from langchain_batch_embed.pacing.health import Health
+from langchain_batch_embed.pacing.quota import read_headers
+from langchain_batch_embed.pacing.throttle import LOOK_AGAIN, Throttle
+from langchain_batch_embed.pacing.token_bucket import TokenBucket
+
+__all__ = ["MAX_OUTAGE", "Pacer", "Ticket"]
+
+MAX_OUTAGE = 600.0
+"""Seconds without any answer after which a call gives up, where the user says nothing else."""
+
+RECENT = 24
+"""Requests over which the share of refused ones is averaged."""
+
+STRAY = 0.3
+"""Share of refusals that can be chance: some gateways refuse a few whatever the rate."""
+
+BURST = 3
+"""Refusals in one pause from which on they are no chance, if they are half of what was sent."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Ticket:
+    """A request that was let through.
+
+    Attributes:
+        charge: the tokens that the limiter charges for it.
+        work: of its inputs, in tokens.
+        sent: when it was let through, in seconds of the pacer's clock.
+        ended_tokens: tokens of the requests that had ended before it started.
+        ended_requests: how many these were.
+    """
+
+    charge: int
+    work: int
+    sent: float
+    ended_tokens: float
+    ended_requests: float
+
+
+class Pacer:
+    """Lets requests through within the quota, for all calls of one object.
+
+    Args:
+        max_workers: the most requests in flight.
+        first_requests: how many are sent before anything is known of the server.
+        is_known: the provider is known to take any number of requests at once.
+        requests_per_minute: the user's quota; `None`: learnt.
+        tokens_per_minute: the user's quota; `None`: learnt.
+        max_outage: seconds without any answer after which the server is given up.
+        draw: a source of random numbers, uniform in 0 to 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_workers: int,
+        first_requests: int = FIRST_REQUESTS,
+        is_known: bool = False,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        max_outage: float = MAX_OUTAGE,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.requests = TokenBucket(requests_per_minute)
+        self.tokens = TokenBucket(tokens_per_minute)
+        self.concurrency = Concurrency(max_workers, first=first_requests, is_known=is_known)
+        self.health = Health(max_outage, draw)
+        self.throttle = Throttle(draw)
+        self.in_flight: dict[int, Ticket] = {}
+        self.has_started = False
+        self._refused_share = 0.0  # among recent requests
+        self._refused_at = -math.inf  # when the current pause began
+        self._refused = 0  # requests refused in it
+        self._accepted = 0  # requests answered since that were sent before it
+        self._started_tokens = 0.0  # of all requests so far
+        self._started_requests = 0.0
+        self._ended_tokens = 0.0  # of those that have ended
+        self._ended_requests = 0.0
+        self._opened_at = math.inf
+        self._passed = {"tokens": 0.0, "requests": 0.0}
+
+    def delay(self, charge: int, now: float) -> float:
+        """Return the seconds until a request of this many tokens may start.
+
+        0: now; `inf`: not before a request has ended.
+        """
+        if self.health.is_down:
+            if any(self.health.is_probe(ticket.sent) for ticket in self.in_flight.values()):
+                return math.inf
+        elif len(self.in_flight) >= self.concurrency.limit():
+            return math.inf
+        pause = self.throttle.delay(now)
+        if pause > LOOK_AGAIN / 2 and not self.in_flight:
+            pause = self.throttle.delay_of_probe(now)
+        return max(
+            pause,
+            self.health.delay(now),
+            self.tokens.delay(charge, now),
+            self.requests.delay(1, now),
+        )
+
+    def start(self, charge: int, now: float, *, work: int = 0) -> Ticket:
+        """Count a request as started; `delay` must have said 0."""
+        ticket = Ticket(
+            charge=charge,
+            work=work or charge,
+            sent=now,
+            ended_tokens=self._ended_tokens,
+            ended_requests=self._ended_requests,
+        )
+        self.has_started = True
+        self._opened_at = min(self._opened_at, now)
+        self.in_flight[id(ticket)] = ticket
+        self.tokens.take(charge, now)
+        self.requests.take(1, now)
+        self._started_tokens += charge
+        self._started_requests += 1
+        return ticket
+
+    def undo(self, ticket: Ticket) -> None:
+        """Forget a request that could not be submitted."""
+        self._end(ticket)
+        self.tokens.give_back(ticket.charge)
+        self.requests.give_back(1)
+
+    def answered(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> bool:
+        """Count a request as answered, and learn from it; return whether that ends an outage."""
+        in_flight = len(self.in_flight)
+        self._end(ticket)
+        self._refused_share -= self._refused_share / RECENT
+        self._accepted += ticket.sent <= self._refused_at
+        self.throttle.answered(ticket.sent)
+        self._passed["tokens"] += ticket.charge
+        self._passed["requests"] += 1
+        self.tokens.passed(ticket.charge, now)
+        self.requests.passed(1, now)
+        if self._learn(ticket, headers, now):
+            self.concurrency.open()
+        self.concurrency.answered(
+            sent=ticket.sent, now=now, work=ticket.work, in_flight=in_flight
+        )
+        return self.health.answered(now)
+
+    def throttled(
+        self,
+        ticket: Ticket,
+        now: float,
+        *,
+        after: float | None,
+        headers: Mapping[str, str],
+        quota: tuple[str, float] | None = None,
+    ) -> bool:
+        """Count a request as refused for the rate: everybody waits, once.
+
+        Args:
+            ticket: the request.
+            now: the time.
+            after: the seconds that the server asks for; `None`: it does not say.
+            headers: of the refusal.
+            quota: the kind and the limit a minute that the text of the refusal names.
+
+        Returns:
+            Whether the refusal begins a pause of its own. Refusals of requests that were in flight
+            together count as one.
+        """
+        self._end(ticket)
+        self._refused_share += (1 - self._refused_share) / RECENT
+        begins = self.throttle.refused(ticket.sent, now, after)
+        if begins:
+            self._refused_at, self._refused, self._accepted = now, 0, 0
+        self._refused += 1
+        told = self._learn(ticket, headers, now, refused=True)
+        if told:
+            self.concurrency.open()
+        if quota is not None and not told and self._is_believable(*quota, now):
+            told = True
+            self._bucket(quota[0]).name(quota[1], now)
+        accepted = len(self.in_flight) + self._accepted
+        is_burst = self._refused == BURST and self._refused >= accepted
+        is_chance = self._refused_share < STRAY and self.throttle.in_a_row < 2  # noqa: PLR2004
+        for bucket in (self.tokens, self.requests):
+            # A quota that is known explains the refusal; the other one is not guessed at.
+            if bucket.is_known:
+                if begins:
+                    bucket.refused(now)
+            elif not told and not self._explained() and (is_burst or (begins and not is_chance)):
+                bucket.refused(now)
+            elif begins:
+                bucket.ease(now)
+        if not told and not self._explained():
+            if (begins and not is_chance) or is_burst:
+                self.concurrency.throttled(now)
+            if self.throttle.in_a_row == 1 and (is_burst or self._refused > BURST):
+                self.concurrency.accepts(accepted)
+        return begins
+
+    def failed(
+        self, ticket: Ticket, now: float, *, timed_out: bool = False, overloaded: bool = False
+    ) -> None:
+        """Count a request as one that the server could not answer.
+
+        Args:
+            ticket: the request.
+            now: the time.
+            timed_out: no complete answer came in time.
+            overloaded: the server said that it has too much to do.
+        """
+        self._end(ticket)
+        accepted = sum(other.sent <= ticket.sent for other in self.in_flight.values())
+        self.health.failed(ticket.sent, now)
+        if timed_out:
+            self.concurrency.timed_out(ticket.sent, now)
+        elif overloaded:
+            self.concurrency.refused(ticket.sent, now, accepted=accepted)
+
+    def refused(self, ticket: Ticket) -> None:
+        """Count a request as refused for what was in it: that says nothing of the server."""
+        self._end(ticket)
+
+    def explains(self, charge: int) -> bool:
+        """Tell whether a known quota lets a request of this many tokens through some time."""
+        return self.tokens.is_known and charge <= self.tokens.capacity
+
+    def largest(self) -> float:
+        """Return the most tokens that one request may be charged: the whole bucket."""
+        return self.tokens.largest
+
+    def rate_of_requests(self) -> float | None:
+        """Return the known quota of requests a minute, or `None`."""
+        return self.requests.rate * 60 if self.requests.is_known and self.requests.rate else None
+
+    def has_room(self) -> bool:
+        """Tell whether a copy of a late request does no harm: no quota binds, no line is long."""
+        return not (
+            (self.concurrency.is_saturated and 2 * len(self.in_flight) > self.concurrency.limit())
+            or self.health.is_down
+            or self.health.failures
+            or self.throttle.in_a_row
+            or self.tokens.is_measured
+        )
+
+    def _explained(self) -> bool:
+        return self.tokens.is_known or self.requests.is_known
+
+    def _is_believable(self, kind: str, limit: float, now: float) -> bool:
+        """Tell whether no more was let through than a quota named in a refusal allows."""
+        return self._passed[kind] <= limit * (1 + (now - self._opened_at) / 60)
+
+    def _bucket(self, kind: str) -> TokenBucket:
+        return self.tokens if kind == "tokens" else self.requests
+
+    def _unseen(self, ticket: Ticket, kind: str) -> float:
+        if kind == "tokens":
+            return self._started_tokens - ticket.ended_tokens - ticket.charge
+        return self._started_requests - ticket.ended_requests - 1
+
+    def _end(self, ticket: Ticket) -> None:
+        if self.in_flight.pop(id(ticket), None) is not None:
+            self._ended_tokens += ticket.charge
+            self._ended_requests += 1
+
+    def _learn(
+        self, ticket: Ticket, headers: Mapping[str, str], now: float, *, refused: bool = False
+    ) -> bool:
+        """Take over the rate-limit headers; return whether there were any."""
+        told = read_headers(headers)
+        for quota in told:
+            self._bucket(quota.kind).learn(
+                limit=quota.limit,
+                remaining=quota.remaining,
+                reset=quota.reset,
+                unseen=0 if refused else self._unseen(ticket, quota.kind),
+                sent=ticket.sent,
+                now=now,
+            )
+        return bool(told)

@@ -1,0 +1,212 @@
+"""A quota of requests or tokens a minute, as the providers' limiters keep it: pure arithmetic.
+
+Its rate is set by the user, or read in the headers of answers. Where no header comes, the rate is
+measured: a refusal means that the bucket is empty, so what passes between two refusals is what
+flowed in between them.
+"""
+
+import math
+
+__all__ = ["TokenBucket"]
+
+SEARCH = 0.02
+"""While a measured rate is only a lower bound, the k-th answer in a row raises it by k times this
+share: by a fifth after 4 answers, threefold after 10."""
+
+PROBE = 0.0005
+"""Once a rate has been measured from refusal to refusal, the k-th answer raises it by k times this
+share: by a tenth after 20 answers, by half after 40. A change of the quota is found that way."""
+
+CAUTION = 0.93
+"""A measured rate is used at this share, because a refused request may be charged too."""
+
+EASE = 0.03
+"""A refusal under a known rate lowers the share of it that is used by this much.
+
+Requests do not arrive as evenly as they are sent, so a quota of 60 a minute that is applied as
+one a second refuses some of those that are sent each second exactly.
+"""
+
+MEASURED_EASE = 0.05
+"""The same for a measured rate, which is lowered itself."""
+
+RECOVER = 0.004
+"""An answer raises that share again by this much."""
+
+LEAST_SHARE = 0.8
+"""The share never falls below this."""
+
+MEASURED_SECONDS = 1.0
+"""A bucket whose rate is measured is taken to hold this many seconds' worth."""
+
+
+class TokenBucket:
+    """A bucket that refills continuously.
+
+    Args:
+        per_minute: the quota that the user has set; `None`: no limit is known.
+
+    Attributes:
+        rate: amount that flows in a second; `None`: no limit is known.
+        capacity: amount that the bucket can hold.
+        level: amount in it; below 0 after a request larger than the bucket.
+        is_set: whether the user has set the rate. Then it is never raised.
+        is_measured: whether the rate was neither set nor read in a header.
+    """
+
+    def __init__(self, per_minute: float | None = None) -> None:
+        self.is_set = per_minute is not None
+        self.is_measured = False
+        self.rate = None if per_minute is None else per_minute / 60
+        self.capacity = math.inf if per_minute is None else float(per_minute)
+        self.level = self.capacity
+        self._remaining_seen = False  # whether an answer ever said what remains
+        self._share = 1.0  # of a known rate that is used
+        self._updated = 0.0
+        self._refused_at: float | None = None
+        self._is_bracketed = False  # measured from one refusal to the next, not from one alone
+        self._passed = 0.0  # amount let through since the last refusal
+        self._in_a_row = 0  # requests let through since then
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the rate was set or read, and not measured."""
+        return self.rate is not None and not self.is_measured
+
+    @property
+    def largest(self) -> float:
+        """The largest amount that one request may ask for: the whole bucket, if that is known."""
+        return math.inf if self.is_measured else self.capacity
+
+    def delay(self, amount: float, now: float) -> float:
+        """Return the seconds until this much can be taken; 0: at once.
+
+        An amount above the capacity waits for a full bucket.
+        """
+        if self.rate is None:
+            return 0.0
+        self._refill(now)
+        missing = min(amount, self.capacity) - self.level
+        # Ignore rounding errors, or the delay never reaches 0.
+        return 0.0 if missing <= 1e-9 * amount else missing / (self.rate * self._share)
+
+    def take(self, amount: float, now: float) -> None:
+        """Take this much out, even where that leaves less than nothing."""
+        self._refill(now)
+        self.level -= amount
+
+    def give_back(self, amount: float) -> None:
+        """Put back what was taken for a request that was never sent."""
+        self.level = min(self.capacity, self.level + amount)
+
+    def passed(self, amount: float, now: float) -> None:
+        """Note that the server let this much through, for measuring."""
+        self._passed += amount
+        self._in_a_row += 1
+        self._share = min(1.0, self._share + RECOVER)
+        if self._refused_at is None or self.is_known:
+            return
+        if self.rate is None:
+            # The bucket was empty at the refusal, so at least this has flowed in since.
+            if now > self._refused_at:
+                self._refill(now)
+                self._measure(self._passed / (now - self._refused_at))
+                self.level = 0.0
+        else:
+            growth = 1 + (PROBE if self._is_bracketed else SEARCH) * self._in_a_row
+            self._measure(self.rate * growth)
+
+    def learn(
+        self,
+        *,
+        limit: float,
+        remaining: float | None,
+        reset: float | None,
+        unseen: float,
+        sent: float,
+        now: float,
+    ) -> None:
+        """Take over what an answer said.
+
+        Args:
+            limit: the amount a minute.
+            remaining: what the bucket held when the server looked, if the answer says so.
+            reset: seconds until the bucket is full again, if the answer says so.
+            unseen: what was taken here for other requests that may have arrived after the server
+                looked: all that had not ended when the request was sent.
+            sent: when the request was sent.
+            now: the time.
+        """
+        if not 0 < limit < math.inf:
+            return
+        if self.is_set and self.rate is not None:
+            limit = min(limit, self.rate * 60)
+        first, self._remaining_seen = not self._remaining_seen, True
+        if self.is_measured:
+            self.capacity = math.inf
+        self.rate, self.is_measured = limit / 60, False
+        if remaining is None:
+            self.capacity = limit
+            self._refill(now)
+            return
+        if reset is not None:
+            # The header rounds: a bucket is never smaller than what is in it.
+            self.capacity = min(limit, max(remaining + reset * self.rate, remaining))
+        elif first:
+            self.capacity = limit
+        self._refill(now)
+        # The server read its bucket between `sent` and `now`, so it has refilled for at most that
+        # long; and requests overtake one another, so `unseen` may or may not be counted in it.
+        lowest = remaining - unseen
+        highest = remaining + (now - sent) * self.rate
+        self.level = lowest if first else min(max(self.level, lowest), highest)
+        self.level = min(self.level, self.capacity)
+
+    def name(self, limit: float, now: float) -> None:
+        """Take over a rate that the text of a refusal names: the bucket behind it is empty."""
+        if not 0 < limit < math.inf or (self.is_known and not self.is_set):
+            return
+        if self.is_set and self.rate is not None:
+            limit = min(limit, self.rate * 60)
+        self.rate, self.is_measured = limit / 60, False
+        # Its size is not told; a second's worth is what small buckets hold.
+        self.capacity = min(self.capacity, limit)
+        self._refill(now)
+        self.level = min(self.level, 0.0)
+
+    def refused(self, now: float) -> None:
+        """Note a refusal: the bucket is empty, and its rate is measured if it is not known."""
+        self._refill(now)
+        if self.is_known:
+            self._share = max(LEAST_SHARE, self._share - EASE)
+            if not self._remaining_seen:
+                # How much can be saved up is not known, only that it is used up.
+                self.level = min(self.level, 0.0)
+        elif self._passed and self._refused_at is not None and now > self._refused_at:
+            rate = self._passed / (now - self._refused_at)
+            # One measurement may be off, so it may not do more than halve the rate.
+            self._measure(CAUTION * (rate if self.rate is None else max(rate, self.rate / 2)))
+            self._is_bracketed = True
+            self.level = 0.0
+        elif self.is_measured:
+            self.level = min(self.level, 0.0)
+        if self._passed or self._refused_at is None:
+            self._refused_at, self._passed, self._in_a_row = now, 0.0, 0
+
+    def ease(self, now: float) -> None:
+        """Note a refusal that may be chance: a measured rate is lowered a little."""
+        self._refill(now)
+        if self.is_measured and self.rate is not None:
+            self._measure(self.rate * (1 - MEASURED_EASE))
+            self.level = min(self.level, 0.0)
+            self._in_a_row = 0
+
+    def _measure(self, rate: float) -> None:
+        self.rate, self.is_measured = rate, True
+        self.capacity = MEASURED_SECONDS * rate
+
+    def _refill(self, now: float) -> None:
+        if self.rate is not None:
+            elapsed = max(0.0, now - self._updated)
+            self.level = min(self.capacity, self.level + elapsed * self.rate * self._share)
+        self._updated = now

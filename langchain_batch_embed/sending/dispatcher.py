@@ -1,0 +1,302 @@
+"""Sends requests in parallel: the only place that locks, waits and submits.
+
+The `Sender` decides, under the lock, and what it decided is done outside it: lock, ask, unlock,
+submit, wait. Three kinds of threads do that:
+
+- workers of one `ThreadPoolExecutor` send requests, tell the sender how they ended, and submit what
+  may start then;
+- the timekeeper submits what may start when a wait is over;
+- callers wait for outcomes. They submit nothing, so a Ctrl-C never comes between a decision and its
+  execution.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.queue import Queue
+from langchain_batch_embed.sending.sender import Flight, Sender
+from langchain_batch_embed.sending.work import Outcome, Work
+
+__all__ = ["Dispatcher"]
+
+logger = logging.getLogger(__name__)
+
+SPARE_WORKERS = 1
+"""Threads beyond `max_workers`, for the probe of a server at which all others hang."""
+
+SUBMIT_AGAIN = 0.5
+"""Seconds until a request is submitted again where no thread could be started for it."""
+
+SUBMIT_TRIES = 20
+"""Failures to submit, with nothing in flight, after which the calls end."""
+
+_LOOK = 60.0
+"""Callers look at least this often: on some systems an unbounded wait holds up Ctrl-C."""
+
+
+class Dispatcher:
+    """Drives the sender of one object with threads, for all its calls.
+
+    Args:
+        sender: decides what is sent when.
+        max_workers: requests in flight at most.
+        clock: time and waiting.
+    """
+
+    def __init__(
+        self, sender: Sender, *, max_workers: int, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self.sender = sender
+        self.clock = clock
+        self.max_workers = max_workers
+        self.lock = threading.RLock()  # guards the sender, and all below
+        self._alarm_changed = threading.Condition(self.lock)
+        self._alarm = math.inf  # when something may start next
+        self._timekeeper: threading.Thread | None = None
+        self._executor: ThreadPoolExecutor | None = None
+        self._wake_up: dict[Queue, Callable[[], object]] = {}  # how to wake each caller
+        self._failed_submits = 0
+
+    def run(
+        self,
+        work: Work,
+        tally: Tally,
+        hedges: Hedges | None = None,
+        *,
+        deadline: float | None = None,
+        since: float | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[Outcome]:
+        """Send everything; yield each outcome as it comes, or soon after (`Queue.hands_over`).
+
+        Closing the iterator ends the call: nothing new is sent, and what is in flight is still
+        given to `work.keep` when it arrives.
+
+        Args:
+            work: what to send.
+            tally: where requests, retries and tokens are counted.
+            hedges: what may be spent on stragglers, by this call and others; `None`: by this one
+                alone.
+            deadline: seconds after which all that is not done is given up.
+            since: the clock's time from which they count; `None`: from now on.
+            cancelled: set, with a `wake`, to end the call from another thread.
+        """
+        if not len(work.rows):
+            return
+        outcome_ready = threading.Condition(self.lock)
+        queue = self._queue(work, tally, hedges, deadline=deadline, since=since)
+        try:
+            self._begin(queue, outcome_ready.notify)
+            while True:
+                with self.lock:
+                    while not self._has_news(queue, cancelled):
+                        outcome_ready.wait(_LOOK)
+                    if (cancelled is not None and cancelled.is_set()) or not queue.outcomes:
+                        return
+                    outcome = self._take(queue)
+                yield outcome
+        finally:
+            self._end(queue)
+
+    async def arun(
+        self, work: Work, tally: Tally, *, deadline: float | None, since: float
+    ) -> AsyncIterator[Outcome]:
+        """Do the same without blocking the event loop, and without a thread that waits."""
+        if not len(work.rows):
+            return
+        outcome_ready, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(outcome_ready.set)
+            except RuntimeError:  # the loop was closed; nobody waits any more
+                logger.debug("an event loop was closed while a call was under way")
+
+        queue = self._queue(work, tally, None, deadline=deadline, since=since)
+        try:
+            self._begin(queue, wake)
+            while True:
+                outcome = None
+                with self.lock:
+                    outcome_ready.clear()
+                    if self._has_news(queue, None):
+                        if not queue.outcomes:
+                            return
+                        outcome = self._take(queue)
+                if outcome is None:
+                    await outcome_ready.wait()
+                else:
+                    yield outcome
+        finally:
+            self._end(queue)
+
+    def wake(self) -> None:
+        """Make every waiting call look again at what it waits for."""
+        with self.lock:
+            for wake_up in self._wake_up.values():
+                wake_up()
+
+    def _queue(
+        self,
+        work: Work,
+        tally: Tally,
+        hedges: Hedges | None,
+        *,
+        deadline: float | None,
+        since: float | None,
+    ) -> Queue:
+        begin = self.clock.now() if since is None else since
+        return self.sender.queue(
+            work, tally, hedges or Hedges(), deadline=deadline, since=begin
+        )
+
+    def _begin(self, queue: Queue, wake_up: Callable[[], object]) -> None:
+        with self.lock:
+            self._wake_up[queue] = wake_up
+            self.sender.add(queue, self.clock.now())
+            self._alarm = -math.inf
+            if self._timekeeper is None:
+                self._timekeeper = threading.Thread(
+                    target=self._keep_time, name="batch-embed-time", daemon=True
+                )
+                try:
+                    self._timekeeper.start()
+                except BaseException:
+                    self._timekeeper = None
+                    raise
+            self._alarm_changed.notify()
+
+    def _end(self, queue: Queue) -> None:
+        with self.lock:
+            self.sender.remove(queue)
+            self._wake_up.pop(queue, None)
+            self._alarm = -math.inf  # it may have been its turn
+            self._alarm_changed.notify()
+
+    def _take(self, queue: Queue) -> Outcome:
+        outcome = queue.outcomes.popleft()
+        if self.sender.pacer.concurrency.is_saturated:  # there is room for one more
+            self._alarm = -math.inf
+            self._alarm_changed.notify()
+        return outcome
+
+    @staticmethod
+    def _has_news(queue: Queue, cancelled: threading.Event | None) -> bool:
+        return (
+            not queue.open
+            or queue.hands_over()
+            or (cancelled is not None and cancelled.is_set())
+        )
+
+    def _keep_time(self) -> None:
+        """Submit what may start as soon as it may; ends with the last call."""
+        while True:
+            self._advance()
+            with self.lock:
+                if not self._wake_up:
+                    self._timekeeper = None
+                    return
+                wait = self._alarm - self.clock.now()
+                if wait > 0:
+                    self.clock.wait(self._alarm_changed, wait)
+
+    def _advance(self) -> None:
+        """Submit all that may start now."""
+        while True:
+            with self.lock:
+                now = self.clock.now()
+                turn = self.sender.next(now)
+                for queue in self.sender.news():
+                    if self._has_news(queue, None) and (wake := self._wake_up.get(queue)):
+                        wake()
+                if not isinstance(turn, Flight):
+                    earlier = now + turn < self._alarm
+                    self._alarm = now + turn
+                    if earlier:
+                        self._alarm_changed.notify()
+                    return
+            if not self._submit(turn):
+                return
+
+    def _submit(self, flight: Flight) -> bool:
+        """Hand a request to a worker; return whether that was possible."""
+        try:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(
+                    self.max_workers + SPARE_WORKERS, "batch-embed"
+                )
+            self._executor.submit(self._send, flight)
+        except Exception as error:  # noqa: BLE001  # "can't start new thread", or at its exit
+            with self.lock:
+                self._failed_submits += 1
+                flight.is_undone = True  # it may be in the executor's queue all the same
+                self.sender.undo(flight)
+                logger.warning("No thread could be started for a request: %s", error)
+                if self._failed_submits >= SUBMIT_TRIES and not self.sender.pacer.in_flight:
+                    self.sender.give_up(error)
+                    self.wake()
+                self._alarm = self.clock.now() + SUBMIT_AGAIN
+                self._alarm_changed.notify()
+            return False
+        self._failed_submits = 0
+        return True
+
+    def _send(self, flight: Flight) -> None:
+        """Send one request and settle its outcome; runs in a worker thread."""
+        with self.lock:
+            if flight.is_undone:
+                return
+        try:
+            answer = flight.context.copy().run(flight.send, flight.texts, timeout=flight.timeout)
+        except BaseException:  # noqa: BLE001  # nothing may leave a batch without outcome
+            now = self.clock.now()
+            self._settle(flight, lambda: self.sender.failed(flight, error, now))
+        else:
+            now = self.clock.now()
+            errors = self._keep(flight, answer)
+            self._settle(
+                flight,
+                lambda: self.sender.answered(flight, now, headers=answer.headers, errors=errors),
+            )
+        self._advance()
+
+    def _settle(self, flight: Flight, tell: Callable[[], None]) -> None:
+        with self.lock:
+            try:
+                tell()
+            except Exception as mistake:  # ours; no caller may wait for ever because of it
+                logger.exception("A mistake of this package ends the call")
+                for queue, _ in flight.parts:
+                    queue.give_up(mistake, abandon=True)
+
+    def _keep(self, flight: Flight, answer: Answer) -> dict[int, BaseException]:
+        """Give each call its vectors; return why some cannot be used, by position of the call."""
+        errors: dict[int, BaseException] = {}
+        charged = sum(batch.charge for _, batch in flight.parts)
+        begin = 0
+        for position, (queue, batch) in enumerate(flight.parts):
+            part = answer
+            if len(flight.parts) > 1:
+                end = begin + len(batch.rows)
+                tokens = answer.tokens
+                if tokens is not None:
+                    tokens = round(tokens * batch.charge / max(1, charged))
+                part = replace(answer, vectors=answer.vectors[begin:end].copy(), tokens=tokens)
+                begin = end
+            try:
+                # Before anybody sees the vectors: who has the last of them may ask what they cost.
+                with self.lock:
+                    queue.tally.answered(part.tokens, batch.charge)
+                queue.work.keep(batch.rows, part)
+            except BaseException as error:  # noqa: BLE001  # the width, or whatever a journal does
+                errors[position] = error
+        return errors

@@ -1,0 +1,521 @@
+"""One call's batches: a state machine without threads, clock or lock.
+
+The queue is told what happened (answered, refused, failed) and what time it is, and returns what to
+send next, what to hand over, or how long to wait. Inputs that were never sent stand in a line, and
+the next batch is cut from it when it is due to start: so whatever has been learnt by then (a quota,
+a limit of texts, how many requests share the work) shapes what is left.
+"""
+
+import heapq
+import itertools
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from langchain_batch_embed.errors import DeadlineError, NotSentError
+from langchain_batch_embed.pacing.backoff import Backoff
+from langchain_batch_embed.pacing.concurrency import FIRST_WORK
+from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.size_limits import SizeLimits
+from langchain_batch_embed.sending.work import Batch, Done, Lost, Outcome, Rows, Work
+from langchain_batch_embed.texts.packing import WAVE_LEAST, pack, requests_are_scarce
+
+__all__ = ["Queue"]
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 3
+"""Outcomes that may wait for the caller before a saturated server is asked for more: where this
+process is what everything waits for, answers come faster than lists are made, and take memory."""
+
+MOST_COPIES = 2
+"""Copies of a request in flight, at most: the copy of one in a hundred is late as well."""
+
+MERGED = 1024
+"""Texts in a batch for a saturated server, at most: an answer with twice as many is no faster to
+read, and takes twice the memory."""
+
+SAME_ERROR = 2
+"""A batch that fails this often in the same way, while others are answered, is halved."""
+
+ALONE = 4
+"""One text that fails this often with a 5xx, while others are answered, is given up."""
+
+OVERLOADS = 2
+"""Time-outs and overloads use up retries this many times more slowly than other failures: most often
+they are about the server and not about the text."""
+
+
+SHARED_ROWS = 64
+"""Texts of a call that may share a request with other calls, at most."""
+
+SHARED_WORK = 16_000
+"""The same in tokens, with 20 for each text."""
+
+
+class Queue:
+    """One call's batches on their way.
+
+    Args:
+        work: what to send.
+        tally: where requests, retries and tokens are counted.
+        hedges: what may be spent on stragglers.
+        pacer: the server's state.
+        limits: what one request may hold, as far as it was learnt.
+        max_retries: how often a batch may fail while others are answered.
+        timeout: seconds for one request.
+        deadline: seconds for the call; `None`: any time.
+        end: the time at which they are over.
+        draw: a source of random numbers, uniform in 0 to 1.
+        news: where the queue puts itself when there is an outcome.
+
+    Attributes:
+        outcomes: what the caller has not been given yet.
+        open: inputs without an outcome.
+        in_flight: batches that have been sent.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        tally: Tally,
+        hedges: Hedges,
+        *,
+        pacer: Pacer,
+        limits: SizeLimits,
+        max_retries: int,
+        timeout: float,
+        deadline: float | None,
+        end: float,
+        draw: Callable[[], float],
+        news: dict["Queue", None],
+    ) -> None:
+        self.work = work
+        self.tally = tally
+        self.hedges = hedges
+        self.end = end
+        self.deadline = deadline
+        self.timeout = timeout
+        self.outcomes: deque[Outcome] = deque()
+        self.open = len(work.rows)
+        self.in_flight: dict[int, Batch] = {}
+        self.is_stopped = False
+        self.waits_for_answers = False  # its next batch waits for a place, not for the quota
+        self._pacer = pacer
+        self._limits = limits
+        self._max_retries = max_retries
+        self._backoff = Backoff()
+        self._draw = draw
+        self._news = news
+        self._ready: deque[Batch] = deque()  # sent before, or parts of what was
+        self._delayed: list[tuple[float, int, Batch]] = []  # a heap by due time
+        self._number = itertools.count()  # keeps the heap from comparing batches
+        self._parked: dict[int, Batch] = {}  # wait for what another batch's parts will tell
+        self._begin = 0  # what stands before it in the line has been cut
+        self._cut: Batch | None = None  # the next batch, cut but not taken
+        self._shape: tuple[object, ...] = ()
+        self._are_requests_scarce = False
+        self._stops: deque[int] = deque()  # where the rest of the line is to be cut
+        rows = work.rows
+        self._sums = {
+            name: np.concatenate(([0], np.cumsum(sizes[rows])))
+            for name, sizes in (
+                ("tokens", work.sizes.tokens),
+                ("octets", work.sizes.octets),
+                ("charges", work.sizes.charges),
+            )
+        }
+        each = work.sizes.input_work * np.arange(len(rows) + 1)
+        self._sums["work"] = self._sums["tokens"] + each
+
+    # What is asked of it.
+
+    @property
+    def charge(self) -> int:
+        """Tokens that the limiter charges for all of it."""
+        return int(self._sums["charges"][-1])
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is one small batch that was never sent, and so can share a request."""
+        return (
+            not self._begin
+            and not (self._ready or self._delayed or self._parked)
+            and bool(self.open)
+            and len(self.work.rows) <= SHARED_ROWS
+            and int(self._sums["work"][-1]) <= SHARED_WORK
+        )
+
+    def left(self) -> int:
+        """Return how much work has not been started, in tokens."""
+        line = int(self._sums["work"][-1] - self._sums["work"][self._begin])
+        return line + sum(batch.work for batch in self._ready)
+
+    def peek(self, now: float) -> Batch | None:
+        """Return the batch that is to start next; `None`: nothing can start now."""
+        while self._delayed and self._delayed[0][0] <= now:
+            self._ready.appendleft(heapq.heappop(self._delayed)[2])
+        if self.is_stopped or now >= self.end or self._is_full():
+            return None
+        while self._ready:
+            batch = self._ready[0]
+            if self._limits.fits(batch) and self._within_quota(batch):
+                return batch
+            self._ready.popleft()
+            self._replace(batch, self._limits.parts(batch), now)
+        return self._next_in_line()
+
+    def take(self, batch: Batch, now: float) -> None:
+        """Note that the batch that `peek` returned, or a copy of one in flight, is sent."""
+        if batch is self._cut:
+            self._begin += len(batch.rows)
+            self._cut = None
+            while self._stops and self._stops[0] <= self._begin:
+                self._stops.popleft()
+        elif self._ready and batch is self._ready[0]:
+            self._ready.popleft()
+        batch.sent = now
+        batch.copies += 1
+        self.in_flight[id(batch)] = batch
+
+    def put_back(self, batch: Batch) -> None:
+        """Undo a `take`: the batch could not be submitted."""
+        batch.copies -= 1
+        if not batch.copies and self.in_flight.pop(id(batch), None) is not None:
+            self._ready.appendleft(batch)
+
+    def due(self, now: float) -> float:
+        """Return the seconds until a delayed batch is due; `inf`: there is none."""
+        return max(0.0, self._delayed[0][0] - now) if self._delayed else math.inf
+
+    def straggler(self, now: float) -> tuple[Batch | None, float]:
+        """Return a batch to send a second time, or the seconds until there may be one."""
+        if self.is_stopped or self._ready or self._delayed or self._begin < len(self.work.rows):
+            return None, math.inf
+        late = [batch for batch in self.in_flight.values() if batch.copies <= MOST_COPIES]
+        patience = self.hedges.patience(sum(batch.charge for batch in late if batch.copies == 1))
+        wait = math.inf
+        for batch in late:
+            if not self.hedges.affords(batch.charge):
+                continue
+            left = batch.sent + patience - now
+            if left <= 0:
+                return batch, 0.0
+            wait = min(wait, left)
+        return None, wait
+
+    def hands_over(self) -> bool:
+        """Tell whether the caller's thread is given an outcome now.
+
+        Where it makes lists of floats, that holds the interpreter's lock, which sending and reading
+        need too. While batches wait for answers to make room for them, outcomes wait too, but no
+        more of them than requests are in flight: the last answers leave time enough for lists.
+        """
+        answers_first = (
+            self.work.makes_lists
+            and self.waits_for_answers
+            and not self._pacer.concurrency.is_saturated
+            and len(self.outcomes) <= len(self.in_flight)
+        )
+        return bool(self.outcomes) and not answers_first
+
+    # What it is told.
+
+    def answered(self, batch: Batch, seconds: float) -> None:
+        """Note that a batch's vectors are there."""
+        batch.copies -= 1
+        if batch.is_settled:
+            return  # the other copy was faster, or it was abandoned at the deadline
+        self.hedges.answered(seconds)
+        self._settle(batch, Done(batch.rows))
+        self._release(self._limits.answered(batch, seconds, self.timeout))
+
+    def failed(self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float) -> None:
+        """Do what is right with a batch that was refused, or could not be answered."""
+        batch.copies -= 1
+        if batch.is_settled or batch.copies:
+            return  # abandoned, answered by its copy, or the copy may still be answered
+        self.in_flight.pop(id(batch), None)
+        batch.error = error
+        if diagnosis.kind is Kind.THROTTLED:
+            self._throttled(batch, now)
+        elif diagnosis.kind in (Kind.REFUSED, Kind.TOO_LARGE):
+            self._refused(batch, diagnosis, error, now)
+        elif diagnosis.kind is Kind.ACCOUNT:
+            # One bad replica, or a firewall that dislikes one text, if others are answered.
+            if not self._pacer.health.has_answered:
+                self._ready.appendleft(batch)
+            elif batch.signature == diagnosis.signature:
+                self._refused(batch, diagnosis, error, now)
+            else:
+                self._again(batch, diagnosis, error, now, after=self._backoff.delay(0, self._draw))
+        else:
+            self._failed(batch, diagnosis, error, now)
+
+    def resend(self, batch: Batch) -> None:
+        """Send a batch again by itself: it shared a request that failed for another's texts."""
+        batch.copies -= 1
+        if not batch.is_settled and self.in_flight.pop(id(batch), None) is not None:
+            batch.signature = batch.signature or "shared"
+            self._ready.appendleft(batch)
+
+    def give_up(self, error: BaseException, *, abandon: bool = False) -> None:
+        """Give up all that is not in flight, and with `abandon` that too.
+
+        What was sent and failed carries its own error; what was never sent says so.
+        """
+        tried = [*self._ready, *(batch for _, _, batch in self._delayed), *self._parked.values()]
+        if abandon:
+            tried += self.in_flight.values()
+            self.in_flight.clear()
+            self.is_stopped = True
+        rest = self.work.rows[self._begin :]
+        self._begin, self._cut = len(self.work.rows), None
+        self._ready.clear()
+        self._delayed.clear()
+        self._parked.clear()
+        unsent = error if isinstance(error, DeadlineError) else NotSentError(error)
+        for batch in tried:
+            is_late = isinstance(error, DeadlineError)
+            self._settle(batch, Lost(batch.rows, error if is_late else batch.error or unsent))
+        if len(rest):
+            self._outcome(Lost(rest, unsent))
+
+    def release_delayed(self) -> None:
+        """Make ready all that waits for the server to come back: it is back."""
+        while self._delayed:
+            self._ready.append(heapq.heappop(self._delayed)[2])
+
+    def stop(self) -> None:
+        """Start nothing more."""
+        self.is_stopped = True
+
+    # How batches are cut.
+
+    def _is_full(self) -> bool:
+        return self._pacer.concurrency.is_saturated and len(self.outcomes) >= BACKLOG
+
+    def _within_quota(self, batch: Batch) -> bool:
+        return len(batch.rows) == 1 or batch.charge <= self._pacer.largest()
+
+    def _next_in_line(self) -> Batch | None:
+        begin, count = self._begin, len(self.work.rows)
+        if begin >= count:
+            return None
+        limits, concurrency = self._limits, self._pacer.concurrency
+        items = min(self.work.max_items, limits.items)
+        tokens = min(self.work.max_tokens, limits.tokens, self._pacer.largest())
+        workers = concurrency.useful
+        if concurrency.is_saturated and workers > 1:
+            items = min(items, MERGED)
+        per_minute = self._pacer.rate_of_requests()
+        shape = (int(items), _coarse(tokens), workers, per_minute and _coarse(per_minute))
+        if shape != self._shape:
+            self._plan(int(items), tokens, workers, per_minute)
+            self._shape, self._cut = shape, None
+        if self._cut is None:
+            stop = self._stops[0]
+            for name, most in (("tokens", tokens), ("octets", limits.octets)):
+                stop = min(stop, self._within(name, most))
+            stop = min(stop, begin + int(items), self._within("work", self._most_work()))
+            self._cut = self._batch(self.work.rows[begin : max(stop, begin + 1)])
+        return self._cut
+
+    def _plan(self, items: int, tokens: float, workers: int, per_minute: float | None) -> None:
+        """Decide where the rest of the line is cut."""
+        weights = np.diff(self._sums["tokens"][self._begin :])
+        packed = pack(
+            weights,
+            max_items=items,
+            max_tokens=None if tokens == math.inf else max(1, int(tokens)),
+            workers=workers,
+            requests_per_minute=per_minute,
+        )
+        self._are_requests_scarce = requests_are_scarce(len(packed), per_minute) or workers == 1
+        first = self._pacer.concurrency.first
+        if 0 < first < len(packed) and not self._pacer.concurrency.is_starting:
+            # While nothing is known of the quota, what comes next waits for the first answers, so
+            # the smallest batches go first.
+            packed = [*reversed(packed)]
+        self._stops = deque(
+            (self._begin + np.cumsum([len(batch) for batch in packed])).tolist()
+        )
+
+    def _most_work(self) -> float:
+        """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
+        most = self._limits.work
+        concurrency = self._pacer.concurrency
+        if concurrency.is_known or self._are_requests_scarce:
+            return most
+        if concurrency.is_starting:
+            return min(most, FIRST_WORK) if self._sums["work"][-1] > WAVE_LEAST else most
+        return min(most, self._limits.in_time(self.timeout))
+
+    def _within(self, name: str, most: float) -> int:
+        """Return where the next batch has to end to hold no more than this."""
+        sums = self._sums[name]
+        if most >= sums[-1]:
+            return len(sums) - 1
+        return int(sums.searchsorted(sums[self._begin] + most, side="right")) - 1
+
+    # What is done with a batch that failed.
+
+    def _throttled(self, batch: Batch, now: float) -> None:
+        self.tally.throttled += 1
+        self.tally.retries += 1
+        # Refused twice with nothing else on its way: it is larger than what the quota can save up.
+        batch.refusals += not self._pacer.in_flight
+        if batch.refusals > 1 and len(batch.rows) > 1 and not self._pacer.explains(batch.charge):
+            batch.refusals = 0
+            self._limits.refused_for_quota(batch)
+            self._split(batch, 2, now)
+        else:
+            self._ready.appendleft(batch)
+
+    def _refused(
+        self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float
+    ) -> None:
+        """Cut a refused batch into parts, down to the text that is refused alone."""
+        batch.signature = diagnosis.signature
+        count = len(batch.rows)
+        if count == 1:
+            batch.failures += 1
+            self._settle(batch, Lost(batch.rows, error))
+            self._release(self._limits.ended_at_one(batch))
+            return
+        self.tally.splits += 1
+        at = diagnosis.at
+        if at is not None and at < count and diagnosis.kind is not Kind.TOO_LARGE:
+            around = (batch.rows[:at], batch.rows[at : at + 1], batch.rows[at + 1 :])
+            self._put_parts(batch, [rows for rows in around if len(rows)], now)
+            return
+        parts, waits = self._limits.refused(batch, diagnosis)
+        if waits:
+            self._parked[id(batch)] = batch
+        else:
+            self._split(batch, parts, now)
+
+    def _failed(
+        self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float
+    ) -> None:
+        """Send a batch again later, in parts where it alone fails, or give its text up."""
+        health, kind = self._pacer.health, diagnosis.kind
+        same = batch.signature == diagnosis.signature
+        batch.failed_at = min(batch.failed_at, now)
+        batch.signature = diagnosis.signature
+        others_answered = health.answered_at >= batch.failed_at or (
+            health.answered_at > batch.sent and not health.is_down
+        )
+        batch.failures += 1
+        if kind is Kind.TIMED_OUT:
+            self._limits.timed_out(batch)
+        if len(batch.rows) > 1:
+            if self._is_to_be_split(batch, kind, same=same, others_answered=others_answered):
+                if same and getattr(error, "received", None):  # one vector for several texts
+                    self._refused(batch, diagnosis, error, now)
+                    return
+                self.tally.splits += 1
+                waits = kind in (Kind.TIMED_OUT, Kind.OVERLOADED)
+                delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
+                self._split(batch, 2, now, delay=delay)
+                return
+        elif others_answered and batch.failures >= self._most_failures(kind):
+            self._settle(batch, Lost(batch.rows, error))
+            self._release(self._limits.dropped(batch))
+            return
+        self._again(batch, diagnosis, error, now)
+
+    def _is_to_be_split(
+        self, batch: Batch, kind: Kind, *, same: bool, others_answered: bool
+    ) -> bool:
+        """Tell whether a batch of several texts has failed often enough to be sent in parts."""
+        if kind is Kind.TIMED_OUT:
+            return others_answered or batch.failures >= SAME_ERROR
+        if kind in (Kind.OVERLOADED, Kind.UNREACHABLE):  # more likely the server than a text
+            return others_answered and batch.failures > self._max_retries
+        return same and batch.failures >= SAME_ERROR
+
+    def _most_failures(self, kind: Kind) -> int:
+        """Return how often one text may fail while others are answered."""
+        if kind in (Kind.TIMED_OUT, Kind.OVERLOADED, Kind.UNREACHABLE):
+            return OVERLOADS * self._max_retries + 1
+        return min(ALONE, self._max_retries + 1)
+
+    def _again(
+        self,
+        batch: Batch,
+        diagnosis: Diagnosis,
+        error: BaseException,
+        now: float,
+        *,
+        after: float | None = None,
+    ) -> None:
+        delay = self._backoff.delay(max(0, batch.failures - 1), self._draw)
+        if after is None:
+            after = delay if diagnosis.after is None else max(diagnosis.after, 0.1 * delay)
+        batch.signature = diagnosis.signature
+        self.tally.retries += 1
+        logger.info(
+            "%s: sending %d texts again in %.3g s", type(error).__name__, len(batch.rows), after
+        )
+        heapq.heappush(self._delayed, (now + after, next(self._number), batch))
+
+    def _split(self, batch: Batch, parts: int, now: float, *, delay: float = 0.0) -> None:
+        rows = np.array_split(batch.rows, max(2, min(parts, len(batch.rows))))
+        self._put_parts(batch, rows, now, delay=delay)
+
+    def _replace(self, batch: Batch, parts: int, now: float) -> None:
+        if not self._within_quota(batch):
+            parts = max(parts, math.ceil(batch.charge / max(1.0, self._pacer.largest())))
+        self._split(batch, parts, now)
+
+    def _put_parts(
+        self, batch: Batch, rows: Sequence[Rows], now: float, *, delay: float = 0.0
+    ) -> None:
+        """Put smaller batches into the place of one."""
+        batch.is_settled = True
+        parts = [self._batch(part) for part in rows]
+        for part in reversed(parts):
+            part.failures, part.failed_at = min(batch.failures, 1), batch.failed_at
+            part.signature, part.error = batch.signature, batch.error
+            if delay:
+                heapq.heappush(self._delayed, (now + delay, next(self._number), part))
+            else:
+                self._ready.appendleft(part)
+        self._limits.inherit(batch, parts)
+
+    def _unpark(self, batch: Batch) -> None:
+        if self._parked.pop(id(batch), None) is not None:
+            self._ready.append(batch)
+
+    def _batch(self, rows: Rows) -> Batch:
+        batch = self.work.batch(rows)
+        batch.queue = self
+        return batch
+
+    def _settle(self, batch: Batch, outcome: Outcome) -> None:
+        batch.is_settled = True
+        self.in_flight.pop(id(batch), None)
+        self._outcome(outcome)
+
+    def _outcome(self, outcome: Outcome) -> None:
+        self.open -= len(outcome.rows)
+        self.outcomes.append(outcome)
+        self._news[self] = None
+
+    def _release(self, parked: Sequence[Batch]) -> None:
+        """Make ready what waited for what has been found out by now."""
+        for batch in parked:
+            if batch.queue is not None:
+                batch.queue._unpark(batch)  # noqa: SLF001  # perhaps another call's
+
+
+def _coarse(number: float) -> float:
+    """Return a number that only changes when the given one has changed by a fifth or so."""
+    return number if number in (0, math.inf) else round(math.log(number) * 5)

@@ -1,0 +1,387 @@
+"""All calls of one object on their way to one server: a state machine without threads or clock.
+
+The sender joins what belongs to the server (`Pacer`, `SizeLimits`) and the calls' queues. It is
+asked for the next request, or how long to wait for it, and told how each request ended. Whoever
+drives it does the sending: the `Dispatcher` with threads, `rehearse` in simulated time.
+"""
+
+import contextvars
+import logging
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_batch_embed.errors import DeadlineError
+from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.pacer import Pacer, Ticket
+from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
+from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.queue import Queue
+from langchain_batch_embed.sending.size_limits import SizeLimits
+from langchain_batch_embed.sending.turns import Turns
+from langchain_batch_embed.sending.work import Batch, Send, Work
+
+__all__ = ["CANARY", "Flight", "Sender"]
+
+logger = logging.getLogger(__name__)
+
+CANARY = "text"
+"""What is sent to find out whether it is the texts that a server refuses. It costs one token."""
+
+REFUSED_IN_A_ROW = 8
+"""Refusals without an answer in between after which the canary is sent. Each time that it passes,
+twice as many are needed for the next one."""
+
+FAILED_IN_A_ROW = 2
+"""Failures of a batch after which the next probe of a server that is away is the canary."""
+
+
+PROBE_TIMEOUT = 30.0
+"""Seconds for a request to a server that is away: one that hangs must not hold up the next probe."""
+
+_REFUSALS = frozenset({Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL})
+_FINAL = frozenset({Kind.SPENT, Kind.OPTION, Kind.MODEL})
+_OF_THE_SERVER = frozenset({Kind.TIMED_OUT, Kind.UNREACHABLE, Kind.OVERLOADED, Kind.FAILED})
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Flight:
+    """One request.
+
+    Attributes:
+        ticket: of the pacer.
+        parts: the batches in it, with their queues; none for the canary.
+        send: how it is sent.
+        timeout: seconds for it.
+        texts: what is in it.
+        context: in which it is sent, of the caller.
+        is_copy: a batch in it was sent before, and is still waited for.
+        is_undone: it could not be submitted, so it must not be sent.
+    """
+
+    ticket: Ticket
+    parts: Sequence[tuple[Queue, Batch]]
+    send: Send
+    timeout: float
+    context: contextvars.Context
+    is_copy: bool = False
+    is_undone: bool = False
+    texts: Sequence[str] = field(default=(CANARY,))
+
+
+class Sender:
+    """What all calls of one object share: the server's state, learnt limits, and whose turn it is.
+
+    Args:
+        pacer: the server's state.
+        max_retries: how often a batch may fail while others are answered.
+        timeout: seconds for one request.
+        hedge: whether stragglers are sent a second time.
+        draw: a source of random numbers, uniform in 0 to 1.
+
+    Attributes:
+        limits: what one request may hold, as far as it was learnt.
+    """
+
+    def __init__(
+        self,
+        pacer: Pacer,
+        *,
+        max_retries: int,
+        timeout: float,
+        hedge: bool = False,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.pacer = pacer
+        self.timeout = timeout
+        self.limits = SizeLimits()
+        self._hedge = hedge
+        self._max_retries = max_retries
+        self._draw = draw
+        self._news: dict[Queue, None] = {}  # a set that keeps its order
+        self._turns = Turns(pacer, self.limits)
+        self._refused_in_a_row = 0
+        self._refusals_allowed = REFUSED_IN_A_ROW
+        self._last_refusal: BaseException | None = None
+        self._is_canary_due = False
+        self._canary: Flight | None = None
+
+    def queue(
+        self,
+        work: Work,
+        tally: Tally,
+        hedges: Hedges,
+        *,
+        deadline: float | None = None,
+        since: float = 0.0,
+    ) -> Queue:
+        """Return the queue of a call, which `add` begins.
+
+        Args:
+            work: what to send.
+            tally: where requests, retries and tokens are counted.
+            hedges: what may be spent on stragglers, by this call and others.
+            deadline: seconds after which all that is not done is given up.
+            since: the time from which they count.
+        """
+        return Queue(
+            work,
+            tally,
+            hedges,
+            pacer=self.pacer,
+            limits=self.limits,
+            max_retries=self._max_retries,
+            timeout=self.timeout,
+            deadline=deadline,
+            end=math.inf if deadline is None else since + deadline,
+            draw=self._draw,
+            news=self._news,
+        )
+
+    def add(self, queue: Queue, now: float) -> None:
+        """Begin a call."""
+        queue.hedges.allow(queue.charge)
+        self._turns.add(queue, now)
+
+    def news(self) -> list[Queue]:
+        """Return the calls that may have an outcome for their callers, each once."""
+        news = [*self._news, *self._turns.large]
+        self._news.clear()
+        return news
+
+    def remove(self, queue: Queue) -> None:
+        """End a call: nothing more of it is sent."""
+        queue.stop()
+        self._turns.remove(queue)
+
+    def next(self, now: float) -> Flight | float:
+        """Return a request to submit now, or the seconds until there may be one."""
+        wait = self._end_late(now)
+        if not self._turns.queues:
+            return math.inf
+        if self._is_canary_due:
+            return self._send_canary(now)
+        turn = self._turns.next(now)
+        if not isinstance(turn, float):
+            return self._fly(turn, now)
+        if self._hedge and self.pacer.has_room():
+            for queue in self._turns.queues:
+                batch, delay = queue.straggler(now)
+                if batch is None:
+                    wait = min(wait, delay)
+                elif self.pacer.delay(batch.charge, now) == 0:
+                    queue.hedges.spend(batch.charge)
+                    queue.tally.hedged += 1
+                    queue.tally.hedged_tokens += batch.charge
+                    queue.take(batch, now)
+                    return self._fly([(queue, batch)], now, is_copy=True)
+        return min(wait, turn)
+
+    def undo(self, flight: Flight) -> None:
+        """Forget a request that could not be submitted; its batches wait again."""
+        self.pacer.undo(flight.ticket)
+        if flight is self._canary:
+            self._canary = None
+        for queue, batch in flight.parts:
+            queue.tally.requests -= 1
+            queue.put_back(batch)
+
+    def answered(
+        self,
+        flight: Flight,
+        now: float,
+        *,
+        headers: Mapping[str, str],
+        errors: Mapping[int, BaseException] | None = None,
+    ) -> None:
+        """Note that a request was answered.
+
+        Args:
+            flight: the request.
+            now: the time.
+            headers: of the answer.
+            errors: why the answers of some of its parts, by position, cannot be used.
+        """
+        self._refused_in_a_row = 0
+        if self.pacer.answered(flight.ticket, headers, now):
+            logger.warning("The server answers again")
+            for queue in self._turns.queues:
+                queue.release_delayed()
+        if flight is self._canary:
+            self._canary, self._is_canary_due = None, False
+            self._refusals_allowed *= 2
+        for position, (queue, batch) in enumerate(flight.parts):
+            error = (errors or {}).get(position)
+            if error is None:
+                queue.answered(batch, now - flight.ticket.sent)
+            else:
+                self._settle(queue, batch, _diagnosed(error, ()), error, now)
+
+    def failed(self, flight: Flight, error: BaseException, now: float) -> None:
+        """Note that a request failed, and do with its batches what is right."""
+        diagnosis = _diagnosed(error, flight.texts)
+        begins = self._tell_pacer(flight, diagnosis, error, now)
+        if begins:
+            self._log_pause(diagnosis, now)
+        kind = diagnosis.kind
+        if flight is self._canary:
+            self._canary = None
+            if kind in _REFUSALS:
+                self._is_canary_due = False
+                self.give_up(self._last_refusal or error)
+        if len(flight.parts) > 1 and kind in (Kind.REFUSED, Kind.TOO_LARGE, Kind.ACCOUNT):
+            for queue, batch in flight.parts:  # each by itself: it may be about one of them
+                queue.tally.splits += 1
+                queue.resend(batch)
+            return
+        for queue, batch in flight.parts:
+            self._settle(queue, batch, diagnosis, error, now)
+        if kind in (Kind.REFUSED, Kind.ACCOUNT):
+            self._note_refusal(flight, kind, error)
+        elif self.pacer.health.gives_up(now, unreachable=kind is Kind.UNREACHABLE):
+            self.give_up(error)
+
+    def _settle(
+        self,
+        queue: Queue,
+        batch: Batch,
+        diagnosis: Diagnosis,
+        error: BaseException,
+        now: float,
+    ) -> None:
+        queue.failed(batch, diagnosis, error, now)
+        if diagnosis.kind in _FINAL:
+            queue.give_up(error)
+        elif diagnosis.kind is Kind.FAILED and batch.failures >= FAILED_IN_A_ROW:
+            # Is it the server, or this batch? Where nothing else is sent, the canary tells.
+            self._is_canary_due |= self.pacer.health.is_down
+
+    def _note_refusal(self, flight: Flight, kind: Kind, error: BaseException) -> None:
+        """Find out whether it is the texts that are refused, or everything."""
+        health = self.pacer.health
+        self._last_refusal = error
+        if flight.ticket.sent >= health.answered_at:
+            self._refused_in_a_row += 1
+        is_first = kind is Kind.ACCOUNT and not health.has_answered
+        if is_first or self._refused_in_a_row >= self._refusals_allowed:
+            self._is_canary_due = bool(self._turns.queues)
+            self._refused_in_a_row = 0
+
+    def give_up(self, error: BaseException) -> None:
+        """Give up all calls, but for what is in flight."""
+        for queue in self._turns.queues:
+            queue.give_up(error)
+
+    def _tell_pacer(
+        self, flight: Flight, diagnosis: Diagnosis, error: BaseException, now: float
+    ) -> bool:
+        kind, quota = diagnosis.kind, diagnosis.quota
+        if kind is Kind.THROTTLED:
+            return self.pacer.throttled(
+                flight.ticket,
+                now,
+                after=diagnosis.after,
+                headers=_headers(error),
+                quota=None if quota is None else (quota.kind, quota.limit),
+            )
+        if kind in _OF_THE_SERVER and not self._is_of_the_texts(flight, diagnosis):
+            self.pacer.failed(
+                flight.ticket,
+                now,
+                timed_out=kind is Kind.TIMED_OUT,
+                overloaded=kind is Kind.OVERLOADED,
+            )
+        else:
+            self.pacer.refused(flight.ticket)
+        return False
+
+    def _is_of_the_texts(self, flight: Flight, diagnosis: Diagnosis) -> bool:
+        """Tell whether batches have failed in the same way before, while others were answered."""
+        answered_at = self.pacer.health.answered_at
+        return (
+            diagnosis.kind is Kind.FAILED
+            and bool(flight.parts)
+            and all(
+                batch.failures
+                and batch.signature == diagnosis.signature
+                and answered_at >= batch.failed_at
+                for _, batch in flight.parts
+            )
+        )
+
+    def _log_pause(self, diagnosis: Diagnosis, now: float) -> None:
+        pause = self.pacer.throttle.delay(now)
+        level = logging.WARNING if pause > LOOK_AGAIN else logging.INFO
+        logger.log(level, "Throttled (%s): waiting %.3g s", diagnosis.signature, pause)
+
+    def _send_canary(self, now: float) -> Flight | float:
+        if self._canary is not None:
+            return math.inf  # what it tells is waited for
+        delay = self.pacer.delay(1, now)
+        if delay > 0:
+            return delay
+        queue = next(iter(self._turns.queues))
+        self._canary = self._fly([], now, work=queue.work)
+        queue.tally.requests += 1
+        return self._canary
+
+    def _fly(
+        self,
+        parts: Sequence[tuple[Queue, Batch]],
+        now: float,
+        *,
+        work: Work | None = None,
+        is_copy: bool = False,
+    ) -> Flight:
+        work = work or parts[0][0].work
+        ticket = self.pacer.start(
+            sum(batch.charge for _, batch in parts) or 1,
+            now,
+            work=sum(batch.work for _, batch in parts) or 1,
+        )
+        end = min((queue.end for queue, _ in parts), default=math.inf)
+        for queue, _ in parts:
+            queue.tally.requests += 1
+        timeout = min(self.timeout, max(0.001, end - now))
+        if self.pacer.health.is_down:
+            timeout = min(timeout, PROBE_TIMEOUT)
+        texts = [queue.work.texts[row] for queue, batch in parts for row in batch.rows.tolist()]
+        return Flight(
+            ticket=ticket,
+            parts=parts,
+            send=work.send,
+            timeout=timeout,
+            context=work.context,
+            is_copy=is_copy,
+            texts=texts or (CANARY,),
+        )
+
+    def _end_late(self, now: float) -> float:
+        """Give up the calls whose deadline has passed; return the seconds until the next one."""
+        wait = math.inf
+        for queue in self._turns.queues:
+            if queue.end < math.inf and queue.open:
+                if now >= queue.end:
+                    queue.give_up(DeadlineError(queue.deadline or 0.0), abandon=True)
+                else:
+                    wait = min(wait, queue.end - now)
+        return wait
+
+
+def _diagnosed(error: BaseException, texts: Sequence[str]) -> Diagnosis:
+    """Say what is wrong; a mistake of ours in that must not leave a batch without an outcome."""
+    try:
+        return diagnose(error, sent=texts)
+    except Exception as mistake:  # noqa: BLE001  # whatever an SDK's exception does when it is read
+        names = type(error).__name__, type(mistake).__name__
+        logger.error("%s cannot be understood (%s), so it is not tried again", *names)
+        return Diagnosis(kind=Kind.MODEL, signature=names[0])
+
+
+def _headers(error: BaseException) -> Mapping[str, str]:
+    response: Any = getattr(error, "response", None)
+    headers: Mapping[str, str] = getattr(response, "headers", None) or {}
+    return headers

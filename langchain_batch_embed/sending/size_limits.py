@@ -1,0 +1,231 @@
+"""How much one request may hold, learnt from what gets through: pure arithmetic.
+
+A refusal that names its limit is believed. Any other refusal of a batch may be about its size or
+about one of its texts, and only its parts tell: where all of them get through, it was the size;
+where it ends at one text, it was that text, and nothing is learnt.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from langchain_batch_embed.pacing.diagnosis import Diagnosis
+from langchain_batch_embed.sending.work import Batch
+
+__all__ = ["SizeLimits", "Trial"]
+
+SAFETY = 0.95
+"""A limit that a refusal lets us compute is used at this share: it rests on an estimate."""
+
+IN_TIME = 1 / 3
+"""Batches are cut so that they are likely to be answered in this share of the time-out."""
+
+LONGEST = 10.0
+"""And in this many seconds: a batch that takes longer makes the end of a call long."""
+
+GROWTH = 16
+"""The next batch holds at most this many times the work of the largest that was answered."""
+
+_MEASURES = ("items", "tokens", "octets")
+
+
+@dataclass(slots=True, eq=False)
+class Trial:
+    """One refusal whose cause is being found out with the parts of the refused batch.
+
+    Attributes:
+        signature: of the refusal.
+        measure: what the limit would be in: `"items"`, `"tokens"` or `"octets"`.
+        found: the size that got through; `inf` before any did.
+        open: parts without an outcome.
+        is_content: it ended at one text, so the size is not the cause.
+        parked: batches refused in the same way, which wait for what is found out.
+    """
+
+    signature: str
+    measure: str
+    found: float = math.inf
+    open: int = 1
+    is_content: bool = False
+    parked: list[Batch] = field(default_factory=list)
+
+
+class SizeLimits:
+    """The limits of one request at this server, beside those of its provider.
+
+    Attributes:
+        items: texts.
+        tokens: tokens, by the stricter count.
+        octets: UTF-8 bytes of the texts.
+        work: what is answered in time, in tokens.
+    """
+
+    def __init__(self) -> None:
+        self.items = self.tokens = self.octets = self.work = math.inf
+        self._found = dict.fromkeys(_MEASURES, math.inf)  # for good
+        self._answered = dict.fromkeys(_MEASURES, 0.0)  # the largest that got through
+        self._paced_work = 0  # of the largest batches that were answered
+        self._pace = 0.0  # seconds that these take
+        self._trials: dict[str, Trial] = {}  # under way, by signature
+        self._about_texts: set[str] = set()  # signatures that ended at one text
+
+    def fits(self, batch: Batch) -> bool:
+        """Tell whether a batch keeps the limits that were learnt since it was cut."""
+        return len(batch.rows) == 1 or (
+            len(batch.rows) <= self.items
+            and batch.tokens <= self.tokens
+            and batch.octets <= self.octets
+        )
+
+    def parts(self, batch: Batch) -> int:
+        """Return into how many parts a batch has to be cut to keep the limits, at least 2."""
+        shares = (
+            len(batch.rows) / self.items,
+            batch.tokens / self.tokens,
+            batch.octets / self.octets,
+        )
+        return max(2, min(len(batch.rows), math.ceil(max(shares))))
+
+    def answered(self, batch: Batch, seconds: float, timeout: float) -> list[Batch]:
+        """Note that a batch got through; return those that waited for that."""
+        for measure, size in _sizes(batch).items():
+            self._answered[measure] = max(self._answered[measure], size)
+        self._note_pace(batch.work, seconds)
+        if self.work < math.inf and seconds < timeout * IN_TIME:
+            self.work = max(self.work, 2.0 * batch.work)
+        trial = batch.trial
+        if trial is None:
+            return []
+        trial.open -= 1
+        size = _sizes(batch)[trial.measure]
+        if not trial.is_content and (math.isinf(trial.found) or size > trial.found):
+            trial.found = size
+            self._apply()
+        return self._end(trial)
+
+    def refused(self, batch: Batch, diagnosis: Diagnosis) -> tuple[int, bool]:
+        """Note that a batch of several texts was refused, perhaps for its size.
+
+        Returns:
+            Into how many parts it has to be cut, and whether it is to wait instead until another
+            batch's parts have told what was wrong.
+        """
+        count = len(batch.rows)
+        if diagnosis.max_items is not None and diagnosis.max_items < count:
+            self._keep("items", max(1, diagnosis.max_items))
+            return self.parts(batch), False
+        if diagnosis.share is not None and diagnosis.share < 1:
+            self._keep("tokens", max(1, int(batch.tokens * diagnosis.share * SAFETY)))
+            return self.parts(batch), False
+        trial = batch.trial
+        if trial is not None:
+            trial.open -= 1
+            return 2, False
+        signature = diagnosis.signature
+        if not self.fits(batch):  # another one has told by now
+            return self.parts(batch), False
+        measure = self._suspect(batch, diagnosis)
+        if measure is None:
+            return 2, False
+        if (known := self._trials.get(signature)) is not None and math.isinf(known.found):
+            known.parked.append(batch)
+            return 0, True
+        if known is None:
+            batch.trial = self._trials[signature] = Trial(signature, measure, open=0)
+        return 2, False
+
+    def inherit(self, batch: Batch, parts: Sequence[Batch]) -> None:
+        """Make the parts of a batch go on with what is found out with it."""
+        trial = batch.trial
+        if trial is not None:
+            trial.open += len(parts)
+            for part in parts:
+                part.trial = trial
+
+    def ended_at_one(self, batch: Batch) -> list[Batch]:
+        """Note that one text was refused alone; return the batches that waited for that."""
+        if batch.signature:
+            self._about_texts.add(batch.signature)
+        trial = batch.trial
+        if trial is None:
+            return []
+        trial.open -= 1
+        trial.is_content = True
+        self._about_texts.add(trial.signature)
+        return self._end(trial)
+
+    def dropped(self, batch: Batch) -> list[Batch]:
+        """Note that a batch has ended in another way; return those that waited for it."""
+        trial = batch.trial
+        if trial is None:
+            return []
+        trial.open -= 1
+        return self._end(trial)
+
+    def timed_out(self, batch: Batch) -> None:
+        """Note that a batch was not answered in time: smaller ones may be."""
+        self.work = min(self.work, max(1.0, batch.work / 2))
+
+    def refused_for_quota(self, batch: Batch) -> None:
+        """Note that a batch is refused however long it waits: it is above the whole quota."""
+        self._keep("tokens", max(1, batch.tokens // 2))
+
+    def in_time(self, timeout: float) -> float:
+        """Return the most work, in tokens, that is likely to be answered well within the time-out.
+
+        `inf` before the first answer.
+        """
+        if not self._paced_work:
+            return math.inf
+        allowed = min(timeout * IN_TIME, LONGEST)
+        return min(
+            GROWTH * self._paced_work,
+            self._paced_work * allowed / max(self._pace, 1e-6),
+        )
+
+    def _note_pace(self, work: int, seconds: float) -> None:
+        """Note how long the largest batches take."""
+        if work >= 2 * self._paced_work:
+            self._paced_work, self._pace = work, seconds
+        elif 2 * work >= self._paced_work:
+            self._pace += (seconds - self._pace) / 4
+            self._paced_work = max(self._paced_work, work)
+
+    def _suspect(self, batch: Batch, diagnosis: Diagnosis) -> str | None:
+        """Return what the limit would be in; `None`: it cannot be the size."""
+        measure = {"bytes": "octets"}.get(diagnosis.measure or "", diagnosis.measure)
+        if measure is not None:
+            return measure
+        if diagnosis.signature in self._about_texts:
+            return None
+        sizes = _sizes(batch)
+        return next((name for name in _MEASURES if sizes[name] > self._answered[name]), None)
+
+    def _end(self, trial: Trial) -> list[Batch]:
+        """Hand out what waited once the size, or the text, is found."""
+        if trial.open <= 0 or trial.is_content:
+            if self._trials.get(trial.signature) is trial:
+                del self._trials[trial.signature]
+                if not trial.is_content:
+                    self._found[trial.measure] = min(self._found[trial.measure], trial.found)
+            self._apply()
+        elif math.isinf(trial.found):
+            return []
+        parked, trial.parked = trial.parked, []
+        return parked
+
+    def _keep(self, measure: str, size: float) -> None:
+        self._found[measure] = min(self._found[measure], size)
+        self._apply()
+
+    def _apply(self) -> None:
+        """Put in force what is found for good, and what the trials under way have found so far."""
+        limits = dict(self._found)
+        for trial in self._trials.values():
+            if not trial.is_content:
+                limits[trial.measure] = min(limits[trial.measure], trial.found)
+        self.items, self.tokens, self.octets = (limits[name] for name in _MEASURES)
+
+
+def _sizes(batch: Batch) -> dict[str, float]:
+    return {"items": len(batch.rows), "tokens": batch.tokens, "octets": batch.octets}

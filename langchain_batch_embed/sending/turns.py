@@ -1,0 +1,165 @@
+"""Whose turn it is: a pure choice among the calls of one object.
+
+Turns alternate between the oldest call and the one with the least work left: so a query need not
+wait for the end of a corpus, nor a corpus for that of the queries. Calls that are one small batch
+share a request with others of their kind.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.sending.queue import Queue
+from langchain_batch_embed.sending.size_limits import SizeLimits
+from langchain_batch_embed.sending.work import Batch
+
+__all__ = ["Turns"]
+
+LINGER = 0.005
+"""Seconds that a small call waits for others to share its request with, for each request with small
+calls that is in flight: none for the first, so that a single query is sent at once."""
+
+LONGEST_LINGER = 0.02
+"""It never waits for longer than this many seconds."""
+
+SHARED_TOKENS = 64_000
+"""Tokens of a request that several calls share, at most."""
+
+Turn = Sequence[tuple[Queue, Batch]]
+
+
+class Turns:
+    """The calls under way, and which of them sends next.
+
+    Args:
+        pacer: says when a request may start.
+        limits: what a request may hold.
+
+    Attributes:
+        queues: all calls under way, the oldest first.
+        large: those that take turns of their own.
+    """
+
+    def __init__(self, pacer: Pacer, limits: SizeLimits) -> None:
+        self.queues: dict[Queue, None] = {}  # a set that keeps its order
+        self._pacer = pacer
+        self._limits = limits
+        self.large: dict[Queue, None] = {}
+        self._small: deque[tuple[Queue, float]] = deque()  # and when each was added
+        self._small_in_flight: list[Queue] = []  # the first of each request with small calls
+        self._turn = 0
+        self._overtaken = 0  # tokens that were let past the one whose turn it is
+
+    def add(self, queue: Queue, now: float) -> None:
+        """Add a call."""
+        self.queues[queue] = None
+        if queue.is_small:
+            self._small.append((queue, now))
+        else:
+            self.large[queue] = None
+
+    def remove(self, queue: Queue) -> None:
+        """Forget a call."""
+        self.queues.pop(queue, None)
+        self.large.pop(queue, None)
+
+    def next(self, now: float) -> Turn | float:
+        """Return the batches that share the next request, or the seconds until there may be some.
+
+        While a batch waits for quota in its turn, others may overtake it, by no more tokens than
+        it has itself.
+        """
+        waiting: list[tuple[Queue, Batch]] = []
+        wait = math.inf
+        for queue in self.large:
+            queue.waits_for_answers = False
+            batch = queue.peek(now)
+            if batch is not None:
+                waiting.append((queue, batch))
+            wait = min(wait, queue.due(now))
+        shared, delay = self._gather(now)
+        wait = min(wait, delay)
+        if shared:
+            waiting.append(shared[0])
+        if not waiting:
+            return wait
+        oldest = waiting[0]
+        waiting.sort(key=lambda each: each[0].left())
+        turn = oldest if self._turn % 2 else waiting[0]
+        delay = self._delay(turn, shared, now)
+        if delay <= 0:
+            self._turn += 1
+            self._overtaken = 0
+            return self._take(turn, shared, now)
+        for queue, _ in waiting:
+            queue.waits_for_answers = delay == math.inf
+        for other in waiting:
+            charge = self._charge(other, shared)
+            fits = self._overtaken + charge <= self._charge(turn, shared)
+            if other is not turn and fits and self._delay(other, shared, now) <= 0:
+                self._overtaken += charge
+                return self._take(other, shared, now)
+        return min(wait, delay)
+
+    def _take(
+        self, turn: tuple[Queue, Batch], shared: list[tuple[Queue, Batch]], now: float
+    ) -> Turn:
+        if not shared or turn is not shared[0]:
+            turn[0].take(turn[1], now)
+            return [turn]
+        for queue, batch in shared:
+            queue.take(batch, now)
+            self.large[queue] = None  # what may be left of it after an error takes its own turns
+            self._small.popleft()
+        self._small_in_flight.append(shared[0][0])
+        return shared
+
+    def _gather(self, now: float) -> tuple[list[tuple[Queue, Batch]], float]:
+        """Return the small calls that are to share a request, or the seconds until there are."""
+        while self._small and (
+            self._small[0][0] not in self.queues or self._small[0][0].is_stopped
+        ):
+            self._small.popleft()
+        if not self._small:
+            return [], math.inf
+        first, added = self._small[0]
+        self._small_in_flight = [q for q in self._small_in_flight if q.in_flight]
+        linger = min(LONGEST_LINGER, LINGER * len(self._small_in_flight))
+        if added + linger > now + 1e-9:
+            return [], added + linger - now
+        shared: list[tuple[Queue, Batch]] = []
+        items = tokens = charge = 0
+        for queue, _ in self._small:
+            batch = queue.peek(now)
+            if batch is None:
+                if not shared:
+                    return [], queue.due(now)
+                break
+            same = queue.work.send == first.work.send
+            items += len(batch.rows)
+            tokens += batch.tokens
+            charge += batch.charge
+            fits = (
+                same
+                and items <= min(queue.work.max_items, self._limits.items)
+                and tokens <= min(queue.work.max_tokens, self._limits.tokens, SHARED_TOKENS)
+                and charge <= self._pacer.largest()
+                and len(batch.rows) == queue.open
+            )
+            if shared and not fits:
+                break
+            shared.append((queue, batch))
+        return shared, math.inf
+
+    def _charge(
+        self, turn: tuple[Queue, Batch], shared: Sequence[tuple[Queue, Batch]]
+    ) -> int:
+        if shared and turn is shared[0]:
+            return sum(batch.charge for _, batch in shared)
+        return turn[1].charge
+
+    def _delay(
+        self, turn: tuple[Queue, Batch], shared: Sequence[tuple[Queue, Batch]], now: float
+    ) -> float:
+        return self._pacer.delay(self._charge(turn, shared), now)

@@ -1,0 +1,124 @@
+"""What is sent: a call's work, its batches, and what becomes of them."""
+
+import contextvars
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.texts.packing import Sizes
+
+if TYPE_CHECKING:
+    from langchain_batch_embed.sending.queue import Queue
+    from langchain_batch_embed.sending.size_limits import Trial
+
+__all__ = ["Batch", "Done", "Lost", "Outcome", "Rows", "Send", "Work"]
+
+Rows = NDArray[np.intp]
+
+
+class Send(Protocol):
+    """Sends texts in one request."""
+
+    def __call__(self, texts: Sequence[str], *, timeout: float) -> Answer:
+        """Return the checked answer, or raise after this many seconds at the latest."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Batch:
+    """Inputs that are sent in one request.
+
+    Attributes:
+        rows: the rows of the inputs, shape (k,).
+        tokens: by the stricter count, for the limit of a request.
+        charge: tokens that the limiter charges.
+        octets: UTF-8 bytes of the texts.
+        work: what the inputs cost a server, in tokens.
+        failures: how often the server could not answer it, while it answered others.
+        failed_at: when that happened first, for this batch or one that it is a part of.
+        signature: of the last error.
+        refusals: how often it was refused for the rate with nothing else in flight.
+        trial: the size that is being found out with it, if any.
+        sent: when it was sent last, in seconds of the clock.
+        copies: requests for it that are in flight: 1, or 2 where it is hedged.
+        error: the last one.
+        is_settled: whether it has its outcome, or was replaced by its parts.
+        queue: the one that it belongs to.
+    """
+
+    rows: Rows
+    tokens: int
+    charge: int
+    octets: int
+    work: int
+    failures: int = 0
+    failed_at: float = float("inf")
+    signature: str = ""
+    refusals: int = 0
+    trial: "Trial | None" = None
+    sent: float = 0.0
+    copies: int = 0
+    error: BaseException | None = None
+    is_settled: bool = False
+    queue: "Queue | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A batch whose vectors are there: `Work.keep` has taken them."""
+
+    rows: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A batch that is given up, and why."""
+
+    rows: Rows
+    error: BaseException
+
+
+Outcome = Done | Lost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a call has to send, and with what.
+
+    Attributes:
+        rows: the rows of the inputs that are to be sent, in order, shape (m,).
+        sizes: what each row of all inputs costs.
+        max_items: inputs in one request, at most.
+        max_tokens: tokens in one request, at most.
+        texts: the string of each row.
+        send: sends texts within a time-out in seconds, and returns the checked answer.
+        keep: takes a checked answer in the worker's thread, before anybody else sees it.
+        makes_lists: the caller's thread makes lists of floats of each outcome that it is handed.
+        context: the caller's context, in which requests are sent: traces depend on it.
+    """
+
+    rows: Rows
+    sizes: Sizes
+    max_items: int
+    max_tokens: float
+    texts: Sequence[str]
+    send: Send
+    keep: Callable[[Rows, Answer], None]
+    makes_lists: bool = False
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+
+    def batch(self, rows: Rows) -> Batch:
+        """Return the rows as one batch."""
+        sizes = self.sizes
+        tokens = int(sizes.tokens[rows].sum())
+        return Batch(
+            rows=rows,
+            tokens=tokens,
+            charge=int(sizes.charges[rows].sum()),
+            octets=int(sizes.octets[rows].sum()),
+            work=tokens + sizes.input_work * len(rows),
+        )

@@ -1,0 +1,1 @@
+"""What is sent: inputs, their tokens, and how they are cut into batches."""
