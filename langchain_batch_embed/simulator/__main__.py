@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         scenario = Scenario.from_json(options.scenario)
-        for name in ("tier", "latency"):
+        for name in ("tier", "latency", "workers", "seconds_per_text", "max_in_flight"):
             if getattr(options, name) is not None:
                 scenario = dataclasses.replace(scenario, **{name: getattr(options, name)})
     except ValueError as error:
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--tier", type=int, choices=list(TIERS), help="OpenAI's quotas")
     parser.add_argument("--latency", type=float, help="1 is OpenAI's, 0 answers at once")
+    parser.add_argument("--workers", type=int, help="requests computed at a time")
+    parser.add_argument("--seconds-per-text", type=float, help="that a worker takes")
+    parser.add_argument("--max-in-flight", type=int, help="more requests get a proxy's 503")
     parser.add_argument(
         "--scenario", default="{}", metavar="JSON", help='options, as {"faults": {"429": 0.1}}'
     )

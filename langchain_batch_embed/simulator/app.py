@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from http import HTTPStatus
 from typing import Final, TypeVar
 
 from starlette.applications import Starlette
@@ -16,12 +15,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from . import errors
-from .answers import Answer, Dripping, Hanging, Reset, Truncated
+from .answers import Answer, Dripping, Hanging, Reset, Truncated, gone
 from .errors import Refusal
-from .faults import injected, replaced, spoil
+from .faults import belied, injected, replaced, spoil
 from .question import Question, count_tokens
 from .run import Call, Run
-from .scenario import REFUSALS, Scenario
+from .scenario import Scenario, is_refusal
 
 _T = TypeVar("_T")
 
@@ -62,30 +61,71 @@ class Embeddings:
         run = self.run
         first_of_run, first = scope["state"]["connection"].enter(run)
         call = run.arrive(on_new_connection=first_of_run, is_cold=first)
+        request = Request(scope, receive)
         try:
-            response = await self._respond(run, call, Request(scope, receive))
-            await response(scope, receive, send)
-            call.status = response.status_code
+            if not await self._serve(run, call, request, send):
+                response = await self._turn_away(run, call, request)
+                await response(scope, receive, send)
+                call.status = response.status_code
         except ClientDisconnect:
-            pass  # before its body was read: nobody is left to answer
+            pass  # before its body was read, or while it was in the queue: nobody to answer
         finally:
+            if call.left is not None:
+                call.left.cancel()
             run.leave(call)
+
+    async def _serve(self, run: Run, call: Call, request: Request, send: Send) -> bool:
+        """Answer one request; return False where an outage comes first."""
+        outage = run.scenario.outage
+        if outage == "hang":
+            limit = None
+        elif run.seconds_away() > 0:
+            return False
+        else:
+            limit = run.seconds_to_outage()
+        try:
+            async with asyncio.timeout(limit) as outage_begins:
+                response = await self._respond(run, call, request)
+                await _until_back(run)
+                if outage == "503":  # an answer that has begun cannot become that page
+                    outage_begins.reschedule(None)
+                await response(request.scope, request.receive, send)
+        except TimeoutError:
+            return False
+        call.status = response.status_code
+        return True
+
+    @staticmethod
+    async def _turn_away(run: Run, call: Call, request: Request) -> Response:
+        """Return what a client gets while the endpoint is away."""
+        if run.scenario.outage == "reset":
+            return Reset()
+        if not call.is_read:
+            await _drain(request.receive)
+        await _until(call.started + call.network_seconds)
+        refusal = errors.unavailable()
+        return Response(refusal.body, refusal.status, refusal.headers)
 
     async def _respond(self, run: Run, call: Call, request: Request) -> Response:
         azure = "deployment" in request.path_params
         try:
             question = await self._read(run, call, request)
-            if call.fault is not None and call.fault in REFUSALS:
+            if call.fault is not None and is_refusal(call.fault):
                 return await self._refuse(run, call, call.fault, question, _key(request))
             self._admit(run, question, azure=azure)
         except Refusal as refusal:
-            throttled = refusal.status == HTTPStatus.TOO_MANY_REQUESTS
-            tells_quota = throttled and refusal.fault != "429_bare"
-            headers = _headers(run, call, azure=azure, quota=tells_quota)
+            headers = (
+                {}
+                if refusal.is_page
+                else _headers(run, call, azure=azure, quota=refusal.tells_quota)
+            )
             await _until(call.started + call.network_seconds)
             return Response(refusal.body, refusal.status, {**headers, **refusal.headers})
         headers = _headers(run, call, azure=azure, quota=True)
-        await _until(call.started + call.network_seconds + call.server_seconds())
+        left = call.left if run.scenario.notices_leaving else None
+        computing = await run.pool.compute(call.inputs, left)
+        run.count_computed(call)
+        await _until(call.started + call.network_seconds + call.server_seconds() + computing)
         return await self._answer(run, call, question, headers)
 
     async def _read(self, run: Run, call: Call, request: Request) -> Question:
@@ -94,6 +134,13 @@ class Embeddings:
         deployment = request.path_params.get("deployment")
         azure = deployment is not None
         body = await _read_body(request, scenario.max_body_bytes)
+        call.is_read = True
+        if not call.holds_place:
+            raise errors.busy(scenario.busy_status)
+        self._watch(run, call, request.receive)
+        await _until_back(run)
+        if body is None:
+            raise errors.body_too_long()
         key = _key(request)
         if scenario.api_key not in (None, key):
             raise errors.wrong_key(key, azure=azure)
@@ -102,6 +149,13 @@ class Embeddings:
         run.measure(call, question)
         question.check(scenario, azure=azure)
         return question
+
+    @staticmethod
+    def _watch(run: Run, call: Call, receive: Receive) -> None:
+        """Look out for the client's leaving, where that matters."""
+        if run.scenario.notices_leaving or run.scenario.max_in_flight is not None:
+            call.left = asyncio.ensure_future(gone(receive))
+            call.left.add_done_callback(lambda _: run.free_place(call))
 
     async def _refuse(
         self, run: Run, call: Call, fault: str, question: Question, key: str
@@ -205,13 +259,15 @@ def _compose(run: Run, call: Call, question: Question) -> bytes:
     items = question.items(run.cache)
     if call.fault:
         items = spoil(items, question, call.fault, call.dice)
+        question = belied(question, call.fault)
     return question.body(items, run.scenario)
 
 
 def _headers(run: Run, call: Call, *, azure: bool, quota: bool) -> dict[str, str]:
+    seconds = call.server_seconds() + run.pool.workers.seconds(call.inputs)
     headers = {
         "x-request-id": f"req_{call.dice.getrandbits(128):032x}",
-        "openai-processing-ms": str(round(call.server_seconds() * 1000)),
+        "openai-processing-ms": str(round(seconds * 1000)),
     }
     if quota and run.scenario.rate_limit_headers:
         headers |= run.quota.headers(time.monotonic(), remaining_only=azure)
@@ -223,17 +279,32 @@ def _key(request: Request) -> str:
     return request.headers.get("api-key") or bearer
 
 
-async def _read_body(request: Request, limit: int | None) -> bytes:
-    """Read the body to its end also where it is too long: the client is still sending."""
+async def _read_body(request: Request, limit: int | None) -> bytes | None:
+    """Read the body to its end also where it is too long: the client is still sending.
+
+    Returns:
+        None where it is too long.
+
+    """
     pieces: list[bytes] = []
     size = 0
     async for piece in request.stream():
         size += len(piece)
         if limit is None or size <= limit:
             pieces.append(piece)
-    if limit is not None and size > limit:
-        raise errors.body_too_long()
-    return b"".join(pieces)
+    return b"".join(pieces) if limit is None or size <= limit else None
+
+
+async def _drain(receive: Receive) -> None:
+    """Read the rest of a body, or until the client goes."""
+    while (await receive()).get("more_body"):
+        pass
+
+
+async def _until_back(run: Run) -> None:
+    """Wait while an endpoint is away that lets its clients wait."""
+    if run.scenario.outage == "hang":
+        await asyncio.sleep(run.seconds_away())
 
 
 async def _until(moment: float) -> None:

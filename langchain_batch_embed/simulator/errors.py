@@ -6,7 +6,10 @@ quoted in public issues of openai-python, litellm and pgai.
 
 import json
 import math
+import time
 from collections.abc import Mapping
+from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any, Final
 
 from .quota import OverQuota, go_duration
@@ -31,6 +34,8 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a mistake of this progr
         status: the HTTP status.
         body: what is sent, in bytes.
         headers: beyond those of every answer.
+        is_page: whether a proxy's page is sent, which has none of the provider's headers.
+        tells_quota: whether x-ratelimit-* headers go with it.
         fault: the name of the fault it comes from, or None where the request deserved it.
 
     """
@@ -41,11 +46,14 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a mistake of this progr
         body: Mapping[str, Any] | str,
         *,
         headers: Mapping[str, str] | None = None,
+        tells_quota: bool = False,
     ) -> None:
         super().__init__(f"HTTP {status}")
         self.status = status
+        self.is_page = isinstance(body, str)
+        self.tells_quota = tells_quota
         self.body = (body if isinstance(body, str) else json.dumps(body)).encode()
-        kind = "text/html" if isinstance(body, str) else "application/json"
+        kind = "text/html" if self.is_page else "application/json"
         self.headers = {"content-type": kind, **(headers or {})}
         self.fault: str | None = None
 
@@ -71,8 +79,42 @@ def invalid_input() -> Refusal:
     )
 
 
-def too_many_inputs(limit: int, *, azure: bool) -> Refusal:
+def plain(status: int) -> Refusal:
+    """Refuse with a status, and with nothing that says more than its name."""
+    try:
+        message = HTTPStatus(status).phrase
+    except ValueError:
+        message = f"Error {status}"
+    return Refusal(status, {"error": {"message": message}})
+
+
+def page(status: int, name: str) -> Refusal:
+    """Refuse as a proxy does."""
+    return Refusal(status, HTML.format(title=f"{status} {name}"))
+
+
+def unavailable() -> Refusal:
+    """Refuse as a proxy does whose server does not answer."""
+    return page(503, "Service Temporarily Unavailable")
+
+
+def busy(status: int) -> Refusal:
+    """Refuse as nginx's limit_conn does."""
+    return (
+        page(429, "Too Many Requests") if status == HTTPStatus.TOO_MANY_REQUESTS else unavailable()
+    )
+
+
+def firewalled() -> Refusal:
+    """Refuse a request for what one of its texts says, as a web application firewall does."""
+    return page(403, "Forbidden")
+
+
+def too_many_inputs(scenario: Scenario, *, azure: bool) -> Refusal:
     """Refuse more inputs than a request may have."""
+    limit = scenario.max_inputs
+    if scenario.text_limit_words is not None:
+        return invalid(scenario.text_limit_words, None)
     if azure:
         return invalid(f"Too many inputs. The max number of inputs is {limit}.", param=None)
     return invalid(f"Invalid 'input': array length must be {limit} or less.")
@@ -105,7 +147,7 @@ def request_too_long(requested: int, limit: int) -> Refusal:
 
 def body_too_long() -> Refusal:
     """Refuse a body as a reverse proxy does."""
-    return Refusal(413, HTML.format(title="413 Request Entity Too Large"))
+    return page(413, "Request Entity Too Large")
 
 
 def flagged_content() -> Refusal:
@@ -170,10 +212,11 @@ def over_quota(over: OverQuota, model: str, scenario: Scenario, *, azure: bool) 
             " Visit https://platform.openai.com/account/rate-limits to learn more."
         )
         return _too_many_requests(message, over.kind, "rate_limit_exceeded", scenario)
-    wait = over.wait if scenario.retry_after is None else scenario.retry_after
+    wait = _told(over.wait, scenario)
+    hint = f" Please try again in {go_duration(wait)}." if _tells_in_text(scenario) else ""
     message = (
         f"Rate limit reached {place}: Limit {over.limit}, Used {over.used},"
-        f" Requested {over.requested}. Please try again in {go_duration(wait)}."
+        f" Requested {over.requested}.{hint}"
         " Visit https://platform.openai.com/account/rate-limits to learn more."
     )
     return _too_many_requests(message, over.kind, "rate_limit_exceeded", scenario, wait)
@@ -181,19 +224,18 @@ def over_quota(over: OverQuota, model: str, scenario: Scenario, *, azure: bool) 
 
 def azure_over_quota(wait: float, scenario: Scenario) -> Refusal:
     """Refuse a request for a spent quota as Azure does, with whole seconds in the text."""
-    wait = wait if scenario.retry_after is None else scenario.retry_after
+    wait = _told(wait, scenario)
     if wait == math.inf:
         wait = 60.0  # Azure has no wording for a request above the whole quota
+    hint = f" Please retry after {math.ceil(wait)} seconds." if _tells_in_text(scenario) else ""
     message = (
         "Requests to the Embeddings_Create Operation under Azure OpenAI API version 2024-10-21"
-        " have exceeded call rate limit of your current OpenAI S0 pricing tier. Please retry"
-        f" after {math.ceil(wait)} seconds. Please go here: https://aka.ms/oai/quotaincrease if"
+        " have exceeded call rate limit of your current OpenAI S0 pricing tier."
+        f"{hint} Please go here: https://aka.ms/oai/quotaincrease if"
         " you would like to further increase the default rate limit."
     )
-    if not scenario.error_details:
-        return Refusal(429, BARE_429, headers=_retry_headers(wait, scenario))
-    body = {"error": {"code": "429", "message": message}}
-    return Refusal(429, body, headers=_retry_headers(wait, scenario))
+    body = {"error": {"code": "429", "message": message}} if scenario.error_details else BARE_429
+    return Refusal(429, body, headers=_retry_headers(wait, scenario), tells_quota=True)
 
 
 def no_money(scenario: Scenario) -> Refusal:
@@ -212,16 +254,29 @@ def _too_many_requests(
 ) -> Refusal:
     """Return a 429; without a wait it carries no retry headers, as OpenAI's quota 429s."""
     headers = {} if wait is None else _retry_headers(wait, scenario)
-    if not scenario.error_details:
-        return Refusal(429, BARE_429, headers=headers)
-    return Refusal(429, error(message, type_, None, code), headers=headers)
+    body = error(message, type_, None, code) if scenario.error_details else BARE_429
+    return Refusal(429, body, headers=headers, tells_quota=True)
+
+
+def _told(wait: float, scenario: Scenario) -> float:
+    return wait if scenario.retry_after is None else scenario.retry_after
+
+
+def _tells_in_text(scenario: Scenario) -> bool:
+    return scenario.refusal_hint in ("exact", "text")
 
 
 def _retry_headers(wait: float, scenario: Scenario) -> dict[str, str]:
-    if not scenario.retry_headers:
-        return {}
     # Rounded up: whoever comes back at the told moment must not come too early.
-    return {
-        "retry-after-ms": str(math.ceil(wait * 1000)),
-        "retry-after": str(math.ceil(wait)),
-    }
+    match scenario.refusal_hint:
+        case "exact":
+            return {
+                "retry-after-ms": str(math.ceil(wait * 1000)),
+                "retry-after": str(math.ceil(wait)),
+            }
+        case "zero":
+            return {"retry-after": "0"}
+        case "date":
+            return {"retry-after": formatdate(math.ceil(time.time() + wait), usegmt=True)}
+        case "text" | "none":
+            return {}

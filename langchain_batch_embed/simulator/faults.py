@@ -1,5 +1,6 @@
 """Faults put into what the server would have answered."""
 
+import dataclasses
 import math
 import random
 from collections.abc import Mapping
@@ -11,9 +12,9 @@ from starlette.responses import Response
 from . import errors
 from .answers import Answer
 from .errors import BARE_429, HTML, Refusal, error
-from .question import Items, Question
+from .question import Items, Question, Row
 from .quota import Kind, OverQuota
-from .scenario import Scenario
+from .scenario import Scenario, status_of
 
 # Faults whose words never change: HTTP status and body.
 _FIXED: Final[Mapping[str, tuple[int, Mapping[str, Any] | str]]] = {
@@ -25,6 +26,7 @@ _FIXED: Final[Mapping[str, tuple[int, Mapping[str, Any] | str]]] = {
             code="unsupported_country_region_territory",
         ),
     ),
+    "403_html": (403, HTML.format(title="403 Forbidden")),
     "408": (408, error("Request timed out.", "server_error")),
     "409": (409, error("The resource was updated by another request. Please try again.")),
     "429_bare": (429, BARE_429),
@@ -53,6 +55,8 @@ def injected(
     """Return the refusal that a fault stands for."""
     if fault in _FIXED:
         refusal = Refusal(*_FIXED[fault])
+    elif status := status_of(fault):
+        refusal = errors.plain(status)
     else:
         # The delay of an invented throttle: long enough to matter, short enough for a test.
         wait = dice.uniform(0.02, 0.2) if scenario.retry_after is None else scenario.retry_after
@@ -105,8 +109,8 @@ def replaced(fault: str | None, headers: Mapping[str, str]) -> Response | None:
 def spoil(items: Items, question: Question, fault: str, dice: random.Random) -> Items:
     """Return the items of an answer with this fault in them.
 
-    An answer with one item shows every fault but "shuffled"; its "wrong_width" is consistent in
-    itself.
+    An answer with one item shows every fault but "shuffled" and "short_one"; its "wrong_width" is
+    consistent in itself.
     """
     count = len(items)
     chosen = dice.randrange(count)
@@ -115,6 +119,8 @@ def spoil(items: Items, question: Question, fault: str, dice: random.Random) -> 
             items = []
         case "short":
             items = items[:chosen] + items[chosen + 1 :]
+        case "short_one":
+            items = items[:1]
         case "doubled" if count == 1:
             items = items * 2
         case "doubled":
@@ -127,13 +133,29 @@ def spoil(items: Items, question: Question, fault: str, dice: random.Random) -> 
             items = [(None, embedding) for _, embedding in items]
         case "nulls":
             items = _replace(items, chosen, b"null")
-        case "nan":
-            row = np.full(question.dimensions, np.nan, dtype=np.float32)
-            items = _replace(items, chosen, question.embedding(row))
-        case "wrong_width":
-            row = np.full(max(1, question.dimensions // 2), 0.5, dtype=np.float32)
-            items = _replace(items, chosen, question.embedding(row))
+        case "nan" | "zeros" | "wrong_width":
+            items = _replace(items, chosen, question.embedding(_bad_row(fault, question)))
     return items
+
+
+def _bad_row(fault: str, question: Question) -> Row:
+    width, number = {
+        "nan": (question.dimensions, np.nan),
+        "zeros": (question.dimensions, 0.0),
+        "wrong_width": (max(1, question.dimensions // 2), 0.5),
+    }[fault]
+    return np.full(width, number, dtype=np.float32)
+
+
+def belied(question: Question, fault: str) -> Question:
+    """Return what the answer says it answers: another model or a wrong sum of tokens, by fault."""
+    match fault:
+        case "wrong_model":
+            return dataclasses.replace(question, model=f"another-{question.model}")
+        case "bad_usage":
+            return dataclasses.replace(question, tokens=[-sum(question.tokens)])
+        case _:
+            return question
 
 
 def _replace(items: Items, index: int, embedding: bytes) -> Items:

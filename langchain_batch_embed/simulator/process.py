@@ -188,9 +188,12 @@ class Simulator:
             by_status: HTTP status -> count; "0" are those that ended without an answer.
             faults: name -> how often it was applied. A request that deserved a refusal got that.
             in_flight, max_in_flight: requests now, and the most at any one time.
-            inputs_billed: inputs of all answers that were computed.
-            texts_billed_distinct: different texts among them.
-            tokens_billed: their true tokens.
+            inputs_computed: inputs that the workers have computed, also for clients that had
+                gone and for answers that were replaced ("html", "error_200").
+            inputs_billed: inputs of all answers that were computed and put together.
+            texts_seen_distinct: different texts of all requests, also of refused ones.
+            texts_billed_distinct: different texts among those billed.
+            tokens_billed: true tokens of the inputs billed.
             charged: what the limiter charged for them: UTF-8 bytes / 4, each request rounded up.
             max_inputs_seen, max_tokens_seen, max_charge_seen: the largest of any one request,
                 also of refused ones.

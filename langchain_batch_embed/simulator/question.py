@@ -4,6 +4,7 @@ import binascii
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final, Self
 
 import jiter
@@ -100,8 +101,10 @@ class Question:
             Refusal: the request is over one of them.
 
         """
+        if self._contains(scenario.firewall_marker):
+            raise errors.firewalled()
         if len(self.texts) > scenario.max_inputs:
-            raise errors.too_many_inputs(scenario.max_inputs, azure=azure)
+            raise errors.too_many_inputs(scenario, azure=azure)
         if "" in self.texts:
             raise errors.empty_input(self.texts.index(""))
         if max(self.tokens) > scenario.max_tokens_per_input:
@@ -111,9 +114,13 @@ class Question:
         total = self.charge if scenario.request_tokens_by == "bytes" else sum(self.tokens)
         if total > scenario.max_tokens_per_request:
             raise errors.request_too_long(total, scenario.max_tokens_per_request)
-        marker = scenario.refuse_marker
-        if marker is not None and any(marker in text for text in self.texts):
-            raise errors.flagged_content()
+        if self._contains(scenario.refuse_marker):
+            if scenario.marker_status == HTTPStatus.BAD_REQUEST:
+                raise errors.flagged_content()
+            raise errors.plain(scenario.marker_status)
+
+    def _contains(self, marker: str | None) -> bool:
+        return marker is not None and any(marker in text for text in self.texts)
 
     def items(self, cache: Cache | None) -> Items:
         """Compute the embeddings and write each as JSON: a base64 string, or an array."""

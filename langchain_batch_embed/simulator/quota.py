@@ -1,10 +1,12 @@
 """The arithmetic of a provider's quota; it is told the time and never waits."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final, Literal
 
 Kind = Literal["requests", "tokens"]
+UsedOf = Literal["minute", "bucket"]
 
 _SECOND: Final = 1000  # milliseconds
 
@@ -12,13 +14,16 @@ _SECOND: Final = 1000  # milliseconds
 # as it was told must not be refused for a rounding error.
 _SLACK: Final = 1e-3
 
+# A window may end this much early, for the same client.
+_MICROSECOND: Final = 1e-6
 
-class Bucket:
-    """A quota that refills continuously and starts full.
+
+class Allowance(ABC):
+    """What a quota allows, and how much of that is used.
 
     Args:
-        limit_per_minute: units that flow back in a minute.
-        seconds: how many seconds' worth the bucket holds.
+        limit_per_minute: units allowed a minute.
+        seconds: how many seconds' worth may be used at once.
         refused_share: share of its amount, 0 to 1, that a refused request is charged.
 
     """
@@ -31,21 +36,25 @@ class Bucket:
         self.capacity = self.rate * seconds
         self._refused_share = refused_share
         self._used = 0.0
-        self._updated = -math.inf
 
+    @abstractmethod
     def used(self, now: float) -> float:
-        """Units gone and not yet flown back; `now` is in seconds of any one clock."""
-        if now > self._updated:
-            self._used = max(0.0, self._used - (now - self._updated) * self.rate)
-            self._updated = now
-        return self._used
+        """Units that are used at this time; `now` is in seconds of any one clock."""
+
+    @abstractmethod
+    def seconds_to_reset(self, now: float) -> float:
+        """Seconds until nothing is used, if nothing else is taken."""
+
+    @abstractmethod
+    def _seconds_to_lose(self, excess: float, now: float) -> float:
+        """Seconds until this many of the used units are free again."""
 
     def wait(self, amount: float, now: float) -> float:
         """Seconds until `amount` fits: 0 where it fits now, infinite where it never will."""
         if amount > self.capacity + _SLACK:
             return math.inf
         excess = self.used(now) + amount - self.capacity
-        return excess / self.rate if excess > _SLACK else 0.0
+        return self._seconds_to_lose(excess, now) if excess > _SLACK else 0.0
 
     def take(self, amount: float, now: float) -> float:
         """Take `amount` and return 0, or refuse and return the seconds to wait.
@@ -70,6 +79,55 @@ class Bucket:
         return self.wait(amount, now)
 
 
+class Bucket(Allowance):
+    """A quota that refills continuously and starts full."""
+
+    _updated = -math.inf
+
+    def used(self, now: float) -> float:
+        """Units gone and not yet flown back."""
+        if now > self._updated:
+            self._used = max(0.0, self._used - (now - self._updated) * self.rate)
+            self._updated = now
+        return self._used
+
+    def seconds_to_reset(self, now: float) -> float:
+        """Seconds until the bucket is full."""
+        return self.used(now) / self.rate
+
+    def _seconds_to_lose(self, excess: float, now: float) -> float:  # noqa: ARG002 - any time
+        return excess / self.rate
+
+
+class Window(Allowance):
+    """A quota that is counted in windows of fixed length, the first from the first look at it."""
+
+    _end = -math.inf
+
+    def __init__(
+        self, limit_per_minute: float, seconds: float, *, refused_share: float = 1.0
+    ) -> None:
+        super().__init__(limit_per_minute, seconds, refused_share=refused_share)
+        self._seconds = seconds
+
+    def used(self, now: float) -> float:
+        """Units taken in the window of this time."""
+        if self._end == -math.inf:
+            self._end = now + self._seconds
+        late = now + _MICROSECOND - self._end
+        if late >= 0:
+            self._used = 0.0
+            self._end += (late // self._seconds + 1) * self._seconds
+        return self._used
+
+    def seconds_to_reset(self, now: float) -> float:
+        """Seconds until the window ends; 0 where nothing was taken in it."""
+        return self._end - now if self.used(now) else 0.0
+
+    def _seconds_to_lose(self, excess: float, now: float) -> float:  # noqa: ARG002 - all or nothing
+        return self._end - now
+
+
 @dataclass(frozen=True, kw_only=True)
 class OverQuota:
     """Why a request was refused: which quota, its numbers, and the seconds to wait."""
@@ -90,16 +148,22 @@ class Quota:
         tokens_per_minute: int | None,
         *,
         bucket_seconds: float = 60.0,
+        fixed_window_seconds: float | None = None,
         refused_share: float = 1.0,
+        used_of: UsedOf = "minute",
     ) -> None:
+        def allowance(limit: int) -> Allowance:
+            if fixed_window_seconds is None:
+                return Bucket(limit, bucket_seconds, refused_share=refused_share)
+            return Window(limit, fixed_window_seconds, refused_share=refused_share)
+
         limits: dict[Kind, int | None] = {
             "requests": requests_per_minute,
             "tokens": tokens_per_minute,
         }
-        self.buckets: dict[Kind, Bucket] = {
-            kind: Bucket(limit, bucket_seconds, refused_share=refused_share)
-            for kind, limit in limits.items()
-            if limit is not None
+        self._used_of = used_of
+        self.buckets: dict[Kind, Allowance] = {
+            kind: allowance(limit) for kind, limit in limits.items() if limit is not None
         }
 
     def admit(self, tokens: int, now: float) -> OverQuota | None:
@@ -120,10 +184,12 @@ class Quota:
                 requested=amounts[kind],
                 wait=math.inf,
             )
+        # What the minute's limit has more than the bucket counts as used, or is left out.
+        rest = bucket.limit_per_minute - bucket.capacity if self._used_of == "minute" else 0.0
         return OverQuota(
             kind=kind,
             limit=round(bucket.limit_per_minute),
-            used=round(bucket.limit_per_minute - bucket.capacity + bucket.used(now)),
+            used=round(rest + bucket.used(now)),
             requested=amounts[kind],
             wait=waits[kind],
         )
@@ -137,7 +203,7 @@ class Quota:
             headers[f"x-ratelimit-remaining-{kind}"] = str(left)
             if not remaining_only:
                 headers[f"x-ratelimit-limit-{kind}"] = str(round(bucket.limit_per_minute))
-                headers[f"x-ratelimit-reset-{kind}"] = go_duration(used / bucket.rate)
+                headers[f"x-ratelimit-reset-{kind}"] = go_duration(bucket.seconds_to_reset(now))
         return headers
 
 

@@ -1,5 +1,6 @@
 """What happened since the scenario was set: luck, quotas and counters of one run."""
 
+import asyncio
 import random
 import time
 from collections import Counter, deque
@@ -7,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .answers import NO_ANSWER
+from .periods import seconds_away, seconds_to_outage, slowness
+from .pool import Pool
 from .question import Cache, Question
 from .quota import Quota
 from .scenario import Scenario
+from .workers import Workers
 
 _LOG_LENGTH: Final = 100_000
 
@@ -19,7 +23,6 @@ _SERVER_SECONDS_PER_TOKEN: Final = 0.007 / 1000
 _SERVER_SIGMA: Final = 0.85
 _NETWORK_SECONDS: Final = (0.040, 0.150)
 _CONNECT_SECONDS: Final = 0.300
-_STALL_FACTOR: Final = 20.0
 
 
 @dataclass(kw_only=True)
@@ -31,6 +34,9 @@ class Call:
     fault: str | None
     server_factor: float
     network_seconds: float
+    holds_place: bool  # among `Scenario.max_in_flight`; without one it is refused
+    left: asyncio.Future[bool] | None = None  # done once the client has gone, if anyone looks
+    is_read: bool = False
     inputs: int = 0
     tokens: int = 0
     charge: int = 0
@@ -53,8 +59,18 @@ class Run:
             requests,
             tokens,
             bucket_seconds=scenario.bucket_seconds,
+            fixed_window_seconds=scenario.fixed_window_seconds,
             refused_share=scenario.refused_share,
+            used_of=scenario.used_of,
         )
+        self.pool = Pool(
+            Workers(
+                scenario.workers,
+                seconds_per_request=scenario.seconds_per_request,
+                seconds_per_text=scenario.seconds_per_text,
+            )
+        )
+        self._places_held = 0
         self._fault_names = list(scenario.faults)
         self._processor = time.process_time()
         self._first: float | None = None
@@ -62,6 +78,7 @@ class Run:
         self._highest: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
+        self._seen: set[int] = set()
         self._billed: set[int] = set()
         self._log: deque[list[Any]] = deque(maxlen=_LOG_LENGTH)
 
@@ -88,17 +105,29 @@ class Run:
         fault = self._draw_fault(dice.random())
         if number < len(scenario.script):
             fault = None if scenario.script[number] == "ok" else scenario.script[number]
-        scale = scenario.latency
+        scale = scenario.latency * slowness(scenario.slow_periods, now - self._first)
         if dice.random() < scenario.stall_probability:
-            scale *= _STALL_FACTOR
+            scale *= scenario.stall_factor
         connect = _CONNECT_SECONDS if is_cold else 0.0
+        limit = scenario.max_in_flight
+        holds_place = limit is None or self._places_held < limit
+        self._places_held += holds_place
         return Call(
             started=now,
             dice=dice,
             fault=fault,
             server_factor=scale * dice.lognormvariate(0.0, _SERVER_SIGMA),
             network_seconds=scale * (dice.uniform(*_NETWORK_SECONDS) + connect),
+            holds_place=holds_place,
         )
+
+    def seconds_away(self) -> float:
+        """Return how long the endpoint stays away from now on; 0 where it is there."""
+        return seconds_away(self.scenario.outages, self._elapsed())
+
+    def seconds_to_outage(self) -> float | None:
+        """Return how long it is to the next start of an outage; None where none is left."""
+        return seconds_to_outage(self.scenario.outages, self._elapsed())
 
     def measure(self, call: Call, question: Question) -> None:
         """Note what a request weighs, whether or not it will be answered."""
@@ -108,6 +137,11 @@ class Run:
         self._raise_to("inputs", call.inputs)
         self._raise_to("tokens", call.tokens)
         self._raise_to("charge", call.charge)
+        self._seen.update(map(hash, question.texts))
+
+    def count_computed(self, call: Call) -> None:
+        """Note that a worker has ended, whether or not anyone waits for the answer."""
+        self._counts["inputs_computed"] += call.inputs
 
     def bill(self, call: Call, question: Question) -> None:
         """Note that the answer was computed, and is paid for whether or not it arrives."""
@@ -116,9 +150,15 @@ class Run:
         self._counts["charged"] += call.charge
         self._billed.update(map(hash, question.texts))
 
+    def free_place(self, call: Call) -> None:
+        """Let another request in for this one, at the latest when it ends."""
+        self._places_held -= call.holds_place
+        call.holds_place = False
+
     def leave(self, call: Call) -> None:
         """Note how a request ended."""
         now = time.monotonic()
+        self.free_place(call)
         self._counts["in_flight"] -= 1
         self._statuses[str(call.status)] += 1
         if call.shown:
@@ -145,7 +185,9 @@ class Run:
             "faults": dict(self._faults),
             "in_flight": counts["in_flight"],
             "max_in_flight": highest["in_flight"],
+            "inputs_computed": counts["inputs_computed"],
             "inputs_billed": counts["inputs_billed"],
+            "texts_seen_distinct": len(self._seen),
             "texts_billed_distinct": len(self._billed),
             "tokens_billed": counts["tokens_billed"],
             "charged": counts["charged"],
@@ -156,6 +198,10 @@ class Run:
             "processor_seconds": time.process_time() - self._processor,
             "log": list(self._log),
         }
+
+    def _elapsed(self) -> float:
+        now = time.monotonic()
+        return now - (now if self._first is None else self._first)
 
     def _draw_fault(self, luck: float) -> str | None:
         for name in self._fault_names:

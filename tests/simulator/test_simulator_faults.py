@@ -47,6 +47,9 @@ def encoded(texts: list[str]) -> list[str]:
         ("insufficient_quota", 429, "insufficient_quota", "insufficient_quota", "You exceeded"),
         ("500", 500, "server_error", None, "The server had an error"),
         ("503", 503, "service_unavailable_error", "server_is_overloaded", "overloaded"),
+        ("status_424", 424, None, None, "Failed Dependency"),
+        ("status_429", 429, None, None, "Too Many Requests"),
+        ("status_599", 599, None, None, "Error 599"),
     ],
 )
 def test_a_refusal_is_worded_as_the_provider_words_it(
@@ -77,6 +80,7 @@ def test_a_refusal_is_worded_as_the_provider_words_it(
         ("429_requests", True),
         ("429_azure", True),
         ("429_bare", False),
+        ("status_429", False),
         ("too_large_for_quota", False),
         ("insufficient_quota", False),
     ],
@@ -93,14 +97,15 @@ def test_a_throttle_tells_a_delay_where_waiting_helps(
     assert 20 <= int(headers.get("retry-after-ms", 20)) <= 200
 
 
-def test_a_bare_throttle_tells_nothing(ask: Ask, configure: Configure) -> None:
+@pytest.mark.parametrize("fault", ["429_bare", "status_429"])
+def test_a_bare_throttle_tells_nothing(ask: Ask, configure: Configure, fault: str) -> None:
     """Not even what is left of the quota."""
-    configure(script=("429_bare",), tier=1)
+    configure(script=(fault,), tier=1)
 
     assert not [name for name in ask(TEXTS).headers if name.startswith("x-ratelimit")]
 
 
-@pytest.mark.parametrize(("fault", "status"), [("502_html", 502), ("html", 200)])
+@pytest.mark.parametrize(("fault", "status"), [("403_html", 403), ("502_html", 502), ("html", 200)])
 def test_html_comes_in_place_of_json(
     ask: Ask, configure: Configure, fault: str, status: int
 ) -> None:
@@ -253,6 +258,40 @@ class TestSpoiledAnswers:
             for item in data
         ]
         assert [bool(np.isnan(row).all()) for row in rows].count(True) == 1
+
+    def test_a_vector_of_zeros(self, ask: Ask, configure: Configure) -> None:
+        """One item has the right width and no direction."""
+        data = self.spoiled(ask, configure, "zeros", encoding_format="float")
+
+        assert [item["embedding"] == [0.0] * 8 for item in data].count(True) == 1
+
+    def test_one_vector_for_all_texts(self, ask: Ask, configure: Configure) -> None:
+        """It is always the first text's, and right where there is but one text."""
+        configure(faults={"short_one": 1.0})
+
+        for texts in (TEXTS, TEXTS, TEXTS[:1]):
+            data = rows(ask(texts, encoding_format="base64"))
+            assert [(item["index"], item["embedding"]) for item in data] == [
+                (0, encoded(TEXTS[:1])[0])
+            ]
+
+    def test_another_models_name(self, ask: Ask, configure: Configure) -> None:
+        """The vectors are right, and the answer says that another model made them."""
+        configure(script=("wrong_model",))
+
+        response = ask(TEXTS, encoding_format="base64")
+
+        assert [item["embedding"] for item in rows(response)] == encoded(TEXTS)
+        assert response.json()["model"] == "another-text-embedding-3-small"
+
+    def test_a_negative_usage(self, ask: Ask, simulator: Simulator, configure: Configure) -> None:
+        """The answer tells fewer tokens than none; what is billed is right."""
+        configure(script=("bad_usage",))
+
+        usage = ask(TEXTS).json()["usage"]
+
+        assert usage == {"prompt_tokens": -4, "total_tokens": -4}
+        assert simulator.stats()["tokens_billed"] == 4
 
     def test_a_vector_of_another_width(self, ask: Ask, configure: Configure) -> None:
         """One item is half as wide as the others."""

@@ -1,9 +1,12 @@
 """What the server answers, at the HTTP edge: vectors, limits and quotas."""
 
 import base64
+import re
 import struct
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -277,6 +280,35 @@ class TestLimits:
 
         assert ask(["one two three", "one two"]).status_code == 200
 
+    def test_a_limit_can_be_told_in_words_nobody_knows(
+        self, ask: Ask, configure: Configure
+    ) -> None:
+        """The message is exactly the scenario's."""
+        configure(max_inputs=1, text_limit_words="input should not be larger than 1")
+
+        assert error(ask(["a", "b"]), 400)["message"] == "input should not be larger than 1"
+        assert ask(["a"]).status_code == 200
+
+    def test_a_text_can_crash_the_server_each_time(self, ask: Ask, configure: Configure) -> None:
+        """The marker's status is the scenario's, and its body says nothing about the text."""
+        configure(refuse_marker="poison", marker_status=500)
+
+        for _ in range(2):
+            assert error(ask(["a", "some poison"]), 500) == {"message": "Internal Server Error"}
+        assert ask(["a"]).status_code == 200
+
+    def test_a_firewall_stands_before_the_provider(self, ask: Ask, configure: Configure) -> None:
+        """Its 403 is a page without a word on the text, and without the provider's headers."""
+        configure(firewall_marker="<script>", max_inputs=1, tier=1)
+
+        response = ask(["fine", "a <script> here"])
+
+        assert response.status_code == 403
+        assert response.headers["content-type"].startswith("text/html")
+        assert "script" not in response.text
+        assert "x-request-id" not in response.headers
+        assert ask(["fine"]).status_code == 200
+
     @pytest.mark.parametrize("inputs", [None, 5, [1.5], ["a", 1], [["a"]], [None], [[-1]], [True]])
     def test_an_input_that_is_neither_text_nor_tokens_is_refused(
         self, ask: Ask, configure: Configure, inputs: Any
@@ -466,7 +498,7 @@ class TestQuotas:
         configure(
             requests_per_minute=1,
             rate_limit_headers=False,
-            retry_headers=False,
+            refusal_hint="none",
             error_details=False,
         )
         answers = [ask("x"), ask("x")]
@@ -475,6 +507,80 @@ class TestQuotas:
         assert answers[1].json() == {"error": {"message": "Too many requests"}}
         for answer in answers:
             assert not [n for n in answer.headers if n.startswith(("x-ratelimit", "retry"))]
+
+    @pytest.mark.parametrize(
+        ("hint", "retry_after", "says_when"),
+        [("exact", "30", True), ("text", None, True), ("zero", "0", False), ("none", None, False)],
+    )
+    def test_a_refusal_says_when_as_the_scenario_wants(
+        self,
+        ask: Ask,
+        configure: Configure,
+        hint: str,
+        retry_after: str | None,
+        *,
+        says_when: bool,
+    ) -> None:
+        """In headers and text, in the text alone, wrongly, or nowhere."""
+        configure(requests_per_minute=2, bucket_seconds=30, refusal_hint=hint)
+        ask("x")
+
+        response = ask("x")
+
+        assert response.headers.get("retry-after") == retry_after
+        assert ("retry-after-ms" in response.headers) == (hint == "exact")
+        message = error(response, 429)["message"]
+        assert ("Please try again in" in message) == says_when
+        assert "Limit 2, Used 2, Requested 1. " in message
+
+    def test_a_delay_can_be_a_date(self, ask: Ask, configure: Configure) -> None:
+        """The date is in GMT, and never before the true moment."""
+        configure(requests_per_minute=2, bucket_seconds=30, refusal_hint="date")
+        ask("x")
+        before = time.time()
+
+        response = ask("x")
+
+        told = parsedate_to_datetime(response.headers["retry-after"]).timestamp()
+        assert response.headers["retry-after"].endswith(" GMT")
+        assert 29 < told - before < 32
+        assert "retry-after-ms" not in response.headers
+        assert "try again in" not in response.text
+
+    @pytest.mark.parametrize(
+        ("hint", "says_when"), [("exact", True), ("text", True), ("date", False), ("none", False)]
+    )
+    def test_azure_says_when_as_the_scenario_wants(
+        self, ask: Ask, configure: Configure, hint: str, *, says_when: bool
+    ) -> None:
+        """Azure's text follows the same option."""
+        configure(script=("429_azure",), refusal_hint=hint, retry_after=46)
+
+        message = error(ask("x"), 429)["message"]
+
+        assert ("Please retry after 46 seconds." in message) == says_when
+
+    def test_a_quota_can_be_counted_in_fixed_windows(self, ask: Ask, configure: Configure) -> None:
+        """A refused request is let in when the next window begins, and told that moment."""
+        configure(requests_per_minute=240, fixed_window_seconds=0.5)
+        statuses = [ask("x").status_code for _ in range(2)]
+
+        refused = ask("x")
+        told = int(refused.headers["retry-after-ms"])
+        time.sleep(told / 1000)
+
+        assert [*statuses, refused.status_code] == [200, 200, 429]
+        assert 0 < told <= 500
+        assert [ask("x").status_code for _ in range(2)] == [200, 200]
+
+    def test_used_can_hide_why_a_request_was_refused(self, ask: Ask, configure: Configure) -> None:
+        """Of the small bucket only, used and requested are below the limit."""
+        configure(tokens_per_minute=6000, bucket_seconds=1, used_of="bucket")
+        ask("x" * 400)
+
+        message = error(ask("x" * 200), 429)["message"]
+
+        assert re.search(r"Limit 6000, Used \d{1,3}, Requested 50\.", message)
 
     def test_the_delay_that_is_told_can_be_another(self, ask: Ask, configure: Configure) -> None:
         """A provider may send clients away for an hour."""

@@ -54,7 +54,9 @@ class TestStats:
             "faults": {"500": 1},
             "in_flight": 0,
             "max_in_flight": 1,
+            "inputs_computed": 3,
             "inputs_billed": 3,
+            "texts_seen_distinct": 7,
             "texts_billed_distinct": 2,
             "tokens_billed": 4,
             "charged": 5,
@@ -112,6 +114,17 @@ class TestStats:
 
         stats = eventually(simulator, "inputs_billed", 1)
         assert stats["tokens_billed"] == 2
+
+    def test_an_answer_that_is_replaced_was_computed_and_is_not_billed(
+        self, ask: Ask, simulator: Simulator, configure: Configure
+    ) -> None:
+        """What the workers did is counted apart from what is paid for."""
+        configure(script=("html",))
+        ask(["a", "b"])
+
+        stats = simulator.stats()
+        assert (stats["inputs_computed"], stats["inputs_billed"]) == (2, 0)
+        assert (stats["texts_seen_distinct"], stats["texts_billed_distinct"]) == (2, 0)
 
     def test_a_client_that_goes_before_its_body_is_not_billed(
         self, simulator: Simulator, configure: Configure, raw_request: RawRequest
@@ -246,6 +259,7 @@ class TestProcess:
         """`python -m langchain_batch_embed.simulator` says where it listens, and takes options."""
         command = [sys.executable, "-m", "langchain_batch_embed.simulator", "--port", "0"]
         command += ["--tier", "1", "--latency", "0", "--scenario", '{"models": ["mine"]}']
+        command += ["--workers", "1", "--seconds-per-text", "0.01", "--max-in-flight", "2"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603
             try:
                 assert server.stdout is not None
@@ -257,6 +271,7 @@ class TestProcess:
 
         assert response.status_code == 200
         assert response.headers["x-ratelimit-limit-tokens"] == "1000000"
+        assert response.headers["openai-processing-ms"] == "10"
 
     def test_a_wrong_option_on_the_command_line_is_one_line(self) -> None:
         """No traceback: the message, and a status that is not 0."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from langchain_batch_embed.simulator.quota import Bucket, Quota, go_duration
+from langchain_batch_embed.simulator.quota import Bucket, Quota, Window, go_duration
 
 LIMITS = st.integers(60, 10_000_000)
 SHARES = st.floats(0, 1)
@@ -54,6 +54,79 @@ def test_more_than_the_capacity_never_fits(limit: int, seconds: float, factor: f
 
     assert bucket.take(amount, 0.0) == math.inf
     assert bucket.used(0.0) == 0
+
+
+@given(LIMITS, st.floats(0.5, 60), SHARES, REQUESTS)
+def test_whoever_waits_for_the_next_window_is_let_in(
+    limit: int, seconds: float, share: float, requests: list[tuple[float, float]]
+) -> None:
+    """A client that is alone and obeys is never refused twice in a row by a window either."""
+    window = Window(limit, seconds, refused_share=share)
+    now = 0.0
+    for pause, part in requests:
+        now += pause
+        amount = part * window.capacity
+        wait = window.take(amount, now)
+        assert 0 <= wait <= seconds + 1e-5
+        if wait:
+            now += wait
+            assert window.take(amount, now) == 0
+
+
+@given(LIMITS, st.floats(0.5, 60), SHARES, REQUESTS)
+def test_a_window_lets_in_no_more_than_its_share(
+    limit: int, seconds: float, share: float, requests: list[tuple[float, float]]
+) -> None:
+    """Windows begin at whole multiples of their length, counted from the first request."""
+    window = Window(limit, seconds, refused_share=share)
+    now, taken = 0.0, dict[int, float]()
+    for count, (pause, part) in enumerate(requests, start=1):
+        now += pause if taken else 0.0
+        amount = part * window.capacity
+        if window.take(amount, now) == 0:
+            number = math.floor((now + 2e-6) / seconds)
+            taken[number] = taken.get(number, 0.0) + amount
+            assert taken[number] <= limit / 60 * seconds + 0.001 * count
+
+
+def test_a_window_frees_everything_at_once() -> None:
+    """At its end, and not before; the wait is what is left of it."""
+    window = Window(60, 10, refused_share=0)
+    assert window.take(10, 5.0) == 0
+
+    assert window.take(1, 8.0) == pytest.approx(7.0)
+    assert window.take(1, 14.9) == pytest.approx(0.1)
+    assert window.take(10, 15.0) == 0
+    assert window.take(1, 20.0) == pytest.approx(5.0)
+    assert window.take(10, 40.0) == 0
+    assert window.take(1, 44.0) == pytest.approx(1.0)
+    assert window.take(11, 50.0) == math.inf
+
+
+def test_a_quota_of_windows_tells_when_its_window_ends() -> None:
+    """In the wait and in the headers; a window with nothing in it has no reset."""
+    quota = Quota(None, 600, fixed_window_seconds=10)
+    assert quota.headers(0.0)["x-ratelimit-reset-tokens"] == "0s"
+    assert quota.admit(100, 4.0) is None
+
+    over = quota.admit(1, 4.0)
+
+    assert over is not None
+    assert (over.limit, over.used, over.wait) == (600, 600, 6.0)
+    assert quota.headers(4.0)["x-ratelimit-remaining-tokens"] == "0"
+    assert quota.headers(4.0)["x-ratelimit-reset-tokens"] == "6s"
+
+
+@pytest.mark.parametrize("seconds", [{"bucket_seconds": 1}, {"fixed_window_seconds": 1}])
+def test_used_can_be_of_the_small_bucket_only(seconds: dict[str, float]) -> None:
+    """Used and requested together are then far below the limit, and are refused all the same."""
+    quota = Quota(None, 60_000, refused_share=0, used_of="bucket", **seconds)
+    assert quota.admit(900, 0.0) is None
+
+    over = quota.admit(400, 0.0)
+
+    assert over is not None
+    assert (over.limit, over.used, over.requested) == (60_000, 900, 400)
 
 
 def test_the_wait_follows_the_published_sample() -> None:

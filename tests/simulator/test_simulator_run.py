@@ -1,6 +1,7 @@
 """The luck that a request is dealt, without a server and without waiting."""
 
 import statistics
+from typing import Any
 
 import pytest
 
@@ -8,9 +9,9 @@ from langchain_batch_embed.simulator.run import Call, Run
 from langchain_batch_embed.simulator.scenario import Scenario
 
 
-def calls(count: int = 400, *, is_cold: bool = False, **options: float) -> list[Call]:
+def calls(count: int = 400, *, is_cold: bool = False, **options: Any) -> list[Call]:
     """Return the first requests of a run."""
-    run = Run(Scenario(**options))  # type: ignore[arg-type]
+    run = Run(Scenario(**options))
     return [run.arrive(on_new_connection=False, is_cold=is_cold) for _ in range(count)]
 
 
@@ -52,6 +53,25 @@ def test_a_stalled_request_takes_20_times_as_long() -> None:
 
     assert set(factors) == {1, 20}
     assert 20 < factors.count(20) < 60
+
+
+def test_how_long_a_stall_is_can_be_set() -> None:
+    """A stalled request takes `stall_factor` times as long."""
+    (normal,), (stalled,) = calls(1), calls(1, stall_probability=1.0, stall_factor=3.0)
+
+    assert stalled.network_seconds == pytest.approx(3 * normal.network_seconds)
+    assert stalled.server_seconds() == pytest.approx(3 * normal.server_seconds())
+
+
+def test_a_slow_period_slows_the_latency() -> None:
+    """A request that arrives in the period takes its factor times as long."""
+    (normal,) = calls(1)
+    (slow,) = calls(1, slow_periods=((0, 60, 4),))
+    (before,) = calls(1, slow_periods=((30, 60, 4),))
+
+    assert slow.network_seconds == pytest.approx(4 * normal.network_seconds)
+    assert slow.server_seconds() == pytest.approx(4 * normal.server_seconds())
+    assert before.network_seconds == normal.network_seconds
 
 
 def test_luck_does_not_depend_on_faults() -> None:

@@ -17,6 +17,27 @@ def test_a_scenario_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"fixed_window_seconds": 10.0, "used_of": "bucket", "refusal_hint": "date"},
+        {"workers": 2, "seconds_per_text": 0.5, "seconds_per_request": 1, "notices_leaving": True},
+        {"max_in_flight": 8, "busy_status": 429},
+        {"outages": ((0, 1.5), (10.0, 5)), "outage": "hang"},
+        {"slow_periods": ((1, 2, 3.5),), "stall_factor": 5, "stall_probability": 0.1},
+        {"firewall_marker": "<script>", "refuse_marker": "m", "marker_status": 500},
+        {"text_limit_words": "input should not be larger than 10"},
+        {"faults": {"status_424": 0.5}, "script": ("status_599", "short_one")},
+    ],
+)
+def test_every_option_survives_json(options: dict[str, Any]) -> None:
+    """What JSON has no type for, such as tuples, comes back as it was."""
+    scenario = Scenario(**options)
+
+    assert Scenario.from_json(scenario.to_json()) == scenario
+    assert all(getattr(scenario, name) == value for name, value in options.items())
+
+
+@pytest.mark.parametrize(
     ("options", "quotas"),
     [
         ({}, (None, None)),
@@ -50,6 +71,30 @@ def test_a_tier_sets_the_quotas_that_are_not_given(
         ({"faults": {"429": 0.6, "500": 0.6}}, "add up to more than 1"),
         ({"faults": {"ok": 0.5}}, "unknown faults"),
         ({"models": "text-embedding-3-small"}, "tuples of strings"),
+        ({"fixed_window_seconds": 0}, "fixed_window_seconds must be above 0"),
+        ({"used_of": "hour"}, "used_of must be one of"),
+        ({"refusal_hint": "maybe"}, "refusal_hint must be one of"),
+        ({"workers": 0}, "workers must be"),
+        ({"workers": True}, "workers must be"),
+        ({"seconds_per_text": -1}, "seconds_per_text must be"),
+        ({"seconds_per_request": float("nan")}, "seconds_per_request must be"),
+        ({"notices_leaving": "no"}, "notices_leaving must be True or False"),
+        ({"max_in_flight": 0}, "max_in_flight must be"),
+        ({"busy_status": 500}, r"busy_status must be one of \[429, 503\]"),
+        ({"outage": "502"}, "outage must be one of"),
+        ({"outages": (1, 2)}, r"outages must be a tuple of \(start, seconds\)"),
+        ({"outages": ((1, 0),)}, "seconds above 0"),
+        ({"outages": ((-1, 1),)}, "at least 0"),
+        ({"outages": (("now", 1),)}, "outages must be"),
+        ({"slow_periods": ((1, 2),)}, r"\(start, seconds, factor\)"),
+        ({"slow_periods": ((0, float("inf"), 2),)}, "slow_periods must be"),
+        ({"stall_factor": -1}, "stall_factor must be"),
+        ({"firewall_marker": ""}, "firewall_marker must not be empty"),
+        ({"text_limit_words": ""}, "text_limit_words must not be empty"),
+        ({"marker_status": 200}, "marker_status must be 400 to 599"),
+        ({"faults": {"status_200": 0.1}}, "unknown faults"),
+        ({"script": ("status_4000",)}, "unknown faults"),
+        ({"script": (500,)}, "unknown faults"),
     ],
 )
 def test_a_value_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:

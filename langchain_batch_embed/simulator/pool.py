@@ -1,0 +1,59 @@
+"""Waiting for the workers whose timetable `workers` keeps."""
+
+import asyncio
+import time
+
+from starlette.requests import ClientDisconnect
+
+from .workers import Workers
+
+
+class Pool:
+    """The queue before the workers, for requests to wait in."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+        self._moved_up: asyncio.Future[None] | None = None
+
+    async def compute(self, texts: int, left: asyncio.Future[bool] | None) -> float:
+        """Wait for a worker and for its work.
+
+        A request whose wait is cancelled gives its place or its worker to the next.
+
+        Args:
+            texts: of the request.
+            left: is done once the client has gone; None does not look.
+
+        Returns:
+            Seconds from now until the end of the work.
+
+        Raises:
+            ClientDisconnect: the client left before a worker had started.
+
+        """
+        job = self.workers.enter(texts, time.monotonic())
+        try:
+            while (seconds := job.end - time.monotonic()) > 0:
+                await self._wait(seconds, left)
+                if left is not None and left.done() and job.is_queued(time.monotonic()):
+                    raise ClientDisconnect
+        except (asyncio.CancelledError, ClientDisconnect):
+            self.workers.remove(job, time.monotonic())
+            self._wake()
+            raise
+        return job.end - job.entered
+
+    async def _wait(self, seconds: float, left: asyncio.Future[bool] | None) -> None:
+        """Wait until the time is over, the queue moves up, or the client goes."""
+        if self._moved_up is None:
+            self._moved_up = asyncio.get_running_loop().create_future()
+        events: set[asyncio.Future[None] | asyncio.Future[bool]] = {self._moved_up}
+        if left is not None and not left.done():
+            events.add(left)
+        await asyncio.wait(events, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+
+    def _wake(self) -> None:
+        """Let all that wait look at the timetable again."""
+        if self._moved_up is not None:
+            self._moved_up.set_result(None)
+            self._moved_up = None
