@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from langchain_batch_embed.quota import seconds
+from langchain_batch_embed.pacing.quota import seconds
 
 from .exchange import Reply, Request
 from .grid import DIMENSIONS, Cell, Outage, Says, bad_luck_at, cells, pairwise, sample
