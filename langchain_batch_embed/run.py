@@ -235,7 +235,7 @@ class Run:
             # Before anybody sees the vectors: who has the last of them may ask what they cost.
             with shared.changed:
                 self._tally.answered(answer.tokens, batch.charge)
-            self._work.keep(batch.rows, answer.vectors)
+            self._work.keep(batch.rows, answer)
         except BaseException as error:  # noqa: BLE001  # nothing may leave a batch without outcome
             with shared.changed:
                 self._settle_error(batch, ticket, error)

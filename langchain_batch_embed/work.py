@@ -66,7 +66,7 @@ class Work:
         weights: tokens of each row by the stricter count, shape (rows,).
         charges: tokens that the limiter charges for each row, shape (rows,).
         send: sends the rows within a time-out in seconds, and returns the checked answer.
-        keep: takes finished vectors in the worker's thread, before anybody else sees them.
+        keep: takes a checked answer in the worker's thread, before anybody else sees them.
         lists: the caller's thread makes lists of floats of each outcome that it is handed.
     """
 
@@ -76,7 +76,7 @@ class Work:
     weights: NDArray[np.int64]
     charges: NDArray[np.int64]
     send: Callable[[NDArray[np.intp], float], Answer]
-    keep: Callable[[NDArray[np.intp], NDArray[np.float32]], None]
+    keep: Callable[[NDArray[np.intp], Answer], None]
     lists: bool = False
 
 
