@@ -124,7 +124,9 @@ class Concurrency:
         self._attempt = 0  # -1: a lower number is being tried, 1: a higher one
         self._turns_up = False  # the next attempt is a higher number
         self._cut = -math.inf  # when the number was lowered last
-        self._begin(-math.inf)
+        self.began = -math.inf
+        self._trips: list[tuple[float, float, float]] = []  # seconds, work, when it ended
+        self._busiest = 0  # most requests in flight in this round
 
     def limit(self) -> int:
         """Return how many may be in flight now."""
@@ -220,7 +222,7 @@ class Concurrency:
     def _begin(self, now: float) -> None:
         """Begin a round: what is sent from now on tells how this many in flight fare."""
         self.began = now
-        self._trips: list[tuple[float, float, float]] = []  # seconds, work, when it ended
+        self._trips = []
         self._busiest = 0
 
     def _end_round(self, now: float) -> None:

@@ -162,9 +162,7 @@ class Pacer:
         self.requests.passed(1, sent=ticket.sent, now=now)
         if self._learn(ticket, headers, now):
             self.concurrency.open()
-        self.concurrency.answered(
-            sent=ticket.sent, now=now, work=ticket.work, in_flight=in_flight
-        )
+        self.concurrency.answered(sent=ticket.sent, now=now, work=ticket.work, in_flight=in_flight)
         return self.health.answered(now)
 
     def throttled(

@@ -55,9 +55,9 @@ REFUSED_ALONE_AS_TOLD = 2
 ALONE = 4
 """One text that fails this often with a 5xx, while others are answered, is given up."""
 
-OVERLOADS = 2
-"""Time-outs and overloads use up retries this many times more slowly than other failures: most often
-they are about the server and not about the text."""
+BY_CHANCE = 3
+"""A batch that could not be delivered, or met an overloaded server, this often while others are
+answered is halved: perhaps one of its texts is what takes the server down."""
 
 
 SHARED_ROWS = 64
@@ -369,9 +369,7 @@ class Queue:
             # While nothing is known of the quota, what comes next waits for the first answers, so
             # the smallest batches go first.
             packed = [*reversed(packed)]
-        self._stops = deque(
-            (self._begin + np.cumsum([len(batch) for batch in packed])).tolist()
-        )
+        self._stops = deque((self._begin + np.cumsum([len(batch) for batch in packed])).tolist())
 
     def _most_work(self) -> float:
         """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
@@ -433,9 +431,7 @@ class Queue:
         else:
             self._split(batch, parts, now)
 
-    def _failed(
-        self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float
-    ) -> None:
+    def _failed(self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float) -> None:
         """Send a batch again later, in parts where it alone fails, or give its text up."""
         health, kind = self._pacer.health, diagnosis.kind
         same = batch.signature == diagnosis.signature
@@ -470,13 +466,13 @@ class Queue:
         if kind is Kind.TIMED_OUT:
             return others_answered or batch.failures >= SAME_ERROR
         if kind in (Kind.OVERLOADED, Kind.UNREACHABLE):  # more likely the server than a text
-            return others_answered and batch.failures > self._max_retries
+            return others_answered and batch.failures >= min(BY_CHANCE, self._max_retries + 1)
         return same and batch.failures >= SAME_ERROR
 
     def _most_failures(self, kind: Kind) -> int:
         """Return how often one text may fail while others are answered."""
         if kind in (Kind.TIMED_OUT, Kind.OVERLOADED, Kind.UNREACHABLE):
-            return OVERLOADS * self._max_retries + 1
+            return self._max_retries + 1
         return min(ALONE, self._max_retries + 1)
 
     def _again(
