@@ -204,9 +204,9 @@ class Pacer:
             self._measure(ticket, now, is_hinted=after is not None)
         elif begins:
             # A quota that is known explains the refusal; the other one is not guessed at.
-            for bucket in (self.tokens, self.requests):
+            for bucket, amount in ((self.tokens, ticket.charge), (self.requests, 1)):
                 if bucket.is_known:
-                    bucket.refused(now)
+                    bucket.refused(amount, now)
         self._passed_in_a_row = 0
         return begins
 
@@ -229,8 +229,8 @@ class Pacer:
                 bucket.ease(now)
         if not is_chance and not self._is_measured:
             self._is_measured = True
-            for bucket in (self.tokens, self.requests):
-                bucket.refused(now)
+            self.tokens.refused(ticket.charge, now)
+            self.requests.refused(1, now)
             concurrency.throttled(now)
         if self._is_measured and self.throttle.in_a_row == 1:
             concurrency.accepts(accepted)
@@ -271,6 +271,13 @@ class Pacer:
     def explains(self, charge: int) -> bool:
         """Tell whether a known quota lets a request of this many tokens through some time."""
         return self.tokens.is_known and charge <= self.tokens.capacity
+
+    def gives_up(self, now: float, *, unreachable: bool) -> bool:
+        """Tell whether the server has given no answer for too long: it is away, or refuses all."""
+        throttled_for = now - self.throttle.since
+        return throttled_for >= self.health.patience or self.health.gives_up(
+            now, unreachable=unreachable
+        )
 
     def largest(self) -> float:
         """Return the most tokens that one request may be charged: the whole bucket."""

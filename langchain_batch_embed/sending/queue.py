@@ -52,7 +52,7 @@ between, after pauses of up to 10 s, is more than the whole quota allows at once
 REFUSED_ALONE_AS_TOLD = 2
 """The same where the server said each time how long to wait."""
 
-ALONE = 4
+ALONE = 3
 """One text that fails this often with a 5xx, while others are answered, is given up."""
 
 BY_CHANCE = 3

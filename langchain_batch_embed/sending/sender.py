@@ -241,7 +241,7 @@ class Sender:
             self._settle(queue, batch, diagnosis, error, now)
         if kind in (Kind.REFUSED, Kind.ACCOUNT):
             self._note_refusal(flight, kind, error)
-        elif self.pacer.health.gives_up(now, unreachable=kind is Kind.UNREACHABLE):
+        elif self.pacer.gives_up(now, unreachable=kind is Kind.UNREACHABLE):
             self.give_up(error)
 
     def _settle(

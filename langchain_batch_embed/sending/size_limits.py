@@ -17,7 +17,7 @@ __all__ = ["SizeLimits", "Trial"]
 SAFETY = 0.95
 """A limit that a refusal lets us compute is used at this share: it rests on an estimate."""
 
-IN_TIME = 1 / 3
+IN_TIME = 1 / 6
 """Batches are cut so that they are likely to be answered in this share of the time-out."""
 
 LONGEST = 10.0
