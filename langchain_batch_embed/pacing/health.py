@@ -99,6 +99,10 @@ class Health:
         """
         if not self.is_down:
             return False
-        first_contact = unreachable and not self.has_answered
-        patience = min(FIRST_CONTACT, self.patience) if first_contact else self.patience
-        return self.away_for(now) >= patience
+        return self.away_for(now) >= self.patience_for(unreachable=unreachable)
+
+    def patience_for(self, *, unreachable: bool) -> float:
+        """Return after how many seconds without an answer the server is given up."""
+        if unreachable and not self.has_answered:
+            return min(FIRST_CONTACT, self.patience)
+        return self.patience

@@ -21,7 +21,7 @@ from langchain_batch_embed.pacing.concurrency import Concurrency
 from langchain_batch_embed.pacing.health import Health
 from langchain_batch_embed.pacing.quota import read_headers
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN, Throttle
-from langchain_batch_embed.pacing.token_bucket import TokenBucket
+from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
 
 __all__ = ["MAX_OUTAGE", "Pacer", "Ticket"]
 
@@ -117,12 +117,10 @@ class Pacer:
         pause = self.throttle.delay(now)
         if pause > LOOK_AGAIN / 2 and not self.in_flight:
             pause = self.throttle.delay_of_probe(now)
-        return max(
-            pause,
-            self.health.delay(now),
-            self.tokens.delay(charge, now),
-            self.requests.delay(1, now),
-        )
+        quota = max(self.tokens.delay(charge, now), self.requests.delay(1, now))
+        if not (self.in_flight or self.tokens.is_known or self.requests.is_known):
+            quota = min(quota, LONGEST)  # who has waited for that long may simply ask
+        return max(pause, self.health.delay(now), quota)
 
     def start(self, charge: int, now: float, *, work: int = 0) -> Ticket:
         """Count a request as started; `delay` must have said 0."""

@@ -8,7 +8,7 @@ flowed in between them.
 import math
 from dataclasses import dataclass
 
-__all__ = ["TokenBucket"]
+__all__ = ["LONGEST", "TokenBucket"]
 
 PROBE = 0.0005
 """The k-th answer in a row raises a measured rate by k times this share: by a tenth after 20 answers,
