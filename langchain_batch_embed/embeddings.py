@@ -274,16 +274,20 @@ class BatchEmbeddings(Embeddings):
         Cancelling the task stops the work: no further request starts, and what is finished is
         kept as after a failure. Raises as `embed_documents` does.
         """
-        return await self._in_thread(
-            lambda cancelled: self._pipeline.lists(texts, cancelled=cancelled)
-        )
+        pipeline = self._pipeline
+        given = check_texts(texts)
+        if pipeline.is_small(given):
+            return (await pipeline.aembed(given)).lists()
+        return await self._in_thread(lambda cancelled: pipeline.lists(given, cancelled=cancelled))
 
     async def aembed_query(self, text: str) -> list[float]:
         """Return the vector of one query, without blocking the event loop."""
-        embed = partial(self._pipeline.embed, [text], query=True)
+        pipeline = self._pipeline
         try:
-            vectors = await self._in_thread(lambda stop: embed(cancelled=stop).lists())
-            return vectors[0]
+            if pipeline.is_small(check_texts([text])):
+                return (await pipeline.aembed([text], query=True)).lists()[0]
+            embed = partial(pipeline.embed, [text], query=True)
+            return await self._in_thread(lambda stop: embed(cancelled=stop).lists()[0])
         except PartialEmbeddingsError as error:
             cause = error.failures[0].error
         raise cause

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -108,7 +108,7 @@ class Dispatcher:
 
     async def arun(
         self, work: Work, tally: Tally, *, deadline: float | None, since: float
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """Do the same without blocking the event loop, and without a thread that waits."""
         if not len(work.rows):
             return

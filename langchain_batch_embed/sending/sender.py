@@ -171,7 +171,7 @@ class Sender:
         if not isinstance(turn, float):
             return self._fly(turn, now)
         if self._hedge and self.pacer.has_room():
-            for queue in self._turns.queues:
+            for queue in self._turns.large:
                 batch, delay = queue.straggler(now)
                 if batch is None:
                     wait = min(wait, delay)
@@ -191,6 +191,7 @@ class Sender:
         for queue, batch in flight.parts:
             queue.tally.requests -= 1
             queue.put_back(batch)
+            self._turns.come_back(queue)
 
     def answered(
         self,
@@ -248,6 +249,7 @@ class Sender:
             for queue, batch in flight.parts:  # each by itself: it may be about one of them
                 queue.tally.splits += 1
                 queue.resend(batch)
+                self._turns.come_back(queue)
             return
         for queue, batch in flight.parts:
             self._settle(queue, batch, diagnosis, error, now)
@@ -266,6 +268,8 @@ class Sender:
         now: float,
     ) -> None:
         queue.failed(batch, diagnosis, error, now)
+        if queue.open:
+            self._turns.come_back(queue)
         if diagnosis.kind in FINAL:
             queue.give_up(error)
         elif diagnosis.kind in _OF_THE_SERVER and batch.failures >= FAILED_IN_A_ROW:
@@ -375,8 +379,8 @@ class Sender:
     def _end_late(self, now: float) -> float:
         """Give up the calls whose deadline has passed; return the seconds until the next one."""
         wait = math.inf
-        for queue in self._turns.queues:
-            if queue.end < math.inf and queue.open:
+        for queue in self._turns.with_deadline:
+            if queue.open:
                 if now >= queue.end:
                     queue.give_up(DeadlineError(queue.deadline or 0.0), abandon=True)
                 else:

@@ -39,6 +39,7 @@ class Turns:
     Attributes:
         queues: all calls under way, the oldest first.
         large: those that take turns of their own.
+        with_deadline: those that must end in time.
     """
 
     def __init__(self, pacer: Pacer, limits: SizeLimits) -> None:
@@ -46,6 +47,7 @@ class Turns:
         self._pacer = pacer
         self._limits = limits
         self.large: dict[Queue, None] = {}
+        self.with_deadline: dict[Queue, None] = {}
         self._small: deque[tuple[Queue, float]] = deque()  # and when each was added
         self._small_in_flight: list[Queue] = []  # the first of each request with small calls
         self._turn = 0
@@ -59,15 +61,23 @@ class Turns:
     def add(self, queue: Queue, now: float) -> None:
         """Add a call."""
         self.queues[queue] = None
+        if queue.end < math.inf:
+            self.with_deadline[queue] = None
         if queue.is_small:
             self._small.append((queue, now))
         else:
+            self.large[queue] = None
+
+    def come_back(self, queue: Queue) -> None:
+        """Give a call turns of its own: what it sent with others has to be sent again."""
+        if queue in self.queues:
             self.large[queue] = None
 
     def remove(self, queue: Queue) -> None:
         """Forget a call."""
         self.queues.pop(queue, None)
         self.large.pop(queue, None)
+        self.with_deadline.pop(queue, None)
 
     def next(self, now: float) -> Turn | float:
         """Return the batches that share the next request, or the seconds until there may be some.
@@ -115,7 +125,6 @@ class Turns:
             return [turn]
         for queue, batch in shared:
             queue.take(batch, now)
-            self.large[queue] = None  # what may be left of it after an error takes its own turns
             self._small.popleft()
         self._small_in_flight.append(shared[0][0])
         return shared
