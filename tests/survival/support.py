@@ -70,7 +70,7 @@ class Reply:
     Attributes:
         status: the HTTP status; 0 ends the connection without an answer, -1 does not answer.
         body: an object that is sent as JSON, or a page.
-        headers: beyond those of every answer.
+        headers: beyond those of every answer; with the status 200 they go with vectors.
     """
 
     status: int
@@ -163,8 +163,9 @@ class Endpoint:
             self.asked.append(request)
         reply = self._decide(request)
         try:
-            if reply is None:
-                reply = _right(handler.path, texts, str(asked.get("model")))
+            if reply is None or reply.status == 200:
+                headers = {} if reply is None else reply.headers
+                reply = _right(handler.path, texts, str(asked.get("model")), headers)
             if reply.status == HANG.status:
                 self._ends.wait(30)
             if reply.status <= 0:
@@ -178,7 +179,7 @@ class Endpoint:
                 self.statuses.append(reply.status if reply is not None else 500)
 
 
-def _right(path: str, texts: Sequence[str], model: str) -> Reply:
+def _right(path: str, texts: Sequence[str], model: str, headers: Mapping[str, str]) -> Reply:
     array = vectors(texts, DIMENSIONS)
     if path.endswith("/api/embed"):
         return Reply(status=200, body={"model": model, "embeddings": array.tolist()})
@@ -188,7 +189,7 @@ def _right(path: str, texts: Sequence[str], model: str) -> Reply:
     ]
     usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
     body = {"object": "list", "data": data, "model": model, "usage": usage}
-    return Reply(status=200, body=body)
+    return Reply(status=200, body=body, headers=headers)
 
 
 def _write(handler: BaseHTTPRequestHandler, reply: Reply) -> None:
