@@ -7,6 +7,7 @@
      │   └─ InputTypeError (TypeError)      not a list of strings
      ├─ ResponseError                       an answer that must not be believed (retried)
      ├─ DimensionsError                     vectors of another width than was asked for, or came
+     ├─ ModelError                          vectors of another model than those before
      ├─ NotSentError                        a text that was never sent: the call ended before
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
      ├─ JournalError                        the journal cannot be read or written
@@ -38,6 +39,7 @@ __all__ = [
     "InputError",
     "InputTypeError",
     "JournalError",
+    "ModelError",
     "NotSentError",
     "OptionError",
     "PartialEmbeddingsError",
@@ -47,6 +49,9 @@ __all__ = [
 
 _INDICES_SHOWN = 10
 """A message lists this many indices; all of them are in an attribute."""
+
+_NAME_SHOWN = 100
+"""A message quotes this many characters of a model's name; all of it is in an attribute."""
 
 
 class BatchEmbeddingsError(Exception):
@@ -85,11 +90,22 @@ class ResponseError(BatchEmbeddingsError):
 
     Attributes:
         body: the error object of an answer that was an error under status 200, else `None`.
+        expected: how many vectors should have come, if another number came; else `None`.
+        received: how many came then; 0 where the answer holds no list of them.
     """
 
-    def __init__(self, message: str, *, body: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        body: Mapping[str, object] | None = None,
+        expected: int | None = None,
+        received: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.body = body
+        self.expected = expected
+        self.received = received
 
 
 class DimensionsError(BatchEmbeddingsError):
@@ -120,6 +136,31 @@ class DimensionsError(BatchEmbeddingsError):
         return partial(
             type(self), expected=self.expected, received=self.received, asked=self.asked
         ), ()
+
+
+class ModelError(BatchEmbeddingsError):
+    """The server answers with another model than before; no retry can help.
+
+    Vectors of two models are of no use beside each other, even where they have the same width.
+
+    Attributes:
+        expected: the model that earlier answers named.
+        received: the model that the last answers named.
+    """
+
+    def __init__(self, *, expected: str, received: str) -> None:
+        super().__init__(
+            f"the answers now name the model {_shown(received)}, and earlier ones named "
+            f"{_shown(expected)}; a store cannot mix their vectors. If the model has changed, "
+            "embed everything again with the new one, and name another journal if there is one; "
+            "if a gateway sends to several models, name one of them"
+        )
+        self.expected = expected
+        self.received = received
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the arguments, of which the message is made again."""
+        return partial(type(self), expected=self.expected, received=self.received), ()
 
 
 class DeadlineError(BatchEmbeddingsError, TimeoutError):
@@ -261,6 +302,11 @@ def _picklable(error: BaseException) -> BaseException:
             type(error).__name__ if status is None else f"{type(error).__name__} (status {status})"
         )
     return error
+
+
+def _shown(model: str) -> str:
+    """Quote a name that a server sent, and no more of it than a name has."""
+    return repr(model if len(model) <= _NAME_SHOWN else f"{model[:_NAME_SHOWN]}…")
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

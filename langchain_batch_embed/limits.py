@@ -140,10 +140,14 @@ VERTEX = Limits(  # cloud.google.com/vertex-ai/generative-ai/docs/embeddings/get
     provider="Vertex AI", max_batch_size=250, max_tokens_per_request=int(ESTIMATED * 20_000)
 )
 HUGGING_FACE = Limits(
-    provider="Hugging Face (local)", max_batch_size=1024, max_workers=LOCAL_WORKERS,
+    provider="Hugging Face (local)",
+    max_batch_size=1024,
+    max_workers=LOCAL_WORKERS,
     is_remote=False,
 )
-LLAMA_CPP = Limits(provider="llama.cpp (local)", max_batch_size=512, max_workers=LOCAL_WORKERS, is_remote=False)
+LLAMA_CPP = Limits(
+    provider="llama.cpp (local)", max_batch_size=512, max_workers=LOCAL_WORKERS, is_remote=False
+)
 UNKNOWN = Limits(provider="unknown", max_batch_size=100, is_remote=False)
 
 # By class name. A subclass is found through its bases, so a user's own subclass of

@@ -18,6 +18,7 @@ from langchain_batch_embed.errors import (
     DimensionsError,
     Failure,
     InputError,
+    ModelError,
     PartialEmbeddingsError,
 )
 from langchain_batch_embed.limits import Limits
@@ -244,7 +245,9 @@ class Pipeline:
 
         def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
             for error in self._fill(prefetch, texts, cancelled).values():
-                if isinstance(error, DimensionsError):  # about all texts, also those of later runs
+                if isinstance(
+                    error, DimensionsError | ModelError
+                ):  # about all texts, also those of later runs
                     raise error
 
         def forget(prefetch: Prefetch) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
-from langchain_batch_embed.errors import DimensionsError
+from langchain_batch_embed.errors import DimensionsError, ModelError
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Account
 from langchain_batch_embed.width import Width
@@ -332,6 +332,7 @@ class Prefetch:
         except BaseException as error:  # noqa: BLE001  # those who ask for a text will meet it
             if isinstance(error, DimensionsError):
                 useless = error.asked or self.width.numbers is not None
+            useless |= isinstance(error, ModelError)
             logger.info("prefetching %d texts failed: %s", len(texts), type(error).__name__)
         finally:
             with self._changed:

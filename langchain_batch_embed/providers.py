@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from langchain_batch_embed.errors import DimensionsError
 from langchain_batch_embed.journal import Space
 from langchain_batch_embed.limits import Limits, model_of
+from langchain_batch_embed.socket_deadline import limit_reads, time_limit
 from langchain_batch_embed.vectors import as_array, check, read_answer
 from langchain_batch_embed.wrapped import (
     Connections,
@@ -36,18 +37,25 @@ if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported both; nobody else n
 __all__ = ["Answer", "OpenAIProvider", "Provider", "WrappedProvider", "provider_for"]
 
 
+_AROUND = 100
+"""Tokens that a server may add to a text: two or three marks, and an instruction such as those of
+E5, Qwen3 and Instructor models, of 10 to 40 tokens."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A checked answer.
 
     Attributes:
         vectors: float32, one row a text, shape (n, d).
-        tokens: tokens billed; `None` where the provider does not say.
+        tokens: tokens billed; `None` where the provider does not say, or says what cannot be.
+        model: the model that the answer says it is from; `None` where it does not say.
         headers: the answer's HTTP headers, where they are known.
     """
 
     vectors: NDArray[np.float32]
     tokens: int | None = None
+    model: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -96,6 +104,7 @@ class OpenAIProvider:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         client = client_of(embeddings, connections)
+        limit_reads(client._client)  # noqa: SLF001  # no public way to it
         self._create = client.embeddings.with_streaming_response.create
         self.model: str | None = model or embeddings.model
         self.encoding: str | None = embeddings.tiktoken_model_name or embeddings.model
@@ -128,17 +137,23 @@ class OpenAIProvider:
         options = {**self._options, "extra_body": body, "encoding_format": "base64"}
         end = self._clock() + timeout
         chunks: list[bytes] = []
-        with self._create(input=[], timeout=timeout, **options) as response:
+        with (
+            time_limit(end, self._clock),
+            self._create(input=[], timeout=timeout, **options) as response,
+        ):
             for chunk in response.iter_bytes():
                 chunks.append(chunk)
-                # The SDK's time-out is for each read: a server that drips never meets it.
+                # Also on connections that do not keep the time limit: the SDK's time-out is for
+                # each read, and a server that drips never meets it.
                 if self._clock() > end:
                     raise TimeoutError(f"the answer was not complete after {timeout:g} s")
             headers = response.headers
-        vectors, tokens = read_answer(_joined(chunks), expected=len(texts))
+        vectors, tokens, model = read_answer(
+            _joined(chunks), expected=len(texts), most_tokens=_most_tokens(texts)
+        )
         if self._dimensions not in (None, vectors.shape[1]):
             raise DimensionsError(expected=self._dimensions, received=vectors.shape[1])
-        return Answer(vectors=vectors, tokens=tokens, headers=headers)
+        return Answer(vectors=vectors, tokens=tokens, model=model, headers=headers)
 
     send_query = send
     """OpenAI embeds a query as it does a document."""
@@ -213,6 +228,15 @@ def provider_for(
     return WrappedProvider(
         embeddings, limits=limits, model=model, timeout=timeout, connections=connections
     )
+
+
+def _most_tokens(texts: Sequence[str]) -> int:
+    """Return how many tokens texts can have at most, by any tokenizer.
+
+    A token is at least a byte, and a character at most four of them in UTF-8. Added is room for
+    what a server puts around each text.
+    """
+    return 4 * sum(map(len, texts)) + _AROUND * len(texts)
 
 
 def _joined(chunks: list[bytes]) -> bytes:

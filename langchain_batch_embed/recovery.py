@@ -19,6 +19,7 @@ from langchain_batch_embed.journal import Journal, MemoryJournal, Space, content
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.results import Results
 from langchain_batch_embed.texts.inputs import Inputs
+from langchain_batch_embed.width import Width, same_model
 
 __all__ = ["Recovery", "Safe"]
 
@@ -37,12 +38,15 @@ class Recovery:
         self.memory = journal if isinstance(journal, MemoryJournal) else MemoryJournal()
         self.remembers = False  # whether anything was ever put into `memory`
         self._width: int | None = None  # of the vectors in `memory`
+        self.memory_model: str | None = None  # that of those, where it is known
+        self._model: str | None = None  # that the last answers named, unless it is in doubt
         # With the journal, as it was logged; while there is some, `memory` has what it should hold.
         self._troubles: set[str] = set()
         self._lock = threading.RLock()  # guards `_troubles`, `_width` and what goes into `memory`
 
     def begin(self, inputs: Inputs, results: Results, *, query: bool) -> "Safe":
         """Return the safe for one call; a query is neither looked up nor kept."""
+        results.width.expect_model(self._model)
         return Safe(self, inputs, results, query=query)
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
@@ -82,14 +86,24 @@ class Recovery:
                 self._troubles.clear()
                 logger.warning("the journal can be written again, and has what it missed")
 
-    def remember(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
-        """Keep vectors in memory; those of another width are of no use any more."""
+    def remember(
+        self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, model: str | None = None
+    ) -> None:
+        """Keep vectors in memory; those of another width or model are of no use any more."""
         self.remembers = True
         with self._lock:
-            if self._width not in (None, vectors.shape[1]):
+            known = self.memory_model
+            changed = model is not None and known is not None and not same_model(model, known)
+            if changed or self._width not in (None, vectors.shape[1]):
                 self.memory.discard(self.memory.keys(self.space))
+                self.memory_model = None
             self._width = vectors.shape[1]
+            self.memory_model = model or self.memory_model
             self.memory.put(keys, vectors, space=self.space)
+
+    def learn_model(self, width: Width) -> None:
+        """Hold later calls to the model that the answers of a call named, unless it is in doubt."""
+        self._model = None if width.model_in_doubt else width.model or self._model
 
     def forget(self, keys: Sequence[bytes]) -> None:
         """Drop vectors from memory, unless the journal has yet to get them."""
@@ -122,6 +136,7 @@ class Safe:
         Raises:
             JournalError: the journal cannot be read.
             DimensionsError: they have another width than those of earlier calls.
+            ModelError: those in memory are of another model than the answers of earlier calls.
         """
         if self._query:
             return 0
@@ -135,31 +150,40 @@ class Safe:
                 break
             positions, vectors = journal.get(self._keys_of(rows))
             if positions.size:
-                self._results.add(rows[positions], vectors)
-                if journal is self._shared.memory:
+                remembered = journal is self._shared.memory
+                model = self._shared.memory_model if remembered else None
+                self._results.add(rows[positions], vectors, model=model)
+                if remembered:
                     self._shared.mend()  # no answer may come of this call that does it
         return self._inputs.settled(self._results.done) - before
 
     def keep(self, rows: NDArray[np.intp], answer: Answer) -> None:
-        """Keep the vectors of one answer; called by the thread that received it."""
-        vectors = answer.vectors
-        wanted = self._results.add(rows, vectors, answer=True)
+        """Keep the vectors of one answer; called by the thread that received it.
+
+        Raises:
+            ResponseError, DimensionsError, ModelError: see `Width.check`.
+        """
+        vectors, width = answer.vectors, self._results.width
+        wanted = self._results.add(rows, vectors, answer=True, model=answer.model)
+        self._shared.learn_model(width)
         if self._query:
             return
         if self._shared.journal.persistent:
             self._shared.put(self._keys_of(rows), vectors)
         elif not wanted:
-            self._shared.remember(self._keys_of(rows), vectors)
+            self._shared.remember(self._keys_of(rows), vectors, model=width.model)
 
     def failed(self) -> None:
         """Keep what is done of a call that fails, and what still arrives of it."""
         rows, vectors = self._results.abandon()
+        width = self._results.width
+        self._shared.learn_model(width)
         if self._query or self._shared.journal.persistent:
             return
-        if self._results.width.is_refuted:  # else the next call would meet the same contradiction
+        if width.is_refuted:  # else the next call would meet the same contradiction
             self._forget()
         elif rows.size:
-            self._shared.remember(self._keys_of(rows), vectors)
+            self._shared.remember(self._keys_of(rows), vectors, model=width.model)
 
     def succeeded(self) -> None:
         """Forget what was kept in memory for this call alone."""

@@ -132,8 +132,8 @@ class Report:
         lost = f", {self.failures:,} failed" if self.failures else ""
         return (
             f"{self.texts:,} texts ({self.unique:,} unique{kept}{lost}) in {self.seconds:.2f} s: "
-            f"{self.requests:,} requests, {self.retries:,} retries ({self.throttled:,} throttled){twice}, "
-            f"{self.tokens:,} tokens{cost}"
+            f"{self.requests:,} requests, {self.retries:,} retries ({self.throttled:,} throttled)"
+            f"{twice}, {self.tokens:,} tokens{cost}"
         )
 
     def _repr_html_(self) -> str:

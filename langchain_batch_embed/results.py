@@ -26,7 +26,7 @@ class Results:
 
     Args:
         inputs: what is sent, and for which text.
-        width: what is known of the vectors' width; shared with what must have the same.
+        width: what is known of the vectors' width and model; shared with what must have the same.
         lists: whether the caller wants lists of floats, or else one array.
     """
 
@@ -42,7 +42,12 @@ class Results:
         self._abandoned = False
 
     def add(
-        self, rows: NDArray[np.intp], vectors: NDArray[np.float32], *, answer: bool = False
+        self,
+        rows: NDArray[np.intp],
+        vectors: NDArray[np.float32],
+        *,
+        answer: bool = False,
+        model: str | None = None,
     ) -> bool:
         """Take the vectors of some rows, (k,) and (k, d); return whether they are wanted still.
 
@@ -50,12 +55,13 @@ class Results:
             rows: which they are.
             vectors: one a row.
             answer: they come from the server, and so might be spoilt.
+            model: the one that the answer names; `None`: it names none.
 
         Raises:
-            ResponseError, DimensionsError: see `Width.check`.
+            ResponseError, DimensionsError, ModelError: see `Width.check`.
         """
         with self._lock:
-            self.width.check(vectors.shape[1], answer=answer)
+            self.width.check(vectors.shape[1], answer=answer, model=model)
             # Else it comes too late, or is the slower copy of a hedged request.
             if not self._abandoned and not self.done[rows].any():
                 self._store.add(rows, vectors)

@@ -5,6 +5,8 @@ a `ResponseError`, which is retried, and never a wrong row in somebody's databas
 """
 
 import gc
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 from langchain_batch_embed.errors import ResponseError
 
 __all__ = ["as_array", "check", "read_answer", "to_lists"]
+
+_INDEX = re.compile(r"[0-9]{1,9}")
+"""An index that is written as a string, and is no longer than any list."""
 
 _DECIMALS = 10
 """Rounding to so many places shortens the floats of unit vectors and keeps their float32."""
@@ -32,19 +37,24 @@ _FROZEN = 1000
 """A program that froze so many objects wants them to stay so. Python 3.12 begins with some 400."""
 
 
-def read_answer(body: bytes, *, expected: int) -> tuple[NDArray[np.float32], int | None]:
+def read_answer(
+    body: bytes, *, expected: int, most_tokens: float = math.inf
+) -> tuple[NDArray[np.float32], int | None, str | None]:
     """Read the body of an OpenAI-compatible answer.
 
     Vectors may be base64 (little-endian float32) or lists of numbers, and in any order if
-    each has its `index`.
+    each has its `index`. An index that counts from another number than 0, or that is written as
+    a string of digits, is understood too.
 
     Args:
         body: the JSON document.
         expected: how many texts were sent.
+        most_tokens: how many tokens the texts can have at most; more is not believed.
 
     Returns:
-        The vectors in the order of the texts, shape (n, d), and the tokens billed, or `None`
-        where the answer does not say.
+        The vectors in the order of the texts, shape (n, d); the tokens billed, or `None` where
+        the answer does not say or says what cannot be; and the model that the answer names, or
+        `None` where it names none.
 
     Raises:
         ResponseError: it is not one sound vector a text.
@@ -61,7 +71,11 @@ def read_answer(body: bytes, *, expected: int) -> tuple[NDArray[np.float32], int
     data = answer.get("data")
     if not isinstance(data, list) or len(data) != expected:
         count = len(data) if isinstance(data, list) else 0
-        raise ResponseError(f"{expected:,} texts were sent, but {count:,} vectors came back")
+        raise ResponseError(
+            f"{expected:,} texts were sent, but {count:,} vectors came back",
+            expected=expected,
+            received=count,
+        )
     try:
         order = _order([item.get("index") for item in data])
         vectors = _matrix([item.pop("embedding", None) for item in data])
@@ -69,19 +83,38 @@ def read_answer(body: bytes, *, expected: int) -> tuple[NDArray[np.float32], int
         raise ResponseError("the answer's data does not hold objects") from error
     if order is not None:
         vectors = vectors[order]
-    usage = answer.get("usage")
+    model = answer.get("model")
+    return (
+        check(vectors, expected=expected),
+        _tokens(answer.get("usage"), most_tokens),
+        model.strip() or None if isinstance(model, str) else None,
+    )
+
+
+def _tokens(usage: object, most: float) -> int | None:
+    """Return the tokens billed; `None` where the answer has no number, or one that cannot be."""
     tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
-    return check(vectors, expected=expected), tokens if isinstance(tokens, int) else None
+    # By its type, as True is an int too.
+    return tokens if type(tokens) is int and 0 <= tokens <= most else None
 
 
 def _order(indices: list[Any]) -> NDArray[np.intp] | None:
-    """Return the positions that put the items into the order of the texts; `None`: they are."""
-    n = len(indices)
-    if indices == list(range(n)) or all(index is None for index in indices):
+    """Return the positions that put the items into the order of the texts; `None`: they are.
+
+    A run such as 1, 2, 3 that rises in the order of the answer leaves no doubt, wherever it
+    begins. Anything else has to be each number from 0 once.
+    """
+    if all(index is None for index in indices):
         return None
-    if any(type(index) is not int for index in indices) or sorted(indices) != list(range(n)):
-        raise ResponseError("the answer's index numbers are not each text once")
-    return np.argsort(indices)
+    if all(type(index) is str and _INDEX.fullmatch(index) for index in indices):
+        indices = [int(index) for index in indices]
+    if all(type(index) is int for index in indices):
+        n, first = len(indices), min(indices, default=0)
+        if indices == list(range(first, first + n)):
+            return None
+        if sorted(indices) == list(range(n)):
+            return np.argsort(indices)
+    raise ResponseError("the answer's index numbers are not each text once")
 
 
 def _matrix(embeddings: list[Any]) -> NDArray[np.float32]:
@@ -114,17 +147,26 @@ def _decoded(embeddings: list[str]) -> NDArray[np.float32]:
 
 
 def check(vectors: NDArray[np.float32], *, expected: int) -> NDArray[np.float32]:
-    """Return the vectors if they are `expected` rows of finite numbers.
+    """Return the vectors if they are `expected` rows of finite numbers, none of them all zeros.
+
+    A vector of zeros points nowhere: it is as near to every text as to any other. Servers send
+    it for what they failed to embed.
 
     Raises:
         ResponseError: they are not.
     """
     if vectors.ndim != 2 or vectors.shape[0] != expected or not vectors.shape[1]:  # noqa: PLR2004
+        count = len(vectors) if vectors.ndim else None
         raise ResponseError(
-            f"{expected:,} texts were sent, but an array of shape {vectors.shape} came back"
+            f"{expected:,} texts were sent, but an array of shape {vectors.shape} came back",
+            expected=None if count == expected else expected,
+            received=None if count == expected else count,
         )
     if not np.isfinite(vectors).all():
         raise ResponseError("a vector holds numbers that are not finite")
+    suspects = vectors[vectors[:, 0] == 0]  # nearly always none, which takes no time
+    if not suspects.any(axis=1).all():
+        raise ResponseError("a vector is all zeros")
     return vectors
 
 

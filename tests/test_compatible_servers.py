@@ -1,5 +1,6 @@
 """Servers that only look like OpenAI's: each way in which they differ, on a real local server."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,19 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from langchain_core.embeddings import Embeddings
 from langchain_openai import OpenAIEmbeddings
+from pytest_mock import MockerFixture
 
 from langchain_batch_embed import (
     BatchEmbeddings,
     DimensionsError,
+    ModelError,
     PartialEmbeddingsError,
     ResponseError,
 )
 from langchain_batch_embed.offline import use_offline_tiktoken
+from langchain_batch_embed.vectors import read_answer
 from langchain_batch_embed.width import Width
 from tests.support import FakeClock, LocalServer, assert_right, prose
 
@@ -23,6 +28,27 @@ Batch = Callable[..., BatchEmbeddings]
 OpenAI = Callable[..., OpenAIEmbeddings]
 
 TEXTS = [f"section {i}" for i in range(500)]
+
+
+def rewriting(mocker: MockerFixture, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what the server answered before it is read."""
+
+    def read(body: bytes, **options: Any) -> object:
+        answer = json.loads(body)
+        change(answer)
+        return read_answer(json.dumps(answer).encode(), **options)
+
+    mocker.patch("langchain_batch_embed.providers.read_answer", read)
+
+
+def naming(mocker: MockerFixture, *models: str | None) -> None:
+    """Let answers name these models one after the other, and the last one from then on."""
+    left = list(models)
+
+    def name(answer: dict[str, Any]) -> None:
+        answer["model"] = left.pop(0) if len(left) > 1 else left[0]
+
+    rewriting(mocker, name)
 
 
 class TestAnswersOfAnotherForm:
@@ -55,6 +81,21 @@ class TestAnswersOfAnotherForm:
     ) -> None:
         """The report then counts what a limiter would charge: a quarter of the bytes."""
         server.configure(usage=False)
+        embeddings = batch()
+        embeddings.embed_numpy(["four" * 100])
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.tokens == 100
+
+    @pytest.mark.parametrize("told", [-5, True, "7", 1e3, 1_701])
+    def test_a_usage_that_cannot_be_is_not_added_up(
+        self, batch: Batch, mocker: MockerFixture, told: object
+    ) -> None:
+        """The report counts the estimate then; 1,700 is four tokens a character, and a hundred."""
+
+        def told_so(answer: dict[str, Any]) -> None:
+            answer["usage"] = {"prompt_tokens": told}
+
+        rewriting(mocker, told_so)
         embeddings = batch()
         embeddings.embed_numpy(["four" * 100])
         assert embeddings.last_report is not None
@@ -155,6 +196,163 @@ class TestDimensions:
         got = batch(wrapped).embed_numpy(TEXTS)
         assert got.shape == (len(TEXTS), 256)
         assert_right(got, TEXTS)
+
+
+class TestModels:
+    """An answer of another model has vectors that are of no use beside the others."""
+
+    def test_one_odd_answer_costs_a_retry(
+        self, batch: Batch, server: LocalServer, mocker: MockerFixture
+    ) -> None:
+        """It is thrown away, whatever is in it."""
+        naming(mocker, "a", "b", "a")
+        embeddings = batch(max_workers=1, max_batch_size=250)
+        assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
+        assert server.stats()["requests"] == 3
+
+    def test_a_model_that_changes_in_a_call_ends_it(
+        self, batch: Batch, mocker: MockerFixture
+    ) -> None:
+        """No vector of the second model is beside those of the first, and the error names both."""
+        naming(mocker, "a", "a", "b")
+        embeddings = batch(max_workers=1, max_batch_size=1)
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_documents(TEXTS[:9])
+        error = caught.value
+        assert isinstance(error.__cause__, ModelError)
+        assert (error.__cause__.expected, error.__cause__.received) == ("a", "b")
+        lost = [failure.index for failure in error.failures]
+        assert len(lost) == 7
+        assert_right(
+            [v for v in error.embeddings if v], [TEXTS[i] for i in range(9) if i not in lost]
+        )
+
+    def test_a_model_that_changes_between_calls_ends_the_next_one(
+        self, batch: Batch, mocker: MockerFixture
+    ) -> None:
+        """A store that slices makes many calls for one corpus; after the error either may come."""
+        naming(mocker, "a", "b")
+        embeddings = batch(max_workers=1)
+        embeddings.embed_numpy(["first"])
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_numpy(["second"])
+        assert isinstance(caught.value.__cause__, ModelError)
+        assert_right(embeddings.embed_numpy(["second"]), ["second"])
+
+    def test_a_query_is_held_to_the_model_of_the_documents(
+        self, batch: Batch, mocker: MockerFixture
+    ) -> None:
+        """A store cannot compare it with vectors of another one."""
+        naming(mocker, "a", "b")
+        embeddings = batch()
+        embeddings.embed_numpy(["a document"])
+        with pytest.raises(ModelError):
+            embeddings.embed_query("a question")
+
+    @pytest.mark.parametrize("names", [(None,), ("a", None, "a", None), ("a", "openai/A", "a")])
+    def test_names_that_are_missing_or_only_written_otherwise_cost_nothing(
+        self,
+        batch: Batch,
+        server: LocalServer,
+        mocker: MockerFixture,
+        names: tuple[str | None, ...],
+    ) -> None:
+        """Nor does any name that is not the one that was asked for."""
+        naming(mocker, *names)
+        embeddings = batch(max_workers=1, max_batch_size=100)
+        assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
+        assert server.stats()["requests"] == 5
+
+    def test_what_a_failed_call_left_is_not_mixed_with_another_model(
+        self, batch: Batch, server: LocalServer, mocker: MockerFixture
+    ) -> None:
+        """It is used for the same model alone, and dropped when more speaks for the other one."""
+        server.configure(refuse_marker="poison")
+        naming(mocker, "a", "b")
+        embeddings = batch(max_workers=1, max_batch_size=1)
+        with pytest.raises(PartialEmbeddingsError):
+            embeddings.embed_numpy(["kept", "poison"])
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_numpy(["kept", "new"])
+        assert isinstance(caught.value.__cause__, ModelError)
+        assert [failure.index for failure in caught.value.failures] == [1]
+        server.configure()
+        assert_right(embeddings.embed_numpy(["kept", "new"]), ["kept", "new"])
+        assert server.stats()["inputs_billed"] == 2
+
+    def test_what_is_kept_is_of_its_model_also_where_nobody_knows_which_is_right(
+        self, batch: Batch, server: LocalServer, mocker: MockerFixture
+    ) -> None:
+        """The second call recalls vectors of the first model, and takes none of the second."""
+        naming(mocker, *["a"] * 20, "b")
+        embeddings = batch(max_workers=1, max_batch_size=1, max_retries=2)
+        for expected in (ResponseError, ModelError):
+            with pytest.raises(PartialEmbeddingsError) as caught:
+                embeddings.embed_numpy(TEXTS[:21])
+            assert len(caught.value.failures) == 1
+            assert isinstance(caught.value.__cause__, expected)
+        # More speaks for the second one now, so the vectors of the first are dropped.
+        server.configure()
+        assert_right(embeddings.embed_numpy(TEXTS[:21]), TEXTS[:21])
+        assert server.stats()["inputs_billed"] == 21
+
+    def test_vectors_of_two_models_are_not_kept_beside_each_other(
+        self, batch: Batch, server: LocalServer, mocker: MockerFixture
+    ) -> None:
+        """A later failed call of another model takes the place of an earlier one."""
+        server.configure(refuse_marker="poison")
+        naming(mocker, *["a"] * 20, "b")
+        embeddings = batch(max_workers=1, max_batch_size=1, max_retries=2)
+        for texts in (TEXTS[:21], ["new", "poison"]):
+            with pytest.raises(PartialEmbeddingsError):
+                embeddings.embed_numpy(texts)
+        server.configure()
+        texts = [*TEXTS[:20], "new"]
+        assert_right(embeddings.embed_numpy(texts), texts)
+        assert server.stats()["inputs_billed"] == 20
+
+
+class ZerosFor(Embeddings):
+    """An `Embeddings` that returns zeros for one text, as some do for what they cannot embed."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return vectors."""
+        return [[0.0, float(text != self._text)] for text in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return a vector."""
+        return self.embed_documents([text])[0]
+
+
+class TestZeros:
+    """A vector of zeros is no vector, whichever class it comes from."""
+
+    def test_zeros_cost_their_own_text_alone(self, batch: Batch) -> None:
+        """Asked for again, and in the end the failure of that text."""
+        embeddings = batch(ZerosFor(TEXTS[7]), max_retries=1)
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_documents(TEXTS[:20])
+        (failure,) = caught.value.failures
+        assert failure.index == 7
+        assert isinstance(failure.error, ResponseError)
+        assert str(failure.error) == "a vector is all zeros"
+
+    def test_zeros_that_pass_cost_a_retry(self, batch: Batch, mocker: MockerFixture) -> None:
+        """Such as a GPU's that was out of memory for a moment."""
+        zeros = iter([True])
+
+        def spoil(answer: dict[str, Any]) -> None:
+            if next(zeros, False):
+                answer["data"][3]["embedding"] = "A" * len(answer["data"][3]["embedding"])
+
+        rewriting(mocker, spoil)
+        embeddings = batch()
+        assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.retries == 1
 
 
 class TestErrorsInDisguise:

@@ -24,6 +24,7 @@ from langchain_batch_embed.errors import (
     InputError,
     InputTypeError,
     JournalError,
+    ModelError,
     OptionError,
     PartialEmbeddingsError,
     ResponseError,
@@ -84,6 +85,8 @@ EXAMPLES: list[Any] = [
     DimensionsError(expected=256, received=1536, asked=False),
     IngestError(INGEST_REPORT),
     DeadlineError(2.5),
+    ResponseError("short", expected=3, received=1),
+    ModelError(expected="a", received="b"),
 ]
 
 
@@ -100,6 +103,7 @@ class TestTree:
             (InputTypeError, (InputError, TypeError)),
             (ResponseError, (BatchEmbeddingsError,)),
             (DimensionsError, (BatchEmbeddingsError,)),
+            (ModelError, (BatchEmbeddingsError,)),
             (DeadlineError, (BatchEmbeddingsError, TimeoutError)),
             (JournalError, (BatchEmbeddingsError,)),
             (IngestError, (BatchEmbeddingsError,)),
@@ -237,6 +241,17 @@ class TestMessages:
         assert str(error) == (
             "dimensions=256 was asked for, but the server sent vectors of 1536: it ignores the "
             "option; leave dimensions out, or use a model that supports it"
+        )
+
+    def test_a_changed_model_is_named_with_the_way_out(self) -> None:
+        """Both names are in the message, as far as names go, and in attributes."""
+        error = ModelError(expected="a", received="b" * 1000)
+        assert (error.expected, error.received) == ("a", "b" * 1000)
+        assert str(error) == (
+            f"the answers now name the model '{'b' * 100}…', and earlier ones named 'a'; a store "
+            "cannot mix their vectors. If the model has changed, embed everything again with the "
+            "new one, and name another journal if there is one; if a gateway sends to several "
+            "models, name one of them"
         )
 
     def test_a_passed_deadline_is_named_with_the_way_out(self) -> None:

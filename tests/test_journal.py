@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from langchain_classic.storage import LocalFileStore
@@ -33,6 +33,7 @@ from langchain_batch_embed.journal import (
     content_keys,
     open_journal,
 )
+from langchain_batch_embed.journal.sqlite_file import identities, is_replaced
 
 SPACE = Space(provider="openai", model="text-embedding-3-small", dimensions=8)
 PERSISTENT = ["sqlite", "files"]
@@ -49,7 +50,7 @@ space = Space(provider="openai", model="text-embedding-3-small", dimensions=8)
 journal = SQLiteJournal(path)
 print("ready", flush=True)
 sys.stdin.readline()
-for number in range(count):
+for number in range(1, count + 1):
     texts = [f"{name} {number} {i}" for i in range(20)]
     journal.put(content_keys(texts, space), np.full((20, 8), number, np.float32), space=space)
     print(number, flush=True)
@@ -373,7 +374,7 @@ class TestEveryJournal:
         assert numbers(journal.get(keys("a"))[0]) == [0]
 
     def test_bits_survive_every_journal(self, tmp_path_factory: pytest.TempPathFactory) -> None:
-        """Any float32 comes back with the same bits, from every kind of journal."""
+        """Any float32 that an answer may hold comes back with the same bits, from every journal."""
         folder = tmp_path_factory.mktemp("bits")
         journals: list[Journal] = [
             MemoryJournal(),
@@ -383,8 +384,10 @@ class TestEveryJournal:
         shapes = st.tuples(st.integers(1, 6), st.integers(1, 9))
 
         @settings(max_examples=50, deadline=None)
-        @given(arrays(np.uint32, shapes))
+        @given(arrays(np.uint32, shapes, elements=st.integers(0, 0xFF7FFFFF), fill=st.nothing()))
         def check(bits: NDArray[np.uint32]) -> None:
+            numbers_of_them = bits.view(np.float32)
+            assume(np.isfinite(numbers_of_them).all() and numbers_of_them.any(axis=1).all())
             space = Space(provider="openai", model="m", dimensions=bits.shape[1])
             names = keys(*map(str, range(len(bits))), space=space)
             for journal in journals:
@@ -568,7 +571,7 @@ class TestSQLiteJournal:
 
     def test_stores_a_batch_whole_or_not_at_all(self, journal: Journal) -> None:
         """A batch that fails in the middle leaves nothing behind."""
-        with pytest.raises(JournalError):
+        with pytest.raises(TypeError):
             journal.put([*keys("a"), None], vectors(2), space=SPACE)  # type: ignore[list-item]
         assert (journal.stats().vectors, journal.stats().spaces) == (0, {})
         journal.put(keys("a"), vectors(1), space=SPACE)
@@ -698,7 +701,7 @@ class TestSQLiteJournal:
             for child in children:
                 child.kill()
         journal = SQLiteJournal(path)
-        texts = [f"{n} {b} {i}" for n in ("left", "right") for b in range(25) for i in range(20)]
+        texts = [f"{n} {b} {i}" for n in ("left", "right") for b in range(1, 26) for i in range(20)]
         positions, found = journal.get(keys(*texts))
         journal.close()
         assert [child.returncode for child in children] == [0, 0]
@@ -814,6 +817,290 @@ class TestFilesThatAreNotOurs:
         path.touch()
         with pytest.raises(JournalError, match="check that its folder is there"):
             SQLiteJournal(path / "journal.sqlite")
+
+
+class TestDamagedVectors:
+    """What is not what was put is never handed out: it is paid for again."""
+
+    @staticmethod
+    def spoil(path: Path, change: str) -> None:
+        """Change the file behind the journal's back."""
+        connection = sqlite3.connect(path)
+        with connection:
+            connection.execute(change)
+        connection.close()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "value = CAST(x'00' || substr(value, 2) AS BLOB)",
+            "value = CAST(substr(value, 1, 31) AS BLOB)",
+            "value = CAST(substr(value, 1, 28) AS BLOB)",
+            "value = CAST(value || x'00000000' AS BLOB)",
+            "value = x''",
+            "value = 'text'",
+            "value = 7",
+            "value = zeroblob(32)",
+            "value = (SELECT value FROM vector WHERE id = 1)",
+            "checksum = checksum + 1",
+            "checksum = 'text'",
+            "space = 99",
+        ],
+    )
+    def test_a_damaged_row_is_missing_until_it_is_put_again(
+        self, path: Path, caplog: pytest.LogCaptureFixture, change: str
+    ) -> None:
+        """Whatever was changed in it; the others are there, and one line tells how many were."""
+        journal, put = SQLiteJournal(path), vectors(4)
+        journal.put(keys(*"abcd"), put, space=SPACE)
+        self.spoil(path, f"UPDATE vector SET {change} WHERE id IN (2, 4)")  # noqa: S608 - ours
+        positions, found = journal.get(keys(*"abcd"))
+        assert numbers(positions) == [0, 2]
+        assert put[[0, 2]].tobytes() == found.tobytes()
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert f"{path} holds damaged vectors for 2 of the texts" in record.message
+        caplog.clear()
+        journal.put(keys("b", "d"), put[[1, 3]], space=SPACE)
+        assert put.tobytes() == journal.get(keys(*"abcd"))[1].tobytes()
+        assert not caplog.records
+        journal.close()
+
+    def test_every_flipped_byte_of_a_vector_is_noticed(self, journal: Journal, path: Path) -> None:
+        """Also where the number is still a fine one."""
+        put = vectors(1)
+        journal.put(keys("a"), put, space=SPACE)
+        for place in range(put.nbytes):
+            value = bytearray(put.tobytes())
+            value[place] ^= 1
+            self.spoil(path, f"UPDATE vector SET value = x'{value.hex()}'")  # noqa: S608 - ours
+            assert numbers(journal.get(keys("a"))[0]) == []
+
+    @pytest.mark.parametrize("journal", PERSISTENT, indirect=True)
+    @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 0.0, -0.0])
+    def test_what_no_answer_may_hold_is_not_recalled(
+        self, journal: Journal, caplog: pytest.LogCaptureFixture, number: float
+    ) -> None:
+        """Even where its checksum is right, as when another program wrote it."""
+        put = vectors(2)
+        put[1] = number
+        journal.put(keys("a", "b"), put, space=SPACE)
+        positions, found = journal.get(keys("a", "b"))
+        assert (numbers(positions), found.shape) == ([0], (1, 8))
+        positions, found = journal.get(keys("b"))
+        assert (positions.shape, found.shape, found.dtype.name) == ((0,), (0, 0), "float32")
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+
+    def test_damaged_records_of_a_store_are_counted(self, caplog: pytest.LogCaptureFixture) -> None:
+        """One line tells of them; what was never there is not damaged."""
+        store = InMemoryByteStore()
+        journal = ByteStoreJournal(store)
+        journal.put(keys("a", "b", "c"), vectors(3), space=SPACE)
+        for text in "ab":
+            name = "lbe1-" + keys(text)[0].hex()
+            store.store[name] = store.store[name][:-1] + b"x"
+        assert numbers(journal.get(keys("a", "b", "c", "d"))[0]) == [2]
+        (record,) = caplog.records
+        assert "the ByteStore used as journal holds damaged vectors for 2 of" in record.message
+
+
+class TestJournalsOfEarlierReleases:
+    """A file without checksums is opened and used."""
+
+    @pytest.fixture
+    def old(self, path: Path) -> Path:
+        """Write a journal as the releases before checksums did, with vectors for "a" to "d"."""
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("PRAGMA page_size = 32768")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute(f"PRAGMA application_id = {int.from_bytes(b'LBEJ')}")
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute(
+            "CREATE TABLE space (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, "
+            "name TEXT NOT NULL, width INTEGER NOT NULL)"
+        )
+        connection.execute(
+            "CREATE TABLE vector (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, "
+            "space INTEGER NOT NULL REFERENCES space, created REAL NOT NULL, value BLOB NOT NULL)"
+        )
+        connection.execute("CREATE INDEX vector_by_age ON vector (created, space)")
+        connection.execute("INSERT INTO space VALUES (1, ?, ?, 8)", (SPACE.digest, SPACE.name))
+        for key, row in zip(keys(*"abcd"), vectors(4), strict=True):
+            connection.execute(_OLD_INSERT, (key, row))
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.close()
+        return path
+
+    def test_its_vectors_are_found_and_new_ones_get_checksums(self, old: Path) -> None:
+        """It is changed when it is opened, once, and by several at a time."""
+        journals = [SQLiteJournal(old) for _ in range(2)]
+        for journal in journals:
+            assert vectors(4).tobytes() == journal.get(keys(*"abcd"))[1].tobytes()
+        journals[0].put(keys("a", "e"), vectors(2, seed=1), space=SPACE)
+        with journals[1]._connected() as connection:
+            checked = connection.execute("SELECT key FROM vector WHERE checksum IS NOT NULL")
+            assert {key for (key,) in checked} == set(keys("a", "e"))
+        assert numbers(journals[1].get(keys(*"abcde"))[0]) == [0, 1, 2, 3, 4]
+        for journal in journals:
+            journal.close()
+
+    @pytest.mark.parametrize("value", [bytes(28), bytes(32), b"\xff" * 32, b""])
+    def test_without_a_checksum_what_is_no_vector_is_still_noticed(
+        self, old: Path, caplog: pytest.LogCaptureFixture, value: bytes
+    ) -> None:
+        """By its width, and by numbers that no answer may hold."""
+        TestDamagedVectors.spoil(
+            old,
+            f"UPDATE vector SET value = x'{value.hex()}' WHERE id = 2",  # noqa: S608 - ours
+        )
+        journal = SQLiteJournal(old)
+        assert numbers(journal.get(keys(*"abcd"))[0]) == [0, 2, 3]
+        assert "damaged vectors for 1 of" in caplog.text
+        journal.close()
+
+    def test_the_release_that_made_it_can_still_use_it(self, old: Path) -> None:
+        """It names its columns; what it writes has no checksum, and is found."""
+        SQLiteJournal(old).close()
+        connection = sqlite3.connect(old)
+        with connection:
+            connection.execute(_OLD_INSERT, (keys("f")[0], vectors(1)[0]))
+        connection.close()
+        journal = SQLiteJournal(old)
+        assert numbers(journal.get(keys("f"))[0]) == [0]
+        journal.close()
+
+
+_OLD_INSERT = (
+    "INSERT OR REPLACE INTO vector (key, space, created, value) VALUES (?, 1, 1700000000.0, ?)"
+)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, open files cannot be deleted")
+class TestFilesThatDisappear:
+    """Nothing that was put is lost with a file that is deleted or replaced while it is open."""
+
+    @staticmethod
+    def remove(path: Path, how: str) -> None:
+        """Take the file away."""
+        if how == "renamed":
+            path.rename(path.with_name("elsewhere"))
+            return
+        path.unlink()
+        if how == "deleted with its companions":
+            for end in ("-wal", "-shm"):
+                path.with_name(path.name + end).unlink()
+
+    @staticmethod
+    def content(path: Path, *texts: str) -> list[int]:
+        """Tell which texts a new object finds, after a look at the whole file."""
+        journal = SQLiteJournal(path)
+        with journal._connected() as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        positions, found = journal.get(keys(*texts))
+        journal.close()
+        for position, vector in zip(numbers(positions), found, strict=True):
+            assert vector.tobytes() == vectors(1, seed=ord(texts[position])).tobytes()
+        return numbers(positions)
+
+    @staticmethod
+    def put(journal: Journal, *texts: str) -> None:
+        """Put vectors that are drawn from their texts."""
+        for text in texts:
+            journal.put(keys(text), vectors(1, seed=ord(text)), space=SPACE)
+
+    @pytest.mark.parametrize("how", ["deleted", "deleted with its companions", "renamed"])
+    def test_a_file_that_is_gone_is_made_again_with_all_that_it_held(
+        self, path: Path, caplog: pytest.LogCaptureFixture, how: str
+    ) -> None:
+        """By each process that had it open, with what is put then; one line tells it."""
+        first, second = SQLiteJournal(path), SQLiteJournal(path)
+        self.put(first, "a")
+        self.put(second, "b")
+        self.remove(path, how)
+        assert numbers(first.get(keys("a", "b"))[0]) == [0, 1]
+        self.put(first, "c", "d")
+        assert caplog.text.count("was deleted or replaced while it was open") == 1
+        self.put(second, "e")
+        for journal in (first, second):
+            assert numbers(journal.get(keys(*"abcde"))[0]) == [0, 1, 2, 3, 4]
+        assert path.stat().st_mode & 0o777 == 0o600
+        first.close()
+        second.close()
+        assert self.content(path, *"abcde") == [0, 1, 2, 3, 4]
+        if how == "renamed":
+            assert self.content(path.with_name("elsewhere"), *"abc") == [0, 1]
+
+    def test_another_journal_in_its_place_gets_what_the_old_one_held(self, path: Path) -> None:
+        """What that one has already stays as it is, and no log is played into the wrong file."""
+        journal, other = SQLiteJournal(path), SQLiteJournal(path.with_name("other"))
+        self.put(journal, "a", "b")
+        self.put(other, "o")
+        other.put(keys("a"), vectors(1, seed=ord("a")), space=SPACE)
+        other.close()
+        other.path.replace(path)
+        self.put(journal, "c")
+        assert numbers(journal.get(keys(*"abco"))[0]) == [0, 1, 2, 3]
+        journal.close()
+        assert self.content(path, *"abco") == [0, 1, 2, 3]
+
+    def test_something_else_in_its_place_is_an_error_and_stays(self, path: Path) -> None:
+        """The old file stays open, and the next attempt succeeds once there is a place for it."""
+        journal = SQLiteJournal(path)
+        self.put(journal, "a")
+        self.remove(path, "deleted")
+        path.write_bytes(b"my notes\n" * 5_000)
+        for _ in range(2):
+            with pytest.raises(JournalError, match="not a journal"):
+                self.put(journal, "b")
+        assert path.read_bytes() == b"my notes\n" * 5_000
+        assert numbers(journal.get(keys("a"))[0]) == [0]
+        path.unlink()
+        self.put(journal, "b")
+        journal.close()
+        assert self.content(path, "a", "b") == [0, 1]
+
+    def test_a_model_that_changed_meanwhile_is_not_mixed(self, path: Path) -> None:
+        """The new file has vectors of another width for it: the old ones are left out."""
+        journal, other = SQLiteJournal(path), SQLiteJournal(path.with_name("other"))
+        self.put(journal, "a")
+        other.put(keys("b"), vectors(1, width=4), space=SPACE)
+        other.close()
+        other.path.replace(path)
+        with pytest.raises(JournalError, match="the model has changed"):
+            self.put(journal, "c")
+        assert journal.get(keys("a", "b", "c"))[1].shape == (1, 4)
+        journal.close()
+
+    def test_pruning_follows_the_file_too(self, path: Path) -> None:
+        """It empties what is there now."""
+        journal = SQLiteJournal(path)
+        self.put(journal, "a")
+        self.remove(path, "deleted")
+        assert journal.prune(max_bytes=0) == 1
+        journal.close()
+        assert self.content(path, "a") == []
+
+    def test_a_file_that_went_while_it_was_closed_is_logged(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What it held is with the old file alone."""
+        journal = SQLiteJournal(path)
+        self.put(journal, "a")
+        journal.close()
+        path.rename(path.with_name("elsewhere"))
+        self.put(journal, "b")
+        assert "was deleted or replaced since it was open last" in caplog.text
+        journal.close()
+
+    def test_without_inodes_nothing_is_compared(self, path: Path, mocker: MockerFixture) -> None:
+        """On Windows they can be 0, and then every file would be the same."""
+        journal = SQLiteJournal(path)
+        status = mocker.patch.object(Path, "stat").return_value
+        status.st_dev = status.st_ino = 0
+        assert identities(path) == {}
+        assert not is_replaced(path, {})
+        mocker.stopall()
+        journal.close()
 
 
 class TestTroubleWhileWriting:

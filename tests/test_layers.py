@@ -17,7 +17,7 @@ FOLDER = Path(langchain_batch_embed.__file__).parent
 
 # From the bottom to the top. A module imports only from layers below its own.
 LAYERS = [
-    {"clock", "errors", "offline", "corpus", "quota", "sqlite_stores"},
+    {"clock", "errors", "offline", "corpus", "quota", "socket_deadline", "sqlite_stores"},
     {"budget", "hedging", "limits", "nearness"},
     {"window"},
     {"journal", "packing", "pacing", "retry", "tokens", "width"},

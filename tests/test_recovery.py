@@ -5,6 +5,7 @@ import copy
 import os
 import pickle
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -314,6 +315,53 @@ class TestJournal:
         with pytest.raises(OptionError, match="model="):
             BatchEmbeddings(Nameless(), journal=tmp_path / "j")
         BatchEmbeddings(Nameless(), journal=tmp_path / "j", model="mine").embed_documents(["a"])
+
+    def test_a_damaged_vector_is_paid_for_again_and_replaced(
+        self, batch: Batch, server: LocalServer, tmp_path: Path
+    ) -> None:
+        """It alone; the journal is right again afterwards."""
+        path = tmp_path / "j"
+        batch(journal=path).embed_numpy(TEXTS[:50])
+        connection = sqlite3.connect(path)
+        with connection:
+            connection.execute("UPDATE vector SET value = zeroblob(length(value)) WHERE id = 7")
+        connection.close()
+        server.configure()
+        for _ in range(2):
+            assert_right(batch(journal=path).embed_numpy(TEXTS[:50]), TEXTS[:50])
+            assert server.stats()["inputs_billed"] == 1
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="there, open files cannot be deleted")
+    def test_a_journal_that_is_deleted_in_mid_call_loses_nothing(
+        self, batch: Batch, server: LocalServer, tmp_path: Path
+    ) -> None:
+        """Its file is there again, with what was paid for before and after."""
+        path = tmp_path / "j"
+        embeddings = batch(journal=path, max_workers=1, max_batch_size=10)
+        embeddings.embed_numpy(TEXTS[:50])
+        path.unlink()
+        embeddings.embed_numpy(TEXTS[50:100])
+        server.configure()
+        assert_right(batch(journal=path).embed_numpy(TEXTS[:100]), TEXTS[:100])
+        assert server.stats()["requests"] == 0
+
+    def test_another_file_in_the_journals_place_keeps_vectors_in_memory(
+        self, batch: Batch, server: LocalServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The problem is logged once, the file is left alone, and the call goes on."""
+        path = tmp_path / "j"
+        embeddings = batch(journal=path, max_workers=1, max_batch_size=10)
+        embeddings.embed_numpy(TEXTS[:10])
+        (tmp_path / "notes").write_text("my notes")
+        (tmp_path / "notes").replace(path)
+        assert_right(embeddings.embed_numpy(TEXTS[:50]), TEXTS[:50])
+        assert caplog.text.count("it is not a journal") == 1
+        assert path.read_text() == "my notes"
+        path.unlink()
+        embeddings.embed_numpy(TEXTS[:60])
+        server.configure()
+        assert_right(batch(journal=path).embed_numpy(TEXTS[:60]), TEXTS[:60])
+        assert server.stats()["requests"] == 0
 
     def test_a_full_disk_does_not_lose_what_is_in_memory(
         self,

@@ -61,3 +61,15 @@ def test_vectors_of_another_width_are_not_taken() -> None:
     assert found.done.tolist() == [True, False, False, False]
     found.add(rows(2, 3), np.ones((2, 3), dtype=np.float32), answer=True)
     assert found.done.tolist() == [True, False, True, True]
+
+
+def test_vectors_of_another_model_are_not_taken() -> None:
+    """Though they are as wide as the others."""
+    found = results(lists=False)
+    vector = np.ones((1, 3), dtype=np.float32)
+    found.add(rows(0), vector, answer=True, model="a")
+    with pytest.raises(ResponseError, match="another model"):
+        found.add(rows(2), vector, answer=True, model="b")
+    assert found.done.tolist() == [True, False, False, False]
+    found.add(rows(2), vector, answer=True, model="a")
+    assert found.done.tolist() == [True, False, True, False]

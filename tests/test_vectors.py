@@ -27,6 +27,15 @@ MATRICES: st.SearchStrategy[Matrix] = st_numpy.arrays(
     elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
 )
 
+
+def _without_zeros(matrix: Matrix) -> Matrix:
+    matrix[~matrix.any(axis=1), 0] = 1
+    return matrix
+
+
+# What may be believed of them: no vector is all zeros.
+SOUND = MATRICES.map(_without_zeros)
+
 no_deadline = settings(deadline=None)
 
 
@@ -64,37 +73,37 @@ class TestReadAnswer:
     """An answer of an OpenAI-compatible server."""
 
     @no_deadline
-    @given(MATRICES, st.booleans())
+    @given(SOUND, st.booleans())
     def test_vectors_arrive_bit_for_bit(self, matrix: Matrix, base64: bool) -> None:
         """Whether they are sent as base64 or as lists of numbers, they are the same float32."""
-        read, _ = read_answer(answer(items(matrix, base64=base64)), expected=len(matrix))
+        read, _, _ = read_answer(answer(items(matrix, base64=base64)), expected=len(matrix))
         assert read.dtype == np.float32
         assert bits(read) == bits(matrix)
 
     @no_deadline
-    @given(MATRICES, st.booleans(), st.randoms(use_true_random=False))
+    @given(SOUND, st.booleans(), st.randoms(use_true_random=False))
     def test_shuffled_vectors_are_put_in_order(
         self, matrix: Matrix, base64: bool, shuffle: random.Random
     ) -> None:
         """Where each vector has its index, their order in the answer does not matter."""
         data = items(matrix, base64=base64)
         shuffle.shuffle(data)
-        read, _ = read_answer(answer(data), expected=len(matrix))
+        read, _, _ = read_answer(answer(data), expected=len(matrix))
         assert bits(read) == bits(matrix)
 
     @no_deadline
-    @given(MATRICES, st.booleans())
+    @given(SOUND, st.booleans())
     def test_without_any_index_the_order_of_the_answer_counts(
         self, matrix: Matrix, null: bool
     ) -> None:
         """Some servers send no index, or null: there is only one order to believe."""
         index = {"index": None} if null else {}
         data = [{"embedding": item["embedding"], **index} for item in items(matrix)]
-        read, _ = read_answer(answer(data), expected=len(matrix))
+        read, _, _ = read_answer(answer(data), expected=len(matrix))
         assert bits(read) == bits(matrix)
 
     @no_deadline
-    @given(MATRICES.filter(lambda m: len(m) > 1), st.data())
+    @given(SOUND.filter(lambda m: len(m) > 1), st.data())
     def test_a_wrong_index_is_not_believed(self, matrix: Matrix, data: st.DataObject) -> None:
         """One index missing, doubled, beyond the end, negative or no number spoils the answer."""
         changed = items(matrix)
@@ -105,14 +114,89 @@ class TestReadAnswer:
             read_answer(answer(changed), expected=len(matrix))
 
     @no_deadline
-    @given(MATRICES, st.integers(-8, 8).filter(bool))
+    @given(SOUND, st.integers(-3, 10_000), st.booleans())
+    def test_a_rising_run_of_index_numbers_is_understood(
+        self, matrix: Matrix, first: int, digits: bool
+    ) -> None:
+        """Some servers count from 1, or from the first text of an earlier part, or in strings."""
+        digits = digits and first >= 0
+        data = items(matrix)
+        for i, item in enumerate(data, first):
+            item["index"] = str(i) if digits else i
+        read, _, _ = read_answer(answer(data), expected=len(matrix))
+        assert bits(read) == bits(matrix)
+
+    def test_digits_put_shuffled_vectors_in_order(self) -> None:
+        """An index from 0 on says which text it is for, as a string too."""
+        matrix = unit_vectors(12)
+        data = [{**item, "index": str(item["index"])} for item in items(matrix)]
+        read, _, _ = read_answer(answer(data[::-1]), expected=12)
+        assert bits(read) == bits(matrix)
+
+    @pytest.mark.parametrize(
+        "indices",
+        [
+            [0, 0, 0],
+            [1, 1, 1],
+            [3, 2, 1],
+            [2, 4, 6],
+            [0, 1, 0],
+            ["0", 1, 2],
+            ["-1", "0", "1"],
+            ["", "1", "2"],
+            ["a", "b", "c"],
+            ["²", "³", "⁴"],
+            ["0", "1", "9" * 5_000],
+            [False, True, 2],
+            [0.0, 1.0, 2.0],
+            [None, 1, 2],
+        ],
+    )
+    def test_index_numbers_without_a_meaning_are_not_believed(self, indices: list[object]) -> None:
+        """All the same, falling from above 0, with gaps, of several kinds, or no numbers."""
+        data = items(unit_vectors(3))
+        for item, index in zip(data, indices, strict=True):
+            item["index"] = index
+        with pytest.raises(ResponseError, match="not each text once"):
+            read_answer(answer(data), expected=3)
+
+    @no_deadline
+    @given(SOUND, st.integers(-8, 8).filter(bool))
     def test_an_answer_with_too_few_or_too_many_vectors_is_not_believed(
         self, matrix: Matrix, more: int
     ) -> None:
         """As many vectors as texts, or none of them counts."""
         expected = max(0, len(matrix) + more)
-        with pytest.raises(ResponseError, match=rf"{expected} texts were sent, but {len(matrix)} "):
+        with pytest.raises(
+            ResponseError, match=rf"{expected} texts were sent, but {len(matrix)} "
+        ) as caught:
             read_answer(answer(items(matrix)), expected=expected)
+        assert (caught.value.expected, caught.value.received) == (expected, len(matrix))
+
+    @pytest.mark.parametrize("data", [None, {"0": 1}, []])
+    def test_an_answer_without_vectors_says_that_none_came(self, data: object) -> None:
+        """The engine can tell it from an answer that is short by some."""
+        with pytest.raises(ResponseError) as caught:
+            read_answer(answer(data), expected=3)
+        assert (caught.value.expected, caught.value.received) == (3, 0)
+
+    def test_an_answer_that_is_wrong_otherwise_does_not_say_how_many_came(self) -> None:
+        """Only a number that is not the texts' is told."""
+        with pytest.raises(ResponseError) as caught:
+            read_answer(answer(items(np.full((2, 3), np.nan, np.float32))), expected=2)
+        assert (caught.value.expected, caught.value.received) == (None, None)
+
+    @pytest.mark.parametrize("base64", [True, False])
+    @pytest.mark.parametrize("zero", [0.0, -0.0])
+    def test_a_vector_of_zeros_is_not_believed(self, base64: bool, zero: float) -> None:
+        """It points nowhere: servers send it for what they failed to embed."""
+        matrix = unit_vectors(20)
+        matrix[:, 0] = 0  # of itself no sign of anything
+        read, _, _ = read_answer(answer(items(matrix, base64=base64)), expected=20)
+        assert bits(read) == bits(matrix)
+        matrix[13] = zero
+        with pytest.raises(ResponseError, match="a vector is all zeros"):
+            read_answer(answer(items(matrix, base64=base64)), expected=20)
 
     @pytest.mark.parametrize("base64", [True, False])
     def test_vectors_of_different_widths_are_not_believed(self, base64: bool) -> None:
@@ -215,7 +299,7 @@ class TestReadAnswer:
     @pytest.mark.parametrize("error", [None, {}, "", False])
     def test_an_empty_error_is_none(self, error: object) -> None:
         """Some servers always write the key."""
-        read, _ = read_answer(answer(items(unit_vectors(1)), error=error), expected=1)
+        read, _, _ = read_answer(answer(items(unit_vectors(1)), error=error), expected=1)
         assert bits(read) == bits(unit_vectors(1))
 
     @pytest.mark.parametrize(
@@ -225,6 +309,12 @@ class TestReadAnswer:
             ({"usage": {"prompt_tokens": 0}}, 0),
             ({"usage": {"prompt_tokens": None}}, None),
             ({"usage": {"prompt_tokens": "5"}}, None),
+            ({"usage": {"prompt_tokens": 5.0}}, None),
+            ({"usage": {"prompt_tokens": True}}, None),
+            ({"usage": {"prompt_tokens": -1}}, None),
+            ({"usage": {"prompt_tokens": 104}}, 104),
+            ({"usage": {"prompt_tokens": 105}}, None),
+            ({"usage": {"prompt_tokens": 10**30}}, None),
             ({"usage": {}}, None),
             ({"usage": None}, None),
             ({"usage": [5]}, None),
@@ -234,8 +324,28 @@ class TestReadAnswer:
     def test_the_tokens_billed_are_read_where_they_are_told(
         self, usage: dict[str, object], tokens: int | None
     ) -> None:
-        """A server that does not count does no harm."""
-        assert read_answer(answer(items(unit_vectors(1)), **usage), expected=1)[1] == tokens
+        """A server that does not count, or counts what cannot be, does no harm."""
+        body = answer(items(unit_vectors(1)), **usage)
+        assert read_answer(body, expected=1, most_tokens=104)[1] == tokens
+
+    @pytest.mark.parametrize(
+        ("more", "model"),
+        [
+            ({"model": "text-embedding-3-small"}, "text-embedding-3-small"),
+            ({"model": " padded "}, "padded"),
+            ({"model": " "}, None),
+            ({"model": ""}, None),
+            ({"model": None}, None),
+            ({"model": 3}, None),
+            ({"model": ["m"]}, None),
+            ({}, None),
+        ],
+    )
+    def test_the_model_is_read_where_it_is_named(
+        self, more: dict[str, object], model: str | None
+    ) -> None:
+        """A server that does not name it, or not as a name, says nothing."""
+        assert read_answer(answer(items(unit_vectors(1)), **more), expected=1)[2] == model
 
 
 class TestArrays:
@@ -274,8 +384,11 @@ class TestArrays:
     @pytest.mark.parametrize("shape", [(), (2,), (3, 4), (2, 0), (2, 4, 1)])
     def test_an_array_of_another_shape_is_not_believed(self, shape: tuple[int, ...]) -> None:
         """Two texts have two vectors of at least one number."""
-        with pytest.raises(ResponseError, match="2 texts were sent, but an array of shape"):
+        with pytest.raises(
+            ResponseError, match="2 texts were sent, but an array of shape"
+        ) as caught:
             check(np.zeros(shape, dtype=np.float32), expected=2)
+        assert caught.value.received == {(): None, (3, 4): 3}.get(shape)
 
     def test_a_right_array_is_returned_as_it_is(self) -> None:
         """Checking copies nothing."""

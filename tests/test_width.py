@@ -1,8 +1,8 @@
-"""Vectors of two widths never get mixed, and a spoilt answer is not taken for a changed model."""
+"""Vectors of two widths or models never get mixed; a spoilt answer is not taken for a change."""
 
 import pytest
 
-from langchain_batch_embed import DimensionsError, ResponseError
+from langchain_batch_embed import DimensionsError, ModelError, ResponseError
 from langchain_batch_embed.width import Width
 
 
@@ -77,3 +77,97 @@ def test_a_width_is_confirmed_by_what_comes() -> None:
     assert not width.is_confirmed
     seen(width, 3, answer=False)
     assert width.is_confirmed
+
+
+def named(width: Width, *models: str | None, answer: bool = True, numbers: int = 3) -> list[str]:
+    """Let vectors come whose answers name these models; return what was said to each."""
+    said = []
+    for model in models:
+        try:
+            width.check(numbers, answer=answer, model=model)
+        except (ResponseError, DimensionsError, ModelError) as error:
+            said.append(type(error).__name__)
+        else:
+            said.append("fits")
+    return said
+
+
+@pytest.mark.parametrize(
+    ("fits", "tolerated"), [(0, 2), (1, 2), (2, 2), (9, 9), (15, 15), (99, 15)]
+)
+def test_some_answers_in_a_row_may_name_another_model(fits: int, tolerated: int) -> None:
+    """As many as may be of another width; with the next one the model has changed."""
+    width = Width()
+    width.expect_model("a")
+    named(width, *["a"] * fits)
+    assert named(width, *["b"] * tolerated) == ["ResponseError"] * tolerated
+    with pytest.raises(ModelError) as caught:
+        width.check(3, answer=True, model="b")
+    assert (caught.value.expected, caught.value.received) == ("a", "b")
+    assert width.model_in_doubt
+    assert not width.in_doubt  # their width is right
+    assert width.model == "a"
+
+
+def test_the_right_model_in_between_starts_the_count_again() -> None:
+    """Only those in a row are counted, and vectors of the odd answers are not taken."""
+    width = Width()
+    for _ in range(5):
+        assert named(width, "a", "b", "c") == ["fits", "ResponseError", "ResponseError"]
+    assert named(width, "a") == ["fits"]
+    assert not width.model_in_doubt
+
+
+def test_an_answer_that_names_no_model_says_nothing() -> None:
+    """It fits, and neither ends a row of others nor is counted in it."""
+    width = Width()
+    assert named(width, None, "a", None, "b", None, "b", None, "b", None) == (
+        ["fits"] * 3 + ["ResponseError", "fits", "ResponseError", "fits", "ModelError", "fits"]
+    )
+
+
+@pytest.mark.parametrize("name", ["Text-Embedding-3-Small", "openai/text-embedding-3-small"])
+def test_capitals_and_the_providers_name_make_no_other_model(name: str) -> None:
+    """Gateways write them as they like, in either order."""
+    for first, second in ((name, "text-embedding-3-small"), ("text-embedding-3-small", name)):
+        assert named(Width(), first, second, first) == ["fits"] * 3
+
+
+@pytest.mark.parametrize("name", ["text-embedding-3-small-2024", "small", "other-model/a", ""])
+def test_any_other_name_is_another_model(name: str) -> None:
+    """Another version of a model makes other vectors too."""
+    assert named(Width(), "text-embedding-3-small", name)[1] == "ResponseError"
+
+
+def test_what_is_expected_does_not_replace_what_is_known() -> None:
+    """A prefetch holds its runs to what its own answers named."""
+    width = Width()
+    width.expect_model(None)
+    named(width, "a")
+    width.expect_model("b")
+    assert width.model == "a"
+
+
+def test_a_model_is_refuted_by_more_than_spoke_for_it() -> None:
+    """Then what is kept of it is of no use."""
+    width = Width()
+    named(width, "a", "b", "b")
+    assert not width.is_refuted
+    named(width, "b")
+    assert width.is_refuted
+
+
+def test_kept_vectors_of_another_model_are_not_spoilt() -> None:
+    """They were checked when they came, so one is enough."""
+    width = Width()
+    width.expect_model("b")
+    assert named(width, "a", answer=False) == ["ModelError"]
+    assert width.is_refuted
+
+
+def test_of_another_width_the_model_is_not_looked_at() -> None:
+    """One fault of an answer is enough, and the width tells more."""
+    width = Width()
+    named(width, "a")
+    assert named(width, "b", numbers=4) == ["ResponseError"]
+    assert not width.model_in_doubt

@@ -119,6 +119,9 @@ class Journal(Protocol):
     def get(self, keys: Sequence[bytes]) -> Found:
         """Look up vectors.
 
+        A damaged vector counts as not found, and one line in the log says how many there were: a
+        journal is believed, as an answer is, only after a check.
+
         Returns:
             The positions in `keys` that were found, ascending, shape (k,), and their
             vectors, float32, shape (k, d); shape (0, 0) if none was found.

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import starmap
 from zlib import crc32
 
 import numpy as np
@@ -16,6 +15,7 @@ from langchain_batch_embed.errors import JournalError
 from langchain_batch_embed.journal.base import Found, JournalStats, Space
 from langchain_batch_embed.journal.records import (
     CHUNK,
+    Damages,
     Entry,
     age_limit,
     oldest,
@@ -32,7 +32,8 @@ class ByteStoreJournal:
 
     A record is a header (mark, checksum, time, name of the space) and the float32 numbers.
     Keys are "lbe1-" and hexadecimal digits, which every store takes. A record that is cut
-    short, was written by somebody else or belongs to another key counts as not found.
+    short, was written by somebody else or belongs to another key counts as not found, and so does
+    one whose numbers are not finite or all zeros. One line in the log says how many there were.
 
     `stats` and `prune` read every record, since a store cannot say how old a record is.
     Whether a put survives `kill -9`, and who may read it, is the store's affair
@@ -56,8 +57,12 @@ class ByteStoreJournal:
 
     def get(self, keys: Sequence[bytes]) -> Found:
         """Look up vectors; see `Journal.get`."""
-        records = self._read([self._PREFIX + key.hex() for key in keys])
-        return stack((record and record[1] for record in records), len(keys))
+        damages = Damages("the ByteStore used as journal")
+        records = self._read([self._PREFIX + key.hex() for key in keys], damages)
+        found = stack((record and record[1] for record in records), len(keys))
+        found = damages.drop_from(found)
+        damages.tell()
+        return found
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, space: Space) -> None:
         """Store one batch; see `Journal.put`, but how much a failed one left is up to the store."""
@@ -94,14 +99,20 @@ class ByteStoreJournal:
         records = zip(names, self._read(names), strict=True)
         return {name: record[0] for name, record in records if record is not None}
 
-    def _read(self, names: Sequence[str]) -> Iterator[tuple[Entry, bytes] | None]:
+    def _read(
+        self, names: Sequence[str], damages: Damages | None = None
+    ) -> Iterator[tuple[Entry, bytes] | None]:
         """Read records a chunk at a time; `None` where there is no sound one."""
         for start in range(0, len(names), CHUNK):
             chunk = names[start : start + CHUNK]
             with _store_errors():
                 # Strict: one record short, and every later text would get a wrong vector.
                 records = list(zip(chunk, self._store.mget(chunk), strict=True))
-            yield from starmap(self._parse, records)
+            for name, record in records:
+                parsed = self._parse(name, record)
+                if damages is not None and parsed is None and record is not None:
+                    damages.count += 1
+                yield parsed
 
     def _parse(self, name: str, record: bytes | None) -> tuple[Entry, bytes] | None:
         if not isinstance(record, bytes) or len(record) < self._CHECKSUM.size:

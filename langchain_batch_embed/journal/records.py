@@ -1,11 +1,13 @@
 """What the journals have in common: stored vectors, their statistics, and which have to go."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from math import inf
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,20 @@ from numpy.typing import NDArray
 from langchain_batch_embed.errors import JournalError
 from langchain_batch_embed.journal.base import Found, JournalStats
 
-__all__ = ["CHUNK", "Entry", "Group", "age_limit", "oldest", "rows_of", "stack", "summarise"]
+__all__ = [
+    "CHUNK",
+    "Damages",
+    "Entry",
+    "Group",
+    "age_limit",
+    "checksum_of",
+    "oldest",
+    "rows_of",
+    "stack",
+    "summarise",
+]
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 250
 """Keys looked up at once. Fastest of 100, 250, 500 and 900 for 19,207 vectors of 1,536."""
@@ -47,6 +62,52 @@ def rows_of(keys: Sequence[bytes], vectors: NDArray[np.float32]) -> NDArray[np.f
             f"{len(keys):,} keys need vectors of shape ({len(keys)}, d), not {vectors.shape}"
         )
     return np.ascontiguousarray(vectors, _FLOAT32)
+
+
+def checksum_of(key: bytes, value: bytes | memoryview) -> int:
+    """Return the CRC-32 of a key and the vector that belongs to it."""
+    return crc32(value, crc32(key))
+
+
+class Damages:
+    """Counts the damaged vectors that one look-up meets, and tells of them in one line of the log.
+
+    A damaged vector counts as missing: it is paid for again, and the new one takes its place.
+
+    Args:
+        journal: what the journal is called in the log.
+    """
+
+    def __init__(self, journal: str) -> None:
+        self._journal = journal
+        self.count = 0
+
+    def drop_from(self, found: Found) -> Found:
+        """Return what may be believed, as an answer is: what is finite, and not all zeros."""
+        positions, vectors = found
+        sound = np.empty(len(vectors), np.bool_)
+        for start in range(0, len(vectors), CHUNK):  # all at once would take much memory
+            part = vectors[start : start + CHUNK]
+            suspects = np.flatnonzero(part[:, 0] == 0)
+            checked = sound[start : start + CHUNK]
+            np.isfinite(part).all(axis=1, out=checked)
+            checked[suspects] &= part[suspects].any(axis=1)
+        if sound.all():
+            return found
+        self.count += int(np.count_nonzero(~sound))
+        if not sound.any():
+            return positions[:0], np.empty((0, 0), np.float32)
+        return positions[sound], vectors[sound]
+
+    def tell(self) -> None:
+        """Log how many there were, if there were any."""
+        if self.count:
+            logger.warning(
+                "%s holds damaged vectors for %d of the texts that were looked up; they are not "
+                "used, and are embedded again and replaced",
+                self._journal,
+                self.count,
+            )
 
 
 def stack(values: Iterable[bytes | None], count: int, path: Path | None = None) -> Found:

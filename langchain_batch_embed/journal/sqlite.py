@@ -1,5 +1,6 @@
 """A journal in one SQLite file, safe with several processes and threads, and after `kill -9`."""
 
+import logging
 import os
 import sqlite3
 import threading
@@ -16,10 +17,28 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import JournalError
 from langchain_batch_embed.journal.base import Found, JournalStats, Space
-from langchain_batch_embed.journal.records import CHUNK, age_limit, rows_of, stack, summarise
-from langchain_batch_embed.journal.sqlite_file import connect, sqlite_errors, touching
+from langchain_batch_embed.journal.records import (
+    CHUNK,
+    Damages,
+    age_limit,
+    checksum_of,
+    rows_of,
+    stack,
+    summarise,
+)
+from langchain_batch_embed.journal.sqlite_file import (
+    Identities,
+    connect,
+    identities,
+    is_replaced,
+    remove_stale,
+    sqlite_errors,
+    touching,
+)
 
 __all__ = ["SQLiteJournal"]
+
+logger = logging.getLogger(__name__)
 
 
 class SQLiteJournal:
@@ -29,6 +48,15 @@ class SQLiteJournal:
     must be on a local disk: SQLite's write-ahead log (WAL) needs memory that the processes
     share, which network drives do not give. It may be pickled and may cross a fork: the
     copy opens the file again by its path.
+
+    Each vector has a checksum. Those that an earlier release wrote have none, and only their
+    width and their numbers are checked.
+
+    A file that is deleted or replaced while it is open is noticed by the next `put` or `prune`.
+    All that it held goes into the file that is at its path then, which is made if there is none;
+    vectors that are there already stay. If that cannot be done, it is a `JournalError`, and the
+    old file stays open for the next attempt. To empty a journal in use, call
+    `prune(max_bytes=0)`.
 
     Args:
         path: of the file; made if missing, while its folder must be there.
@@ -56,7 +84,8 @@ class SQLiteJournal:
         self.path = Path(path).expanduser().absolute()  # workers may run in another folder
         self._timeout = timeout
         self._clock = clock
-        self._lock = threading.Lock()  # guards _connection and its use
+        self._lock = threading.Lock()  # guards _connection and its use, and _opened
+        self._opened: Identities = {}  # the files of the last connection
         with _forking:
             _journals.add(self)
         with self._connected():
@@ -72,8 +101,12 @@ class SQLiteJournal:
 
     def get(self, keys: Sequence[bytes]) -> Found:
         """Look up vectors; see `Journal.get`."""
+        damages = Damages(f"the journal {self.path}")
         with self._connected() as connection:
-            return stack(_select(connection, keys), len(keys), path=self.path)
+            found = stack(_select(connection, keys, damages), len(keys), path=self.path)
+        found = damages.drop_from(found)
+        damages.tell()
+        return found
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, space: Space) -> None:
         """Store one batch in one transaction; see `Journal.put`.
@@ -89,8 +122,12 @@ class SQLiteJournal:
             space_id = self._register(connection, space, width=rows.shape[1])
             created = self._clock()
             connection.executemany(
-                "INSERT OR REPLACE INTO vector (key, space, created, value) VALUES (?, ?, ?, ?)",
-                ((key, space_id, created, row) for key, row in zip(keys, rows, strict=True)),
+                "INSERT OR REPLACE INTO vector (key, space, created, value, checksum) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (
+                    (key, space_id, created, row, checksum_of(key, row.data))
+                    for key, row in zip(keys, rows, strict=True)
+                ),
             )
 
     def stats(self) -> JournalStats:
@@ -131,17 +168,53 @@ class SQLiteJournal:
             )
         try:
             with sqlite_errors(self.path, self._timeout):
-                if self._connection is None:
-                    self._connection = connect(self.path, self._timeout)
-                yield self._connection
+                yield self._connection or self._open()
         finally:
             self._lock.release()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._connected() as connection, connection:  # commits, or rolls back
-            connection.execute("BEGIN IMMEDIATE")  # wait for other writers now, not half way
-            yield connection
+        with self._connected() as connection:
+            if is_replaced(self.path, self._opened):
+                connection = self._follow(connection)  # noqa: PLW2901  # the file is another one
+            with connection:  # commits, or rolls back
+                connection.execute("BEGIN IMMEDIATE")  # wait for other writers now, not half way
+                yield connection
+
+    def _open(self) -> sqlite3.Connection:
+        if is_replaced(self.path, self._opened):  # while it was closed, as around a fork
+            logger.warning(
+                "the journal %s was deleted or replaced since it was open last; what it held is "
+                "only where the old file is",
+                self.path,
+            )
+        self._connection = connect(self.path, self._timeout)
+        self._opened = identities(self.path)
+        return self._connection
+
+    def _follow(self, old: sqlite3.Connection) -> sqlite3.Connection:
+        """Open the file that is at the path now, and write into it what the old one held."""
+        # Then the old file is whole without its log, wherever it is now.
+        old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        remove_stale(self.path, self._opened)
+        new = connect(self.path, self._timeout)
+        try:
+            opened = identities(self.path)
+            with new:
+                new.execute("BEGIN IMMEDIATE")
+                new.executemany(_CARRY_SPACE, old.execute(_SPACES))
+                new.executemany(_CARRY_VECTOR, old.execute(_VECTORS))
+        except BaseException:
+            new.close()
+            raise
+        self._connection, self._opened = new, opened
+        old.close()
+        logger.warning(
+            "the journal %s was deleted or replaced while it was open; all that it held is in "
+            "the file that is there now",
+            self.path,
+        )
+        return new
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -166,6 +239,21 @@ class SQLiteJournal:
         return int(space_id)
 
 
+# Of the same model, vectors of another width than those in the new file are left out.
+_SPACES = "SELECT digest, name, width FROM space"
+_CARRY_SPACE = "INSERT OR IGNORE INTO space (digest, name, width) VALUES (?, ?, ?)"
+_VECTORS = """
+    SELECT vector.key, vector.created, vector.value, vector.checksum, space.digest, space.width
+    FROM vector JOIN space ON space.id = vector.space ORDER BY vector.id
+"""
+_CARRY_VECTOR = """
+    INSERT OR IGNORE INTO vector (key, created, value, checksum, space)
+    SELECT ?, ?, ?, ?, id FROM space WHERE digest = ? AND width = ?
+"""
+_FIND = """
+    SELECT vector.key, vector.value, vector.checksum, space.width
+    FROM vector LEFT JOIN space ON space.id = vector.space WHERE vector.key IN
+"""
 _STATS = """
     SELECT space.name, count(*), sum(4 * space.width), min(vector.created), max(vector.created)
     FROM vector JOIN space ON space.id = vector.space GROUP BY space.id
@@ -183,13 +271,24 @@ _PRUNE_BY_SIZE = """
 """
 
 
-def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> Iterator[bytes | None]:
+def _select(
+    connection: sqlite3.Connection, keys: Sequence[bytes], damages: Damages
+) -> Iterator[bytes | None]:
     for start in range(0, len(keys), CHUNK):
         chunk = keys[start : start + CHUNK]
         marks = ",".join("?" * len(chunk))
-        query = f"SELECT key, value FROM vector WHERE key IN ({marks})"  # noqa: S608 - "?,?,?"
-        rows = connection.execute(query, chunk)
-        yield from map(dict(rows).get, chunk)
+        query = f"{_FIND} ({marks})"
+        found: dict[bytes, bytes] = {}
+        for key, value, checksum, width in connection.execute(query, chunk):
+            if (
+                isinstance(value, bytes)
+                and len(value) == 4 * (width or 0)
+                and checksum in (None, checksum_of(key, value))  # None: of an earlier release
+            ):
+                found[key] = value
+            else:
+                damages.count += 1
+        yield from map(found.get, chunk)
 
 
 # SQLite must not be taken across a fork, not even to close it there: its locks stay with the

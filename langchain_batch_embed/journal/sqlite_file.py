@@ -8,7 +8,19 @@ from pathlib import Path
 
 from langchain_batch_embed.errors import JournalError
 
-__all__ = ["connect", "sqlite_errors", "touching"]
+__all__ = [
+    "Identities",
+    "connect",
+    "identities",
+    "is_replaced",
+    "remove_stale",
+    "sqlite_errors",
+    "touching",
+]
+
+Identities = dict[str, tuple[int, int]]
+"""The ends of the names of a journal's files, "" for the journal itself, and which files they are:
+device and inode."""
 
 touching = threading.Lock()
 """Held while a file is opened and closed outside of SQLite; see `connect`."""
@@ -17,6 +29,7 @@ _APPLICATION_ID = int.from_bytes(b"LBEJ")
 _VERSION = 1
 
 # `width` is the number of dimensions, so that sizes can be counted without reading a vector.
+# `checksum` is that of the key and the vector; NULL in rows of earlier releases, which had none.
 _SCHEMA = (
     """
     CREATE TABLE space (
@@ -32,7 +45,8 @@ _SCHEMA = (
         key BLOB NOT NULL UNIQUE,
         space INTEGER NOT NULL REFERENCES space,
         created REAL NOT NULL,
-        value BLOB NOT NULL
+        value BLOB NOT NULL,
+        checksum INTEGER
     )
     """,
     # Statistics and pruning read this index alone.
@@ -97,6 +111,40 @@ def connect(path: Path, timeout: float) -> sqlite3.Connection:
     return connection
 
 
+def identities(path: Path) -> Identities:
+    """Return which files a journal consists of, as far as the system tells them apart."""
+    found: Identities = {}
+    for end in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            status = path.with_name(path.name + end).stat()
+            if status.st_ino:  # on Windows it can be 0, but nor can open files be deleted there
+                found[end] = status.st_dev, status.st_ino
+    return found
+
+
+def is_replaced(path: Path, opened: Identities) -> bool:
+    """Tell whether a journal's file is no longer the one that was opened."""
+    if "" not in opened:
+        return False
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return True
+    return (status.st_dev, status.st_ino) != opened[""]
+
+
+def remove_stale(path: Path, opened: Identities) -> None:
+    """Delete the log that belongs to a file that is no longer at its path.
+
+    SQLite finds a log by its name, and would play it back into whatever file is there now. Who
+    has it open keeps it.
+    """
+    now = identities(path)
+    for end in ("-wal", "-shm"):
+        if end in now and now[end] == opened.get(end):
+            path.with_name(path.name + end).unlink(missing_ok=True)
+
+
 def _check_unopened(path: Path) -> None:
     """Raise if this is not a journal, without leaving a trace on it or beside it.
 
@@ -148,6 +196,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
                 for statement in _SCHEMA:
                     connection.execute(statement)
     _check(connection, path)
+    _add_checksums(connection)
     try:
         # After the tables, so that the ids are in the file itself and not in its -wal.
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
@@ -161,6 +210,26 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     # Move the log into the file after each large batch: even times, a short log.
     connection.execute("PRAGMA wal_autocheckpoint = 200")
+    # Reading makes the files beside it, if they are not there yet: `identities` looks at them.
+    connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+
+
+def _add_checksums(connection: sqlite3.Connection) -> None:
+    """Give a journal of an earlier release the column that it lacks.
+
+    The version stays: earlier releases name their columns, so they can still use the file. What
+    they write has no checksum.
+    """
+
+    def lacks_it() -> bool:
+        columns = connection.execute("PRAGMA table_info(vector)")
+        return all(name != "checksum" for _, name, *_ in columns)
+
+    if lacks_it():
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if lacks_it():  # else another process has added it meanwhile
+                connection.execute("ALTER TABLE vector ADD COLUMN checksum INTEGER")
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:

@@ -23,5 +23,5 @@ class Backoff:
 
     def delay(self, attempt: int, draw: Callable[[], float]) -> float:
         """Return the seconds before retry number `attempt`, counted from 0."""
-        bound = min(self.longest, self.first * 2 ** min(attempt, 30))
+        bound: float = min(self.longest, self.first * 2 ** min(attempt, 30))
         return bound * (0.5 + 0.5 * draw())

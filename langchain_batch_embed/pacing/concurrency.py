@@ -29,8 +29,8 @@ processor that takes 40 ms for each answers in 0.2 s."""
 GROWTH = 4
 """The start raises the number by this factor a round."""
 
-GROWTH_TOGETHER = 16
-"""The same after the first round, where its answers have come close together."""
+GROWTH_TOLD = 16
+"""The same once the quota is known: it then takes no refusals to find out about it."""
 
 TOGETHER = 2.0
 """Answers count as together if this many of them came in the time that the first one took."""
@@ -53,11 +53,17 @@ DOWN = 1.5
 UP = 2.0
 """And raised by this one."""
 
+SUSPICIOUS = 4.0
+"""Round trips this many times as long as the first ones may be those of a line: fewer are tried."""
+
 CHECKS = 2
 """Rounds with the full number after which the start is over."""
 
 FEWEST_ANSWERS = 4
 """Answers that a round has at least; fewer say little."""
+
+MOST_ANSWERS = 24
+"""And at most: with more, a long line would be noticed too late."""
 
 LONGEST_REST = 256
 """Rounds, at the most, between two attempts to raise or lower the number."""
@@ -95,6 +101,8 @@ class Concurrency:
         is_known: the provider is known to take any number.
         estimate: the current estimate.
         is_saturated: whether requests wait in line: more of them get no more work done.
+        threshold: where a slow start after a refusal ends.
+        began: when the current round began.
         is_starting: whether nothing is known yet, so that requests are kept small.
     """
 
@@ -104,26 +112,35 @@ class Concurrency:
         self.estimate = float(min(first, most))
         self.is_saturated = False
         self.is_starting = not is_known and most > 1
+        self._is_quota_told = self._is_overloaded = False
         self._checks = 0 if is_known or most == 1 else CHECKS
         self._is_opening = is_known  # the first answers of a known provider have yet to come
-        self._threshold = self.estimate  # where a slow start after a refusal ends
+        self.threshold = self.estimate  # where a slow start after a refusal ends
         self._ceiling = math.inf  # what was refused or timed out last
         self._rest = 2  # rounds until the next attempt
         self._rounds = 0  # since the last one
+        self._first_round: _Round | None = None
         self._last: _Round | None = None  # what the current attempt is compared with
         self._attempt = 0  # -1: a lower number is being tried, 1: a higher one
         self._turns_up = False  # the next attempt is a higher number
         self._cut = -math.inf  # when the number was lowered last
-        self._begin(-math.inf)
+        self.began = -math.inf
+        self._trips: list[tuple[float, float, float]] = []  # seconds, work, when it ended
+        self._busiest = 0  # most requests in flight in this round
 
     def limit(self) -> int:
         """Return how many may be in flight now."""
         return max(1, min(self.most, int(self.estimate)))
 
     @property
+    def is_slow_start(self) -> bool:
+        """Whether the number is growing again after a refusal."""
+        return self.estimate < self.threshold
+
+    @property
     def useful(self) -> int:
         """How many share the work: the estimate once it is found, else all that may be used."""
-        return self.limit() if self.is_saturated or self._ceiling < math.inf else self.most
+        return self.limit() if self.is_saturated or self._is_overloaded else self.most
 
     @property
     def first(self) -> int:
@@ -131,7 +148,8 @@ class Concurrency:
         return self.limit() if self._is_opening or self.is_starting else 0
 
     def open(self) -> None:
-        """Skip the start at a known provider: it has told its quota."""
+        """Go on faster, at a known provider at once with the full number: the quota was told."""
+        self._is_quota_told = True
         if self._is_opening:
             self._is_opening = False
             self.estimate = float(self.most)
@@ -149,13 +167,13 @@ class Concurrency:
             # Each answer opens three more places until the quota is known.
             self.estimate = min(self.most, self.estimate + 3)
             self._is_opening = self.estimate < self.most
-        elif self.estimate < self._threshold:
-            self.estimate = min(self._threshold, self.estimate + 1)  # slow start
-        if self.most == 1 or self._is_opening or sent < self._began:
+        elif self.estimate < self.threshold and sent >= self.began:
+            self.estimate = min(self.threshold, self.estimate + 1)  # slow start
+        if self.most == 1 or self._is_opening or sent < self.began:
             return
         self._trips.append((max(1e-6, now - sent), max(1.0, work), now))
         self._busiest = max(self._busiest, in_flight)
-        if len(self._trips) >= max(FEWEST_ANSWERS, -(-self.limit() // 2)):
+        if len(self._trips) >= max(FEWEST_ANSWERS, min(MOST_ANSWERS, -(-self.limit() // 2))):
             self._end_round(now)
 
     def timed_out(self, sent: float, now: float) -> None:
@@ -173,11 +191,13 @@ class Concurrency:
             accepted: requests in flight that were sent before it.
         """
         if sent > self._cut:
+            self._is_overloaded = True
             self._lower(min(self.estimate - 1, max(accepted, self.estimate / 8)), now)
 
     def throttled(self, now: float) -> None:
         """Begin again with one request: the quota behind a refusal is not known."""
-        self._threshold = max(2.0, min(self._threshold, self.estimate))
+        if self.estimate >= self.threshold:  # else a slow start is under way
+            self.threshold = max(2.0, self.estimate)
         self.estimate = 1.0
         self.is_starting = self._is_opening = False
         self._checks = 0
@@ -186,12 +206,12 @@ class Concurrency:
 
     def accepts(self, accepted: int) -> None:
         """End the slow start after a refusal at what the server was working on at that moment."""
-        self._threshold = float(max(1, min(self.most, accepted)))
-        self._ceiling = min(self._ceiling, self._threshold + 1)
+        self.threshold = float(max(1, min(self.most, accepted)))
+        self._ceiling = min(self._ceiling, self.threshold + 1)
 
     def _lower(self, to: float, now: float) -> None:
         self._ceiling = self.estimate
-        self.estimate = self._threshold = max(1.0, to)
+        self.estimate = self.threshold = max(1.0, to)
         self.is_starting = self._is_opening = False
         self._checks = 0
         self._rest = min(LONGEST_REST, 2 * self._rest)
@@ -201,8 +221,8 @@ class Concurrency:
 
     def _begin(self, now: float) -> None:
         """Begin a round: what is sent from now on tells how this many in flight fare."""
-        self._began = now
-        self._trips: list[tuple[float, float, float]] = []  # seconds, work, when it ended
+        self.began = now
+        self._trips = []
         self._busiest = 0
 
     def _end_round(self, now: float) -> None:
@@ -216,24 +236,28 @@ class Concurrency:
             rate=self._busiest / median(trip / work for trip, work, _ in trips),
         )
         self._begin(now)
-        if self.estimate < self._threshold:
+        if self.estimate < self.threshold:
             return  # a slow start is under way
+        if self._first_round is None:
+            self._first_round = ended
         if self._checks > 0:
             self._start(ended, trips)
-        elif was_busy and self.is_saturated:
+        elif was_busy and (self.is_saturated or self._attempt):
             self._climb(ended)
+        elif was_busy and self._is_suspicious(ended):
+            self._try_fewer(ended)
         elif was_busy:
             self._rise()
 
     def _start(self, ended: _Round, trips: list[tuple[float, float, float]]) -> None:
         """Raise the number as long as round trips do not grow with it."""
         last, self._last = self._last, ended
-        growth = float(GROWTH)
+        self.is_starting &= not self._is_quota_told
+        growth = float(GROWTH_TOLD if self._is_quota_told else GROWTH)
         if last is None:
             ends = [end for _, _, end in trips]
             spread = max(ends) - min(ends)
             if (len(ends) - 1) * min(trip for trip, _, _ in trips) > TOGETHER * spread:
-                growth = GROWTH_TOGETHER
                 self.is_starting = False  # larger requests may follow at once
         elif self._is_slower(ended, last):
             self.is_starting, self.is_saturated, self._checks = False, True, 0
@@ -254,8 +278,22 @@ class Concurrency:
         noise = math.hypot(ended.error, last.error)
         return expected > 0 and slower > max(GROWN * expected, ERRORS * noise)
 
+    def _is_suspicious(self, ended: _Round) -> bool:
+        """Tell whether it is worth trying fewer: answers take far longer than the first ones."""
+        first = self._first_round
+        return first is not None and ended.middle - first.middle > math.log(SUSPICIOUS)
+
+    def _try_fewer(self, ended: _Round) -> None:
+        """Try as many as would make round trips as short as the first ones."""
+        assert self._first_round is not None  # noqa: S101  # else nothing is suspicious
+        self._rounds += 1
+        if self._rounds < self._rest:
+            return
+        self._last, self._rounds, self._attempt = ended, 0, -1
+        self._set(self.estimate * math.exp(self._first_round.middle - ended.middle) * DOWN)
+
     def _set(self, number: float) -> None:
-        self.estimate = self._threshold = float(max(1, min(self.most, math.ceil(number))))
+        self.estimate = self.threshold = float(max(1, min(self.most, math.ceil(number))))
 
     def _rise(self) -> None:
         """Raise the number by one a round, up to what was refused last, and beyond it rarely."""
@@ -275,6 +313,7 @@ class Concurrency:
             enough = HOLDS if self._attempt < 0 else IMPROVES
             if gain >= enough:  # go on in this direction
                 self._rest = 1
+                self.is_saturated |= self._attempt < 0
                 if self._attempt > 0:
                     self._ceiling = math.inf
             else:

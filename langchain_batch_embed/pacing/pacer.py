@@ -34,6 +34,9 @@ RECENT = 24
 STRAY = 0.3
 """Share of refusals that can be chance: some gateways refuse a few whatever the rate."""
 
+ROUNDS = 2
+"""After this many rounds without a refusal, a refusal of one more request at a time is about that."""
+
 BURST = 3
 """Refusals in one pause from which on they are no chance, if they are half of what was sent."""
 
@@ -92,6 +95,8 @@ class Pacer:
         self._refused_at = -math.inf  # when the current pause began
         self._refused = 0  # requests refused in it
         self._accepted = 0  # requests answered since that were sent before it
+        self._passed_in_a_row = 0  # requests let through since the last refusal
+        self._is_measured = False  # whether conclusions were drawn from the current pause
         self._started_tokens = 0.0  # of all requests so far
         self._started_requests = 0.0
         self._ended_tokens = 0.0  # of those that have ended
@@ -107,7 +112,7 @@ class Pacer:
         if self.health.is_down:
             if any(self.health.is_probe(ticket.sent) for ticket in self.in_flight.values()):
                 return math.inf
-        elif len(self.in_flight) >= self.concurrency.limit():
+        elif self._is_full():
             return math.inf
         pause = self.throttle.delay(now)
         if pause > LOOK_AGAIN / 2 and not self.in_flight:
@@ -149,16 +154,15 @@ class Pacer:
         self._end(ticket)
         self._refused_share -= self._refused_share / RECENT
         self._accepted += ticket.sent <= self._refused_at
+        self._passed_in_a_row += ticket.sent > self._refused_at
         self.throttle.answered(ticket.sent)
         self._passed["tokens"] += ticket.charge
         self._passed["requests"] += 1
-        self.tokens.passed(ticket.charge, now)
-        self.requests.passed(1, now)
+        self.tokens.passed(ticket.charge, sent=ticket.sent, now=now)
+        self.requests.passed(1, sent=ticket.sent, now=now)
         if self._learn(ticket, headers, now):
             self.concurrency.open()
-        self.concurrency.answered(
-            sent=ticket.sent, now=now, work=ticket.work, in_flight=in_flight
-        )
+        self.concurrency.answered(sent=ticket.sent, now=now, work=ticket.work, in_flight=in_flight)
         return self.health.answered(now)
 
     def throttled(
@@ -188,6 +192,7 @@ class Pacer:
         begins = self.throttle.refused(ticket.sent, now, after)
         if begins:
             self._refused_at, self._refused, self._accepted = now, 0, 0
+            self._is_measured = False
         self._refused += 1
         told = self._learn(ticket, headers, now, refused=True)
         if told:
@@ -195,24 +200,50 @@ class Pacer:
         if quota is not None and not told and self._is_believable(*quota, now):
             told = True
             self._bucket(quota[0]).name(quota[1], now)
-        accepted = len(self.in_flight) + self._accepted
-        is_burst = self._refused == BURST and self._refused >= accepted
-        is_chance = self._refused_share < STRAY and self.throttle.in_a_row < 2  # noqa: PLR2004
-        for bucket in (self.tokens, self.requests):
+        if not (told or self.tokens.is_known or self.requests.is_known):
+            self._measure(ticket, now, is_hinted=after is not None)
+        elif begins:
             # A quota that is known explains the refusal; the other one is not guessed at.
-            if bucket.is_known:
-                if begins:
+            for bucket in (self.tokens, self.requests):
+                if bucket.is_known:
                     bucket.refused(now)
-            elif not told and not self._explained() and (is_burst or (begins and not is_chance)):
-                bucket.refused(now)
-            elif begins:
-                bucket.ease(now)
-        if not told and not self._explained():
-            if (begins and not is_chance) or is_burst:
-                self.concurrency.throttled(now)
-            if self.throttle.in_a_row == 1 and (is_burst or self._refused > BURST):
-                self.concurrency.accepts(accepted)
+        self._passed_in_a_row = 0
         return begins
+
+    def _measure(self, ticket: Ticket, now: float, *, is_hinted: bool) -> None:
+        """Draw conclusions from a refusal whose quota nobody tells, once a pause."""
+        concurrency, accepted = self.concurrency, max(1, len(self.in_flight))
+        if self._refused == 1 and not is_hinted and self._is_one_too_many():
+            # This many were fine for a while: it is a limit of requests at a time.
+            concurrency.refused(ticket.sent, now, accepted=accepted)
+            self.throttle.cancel()
+            self._is_measured = True
+            return
+        is_chance = (
+            self._refused_share < STRAY
+            and self.throttle.in_a_row < 2  # noqa: PLR2004
+            and (self._refused < BURST or self._refused < self._accepted)
+        )
+        if self._refused == 1:
+            for bucket in (self.tokens, self.requests):
+                bucket.ease(now)
+        if not is_chance and not self._is_measured:
+            self._is_measured = True
+            for bucket in (self.tokens, self.requests):
+                bucket.refused(now)
+            concurrency.throttled(now)
+        if self._is_measured and self.throttle.in_a_row == 1:
+            concurrency.accepts(accepted)
+
+    def _is_one_too_many(self) -> bool:
+        """Tell whether the number in flight was raised just now, after a while without refusals."""
+        concurrency = self.concurrency
+        return (
+            concurrency.threshold < concurrency.most
+            and not concurrency.is_slow_start
+            and len(self.in_flight) + 1 >= concurrency.limit()
+            and self._passed_in_a_row >= ROUNDS * concurrency.limit()
+        )
 
     def failed(
         self, ticket: Ticket, now: float, *, timed_out: bool = False, overloaded: bool = False
@@ -256,11 +287,15 @@ class Pacer:
             or self.health.is_down
             or self.health.failures
             or self.throttle.in_a_row
-            or self.tokens.is_measured
         )
 
-    def _explained(self) -> bool:
-        return self.tokens.is_known or self.requests.is_known
+    def _is_full(self) -> bool:
+        concurrency, in_flight = self.concurrency, self.in_flight
+        if not concurrency.is_slow_start:
+            return len(in_flight) >= concurrency.limit()
+        # What was sent before the refusal has been let in already.
+        recent = sum(ticket.sent >= concurrency.began for ticket in in_flight.values())
+        return recent >= concurrency.limit() or len(in_flight) >= concurrency.threshold
 
     def _is_believable(self, kind: str, limit: float, now: float) -> bool:
         """Tell whether no more was let through than a quota named in a refusal allows."""

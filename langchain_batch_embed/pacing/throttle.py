@@ -54,6 +54,11 @@ class Throttle:
             self._until = max(self._until, now + after)
         return begins
 
+    def cancel(self) -> None:
+        """End the pause: the refusal was not about the rate."""
+        self._until = -math.inf
+        self.in_a_row = 0
+
     def answered(self, sent: float) -> None:
         """Note an answer: the pause was long enough if the request was sent after it."""
         if sent > self._refused_at:

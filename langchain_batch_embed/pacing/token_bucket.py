@@ -6,16 +6,20 @@ flowed in between them.
 """
 
 import math
+from dataclasses import dataclass
 
 __all__ = ["TokenBucket"]
 
-SEARCH = 0.02
-"""While a measured rate is only a lower bound, the k-th answer in a row raises it by k times this
-share: by a fifth after 4 answers, threefold after 10."""
-
 PROBE = 0.0005
-"""Once a rate has been measured from refusal to refusal, the k-th answer raises it by k times this
-share: by a tenth after 20 answers, by half after 40. A change of the quota is found that way."""
+"""The k-th answer in a row raises a measured rate by k times this share: by a tenth after 20 answers,
+by half after 40. A change of the quota is found that way."""
+
+FIRST_PROBE = 0.005
+"""The same after the first measurement, which a slow start makes too low: threefold after 20 answers
+in a row or, with fewer, after as many seconds."""
+
+AHEAD = 2.0
+"""A measured rate is never raised above this many times what has really passed since."""
 
 CAUTION = 0.93
 """A measured rate is used at this share, because a refused request may be charged too."""
@@ -38,6 +42,21 @@ LEAST_SHARE = 0.8
 
 MEASURED_SECONDS = 1.0
 """A bucket whose rate is measured is taken to hold this many seconds' worth."""
+
+
+@dataclass(slots=True)
+class _Period:
+    """The time from one refusal to the next.
+
+    Attributes:
+        start: when the first one came.
+        passed: amount let through of what was sent since.
+        least: a rate that it cannot be below.
+    """
+
+    start: float
+    passed: float = 0.0
+    least: float = 0.0
 
 
 class TokenBucket:
@@ -63,10 +82,11 @@ class TokenBucket:
         self._remaining_seen = False  # whether an answer ever said what remains
         self._share = 1.0  # of a known rate that is used
         self._updated = 0.0
-        self._refused_at: float | None = None
-        self._is_bracketed = False  # measured from one refusal to the next, not from one alone
-        self._passed = 0.0  # amount let through since the last refusal
-        self._in_a_row = 0  # requests let through since then
+        self._base = 0.0  # what was measured last
+        self._period: _Period | None = None  # since the last refusal
+        self._last_period: _Period | None = None  # between the last two; answers still come
+        self._in_a_row = 0  # requests let through since the last refusal
+        self._measurements = 0
 
     @property
     def is_known(self) -> bool:
@@ -99,22 +119,25 @@ class TokenBucket:
         """Put back what was taken for a request that was never sent."""
         self.level = min(self.capacity, self.level + amount)
 
-    def passed(self, amount: float, now: float) -> None:
+    def passed(self, amount: float, *, sent: float, now: float) -> None:
         """Note that the server let this much through, for measuring."""
-        self._passed += amount
-        self._in_a_row += 1
         self._share = min(1.0, self._share + RECOVER)
-        if self._refused_at is None or self.is_known:
+        period, last = self._period, self._last_period
+        if period is None or self.is_known:
             return
-        if self.rate is None:
-            # The bucket was empty at the refusal, so at least this has flowed in since.
-            if now > self._refused_at:
-                self._refill(now)
-                self._measure(self._passed / (now - self._refused_at))
-                self.level = 0.0
-        else:
-            growth = 1 + (PROBE if self._is_bracketed else SEARCH) * self._in_a_row
-            self._measure(self.rate * growth)
+        if last is not None and last.start <= sent < period.start:
+            last.passed += amount
+            self._remeasure(last, period.start)
+        elif sent >= period.start:
+            period.passed += amount
+            self._in_a_row += 1
+            if self.rate is not None:
+                ahead = AHEAD * period.passed / max(1e-6, now - period.start)
+                growth = PROBE * self._in_a_row
+                if self._measurements == 1:
+                    growth = FIRST_PROBE * max(self._in_a_row, now - period.start)
+                grown = self.rate * (1 + growth)
+                self._measure(min(grown, max(self._base, ahead)))
 
     def learn(
         self,
@@ -182,22 +205,31 @@ class TokenBucket:
             if not self._remaining_seen:
                 # How much can be saved up is not known, only that it is used up.
                 self.level = min(self.level, 0.0)
-        elif self._passed and self._refused_at is not None and now > self._refused_at:
-            rate = self._passed / (now - self._refused_at)
-            # One measurement may be off, so it may not do more than halve the rate.
-            self._measure(CAUTION * (rate if self.rate is None else max(rate, self.rate / 2)))
-            self._is_bracketed = True
-            self.level = 0.0
-        elif self.is_measured:
-            self.level = min(self.level, 0.0)
-        if self._passed or self._refused_at is None:
-            self._refused_at, self._passed, self._in_a_row = now, 0.0, 0
+        else:
+            period = self._period
+            if period is not None and now > period.start:
+                self._last_period = period
+                period.least = 0.0 if self.rate is None else self.rate / 2
+                self._measurements += 1
+                if period.passed:
+                    self._remeasure(period, now)
+            self._period = _Period(start=now)
+            self._in_a_row = 0
+            if self.is_measured:
+                self.level = min(self.level, 0.0)
+
+    def _remeasure(self, period: "_Period", end: float) -> None:
+        """Measure the rate: what was let through between two refusals has flowed in there."""
+        # One measurement may be off, so it may not do more than halve the rate.
+        self._base = CAUTION * max(period.passed / (end - period.start), period.least)
+        self._measure(self._base)
 
     def ease(self, now: float) -> None:
         """Note a refusal that may be chance: a measured rate is lowered a little."""
         self._refill(now)
         if self.is_measured and self.rate is not None:
-            self._measure(self.rate * (1 - MEASURED_EASE))
+            self._base = self.rate * (1 - MEASURED_EASE)
+            self._measure(self._base)
             self.level = min(self.level, 0.0)
             self._in_a_row = 0
 

@@ -17,6 +17,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.pacing.hedging import Hedges
@@ -52,9 +53,7 @@ class Dispatcher:
         clock: time and waiting.
     """
 
-    def __init__(
-        self, sender: Sender, *, max_workers: int, clock: Clock = SYSTEM_CLOCK
-    ) -> None:
+    def __init__(self, sender: Sender, *, max_workers: int, clock: Clock = SYSTEM_CLOCK) -> None:
         self.sender = sender
         self.clock = clock
         self.max_workers = max_workers
@@ -155,9 +154,7 @@ class Dispatcher:
         since: float | None,
     ) -> Queue:
         begin = self.clock.now() if since is None else since
-        return self.sender.queue(
-            work, tally, hedges or Hedges(), deadline=deadline, since=begin
-        )
+        return self.sender.queue(work, tally, hedges or Hedges(), deadline=deadline, since=begin)
 
     def _begin(self, queue: Queue, wake_up: Callable[[], object]) -> None:
         with self.lock:
@@ -192,9 +189,7 @@ class Dispatcher:
     @staticmethod
     def _has_news(queue: Queue, cancelled: threading.Event | None) -> bool:
         return (
-            not queue.open
-            or queue.hands_over()
-            or (cancelled is not None and cancelled.is_set())
+            not queue.open or queue.hands_over() or (cancelled is not None and cancelled.is_set())
         )
 
     def _keep_time(self) -> None:
@@ -231,9 +226,7 @@ class Dispatcher:
         """Hand a request to a worker; return whether that was possible."""
         try:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(
-                    self.max_workers + SPARE_WORKERS, "batch-embed"
-                )
+                self._executor = ThreadPoolExecutor(self.max_workers + SPARE_WORKERS, "batch-embed")
             self._executor.submit(self._send, flight)
         except Exception as error:  # noqa: BLE001  # "can't start new thread", or at its exit
             with self.lock:
@@ -257,16 +250,15 @@ class Dispatcher:
                 return
         try:
             answer = flight.context.copy().run(flight.send, flight.texts, timeout=flight.timeout)
-        except BaseException:  # noqa: BLE001  # nothing may leave a batch without outcome
-            now = self.clock.now()
-            self._settle(flight, lambda: self.sender.failed(flight, error, now))
+        except BaseException as error:  # noqa: BLE001  # nothing may leave a batch without outcome
+            self._settle(flight, partial(self.sender.failed, flight, error, self.clock.now()))
         else:
-            now = self.clock.now()
+            now = (
+                self.clock.now()
+            )  # before the journal writes: how long that takes is no round trip
             errors = self._keep(flight, answer)
-            self._settle(
-                flight,
-                lambda: self.sender.answered(flight, now, headers=answer.headers, errors=errors),
-            )
+            tell = partial(self.sender.answered, headers=answer.headers, errors=errors)
+            self._settle(flight, partial(tell, flight, now))
         self._advance()
 
     def _settle(self, flight: Flight, tell: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import DeadlineError, NotSentError
 from langchain_batch_embed.pacing.backoff import Backoff
@@ -44,12 +45,19 @@ read, and takes twice the memory."""
 SAME_ERROR = 2
 """A batch that fails this often in the same way, while others are answered, is halved."""
 
+REFUSED_ALONE = 6
+"""A batch that is refused for the rate this often with nothing else in flight and no answer in
+between, after pauses of up to 10 s, is more than the whole quota allows at once: it is cut."""
+
+REFUSED_ALONE_AS_TOLD = 2
+"""The same where the server said each time how long to wait."""
+
 ALONE = 4
 """One text that fails this often with a 5xx, while others are answered, is given up."""
 
-OVERLOADS = 2
-"""Time-outs and overloads use up retries this many times more slowly than other failures: most often
-they are about the server and not about the text."""
+BY_CHANCE = 3
+"""A batch that could not be delivered, or met an overloaded server, this often while others are
+answered is halved: perhaps one of its texts is what takes the server down."""
 
 
 SHARED_ROWS = 64
@@ -79,6 +87,7 @@ class Queue:
         outcomes: what the caller has not been given yet.
         open: inputs without an outcome.
         in_flight: batches that have been sent.
+        charge: tokens that the limiter charges for all of it.
     """
 
     def __init__(
@@ -117,29 +126,16 @@ class Queue:
         self._delayed: list[tuple[float, int, Batch]] = []  # a heap by due time
         self._number = itertools.count()  # keeps the heap from comparing batches
         self._parked: dict[int, Batch] = {}  # wait for what another batch's parts will tell
+        self._line: Rows = work.rows  # never sent
         self._begin = 0  # what stands before it in the line has been cut
         self._cut: Batch | None = None  # the next batch, cut but not taken
         self._shape: tuple[object, ...] = ()
         self._are_requests_scarce = False
         self._stops: deque[int] = deque()  # where the rest of the line is to be cut
-        rows = work.rows
-        self._sums = {
-            name: np.concatenate(([0], np.cumsum(sizes[rows])))
-            for name, sizes in (
-                ("tokens", work.sizes.tokens),
-                ("octets", work.sizes.octets),
-                ("charges", work.sizes.charges),
-            )
-        }
-        each = work.sizes.input_work * np.arange(len(rows) + 1)
-        self._sums["work"] = self._sums["tokens"] + each
+        self._sums = self._sum()
+        self.charge = int(self._sums["charges"][-1])
 
     # What is asked of it.
-
-    @property
-    def charge(self) -> int:
-        """Tokens that the limiter charges for all of it."""
-        return int(self._sums["charges"][-1])
 
     @property
     def is_small(self) -> bool:
@@ -163,6 +159,10 @@ class Queue:
             self._ready.appendleft(heapq.heappop(self._delayed)[2])
         if self.is_stopped or now >= self.end or self._is_full():
             return None
+        if len(self._ready) > 1 and requests_are_scarce(
+            len(self._ready), self._pacer.rate_of_requests()
+        ):
+            self._return_to_line()
         while self._ready:
             batch = self._ready[0]
             if self._limits.fits(batch) and self._within_quota(batch):
@@ -196,7 +196,7 @@ class Queue:
 
     def straggler(self, now: float) -> tuple[Batch | None, float]:
         """Return a batch to send a second time, or the seconds until there may be one."""
-        if self.is_stopped or self._ready or self._delayed or self._begin < len(self.work.rows):
+        if self.is_stopped or self._ready or self._delayed or self._begin < len(self._line):
             return None, math.inf
         late = [batch for batch in self.in_flight.values() if batch.copies <= MOST_COPIES]
         patience = self.hedges.patience(sum(batch.charge for batch in late if batch.copies == 1))
@@ -244,7 +244,7 @@ class Queue:
         self.in_flight.pop(id(batch), None)
         batch.error = error
         if diagnosis.kind is Kind.THROTTLED:
-            self._throttled(batch, now)
+            self._throttled(batch, diagnosis)
         elif diagnosis.kind in (Kind.REFUSED, Kind.TOO_LARGE):
             self._refused(batch, diagnosis, error, now)
         elif diagnosis.kind is Kind.ACCOUNT:
@@ -275,8 +275,8 @@ class Queue:
             tried += self.in_flight.values()
             self.in_flight.clear()
             self.is_stopped = True
-        rest = self.work.rows[self._begin :]
-        self._begin, self._cut = len(self.work.rows), None
+        rest = self._line[self._begin :]
+        self._begin, self._cut = len(self._line), None
         self._ready.clear()
         self._delayed.clear()
         self._parked.clear()
@@ -298,6 +298,33 @@ class Queue:
 
     # How batches are cut.
 
+    def _sum(self) -> dict[str, NDArray[np.int64]]:
+        """Return the running sums of what the inputs in the line cost."""
+        sizes, line = self.work.sizes, self._line
+        sums = {
+            name: np.concatenate(([0], np.cumsum(each[line])))
+            for name, each in (
+                ("tokens", sizes.tokens),
+                ("octets", sizes.octets),
+                ("charges", sizes.charges),
+            )
+        }
+        sums["work"] = sums["tokens"] + sizes.input_work * np.arange(len(line) + 1)
+        return sums
+
+    def _return_to_line(self) -> None:
+        """Put batches that were only refused for the rate back, to be cut in fewer pieces."""
+        fresh = [batch for batch in self._ready if not (batch.signature or batch.trial)]
+        if len(fresh) < 2:  # noqa: PLR2004  # one is cut already
+            return
+        for batch in fresh:
+            self._ready.remove(batch)
+            batch.is_settled = True
+        rows = [batch.rows for batch in fresh]
+        self._line = np.concatenate((*rows, self._line[self._begin :]))
+        self._begin, self._cut, self._shape = 0, None, ()
+        self._sums = self._sum()
+
     def _is_full(self) -> bool:
         return self._pacer.concurrency.is_saturated and len(self.outcomes) >= BACKLOG
 
@@ -305,7 +332,7 @@ class Queue:
         return len(batch.rows) == 1 or batch.charge <= self._pacer.largest()
 
     def _next_in_line(self) -> Batch | None:
-        begin, count = self._begin, len(self.work.rows)
+        begin, count = self._begin, len(self._line)
         if begin >= count:
             return None
         limits, concurrency = self._limits, self._pacer.concurrency
@@ -324,28 +351,25 @@ class Queue:
             for name, most in (("tokens", tokens), ("octets", limits.octets)):
                 stop = min(stop, self._within(name, most))
             stop = min(stop, begin + int(items), self._within("work", self._most_work()))
-            self._cut = self._batch(self.work.rows[begin : max(stop, begin + 1)])
+            self._cut = self._batch(self._line[begin : max(stop, begin + 1)])
         return self._cut
 
     def _plan(self, items: int, tokens: float, workers: int, per_minute: float | None) -> None:
         """Decide where the rest of the line is cut."""
         weights = np.diff(self._sums["tokens"][self._begin :])
-        packed = pack(
+        packed, self._are_requests_scarce = pack(
             weights,
             max_items=items,
             max_tokens=None if tokens == math.inf else max(1, int(tokens)),
             workers=workers,
             requests_per_minute=per_minute,
         )
-        self._are_requests_scarce = requests_are_scarce(len(packed), per_minute) or workers == 1
         first = self._pacer.concurrency.first
         if 0 < first < len(packed) and not self._pacer.concurrency.is_starting:
             # While nothing is known of the quota, what comes next waits for the first answers, so
             # the smallest batches go first.
             packed = [*reversed(packed)]
-        self._stops = deque(
-            (self._begin + np.cumsum([len(batch) for batch in packed])).tolist()
-        )
+        self._stops = deque((self._begin + np.cumsum([len(batch) for batch in packed])).tolist())
 
     def _most_work(self) -> float:
         """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
@@ -366,15 +390,21 @@ class Queue:
 
     # What is done with a batch that failed.
 
-    def _throttled(self, batch: Batch, now: float) -> None:
+    def _throttled(self, batch: Batch, diagnosis: Diagnosis) -> None:
+        """Wait for the quota; but cut what is refused alone after every wait: it is above it."""
         self.tally.throttled += 1
         self.tally.retries += 1
-        # Refused twice with nothing else on its way: it is larger than what the quota can save up.
         batch.refusals += not self._pacer.in_flight
-        if batch.refusals > 1 and len(batch.rows) > 1 and not self._pacer.explains(batch.charge):
-            batch.refusals = 0
+        most = REFUSED_ALONE if diagnosis.after is None else REFUSED_ALONE_AS_TOLD
+        if (
+            batch.refusals >= most
+            and self._pacer.throttle.in_a_row >= most
+            and len(batch.rows) > 1
+            and not self._pacer.explains(batch.charge)
+        ):
             self._limits.refused_for_quota(batch)
-            self._split(batch, 2, now)
+            batch.refusals = 0
+            self._split(batch, 2, -math.inf)
         else:
             self._ready.appendleft(batch)
 
@@ -401,9 +431,7 @@ class Queue:
         else:
             self._split(batch, parts, now)
 
-    def _failed(
-        self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float
-    ) -> None:
+    def _failed(self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float) -> None:
         """Send a batch again later, in parts where it alone fails, or give its text up."""
         health, kind = self._pacer.health, diagnosis.kind
         same = batch.signature == diagnosis.signature
@@ -438,13 +466,13 @@ class Queue:
         if kind is Kind.TIMED_OUT:
             return others_answered or batch.failures >= SAME_ERROR
         if kind in (Kind.OVERLOADED, Kind.UNREACHABLE):  # more likely the server than a text
-            return others_answered and batch.failures > self._max_retries
+            return others_answered and batch.failures >= min(BY_CHANCE, self._max_retries + 1)
         return same and batch.failures >= SAME_ERROR
 
     def _most_failures(self, kind: Kind) -> int:
         """Return how often one text may fail while others are answered."""
         if kind in (Kind.TIMED_OUT, Kind.OVERLOADED, Kind.UNREACHABLE):
-            return OVERLOADS * self._max_retries + 1
+            return self._max_retries + 1
         return min(ALONE, self._max_retries + 1)
 
     def _again(

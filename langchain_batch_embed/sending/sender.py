@@ -40,7 +40,7 @@ FAILED_IN_A_ROW = 2
 
 
 PROBE_TIMEOUT = 30.0
-"""Seconds for a request to a server that is away: one that hangs must not hold up the next probe."""
+"""Seconds for a request to a server that is away: one that hangs must not hold up the others."""
 
 _REFUSALS = frozenset({Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL})
 _FINAL = frozenset({Kind.SPENT, Kind.OPTION, Kind.MODEL})
@@ -255,7 +255,7 @@ class Sender:
         queue.failed(batch, diagnosis, error, now)
         if diagnosis.kind in _FINAL:
             queue.give_up(error)
-        elif diagnosis.kind is Kind.FAILED and batch.failures >= FAILED_IN_A_ROW:
+        elif diagnosis.kind in _OF_THE_SERVER and batch.failures >= FAILED_IN_A_ROW:
             # Is it the server, or this batch? Where nothing else is sent, the canary tells.
             self._is_canary_due |= self.pacer.health.is_down
 

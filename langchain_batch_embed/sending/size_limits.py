@@ -178,10 +178,9 @@ class SizeLimits:
         if not self._paced_work:
             return math.inf
         allowed = min(timeout * IN_TIME, LONGEST)
-        return min(
-            GROWTH * self._paced_work,
-            self._paced_work * allowed / max(self._pace, 1e-6),
-        )
+        # Less only after a time-out: long answers may be those of a line.
+        factor = max(0.5, min(GROWTH, allowed / max(self._pace, 1e-6)))
+        return factor * self._paced_work
 
     def _note_pace(self, work: int, seconds: float) -> None:
         """Note how long the largest batches take."""

@@ -152,9 +152,7 @@ class Turns:
             shared.append((queue, batch))
         return shared, math.inf
 
-    def _charge(
-        self, turn: tuple[Queue, Batch], shared: Sequence[tuple[Queue, Batch]]
-    ) -> int:
+    def _charge(self, turn: tuple[Queue, Batch], shared: Sequence[tuple[Queue, Batch]]) -> int:
         if shared and turn is shared[0]:
             return sum(batch.charge for _, batch in shared)
         return turn[1].charge

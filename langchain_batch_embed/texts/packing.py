@@ -63,7 +63,7 @@ def pack(
     max_tokens: int | None,
     workers: int,
     requests_per_minute: float | None = None,
-) -> list[range]:
+) -> tuple[list[range], bool]:
     """Cut inputs into batches that keep every limit.
 
     Args:
@@ -74,13 +74,14 @@ def pack(
         requests_per_minute: the quota, where it is known; it chooses the shape.
 
     Returns:
-        The batches as ranges of positions that follow one another and cover 0 to n.
+        The batches as ranges of positions that follow one another and cover 0 to n; and whether
+        they are the fewest, since requests are scarce or there is one worker.
     """
     line = _Line(np.asarray(weights, dtype=np.int64), max_items=max_items, max_tokens=max_tokens)
     spread = line.spread(workers)
     if requests_are_scarce(len(spread), requests_per_minute):
-        return line.equal(line.fewest())
-    return spread
+        return line.equal(line.fewest()), True
+    return spread, workers == 1
 
 
 def requests_are_scarce(requests: int, per_minute: float | None) -> bool:

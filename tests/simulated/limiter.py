@@ -62,7 +62,9 @@ class Bucket:
         for at, amount in ahead:
             if at > now:
                 break
-            self._level = max(0.0, self._level - (at - self._updated) * self._rate) + amount
+            left = max(0.0, self._level - (at - self._updated) * self._rate)
+            # What refused requests are charged starves nobody for longer than a full bucket.
+            self._level = min(max(left, self.capacity), left + amount)
             self._updated = at
             settled += 1
         del ahead[:settled]
@@ -73,8 +75,8 @@ class Bucket:
         for arrival, amount in self._ahead:
             if arrival > at:
                 break
-            level = max(0.0, level - (arrival - updated) * self._rate) + amount
-            updated = arrival
+            left = max(0.0, level - (arrival - updated) * self._rate)
+            level, updated = min(max(left, self.capacity), left + amount), arrival
         return max(0.0, level - (at - updated) * self._rate)
 
     def delay(self, amount: float, at: float) -> float:
