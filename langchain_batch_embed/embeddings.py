@@ -189,6 +189,7 @@ class BatchEmbeddings(Embeddings):
             max_retries=options["max_retries"],
             timeout=options["timeout"] or provider.timeout or _TIMEOUT,
             hedge=self.limits.is_remote if hedge is None else hedge,
+            server=provider.address,
             draw=draw,
         )
         dispatcher = Dispatcher(

@@ -67,6 +67,7 @@ class Provider(Protocol):
         encoding: the model or encoding to count tokens with; `None`: not known.
         timeout: seconds for one request that the wrapped object was given, if any.
         space: what tells these vectors from others in a journal.
+        address: what messages call the server, without a key.
         is_known: the server is known to take any number of requests at a time.
     """
 
@@ -75,6 +76,7 @@ class Provider(Protocol):
     timeout: float | None
     space: Space
     is_known: bool
+    address: str
 
     def send(self, texts: Sequence[str], *, timeout: float) -> Answer:
         """Send one request that ends within `timeout` seconds, and check its answer.
@@ -112,6 +114,8 @@ class OpenAIProvider:
         self._clock = clock
         # Not a gateway or a server of one's own that only speaks the same protocol.
         host = (client.base_url.host or "").lower()
+        port = "" if client.base_url.port is None else f":{client.base_url.port}"
+        self.address = f"{client.base_url.scheme}://{host}{port}{client.base_url.path}"
         self.is_known = host == "api.openai.com" or host.endswith(".azure.com")
         self._dimensions = embeddings.dimensions
         # What OpenAIEmbeddings does with the texts of first-generation models.
@@ -182,6 +186,7 @@ class WrappedProvider:
             embeddings, limits, timeout=timeout, connections=connections
         )
         self.model = model or model_of(embeddings)
+        self.address = f"the server of {type(embeddings).__name__}"
         kind = type(embeddings)
         self.space = Space(
             provider=limits.provider,

@@ -67,7 +67,7 @@ class TestRateLimitHandling:
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
         """`Please retry after 46 seconds` in the message counts as the server's word."""
-        server.configure(script=("429_azure",), retry_after=46, retry_headers=False)
+        server.configure(script=("429_azure",), retry_after=46, refusal_hint="text")
         assert_right(batch().embed_numpy(["a"]), ["a"])
         assert 46 <= clock.time <= 47
 

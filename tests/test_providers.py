@@ -836,7 +836,7 @@ class TestAzure:
         self, azure: Azure, server: LocalServer, clock: FakeClock
     ) -> None:
         """`Please retry after 46 seconds`, twice, with no header: twice 46 s, then all is right."""
-        server.configure(script=("429_azure", "429_azure"), retry_after=46, retry_headers=False)
+        server.configure(script=("429_azure", "429_azure"), retry_after=46, refusal_hint="text")
         embeddings = BatchEmbeddings(azure(), max_workers=1, max_batch_size=100, _clock=clock)
         texts = [f"section {i}" for i in range(500)]
         assert_right(embeddings.embed_numpy(texts), texts)

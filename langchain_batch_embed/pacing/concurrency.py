@@ -15,6 +15,7 @@ standard error counts, since those of a hosted API vary tenfold without any line
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median, pstdev
 
@@ -41,17 +42,18 @@ GROWN = 0.7
 ERRORS = 2.5
 """And by more than this many standard errors."""
 
-HOLDS = 0.9
-"""Fewer requests in flight are as good if they get this share of the work done per second."""
-
-IMPROVES = 1.25
-"""More requests in flight are better if they get this much more work done per second."""
-
 DOWN = 1.5
 """Once saturated, the number is lowered by this factor."""
 
 UP = 2.0
 """And raised by this one."""
+
+NEAR = 0.08
+"""Where first round trips take less than this many seconds, trying fewer requests costs next to no
+time, and is done at once: next door, this process is what everything waits for."""
+
+NEAR_ROUNDS = 4
+"""In every second one of these first rounds: the very first opens connections, so it says little."""
 
 SUSPICIOUS = 4.0
 """Round trips this many times as long as the first ones may be those of a line: fewer are tried."""
@@ -117,9 +119,10 @@ class Concurrency:
         self._is_opening = is_known  # the first answers of a known provider have yet to come
         self.threshold = self.estimate  # where a slow start after a refusal ends
         self._ceiling = math.inf  # what was refused or timed out last
-        self._rest = 2  # rounds until the next attempt
+        self._rest = 1  # rounds until the next attempt
         self._rounds = 0  # since the last one
         self._first_round: _Round | None = None
+        self._near_rounds = 0  # first rounds at a server whose round trips are short
         self._last: _Round | None = None  # what the current attempt is compared with
         self._attempt = 0  # -1: a lower number is being tried, 1: a higher one
         self._turns_up = False  # the next attempt is a higher number
@@ -233,14 +236,14 @@ class Concurrency:
             middle=median(logs),
             work=math.log(median(work for _, work, _ in trips)),
             error=1.25 * pstdev(logs) / math.sqrt(len(logs)),
-            rate=self._busiest / median(trip / work for trip, work, _ in trips),
+            rate=_rate(trips),
         )
         self._begin(now)
         if self.estimate < self.threshold:
             return  # a slow start is under way
         if self._first_round is None:
             self._first_round = ended
-        if self._checks > 0:
+        if self._checks > 0 and not self._attempt:
             self._start(ended, trips)
         elif was_busy and (self.is_saturated or self._attempt):
             self._climb(ended)
@@ -251,6 +254,12 @@ class Concurrency:
 
     def _start(self, ended: _Round, trips: list[tuple[float, float, float]]) -> None:
         """Raise the number as long as round trips do not grow with it."""
+        if self._near_rounds < NEAR_ROUNDS and ended.middle < math.log(NEAR):
+            self._near_rounds += 1
+            if not self._near_rounds % 2:
+                self._last, self._attempt = ended, -1
+                self._set(self.estimate / 2)
+            return
         last, self._last = self._last, ended
         self.is_starting &= not self._is_quota_told
         growth = float(GROWTH_TOLD if self._is_quota_told else GROWTH)
@@ -268,6 +277,10 @@ class Concurrency:
         if self.estimate >= self.most:
             self.is_starting = False
             self._checks -= 1
+            if self._is_suspicious(ended):
+                self._checks = 0
+                self._try_fewer(ended)
+                return
         self._set(self.estimate * growth)
 
     @staticmethod
@@ -309,17 +322,20 @@ class Concurrency:
         self._rounds += 1
         last = self._last
         if self._attempt and last is not None:
-            gain = ended.rate / last.rate
-            enough = HOLDS if self._attempt < 0 else IMPROVES
+            gain = ended.rate / last.rate if last.rate < math.inf else 1.0
+            # Half way between "the same work is done" and "work in proportion to the number".
+            enough = math.sqrt(ended.number / last.number)
             if gain >= enough:  # go on in this direction
                 self._rest = 1
-                self.is_saturated |= self._attempt < 0
+                if self._attempt < 0:
+                    self.is_saturated, self.is_starting, self._checks = True, False, 0
                 if self._attempt > 0:
                     self._ceiling = math.inf
             else:
                 self._set(last.number)
                 self._turns_up = self._attempt < 0
-                self._rest = min(LONGEST_REST, 2 * self._rest)
+                if not self._checks:
+                    self._rest = min(LONGEST_REST, 2 * self._rest)
             self._attempt, self._rounds = 0, 0
             if gain < enough:
                 return
@@ -331,3 +347,11 @@ class Concurrency:
         self._attempt = 1 if upwards else -1
         if self.estimate == ended.number:
             self._attempt, self._turns_up = 0, not self._turns_up
+
+
+def _rate(trips: Sequence[tuple[float, float, float]]) -> float:
+    """Return the work answered per second between the first and the last answer of a round."""
+    ends = [end for _, _, end in trips]
+    elapsed = max(ends) - min(ends)
+    work = sum(work for _, work, _ in trips) * (len(trips) - 1) / len(trips)
+    return work / elapsed if elapsed > 0 else math.inf

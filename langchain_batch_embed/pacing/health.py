@@ -31,13 +31,14 @@ class Health:
         draw: a source of random numbers, uniform in 0 to 1.
 
     Attributes:
+        patience: see above.
         answered_at: when the last answer came; `-inf` before the first.
         failures: requests that have failed since then.
         is_down: whether the server counts as away.
     """
 
     def __init__(self, patience: float, draw: Callable[[], float]) -> None:
-        self._patience = patience
+        self.patience = patience
         self._draw = draw
         self.answered_at = -math.inf
         self.failures = 0
@@ -98,6 +99,10 @@ class Health:
         """
         if not self.is_down:
             return False
-        first_contact = unreachable and not self.has_answered
-        patience = min(FIRST_CONTACT, self._patience) if first_contact else self._patience
-        return self.away_for(now) >= patience
+        return self.away_for(now) >= self.patience_for(unreachable=unreachable)
+
+    def patience_for(self, *, unreachable: bool) -> float:
+        """Return after how many seconds without an answer the server is given up."""
+        if unreachable and not self.has_answered:
+            return min(FIRST_CONTACT, self.patience)
+        return self.patience

@@ -21,7 +21,7 @@ from langchain_batch_embed.pacing.concurrency import Concurrency
 from langchain_batch_embed.pacing.health import Health
 from langchain_batch_embed.pacing.quota import read_headers
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN, Throttle
-from langchain_batch_embed.pacing.token_bucket import TokenBucket
+from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
 
 __all__ = ["MAX_OUTAGE", "Pacer", "Ticket"]
 
@@ -117,12 +117,10 @@ class Pacer:
         pause = self.throttle.delay(now)
         if pause > LOOK_AGAIN / 2 and not self.in_flight:
             pause = self.throttle.delay_of_probe(now)
-        return max(
-            pause,
-            self.health.delay(now),
-            self.tokens.delay(charge, now),
-            self.requests.delay(1, now),
-        )
+        quota = max(self.tokens.delay(charge, now), self.requests.delay(1, now))
+        if not (self.in_flight or self.tokens.is_known or self.requests.is_known):
+            quota = min(quota, LONGEST)  # who has waited for that long may simply ask
+        return max(pause, self.health.delay(now), quota)
 
     def start(self, charge: int, now: float, *, work: int = 0) -> Ticket:
         """Count a request as started; `delay` must have said 0."""
@@ -204,9 +202,9 @@ class Pacer:
             self._measure(ticket, now, is_hinted=after is not None)
         elif begins:
             # A quota that is known explains the refusal; the other one is not guessed at.
-            for bucket in (self.tokens, self.requests):
+            for bucket, amount in ((self.tokens, ticket.charge), (self.requests, 1)):
                 if bucket.is_known:
-                    bucket.refused(now)
+                    bucket.refused(amount, now)
         self._passed_in_a_row = 0
         return begins
 
@@ -229,8 +227,8 @@ class Pacer:
                 bucket.ease(now)
         if not is_chance and not self._is_measured:
             self._is_measured = True
-            for bucket in (self.tokens, self.requests):
-                bucket.refused(now)
+            self.tokens.refused(ticket.charge, now)
+            self.requests.refused(1, now)
             concurrency.throttled(now)
         if self._is_measured and self.throttle.in_a_row == 1:
             concurrency.accepts(accepted)
@@ -271,6 +269,13 @@ class Pacer:
     def explains(self, charge: int) -> bool:
         """Tell whether a known quota lets a request of this many tokens through some time."""
         return self.tokens.is_known and charge <= self.tokens.capacity
+
+    def gives_up(self, now: float, *, unreachable: bool) -> bool:
+        """Tell whether the server has given no answer for too long: it is away, or refuses all."""
+        throttled_for = now - self.throttle.since
+        return throttled_for >= self.health.patience or self.health.gives_up(
+            now, unreachable=unreachable
+        )
 
     def largest(self) -> float:
         """Return the most tokens that one request may be charged: the whole bucket."""

@@ -26,11 +26,13 @@ class Throttle:
 
     Attributes:
         in_a_row: pauses since the last answer to a request that was sent after one of them.
+        since: when the first refusal since the last answer came; `inf`: there was none.
     """
 
     def __init__(self, draw: Callable[[], float]) -> None:
         self._draw = draw
         self.in_a_row = 0
+        self.since = math.inf
         self._until = -math.inf
         self._refused_at = -math.inf  # when the current pause began
 
@@ -43,6 +45,7 @@ class Throttle:
             after: the seconds that the server asks for; `None`: it does not say.
         """
         begins = sent > self._refused_at
+        self.since = min(self.since, now)
         if begins:
             self._refused_at = now
             self.in_a_row += 1
@@ -61,6 +64,7 @@ class Throttle:
 
     def answered(self, sent: float) -> None:
         """Note an answer: the pause was long enough if the request was sent after it."""
+        self.since = math.inf
         if sent > self._refused_at:
             self.in_a_row = 0
 

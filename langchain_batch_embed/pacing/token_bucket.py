@@ -8,7 +8,7 @@ flowed in between them.
 import math
 from dataclasses import dataclass
 
-__all__ = ["TokenBucket"]
+__all__ = ["LONGEST", "TokenBucket"]
 
 PROBE = 0.0005
 """The k-th answer in a row raises a measured rate by k times this share: by a tenth after 20 answers,
@@ -39,6 +39,10 @@ RECOVER = 0.004
 
 LEAST_SHARE = 0.8
 """The share never falls below this."""
+
+LONGEST = 30.0
+"""A measured rate lets a request of the usual size through at least every this many seconds: time in
+which nothing was sent, or a server that refuses at random, must not make it ever slower."""
 
 MEASURED_SECONDS = 1.0
 """A bucket whose rate is measured is taken to hold this many seconds' worth."""
@@ -197,8 +201,11 @@ class TokenBucket:
         self._refill(now)
         self.level = min(self.level, 0.0)
 
-    def refused(self, now: float) -> None:
-        """Note a refusal: the bucket is empty, and its rate is measured if it is not known."""
+    def refused(self, amount: float, now: float) -> None:
+        """Note that this much was refused: the bucket is empty.
+
+        Its rate is measured if it is not known.
+        """
         self._refill(now)
         if self.is_known:
             self._share = max(LEAST_SHARE, self._share - EASE)
@@ -209,7 +216,7 @@ class TokenBucket:
             period = self._period
             if period is not None and now > period.start:
                 self._last_period = period
-                period.least = 0.0 if self.rate is None else self.rate / 2
+                period.least = max(amount / LONGEST, 0.0 if self.rate is None else self.rate / 2)
                 self._measurements += 1
                 if period.passed:
                     self._remeasure(period, now)

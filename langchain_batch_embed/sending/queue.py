@@ -27,7 +27,10 @@ from langchain_batch_embed.sending.size_limits import SizeLimits
 from langchain_batch_embed.sending.work import Batch, Done, Lost, Outcome, Rows, Work
 from langchain_batch_embed.texts.packing import WAVE_LEAST, pack, requests_are_scarce
 
-__all__ = ["Queue"]
+__all__ = ["FINAL", "Queue"]
+
+FINAL = frozenset({Kind.SPENT, Kind.OPTION, Kind.MODEL})
+"""Errors that end a call: they are about all of its texts, and no waiting helps."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ between, after pauses of up to 10 s, is more than the whole quota allows at once
 REFUSED_ALONE_AS_TOLD = 2
 """The same where the server said each time how long to wait."""
 
-ALONE = 4
+ALONE = 3
 """One text that fails this often with a 5xx, while others are answered, is given up."""
 
 BY_CHANCE = 3
@@ -114,7 +117,7 @@ class Queue:
         self.outcomes: deque[Outcome] = deque()
         self.open = len(work.rows)
         self.in_flight: dict[int, Batch] = {}
-        self.is_stopped = False
+        self.is_stopped = self.is_given_up = False
         self.waits_for_answers = False  # its next batch waits for a place, not for the quota
         self._pacer = pacer
         self._limits = limits
@@ -196,7 +199,7 @@ class Queue:
 
     def straggler(self, now: float) -> tuple[Batch | None, float]:
         """Return a batch to send a second time, or the seconds until there may be one."""
-        if self.is_stopped or self._ready or self._delayed or self._begin < len(self._line):
+        if self.is_given_up or self._ready or self._delayed or self._begin < len(self._line):
             return None, math.inf
         late = [batch for batch in self.in_flight.values() if batch.copies <= MOST_COPIES]
         patience = self.hedges.patience(sum(batch.charge for batch in late if batch.copies == 1))
@@ -255,6 +258,9 @@ class Queue:
                 self._refused(batch, diagnosis, error, now)
             else:
                 self._again(batch, diagnosis, error, now, after=self._backoff.delay(0, self._draw))
+        elif diagnosis.kind in FINAL or self.is_given_up:
+            self._settle(batch, Lost(batch.rows, error))
+            self._release(self._limits.dropped(batch))
         else:
             self._failed(batch, diagnosis, error, now)
 
@@ -270,6 +276,7 @@ class Queue:
 
         What was sent and failed carries its own error; what was never sent says so.
         """
+        self.is_given_up = True
         tried = [*self._ready, *(batch for _, _, batch in self._delayed), *self._parked.values()]
         if abandon:
             tried += self.in_flight.values()
@@ -294,7 +301,7 @@ class Queue:
 
     def stop(self) -> None:
         """Start nothing more."""
-        self.is_stopped = True
+        self.is_stopped = self.is_given_up = True
 
     # How batches are cut.
 
@@ -375,7 +382,7 @@ class Queue:
         """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
         most = self._limits.work
         concurrency = self._pacer.concurrency
-        if concurrency.is_known or self._are_requests_scarce:
+        if concurrency.is_known or concurrency.most == 1 or self._are_requests_scarce:
             return most
         if concurrency.is_starting:
             return min(most, FIRST_WORK) if self._sums["work"][-1] > WAVE_LEAST else most

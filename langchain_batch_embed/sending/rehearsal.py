@@ -97,9 +97,10 @@ def rehearse(
             after = min(reply.after, turn.timeout)
             heapq.heappush(under_way, (now + after, request.number, turn, reply))
             continue
-        if math.isinf(turn) and not under_way:
+        first = under_way[0][0] if under_way else math.inf
+        if math.isinf(turn) and math.isinf(first):
             raise RuntimeError("the rehearsal waits for something that never comes")
-        if under_way and under_way[0][0] <= now + turn:
+        if first <= now + turn:
             now, _, flight, reply = heapq.heappop(under_way)
             if reply.after > flight.timeout:
                 sender.failed(flight, TimeoutError(), now)
@@ -119,7 +120,7 @@ def _request(flight: Flight, number: int, now: float) -> Request:
     batches = [batch for _, batch in flight.parts]
     return Request(
         number=number,
-        rows=_NO_ROWS if not batches else batches[0].rows,
+        rows=np.concatenate([_NO_ROWS, *(batch.rows for batch in batches)]),
         tokens=sum(batch.tokens for batch in batches),
         charge=flight.ticket.charge,
         sent=now,

@@ -19,7 +19,7 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer, Ticket
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
 from langchain_batch_embed.report import Tally
-from langchain_batch_embed.sending.queue import Queue
+from langchain_batch_embed.sending.queue import FINAL, Queue
 from langchain_batch_embed.sending.size_limits import SizeLimits
 from langchain_batch_embed.sending.turns import Turns
 from langchain_batch_embed.sending.work import Batch, Send, Work
@@ -43,7 +43,6 @@ PROBE_TIMEOUT = 30.0
 """Seconds for a request to a server that is away: one that hangs must not hold up the others."""
 
 _REFUSALS = frozenset({Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL})
-_FINAL = frozenset({Kind.SPENT, Kind.OPTION, Kind.MODEL})
 _OF_THE_SERVER = frozenset({Kind.TIMED_OUT, Kind.UNREACHABLE, Kind.OVERLOADED, Kind.FAILED})
 
 
@@ -80,6 +79,7 @@ class Sender:
         max_retries: how often a batch may fail while others are answered.
         timeout: seconds for one request.
         hedge: whether stragglers are sent a second time.
+        server: what messages call it: its address, without a key.
         draw: a source of random numbers, uniform in 0 to 1.
 
     Attributes:
@@ -93,12 +93,14 @@ class Sender:
         max_retries: int,
         timeout: float,
         hedge: bool = False,
+        server: str = "the server",
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.pacer = pacer
         self.timeout = timeout
         self.limits = SizeLimits()
         self._hedge = hedge
+        self._server = server
         self._max_retries = max_retries
         self._draw = draw
         self._news: dict[Queue, None] = {}  # a set that keeps its order
@@ -148,7 +150,7 @@ class Sender:
 
     def news(self) -> list[Queue]:
         """Return the calls that may have an outcome for their callers, each once."""
-        news = [*self._news, *self._turns.large]
+        news = list(self._news | self._turns.large)
         self._news.clear()
         return news
 
@@ -163,7 +165,8 @@ class Sender:
         if not self._turns.queues:
             return math.inf
         if self._is_canary_due:
-            return self._send_canary(now)
+            canary = self._send_canary(now)
+            return canary if isinstance(canary, Flight) else min(wait, canary)
         turn = self._turns.next(now)
         if not isinstance(turn, float):
             return self._fly(turn, now)
@@ -207,7 +210,7 @@ class Sender:
         """
         self._refused_in_a_row = 0
         if self.pacer.answered(flight.ticket, headers, now):
-            logger.warning("The server answers again")
+            logger.warning("%s answers again", self._server)
             for queue in self._turns.queues:
                 queue.release_delayed()
         if flight is self._canary:
@@ -223,9 +226,18 @@ class Sender:
     def failed(self, flight: Flight, error: BaseException, now: float) -> None:
         """Note that a request failed, and do with its batches what is right."""
         diagnosis = _diagnosed(error, flight.texts)
+        was_down = self.pacer.health.is_down
         begins = self._tell_pacer(flight, diagnosis, error, now)
         if begins:
             self._log_pause(diagnosis, now)
+        if self.pacer.health.is_down and not was_down:
+            logger.warning(
+                "%s does not answer (%s): one request at a time tries again, everything else "
+                "waits, for %g s at most",
+                self._server,
+                diagnosis.signature,
+                self.pacer.health.patience_for(unreachable=diagnosis.kind is Kind.UNREACHABLE),
+            )
         kind = diagnosis.kind
         if flight is self._canary:
             self._canary = None
@@ -241,7 +253,8 @@ class Sender:
             self._settle(queue, batch, diagnosis, error, now)
         if kind in (Kind.REFUSED, Kind.ACCOUNT):
             self._note_refusal(flight, kind, error)
-        elif self.pacer.health.gives_up(now, unreachable=kind is Kind.UNREACHABLE):
+        elif self.pacer.gives_up(now, unreachable=kind is Kind.UNREACHABLE):
+            error.add_note(f"{self._server} gave no answer")
             self.give_up(error)
 
     def _settle(
@@ -253,7 +266,7 @@ class Sender:
         now: float,
     ) -> None:
         queue.failed(batch, diagnosis, error, now)
-        if diagnosis.kind in _FINAL:
+        if diagnosis.kind in FINAL:
             queue.give_up(error)
         elif diagnosis.kind in _OF_THE_SERVER and batch.failures >= FAILED_IN_A_ROW:
             # Is it the server, or this batch? Where nothing else is sent, the canary tells.
@@ -342,7 +355,7 @@ class Sender:
             now,
             work=sum(batch.work for _, batch in parts) or 1,
         )
-        end = min((queue.end for queue, _ in parts), default=math.inf)
+        end = min((queue.end for queue, _ in parts), default=self._turns.end)
         for queue, _ in parts:
             queue.tally.requests += 1
         timeout = min(self.timeout, max(0.001, end - now))

@@ -17,7 +17,7 @@ __all__ = ["SizeLimits", "Trial"]
 SAFETY = 0.95
 """A limit that a refusal lets us compute is used at this share: it rests on an estimate."""
 
-IN_TIME = 1 / 3
+IN_TIME = 1 / 6
 """Batches are cut so that they are likely to be answered in this share of the time-out."""
 
 LONGEST = 10.0
@@ -25,6 +25,9 @@ LONGEST = 10.0
 
 GROWTH = 16
 """The next batch holds at most this many times the work of the largest that was answered."""
+
+RETEST = 8
+"""A deduced limit is doubled after this many answers, and again after 8 times as many each time."""
 
 _MEASURES = ("items", "tokens", "octets")
 
@@ -62,10 +65,13 @@ class SizeLimits:
 
     def __init__(self) -> None:
         self.items = self.tokens = self.octets = self.work = math.inf
-        self._found = dict.fromkeys(_MEASURES, math.inf)  # for good
+        self._named = dict.fromkeys(_MEASURES, math.inf)  # by a refusal
+        self._found = dict.fromkeys(_MEASURES, math.inf)  # deduced from what gets through
         self._answered = dict.fromkeys(_MEASURES, 0.0)  # the largest that got through
         self._paced_work = 0  # of the largest batches that were answered
         self._pace = 0.0  # seconds that these take
+        self._retest_after = RETEST
+        self._answers = 0  # since a limit was deduced
         self._trials: dict[str, Trial] = {}  # under way, by signature
         self._about_texts: set[str] = set()  # signatures that ended at one text
 
@@ -93,6 +99,7 @@ class SizeLimits:
         self._note_pace(batch.work, seconds)
         if self.work < math.inf and seconds < timeout * IN_TIME:
             self.work = max(self.work, 2.0 * batch.work)
+        self._retest()
         trial = batch.trial
         if trial is None:
             return []
@@ -112,7 +119,8 @@ class SizeLimits:
         """
         count = len(batch.rows)
         if diagnosis.max_items is not None and diagnosis.max_items < count:
-            self._keep("items", max(1, diagnosis.max_items))
+            self._named["items"] = min(self._named["items"], max(1, diagnosis.max_items))
+            self._apply()
             return self.parts(batch), False
         if diagnosis.share is not None and diagnosis.share < 1:
             self._keep("tokens", max(1, int(batch.tokens * diagnosis.share * SAFETY)))
@@ -190,6 +198,17 @@ class SizeLimits:
             self._pace += (seconds - self._pace) / 4
             self._paced_work = max(self._paced_work, work)
 
+    def _retest(self) -> None:
+        """Double a deduced limit now and then: one stray refusal teaches a wrong one."""
+        if all(found == math.inf for found in self._found.values()):
+            return
+        self._answers += 1
+        if self._answers >= self._retest_after:
+            self._answers, self._retest_after = 0, RETEST * self._retest_after
+            for name, found in self._found.items():
+                self._found[name] = 2 * found
+            self._apply()
+
     def _suspect(self, batch: Batch, diagnosis: Diagnosis) -> str | None:
         """Return what the limit would be in; `None`: it cannot be the size."""
         measure = {"bytes": "octets"}.get(diagnosis.measure or "", diagnosis.measure)
@@ -219,7 +238,7 @@ class SizeLimits:
 
     def _apply(self) -> None:
         """Put in force what is found for good, and what the trials under way have found so far."""
-        limits = dict(self._found)
+        limits = {name: min(self._named[name], self._found[name]) for name in _MEASURES}
         for trial in self._trials.values():
             if not trial.is_content:
                 limits[trial.measure] = min(limits[trial.measure], trial.found)

@@ -51,6 +51,11 @@ class Turns:
         self._turn = 0
         self._overtaken = 0  # tokens that were let past the one whose turn it is
 
+    @property
+    def end(self) -> float:
+        """When the last deadline of the calls is."""
+        return max((queue.end for queue in self.queues), default=math.inf)
+
     def add(self, queue: Queue, now: float) -> None:
         """Add a call."""
         self.queues[queue] = None

@@ -75,13 +75,13 @@ def pack(
 
     Returns:
         The batches as ranges of positions that follow one another and cover 0 to n; and whether
-        they are the fewest, since requests are scarce or there is one worker.
+        requests are scarce, so that they are the fewest.
     """
     line = _Line(np.asarray(weights, dtype=np.int64), max_items=max_items, max_tokens=max_tokens)
     spread = line.spread(workers)
     if requests_are_scarce(len(spread), requests_per_minute):
         return line.equal(line.fewest()), True
-    return spread, workers == 1
+    return spread, False
 
 
 def requests_are_scarce(requests: int, per_minute: float | None) -> bool:
