@@ -39,6 +39,9 @@ FAILED_IN_A_ROW = 2
 """Failures of a batch after which the next probe of a server that is away is the canary."""
 
 
+FAILED_TOGETHER = 2
+"""A small call that failed this often in a request with others goes alone: it may be the cause."""
+
 PROBE_TIMEOUT = 30.0
 """Seconds for a request to a server that is away: one that hangs must not hold up the others."""
 
@@ -191,7 +194,7 @@ class Sender:
         for queue, batch in flight.parts:
             queue.tally.requests -= 1
             queue.put_back(batch)
-            self._turns.come_back(queue)
+            self._turns.come_back(queue, flight.ticket.sent, alone=False)
 
     def answered(
         self,
@@ -249,7 +252,7 @@ class Sender:
             for queue, batch in flight.parts:  # each by itself: it may be about one of them
                 queue.tally.splits += 1
                 queue.resend(batch)
-                self._turns.come_back(queue)
+                self._turns.come_back(queue, now, alone=True)
             return
         for queue, batch in flight.parts:
             self._settle(queue, batch, diagnosis, error, now)
@@ -269,7 +272,8 @@ class Sender:
     ) -> None:
         queue.failed(batch, diagnosis, error, now)
         if queue.open:
-            self._turns.come_back(queue)
+            alone = diagnosis.kind in _REFUSALS or batch.failures >= FAILED_TOGETHER
+            self._turns.come_back(queue, now, alone=alone)
         if diagnosis.kind in FINAL:
             queue.give_up(error)
         elif diagnosis.kind in _OF_THE_SERVER and batch.failures >= FAILED_IN_A_ROW:
