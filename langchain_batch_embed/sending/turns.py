@@ -137,6 +137,8 @@ class Turns:
         for queue, batch in shared:
             queue.take(batch, now)
             del self._small[queue]
+            if len(batch.rows) < queue.open:  # it needs more than one request
+                self.large[queue] = None
         self._small_in_flight.append(shared[0][0])
         return shared
 
