@@ -45,6 +45,10 @@ MERGED = 1024
 """Texts in a batch for a saturated server, at most: an answer with twice as many is no faster to
 read, and takes twice the memory."""
 
+SURE = 8
+"""That is at least this many failures together: with one request in ten that fails by chance, they
+would come together once in 100 million."""
+
 HARMLESS_TIMEOUT = 60.0
 """With a time-out of this many seconds, `WAVE_LEAST` tokens in the first request do no harm: at 40 ms
 for a text of some 70 tokens that takes 9 s."""
@@ -487,7 +491,7 @@ class Queue:
         if batch.failures > self._max_retries:
             return True
         # A 5xx each time for it and for all that it was a part of: it is the text.
-        is_known = batch.failures >= ALONE and batch.in_a_row >= self._max_retries
+        is_known = batch.failures >= ALONE and batch.in_a_row >= SURE
         return kind is Kind.FAILED and is_known
 
     def _again(
