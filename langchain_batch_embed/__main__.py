@@ -13,7 +13,7 @@ from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
 from langchain_batch_embed import corpus, demo
-from langchain_batch_embed.demo import say
+from langchain_batch_embed.commands.demo import say
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import BatchEmbeddingsError
 from langchain_batch_embed.simulator import TIERS, Scenario, serve

@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from langchain_batch_embed.run import MERGED
 from langchain_core.embeddings import Embeddings
 from langchain_openai import OpenAIEmbeddings
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings, InputError, run
 from langchain_batch_embed.clock import SYSTEM_CLOCK
-from langchain_batch_embed.offline import use_offline_tiktoken
-from langchain_batch_embed.run import MERGED
+from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from tests.support import FakeClock, LocalServer, assert_right, prose
 
 Batch = Callable[..., BatchEmbeddings]

@@ -14,7 +14,7 @@ from langchain_batch_embed.pacing.concurrency import FIRST_WORK
 from langchain_batch_embed.pacing.diagnosis import diagnose
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Tally
-from langchain_batch_embed.sending.queue import ALONE, Queue
+from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.rehearsal import Request
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Batch, Done, Work

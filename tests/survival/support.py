@@ -114,7 +114,7 @@ class Endpoint:
                 endpoint._connections.append(self.request)
                 super().setup()
 
-            def do_POST(self) -> None:  # noqa: N802  # the name that http.server looks for
+            def do_POST(self) -> None:  # the name that http.server looks for
                 endpoint._serve(self)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002

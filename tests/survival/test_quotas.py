@@ -1,6 +1,5 @@
 """As long as a server lets anything through, no text fails for its quota; a spent one ends it."""
 
-import itertools
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -193,7 +192,6 @@ class TestQuotasThatAreTold:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """An hour is asked for, but it is over after 130 s: a request a minute finds that out."""
-
         clock.patience = 0.5  # a jump must not overtake an answer
 
         def decide(asked: Asked) -> Reply | None:

@@ -85,7 +85,7 @@ class TestFewAtATime:
     def test_requests_that_are_too_many_at_a_time_lose_nothing(
         self, batch: Batch, server: LocalServer, status: int
     ) -> None:
-        """nginx's limit_conn 4, told as 429 or as 503, over 100 requests."""
+        """Nginx's limit_conn 4, told as 429 or as 503, over 100 requests."""
         server.configure(
             dimensions=DIMENSIONS, latency=0.1, max_in_flight=4, busy_status=status
         )

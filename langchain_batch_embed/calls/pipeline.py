@@ -16,6 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from langchain_batch_embed.calls.dimensions import Width
+from langchain_batch_embed.calls.prefetch import Prefetch
+from langchain_batch_embed.calls.recovery import Recovery, Safe
+from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import (
     DimensionsError,
     Failure,
@@ -26,17 +30,13 @@ from langchain_batch_embed.errors import (
 )
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.pacing.hedging import Hedges
-from langchain_batch_embed.prefetch import Prefetch
-from langchain_batch_embed.providers import Answer, Provider
-from langchain_batch_embed.recovery import Recovery, Safe
+from langchain_batch_embed.providers.decoding import to_lists
+from langchain_batch_embed.providers.provider import Answer, Provider
 from langchain_batch_embed.report import Report, Tally, dollars
-from langchain_batch_embed.results import Results
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.work import Done, Rows, Work
 from langchain_batch_embed.texts.inputs import Inputs, LongInputs, check_texts, prepare
 from langchain_batch_embed.texts.tokens import TokenCounter
-from langchain_batch_embed.vectors import to_lists
-from langchain_batch_embed.width import Width
 
 __all__ = ["Pipeline"]
 
