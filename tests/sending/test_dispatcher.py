@@ -291,6 +291,8 @@ class TestAsync:
         assert not step.done()
         go_on.set()
         assert len(done(call(dispatcher, make_work(5)))) == 5
+        for queue in list(dispatcher._wake_up):
+            dispatcher._end(queue)
 
 
 class TestEnding:
