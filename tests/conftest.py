@@ -74,9 +74,13 @@ def openai_embeddings(server: LocalServer) -> Iterator[Callable[..., OpenAIEmbed
 def batch(
     openai_embeddings: Callable[..., OpenAIEmbeddings], clock: FakeClock
 ) -> Callable[..., BatchEmbeddings]:
-    """Make a `BatchEmbeddings` on the local server that waits on the fake clock."""
+    """Make a `BatchEmbeddings` on the local server that waits on the fake clock.
+
+    Without hedging: a clock that jumps ahead makes stragglers of requests that take real time.
+    """
 
     def make(wrapped: Embeddings | None = None, **options: Any) -> BatchEmbeddings:
-        return BatchEmbeddings(wrapped or openai_embeddings(), **{"_clock": clock, **options})
+        made = {"_clock": clock, "hedge": False, **options}
+        return BatchEmbeddings(wrapped or openai_embeddings(), **made)
 
     return make

@@ -45,6 +45,7 @@ REPORT = Report(
     throttled=0,
     splits=0,
     hedged=0,
+    hedged_tokens=0,
     tokens=9,
     dollars=None,
     seconds=1.0,
