@@ -185,9 +185,7 @@ class TestRefused:
     @given(bad=st.sets(st.integers(0, 99), max_size=10))
     def test_a_bad_text_costs_only_itself(self, bad: set[int]) -> None:
         """However many there are, and wherever they stand."""
-        server = FakeServer(
-            error=lambda request: refusal(400) if holds(*bad)(request) else None
-        )
+        server = FakeServer(error=lambda request: refusal(400) if holds(*bad)(request) else None)
         rehearsal = Rehearsal(make_sender(), server)
         rehearsal.add(make_work(100))
         rehearsal.run()
@@ -242,9 +240,7 @@ class TestFailed:
         self, status: int, max_retries: int
     ) -> None:
         """While others are answered it is found by halving, and then given up."""
-        server = FakeServer(
-            error=lambda request: refusal(status) if 70 in request.rows else None
-        )
+        server = FakeServer(error=lambda request: refusal(status) if 70 in request.rows else None)
         rehearsal = Rehearsal(make_sender(max_retries=max_retries), server)
         rehearsal.add(make_work(200, max_items=50))
         rehearsal.run()
