@@ -79,6 +79,7 @@ class _Round:
         number: in flight.
         middle: the median of the round trips' logarithms.
         work: the logarithm of the median work of a request.
+        pace: the median of the logarithms of round trips for their work.
         error: its standard error.
         rate: work per second.
     """
@@ -86,6 +87,7 @@ class _Round:
     number: float
     middle: float
     work: float
+    pace: float
     error: float
     rate: float
 
@@ -176,7 +178,8 @@ class Concurrency:
             return
         self._trips.append((max(1e-6, now - sent), max(1.0, work), now))
         self._busiest = max(self._busiest, in_flight)
-        if len(self._trips) >= max(FEWEST_ANSWERS, min(MOST_ANSWERS, -(-self.limit() // 2))):
+        fewest = FEWEST_ANSWERS * (1 + self.is_saturated)
+        if len(self._trips) >= max(fewest, min(MOST_ANSWERS, -(-self.limit() // 2))):
             self._end_round(now)
 
     def timed_out(self, sent: float, now: float) -> None:
@@ -207,6 +210,14 @@ class Concurrency:
         self._attempt, self._last = 0, None
         self._begin(now)
 
+    def recover(self, before: float, now: float) -> None:
+        """Go back to where it was before an outage, from half of that on."""
+        self.threshold = max(self.threshold, float(min(self.most, before)))
+        self.estimate = max(self.estimate, self.threshold / 2)
+        self._ceiling, self._rest = math.inf, 1
+        self._is_overloaded = False
+        self._begin(now)
+
     def accepts(self, accepted: int) -> None:
         """End the slow start after a refusal at what the server was working on at that moment."""
         self.threshold = float(max(1, min(self.most, accepted)))
@@ -235,6 +246,7 @@ class Concurrency:
             number=self.estimate,
             middle=median(logs),
             work=math.log(median(work for _, work, _ in trips)),
+            pace=median(math.log(trip / work) for trip, work, _ in trips),
             error=1.25 * pstdev(logs) / math.sqrt(len(logs)),
             rate=_rate(trips),
         )
@@ -325,7 +337,10 @@ class Concurrency:
             gain = ended.rate / last.rate if last.rate < math.inf else 1.0
             # Half way between "the same work is done" and "work in proportion to the number".
             enough = math.sqrt(ended.number / last.number)
-            if gain >= enough:  # go on in this direction
+            # With fewer in a line, round trips are shorter too.
+            shrunk = last.pace - ended.pace
+            is_shorter = shrunk > -math.log(enough) or self._attempt > 0
+            if gain >= enough and is_shorter:  # go on in this direction
                 self._rest = 1
                 if self._attempt < 0:
                     self.is_saturated, self.is_starting, self._checks = True, False, 0
@@ -337,7 +352,7 @@ class Concurrency:
                 if not self._checks:
                     self._rest = min(LONGEST_REST, 2 * self._rest)
             self._attempt, self._rounds = 0, 0
-            if gain < enough:
+            if gain < enough or not is_shorter:
                 return
         if self._rounds < self._rest - 1:
             return
