@@ -37,6 +37,9 @@ STRAY = 0.3
 ROUNDS = 2
 """After this many rounds without a refusal, a refusal of one more request at a time is about that."""
 
+OTHER_QUOTA = 4.0
+"""A quota of tokens that was measured with batches this many times smaller may be one of requests."""
+
 LONG_OUTAGE = 2.0
 """After failures for this many seconds without an answer, the server was away, and not overloaded."""
 
@@ -121,13 +124,7 @@ class Pacer:
         pause = self.throttle.delay(now)
         if pause > LOOK_AGAIN / 2 and not self.in_flight:
             pause = self.throttle.delay_of_probe(now)
-        tokens, requests = self.tokens.delay(charge, now), self.requests.delay(1, now)
-        # Measured together, only one of them is real, and nobody knows which.
-        both_measured = self.tokens.is_measured and self.requests.is_measured
-        quota = min(tokens, requests) if both_measured else max(tokens, requests)
-        if both_measured and not self.in_flight:
-            # Who has waited for that long may simply ask.
-            quota = min(quota, BACKOFF.longest if self.throttle.in_a_row else LONGEST)
+        quota = self._quota_delay(charge, now)
         return max(pause, self.health.delay(now), quota)
 
     def start(self, charge: int, now: float, *, work: int = 0) -> Ticket:
@@ -314,6 +311,19 @@ class Pacer:
             or self.health.failures
             or self.throttle.in_a_row
         )
+
+    def _quota_delay(self, charge: int, now: float) -> float:
+        tokens, requests = self.tokens.delay(charge, now), self.requests.delay(1, now)
+        if not (self.tokens.is_measured and self.requests.is_measured):
+            return max(tokens, requests)
+        # Measured together, only one of them is real. Where batches have become much larger since,
+        # it is tried whether it is the other one.
+        grown = charge / (self.tokens.rate or 1.0) > OTHER_QUOTA / (self.requests.rate or 1.0)
+        quota = requests if grown else tokens
+        if self.in_flight:
+            return quota
+        # Who has waited for that long may simply ask.
+        return min(quota, BACKOFF.longest if self.throttle.in_a_row else LONGEST)
 
     def _is_full(self) -> bool:
         concurrency, in_flight = self.concurrency, self.in_flight
