@@ -14,7 +14,7 @@ from langchain_batch_embed.pacing.concurrency import FIRST_WORK
 from langchain_batch_embed.pacing.diagnosis import diagnose
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Tally
-from langchain_batch_embed.sending.queue import ALONE, Queue
+from langchain_batch_embed.sending.queue import ALONE, MERGED, Queue
 from langchain_batch_embed.sending.rehearsal import Request
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Batch, Done, Work
@@ -101,6 +101,16 @@ class TestCutting:
         queue = make_queue(make_work(1000, tokens=100), make_sender(tokens_per_minute=500))
         assert max(batch.charge for batch in cut(queue)) <= 500
 
+    def test_a_saturated_server_is_sent_fewer_and_larger_requests(self) -> None:
+        """The work is shared by as many as are useful, and no answer takes too much memory."""
+        sender = make_sender(max_workers=128)
+        many = cut(make_queue(make_work(20_000, tokens=100), sender))
+        concurrency = sender.pacer.concurrency
+        concurrency.estimate, concurrency.is_saturated = 4.0, True
+        few = cut(make_queue(make_work(20_000, tokens=100), sender))
+        assert len(few) < len(many)
+        assert max(len(batch.rows) for batch in few) <= MERGED
+
     def test_what_could_not_be_submitted_is_first_again(self) -> None:
         """Its place in the order is kept."""
         queue = make_queue(make_work(100, max_items=10))
@@ -159,14 +169,14 @@ class TestThrottled:
     """A rate limit is the server's state, and no fault of a batch."""
 
     def test_refusals_for_the_rate_use_up_no_retries(self) -> None:
-        """A hundred of them, where not one retry is allowed."""
-        throttles = iter([refusal(429)] * 100)
+        """Thirty of them, where not one retry is allowed."""
+        throttles = iter([refusal(429)] * 30)
         server = FakeServer(error=lambda _: next(throttles, None))
         rehearsal = Rehearsal(make_sender(max_retries=0), server)
         rehearsal.add(make_work(1))
         rehearsal.run()
         assert done(rehearsal.outcomes) == [0]
-        assert rehearsal.tally.throttled == 100
+        assert rehearsal.tally.throttled == 30
 
     def test_a_batch_above_the_whole_quota_is_cut(self) -> None:
         """Refused alone after every pause, it is larger than what the quota can save up."""
