@@ -11,10 +11,10 @@ from langchain_openai import OpenAIEmbeddings
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings, InputError
-from langchain_batch_embed.offline import use_offline_tiktoken
+from langchain_batch_embed.calls.results import Results
+from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Tally
-from langchain_batch_embed.results import Results
 from langchain_batch_embed.sending import dispatcher
 from tests.support import LocalServer, assert_right, known, prose
 
