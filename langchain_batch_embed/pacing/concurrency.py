@@ -116,7 +116,7 @@ class Concurrency:
         self.estimate = float(min(first, most))
         self.is_saturated = False
         self.is_starting = not is_known and most > 1
-        self._is_quota_told = self._is_overloaded = False
+        self._is_quota_told = False
         self._checks = 0 if is_known or most == 1 else CHECKS
         self._is_opening = is_known  # the first answers of a known provider have yet to come
         self.threshold = self.estimate  # where a slow start after a refusal ends
@@ -145,7 +145,7 @@ class Concurrency:
     @property
     def useful(self) -> int:
         """How many share the work: the estimate once it is found, else all that may be used."""
-        return self.limit() if self.is_saturated or self._is_overloaded else self.most
+        return self.limit() if self.is_saturated else self.most
 
     @property
     def first(self) -> int:
@@ -197,7 +197,6 @@ class Concurrency:
             accepted: requests in flight that were sent before it.
         """
         if sent > self._cut:
-            self._is_overloaded = True
             self._lower(min(self.estimate - 1, max(accepted, self.estimate / 8)), now)
 
     def throttled(self, now: float) -> None:
@@ -215,7 +214,6 @@ class Concurrency:
         self.threshold = max(self.threshold, float(min(self.most, before)))
         self.estimate = max(self.estimate, self.threshold / 2)
         self._ceiling, self._rest = math.inf, 1
-        self._is_overloaded = False
         self._begin(now)
 
     def accepts(self, accepted: int) -> None:
