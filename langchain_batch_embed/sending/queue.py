@@ -470,7 +470,7 @@ class Queue:
                 delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
                 self._split(batch, 2, now, delay=delay)
                 return
-        elif others_answered and self._is_to_be_lost(batch, kind):
+        elif others_answered and self._is_to_be_lost(batch, diagnosis):
             self._settle(batch, Lost(batch.rows, error))
             self._release(self._limits.dropped(batch))
             return
@@ -486,13 +486,13 @@ class Queue:
             return others_answered and batch.failures >= min(BY_CHANCE, self._max_retries + 1)
         return same and batch.failures >= SAME_ERROR
 
-    def _is_to_be_lost(self, batch: Batch, kind: Kind) -> bool:
+    def _is_to_be_lost(self, batch: Batch, diagnosis: Diagnosis) -> bool:
         """Tell whether one text has failed often enough, while others are answered."""
         if batch.failures > self._max_retries:
             return True
         # A 5xx each time for it and for all that it was a part of: it is the text.
         is_known = batch.failures >= ALONE and batch.in_a_row >= SURE
-        return kind is Kind.FAILED and is_known
+        return diagnosis.kind is Kind.FAILED and diagnosis.status is not None and is_known
 
     def _again(
         self,
