@@ -254,7 +254,10 @@ class Queue:
             return  # abandoned, answered by its copy, or the copy may still be answered
         self.in_flight.pop(id(batch), None)
         batch.error = error
-        if diagnosis.kind is Kind.THROTTLED:
+        if diagnosis.kind in FINAL or self.is_given_up:
+            self._settle(batch, Lost(batch.rows, error))
+            self._release(self._limits.dropped(batch))
+        elif diagnosis.kind is Kind.THROTTLED:
             self._throttled(batch, diagnosis)
         elif diagnosis.kind in (Kind.REFUSED, Kind.TOO_LARGE):
             self._refused(batch, diagnosis, error, now)
@@ -266,9 +269,6 @@ class Queue:
                 self._refused(batch, diagnosis, error, now)
             else:
                 self._again(batch, diagnosis, error, now, after=self._backoff.delay(0, self._draw))
-        elif diagnosis.kind in FINAL or self.is_given_up:
-            self._settle(batch, Lost(batch.rows, error))
-            self._release(self._limits.dropped(batch))
         else:
             self._failed(batch, diagnosis, error, now)
 
@@ -390,7 +390,8 @@ class Queue:
         """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
         most = self._limits.work
         concurrency = self._pacer.concurrency
-        if concurrency.is_known or concurrency.most == 1 or self._are_requests_scarce:
+        is_hosted = concurrency.is_known or self._pacer.rate_of_requests() is not None
+        if is_hosted or concurrency.most == 1 or self._are_requests_scarce:
             return most
         if concurrency.is_starting:
             harmless = WAVE_LEAST * min(1.0, self.timeout / HARMLESS_TIMEOUT)
