@@ -166,7 +166,7 @@ class SizeLimits:
 
     def dropped(self, batch: Batch) -> list[Batch]:
         """Note that a batch has ended in another way; return those that waited for it."""
-        trial = batch.trial
+        trial, batch.trial = batch.trial, None
         if trial is None:
             return []
         trial.open -= 1
