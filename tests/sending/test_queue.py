@@ -14,7 +14,7 @@ from langchain_batch_embed.pacing.concurrency import FIRST_WORK
 from langchain_batch_embed.pacing.diagnosis import diagnose
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Tally
-from langchain_batch_embed.sending.queue import Queue
+from langchain_batch_embed.sending.queue import MERGED, Queue
 from langchain_batch_embed.sending.rehearsal import Request
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Batch, Done, Work
@@ -100,6 +100,16 @@ class TestCutting:
         """More than the bucket holds would never be let through."""
         queue = make_queue(make_work(1000, tokens=100), make_sender(tokens_per_minute=500))
         assert max(batch.charge for batch in cut(queue)) <= 500
+
+    def test_a_saturated_server_is_sent_fewer_and_larger_requests(self) -> None:
+        """The work is shared by as many as are useful, and no answer takes too much memory."""
+        sender = make_sender(max_workers=128)
+        many = cut(make_queue(make_work(20_000, tokens=100), sender))
+        concurrency = sender.pacer.concurrency
+        concurrency.estimate, concurrency.is_saturated = 4.0, True
+        few = cut(make_queue(make_work(20_000, tokens=100), sender))
+        assert len(few) < len(many)
+        assert max(len(batch.rows) for batch in few) <= MERGED
 
     def test_what_could_not_be_submitted_is_first_again(self) -> None:
         """Its place in the order is kept."""
