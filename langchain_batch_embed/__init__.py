@@ -1,5 +1,6 @@
 """Token-aware, parallel embedding of large corpora for any LangChain vector store."""
 
+from langchain_batch_embed.calls.plan import Plan
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import (
     BatchEmbeddingsError,
@@ -16,10 +17,9 @@ from langchain_batch_embed.errors import (
     ResponseError,
     UnknownOptionError,
 )
-from langchain_batch_embed.ingest import IngestFailure, IngestReport
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.plan import Plan
 from langchain_batch_embed.report import Report
+from langchain_batch_embed.stores.ingest import IngestFailure, IngestReport
 
 __all__ = [
     "BatchEmbeddings",

@@ -12,8 +12,8 @@ import openai
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
-from langchain_batch_embed import corpus, demo
-from langchain_batch_embed.demo import say
+from langchain_batch_embed.commands import corpus, demo
+from langchain_batch_embed.commands.demo import say
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import BatchEmbeddingsError
 from langchain_batch_embed.simulator import TIERS, Scenario, serve

@@ -17,24 +17,24 @@ from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from langchain_batch_embed.calls.pipeline import Pipeline
+from langchain_batch_embed.calls.plan import Plan, make_plan
+from langchain_batch_embed.calls.prefetch import Prefetch
+from langchain_batch_embed.calls.recovery import Recovery
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import OptionError, PartialEmbeddingsError
-from langchain_batch_embed.ingest import Ingestion, IngestReport, default_batch_size
 from langchain_batch_embed.journal import Journal, open_journal
 from langchain_batch_embed.limits import FIRST_REQUESTS, Limits, check_positive, limits_of
 from langchain_batch_embed.options import check_options
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE, Pacer
-from langchain_batch_embed.pipeline import Pipeline
-from langchain_batch_embed.plan import Plan, make_plan
-from langchain_batch_embed.prefetch import Prefetch
-from langchain_batch_embed.providers import provider_for
-from langchain_batch_embed.recovery import Recovery
+from langchain_batch_embed.providers.provider import provider_for
+from langchain_batch_embed.providers.wrapped_object import Connections, pack_up, unpack
 from langchain_batch_embed.report import Report
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.sender import Sender
+from langchain_batch_embed.stores.ingest import Ingestion, IngestReport, default_batch_size
 from langchain_batch_embed.texts.inputs import LongInputs, check_texts
 from langchain_batch_embed.texts.tokens import counter_for
-from langchain_batch_embed.wrapped import Connections, pack_up, unpack
 
 __all__ = ["BatchEmbeddings"]
 
@@ -274,16 +274,20 @@ class BatchEmbeddings(Embeddings):
         Cancelling the task stops the work: no further request starts, and what is finished is
         kept as after a failure. Raises as `embed_documents` does.
         """
-        return await self._in_thread(
-            lambda cancelled: self._pipeline.lists(texts, cancelled=cancelled)
-        )
+        pipeline = self._pipeline
+        given = check_texts(texts)
+        if pipeline.is_small(given):
+            return (await pipeline.aembed(given)).lists()
+        return await self._in_thread(lambda cancelled: pipeline.lists(given, cancelled=cancelled))
 
     async def aembed_query(self, text: str) -> list[float]:
         """Return the vector of one query, without blocking the event loop."""
-        embed = partial(self._pipeline.embed, [text], query=True)
+        pipeline = self._pipeline
         try:
-            vectors = await self._in_thread(lambda stop: embed(cancelled=stop).lists())
-            return vectors[0]
+            if pipeline.is_small(check_texts([text])):
+                return (await pipeline.aembed([text], query=True)).lists()[0]
+            embed = partial(pipeline.embed, [text], query=True)
+            return await self._in_thread(lambda stop: embed(cancelled=stop).lists()[0])
         except PartialEmbeddingsError as error:
             cause = error.failures[0].error
         raise cause

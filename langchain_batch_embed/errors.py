@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from langchain_batch_embed.ingest import IngestReport
     from langchain_batch_embed.report import Report
+    from langchain_batch_embed.stores.ingest import IngestReport
 
 __all__ = [
     "BatchEmbeddingsError",

@@ -1,7 +1,9 @@
 """What several test modules share: a real local server, and embeddings that ask it."""
 
+import signal
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
+from typing import Any, Never
 
 import pytest
 from langchain_core.embeddings import Embeddings
@@ -10,6 +12,27 @@ from langchain_openai import OpenAIEmbeddings
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
 from tests.support import FakeClock, LocalServer
+
+LONGEST = 20.0
+"""Seconds after which a test fails that would otherwise wait for ever."""
+
+
+@pytest.fixture(autouse=True)
+def _ends() -> Iterator[None]:
+    """Make a test that hangs a failure, where there are signals."""
+
+    def stop(number: int, frame: FrameType | None) -> Never:
+        del number, frame
+        raise AssertionError(f"the test has not ended after {LONGEST:g} s")
+
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -51,9 +74,13 @@ def openai_embeddings(server: LocalServer) -> Iterator[Callable[..., OpenAIEmbed
 def batch(
     openai_embeddings: Callable[..., OpenAIEmbeddings], clock: FakeClock
 ) -> Callable[..., BatchEmbeddings]:
-    """Make a `BatchEmbeddings` on the local server that waits on the fake clock."""
+    """Make a `BatchEmbeddings` on the local server that waits on the fake clock.
+
+    Without hedging: a clock that jumps ahead makes stragglers of requests that take real time.
+    """
 
     def make(wrapped: Embeddings | None = None, **options: Any) -> BatchEmbeddings:
-        return BatchEmbeddings(wrapped or openai_embeddings(), **{"_clock": clock, **options})
+        made = {"_clock": clock, "hedge": False, **options}
+        return BatchEmbeddings(wrapped or openai_embeddings(), **made)
 
     return make

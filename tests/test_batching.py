@@ -10,10 +10,11 @@ from langchain_core.embeddings import Embeddings
 from langchain_openai import OpenAIEmbeddings
 from pytest_mock import MockerFixture
 
-from langchain_batch_embed import BatchEmbeddings, InputError, run
+from langchain_batch_embed import BatchEmbeddings, InputError
 from langchain_batch_embed.clock import SYSTEM_CLOCK
-from langchain_batch_embed.offline import use_offline_tiktoken
-from langchain_batch_embed.run import MERGED
+from langchain_batch_embed.commands.offline import use_offline_tiktoken
+from langchain_batch_embed.sending import dispatcher
+from langchain_batch_embed.sending.queue import MERGED
 from tests.support import FakeClock, LocalServer, assert_right, prose
 
 Batch = Callable[..., BatchEmbeddings]
@@ -168,7 +169,7 @@ class TestParallelBatchProcessing:
         self, batch: Batch, mocker: MockerFixture
     ) -> None:
         """The requests run on a `ThreadPoolExecutor` with `max_workers` threads."""
-        pool = mocker.patch.object(run, "ThreadPoolExecutor", wraps=ThreadPoolExecutor)
+        pool = mocker.patch.object(dispatcher, "ThreadPoolExecutor", wraps=ThreadPoolExecutor)
         batch(max_workers=7).embed_numpy(["a"])
         assert pool.call_args.args[0] == 7
 

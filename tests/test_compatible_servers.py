@@ -19,9 +19,9 @@ from langchain_batch_embed import (
     PartialEmbeddingsError,
     ResponseError,
 )
-from langchain_batch_embed.offline import use_offline_tiktoken
-from langchain_batch_embed.vectors import read_answer
-from langchain_batch_embed.width import Width
+from langchain_batch_embed.calls.dimensions import Width
+from langchain_batch_embed.commands.offline import use_offline_tiktoken
+from langchain_batch_embed.providers.decoding import read_answer
 from tests.support import FakeClock, LocalServer, assert_right, prose
 
 Batch = Callable[..., BatchEmbeddings]

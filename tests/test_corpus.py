@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_batch_embed import corpus
-from langchain_batch_embed.corpus import Section, sections, standard_library, text_files
+from langchain_batch_embed.commands import corpus
+from langchain_batch_embed.commands.corpus import Section, sections, standard_library, text_files
 from langchain_batch_embed.texts.tokens import counter_for
 
 

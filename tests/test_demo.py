@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed import __main__, demo
-from langchain_batch_embed.corpus import standard_library
-from langchain_batch_embed.demo import Way, table
-from langchain_batch_embed.offline import use_offline_tiktoken
+from langchain_batch_embed.commands.corpus import standard_library
+from langchain_batch_embed.commands.demo import Way, table
+from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from langchain_batch_embed.simulator import Scenario
 from tests.support import LocalServer
 

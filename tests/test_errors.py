@@ -31,8 +31,8 @@ from langchain_batch_embed.errors import (
     UnknownOptionError,
     name_indices,
 )
-from langchain_batch_embed.ingest import IngestReport
 from langchain_batch_embed.report import Report
+from langchain_batch_embed.stores.ingest import IngestReport
 
 ErrorT = TypeVar("ErrorT", bound=Exception)
 
@@ -45,6 +45,7 @@ REPORT = Report(
     throttled=0,
     splits=0,
     hedged=0,
+    hedged_tokens=0,
     tokens=9,
     dollars=None,
     seconds=1.0,

@@ -23,7 +23,7 @@ from langchain_batch_embed import (
     InputTypeError,
     OptionError,
 )
-from langchain_batch_embed.sqlite_stores import PAGE_CACHE
+from langchain_batch_embed.stores.sqlite import PAGE_CACHE
 from tests.stores.callers import CALLERS
 from tests.support import FakeClock, LocalServer, assert_right, wait_until
 

@@ -15,17 +15,14 @@ import langchain_batch_embed.journal
 PACKAGE = "langchain_batch_embed"
 FOLDER = Path(langchain_batch_embed.__file__).parent
 
-# From the bottom to the top. A module imports only from layers below its own.
+# From the bottom to the top. A room imports only from lines below its own, so rooms on one line
+# never import one another: each can be understood, and replaced, alone.
 LAYERS = [
-    {"clock", "errors", "offline", "corpus", "quota", "socket_deadline", "sqlite_stores"},
-    {"budget", "hedging", "limits", "nearness"},
-    {"window"},
-    {"journal", "packing", "pacing", "retry", "tokens", "width"},
-    {"inputs", "report", "vectors", "wrapped"},
+    {"clock", "corpus", "errors", "offline", "report", "socket_deadline", "sqlite_stores"},
+    {"limits"},
+    {"journal", "pacing", "texts", "vectors", "width", "wrapped"},
     {"options", "providers"},
-    {"work"},
-    {"run"},
-    {"dispatch"},
+    {"sending"},
     {"results"},
     {"prefetch", "recovery"},
     {"pipeline", "ingest"},
@@ -35,22 +32,48 @@ LAYERS = [
     {"demo"},
     {"__main__"},
 ]
-HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
-# A module is a file, or a folder of files that only its `__init__` shows to the others.
+HEIGHT = {room: height for height, layer in enumerate(LAYERS) for room in layer}
+
+# A room is a file, or a folder of files.
+FOLDERS = ("journal", "pacing", "sending", "texts")
 FILES = {path.stem: [path] for path in FOLDER.glob("*.py")} | {
-    "journal": list((FOLDER / "journal").glob("*.py"))
+    name: sorted((FOLDER / name).glob("*.py")) for name in FOLDERS
 }
 MODULES = sorted(FILES)
 
-# They count, pack, pace, decide and keep: each can be understood, and replaced, alone.
-INDEPENDENT = {"hedging", "journal", "nearness", "packing", "pacing", "retry", "tokens", "width"}
+# The files of a room of more than one, from the bottom to the top.
+INSIDE = {
+    "pacing": [
+        {"backoff", "error_wording", "hedging", "quotation", "quota", "token_bucket"},
+        {"concurrency", "error_reading", "health", "throttle"},
+        {"diagnosis", "pacer"},
+    ],
+    "sending": [
+        {"work"},
+        {"size_limits"},
+        {"queue"},
+        {"turns"},
+        {"sender"},
+        {"dispatcher", "rehearsal"},
+    ],
+    "texts": [{"packing", "tokens"}, {"inputs"}],
+}
 
 # They only calculate: time, waiting and randomness are handed in.
 PURE = [
-    *("budget", "errors", "hedging", "inputs", "limits", "nearness", "options", "packing"),
-    *("pacing", "report", "retry", "tokens", "window", "work"),
+    *("errors.py", "limits.py", "options.py", "report.py"),
+    *(f"pacing/{path.name}" for path in FILES["pacing"]),
+    *(f"texts/{path.name}" for path in FILES["texts"]),
+    *(f"sending/{name}.py" for layer in INSIDE["sending"][:-1] for name in sorted(layer)),
+    "sending/rehearsal.py",
 ]
-WAITING = {"asyncio", "concurrent", "random", "threading", "time"}
+WAITING = {"asyncio", "concurrent", "random", "socket", "threading", "time"}
+DEFAULTS = {
+    "pacing/diagnosis.py": {"time"},
+    "pacing/pacer.py": {"random"},
+    "sending/sender.py": {"random"},
+}
+"""What is handed in where nobody hands in anything else."""
 
 COMMANDS = {"__main__", "demo"}
 
@@ -117,7 +140,23 @@ def test_imports_point_downwards(module: str) -> None:
     assert {other for other in below if HEIGHT[other] >= HEIGHT[module]} == set()
 
 
-def test_the_inside_of_a_folder_is_its_own() -> None:
+@pytest.mark.parametrize("room", INSIDE)
+def test_imports_inside_a_room_point_downwards(room: str) -> None:
+    """No file imports one of its own line or of a line above it."""
+    height = {name: i for i, layer in enumerate(INSIDE[room]) for name in layer}
+    files = {path.stem: path for path in FILES[room] if path.stem != "__init__"}
+    assert files.keys() == height.keys()
+    for name, path in files.items():
+        inside = f"{PACKAGE}.{room}."
+        found = {
+            imported_name.removeprefix(inside).partition(".")[0]
+            for imported_name in imported(path)
+            if imported_name.startswith(inside)
+        }
+        assert {other for other in found & height.keys() if height[other] >= height[name]} == set()
+
+
+def test_the_inside_of_the_journal_is_its_own() -> None:
     """Of the journal's files, others import only what its `__init__` shows."""
     inside = f"{PACKAGE}.journal."
     shown = {inside + name for name in langchain_batch_embed.journal.__all__}
@@ -127,10 +166,10 @@ def test_the_inside_of_a_folder_is_its_own() -> None:
     assert found <= shown
 
 
-def test_the_deciders_never_import_one_another() -> None:
-    """Counting, packing, pacing, retrying and keeping know nothing of each other."""
-    pairs = {(module, other) for module in INDEPENDENT for other in others(module) & INDEPENDENT}
-    assert pairs == set()
+def test_only_the_dispatcher_starts_threads_to_send() -> None:
+    """Everything else that has to do with sending decides, and waits for nothing."""
+    users = {path.name for path in FILES["sending"] if "threading" in imported(path)}
+    assert users == {"dispatcher.py"}
 
 
 def test_the_simulator_stands_alone() -> None:
@@ -165,11 +204,11 @@ def test_a_library_is_imported_only_where_it_belongs(library: str, allowed: set[
     assert users <= allowed
 
 
-@pytest.mark.parametrize("module", PURE)
-def test_what_only_calculates_imports_nothing_that_waits(module: str) -> None:
+@pytest.mark.parametrize("file", PURE)
+def test_what_only_calculates_imports_nothing_that_waits(file: str) -> None:
     """Clocks, threads and random numbers stay with the modules that send and keep."""
-    libraries = {name.partition(".")[0] for name in names(module)}
-    assert libraries & WAITING == set()
+    libraries = {name.partition(".")[0] for name in imported(FOLDER / file)}
+    assert libraries & WAITING == DEFAULTS.get(file, set())
 
 
 def test_importing_the_package_imports_no_provider_and_no_server() -> None:

@@ -30,6 +30,26 @@ QUOTA = st.none() | st.floats(0.1, 10_000)
 no_deadline = settings(deadline=None)
 
 
+def packed(
+    weights: Sequence[int],
+    *,
+    max_items: int,
+    max_tokens: int | None,
+    workers: int,
+    requests_per_minute: float | None = None,
+) -> list[range]:
+    """Return the batches alone."""
+    batches, are_scarce = pack(
+        weights,
+        max_items=max_items,
+        max_tokens=max_tokens,
+        workers=workers,
+        requests_per_minute=requests_per_minute,
+    )
+    assert not (are_scarce and requests_per_minute is None)
+    return batches
+
+
 def fewest_by_filling_up(
     weights: Sequence[int], *, max_items: int, max_tokens: int | None
 ) -> list[range]:
@@ -78,7 +98,7 @@ def test_every_input_is_in_one_batch_and_in_order(
     quota: float | None,
 ) -> None:
     """The batches, one after the other, are the positions 0 to n, whatever the limits are."""
-    batches = pack(
+    batches = packed(
         weights,
         max_items=max_items,
         max_tokens=max_tokens,
@@ -99,7 +119,7 @@ def test_no_batch_is_over_a_limit(
     quota: float | None,
 ) -> None:
     """No batch has too many inputs, and none of several inputs has too many tokens."""
-    batches = pack(
+    batches = packed(
         weights,
         max_items=max_items,
         max_tokens=max_tokens,
@@ -118,7 +138,7 @@ def test_an_input_above_the_token_limit_stands_alone(
     weights: list[int], max_items: int, max_tokens: int, workers: int, quota: float | None
 ) -> None:
     """An input that no request can hold takes nobody else down with it."""
-    batches = pack(
+    batches = packed(
         weights,
         max_items=max_items,
         max_tokens=max_tokens,
@@ -135,7 +155,7 @@ def test_scarce_requests_make_as_few_batches_as_can_be(
     weights: list[int], max_items: int, max_tokens: int | None, workers: int
 ) -> None:
     """Where a quota allows almost no request, no way to cut makes fewer of them."""
-    batches = pack(
+    batches = packed(
         weights,
         max_items=max_items,
         max_tokens=max_tokens,
@@ -183,7 +203,7 @@ def test_guided_sizes_fall_towards_the_end(
     """Of equal inputs no batch has more than the one before it."""
     sizes = [
         len(batch)
-        for batch in pack(
+        for batch in packed(
             [weight] * inputs, max_items=max_items, max_tokens=300_000, workers=workers
         )
     ]
@@ -197,7 +217,7 @@ def test_no_batch_takes_more_than_its_share_of_the_work_left(
 ) -> None:
     """What one batch takes leaves enough for all other workers, unless it is small anyway."""
     left = work(weights, range(len(weights)))
-    for batch in pack(weights, max_items=max_items, max_tokens=max_tokens, workers=workers):
+    for batch in packed(weights, max_items=max_items, max_tokens=max_tokens, workers=workers):
         share = max(GUIDED_LEAST, -(-left // workers))
         assert len(batch) == 1 or work(weights, batch) <= share
         left -= work(weights, batch)
@@ -211,31 +231,31 @@ def test_little_work_goes_out_in_one_wave(
     """Little work makes no more batches than workers, unless the limits ask for more."""
     total = work(weights, range(len(weights)))
     assume(total <= min(WAVE_MOST, 2 * workers * WAVE_LEAST))
-    batches = pack(weights, max_items=max_items, max_tokens=max_tokens, workers=workers)
+    batches = packed(weights, max_items=max_items, max_tokens=max_tokens, workers=workers)
     fewest = fewest_by_filling_up(weights, max_items=max_items, max_tokens=max_tokens)
     assert len(batches) <= max(len(fewest), min(workers, -(-total // WAVE_LEAST)))
 
 
 def test_large_work_starts_large_and_ends_small() -> None:
     """A long list of texts ends in batches far smaller than its first ones."""
-    batches = pack([125] * 19_207, max_items=2048, max_tokens=300_000, workers=8)
+    batches = packed([125] * 19_207, max_items=2048, max_tokens=300_000, workers=8)
     assert len(batches[0]) > 4 * len(batches[-2])
 
 
 def test_few_short_texts_are_one_request() -> None:
     """Cutting a handful of texts would cost more than it wins, however many workers wait."""
-    assert pack([10] * 20, max_items=2048, max_tokens=300_000, workers=32) == [range(20)]
+    assert packed([10] * 20, max_items=2048, max_tokens=300_000, workers=32) == [range(20)]
 
 
 def test_one_worker_gets_full_batches() -> None:
     """With nobody to share with, no request more than needed is made."""
-    batches = pack([100] * 5000, max_items=2048, max_tokens=300_000, workers=1)
+    batches = packed([100] * 5000, max_items=2048, max_tokens=300_000, workers=1)
     assert [len(batch) for batch in batches] == [1667, 1667, 1666]
 
 
 def test_batches_of_scarce_requests_are_of_equal_work() -> None:
     """The fewest requests share the work, instead of a few full ones and a small rest."""
-    batches = pack(
+    batches = packed(
         [100] * 2100, max_items=2048, max_tokens=300_000, workers=32, requests_per_minute=1
     )
     assert batches == [range(1050), range(1050, 2100)]
@@ -244,8 +264,8 @@ def test_batches_of_scarce_requests_are_of_equal_work() -> None:
 def test_nothing_to_pack_makes_no_batch() -> None:
     """An empty list of texts needs no request, in either shape."""
     limits = {"max_items": 2048, "max_tokens": 300_000, "workers": 32}
-    assert pack([], **limits) == []
-    assert pack([], **limits, requests_per_minute=1) == []
+    assert packed([], **limits) == []
+    assert packed([], **limits, requests_per_minute=1) == []
 
 
 @pytest.mark.parametrize(
@@ -262,7 +282,7 @@ def test_requests_are_scarce_above_15_seconds_of_the_quota(
 @pytest.mark.parametrize("quota", [None, 1_000_000.0])
 def test_an_ample_or_unknown_quota_of_requests_spreads_the_work(quota: float | None) -> None:
     """Where requests are not scarce, every worker gets something to do."""
-    batches = pack(
+    batches = packed(
         [125] * 19_207, max_items=2048, max_tokens=300_000, workers=32, requests_per_minute=quota
     )
     assert len(batches) >= 32
@@ -270,7 +290,7 @@ def test_an_ample_or_unknown_quota_of_requests_spreads_the_work(quota: float | N
 
 def test_a_low_quota_of_requests_chooses_the_fewest() -> None:
     """The same work makes the fewest requests when the quota has none to spare."""
-    batches = pack(
+    batches = packed(
         [125] * 19_207, max_items=2048, max_tokens=300_000, workers=32, requests_per_minute=100
     )
     assert len(batches) == 10

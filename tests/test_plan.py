@@ -12,9 +12,9 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings, InputError, OptionError, __main__
-from langchain_batch_embed.corpus import sections, standard_library
+from langchain_batch_embed.calls.plan import RUNS, TIERS, AccountQuota, rehearse
+from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.pacing import Pacer
-from langchain_batch_embed.plan import RUNS, TIERS, AccountQuota, rehearse
 from langchain_batch_embed.report import Report, duration, money
 from langchain_batch_embed.simulator import TIERS as SERVERS_TIERS
 from langchain_batch_embed.simulator.quota import Quota as ServerQuota

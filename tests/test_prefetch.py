@@ -25,9 +25,9 @@ from langchain_batch_embed import (
     OptionError,
     PartialEmbeddingsError,
 )
+from langchain_batch_embed.calls.prefetch import RUNS, Prefetch
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.texts.inputs import Inputs
-from langchain_batch_embed.prefetch import RUNS, Prefetch
 from tests.support import FakeClock, LocalServer, SpoiltFirst, assert_right, wait_until
 
 Batch = Callable[..., BatchEmbeddings]

@@ -31,9 +31,9 @@ from langchain_batch_embed import (
     PartialEmbeddingsError,
     recovery,
 )
+from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.journal import SQLiteJournal
-from langchain_batch_embed.pipeline import Pipeline
 from tests.support import FakeClock, LocalServer, SpoiltFirst, assert_right
 
 Batch = Callable[..., BatchEmbeddings]
@@ -590,7 +590,7 @@ class TestInterrupts:
             except StopIteration:
                 raise KeyboardInterrupt from None
 
-        mocker.patch("langchain_batch_embed.results.Results.take", side_effect=interrupt)
+        mocker.patch("langchain_batch_embed.calls.results.Results.take", side_effect=interrupt)
         others = _workers()  # of earlier tests, still timing out
         with pytest.raises(KeyboardInterrupt):
             embeddings.embed_documents(TEXTS[:2000])

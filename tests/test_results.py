@@ -5,8 +5,8 @@ import pytest
 
 from langchain_batch_embed import ResponseError
 from langchain_batch_embed.texts.inputs import Inputs
-from langchain_batch_embed.results import Results
-from langchain_batch_embed.work import Done, Lost
+from langchain_batch_embed.calls.results import Results
+from langchain_batch_embed.sending.work import Done, Lost
 
 
 def results(*, lists: bool) -> Results:
@@ -15,6 +15,7 @@ def results(*, lists: bool) -> Results:
         texts=["short", "long", "first half", "second half"],
         tokens=np.array([1, 20, 10, 10]),
         charges=np.array([1, 20, 10, 10]),
+        octets=np.array([4, 80, 40, 40]),
         unique=2,
         row_of=np.array([0, 1]),
         windows={1: ([2, 3], [10, 10])},

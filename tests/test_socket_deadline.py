@@ -14,8 +14,8 @@ from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
 from langchain_batch_embed.limits import limits_of
-from langchain_batch_embed.providers import OpenAIProvider
-from langchain_batch_embed.socket_deadline import limit_reads, time_limit
+from langchain_batch_embed.providers.provider import OpenAIProvider
+from langchain_batch_embed.providers.socket_deadline import limit_reads, time_limit
 
 DRIP = 0.05
 

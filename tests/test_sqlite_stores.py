@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
-from langchain_batch_embed.sqlite_stores import PAGE_CACHE, large_page_cache, roll_back
+from langchain_batch_embed.stores.sqlite import PAGE_CACHE, large_page_cache, roll_back
 
 
 class Renamed(sqlite3.Connection):
@@ -93,7 +93,7 @@ class TestLargePageCache:
         self, connection: sqlite3.Connection, caplog: pytest.LogCaptureFixture
     ) -> None:
         """It is closed, say, or belongs to another thread."""
-        caplog.set_level(logging.INFO, "langchain_batch_embed.sqlite_stores")
+        caplog.set_level(logging.INFO, "langchain_batch_embed.stores.sqlite")
         connection.close()
         with large_page_cache(store_of(connection)):
             pass

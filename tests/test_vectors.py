@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed import ResponseError
-from langchain_batch_embed.vectors import as_array, check, read_answer, to_lists
+from langchain_batch_embed.providers.decoding import as_array, check, read_answer, to_lists
 
 Matrix = NDArray[np.float32]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from langchain_batch_embed import DimensionsError, ModelError, ResponseError
-from langchain_batch_embed.width import Width
+from langchain_batch_embed.calls.dimensions import Width
 
 
 def seen(width: Width, numbers: int, times: int = 1, *, answer: bool = True) -> list[str]:

@@ -14,14 +14,14 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.pacing.hedging import Hedges
-from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.providers.provider import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.sender import Flight, Sender
@@ -108,7 +108,7 @@ class Dispatcher:
 
     async def arun(
         self, work: Work, tally: Tally, *, deadline: float | None, since: float
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """Do the same without blocking the event loop, and without a thread that waits."""
         if not len(work.rows):
             return

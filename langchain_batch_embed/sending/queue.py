@@ -45,6 +45,14 @@ MERGED = 1024
 """Texts in a batch for a saturated server, at most: an answer with twice as many is no faster to
 read, and takes twice the memory."""
 
+SURE = 8
+"""That is at least this many failures together: with one request in ten that fails by chance, they
+would come together once in 100 million."""
+
+HARMLESS_TIMEOUT = 60.0
+"""With a time-out of this many seconds, `WAVE_LEAST` tokens in the first request do no harm: at 40 ms
+for a text of some 70 tokens that takes 9 s."""
+
 SAME_ERROR = 2
 """A batch that fails this often in the same way, while others are answered, is halved."""
 
@@ -56,7 +64,7 @@ REFUSED_ALONE_AS_TOLD = 2
 """The same where the server said each time how long to wait."""
 
 ALONE = 3
-"""One text that fails this often with a 5xx, while others are answered, is given up."""
+"""One text that fails this often with a 5xx, after all that it was a part of, is given up."""
 
 BY_CHANCE = 3
 """A batch that could not be delivered, or met an overloaded server, this often while others are
@@ -144,9 +152,9 @@ class Queue:
     def is_small(self) -> bool:
         """Whether it is one small batch that was never sent, and so can share a request."""
         return (
-            not self._begin
-            and not (self._ready or self._delayed or self._parked)
-            and bool(self.open)
+            self.open == len(self.work.rows) > 0
+            and len(self._ready) + len(self._delayed) <= 1
+            and not self._parked
             and len(self.work.rows) <= SHARED_ROWS
             and int(self._sums["work"][-1]) <= SHARED_WORK
         )
@@ -385,7 +393,8 @@ class Queue:
         if concurrency.is_known or concurrency.most == 1 or self._are_requests_scarce:
             return most
         if concurrency.is_starting:
-            return min(most, FIRST_WORK) if self._sums["work"][-1] > WAVE_LEAST else most
+            harmless = WAVE_LEAST * min(1.0, self.timeout / HARMLESS_TIMEOUT)
+            return min(most, FIRST_WORK) if self._sums["work"][-1] > harmless else most
         return min(most, self._limits.in_time(self.timeout))
 
     def _within(self, name: str, most: float) -> int:
@@ -448,6 +457,7 @@ class Queue:
             health.answered_at > batch.sent and not health.is_down
         )
         batch.failures += 1
+        batch.in_a_row += 1
         if kind is Kind.TIMED_OUT:
             self._limits.timed_out(batch)
         if len(batch.rows) > 1:
@@ -460,7 +470,7 @@ class Queue:
                 delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
                 self._split(batch, 2, now, delay=delay)
                 return
-        elif others_answered and batch.failures >= self._most_failures(kind):
+        elif others_answered and self._is_to_be_lost(batch, kind):
             self._settle(batch, Lost(batch.rows, error))
             self._release(self._limits.dropped(batch))
             return
@@ -476,11 +486,13 @@ class Queue:
             return others_answered and batch.failures >= min(BY_CHANCE, self._max_retries + 1)
         return same and batch.failures >= SAME_ERROR
 
-    def _most_failures(self, kind: Kind) -> int:
-        """Return how often one text may fail while others are answered."""
-        if kind in (Kind.TIMED_OUT, Kind.OVERLOADED, Kind.UNREACHABLE):
-            return self._max_retries + 1
-        return min(ALONE, self._max_retries + 1)
+    def _is_to_be_lost(self, batch: Batch, kind: Kind) -> bool:
+        """Tell whether one text has failed often enough, while others are answered."""
+        if batch.failures > self._max_retries:
+            return True
+        # A 5xx each time for it and for all that it was a part of: it is the text.
+        is_known = batch.failures >= ALONE and batch.in_a_row >= SURE
+        return kind is Kind.FAILED and is_known
 
     def _again(
         self,
@@ -518,6 +530,7 @@ class Queue:
         parts = [self._batch(part) for part in rows]
         for part in reversed(parts):
             part.failures, part.failed_at = min(batch.failures, 1), batch.failed_at
+            part.in_a_row = batch.in_a_row
             part.signature, part.error = batch.signature, batch.error
             if delay:
                 heapq.heappush(self._delayed, (now + delay, next(self._number), part))

@@ -39,6 +39,9 @@ FAILED_IN_A_ROW = 2
 """Failures of a batch after which the next probe of a server that is away is the canary."""
 
 
+FAILED_TOGETHER = 2
+"""A small call that failed this often in a request with others goes alone: it may be the cause."""
+
 PROBE_TIMEOUT = 30.0
 """Seconds for a request to a server that is away: one that hangs must not hold up the others."""
 
@@ -171,7 +174,7 @@ class Sender:
         if not isinstance(turn, float):
             return self._fly(turn, now)
         if self._hedge and self.pacer.has_room():
-            for queue in self._turns.queues:
+            for queue in self._turns.large:
                 batch, delay = queue.straggler(now)
                 if batch is None:
                     wait = min(wait, delay)
@@ -191,6 +194,7 @@ class Sender:
         for queue, batch in flight.parts:
             queue.tally.requests -= 1
             queue.put_back(batch)
+            self._turns.come_back(queue, flight.ticket.sent, alone=False)
 
     def answered(
         self,
@@ -248,6 +252,7 @@ class Sender:
             for queue, batch in flight.parts:  # each by itself: it may be about one of them
                 queue.tally.splits += 1
                 queue.resend(batch)
+                self._turns.come_back(queue, now, alone=True)
             return
         for queue, batch in flight.parts:
             self._settle(queue, batch, diagnosis, error, now)
@@ -266,6 +271,9 @@ class Sender:
         now: float,
     ) -> None:
         queue.failed(batch, diagnosis, error, now)
+        if queue.open:
+            alone = diagnosis.kind in _REFUSALS or batch.failures >= FAILED_TOGETHER
+            self._turns.come_back(queue, now, alone=alone)
         if diagnosis.kind in FINAL:
             queue.give_up(error)
         elif diagnosis.kind in _OF_THE_SERVER and batch.failures >= FAILED_IN_A_ROW:
@@ -375,8 +383,8 @@ class Sender:
     def _end_late(self, now: float) -> float:
         """Give up the calls whose deadline has passed; return the seconds until the next one."""
         wait = math.inf
-        for queue in self._turns.queues:
-            if queue.end < math.inf and queue.open:
+        for queue in self._turns.with_deadline:
+            if queue.open:
                 if now >= queue.end:
                     queue.give_up(DeadlineError(queue.deadline or 0.0), abandon=True)
                 else:

@@ -6,7 +6,6 @@ share a request with others of their kind.
 """
 
 import math
-from collections import deque
 from collections.abc import Sequence
 
 from langchain_batch_embed.pacing.pacer import Pacer
@@ -39,6 +38,7 @@ class Turns:
     Attributes:
         queues: all calls under way, the oldest first.
         large: those that take turns of their own.
+        with_deadline: those that must end in time.
     """
 
     def __init__(self, pacer: Pacer, limits: SizeLimits) -> None:
@@ -46,7 +46,8 @@ class Turns:
         self._pacer = pacer
         self._limits = limits
         self.large: dict[Queue, None] = {}
-        self._small: deque[tuple[Queue, float]] = deque()  # and when each was added
+        self.with_deadline: dict[Queue, None] = {}
+        self._small: dict[Queue, float] = {}  # and when each was added
         self._small_in_flight: list[Queue] = []  # the first of each request with small calls
         self._turn = 0
         self._overtaken = 0  # tokens that were let past the one whose turn it is
@@ -59,15 +60,35 @@ class Turns:
     def add(self, queue: Queue, now: float) -> None:
         """Add a call."""
         self.queues[queue] = None
+        if queue.end < math.inf:
+            self.with_deadline[queue] = None
         if queue.is_small:
-            self._small.append((queue, now))
+            self._small[queue] = now
         else:
             self.large[queue] = None
+
+    def come_back(self, queue: Queue, now: float, *, alone: bool) -> None:
+        """Let a call send again what it sent with others.
+
+        Args:
+            queue: the call.
+            now: the time.
+            alone: not with others again: one of its texts may be the cause.
+        """
+        if queue not in self.queues or queue in self.large:
+            return
+        if alone or not queue.is_small:
+            self._small.pop(queue, None)
+            self.large[queue] = None
+        else:
+            self._small[queue] = now
 
     def remove(self, queue: Queue) -> None:
         """Forget a call."""
         self.queues.pop(queue, None)
         self.large.pop(queue, None)
+        self._small.pop(queue, None)
+        self.with_deadline.pop(queue, None)
 
     def next(self, now: float) -> Turn | float:
         """Return the batches that share the next request, or the seconds until there may be some.
@@ -115,47 +136,44 @@ class Turns:
             return [turn]
         for queue, batch in shared:
             queue.take(batch, now)
-            self.large[queue] = None  # what may be left of it after an error takes its own turns
-            self._small.popleft()
+            del self._small[queue]
+            if len(batch.rows) < queue.open:  # it needs more than one request
+                self.large[queue] = None
         self._small_in_flight.append(shared[0][0])
         return shared
 
     def _gather(self, now: float) -> tuple[list[tuple[Queue, Batch]], float]:
         """Return the small calls that are to share a request, or the seconds until there are."""
-        while self._small and (
-            self._small[0][0] not in self.queues or self._small[0][0].is_stopped
-        ):
-            self._small.popleft()
         if not self._small:
             return [], math.inf
-        first, added = self._small[0]
         self._small_in_flight = [q for q in self._small_in_flight if q.in_flight]
         linger = min(LONGEST_LINGER, LINGER * len(self._small_in_flight))
-        if added + linger > now + 1e-9:
-            return [], added + linger - now
         shared: list[tuple[Queue, Batch]] = []
         items = tokens = charge = 0
-        for queue, _ in self._small:
+        wait = math.inf
+        for queue, added in self._small.items():
             batch = queue.peek(now)
             if batch is None:
-                if not shared:
-                    return [], queue.due(now)
-                break
-            same = queue.work.send == first.work.send
+                wait = min(wait, queue.due(now))
+                continue
+            if not shared and added + linger > now + 1e-9:
+                return [], min(wait, added + linger - now)
             items += len(batch.rows)
             tokens += batch.tokens
             charge += batch.charge
+            work = queue.work
             fits = (
-                same
-                and items <= min(queue.work.max_items, self._limits.items)
-                and tokens <= min(queue.work.max_tokens, self._limits.tokens, SHARED_TOKENS)
+                work.send == shared[0][0].work.send
+                and items <= min(work.max_items, self._limits.items)
+                and tokens <= min(work.max_tokens, self._limits.tokens, SHARED_TOKENS)
                 and charge <= self._pacer.largest()
-                and len(batch.rows) == queue.open
+                if shared
+                else True
             )
-            if shared and not fits:
+            if not fits:
                 break
             shared.append((queue, batch))
-        return shared, math.inf
+        return shared, wait
 
     def _charge(self, turn: tuple[Queue, Batch], shared: Sequence[tuple[Queue, Batch]]) -> int:
         if shared and turn is shared[0]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.providers.provider import Answer
 from langchain_batch_embed.texts.packing import Sizes
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Batch:
         octets: UTF-8 bytes of the texts.
         work: what the inputs cost a server, in tokens.
         failures: how often the server could not answer it, while it answered others.
+        in_a_row: how often that happened to it and to those that it is a part of, together.
         failed_at: when that happened first, for this batch or one that it is a part of.
         signature: of the last error.
         refusals: how often it was refused for the rate with nothing else in flight.
@@ -56,6 +57,7 @@ class Batch:
     octets: int
     work: int
     failures: int = 0
+    in_a_row: int = 0
     failed_at: float = float("inf")
     signature: str = ""
     refusals: int = 0

@@ -50,7 +50,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from langchain_batch_embed.corpus import sections, standard_library
+from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.simulator import Scenario, Simulator
 from tests.benchmarks.contenders import CONTENDERS, Job, Measures, Settings
 

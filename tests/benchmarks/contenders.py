@@ -238,7 +238,7 @@ def ours_hedged(url: str) -> Embed:
 
 
 def _load_tiktoken() -> None:
-    from langchain_batch_embed.offline import use_offline_tiktoken
+    from langchain_batch_embed.commands.offline import use_offline_tiktoken
 
     use_offline_tiktoken()
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
+from langchain_batch_embed.hedging import Hedges
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings
-from langchain_batch_embed.corpus import sections, standard_library
-from langchain_batch_embed.hedging import Hedges
+from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.pacing import Pacer, Ticket
 from langchain_batch_embed.simulator import Scenario
 from langchain_batch_embed.simulator.run import Run as Luck

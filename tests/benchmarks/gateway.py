@@ -19,15 +19,15 @@ from hashlib import sha256
 from itertools import product
 from statistics import median
 
+from langchain_batch_embed.nearness import FIRST_ANSWERS, LAST_ANSWERS, NEAR_USEFUL, Nearness
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings
-from langchain_batch_embed.corpus import sections, standard_library
-from langchain_batch_embed.texts.inputs import prepare
-from langchain_batch_embed.nearness import FIRST_ANSWERS, LAST_ANSWERS, NEAR_USEFUL, Nearness
+from langchain_batch_embed.commands.corpus import sections, standard_library
+from langchain_batch_embed.providers.decoding import read_answer, to_lists
 from langchain_batch_embed.simulator import Scenario, Simulator
-from langchain_batch_embed.vectors import read_answer, to_lists
+from langchain_batch_embed.texts.inputs import prepare
 
 SECTIONS = 19_207
 ROUNDS = 3

@@ -44,11 +44,11 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
-from langchain_batch_embed.corpus import sections, standard_library
-from langchain_batch_embed.ingest import BATCH_SIZE
+from langchain_batch_embed.commands.corpus import sections, standard_library
+from langchain_batch_embed.providers.decoding import to_lists
 from langchain_batch_embed.simulator import Scenario, Simulator
-from langchain_batch_embed.sqlite_stores import PAGE_CACHE
-from langchain_batch_embed.vectors import to_lists
+from langchain_batch_embed.stores.ingest import BATCH_SIZE
+from langchain_batch_embed.stores.sqlite import PAGE_CACHE
 from tests.benchmarks.contenders import peak_mb
 from tests.stores.callers import CALLERS
 from tests.stores.places import Places

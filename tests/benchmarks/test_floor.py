@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-
 from langchain_batch_embed.hedging import Hedges
+
 from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.simulator import Scenario
 from langchain_batch_embed.simulator.run import Run

@@ -19,8 +19,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.clock import SYSTEM_CLOCK
-from langchain_batch_embed.corpus import evenly, sections, standard_library
-from langchain_batch_embed.offline import use_offline_tiktoken
+from langchain_batch_embed.commands.corpus import evenly, sections, standard_library
+from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from langchain_batch_embed.texts.packing import pack
 from langchain_batch_embed.texts.tokens import counter_for
 from tests.support import LocalServer, assert_right

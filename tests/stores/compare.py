@@ -20,7 +20,7 @@ from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings
-from langchain_batch_embed.offline import use_offline_tiktoken
+from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from langchain_batch_embed.simulator import Scenario, Simulator
 from tests.stores.callers import CALLERS
 from tests.stores.corpus import corpus

@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
-from langchain_batch_embed.offline import use_offline_tiktoken
+from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from tests.stores.callers import CALLERS
 from tests.stores.corpus import corpus
 from tests.stores.places import Places, missing_packages

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from langchain_batch_embed.errors import DimensionsError
 from langchain_batch_embed.journal import Space
 from langchain_batch_embed.limits import Limits, model_of
-from langchain_batch_embed.socket_deadline import limit_reads, time_limit
-from langchain_batch_embed.vectors import as_array, check, read_answer
-from langchain_batch_embed.wrapped import (
+from langchain_batch_embed.providers.decoding import as_array, check, read_answer
+from langchain_batch_embed.providers.socket_deadline import limit_reads, time_limit
+from langchain_batch_embed.providers.wrapped_object import (
     Connections,
     client_of,
     digest,

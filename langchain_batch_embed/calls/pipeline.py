@@ -6,36 +6,80 @@ texts -> inputs (unique, counted, over-long ones cut) -> those that are not kept
 """
 
 import asyncio
+import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from langchain_batch_embed.calls.dimensions import Width
+from langchain_batch_embed.calls.prefetch import Prefetch
+from langchain_batch_embed.calls.recovery import Recovery, Safe
+from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import (
     DimensionsError,
     Failure,
     InputError,
     ModelError,
+    NotSentError,
     PartialEmbeddingsError,
 )
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.pacing.hedging import Hedges
-from langchain_batch_embed.prefetch import Prefetch
-from langchain_batch_embed.providers import Answer, Provider
-from langchain_batch_embed.recovery import Recovery, Safe
+from langchain_batch_embed.providers.decoding import to_lists
+from langchain_batch_embed.providers.provider import Answer, Provider
 from langchain_batch_embed.report import Report, Tally, dollars
-from langchain_batch_embed.results import Results
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.work import Done, Rows, Work
 from langchain_batch_embed.texts.inputs import Inputs, LongInputs, check_texts, prepare
 from langchain_batch_embed.texts.tokens import TokenCounter
-from langchain_batch_embed.vectors import to_lists
-from langchain_batch_embed.width import Width
 
 __all__ = ["Pipeline"]
+
+
+SMALL_CALL = 16
+"""Texts of an asynchronous call that is worked on in the event loop itself, at most."""
+
+SMALL_CALL_CHARACTERS = 32_000
+"""Its characters, at most: counting their tokens takes 2 ms."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Call:
+    """One call on its way.
+
+    Attributes:
+        started: when it began, in seconds of the clock.
+        given: the texts of the caller.
+        inputs: what is sent for them.
+        results: where the vectors are gathered.
+        safe: where they are kept.
+        query: the text is a query.
+        tally: what it has sent.
+        failures: texts without a vector, at its end.
+        report: what it did, at its end.
+    """
+
+    started: float
+    given: list[str]
+    inputs: Inputs
+    results: Results
+    safe: Safe
+    query: bool
+    tally: Tally = field(default_factory=Tally)
+    failures: list[Failure] = field(default_factory=list)
+    report: Report | None = None
+
+    def end(self, failures: list[Failure]) -> None:
+        """Keep what is done if some texts have failed."""
+        if failures:
+            self.safe.failed()
+            failures = self.results.failures()  # without what came at the last moment
+        self.failures = failures
 
 
 class Pipeline:
@@ -104,54 +148,101 @@ class Pipeline:
             DimensionsError: what is kept for the texts has another width than earlier vectors.
             asyncio.CancelledError: it was cancelled.
         """
-        clock = self.dispatcher.clock
-        started = clock.now()
+        call = self._begin(texts, lists=lists, query=query)
+        hidden = query or not self._show_progress or self._is_ingesting()
+        with self._reported(call):
+            if not query:
+                self._take_prefetched(
+                    call.given, call.inputs, call.results, call.started, cancelled
+                )
+            with tqdm(total=len(call.given), unit=" texts", disable=hidden) as bar:
+                failures = self._run(
+                    call.inputs,
+                    call.results,
+                    call.safe,
+                    call.tally,
+                    query=query,
+                    deadline=self._deadline,
+                    since=call.started,
+                    cancelled=cancelled,
+                    progress=lambda: bar.update(call.results.texts_done() - bar.n),
+                )
+            call.end(failures)
+        return self._finished(call)
+
+    def is_small(self, texts: Sequence[str]) -> bool:
+        """Tell whether a call is so small that an event loop can do its work in between."""
+        return (
+            not self.prefetches
+            and not self.recovery.journal.persistent
+            and len(texts) <= SMALL_CALL
+            and sum(map(len, texts)) <= SMALL_CALL_CHARACTERS
+        )
+
+    async def aembed(self, texts: Sequence[str], *, query: bool = False) -> Results:
+        """Embed a small call without a thread of its own; otherwise as `embed`."""
+        call = self._begin(texts, lists=True, query=query)
+        with self._reported(call):
+            call.tally.recalled += call.safe.recall()
+            work = self.work(call.inputs, call.results, keep=call.safe.keep, query=query)
+            outcomes = self.dispatcher.arun(
+                work, call.tally, deadline=self._deadline, since=call.started
+            )
+            async with contextlib.aclosing(outcomes):
+                async for outcome in outcomes:
+                    call.results.take(outcome)
+            call.end(call.results.finish())
+        return self._finished(call)
+
+    def _begin(self, texts: Iterable[str], *, lists: bool, query: bool) -> "_Call":
+        started = self.dispatcher.clock.now()
         given = check_texts(texts)
         inputs = self.prepare(given)
         results = Results(inputs, width=Width(self._known_width()), lists=lists)
-        safe = self.recovery.begin(inputs, results, query=query)
-        tally = Tally()
-        hidden = query or not self._show_progress or self._is_ingesting()
+        return _Call(
+            started=started,
+            given=given,
+            inputs=inputs,
+            results=results,
+            safe=self.recovery.begin(inputs, results, query=query),
+            query=query,
+        )
+
+    @contextlib.contextmanager
+    def _reported(self, call: "_Call") -> Iterator[None]:
+        """Keep what is paid for if the call fails, and make its report."""
+        results, tally = call.results, call.tally
         try:
-            if not query:
-                self._take_prefetched(given, inputs, results, started, cancelled)
-            with tqdm(total=len(given), unit=" texts", disable=hidden) as bar:
-                failures = self._run(
-                    inputs,
-                    results,
-                    safe,
-                    tally,
-                    query=query,
-                    deadline=self._deadline,
-                    since=started,
-                    cancelled=cancelled,
-                    progress=lambda: bar.update(results.texts_done() - bar.n),
-                )
-            if failures:
-                safe.failed()
-                failures = results.failures()  # without what came at the last moment
+            yield
         except BaseException:
-            safe.failed()
+            call.safe.failed()
             raise
         finally:
             self._learn_width(results.width)
             with self.dispatcher.lock:
                 for prefetch in self.prefetches:
                     prefetch.account.tally.add(tally)
-            if not query:
-                self._tell_prefetches(given, results)
-            report = self.last_report = Report.of(
+            if not call.query:
+                self._tell_prefetches(call.given, results)
+            call.report = self.last_report = Report.of(
                 tally,
-                texts=len(given),
-                unique=inputs.unique,
+                texts=len(call.given),
+                unique=call.inputs.unique,
                 done=results.texts_done(),
-                seconds=clock.now() - started,
+                seconds=self.dispatcher.clock.now() - call.started,
                 dollars=dollars(self.provider.model, tally.tokens),
             )
-        if failures:
-            raise PartialEmbeddingsError(results.partial(), failures, report) from failures[0].error
-        safe.succeeded()
-        return results
+
+    @staticmethod
+    def _finished(call: "_Call") -> Results:
+        if call.failures and call.report is not None:
+            partial = call.results.partial()
+            errors = (failure.error for failure in call.failures)
+            first = call.failures[0].error
+            cause = next((e for e in errors if not isinstance(e, NotSentError)), first)
+            raise PartialEmbeddingsError(partial, call.failures, call.report) from cause
+        call.safe.succeeded()
+        return call.results
 
     def prepare(self, texts: Sequence[str]) -> Inputs:
         """Find what has to be sent for the texts.

@@ -7,11 +7,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_batch_embed.calls.dimensions import Width
 from langchain_batch_embed.errors import Failure
+from langchain_batch_embed.providers.decoding import to_lists
 from langchain_batch_embed.sending.work import Done, Outcome
 from langchain_batch_embed.texts.inputs import Inputs
-from langchain_batch_embed.vectors import to_lists
-from langchain_batch_embed.width import Width
 
 __all__ = ["Results"]
 

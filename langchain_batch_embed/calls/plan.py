@@ -15,13 +15,14 @@ from types import MappingProxyType
 
 import numpy as np
 
+from langchain_batch_embed.calls.pipeline import Pipeline
+from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.limits import AZURE, FIRST_REQUESTS, OPENAI
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.pacing.token_bucket import TokenBucket
-from langchain_batch_embed.pipeline import Pipeline
-from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.providers.provider import Answer
 from langchain_batch_embed.report import (
     BATCH_API_SHARE,
     DOLLARS_PER_MILLION_TOKENS,
@@ -32,7 +33,6 @@ from langchain_batch_embed.report import (
     html_table,
     money,
 )
-from langchain_batch_embed.results import Results
 from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Rows, Work

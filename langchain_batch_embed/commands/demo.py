@@ -26,10 +26,10 @@ from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 from tqdm.auto import tqdm
 
-from langchain_batch_embed import corpus
-from langchain_batch_embed.corpus import Section
+from langchain_batch_embed.commands import corpus
+from langchain_batch_embed.commands.corpus import Section
+from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from langchain_batch_embed.embeddings import BatchEmbeddings
-from langchain_batch_embed.offline import use_offline_tiktoken
 from langchain_batch_embed.report import dollars
 from langchain_batch_embed.simulator import Scenario, Simulator
 from langchain_batch_embed.texts.tokens import counter_for

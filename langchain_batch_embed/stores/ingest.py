@@ -16,6 +16,7 @@ from typing import Any, Literal
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
+from langchain_batch_embed.calls.prefetch import RUNS, Prefetch
 from langchain_batch_embed.errors import (
     IngestError,
     InputError,
@@ -23,8 +24,7 @@ from langchain_batch_embed.errors import (
     OptionError,
     causes,
 )
-from langchain_batch_embed.prefetch import RUNS, Prefetch
-from langchain_batch_embed.sqlite_stores import large_page_cache, roll_back
+from langchain_batch_embed.stores.sqlite import large_page_cache, roll_back
 
 __all__ = ["BATCH_SIZE", "IngestFailure", "IngestReport", "Ingestion", "default_batch_size"]
 

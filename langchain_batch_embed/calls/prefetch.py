@@ -23,11 +23,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_batch_embed.calls.dimensions import Width
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import DimensionsError, ModelError
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Account
-from langchain_batch_embed.width import Width
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
 

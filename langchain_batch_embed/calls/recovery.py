@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_batch_embed.calls.dimensions import Width, same_model
+from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import JournalError
 from langchain_batch_embed.journal import Journal, MemoryJournal, Space, content_keys
-from langchain_batch_embed.providers import Answer
-from langchain_batch_embed.results import Results
+from langchain_batch_embed.providers.provider import Answer
 from langchain_batch_embed.texts.inputs import Inputs
-from langchain_batch_embed.width import Width, same_model
 
 __all__ = ["Recovery", "Safe"]
 

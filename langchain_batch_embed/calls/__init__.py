@@ -1,0 +1,1 @@
+"""One call: from texts to vectors, and what it keeps."""

@@ -1,0 +1,233 @@
+"""How many requests a server works on at a time, found from round trips."""
+
+import heapq
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.pacing.concurrency import Concurrency
+
+MOST = 128
+WORK = 10_000.0
+
+
+def drive(
+    concurrency: Concurrency,
+    workers: int | None,
+    *,
+    seconds: float,
+    requests: int,
+    noise: float = 0.1,
+    seed: int = 0,
+    look: Callable[[float], None] = lambda _: None,
+) -> float:
+    """Keep as many requests in flight as it says, at a server with this many workers.
+
+    Returns:
+        The seconds until all are answered.
+    """
+    dice = random.Random(seed)
+    now, left = 0.0, requests
+    free = [0.0] * (workers or requests)  # when each worker is free
+    in_flight: list[tuple[float, float]] = []  # a heap: when it ends, when it was sent
+    while left or in_flight:
+        while left and len(in_flight) < concurrency.limit():
+            start = max(now, heapq.heappop(free))
+            end = start + seconds * math.exp(noise * dice.gauss(0, 1))
+            heapq.heappush(free, end)
+            heapq.heappush(in_flight, (end, now))
+            left -= 1
+        busy = len(in_flight)
+        now, sent = heapq.heappop(in_flight)
+        concurrency.answered(sent=sent, now=now, work=WORK, in_flight=busy)
+        look(now)
+    return now
+
+
+class TestStart:
+    """A few requests go out at once, then several times as many."""
+
+    def test_an_unknown_server_is_sent_a_few_small_requests_first(self) -> None:
+        """Nothing is known of it, so a small machine must not be buried."""
+        concurrency = Concurrency(MOST)
+        assert concurrency.limit() == concurrency.first == FIRST_REQUESTS
+        assert concurrency.is_starting
+
+    def test_a_known_provider_is_not_sent_small_ones(self) -> None:
+        """It takes any number of requests at once."""
+        concurrency = Concurrency(MOST, first=96, is_known=True)
+        assert concurrency.limit() == concurrency.first == 96
+        assert not concurrency.is_starting
+
+    def test_a_known_provider_gets_the_full_number_when_it_has_told_its_quota(self) -> None:
+        """There is nothing left to find out."""
+        concurrency = Concurrency(MOST, first=16, is_known=True)
+        concurrency.open()
+        assert concurrency.limit() == MOST
+
+    def test_without_a_word_on_its_quota_each_answer_opens_three_more_places(self) -> None:
+        """Four times as many after a round of answers."""
+        concurrency = Concurrency(1000, first=16, is_known=True)
+        for now in range(16):
+            concurrency.answered(sent=0, now=1 + now, work=1, in_flight=16)
+        assert concurrency.limit() == 64
+
+    @pytest.mark.parametrize("noise", [0.1, 0.85])
+    def test_a_server_without_a_line_gets_the_full_number_soon(self, noise: float) -> None:
+        """Also where round trips vary tenfold, as those of a hosted API do."""
+        fulls = []
+        for seed in range(9):
+            concurrency, reached = Concurrency(MOST), []
+
+            def look(now: float, it: Concurrency = concurrency, seen: list[float] = reached) -> None:
+                if it.limit() == MOST:
+                    seen.append(now)
+
+            drive(concurrency, None, seconds=0.3, requests=600, noise=noise, seed=seed, look=look)
+            fulls.append(min(reached, default=math.inf))
+        assert sorted(fulls)[4] <= 10 * 0.3
+
+    def test_one_worker_stays_one(self) -> None:
+        """Nothing is tried where the user allows one request at a time."""
+        concurrency = Concurrency(1)
+        drive(concurrency, 1, seconds=0.1, requests=50)
+        assert (concurrency.limit(), concurrency.is_starting, concurrency.is_saturated) == (
+            1,
+            False,
+            False,
+        )
+
+
+class TestSaturation:
+    """Round trips that grow with the number in flight mean a line."""
+
+    @pytest.mark.parametrize("workers", [1, 2, 4, 8, 32])
+    def test_requests_do_not_wait_in_a_long_line(self, workers: int) -> None:
+        """In the long run a few more are in flight than the server works on, and it is busy."""
+        concurrency, seen = Concurrency(MOST), list[int]()
+        took = drive(
+            concurrency,
+            workers,
+            seconds=0.2,
+            requests=4000,
+            look=lambda _: seen.append(concurrency.limit()),
+        )
+        late = sorted(seen[2000:])
+        assert late[len(late) // 2] <= max(8, 4 * workers)
+        assert took <= 1.3 * 4000 * 0.2 / workers
+
+    def test_it_is_told_that_more_requests_get_no_more_done(self) -> None:
+        """Then as many share the work as are useful."""
+        concurrency = Concurrency(MOST)
+        drive(concurrency, 4, seconds=0.2, requests=400)
+        assert concurrency.is_saturated
+        assert concurrency.useful == concurrency.limit() < MOST
+
+
+class TestOverload:
+    """Time-outs and refusals lower the number, and it is raised again ever more rarely."""
+
+    def opened(self) -> Concurrency:
+        """Return one with the full number."""
+        concurrency = Concurrency(MOST, is_known=True)
+        concurrency.open()
+        return concurrency
+
+    def test_a_timeout_halves_once_for_all_that_was_in_flight(self) -> None:
+        """Ten time-outs of one moment count as one."""
+        concurrency = self.opened()
+        for _ in range(10):
+            concurrency.timed_out(sent=1, now=2)
+        assert concurrency.limit() == MOST // 2
+        concurrency.timed_out(sent=3, now=4)
+        assert concurrency.limit() == MOST // 4
+
+    def test_a_refusal_lowers_it_to_what_was_accepted(self) -> None:
+        """The server was working on 40 when it refused the next one."""
+        concurrency = self.opened()
+        for _ in range(10):
+            concurrency.refused(sent=1, now=2, accepted=40)
+        assert concurrency.limit() == 40
+
+    def test_it_never_falls_below_one(self) -> None:
+        """Something is always sent."""
+        concurrency = self.opened()
+        for now in range(1, 100):
+            concurrency.refused(sent=now, now=now + 0.5, accepted=0)
+            concurrency.timed_out(sent=now + 0.6, now=now + 0.7)
+        assert concurrency.limit() == 1
+
+    def test_after_a_throttle_it_begins_again_with_one(self) -> None:
+        """The quota is not known, so it grows with each answer, up to what was in flight."""
+        concurrency = self.opened()
+        concurrency.throttled(now=1)
+        concurrency.accepts(10)
+        assert concurrency.limit() == 1
+        for now in range(20):
+            concurrency.answered(sent=2 + now, now=3 + now, work=1, in_flight=1)
+        assert concurrency.limit() <= 11
+        assert concurrency.limit() >= 10
+
+    def test_a_limit_of_connections_is_kept_with_few_refusals(self) -> None:
+        """It settles at the limit, and looks for more rarely: 1 in 20 is refused at most."""
+        concurrency, limit = Concurrency(64), 8
+        now, refused, sent_in_all = 0.0, 0, 0
+        in_flight: list[tuple[float, float]] = []
+        while sent_in_all < 5000:
+            while len(in_flight) < concurrency.limit():
+                sent_in_all += 1
+                if len(in_flight) < limit:
+                    heapq.heappush(in_flight, (now + 0.3, now))
+                else:
+                    refused += 1
+                    concurrency.refused(now, now + 1e-9, accepted=len(in_flight))
+                    break
+            busy = len(in_flight)
+            now, sent = heapq.heappop(in_flight)
+            concurrency.answered(sent=sent, now=now, work=WORK, in_flight=busy)
+            now += 1e-6
+        assert refused <= sent_in_all / 20
+
+
+@settings(max_examples=50)
+@given(
+    most=st.integers(1, 200),
+    first=st.integers(1, 200),
+    is_known=st.booleans(),
+    events=st.lists(
+        st.tuples(
+            st.sampled_from(["answered", "timed_out", "refused", "throttled", "accepts", "open"]),
+            st.floats(0, 10),
+            st.integers(0, 200),
+        ),
+        max_size=200,
+    ),
+)
+def test_the_number_is_between_one_and_the_most(
+    most: int, first: int, is_known: bool, events: list[tuple[str, float, int]]
+) -> None:
+    """Whatever happens, in whatever order."""
+    concurrency, now = Concurrency(most, first=first, is_known=is_known), 0.0
+    for name, step, amount in events:
+        sent, now = now, now + step
+        match name:
+            case "answered":
+                concurrency.answered(sent=sent, now=now, work=amount, in_flight=max(1, amount))
+            case "timed_out":
+                concurrency.timed_out(sent, now)
+            case "refused":
+                concurrency.refused(sent, now, accepted=amount)
+            case "throttled":
+                concurrency.throttled(now)
+            case "accepts":
+                concurrency.accepts(amount)
+            case _:
+                concurrency.open()
+        assert 1 <= concurrency.limit() <= most
+        assert 1 <= concurrency.useful <= most
+        assert 0 <= concurrency.first <= most

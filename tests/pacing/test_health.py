@@ -1,0 +1,146 @@
+"""Whether a server is there: a circuit breaker."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_batch_embed.pacing.health import DOWN_AFTER, FIRST_CONTACT, PROBES, Health
+
+PATIENCE = 600.0
+
+
+def health() -> Health:
+    """Return one whose random numbers are all 1."""
+    return Health(PATIENCE, lambda: 1.0)
+
+
+def down(now: float = 0.0, *, answered: bool = True) -> Health:
+    """Return a server's state after it has gone away at this time."""
+    state = health()
+    if answered:
+        state.answered(now)
+    for _ in range(DOWN_AFTER):
+        state.failed(sent=now, now=now)
+    assert state.is_down
+    return state
+
+
+def test_a_server_is_away_after_failures_without_an_answer_in_between() -> None:
+    """One or two may be bad luck."""
+    state = health()
+    state.answered(1)
+    for failures in range(1, DOWN_AFTER + 1):
+        state.failed(sent=2, now=3)
+        assert state.is_down == (failures == DOWN_AFTER)
+
+
+def test_a_failure_of_what_was_sent_before_an_answer_says_nothing() -> None:
+    """The server answered others since."""
+    state = health()
+    state.answered(5)
+    for _ in range(10):
+        state.failed(sent=4, now=6)
+    assert (state.failures, state.is_down) == (0, False)
+
+
+def test_an_answer_in_between_begins_the_count_again() -> None:
+    """A server that answers every third request is not away."""
+    state = health()
+    for now in range(0, 100, 3):
+        state.failed(sent=now, now=now)
+        state.failed(sent=now + 1, now=now + 1)
+        assert not state.answered(now + 2)
+    assert not state.is_down
+
+
+def test_probes_are_ever_further_apart_up_to_five_seconds() -> None:
+    """So work goes on within 5 s of the server's return."""
+    state, now, delays = down(), 0.0, []
+    for _ in range(8):
+        delays.append(state.delay(now))
+        now += delays[-1]
+        assert state.delay(now) == 0
+        assert state.is_probe(now)
+        state.failed(sent=now, now=now)
+    assert delays == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0]
+    assert PROBES.longest == 5.0
+
+
+def test_what_was_sent_before_the_outage_is_no_probe() -> None:
+    """Its failure does not put off the next probe."""
+    state = health()
+    state.answered(0)
+    for now in (10, 11, 12):
+        state.failed(sent=now, now=now)
+    assert not state.is_probe(9)
+    before = state.delay(12)
+    state.failed(sent=9, now=12)
+    assert state.delay(12) == before
+
+
+def test_the_first_answer_ends_the_outage_for_everybody() -> None:
+    """Also one that was sent before it."""
+    state = down()
+    assert state.answered(100)
+    assert (state.is_down, state.failures, state.delay(100), state.away_for(100)) == (
+        False,
+        0,
+        0.0,
+        0.0,
+    )
+    assert not state.answered(101)
+
+
+def test_an_outage_of_minutes_is_waited_out() -> None:
+    """The server is given up after as many seconds as the user allows, and not before."""
+    state = down(now=100.0)
+    assert not state.gives_up(100 + PATIENCE - 1, unreachable=True)
+    assert state.gives_up(100 + PATIENCE, unreachable=True)
+
+
+def test_the_time_counts_from_when_it_began_to_fail() -> None:
+    """A caller who sends nothing for an hour has not seen an outage of an hour."""
+    state = health()
+    state.answered(0)
+    for _ in range(DOWN_AFTER):
+        state.failed(sent=3600, now=3601)
+    assert state.away_for(3601) == 1
+    assert not state.gives_up(3601, unreachable=True)
+
+
+def test_an_address_that_never_answered_is_given_up_soon() -> None:
+    """It may be wrong, and nobody should learn that after minutes."""
+    state = down(answered=False)
+    assert not state.gives_up(FIRST_CONTACT - 1, unreachable=True)
+    assert state.gives_up(FIRST_CONTACT, unreachable=True)
+
+
+def test_a_server_that_answers_with_errors_is_there() -> None:
+    """An address at which HTTP is spoken is not a wrong one, so it is waited for."""
+    state = down(answered=False)
+    assert not state.gives_up(FIRST_CONTACT, unreachable=False)
+
+
+def test_less_patience_than_for_a_first_contact_is_kept() -> None:
+    """Who allows 5 s is told after 5 s."""
+    state = Health(5.0, lambda: 1.0)
+    for _ in range(DOWN_AFTER):
+        state.failed(sent=0, now=0)
+    assert state.gives_up(5, unreachable=True)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@given(luck=st.floats(0, 1), took=st.floats(0, 30))
+def test_every_outage_ends(answered: bool, luck: float, took: float) -> None:
+    """Whatever the luck, and however long each probe takes, it is given up in bounded time."""
+    state, now = Health(PATIENCE, lambda: luck), 0.0
+    if answered:
+        state.answered(0)
+    for probe in range(10_000):
+        now += state.delay(now)
+        sent, now = now, now + took
+        state.failed(sent, now)
+        if state.gives_up(now, unreachable=True):
+            break
+    assert probe < 1000
+    assert now <= PATIENCE + PROBES.longest + took

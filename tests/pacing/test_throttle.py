@@ -1,0 +1,94 @@
+"""The pause after a refusal for the rate."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
+
+
+def always(luck: float) -> Throttle:
+    """Return a throttle whose random numbers are all the same."""
+    return Throttle(lambda: luck)
+
+
+def test_the_first_pause_is_what_the_server_asks_for() -> None:
+    """Its `Retry-After` is believed to the second."""
+    throttle = always(1.0)
+    assert throttle.refused(sent=0, now=1, after=5)
+    assert throttle.delay(1) == 5
+    assert throttle.delay(4) == 2
+    assert throttle.delay(6) == 0
+
+
+def test_without_a_word_the_pause_is_an_exponential_backoff() -> None:
+    """Each refusal that follows a pause makes the next pause longer, up to 10 s."""
+    throttle, now, pauses = always(1.0), 0.0, []
+    for _ in range(8):
+        throttle.refused(sent=now, now=now, after=None)
+        pauses.append(throttle.delay(now))
+        now += pauses[-1] + 0.001
+    assert pauses == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0])
+
+
+def test_requests_that_were_in_flight_together_count_as_one() -> None:
+    """Ten refusals of one moment are one pause, of what the last of them asks for."""
+    throttle = always(1.0)
+    begins = [throttle.refused(sent=0, now=1 + i / 100, after=1) for i in range(10)]
+    assert begins == [True] + [False] * 9
+    assert throttle.in_a_row == 1
+    assert throttle.delay(1.09) == pytest.approx(1)
+
+
+def test_a_hint_that_was_wrong_is_not_believed_alone() -> None:
+    """From the second refusal in a row on, the pause is at least that of the backoff."""
+    throttle, now = always(1.0), 0.0
+    for _ in range(6):
+        throttle.refused(sent=now, now=now, after=0.0)
+        now += throttle.delay(now) + 0.001
+    throttle.refused(sent=now, now=now, after=0.0)
+    assert throttle.delay(now) == BACKOFF.longest
+
+
+def test_an_answer_after_the_pause_begins_the_backoff_again() -> None:
+    """One to a request that was sent before it does not: it says nothing of the pause."""
+    throttle = always(1.0)
+    throttle.refused(sent=0, now=1, after=None)
+    throttle.refused(sent=2, now=3, after=None)
+    throttle.answered(sent=2.5)
+    assert throttle.in_a_row == 2
+    throttle.answered(sent=4)
+    assert throttle.in_a_row == 0
+
+
+def test_a_long_pause_is_looked_at_each_minute() -> None:
+    """What a server asked for an hour ago need not be true any more."""
+    throttle = always(1.0)
+    throttle.refused(sent=0, now=0, after=3600)
+    assert throttle.delay(1) == 3599
+    assert throttle.delay_of_probe(1) == LOOK_AGAIN - 1
+    throttle.refused(sent=LOOK_AGAIN, now=LOOK_AGAIN, after=3540)
+    assert throttle.delay_of_probe(LOOK_AGAIN) == LOOK_AGAIN
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 10), st.floats(0, 10), st.one_of(st.none(), st.floats(0, 100))
+        ),
+        max_size=20,
+    )
+)
+def test_no_pause_is_longer_than_it_has_a_reason_to_be(
+    refusals: list[tuple[float, float, float | None]],
+) -> None:
+    """Neither than the longest hint nor than the longest backoff, and it always ends."""
+    throttle, now = always(1.0), 0.0
+    hints = [0.0]
+    for step, age, after in refusals:
+        now += step
+        throttle.refused(sent=now - age, now=now, after=after)
+        hints.append(after or 0.0)
+        assert throttle.delay(now) <= max(BACKOFF.longest, *hints) + 1e-9
+        assert throttle.delay_of_probe(now) <= throttle.delay(now)
+    assert throttle.delay(now + throttle.delay(now) + 1e-6) == 0

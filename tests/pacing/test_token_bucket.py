@@ -1,0 +1,255 @@
+"""A quota as a bucket that refills: set, read in headers, or measured from refusal to refusal."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_batch_embed.pacing.token_bucket import LEAST_SHARE, TokenBucket
+from tests.simulated.limiter import Bucket
+
+
+class TestKnownRate:
+    """What the user has set, or the headers of answers tell."""
+
+    def test_lets_through_what_is_there_and_then_waits_for_the_rest(self) -> None:
+        """60 a minute: 60 at once, then one a second."""
+        bucket = TokenBucket(60)
+        bucket.take(60, now=0)
+        assert bucket.delay(1, now=0) == pytest.approx(1)
+        assert bucket.delay(1, now=0.25) == pytest.approx(0.75)
+        assert bucket.delay(1, now=1) == 0
+
+    def test_without_a_limit_nothing_waits(self) -> None:
+        """As long as no limit is known every amount passes."""
+        bucket = TokenBucket()
+        bucket.take(10**12, now=0)
+        assert bucket.delay(10**12, now=0) == 0
+
+    def test_more_than_the_bucket_holds_waits_for_a_full_one(self) -> None:
+        """A request above the capacity does not wait for ever, and its debt is paid after it."""
+        bucket = TokenBucket(60)
+        assert bucket.delay(90, now=0) == 0
+        bucket.take(90, now=0)
+        assert bucket.delay(10, now=0) == pytest.approx(40)
+
+    def test_what_was_never_sent_is_given_back(self) -> None:
+        """And never more than the bucket holds."""
+        bucket = TokenBucket(60)
+        bucket.take(60, now=0)
+        bucket.give_back(60)
+        assert bucket.delay(60, now=0) == 0
+        bucket.give_back(60)
+        assert bucket.level == 60
+
+    @given(
+        per_minute=st.floats(1, 1e8),
+        amounts=st.lists(st.floats(0.1, 1e6), min_size=1, max_size=50),
+    )
+    def test_never_lets_through_more_than_burst_and_rate(
+        self, per_minute: float, amounts: list[float]
+    ) -> None:
+        """Taken when `delay` allows it, the sum stays below what the quota gives in that time."""
+        bucket, now, taken = TokenBucket(per_minute), 0.0, 0.0
+        for amount in amounts:
+            now += bucket.delay(amount, now)
+            assert bucket.delay(amount, now) == pytest.approx(0, abs=1e-6 * amount + 1e-9)
+            bucket.take(amount, now)
+            taken += amount
+            # The last one may overdraw the bucket, by no more than itself.
+            assert taken - amount <= per_minute * (1 + now / 60) * (1 + 1e-6)
+
+    def test_a_header_corrects_a_level_that_is_too_high(self) -> None:
+        """Somebody else uses the same key: what the server says remains is believed."""
+        bucket = TokenBucket(600)
+        bucket.learn(limit=600, remaining=50, reset=55, unseen=0, sent=0, now=0)
+        assert bucket.delay(50, now=0) == 0
+        assert bucket.delay(60, now=0) == pytest.approx(1)
+
+    def test_requests_that_may_have_arrived_later_are_taken_off(self) -> None:
+        """What the first answer says remains is for all that is in flight."""
+        bucket = TokenBucket(600)
+        bucket.take(200, now=0)
+        bucket.learn(limit=600, remaining=500, reset=10, unseen=100, sent=0, now=0)
+        assert bucket.level == pytest.approx(400)
+
+    def test_a_bucket_smaller_than_a_minute_is_recognised(self) -> None:
+        """3 s until it is full, with nothing left: it holds 3 s' worth."""
+        bucket = TokenBucket()
+        bucket.learn(limit=600, remaining=0, reset=3, unseen=0, sent=0, now=0)
+        assert bucket.capacity == pytest.approx(30)
+        assert bucket.largest == pytest.approx(30)
+
+    def test_a_users_quota_is_never_raised_by_a_header(self) -> None:
+        """Who sets 600 a minute keeps 600, although the account has 6,000."""
+        bucket = TokenBucket(600)
+        bucket.learn(limit=6000, remaining=6000, reset=0, unseen=0, sent=0, now=0)
+        bucket.name(6000, now=0)
+        assert (bucket.rate, bucket.capacity, bucket.is_set) == (10, 600, True)
+
+    def test_a_header_can_lower_a_users_quota(self) -> None:
+        """The server's word is the last one where it allows less."""
+        bucket = TokenBucket(6000)
+        bucket.learn(limit=600, remaining=600, reset=0, unseen=0, sent=0, now=0)
+        assert bucket.rate == 10
+
+    @pytest.mark.parametrize("limit", [0.0, -1.0, math.inf, math.nan])
+    def test_a_limit_that_is_none_is_passed_over(self, limit: float) -> None:
+        """Nothing is learnt from nonsense."""
+        bucket = TokenBucket()
+        bucket.learn(limit=limit, remaining=0, reset=0, unseen=0, sent=0, now=0)
+        bucket.name(limit, now=0)
+        assert bucket.rate is None
+
+    def test_a_refusal_that_names_the_rate_empties_the_bucket(self) -> None:
+        """What comes next waits for a refill."""
+        bucket = TokenBucket()
+        bucket.name(600, now=0)
+        assert bucket.is_known
+        assert bucket.delay(10, now=0) == pytest.approx(1)
+
+    def test_a_refusal_empties_a_bucket_of_which_only_the_rate_was_told(self) -> None:
+        """The server saves up less than a minute's worth."""
+        bucket = TokenBucket(600)
+        bucket.take(50, now=0)
+        assert bucket.delay(10, now=0) == 0
+        bucket.refused(now=0)
+        assert bucket.delay(10, now=0) == pytest.approx(1, rel=0.05)
+
+    def test_refusals_under_a_known_rate_lower_the_share_that_is_used(self) -> None:
+        """Never below a least share, and answers bring it back to all of it."""
+        bucket = TokenBucket(600)
+        for _ in range(100):
+            bucket.refused(now=0)
+        assert bucket.delay(10, now=0) == pytest.approx(1 / LEAST_SHARE)
+        for _ in range(100):
+            bucket.passed(1, sent=0, now=0)
+        assert bucket.delay(10, now=0) == pytest.approx(1)
+
+    def test_the_delay_reaches_zero_whatever_is_rounded(self) -> None:
+        """Waiting exactly as long as `delay` says is enough, also late in a long run."""
+        bucket, now = TokenBucket(7_777_777), 1e7
+        for amount in random.Random(1).choices(range(1, 300_000), k=1000):
+            for _ in range(3):
+                delay = bucket.delay(amount, now)
+                now += delay
+            assert bucket.delay(amount, now) < 1e-6
+            bucket.take(amount, now)
+
+
+class TestMeasuredRate:
+    """What passes between two refusals is what flowed in between them."""
+
+    def test_two_refusals_measure_the_rate(self) -> None:
+        """A little less than what passed is used, as a refused request may be charged too."""
+        bucket = TokenBucket()
+        bucket.refused(now=10)
+        bucket.passed(1000, sent=11, now=12)
+        bucket.refused(now=20)
+        assert bucket.is_measured
+        assert not bucket.is_known
+        assert 80 <= (bucket.rate or 0) <= 100
+        assert bucket.delay(40, now=20) > 0
+
+    def test_one_refusal_alone_measures_nothing(self) -> None:
+        """How full the bucket was at the start is not known."""
+        bucket = TokenBucket()
+        bucket.passed(1000, sent=0, now=1)
+        bucket.refused(now=10)
+        assert bucket.rate is None
+
+    def test_one_measurement_does_no_more_than_halve_the_rate(self) -> None:
+        """It may be off."""
+        bucket = TokenBucket()
+        bucket.refused(now=0)
+        bucket.passed(1000, sent=1, now=1)
+        bucket.refused(now=10)
+        rate = bucket.rate or 0
+        bucket.passed(1, sent=11, now=12)
+        bucket.refused(now=20)
+        assert 0.4 * rate <= (bucket.rate or 0) <= 0.5 * rate
+
+    def test_a_measured_rate_is_raised_while_there_is_no_refusal(self) -> None:
+        """So a quota that has grown is found."""
+        bucket, now = TokenBucket(), 0.0
+        bucket.refused(now=0)
+        bucket.passed(100, sent=0.5, now=0.9)
+        bucket.refused(now=1)
+        first = bucket.rate or 0
+        now = 1.0
+        for _ in range(200):
+            now += max(0.001, bucket.delay(10, now))
+            bucket.take(10, now)
+            bucket.passed(10, sent=now, now=now)
+        assert (bucket.rate or 0) > 1.5 * first
+
+    def test_a_refusal_that_may_be_chance_lowers_it_a_little(self) -> None:
+        """By a twentieth, and not by half."""
+        bucket = TokenBucket()
+        bucket.refused(now=0)
+        bucket.passed(1000, sent=1, now=2)
+        bucket.refused(now=10)
+        before = bucket.rate or 0
+        bucket.ease(now=11)
+        assert 0.9 * before <= (bucket.rate or 0) < before
+
+    def test_a_header_replaces_what_was_measured(self) -> None:
+        """What the server says is better than any measurement."""
+        bucket = TokenBucket()
+        bucket.refused(now=0)
+        bucket.passed(100, sent=0.5, now=0.9)
+        bucket.refused(now=1)
+        bucket.learn(limit=600, remaining=300, reset=30, unseen=0, sent=2, now=2)
+        assert (bucket.is_known, bucket.rate) == (True, 10)
+
+    def test_a_measured_bucket_bounds_no_request(self) -> None:
+        """Its size is a guess: no batch is cut because of it."""
+        bucket = TokenBucket()
+        bucket.refused(now=0)
+        bucket.passed(100, sent=0.5, now=0.9)
+        bucket.refused(now=1)
+        assert bucket.largest == math.inf
+
+    @pytest.mark.parametrize("per_minute", [60_000, 1_000_000, 20_000_000])
+    def test_finds_the_rate_of_a_server_that_says_nothing(self, per_minute: int) -> None:
+        """After some refusals 80 % of the quota are used, and few requests are refused."""
+        rate = per_minute / 60
+        amount, now = rate / 10, 0.0
+        bucket, server = TokenBucket(), Bucket(rate, rate)
+        passed, refused, begin = 0.0, 0, 100.0
+        while now < 300:
+            now += max(0.001, bucket.delay(amount, now))
+            bucket.take(amount, now)
+            server.settle(now)
+            if server.delay(amount, now):
+                bucket.refused(now)
+                refused += now > begin
+                now += 0.5
+            else:
+                server.charge(amount, now)
+                bucket.passed(amount, sent=now, now=now)
+                passed += amount if now > begin else 0
+        assert passed >= 0.8 * rate * (300 - begin)
+        assert refused <= 0.1 * passed / amount
+
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(["passed", "refused", "ease", "take"]), st.floats(0, 100)),
+            max_size=60,
+        )
+    )
+    def test_whatever_happens_a_delay_is_finite(self, events: list[tuple[str, float]]) -> None:
+        """No sequence of answers and refusals makes a rate of 0, so nothing waits for ever."""
+        bucket, now = TokenBucket(), 0.0
+        for name, step in events:
+            now += step
+            if name == "take":
+                bucket.take(10, now)
+            elif name == "passed":
+                bucket.passed(10, sent=now, now=now)
+            else:
+                getattr(bucket, name)(now)
+            assert bucket.rate is None or bucket.rate > 0
+            assert 0 <= bucket.delay(10, now) < math.inf

@@ -1,0 +1,497 @@
+"""Threads, locks and waiting: who drives the sender in earnest."""
+
+import asyncio
+import contextvars
+import gc
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from pytest_mock import MockerFixture
+
+from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.errors import NotSentError
+from langchain_batch_embed.providers.provider import Answer
+from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending import sender as sender_module
+from langchain_batch_embed.sending.dispatcher import SUBMIT_TRIES, Dispatcher
+from langchain_batch_embed.sending.work import Done, Lost, Outcome, Rows, Work
+from tests.sending.calls import answer, done, lost, make_sender, make_work, refusal
+from tests.support import FakeClock, wait_until
+
+NAMES = "batch-embed"
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    """Wait for the end of every thread that a test has started."""
+    before = set(threading.enumerate())
+    yield
+    gc.collect()  # an executor's threads end with it
+    wait_until(
+        lambda: not [t for t in set(threading.enumerate()) - before if NAMES in t.name]
+    )
+
+
+def make_dispatcher(
+    *, max_workers: int = 8, clock: Clock | None = None, **options: Any
+) -> Dispatcher:
+    """Return a dispatcher whose clock needs no waiting."""
+    sender = make_sender(max_workers=max_workers, **options)
+    return Dispatcher(sender, max_workers=max_workers, clock=clock or FakeClock())
+
+
+def sends(respond: Callable[[Sequence[str]], object]) -> Callable[..., Answer]:
+    """Return a `send` that calls a function with the texts, and then answers with ones."""
+
+    def send(texts: Sequence[str], *, timeout: float) -> Answer:
+        del timeout
+        respond(texts)
+        return answer(len(texts))
+
+    return send
+
+
+def call(dispatcher: Dispatcher, work: Work, **options: Any) -> list[Outcome]:
+    """Make a call to its end."""
+    return list(dispatcher.run(work, Tally(), **options))
+
+
+class TestCalls:
+    """Each caller is given the outcomes of its own call."""
+
+    def test_every_row_has_one_outcome(self) -> None:
+        """Those that are answered are done, and the others carry the provider's error."""
+        error = refusal(400)
+
+        def respond(texts: Sequence[str]) -> None:
+            if "17" in texts:
+                raise error
+
+        dispatcher = make_dispatcher()
+        outcomes = call(dispatcher, make_work(100, max_items=10, send=sends(respond)))
+        assert lost(outcomes) == {17: error}
+        assert done(outcomes) == [row for row in range(100) if row != 17]
+        assert dispatcher.sender.pacer.in_flight == {}
+
+    def test_nothing_to_send_starts_no_thread(self) -> None:
+        """Everything was in the journal."""
+        before = threading.active_count()
+        assert call(make_dispatcher(), make_work(0)) == []
+        assert threading.active_count() == before
+
+    def test_outcomes_reach_only_the_callers_concerned(self) -> None:
+        """Twenty calls at a time, each of which gets its own rows."""
+        dispatcher = make_dispatcher()
+
+        def one(number: int) -> list[int]:
+            begin = 1000 * number
+            count = 1 + 7 * (number % 5)
+            outcomes = call(dispatcher, make_work(count, begin=begin, max_items=3))
+            assert done(outcomes) == list(range(begin, begin + count))
+            return done(outcomes)
+
+        with ThreadPoolExecutor(20) as executor:
+            rows = [row for rows in executor.map(one, range(60)) for row in rows]
+        assert len(rows) == len(set(rows))
+
+    def test_vectors_are_kept_before_the_outcome_is_seen(self) -> None:
+        """Each row's own, also where calls share a request."""
+        kept: dict[int, int] = {}
+
+        def keep(rows: Rows, part: Answer) -> None:
+            assert len(part.vectors) == len(rows)
+            kept.update(dict.fromkeys(rows.tolist(), threading.get_ident()))
+
+        dispatcher = make_dispatcher()
+        for outcome in dispatcher.run(make_work(50, max_items=5, keep=keep), Tally()):
+            assert set(outcome.rows.tolist()) <= kept.keys()
+        assert threading.get_ident() not in kept.values()
+
+    def test_vectors_that_cannot_be_kept_are_an_error_of_their_texts(self) -> None:
+        """Whatever a journal raises."""
+
+        def keep(rows: Rows, part: Answer) -> None:
+            del part
+            if 3 in rows:
+                raise OSError("disk full")
+
+        dispatcher = make_dispatcher(max_retries=1)
+        outcomes = call(dispatcher, make_work(10, max_items=1, keep=keep))
+        assert [type(error) for error in lost(outcomes).values()] == [OSError]
+
+    def test_the_callers_context_is_seen_in_send(self) -> None:
+        """Traces depend on it."""
+        name = contextvars.ContextVar("name", default="nobody")
+        name.set("caller")
+        seen = set()
+        work = make_work(20, max_items=1, send=sends(lambda _: seen.add(name.get())))
+        call(make_dispatcher(), work)
+        assert seen == {"caller"}
+
+    def test_two_calls_share_the_quota(self) -> None:
+        """Together they take as long as one with the work of both."""
+        clock = FakeClock()
+        dispatcher = make_dispatcher(clock=clock, tokens_per_minute=600)
+        with ThreadPoolExecutor(2) as executor:
+            for outcomes in executor.map(
+                lambda begin: call(
+                    dispatcher, make_work(10, begin=begin, max_items=1, tokens=100)
+                ),
+                (0, 10),
+            ):
+                assert len(done(outcomes)) == 10
+        assert clock.time >= (20 * 100 - 600) / 10 * 0.99
+
+    def test_no_more_are_in_flight_than_may_be(self) -> None:
+        """With four workers, four."""
+        lock, now, most = threading.Lock(), [0], [0]
+
+        def respond(texts: Sequence[str]) -> None:
+            del texts
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            with lock:
+                now[0] -= 1
+
+        call(make_dispatcher(max_workers=4), make_work(200, max_items=1, send=sends(respond)))
+        assert 1 <= most[0] <= 4
+
+
+class TestManySmallCalls:
+    """A thousand calls of one text each, 50 at a time, need a hundred requests at most."""
+
+    def test_from_threads(self) -> None:
+        """As a web server makes them."""
+        requests = itertools.count()
+        ready = threading.Event()
+
+        def respond(texts: Sequence[str]) -> None:
+            del texts
+            if next(requests) == 0:
+                assert ready.wait(10)
+            ready.wait(0.02)  # a round trip
+            pause.wait(0.02)
+
+        pause = threading.Event()
+        ready.set()
+        send = sends(respond)
+        dispatcher = make_dispatcher(max_workers=128, is_known=False, clock=SYSTEM_CLOCK)
+
+        def one(row: int) -> list[int]:
+            return done(call(dispatcher, make_work(1, begin=row, send=send)))
+
+        with ThreadPoolExecutor(50) as executor:
+            assert list(executor.map(one, range(1000))) == [[row] for row in range(1000)]
+        assert next(requests) <= 100
+
+    def test_from_one_event_loop(self) -> None:
+        """As an asynchronous server makes them; the loop is not blocked."""
+        requests = itertools.count()
+        pause = threading.Event()
+
+        def respond(texts: Sequence[str]) -> None:
+            del texts
+            next(requests)
+            pause.wait(0.02)  # a round trip
+
+        send = sends(respond)
+        dispatcher = make_dispatcher(max_workers=128, is_known=False, clock=SYSTEM_CLOCK)
+
+        async def one(row: int) -> list[int]:
+            work = make_work(1, begin=row, send=send)
+            outcomes = [
+                outcome
+                async for outcome in dispatcher.arun(work, Tally(), deadline=None, since=0.0)
+            ]
+            return done(outcomes)
+
+        async def all_of_them() -> list[list[int]]:
+            places = asyncio.Semaphore(50)
+
+            async def one_of_50(row: int) -> list[int]:
+                async with places:
+                    return await one(row)
+
+            return await asyncio.gather(*map(one_of_50, range(1000)))
+
+        assert asyncio.run(all_of_them()) == [[row] for row in range(1000)]
+        assert next(requests) <= 100
+
+
+class TestAsync:
+    """`arun` does the same without a thread that waits."""
+
+    def test_the_loop_goes_on_while_it_waits(self) -> None:
+        """The answer comes only when another task has run."""
+        go_on = threading.Event()
+        work = make_work(5, max_items=1, send=sends(lambda _: go_on.wait(10)))
+
+        async def both() -> list[Outcome]:
+            async def let_go() -> None:
+                await asyncio.sleep(0)
+                go_on.set()
+
+            task = asyncio.create_task(let_go())
+            run = make_dispatcher().arun(work, Tally(), deadline=None, since=0.0)
+            outcomes = [outcome async for outcome in run]
+            await task
+            return outcomes
+
+        assert done(asyncio.run(both())) == list(range(5))
+
+    def test_a_cancelled_task_sends_nothing_more(self) -> None:
+        """And the object can be used again."""
+        dispatcher = make_dispatcher(max_workers=1)
+        started, go_on, sent = threading.Event(), threading.Event(), list[str]()
+
+        def respond(texts: Sequence[str]) -> None:
+            sent.extend(texts)
+            started.set()
+            assert go_on.wait(10)
+
+        async def cancel() -> None:
+            async def run() -> None:
+                work = make_work(50, max_items=1, tokens=5000, send=sends(respond))
+                async for _ in dispatcher.arun(work, Tally(), deadline=None, since=0.0):
+                    pass
+
+            task = asyncio.create_task(run())
+            await asyncio.to_thread(started.wait, 10)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(cancel())
+        go_on.set()
+        wait_until(lambda: not dispatcher.sender.pacer.in_flight)
+        assert len(sent) == 1
+        assert len(done(call(dispatcher, make_work(5)))) == 5
+
+    def test_an_event_loop_that_was_closed_holds_up_nobody(self) -> None:
+        """What was in flight is settled without it."""
+        dispatcher = make_dispatcher(max_workers=1)
+        go_on = threading.Event()
+        work = make_work(5, max_items=1, send=sends(lambda _: go_on.wait(10)))
+
+        async def abandon() -> Any:
+            run = dispatcher.arun(work, Tally(), deadline=None, since=0.0)
+            step = asyncio.ensure_future(anext(run))
+            await asyncio.sleep(0)
+            assert not step.done()
+            return step
+
+        loop = asyncio.new_event_loop()
+        step = loop.run_until_complete(abandon())
+        loop.close()
+        assert not step.done()
+        go_on.set()
+        assert len(done(call(dispatcher, make_work(5)))) == 5
+        for queue in list(dispatcher._wake_up):
+            dispatcher._end(queue)
+
+
+class TestEnding:
+    """A call can end early, and leaves the object usable."""
+
+    def test_a_keyboard_interrupt_while_waiting_ends_the_call(
+        self, mocker: MockerFixture
+    ) -> None:
+        """Nothing new is sent, what is in flight is kept, and the next call works."""
+        go_on, kept, sent = threading.Event(), list[int](), list[str]()
+        dispatcher = make_dispatcher(max_workers=2)
+
+        def respond(texts: Sequence[str]) -> None:
+            sent.extend(texts)
+            assert go_on.wait(10)
+
+        work = make_work(
+            50,
+            max_items=1,
+            tokens=5000,
+            send=sends(respond),
+            keep=lambda rows, _: kept.extend(rows.tolist()),
+        )
+        real = threading.Condition.wait
+        main = threading.main_thread()
+
+        def wait(self: threading.Condition, timeout: float | None = None) -> bool:
+            if threading.current_thread() is main and len(sent) == 2:
+                raise KeyboardInterrupt
+            return real(self, 0.01 if threading.current_thread() is main else timeout)
+
+        mocker.patch.object(threading.Condition, "wait", wait)
+        with pytest.raises(KeyboardInterrupt):
+            call(dispatcher, work)
+        mocker.stopall()
+        assert dispatcher.sender._turns.queues == {}
+        go_on.set()
+        wait_until(lambda: not dispatcher.sender.pacer.in_flight)
+        assert sorted(kept) == [0, 1]
+        assert len(sent) == 2
+        assert len(done(call(dispatcher, make_work(100)))) == 100
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+    def test_a_send_that_ends_the_thread_leaves_no_batch_without_outcome(
+        self, error: BaseException
+    ) -> None:
+        """Whatever is raised in a worker."""
+
+        def respond(texts: Sequence[str]) -> None:
+            del texts
+            raise error
+
+        outcomes = call(make_dispatcher(max_retries=1), make_work(3, send=sends(respond)))
+        assert len(lost(outcomes)) == 3
+
+    def test_closing_the_iterator_ends_the_call(self) -> None:
+        """Nothing new is sent for a caller who has gone."""
+        sent = list[str]()
+        dispatcher = make_dispatcher(max_workers=1)
+        second = threading.Event()
+
+        def respond(texts: Sequence[str]) -> None:
+            sent.extend(texts)
+            if len(sent) > 1:
+                assert second.wait(10)
+
+        outcomes = dispatcher.run(
+            make_work(50, max_items=1, tokens=5000, send=sends(respond)), Tally()
+        )
+        assert isinstance(next(outcomes), Done)
+        wait_until(lambda: len(sent) == 2)
+        outcomes.close()  # type: ignore[attr-defined]
+        second.set()
+        wait_until(lambda: not dispatcher.sender.pacer.in_flight)
+        assert len(sent) == 2
+        assert dispatcher.sender._turns.queues == {}
+
+    def test_it_can_be_cancelled_from_another_thread(self) -> None:
+        """With an event, and a `wake`."""
+        dispatcher, cancelled = make_dispatcher(max_workers=1), threading.Event()
+        go_on, started = threading.Event(), threading.Event()
+
+        def respond(texts: Sequence[str]) -> None:
+            del texts
+            started.set()
+            assert go_on.wait(10)
+
+        def cancel() -> None:
+            assert started.wait(10)
+            cancelled.set()
+            dispatcher.wake()
+
+        other = threading.Thread(target=cancel)
+        other.start()
+        work = make_work(50, max_items=1, send=sends(respond))
+        assert call(dispatcher, work, cancelled=cancelled) == []
+        other.join(10)
+        go_on.set()
+
+    def test_a_deadline_ends_it(self) -> None:
+        """What is in flight then is not waited for."""
+        go_on = threading.Event()
+        work = make_work(10, max_items=1, send=sends(lambda _: go_on.wait(10)))
+        outcomes = call(make_dispatcher(max_workers=2), work, deadline=5.0)
+        go_on.set()
+        assert len(lost(outcomes)) == 10
+
+    def test_a_deadline_counts_from_when_the_call_began(self) -> None:
+        """Preparing the texts took time as well."""
+        clock = FakeClock()
+        clock.time = 100.0
+        go_on = threading.Event()
+        work = make_work(1, send=sends(lambda _: go_on.wait(10)))
+        call(make_dispatcher(clock=clock), work, deadline=5.0, since=97.0)
+        go_on.set()
+        assert clock.time == pytest.approx(102)
+
+
+class TestThreads:
+    """Threads are started as they are needed, and none is waited for in vain."""
+
+    def test_a_thread_that_cannot_be_started_loses_no_place(
+        self, mocker: MockerFixture
+    ) -> None:
+        """"can't start new thread": the request is submitted again a moment later."""
+        real, failures = ThreadPoolExecutor.submit, itertools.count()
+
+        def submit(self: ThreadPoolExecutor, *arguments: Any) -> Any:
+            if next(failures) % 2 == 0:
+                raise RuntimeError("can't start new thread")
+            return real(self, *arguments)
+
+        mocker.patch.object(ThreadPoolExecutor, "submit", submit)
+        tally = Tally()
+        dispatcher = make_dispatcher(max_workers=2)
+        outcomes = list(dispatcher.run(make_work(20, max_items=1), tally))
+        assert done(outcomes) == list(range(20))
+        assert tally.requests == 20
+        assert dispatcher.sender.pacer.in_flight == {}
+
+    def test_a_request_that_was_queued_all_the_same_is_sent_once(
+        self, mocker: MockerFixture
+    ) -> None:
+        """`submit` puts it into the queue before it fails to start a thread."""
+        real, failures = ThreadPoolExecutor.submit, itertools.count()
+
+        def submit(self: ThreadPoolExecutor, *arguments: Any) -> Any:
+            future = real(self, *arguments)
+            if next(failures) % 3 == 0:
+                raise RuntimeError("can't start new thread")
+            return future
+
+        mocker.patch.object(ThreadPoolExecutor, "submit", submit)
+        sent = list[str]()
+        dispatcher = make_dispatcher(max_workers=2)
+        outcomes = call(dispatcher, make_work(20, max_items=1, send=sends(sent.extend)))
+        assert done(outcomes) == list(range(20))
+        assert len(sent) <= 20 + 7
+        assert dispatcher.sender.pacer.in_flight == {}
+
+    def test_without_any_thread_the_call_ends(self, mocker: MockerFixture) -> None:
+        """After some tries, and with the reason."""
+        error = RuntimeError("can't start new thread")
+        submit = mocker.patch.object(ThreadPoolExecutor, "submit", side_effect=error)
+        outcomes = call(make_dispatcher(), make_work(20))
+        errors = lost(outcomes)
+        assert len(errors) == 20
+        assert all(isinstance(e, NotSentError) and e.__cause__ is error for e in errors.values())
+        assert submit.call_count == SUBMIT_TRIES
+
+    def test_a_timekeeper_that_cannot_be_started_is_an_error_of_the_call(
+        self, mocker: MockerFixture
+    ) -> None:
+        """And the next call tries again."""
+        dispatcher = make_dispatcher()
+        mocker.patch.object(threading.Thread, "start", side_effect=RuntimeError("no thread"))
+        with pytest.raises(RuntimeError, match="no thread"):
+            call(dispatcher, make_work(5))
+        mocker.stopall()
+        assert len(done(call(dispatcher, make_work(5)))) == 5
+
+    def test_the_timekeeper_ends_with_the_last_call(self) -> None:
+        """An idle object costs no processor time."""
+        dispatcher = make_dispatcher()
+        call(dispatcher, make_work(5))
+        wait_until(lambda: dispatcher._timekeeper is None)
+
+    def test_a_mistake_of_ours_ends_the_call(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """No caller waits for ever because of it."""
+
+        def fail(*_: object, **__: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(sender_module.Sender, "answered", fail)
+        outcomes = call(make_dispatcher(), make_work(20, max_items=5))
+        assert {type(outcome) for outcome in outcomes} == {Lost}
+        assert len(lost(outcomes)) == 20
+        assert "A mistake of this package" in caplog.text
+
+

@@ -1,0 +1,380 @@
+"""One call's batches: how they are cut, and what becomes of each."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_batch_embed.errors import DeadlineError, NotSentError, ResponseError
+from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.pacing.concurrency import FIRST_WORK
+from langchain_batch_embed.pacing.diagnosis import diagnose
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.queue import Queue
+from langchain_batch_embed.sending.rehearsal import Request
+from langchain_batch_embed.sending.sender import Sender
+from langchain_batch_embed.sending.work import Batch, Done, Work
+from tests.sending.calls import (
+    FakeServer,
+    Rehearsal,
+    done,
+    lost,
+    make_sender,
+    make_work,
+    refusal,
+)
+
+
+def make_queue(work: Work, sender: Sender | None = None) -> Queue:
+    """Return a queue that nobody drives."""
+    return (sender or make_sender()).queue(work, Tally(), Hedges())
+
+
+def cut(queue: Queue, now: float = 0.0) -> list[Batch]:
+    """Take all that can be sent."""
+    batches = []
+    while (batch := queue.peek(now)) is not None:
+        queue.take(batch, now)
+        batches.append(batch)
+    return batches
+
+
+def holds(*rows: int) -> Callable[[Request], bool]:
+    """Tell of a request whether it holds one of the rows."""
+    return lambda request: bool(np.isin(rows, request.rows).any())
+
+
+class TestCutting:
+    """Batches are cut from the line when they are due."""
+
+    @given(
+        tokens=st.lists(st.integers(1, 2000), min_size=1, max_size=300),
+        max_items=st.integers(1, 50),
+        max_tokens=st.integers(2000, 20_000),
+        max_workers=st.integers(1, 20),
+        is_known=st.booleans(),
+    )
+    def test_every_batch_keeps_the_limits_and_every_row_is_in_one(
+        self,
+        tokens: list[int],
+        max_items: int,
+        max_tokens: int,
+        max_workers: int,
+        is_known: bool,
+    ) -> None:
+        """Neighbours stay together, in the order in which they were given."""
+        work = make_work(len(tokens), tokens=tokens, max_items=max_items, max_tokens=max_tokens)
+        sender = make_sender(max_workers=max_workers, is_known=is_known)
+        batches = cut(make_queue(work, sender))
+        assert [row for batch in batches for row in batch.rows.tolist()] == work.rows.tolist()
+        for batch in batches:
+            assert len(batch.rows) <= max_items
+            assert batch.tokens <= max_tokens
+            assert batch.tokens == sum(tokens[row] for row in batch.rows)
+
+    def test_the_first_requests_to_an_unknown_server_are_small(self) -> None:
+        """A small machine answers them soon, so that it is known to be one."""
+        queue = make_queue(make_work(1000, tokens=100), make_sender(is_known=False))
+        first = [batch.work for batch in cut(queue)[:FIRST_REQUESTS]]
+        assert max(first) <= FIRST_WORK
+
+    def test_little_work_goes_to_an_unknown_server_in_one_request(self) -> None:
+        """Cutting it would cost more than it finds out."""
+        assert len(cut(make_queue(make_work(50), make_sender(is_known=False)))) == 1
+
+    def test_a_batch_that_is_due_is_not_cut_before(self) -> None:
+        """What is learnt while others are in flight shapes what is left."""
+        sender = make_sender()
+        queue = make_queue(make_work(10_000), sender)
+        first = queue.peek(0)
+        assert first is not None
+        queue.take(first, 0)
+        sender.limits.items = 10
+        assert max(len(batch.rows) for batch in cut(queue)) == 10
+
+    def test_a_batch_is_no_larger_than_the_whole_quota(self) -> None:
+        """More than the bucket holds would never be let through."""
+        queue = make_queue(make_work(1000, tokens=100), make_sender(tokens_per_minute=500))
+        assert max(batch.charge for batch in cut(queue)) <= 500
+
+    def test_what_could_not_be_submitted_is_first_again(self) -> None:
+        """Its place in the order is kept."""
+        queue = make_queue(make_work(100, max_items=10))
+        first = queue.peek(0)
+        assert first is not None
+        queue.take(first, 0)
+        queue.put_back(first)
+        assert queue.peek(0) is first
+        assert queue.in_flight == {}
+
+    def test_looking_changes_nothing(self) -> None:
+        """Asked twice, it returns the same batch."""
+        queue = make_queue(make_work(100, max_items=10))
+        assert queue.peek(0) is queue.peek(0)
+        assert queue.left() == sum(batch.work for batch in cut(queue))
+        assert queue.left() == 0
+
+
+class TestHandingOver:
+    """A caller who makes lists holds the interpreter's lock."""
+
+    def queue(self, *, makes_lists: bool) -> Queue:
+        """Return a queue with two outcomes and three batches in flight."""
+        sender = make_sender(max_workers=5)
+        queue = make_queue(make_work(100, max_items=10, makes_lists=makes_lists), sender)
+        for batch in cut(queue)[:2]:
+            queue.answered(batch, 0.1)
+        while len(queue.in_flight) > 3:
+            queue.in_flight.popitem()
+        queue.waits_for_answers = True
+        return queue
+
+    def test_outcomes_wait_while_answers_make_room_for_further_requests(self) -> None:
+        """Sending comes before lists."""
+        assert not self.queue(makes_lists=True).hands_over()
+
+    def test_a_caller_who_makes_no_lists_gets_them_at_once(self) -> None:
+        """Arrays, prefetches and stores take what is there."""
+        assert self.queue(makes_lists=False).hands_over()
+
+    def test_no_more_of_them_wait_than_requests_are_in_flight(self) -> None:
+        """The last answers leave time enough for lists."""
+        queue = self.queue(makes_lists=True)
+        queue.in_flight.popitem()
+        queue.in_flight.popitem()
+        assert queue.hands_over()
+
+    def test_they_do_not_wait_for_the_quota(self) -> None:
+        """While the quota refills there is time for lists."""
+        queue = self.queue(makes_lists=True)
+        queue.waits_for_answers = False
+        assert queue.hands_over()
+
+
+class TestThrottled:
+    """A rate limit is the server's state, and no fault of a batch."""
+
+    def test_refusals_for_the_rate_use_up_no_retries(self) -> None:
+        """Fifty of them, where not one retry is allowed."""
+        throttles = iter([refusal(429)] * 50)
+        server = FakeServer(error=lambda _: next(throttles, None))
+        rehearsal = Rehearsal(make_sender(max_retries=0), server)
+        rehearsal.add(make_work(1))
+        rehearsal.run()
+        assert done(rehearsal.outcomes) == [0]
+        assert rehearsal.tally.throttled == 50
+
+    def test_a_batch_above_the_whole_quota_is_cut(self) -> None:
+        """Refused alone after every pause, it is larger than what the quota can save up."""
+        server = FakeServer(
+            error=lambda request: refusal(429) if request.tokens > 300 else None, seconds=0.1
+        )
+        rehearsal = Rehearsal(make_sender(), server)
+        rehearsal.add(make_work(100))
+        rehearsal.run()
+        assert done(rehearsal.outcomes) == list(range(100))
+
+
+class TestRefused:
+    """A refused batch is cut into parts, down to the text that is refused alone."""
+
+    @given(bad=st.sets(st.integers(0, 99), max_size=10))
+    def test_a_bad_text_costs_only_itself(self, bad: set[int]) -> None:
+        """However many there are, and wherever they stand."""
+        server = FakeServer(
+            error=lambda request: refusal(400) if holds(*bad)(request) else None
+        )
+        rehearsal = Rehearsal(make_sender(), server)
+        rehearsal.add(make_work(100))
+        rehearsal.run()
+        assert list(lost(rehearsal.outcomes)) == sorted(bad)
+        assert done(rehearsal.outcomes) == sorted(set(range(100)) - bad)
+
+    def test_a_refusal_that_names_the_text_is_believed(self) -> None:
+        """`input[40]` costs two more requests, not as many as halving would."""
+
+        def error(request: Request) -> Exception | None:
+            place = np.flatnonzero(request.rows == 40)
+            if not place.size:
+                return None
+            return refusal(400, "bad input", param=f"input[{place[0]}]")
+
+        server = FakeServer(error=error)
+        rehearsal = Rehearsal(make_sender(max_workers=1), server)
+        rehearsal.add(make_work(100))
+        rehearsal.run()
+        assert list(lost(rehearsal.outcomes)) == [40]
+        assert len(server.requests) == 4
+
+    def test_the_providers_own_error_is_the_cause(self) -> None:
+        """It is handed on as it was raised."""
+        error = refusal(400)
+        rehearsal = Rehearsal(
+            make_sender(), FakeServer(error=lambda request: error if 3 in request.rows else None)
+        )
+        rehearsal.add(make_work(20))
+        rehearsal.run()
+        assert lost(rehearsal.outcomes) == {3: error}
+
+
+class TestFailed:
+    """What can pass is tried again, as often as the user allows."""
+
+    @pytest.mark.parametrize("error", [refusal(500), ConnectionError(), refusal(503)])
+    def test_an_error_that_passes_costs_a_retry(self, error: Exception) -> None:
+        """The batch is sent again as it was."""
+        errors = iter([error])
+        server = FakeServer(error=lambda _: next(errors, None))
+        rehearsal = Rehearsal(make_sender(), server)
+        rehearsal.add(make_work(100))
+        rehearsal.run()
+        assert done(rehearsal.outcomes) == list(range(100))
+        assert len(server.requests) == 2
+        assert rehearsal.tally.retries == 1
+
+    @pytest.mark.parametrize("status", [500, 503])
+    @pytest.mark.parametrize("max_retries", [0, 1, 5])
+    def test_a_text_that_takes_the_server_down_costs_only_itself(
+        self, status: int, max_retries: int
+    ) -> None:
+        """While others are answered it is found by halving, and then given up."""
+        server = FakeServer(
+            error=lambda request: refusal(status) if 70 in request.rows else None
+        )
+        rehearsal = Rehearsal(make_sender(max_retries=max_retries), server)
+        rehearsal.add(make_work(200, max_items=50))
+        rehearsal.run()
+        assert list(lost(rehearsal.outcomes)) == [70]
+        assert len(done(rehearsal.outcomes)) == 199
+
+    def test_a_text_alone_is_tried_a_few_times(self) -> None:
+        """An error 500 that stays is about the text, if all others are answered."""
+        server = FakeServer(error=lambda request: refusal(500) if 7 in request.rows else None)
+        rehearsal = Rehearsal(make_sender(max_workers=1, max_retries=50), server)
+        rehearsal.add(make_work(10, max_items=1))
+        rehearsal.run()
+        assert list(lost(rehearsal.outcomes)) == [7]
+        assert server.rows().count(7) <= 9
+
+    def test_an_answer_that_is_wrong_each_time_is_not_asked_for_for_ever(self) -> None:
+        """The server breaks one text's vector, however often it is asked."""
+        server = FakeServer(
+            error=lambda request: ResponseError("not finite") if 5 in request.rows else None
+        )
+        rehearsal = Rehearsal(make_sender(), server)
+        rehearsal.add(make_work(50))
+        rehearsal.run()
+        (error,) = lost(rehearsal.outcomes).values()
+        assert list(lost(rehearsal.outcomes)) == [5]
+        assert isinstance(error, ResponseError)
+
+    def test_what_is_not_answered_in_time_is_sent_in_parts(self) -> None:
+        """A slow server answers smaller batches, and the texts are all right."""
+        server = FakeServer(seconds=lambda request: 0.1 * len(request.rows))
+        rehearsal = Rehearsal(make_sender(timeout=5.0), server)
+        rehearsal.add(make_work(1000, max_items=200))
+        rehearsal.run()
+        assert done(rehearsal.outcomes) == list(range(1000))
+
+
+class TestGivingUp:
+    """What ends a call early, and what its texts carry."""
+
+    def test_a_deadline_gives_up_everything_that_is_not_done(self) -> None:
+        """In flight or not, each text says which deadline passed; what is done is handed over."""
+        server = FakeServer(seconds=lambda request: 1.0 if 0 in request.rows else 50.0)
+        rehearsal = Rehearsal(make_sender(max_workers=2), server)
+        rehearsal.add(make_work(50, max_items=10), deadline=10)
+        assert rehearsal.run() == 10
+        assert done(rehearsal.outcomes) == list(range(10))
+        errors = lost(rehearsal.outcomes)
+        assert list(errors) == list(range(10, 50))
+        assert all(isinstance(e, DeadlineError) and e.deadline == 10 for e in errors.values())
+
+    def test_no_request_is_given_more_time_than_the_call_has(self) -> None:
+        """Its time-out ends with the deadline."""
+        server = FakeServer(seconds=100.0)
+        rehearsal = Rehearsal(make_sender(), server)
+        rehearsal.add(make_work(1), deadline=10)
+        rehearsal.run()
+        assert [request.timeout for request in server.requests] == [10]
+
+    def test_what_was_tried_carries_its_error_and_what_was_not_says_so(self) -> None:
+        """`NotSentError` is chained from what ended the call."""
+        queue = make_queue(make_work(30, max_items=10))
+        first = queue.peek(0)
+        assert first is not None
+        queue.take(first, 0)
+        queue.put_back(first)
+        first.error = error = refusal(500)
+        end = refusal(401)
+        queue.give_up(end)
+        errors = lost(queue.outcomes)  # type: ignore[arg-type]
+        assert [errors[row] for row in range(10)] == [error] * 10
+        assert all(isinstance(errors[row], NotSentError) for row in range(10, 30))
+        assert errors[29].__cause__ is end
+        assert queue.open == 0
+
+    def test_what_is_in_flight_may_still_be_answered(self) -> None:
+        """It is paid for, so its vectors are not thrown away."""
+        queue = make_queue(make_work(30, max_items=10))
+        first = queue.peek(0)
+        assert first is not None
+        queue.take(first, 0)
+        queue.give_up(refusal(401))
+        assert queue.open == 10
+        queue.answered(first, 0.1)
+        assert done(queue.outcomes) == list(range(10))  # type: ignore[arg-type]
+        assert queue.open == 0
+
+    def test_an_answer_after_the_end_changes_nothing(self) -> None:
+        """Abandoned at the deadline, a batch has its outcome already."""
+        queue = make_queue(make_work(10))
+        batch = queue.peek(0)
+        assert batch is not None
+        queue.take(batch, 0)
+        queue.give_up(DeadlineError(1.0), abandon=True)
+        queue.answered(batch, 0.1)
+        assert len(queue.outcomes) == 1
+        assert queue.open == 0
+
+
+class TestStragglers:
+    """The last requests of a call are sent a second time if they are late."""
+
+    def test_none_while_there_is_something_else_to_send(self) -> None:
+        """A place is better used for what was never sent."""
+        queue = make_queue(make_work(100, max_items=10))
+        queue.hedges.allow(1e9)
+        first = queue.peek(0)
+        assert first is not None
+        queue.take(first, 0)
+        queue.hedges.answered(0.1)
+        assert queue.straggler(100) == (None, math.inf)
+
+    def test_the_one_that_is_late_is_found(self) -> None:
+        """And before that, the seconds until it is."""
+        queue = make_queue(make_work(100, max_items=50))
+        queue.hedges.allow(1e9)
+        first, second = cut(queue)
+        queue.answered(first, 1.0)
+        batch, delay = queue.straggler(1.0)
+        assert batch is None
+        assert 0 < delay < 10
+        assert queue.straggler(1.0 + delay) == (second, 0.0)
+
+    def test_one_copy_that_fails_is_no_failure(self) -> None:
+        """The other one may still be answered, so nothing is sent a third time."""
+        queue = make_queue(make_work(10))
+        batch = queue.peek(0)
+        assert batch is not None
+        queue.take(batch, 0)
+        queue.take(batch, 5)
+        queue.failed(batch, diagnose(ConnectionError()), ConnectionError(), 6)
+        assert queue.open == 10
+        queue.answered(batch, 7)
+        assert [type(outcome) for outcome in queue.outcomes] == [Done]

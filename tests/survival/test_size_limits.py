@@ -1,0 +1,110 @@
+"""What one request may hold is learnt from what gets through, in whatever words it is refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from langchain_batch_embed import BatchEmbeddings
+from tests.support import FakeClock, LocalServer, prose
+from tests.survival.support import DIMENSIONS, embed, kinds
+
+Batch = Callable[..., BatchEmbeddings]
+
+TEXTS = [f"section {i}" for i in range(500)]
+LATER = [f"later {i}" for i in range(500)]
+WORDS = "input should not be larger than 10"
+
+
+def refusals(server: LocalServer) -> int:
+    """Return how many requests were not answered with 200."""
+    stats = server.stats()
+    count: int = stats["requests"] - stats["by_status"].get("200", 0)
+    return count
+
+
+class TestLimitsOfTexts:
+    """A server takes fewer texts in a request than its provider."""
+
+    @pytest.mark.parametrize("latency", [0.0, 0.2])
+    @pytest.mark.parametrize("limit", [1, 3, 10, 100])
+    def test_a_limit_in_unknown_words_is_learnt(
+        self, batch: Batch, server: LocalServer, limit: int, latency: float
+    ) -> None:
+        """Few requests are refused, none of a later call's, and every vector is right."""
+        words = WORDS if limit == 10 else "please send less"
+        server.configure(
+            dimensions=DIMENSIONS, max_inputs=limit, text_limit_words=words, latency=latency
+        )
+        embeddings = batch()
+        failed = embed(embeddings, TEXTS)
+        assert failed == {}, kinds(failed)
+        assert refusals(server) <= 64
+        assert server.stats()["requests"] <= 1.6 * len(TEXTS) / limit + 80
+        before = refusals(server)
+        assert embed(embeddings, LATER) == {}
+        assert refusals(server) == before
+
+    def test_a_limit_is_learnt_beside_refused_texts(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Both at once: ten texts a request, and six texts that are refused in any."""
+        server.configure(
+            dimensions=DIMENSIONS, max_inputs=10, text_limit_words=WORDS, refuse_marker="BAD"
+        )
+        bad = [5, 6, 7, 250, 333, 499]
+        texts = [text + " BAD" * (i in bad) for i, text in enumerate(TEXTS)]
+        failed = embed(batch(), texts)
+        assert sorted(failed) == bad, kinds(failed)
+        assert server.stats()["requests"] <= 200
+
+    def test_one_vector_for_many_texts_is_a_limit_of_texts(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """A server that answers the first text of a request alone gets one text at a time."""
+        server.configure(dimensions=DIMENSIONS, faults={"short_one": 1.0})
+        embeddings = batch()
+        failed = embed(embeddings, TEXTS[:200])
+        assert failed == {}, kinds(failed)
+        assert server.stats()["requests"] <= 300
+        assert clock.time < 30
+        server.configure(dimensions=DIMENSIONS, faults={"short_one": 1.0})
+        assert embed(embeddings, LATER[:200]) == {}
+        assert server.stats()["requests"] <= 205
+
+    def test_one_answer_that_is_short_is_no_limit_of_texts(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """It is asked for again, and later requests hold as many texts as before."""
+        server.configure(dimensions=DIMENSIONS, script=("ok",) * 8 + ("short_one",))
+        embeddings = batch(max_batch_size=50)
+        assert embed(embeddings, TEXTS) == {}
+        server.configure(dimensions=DIMENSIONS)
+        assert embed(embeddings, LATER) == {}
+        assert server.stats()["requests"] <= 16
+
+
+class TestLimitsOfTokensAndBytes:
+    """A server, or a proxy before it, takes fewer tokens or bytes in a request."""
+
+    @pytest.mark.parametrize(
+        "limit",
+        [
+            {"max_tokens_per_request": 2000},
+            {"max_tokens_per_request": 2000, "request_tokens_by": "bytes"},
+            {"max_body_bytes": 8000},
+        ],
+        ids=["tokens", "tokens by bytes", "bytes"],
+    )
+    def test_a_limit_is_learnt_once(
+        self, batch: Batch, server: LocalServer, limit: dict[str, Any]
+    ) -> None:
+        """Few requests are refused, and hardly any of a later call's."""
+        server.configure(dimensions=DIMENSIONS, **limit)
+        embeddings = batch()
+        failed = embed(embeddings, [prose(100, i) for i in range(200)])
+        assert failed == {}, kinds(failed)
+        assert refusals(server) <= 20
+        before = refusals(server)
+        assert embed(embeddings, [prose(100, i) for i in range(200, 400)]) == {}
+        assert refusals(server) - before <= 3

@@ -1,0 +1,118 @@
+"""One answer that makes no sense costs nothing: the request is tried again, or in parts."""
+
+from collections.abc import Callable
+
+import pytest
+from langchain_openai import OpenAIEmbeddings
+
+from langchain_batch_embed import BatchEmbeddings
+from tests.support import FakeClock, LocalServer
+from tests.survival.conftest import Serve
+from tests.survival.support import (
+    DIMENSIONS,
+    PAGE,
+    Endpoint,
+    Reply,
+    embed,
+    kinds,
+)
+
+Batch = Callable[..., BatchEmbeddings]
+Wrapped = Callable[[Endpoint], OpenAIEmbeddings]
+
+TEXTS = [f"section {i}" for i in range(1000)]
+
+STRAY = (400, 401, 403, 404, 405, 406, 407, 408, 409, 410, 411, 412, 413, 415, 417, 418)
+STRAY += (421, 422, 423, 424, 425, 426, 428, 431, 444, 451, 499, 500, 501, 502, 504, 520, 529)
+
+
+class TestOnce:
+    """One replica of many, or one moment of many, answers with a status of its own."""
+
+    @pytest.mark.parametrize("status", STRAY)
+    def test_a_stray_status_loses_nothing(
+        self, batch: Batch, server: LocalServer, clock: FakeClock, status: int
+    ) -> None:
+        """One request of many is refused, whatever the status; all texts have their vectors."""
+        server.configure(dimensions=DIMENSIONS, script=(*["ok"] * 10, f"status_{status}"))
+        failed = embed(batch(max_batch_size=32, max_workers=4), TEXTS)
+        assert failed == {}, kinds(failed)
+        assert server.stats()["requests"] < 72
+        assert clock.time < 5
+
+    @pytest.mark.parametrize("status", [400, 401, 413, 451, 499])
+    def test_a_stray_refusal_teaches_no_limit(
+        self, batch: Batch, server: LocalServer, status: int
+    ) -> None:
+        """Later requests hold as many texts as before it."""
+        server.configure(dimensions=DIMENSIONS, script=(*["ok"] * 10, f"status_{status}"))
+        embeddings = batch(max_batch_size=32, max_workers=4)
+        assert embed(embeddings, TEXTS) == {}
+        server.configure(dimensions=DIMENSIONS)
+        later = [f"later {i}" for i in range(1000)]
+        assert embed(embeddings, later) == {}
+        assert server.stats()["requests"] <= 40
+
+    @pytest.mark.parametrize("fault", ["401", "403", "403_html", "404", "502_html", "html"])
+    def test_a_stray_answer_in_the_providers_own_words_loses_nothing(
+        self, batch: Batch, server: LocalServer, clock: FakeClock, fault: str
+    ) -> None:
+        """A replica with an old key, a model that is not there yet, a firewall's page."""
+        server.configure(dimensions=DIMENSIONS, script=(*["ok"] * 10, fault, *["ok"] * 3, fault))
+        failed = embed(batch(max_batch_size=32, max_workers=4), TEXTS)
+        assert failed == {}, kinds(failed)
+        assert clock.time < 5
+
+    @pytest.mark.parametrize("status", [406, 410, 418, 421, 423, 424, 425, 451, 499])
+    def test_a_stray_status_of_the_very_first_request_loses_nothing(
+        self, batch: Batch, server: LocalServer, status: int
+    ) -> None:
+        """Before any answer has shown that the server is well."""
+        server.configure(dimensions=DIMENSIONS, script=(f"status_{status}",))
+        failed = embed(batch(), TEXTS)
+        assert failed == {}, kinds(failed)
+
+    @pytest.mark.parametrize("fault", ["401", "404", "status_424"])
+    def test_one_replica_of_eight_that_refuses_everything_loses_nothing(
+        self, batch: Batch, server: LocalServer, fault: str
+    ) -> None:
+        """An eighth of all requests is refused, at random."""
+        server.configure(dimensions=DIMENSIONS, faults={fault: 0.125}, script=("ok",) * 3)
+        failed = embed(batch(max_batch_size=32), TEXTS)
+        # A text has to be refused alone, and all that it was in before: an eighth each time.
+        assert len(failed) <= 5, kinds(failed)
+
+
+class TestAlways:
+    """What concerns every request ends the call at once."""
+
+    @pytest.mark.parametrize("fault", ["401", "403", "404"])
+    def test_a_wrong_key_or_model_ends_the_call_at_once(
+        self, batch: Batch, server: LocalServer, clock: FakeClock, fault: str
+    ) -> None:
+        """Some first requests, and no wait."""
+        server.configure(dimensions=DIMENSIONS, faults={fault: 1.0})
+        failed = embed(batch(), TEXTS)
+        assert len(failed) == len(TEXTS)
+        assert server.stats()["requests"] <= 12
+        assert clock.time < 2
+
+    def test_a_key_that_is_revoked_in_mid_call_ends_it_soon(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """After ten answers every request gets a 401: some tens of requests tell that."""
+        server.configure(dimensions=DIMENSIONS, faults={"401": 1.0}, script=("ok",) * 10)
+        failed = embed(batch(max_batch_size=10), TEXTS)
+        assert 0 < len(failed) < len(TEXTS)
+        assert server.stats()["requests"] <= 60
+        assert clock.time < 10
+
+    def test_a_page_for_every_request_ends_the_call(
+        self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock
+    ) -> None:
+        """An address that is a web site: 404 with a page, at once."""
+        endpoint = serve(lambda _: Reply(status=404, body=PAGE.format("404 Not Found")))
+        failed = embed(batch(wrapped(endpoint)), TEXTS)
+        assert len(failed) == len(TEXTS)
+        assert len(endpoint.asked) <= 12
+        assert clock.time < 2
