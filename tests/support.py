@@ -9,6 +9,8 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
+from langchain_batch_embed import BatchEmbeddings
+from langchain_batch_embed.pacing.concurrency import Concurrency
 from langchain_batch_embed.simulator import Scenario, Simulator, vectors
 
 _WORDS = [
@@ -103,6 +105,18 @@ class SpoiltFirst(Embeddings):
     def embed_query(self, text: str) -> list[float]:
         """Return a vector of the next width."""
         return self.embed_documents([text])[0]
+
+
+def known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
+    """Make an object take the local server for OpenAI's own, and return it.
+
+    It then sends as to a provider that is known to take any number of requests at once.
+    """
+    limits, pacer = embeddings.limits, embeddings._pipeline.dispatcher.sender.pacer
+    pacer.concurrency = Concurrency(
+        limits.max_workers, first=limits.first_requests, is_known=True
+    )
+    return embeddings
 
 
 def prose(tokens: int, seed: int = 0) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from statistics import median
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from langchain_openai import OpenAIEmbeddings
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings, InputError
-from langchain_batch_embed.clock import SYSTEM_CLOCK
+from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.commands.offline import use_offline_tiktoken
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending import dispatcher
-from langchain_batch_embed.sending.queue import MERGED
-from tests.support import FakeClock, LocalServer, assert_right, prose
+from tests.support import LocalServer, assert_right, known, prose
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -122,17 +124,24 @@ class TestTokenAwareBatching:
 
     def test_the_smallest_batches_find_out_about_the_quota(self, batch: Batch) -> None:
         """What is sent before an answer has told it must not be more than a small one allows."""
-        pipeline = batch()._pipeline
+        embeddings = known(batch())
+        pipeline = embeddings._pipeline
         inputs = pipeline.prepare([prose(100 + i % 50, i) for i in range(20_000)])
-        every = np.arange(20_000)
-        tokens = [int(inputs.weights[rows].sum()) for rows in pipeline.batches(inputs, every)]
-        first, others = tokens[:96], tokens[96:]
-        assert max(first) <= min(others) + 200  # the weight of one text
+        work = pipeline.work(inputs, Results(inputs), keep=lambda rows, answer: None)  # noqa: ARG005
+
+        def cut() -> list[int]:
+            queue, works = pipeline.dispatcher.sender.queue(work, Tally(), Hedges()), []
+            while (batch := queue.peek(0)) is not None:
+                queue.take(batch, 0)
+                works.append(batch.work)
+            return works
+
+        first, others = (works := cut())[:96], works[96:]
+        assert max(first) <= 10_200 <= median(others)
         assert sum(first) <= 1_000_000  # tier 1 lets so much through at once
 
-        pipeline.dispatcher.pacer.window.open()
-        known = [int(inputs.weights[rows].sum()) for rows in pipeline.batches(inputs, every)]
-        assert known[0] == max(known)
+        pipeline.dispatcher.sender.pacer.concurrency.open()
+        assert (opened := cut())[0] == max(opened)
 
 
 class TestParallelBatchProcessing:
@@ -141,7 +150,7 @@ class TestParallelBatchProcessing:
     def test_keeps_all_workers_busy_and_no_more(self, batch: Batch, server: LocalServer) -> None:
         """5,000 texts with 5 workers: at most 8 requests, 4 to 5 of them at a time."""
         server.configure(latency=0.3)
-        embeddings = batch(max_batch_size=2048, max_workers=5)
+        embeddings = known(batch(max_batch_size=2048, max_workers=5))
         texts = [f"section {i}" for i in range(5000)]
         assert_right(embeddings.embed_numpy(texts), texts)
         stats = server.stats()
@@ -168,10 +177,10 @@ class TestParallelBatchProcessing:
     def test_uses_a_thread_pool_executor_of_max_workers(
         self, batch: Batch, mocker: MockerFixture
     ) -> None:
-        """The requests run on a `ThreadPoolExecutor` with `max_workers` threads."""
+        """The requests run on a `ThreadPoolExecutor` of that size, and one thread for probes."""
         pool = mocker.patch.object(dispatcher, "ThreadPoolExecutor", wraps=ThreadPoolExecutor)
         batch(max_workers=7).embed_numpy(["a"])
-        assert pool.call_args.args[0] == 7
+        assert pool.call_args.args[0] == 7 + dispatcher.SPARE_WORKERS
 
     def test_calls_of_one_instance_share_the_workers(
         self, batch: Batch, server: LocalServer
@@ -191,27 +200,6 @@ class TestParallelBatchProcessing:
         embeddings = batch(requests_per_minute=60, max_workers=32)
         embeddings.embed_numpy([prose(200, i) for i in range(3000)])
         assert server.stats()["requests"] == 3
-
-    @pytest.mark.parametrize(
-        "limit", [{}, {"max_batch_size": 900}, {"max_tokens_per_request": 90_000}]
-    )
-    def test_a_busy_process_sends_fewer_and_larger_requests(
-        self, batch: Batch, server: LocalServer, limit: dict[str, int]
-    ) -> None:
-        """Where this process is what everything waits for, each request costs and none helps."""
-        texts = [prose(60, i) for i in range(12_000)]
-        seen = []
-        for clock in (BusyClock(0.0), BusyClock(2.0)):
-            server.configure()
-            embeddings = batch(max_workers=16, _clock=clock, **limit)
-            assert_right(embeddings.embed_numpy(texts), texts)
-            stats = server.stats()
-            assert stats["by_status"] == {"200": stats["requests"]}
-            seen.append((stats["requests"], stats["max_inputs_seen"]))
-        (many, small), (few, large) = seen
-        assert few < many
-        assert small < large <= min(MERGED, limit.get("max_batch_size", 2048))
-        assert stats["max_tokens_seen"] <= limit.get("max_tokens_per_request", 300_000)
 
     def test_any_embeddings_can_be_wrapped(self) -> None:
         """A class that is not OpenAI's gets batches through its `embed_documents`."""
@@ -236,24 +224,6 @@ class TestParallelBatchProcessing:
             return [*(await documents), await query]
 
         assert_right(asyncio.run(both()), ["a", "b", "c"])
-
-
-class BusyClock(FakeClock):
-    """A clock that runs, on which this process is always as busy as is said, whatever it does."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def now(self) -> float:
-        """Return real seconds."""
-        return SYSTEM_CLOCK.now()
-
-    def worked(self) -> float:
-        """Return the share of them."""
-        return self.share * self.now()
-
-    worked_here = worked
 
 
 class Recording(Embeddings):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from langchain_batch_embed import ResponseError
-from langchain_batch_embed.texts.inputs import Inputs
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.sending.work import Done, Lost
+from langchain_batch_embed.texts.inputs import Inputs
 
 
 def results(*, lists: bool) -> Results:

@@ -182,7 +182,10 @@ class TestChoice:
         """Bytes are counted instead, and one warning says so and what would help."""
         assert isinstance(counter_for(model), ByteCounter)
         [record] = caplog.records
-        assert (record.levelno, record.name) == (logging.WARNING, "langchain_batch_embed.texts.tokens")
+        assert (record.levelno, record.name) == (
+            logging.WARNING,
+            "langchain_batch_embed.texts.tokens",
+        )
         assert "counting UTF-8 bytes" in record.getMessage()
         assert "tiktoken.get_encoding(" in record.getMessage()
 

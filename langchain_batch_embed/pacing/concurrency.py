@@ -79,6 +79,7 @@ class _Round:
         number: in flight.
         middle: the median of the round trips' logarithms.
         work: the logarithm of the median work of a request.
+        pace: the median of the logarithms of round trips for their work.
         error: its standard error.
         rate: work per second.
     """
@@ -86,6 +87,7 @@ class _Round:
     number: float
     middle: float
     work: float
+    pace: float
     error: float
     rate: float
 
@@ -114,7 +116,7 @@ class Concurrency:
         self.estimate = float(min(first, most))
         self.is_saturated = False
         self.is_starting = not is_known and most > 1
-        self._is_quota_told = self._is_overloaded = False
+        self._is_quota_told = False
         self._checks = 0 if is_known or most == 1 else CHECKS
         self._is_opening = is_known  # the first answers of a known provider have yet to come
         self.threshold = self.estimate  # where a slow start after a refusal ends
@@ -143,7 +145,7 @@ class Concurrency:
     @property
     def useful(self) -> int:
         """How many share the work: the estimate once it is found, else all that may be used."""
-        return self.limit() if self.is_saturated or self._is_overloaded else self.most
+        return self.limit() if self.is_saturated else self.most
 
     @property
     def first(self) -> int:
@@ -176,7 +178,8 @@ class Concurrency:
             return
         self._trips.append((max(1e-6, now - sent), max(1.0, work), now))
         self._busiest = max(self._busiest, in_flight)
-        if len(self._trips) >= max(FEWEST_ANSWERS, min(MOST_ANSWERS, -(-self.limit() // 2))):
+        fewest = FEWEST_ANSWERS * (1 + self.is_saturated)
+        if len(self._trips) >= max(fewest, min(MOST_ANSWERS, -(-self.limit() // 2))):
             self._end_round(now)
 
     def timed_out(self, sent: float, now: float) -> None:
@@ -194,7 +197,6 @@ class Concurrency:
             accepted: requests in flight that were sent before it.
         """
         if sent > self._cut:
-            self._is_overloaded = True
             self._lower(min(self.estimate - 1, max(accepted, self.estimate / 8)), now)
 
     def throttled(self, now: float) -> None:
@@ -205,6 +207,13 @@ class Concurrency:
         self.is_starting = self._is_opening = False
         self._checks = 0
         self._attempt, self._last = 0, None
+        self._begin(now)
+
+    def recover(self, before: float, now: float) -> None:
+        """Go back to where it was before an outage, from half of that on."""
+        self.threshold = max(self.threshold, float(min(self.most, before)))
+        self.estimate = max(self.estimate, self.threshold / 2)
+        self._ceiling, self._rest = math.inf, 1
         self._begin(now)
 
     def accepts(self, accepted: int) -> None:
@@ -235,6 +244,7 @@ class Concurrency:
             number=self.estimate,
             middle=median(logs),
             work=math.log(median(work for _, work, _ in trips)),
+            pace=median(math.log(trip / work) for trip, work, _ in trips),
             error=1.25 * pstdev(logs) / math.sqrt(len(logs)),
             rate=_rate(trips),
         )
@@ -325,7 +335,10 @@ class Concurrency:
             gain = ended.rate / last.rate if last.rate < math.inf else 1.0
             # Half way between "the same work is done" and "work in proportion to the number".
             enough = math.sqrt(ended.number / last.number)
-            if gain >= enough:  # go on in this direction
+            # With fewer in a line, round trips are shorter too.
+            shrunk = last.pace - ended.pace
+            is_shorter = shrunk > -math.log(enough) or self._attempt > 0
+            if gain >= enough and is_shorter:  # go on in this direction
                 self._rest = 1
                 if self._attempt < 0:
                     self.is_saturated, self.is_starting, self._checks = True, False, 0
@@ -337,7 +350,7 @@ class Concurrency:
                 if not self._checks:
                     self._rest = min(LONGEST_REST, 2 * self._rest)
             self._attempt, self._rounds = 0, 0
-            if gain < enough:
+            if gain < enough or not is_shorter:
                 return
         if self._rounds < self._rest - 1:
             return

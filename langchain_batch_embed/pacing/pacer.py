@@ -20,7 +20,7 @@ from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.concurrency import Concurrency
 from langchain_batch_embed.pacing.health import Health
 from langchain_batch_embed.pacing.quota import read_headers
-from langchain_batch_embed.pacing.throttle import LOOK_AGAIN, Throttle
+from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
 from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
 
 __all__ = ["MAX_OUTAGE", "Pacer", "Ticket"]
@@ -36,6 +36,12 @@ STRAY = 0.3
 
 ROUNDS = 2
 """After this many rounds without a refusal, a refusal of one more request at a time is about that."""
+
+OTHER_QUOTA = 4.0
+"""A quota of tokens that was measured with batches this many times smaller may be one of requests."""
+
+LONG_OUTAGE = 2.0
+"""After failures for this many seconds without an answer, the server was away, and not overloaded."""
 
 BURST = 3
 """Refusals in one pause from which on they are no chance, if they are half of what was sent."""
@@ -102,6 +108,7 @@ class Pacer:
         self._ended_tokens = 0.0  # of those that have ended
         self._ended_requests = 0.0
         self._opened_at = math.inf
+        self._before_outage: float | None = None  # in flight, when failures began
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
     def delay(self, charge: int, now: float) -> float:
@@ -117,9 +124,7 @@ class Pacer:
         pause = self.throttle.delay(now)
         if pause > LOOK_AGAIN / 2 and not self.in_flight:
             pause = self.throttle.delay_of_probe(now)
-        quota = max(self.tokens.delay(charge, now), self.requests.delay(1, now))
-        if not (self.in_flight or self.tokens.is_known or self.requests.is_known):
-            quota = min(quota, LONGEST)  # who has waited for that long may simply ask
+        quota = self._quota_delay(charge, now)
         return max(pause, self.health.delay(now), quota)
 
     def start(self, charge: int, now: float, *, work: int = 0) -> Ticket:
@@ -149,6 +154,19 @@ class Pacer:
     def answered(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> bool:
         """Count a request as answered, and learn from it; return whether that ends an outage."""
         in_flight = len(self.in_flight)
+        self.passed(ticket, now)
+        if self._learn(ticket, headers, now):
+            self.concurrency.open()
+        self.concurrency.answered(sent=ticket.sent, now=now, work=ticket.work, in_flight=in_flight)
+        outage = self.health.away_for(now)
+        was_down = self.health.answered(now)
+        if was_down and outage >= LONG_OUTAGE and self._before_outage is not None:
+            self.concurrency.recover(self._before_outage, now)
+        self._before_outage = None
+        return was_down
+
+    def passed(self, ticket: Ticket, now: float) -> None:
+        """Count a request as let through by the limiter, whatever the server made of it."""
         self._end(ticket)
         self._refused_share -= self._refused_share / RECENT
         self._accepted += ticket.sent <= self._refused_at
@@ -158,10 +176,6 @@ class Pacer:
         self._passed["requests"] += 1
         self.tokens.passed(ticket.charge, sent=ticket.sent, now=now)
         self.requests.passed(1, sent=ticket.sent, now=now)
-        if self._learn(ticket, headers, now):
-            self.concurrency.open()
-        self.concurrency.answered(sent=ticket.sent, now=now, work=ticket.work, in_flight=in_flight)
-        return self.health.answered(now)
 
     def throttled(
         self,
@@ -222,13 +236,17 @@ class Pacer:
             and self.throttle.in_a_row < 2  # noqa: PLR2004
             and (self._refused < BURST or self._refused < self._accepted)
         )
-        if self._refused == 1:
+        is_lone = not self.in_flight and self.throttle.in_a_row > 1
+        if self._refused == 1 and not is_lone:
             for bucket in (self.tokens, self.requests):
                 bucket.ease(now)
         if not is_chance and not self._is_measured:
             self._is_measured = True
-            self.tokens.refused(ticket.charge, now)
-            self.requests.refused(1, now)
+            # Refused alone after a pause, nothing is learnt of the rate.
+            paused = 0.0 if is_hinted else self.throttle.paused
+            if not is_lone:
+                self.tokens.refused(ticket.charge, now, paused=paused)
+                self.requests.refused(1, now, paused=paused)
             concurrency.throttled(now)
         if self._is_measured and self.throttle.in_a_row == 1:
             concurrency.accepts(accepted)
@@ -256,15 +274,15 @@ class Pacer:
         """
         self._end(ticket)
         accepted = sum(other.sent <= ticket.sent for other in self.in_flight.values())
+        if not self.health.failures:
+            self._before_outage = self.concurrency.estimate
         self.health.failed(ticket.sent, now)
+        if self.health.is_down:
+            return  # that nobody is there says nothing of how much the server can do
         if timed_out:
             self.concurrency.timed_out(ticket.sent, now)
         elif overloaded:
             self.concurrency.refused(ticket.sent, now, accepted=accepted)
-
-    def refused(self, ticket: Ticket) -> None:
-        """Count a request as refused for what was in it: that says nothing of the server."""
-        self._end(ticket)
 
     def explains(self, charge: int) -> bool:
         """Tell whether a known quota lets a request of this many tokens through some time."""
@@ -293,6 +311,19 @@ class Pacer:
             or self.health.failures
             or self.throttle.in_a_row
         )
+
+    def _quota_delay(self, charge: int, now: float) -> float:
+        tokens, requests = self.tokens.delay(charge, now), self.requests.delay(1, now)
+        if not (self.tokens.is_measured and self.requests.is_measured):
+            return max(tokens, requests)
+        # Measured together, only one of them is real. Where batches have become much larger since,
+        # it is tried whether it is the other one.
+        grown = charge / (self.tokens.rate or 1.0) > OTHER_QUOTA / (self.requests.rate or 1.0)
+        quota = requests if grown else tokens
+        if self.in_flight:
+            return quota
+        # Who has waited for that long may simply ask.
+        return min(quota, BACKOFF.longest if self.throttle.in_a_row else LONGEST)
 
     def _is_full(self) -> bool:
         concurrency, in_flight = self.concurrency, self.in_flight

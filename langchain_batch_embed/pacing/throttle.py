@@ -26,6 +26,7 @@ class Throttle:
 
     Attributes:
         in_a_row: pauses since the last answer to a request that was sent after one of them.
+        paused: seconds of the last pause.
         since: when the first refusal since the last answer came; `inf`: there was none.
     """
 
@@ -33,6 +34,7 @@ class Throttle:
         self._draw = draw
         self.in_a_row = 0
         self.since = math.inf
+        self.paused = 0.0
         self._until = -math.inf
         self._refused_at = -math.inf  # when the current pause began
 
@@ -52,7 +54,8 @@ class Throttle:
             backoff = BACKOFF.delay(self.in_a_row - 1, self._draw)
             # A hint is as good as it is once. From the second time on it has been wrong.
             delay = backoff if after is None else after
-            self._until = now + (delay if self.in_a_row == 1 else max(delay, backoff))
+            self.paused = delay if self.in_a_row == 1 else max(delay, backoff)
+            self._until = now + self.paused
         elif after is not None:
             self._until = max(self._until, now + after)
         return begins

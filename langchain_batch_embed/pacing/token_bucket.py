@@ -54,11 +54,14 @@ class _Period:
 
     Attributes:
         start: when the first one came.
+        paused: seconds after it in which nothing was sent; half of them count, as they may have
+            been too many to be saved up.
         passed: amount let through of what was sent since.
         least: a rate that it cannot be below.
     """
 
     start: float
+    paused: float = 0.0
     passed: float = 0.0
     least: float = 0.0
 
@@ -201,10 +204,16 @@ class TokenBucket:
         self._refill(now)
         self.level = min(self.level, 0.0)
 
-    def refused(self, amount: float, now: float) -> None:
+    def refused(self, amount: float, now: float, *, paused: float = 0.0) -> None:
         """Note that this much was refused: the bucket is empty.
 
         Its rate is measured if it is not known.
+
+        Args:
+            amount: of the refused request.
+            now: the time.
+            paused: seconds of the pause that follows, in which nothing is sent. How long it is
+                nobody asked for, so it does not count as time in which the bucket was used.
         """
         self._refill(now)
         if self.is_known:
@@ -220,7 +229,7 @@ class TokenBucket:
                 self._measurements += 1
                 if period.passed:
                     self._remeasure(period, now)
-            self._period = _Period(start=now)
+            self._period = _Period(start=now, paused=paused)
             self._in_a_row = 0
             if self.is_measured:
                 self.level = min(self.level, 0.0)
@@ -228,7 +237,8 @@ class TokenBucket:
     def _remeasure(self, period: "_Period", end: float) -> None:
         """Measure the rate: what was let through between two refusals has flowed in there."""
         # One measurement may be off, so it may not do more than halve the rate.
-        self._base = CAUTION * max(period.passed / (end - period.start), period.least)
+        elapsed = max(end - period.start - period.paused / 2, (end - period.start) / 4)
+        self._base = CAUTION * max(period.passed / elapsed, period.least)
         self._measure(self._base)
 
     def ease(self, now: float) -> None:

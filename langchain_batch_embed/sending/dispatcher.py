@@ -117,8 +117,8 @@ class Dispatcher:
         def wake() -> None:
             try:
                 loop.call_soon_threadsafe(outcome_ready.set)
-            except RuntimeError:  # the loop was closed; nobody waits any more
-                logger.debug("an event loop was closed while a call was under way")
+            except RuntimeError:  # the loop was closed: nobody waits any more
+                self._end(queue)
 
         queue = self._queue(work, tally, None, deadline=deadline, since=since)
         try:
@@ -141,7 +141,7 @@ class Dispatcher:
     def wake(self) -> None:
         """Make every waiting call look again at what it waits for."""
         with self.lock:
-            for wake_up in self._wake_up.values():
+            for wake_up in list(self._wake_up.values()):
                 wake_up()
 
     def _queue(
@@ -211,8 +211,9 @@ class Dispatcher:
                 now = self.clock.now()
                 turn = self.sender.next(now)
                 for queue in self.sender.news():
-                    if self._has_news(queue, None) and (wake := self._wake_up.get(queue)):
-                        wake()
+                    wake_up = self._wake_up.get(queue)
+                    if wake_up is not None and self._has_news(queue, None):
+                        wake_up()
                 if not isinstance(turn, Flight):
                     earlier = now + turn < self._alarm
                     self._alarm = now + turn

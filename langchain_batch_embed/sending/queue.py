@@ -56,7 +56,7 @@ for a text of some 70 tokens that takes 9 s."""
 SAME_ERROR = 2
 """A batch that fails this often in the same way, while others are answered, is halved."""
 
-REFUSED_ALONE = 6
+REFUSED_ALONE = 4
 """A batch that is refused for the rate this often with nothing else in flight and no answer in
 between, after pauses of up to 10 s, is more than the whole quota allows at once: it is cut."""
 
@@ -420,7 +420,7 @@ class Queue:
         ):
             self._limits.refused_for_quota(batch)
             batch.refusals = 0
-            self._split(batch, 2, -math.inf)
+            self._split(batch, self._limits.parts(batch), -math.inf)
         else:
             self._ready.appendleft(batch)
 

@@ -316,7 +316,7 @@ class Sender:
                 overloaded=kind is Kind.OVERLOADED,
             )
         else:
-            self.pacer.refused(flight.ticket)
+            self.pacer.passed(flight.ticket, now)
         return False
 
     def _is_of_the_texts(self, flight: Flight, diagnosis: Diagnosis) -> bool:

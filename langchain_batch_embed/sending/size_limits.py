@@ -176,7 +176,12 @@ class SizeLimits:
 
     def refused_for_quota(self, batch: Batch) -> None:
         """Note that a batch is refused however long it waits: it is above the whole quota."""
-        self._keep("tokens", max(1, batch.tokens // 2))
+        size = batch.tokens // 2
+        if 0 < self._answered["tokens"] < batch.tokens:
+            size = min(size, int(self._answered["tokens"]))
+        self._retest_after = max(self._retest_after, RETEST * RETEST)
+        self._answers = 0
+        self._keep("tokens", max(1, size))
 
     def in_time(self, timeout: float) -> float:
         """Return the most work, in tokens, that is likely to be answered well within the time-out.

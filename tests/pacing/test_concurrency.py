@@ -84,7 +84,9 @@ class TestStart:
         for seed in range(9):
             concurrency, reached = Concurrency(MOST), []
 
-            def look(now: float, it: Concurrency = concurrency, seen: list[float] = reached) -> None:
+            def look(
+                now: float, it: Concurrency = concurrency, seen: list[float] = reached
+            ) -> None:
                 if it.limit() == MOST:
                     seen.append(now)
 

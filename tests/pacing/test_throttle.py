@@ -73,9 +73,7 @@ def test_a_long_pause_is_looked_at_each_minute() -> None:
 
 @given(
     st.lists(
-        st.tuples(
-            st.floats(0, 10), st.floats(0, 10), st.one_of(st.none(), st.floats(0, 100))
-        ),
+        st.tuples(st.floats(0, 10), st.floats(0, 10), st.one_of(st.none(), st.floats(0, 100))),
         max_size=20,
     )
 )

@@ -31,9 +31,7 @@ def _no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     gc.collect()  # an executor's threads end with it
-    wait_until(
-        lambda: not [t for t in set(threading.enumerate()) - before if NAMES in t.name]
-    )
+    wait_until(lambda: not [t for t in set(threading.enumerate()) - before if NAMES in t.name])
 
 
 def make_dispatcher(
@@ -138,9 +136,7 @@ class TestCalls:
         dispatcher = make_dispatcher(clock=clock, tokens_per_minute=600)
         with ThreadPoolExecutor(2) as executor:
             for outcomes in executor.map(
-                lambda begin: call(
-                    dispatcher, make_work(10, begin=begin, max_items=1, tokens=100)
-                ),
+                lambda begin: call(dispatcher, make_work(10, begin=begin, max_items=1, tokens=100)),
                 (0, 10),
             ):
                 assert len(done(outcomes)) == 10
@@ -298,9 +294,7 @@ class TestAsync:
 class TestEnding:
     """A call can end early, and leaves the object usable."""
 
-    def test_a_keyboard_interrupt_while_waiting_ends_the_call(
-        self, mocker: MockerFixture
-    ) -> None:
+    def test_a_keyboard_interrupt_while_waiting_ends_the_call(self, mocker: MockerFixture) -> None:
         """Nothing new is sent, what is in flight is kept, and the next call works."""
         go_on, kept, sent = threading.Event(), list[int](), list[str]()
         dispatcher = make_dispatcher(max_workers=2)
@@ -414,10 +408,8 @@ class TestEnding:
 class TestThreads:
     """Threads are started as they are needed, and none is waited for in vain."""
 
-    def test_a_thread_that_cannot_be_started_loses_no_place(
-        self, mocker: MockerFixture
-    ) -> None:
-        """"can't start new thread": the request is submitted again a moment later."""
+    def test_a_thread_that_cannot_be_started_loses_no_place(self, mocker: MockerFixture) -> None:
+        """ "can't start new thread": the request is submitted again a moment later."""
         real, failures = ThreadPoolExecutor.submit, itertools.count()
 
         def submit(self: ThreadPoolExecutor, *arguments: Any) -> Any:
@@ -493,5 +485,3 @@ class TestThreads:
         assert {type(outcome) for outcome in outcomes} == {Lost}
         assert len(lost(outcomes)) == 20
         assert "A mistake of this package" in caplog.text
-
-

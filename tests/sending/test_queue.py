@@ -14,7 +14,7 @@ from langchain_batch_embed.pacing.concurrency import FIRST_WORK
 from langchain_batch_embed.pacing.diagnosis import diagnose
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Tally
-from langchain_batch_embed.sending.queue import Queue
+from langchain_batch_embed.sending.queue import MERGED, Queue
 from langchain_batch_embed.sending.rehearsal import Request
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Batch, Done, Work
@@ -101,6 +101,16 @@ class TestCutting:
         queue = make_queue(make_work(1000, tokens=100), make_sender(tokens_per_minute=500))
         assert max(batch.charge for batch in cut(queue)) <= 500
 
+    def test_a_saturated_server_is_sent_fewer_and_larger_requests(self) -> None:
+        """The work is shared by as many as are useful, and no answer takes too much memory."""
+        sender = make_sender(max_workers=128)
+        many = cut(make_queue(make_work(20_000, tokens=100), sender))
+        concurrency = sender.pacer.concurrency
+        concurrency.estimate, concurrency.is_saturated = 4.0, True
+        few = cut(make_queue(make_work(20_000, tokens=100), sender))
+        assert len(few) < len(many)
+        assert max(len(batch.rows) for batch in few) <= MERGED
+
     def test_what_could_not_be_submitted_is_first_again(self) -> None:
         """Its place in the order is kept."""
         queue = make_queue(make_work(100, max_items=10))
@@ -185,9 +195,7 @@ class TestRefused:
     @given(bad=st.sets(st.integers(0, 99), max_size=10))
     def test_a_bad_text_costs_only_itself(self, bad: set[int]) -> None:
         """However many there are, and wherever they stand."""
-        server = FakeServer(
-            error=lambda request: refusal(400) if holds(*bad)(request) else None
-        )
+        server = FakeServer(error=lambda request: refusal(400) if holds(*bad)(request) else None)
         rehearsal = Rehearsal(make_sender(), server)
         rehearsal.add(make_work(100))
         rehearsal.run()
@@ -242,9 +250,7 @@ class TestFailed:
         self, status: int, max_retries: int
     ) -> None:
         """While others are answered it is found by halving, and then given up."""
-        server = FakeServer(
-            error=lambda request: refusal(status) if 70 in request.rows else None
-        )
+        server = FakeServer(error=lambda request: refusal(status) if 70 in request.rows else None)
         rehearsal = Rehearsal(make_sender(max_retries=max_retries), server)
         rehearsal.add(make_work(200, max_items=50))
         rehearsal.run()

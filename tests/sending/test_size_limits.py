@@ -107,11 +107,20 @@ class TestTrials:
         assert done(rehearsal.outcomes) == list(range(count))
         assert len(server.requests) <= 8 * math.ceil(count / limit) + 40
 
-    def test_a_limit_is_learnt_once_for_all_calls(self) -> None:
-        """The second call keeps it from its first request on."""
+    @pytest.mark.parametrize(
+        ("status", "message", "refusals"),
+        [
+            (400, "batch size is invalid, it should not be larger than 40.", 0),
+            (413, "Request Entity Too Large", 20),
+        ],
+    )
+    def test_a_limit_is_learnt_for_all_calls(
+        self, status: int, message: str, refusals: int
+    ) -> None:
+        """The second call keeps a named limit, and tests one that was deduced now and then."""
 
         def error(request: Request) -> Exception | None:
-            return refusal(413) if len(request.rows) > 40 else None
+            return refusal(status, message) if len(request.rows) > 40 else None
 
         server = FakeServer(error=error)
         sender = make_sender()
@@ -120,8 +129,8 @@ class TestTrials:
             rehearsal = Rehearsal(sender, server)
             rehearsal.add(make_work(1000))
             rehearsal.run()
-        assert max(len(request.rows) for request in server.requests) <= 40
-        assert rehearsal.tally.splits == 0
+        assert sum(len(request.rows) > 40 for request in server.requests) <= refusals
+        assert done(rehearsal.outcomes) == list(range(1000))
 
 
 class TestInTime:

@@ -62,9 +62,7 @@ class TestQuotasThatNoHeaderTells:
         self, batch: Batch, server: LocalServer, factor: float, quota: Mapping[str, Any]
     ) -> None:
         """2.5 s of work at the quota, seen through a clock that is ten times as fast."""
-        server.configure(**{
-            **HIDDEN, "tokens_per_minute": 3_000_000, "latency": 0.02, **quota
-        })
+        server.configure(**{**HIDDEN, "tokens_per_minute": 3_000_000, "latency": 0.02, **quota})
         failed = embed(batch(_clock=FastClock(factor)), PARAGRAPHS)
         assert failed == {}, kinds(failed)
         stats = server.stats()
@@ -74,9 +72,7 @@ class TestQuotasThatNoHeaderTells:
         self, batch: Batch, server: LocalServer
     ) -> None:
         """100 requests at 60 a second in small buckets, without a word."""
-        server.configure(
-            **HIDDEN, requests_per_minute=3600, bucket_seconds=0.2, latency=0.02
-        )
+        server.configure(**HIDDEN, requests_per_minute=3600, bucket_seconds=0.2, latency=0.02)
         failed = embed(batch(max_batch_size=15, _clock=FastClock(10)), PARAGRAPHS)
         assert failed == {}, kinds(failed)
         assert refused(server.stats()) < 0.3
@@ -86,13 +82,15 @@ class TestQuotasThatNoHeaderTells:
         self, batch: Batch, server: LocalServer, hint: str
     ) -> None:
         """`Retry-After: 0` and 15 requests a window of two seconds: nothing is lost."""
-        server.configure(**{
-            **HIDDEN,
-            "requests_per_minute": 4500,
-            "fixed_window_seconds": 0.2,
-            "refusal_hint": hint,
-            "latency": 0.02,
-        })
+        server.configure(
+            **{
+                **HIDDEN,
+                "requests_per_minute": 4500,
+                "fixed_window_seconds": 0.2,
+                "refusal_hint": hint,
+                "latency": 0.02,
+            }
+        )
         failed = embed(batch(max_batch_size=50, _clock=FastClock(10)), LINES)
         assert failed == {}, kinds(failed)
         stats = server.stats()
@@ -101,13 +99,15 @@ class TestQuotasThatNoHeaderTells:
 
     def test_a_hint_that_is_a_date_is_kept(self, batch: Batch, server: LocalServer) -> None:
         """`Retry-After` as an HTTP date: nothing is lost, and few requests are refused."""
-        server.configure(**{
-            **HIDDEN,
-            "tokens_per_minute": 3_600_000,
-            "fixed_window_seconds": 1,
-            "refusal_hint": "date",
-            "latency": 0.05,
-        })
+        server.configure(
+            **{
+                **HIDDEN,
+                "tokens_per_minute": 3_600_000,
+                "fixed_window_seconds": 1,
+                "refusal_hint": "date",
+                "latency": 0.05,
+            }
+        )
         failed = embed(batch(_clock=SYSTEM_CLOCK), PARAGRAPHS)
         assert failed == {}, kinds(failed)
         assert server.stats()["by_status"]["429"] <= 20
@@ -175,9 +175,7 @@ class TestQuotasThatAreTold:
         header: str,
     ) -> None:
         """17 s for one request of many: nobody sends before, everybody goes on then."""
-        told = Reply(
-            status=429, body={"error": {"message": "slow down"}}, headers={header: "17"}
-        )
+        told = Reply(status=429, body={"error": {"message": "slow down"}}, headers={header: "17"})
         endpoint = serve(lambda asked: told if asked.number == 5 else None)
         failed = embed(batch(wrapped(endpoint), max_batch_size=50), LINES)
         assert failed == {}
@@ -310,10 +308,14 @@ class TestSpentQuotas:
         """Vertex and Gemini speak of an exceeded quota for each minute's."""
         words = "Quota exceeded for aiplatform.googleapis.com/online_prediction_requests_per_minute"
         reply = Reply(
-            status=429, body={"error": {"code": 429, "message": words, "status": "RESOURCE_EXHAUSTED"}}
+            status=429,
+            body={"error": {"code": 429, "message": words, "status": "RESOURCE_EXHAUSTED"}},
         )
         failed = embed(
-            batch(wrapped(serve(lambda asked: reply if 5 <= asked.number < 9 else None)), max_batch_size=50),
+            batch(
+                wrapped(serve(lambda asked: reply if 5 <= asked.number < 9 else None)),
+                max_batch_size=50,
+            ),
             LINES[:1000],
         )
         assert failed == {}

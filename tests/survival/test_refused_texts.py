@@ -290,7 +290,11 @@ class TestOneTextThatIsTooLarge:
         server.configure(dimensions=DIMENSIONS, max_body_bytes=50_000)
         texts = texts_with(1000, [])
         texts[500] = "long " * 12_000
-        embeddings = batch(long_inputs="truncate", max_tokens_per_input=20_000, limits=replace(OPENAI, strict=False))
+        embeddings = batch(
+            long_inputs="truncate",
+            max_tokens_per_input=20_000,
+            limits=replace(OPENAI, strict=False),
+        )
         failed = embed(embeddings, texts)
         assert {i: type(e) for i, e in failed.items()} == {500: openai.APIStatusError}
         assert server.stats()["requests"] < 60

@@ -35,7 +35,10 @@ class TestOneWorker:
     ) -> None:
         """More work than fits in the time-out: nothing is lost, little is computed twice."""
         server.configure(
-            dimensions=DIMENSIONS, workers=1, seconds_per_text=seconds_per_text, seconds_per_request=0.004
+            dimensions=DIMENSIONS,
+            workers=1,
+            seconds_per_text=seconds_per_text,
+            seconds_per_request=0.004,
         )
         begun = time.monotonic()
         failed = embed(batch(timeout=timeout, _clock=SYSTEM_CLOCK), TEXTS[:count])
@@ -86,9 +89,7 @@ class TestFewAtATime:
         self, batch: Batch, server: LocalServer, status: int
     ) -> None:
         """Nginx's limit_conn 4, told as 429 or as 503, over 100 requests."""
-        server.configure(
-            dimensions=DIMENSIONS, latency=0.1, max_in_flight=4, busy_status=status
-        )
+        server.configure(dimensions=DIMENSIONS, latency=0.1, max_in_flight=4, busy_status=status)
         embeddings = batch(max_batch_size=20, _clock=SYSTEM_CLOCK)
         failed = embed(embeddings, [f"section {i}" for i in range(2000)])
         assert failed == {}, kinds(failed)

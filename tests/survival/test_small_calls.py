@@ -108,18 +108,14 @@ class TestWhatOthersSend:
         self, batch: Batch, server: LocalServer
     ) -> None:
         """A tenth of the requests fails: nobody notices."""
-        server.configure(
-            dimensions=DIMENSIONS, latency=0.1, faults={"500": 0.1, "reset": 0.05}
-        )
+        server.configure(dimensions=DIMENSIONS, latency=0.1, faults={"500": 0.1, "reset": 0.05})
         got = gather([batch(_clock=SYSTEM_CLOCK).aembed_query(query) for query in QUERIES[:5]])
         assert_right(np.array(got), QUERIES[:5])
         embeddings = batch(_clock=SYSTEM_CLOCK)
         got = gather([embeddings.aembed_query(query) for query in QUERIES[:300]])
         assert_right(np.array(got), QUERIES[:300])
 
-    def test_cancelled_calls_take_nobody_with_them(
-        self, batch: Batch, server: LocalServer
-    ) -> None:
+    def test_cancelled_calls_take_nobody_with_them(self, batch: Batch, server: LocalServer) -> None:
         """Half of the callers leave at once; the others get their vectors."""
         server.configure(dimensions=DIMENSIONS, latency=0.3)
         embeddings = batch(_clock=SYSTEM_CLOCK)
