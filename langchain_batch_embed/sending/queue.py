@@ -271,10 +271,17 @@ class Queue:
             batch.signature = batch.signature or "shared"
             self._ready.appendleft(batch)
 
-    def give_up(self, error: BaseException, *, abandon: bool = False) -> None:
-        """Give up all that is not in flight, and with `abandon` that too.
+    def give_up(
+        self, error: BaseException, *, abandon: bool = False, concerns_all: bool = False
+    ) -> None:
+        """Give up all that is not in flight.
 
         What was sent and failed carries its own error; what was never sent says so.
+
+        Args:
+            error: what ends the call.
+            abandon: give up what is in flight too.
+            concerns_all: the error is about all texts, whatever else was wrong with some.
         """
         self.is_given_up = True
         tried = [*self._ready, *(batch for _, _, batch in self._delayed), *self._parked.values()]
@@ -286,10 +293,11 @@ class Queue:
         self._ready.clear()
         self._delayed.clear()
         self._parked.clear()
-        unsent = error if isinstance(error, DeadlineError) else NotSentError(error)
+        is_late = isinstance(error, DeadlineError)
+        unsent = error if is_late else NotSentError(error)
         for batch in tried:
-            is_late = isinstance(error, DeadlineError)
-            self._settle(batch, Lost(batch.rows, error if is_late else batch.error or unsent))
+            own = error if is_late or (concerns_all and batch.error) else batch.error
+            self._settle(batch, Lost(batch.rows, own or unsent))
             self._release(self._limits.dropped(batch))
         if len(rest):
             self._outcome(Lost(rest, unsent))
@@ -346,6 +354,8 @@ class Queue:
                 items=items, tokens=tokens, octets=limits.octets, work=self._most_work()
             )
             self._cut = self._batch(rows)
+            if limits.is_retesting:
+                limits.retest_with(self._cut)
         return self._cut
 
     def _most_work(self) -> float:
