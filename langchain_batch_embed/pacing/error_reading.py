@@ -113,9 +113,9 @@ def read_error(error: BaseException, sent: Sequence[str]) -> Evidence:
     first = links[0]
     codes = [inner.get(key) for inner in objects for key in _CODE_KEYS]
     codes += [_get(first, name) for name in ("code", "type")]
-    status = _get(first, "status")
-    if isinstance(status, str) and _GRPC_NAME.fullmatch(status):
-        codes.append(status)
+    state = _get(first, "status")
+    if isinstance(state, str) and _GRPC_NAME.fullmatch(state):
+        codes.append(state)
     codes.append(_get(_get(first, "error"), "code"))  # Azure
     return Evidence(
         status=status,
