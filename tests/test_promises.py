@@ -137,7 +137,7 @@ def test_every_promise_holds(
         embeddings.journal.close()
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=TEXTS, places=st.sets(st.integers(0, 60), min_size=1, max_size=5))
 def test_empty_texts_are_named_before_anything_is_sent(
     server: LocalServer,

@@ -109,7 +109,7 @@ def read_error(error: BaseException, sent: Sequence[str]) -> Evidence:
         text = text[: page.start()]  # a firewall's or a proxy's: its words are not about us
     first = links[0]
     codes = [inner.get(key) for inner in objects for key in _CODE_KEYS]
-    codes += [_get(first, name) for name in ("code", "type")]
+    codes += [_get(first, name) for name in ("code", "type", "status")]
     codes.append(_get(_get(first, "error"), "code"))  # Azure
     return Evidence(
         status=status,
