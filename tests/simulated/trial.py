@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -22,11 +22,14 @@ from .ideal import staged, texts_for
 from .omniscient import omniscient_seconds
 from .server import SimulatedServer
 
-__all__ = ["Client", "EndlessError", "Trial", "sizes_for", "try_cell"]
+__all__ = ["Client", "EndlessError", "Trial", "clients_of", "sizes_for", "try_cell"]
 
 IDEAL_SECONDS: Final = 20.0
 FEWEST_TEXTS: Final = 2_000
 MOST_TEXTS: Final = 40_000
+MOST_REQUESTS: Final = 500
+"""Where a request holds few texts, no more of them: thousands show no more, and take seconds."""
+
 MEAN_TOKENS: Final = 124
 
 TIMEOUT: Final = 120.0
@@ -51,6 +54,10 @@ class Client:
 
     max_workers: int = 128
     is_known: bool = False
+
+    def __str__(self) -> str:
+        known = ", a known provider" if self.is_known else ""
+        return f"at most {self.max_workers} at once{known}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,14 +147,15 @@ _LONGEST: Final = sizes_of(MOST_TEXTS)
 
 def sizes_for(cell: Cell) -> Sizes:
     """Return texts for an ideal run of about 20 s, as far as their number allows."""
-    texts = texts_for(cell, MEAN_TOKENS, IDEAL_SECONDS, fewest=FEWEST_TEXTS, most=MOST_TEXTS)
+    most = min(MOST_TEXTS, MOST_REQUESTS * (cell.max_texts or MOST_TEXTS))
+    texts = texts_for(cell, MEAN_TOKENS, IDEAL_SECONDS, fewest=FEWEST_TEXTS, most=most)
     return _first(_LONGEST, texts)
 
 
 def try_cell(
     cell: Cell,
     seed: int = 0,
-    client: Client = Client(),  # noqa: B008  # frozen
+    client: Client = Client(),  # frozen
     *,
     watch: Callable[[Request, Reply, Sender], object] | None = None,
     ideal: bool = True,
@@ -216,6 +224,16 @@ def try_cell(
     )
 
 
+def clients_of(cell: Cell) -> list[Client]:
+    """Return who may run in a cell; a known provider takes any number and tells its quota."""
+    clients = [Client(max_workers=128), Client(max_workers=16)]
+    has_quota = cell.requests_per_minute is not None or cell.tokens_per_minute is not None
+    tells = cell.says == "all" or not has_quota
+    if tells and cell.computed_at_once is None and cell.refuses_above is None:
+        clients.append(Client(is_known=True))
+    return clients
+
+
 class _Bounded(Sender):
     """A sender that notices that nothing comes of it any more."""
 
@@ -252,5 +270,5 @@ def _first(sizes: Sizes, texts: int) -> Sizes:
     )
 
 
-def _unused(*_: object, **__: object) -> None:
+def _unused(*_: Any, **__: Any) -> Any:
     raise AssertionError("nothing is sent in simulated time")
