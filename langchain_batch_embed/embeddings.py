@@ -27,12 +27,12 @@ from langchain_batch_embed.journal import Journal, open_journal
 from langchain_batch_embed.limits import FIRST_REQUESTS, Limits, check_positive, limits_of
 from langchain_batch_embed.options import check_options
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE, Pacer
-from langchain_batch_embed.providers.provider import provider_for
-from langchain_batch_embed.providers.wrapped_object import Connections, pack_up, unpack
-from langchain_batch_embed.report import Report
+from langchain_batch_embed.providers import Connections, provider_for
+from langchain_batch_embed.providers.copies import pack_up, unpack
+from langchain_batch_embed.report import IngestReport, Report
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.sender import Sender
-from langchain_batch_embed.stores.ingest import Ingestion, IngestReport, default_batch_size
+from langchain_batch_embed.stores.ingest import Ingestion, default_batch_size
 from langchain_batch_embed.texts.inputs import LongInputs, check_texts
 from langchain_batch_embed.texts.tokens import counter_for
 

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice, zip_longest
 from typing import Any, Literal
 
@@ -24,9 +24,10 @@ from langchain_batch_embed.errors import (
     OptionError,
     causes,
 )
+from langchain_batch_embed.report import IngestFailure, IngestReport
 from langchain_batch_embed.stores.sqlite import large_page_cache, roll_back
 
-__all__ = ["BATCH_SIZE", "IngestFailure", "IngestReport", "Ingestion", "default_batch_size"]
+__all__ = ["BATCH_SIZE", "Ingestion", "default_batch_size"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,48 +44,6 @@ FAILED_IN_A_ROW = 8
 """So many documents failed, and none got in between them: it is not the documents."""
 
 Complete = Callable[[Sequence[str]], Mapping[int, BaseException]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestFailure:
-    """A document that is not in the store.
-
-    Attributes:
-        index: its position among the documents that were given.
-        id: its id, if it has one.
-        stage: `"embedding"` or `"writing"`.
-        error: why, without its traceback.
-    """
-
-    index: int
-    id: str | None
-    stage: Literal["embedding", "writing"]
-    error: BaseException
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestReport:
-    """What `ingest` did.
-
-    Attributes:
-        documents: how many were read.
-        tried: how many of them, the first ones, are stored or have failed: all, unless an
-            `IngestError` ended it.
-        stored: how many of them are in the store now.
-        failures: those that could not be stored, in order.
-        ids: the ids that the store returned, in the order of the documents stored.
-        seconds: how long it took.
-        waited: how many of them the store waited for vectors: next to none where writing is what
-            takes the time, and most of them where embedding is.
-    """
-
-    documents: int
-    tried: int
-    stored: int
-    failures: tuple[IngestFailure, ...]
-    ids: tuple[str, ...] = field(repr=False)  # long
-    seconds: float
-    waited: float
 
 
 @dataclass(frozen=True, slots=True)
