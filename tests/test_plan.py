@@ -11,8 +11,9 @@ import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_openai import OpenAIEmbeddings
 
-from langchain_batch_embed import BatchEmbeddings, InputError, OptionError, __main__
+from langchain_batch_embed import BatchEmbeddings, InputError, OptionError
 from langchain_batch_embed.calls.plan import RUNS, TIERS, AccountQuota, rehearse
+from langchain_batch_embed.commands import main as __main__
 from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.pacing import Pacer
 from langchain_batch_embed.report import Report, duration, money

@@ -254,7 +254,10 @@ class Queue:
             return  # abandoned, answered by its copy, or the copy may still be answered
         self.in_flight.pop(id(batch), None)
         batch.error = error
-        if diagnosis.kind is Kind.THROTTLED:
+        if diagnosis.kind in FINAL or self.is_given_up:
+            self._settle(batch, Lost(batch.rows, error))
+            self._release(self._limits.dropped(batch))
+        elif diagnosis.kind is Kind.THROTTLED:
             self._throttled(batch, diagnosis)
         elif diagnosis.kind in (Kind.REFUSED, Kind.TOO_LARGE):
             self._refused(batch, diagnosis, error, now)
@@ -266,9 +269,6 @@ class Queue:
                 self._refused(batch, diagnosis, error, now)
             else:
                 self._again(batch, diagnosis, error, now, after=self._backoff.delay(0, self._draw))
-        elif diagnosis.kind in FINAL or self.is_given_up:
-            self._settle(batch, Lost(batch.rows, error))
-            self._release(self._limits.dropped(batch))
         else:
             self._failed(batch, diagnosis, error, now)
 
@@ -390,7 +390,8 @@ class Queue:
         """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
         most = self._limits.work
         concurrency = self._pacer.concurrency
-        if concurrency.is_known or concurrency.most == 1 or self._are_requests_scarce:
+        is_hosted = concurrency.is_known or self._pacer.rate_of_requests() is not None
+        if is_hosted or concurrency.most == 1 or self._are_requests_scarce:
             return most
         if concurrency.is_starting:
             harmless = WAVE_LEAST * min(1.0, self.timeout / HARMLESS_TIMEOUT)
@@ -470,7 +471,7 @@ class Queue:
                 delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
                 self._split(batch, 2, now, delay=delay)
                 return
-        elif others_answered and self._is_to_be_lost(batch, kind):
+        elif others_answered and self._is_to_be_lost(batch, diagnosis):
             self._settle(batch, Lost(batch.rows, error))
             self._release(self._limits.dropped(batch))
             return
@@ -486,13 +487,13 @@ class Queue:
             return others_answered and batch.failures >= min(BY_CHANCE, self._max_retries + 1)
         return same and batch.failures >= SAME_ERROR
 
-    def _is_to_be_lost(self, batch: Batch, kind: Kind) -> bool:
+    def _is_to_be_lost(self, batch: Batch, diagnosis: Diagnosis) -> bool:
         """Tell whether one text has failed often enough, while others are answered."""
         if batch.failures > self._max_retries:
             return True
         # A 5xx each time for it and for all that it was a part of: it is the text.
         is_known = batch.failures >= ALONE and batch.in_a_row >= SURE
-        return kind is Kind.FAILED and is_known
+        return diagnosis.kind is Kind.FAILED and diagnosis.status is not None and is_known
 
     def _again(
         self,

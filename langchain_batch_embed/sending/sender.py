@@ -363,7 +363,7 @@ class Sender:
             now,
             work=sum(batch.work for _, batch in parts) or 1,
         )
-        end = min((queue.end for queue, _ in parts), default=self._turns.end)
+        end = min(queue.end for queue, _ in parts) if parts else self._turns.end
         for queue, _ in parts:
             queue.tally.requests += 1
         timeout = min(self.timeout, max(0.001, end - now))

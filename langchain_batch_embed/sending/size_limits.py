@@ -68,6 +68,7 @@ class SizeLimits:
         self._named = dict.fromkeys(_MEASURES, math.inf)  # by a refusal
         self._found = dict.fromkeys(_MEASURES, math.inf)  # deduced from what gets through
         self._answered = dict.fromkeys(_MEASURES, 0.0)  # the largest that got through
+        self._largest_work = 0
         self._paced_work = 0  # of the largest batches that were answered
         self._pace = 0.0  # seconds that these take
         self._retest_after = RETEST
@@ -97,6 +98,7 @@ class SizeLimits:
         for measure, size in _sizes(batch).items():
             self._answered[measure] = max(self._answered[measure], size)
         self._note_pace(batch.work, seconds)
+        self._largest_work = max(self._largest_work, batch.work)
         if self.work < math.inf and seconds < timeout * IN_TIME:
             self.work = max(self.work, 2.0 * batch.work)
         self._retest()
@@ -171,8 +173,12 @@ class SizeLimits:
         return self._end(trial)
 
     def timed_out(self, batch: Batch) -> None:
-        """Note that a batch was not answered in time: smaller ones may be."""
-        self.work = min(self.work, max(1.0, batch.work / 2))
+        """Note that a batch was not answered in time: smaller ones may be.
+
+        Where as much was answered before, it is the line at the server and not the batch.
+        """
+        if batch.work > self._largest_work:
+            self.work = min(self.work, max(1.0, batch.work / 2))
 
     def refused_for_quota(self, batch: Batch) -> None:
         """Note that a batch is refused however long it waits: it is above the whole quota."""

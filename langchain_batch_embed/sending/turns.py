@@ -111,7 +111,8 @@ class Turns:
         if not waiting:
             return wait
         oldest = waiting[0]
-        waiting.sort(key=lambda each: each[0].left())
+        if len(waiting) > 1:
+            waiting.sort(key=lambda each: each[0].left())
         turn = oldest if self._turn % 2 else waiting[0]
         delay = self._delay(turn, shared, now)
         if delay <= 0:
