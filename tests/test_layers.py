@@ -52,6 +52,7 @@ PURE = [
 
 WAITING = {"asyncio", "concurrent", "random", "socket", "threading", "time"}
 DEFAULTS = {
+    "options.py": {"random"},
     "pacing/diagnosis.py": {"time"},
     "pacing/pacer.py": {"random"},
     "sending/sender.py": {"random"},
