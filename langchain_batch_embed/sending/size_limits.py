@@ -61,6 +61,7 @@ class SizeLimits:
         tokens: tokens, by the stricter count.
         octets: UTF-8 bytes of the texts.
         work: what is answered in time, in tokens.
+        is_retesting: the next batch may be twice as large as a deduced limit.
     """
 
     def __init__(self) -> None:
@@ -71,6 +72,7 @@ class SizeLimits:
         self._largest_work = 0
         self._paced_work = 0  # of the largest batches that were answered
         self._pace = 0.0  # seconds that these take
+        self.is_retesting = False
         self._retest_after = RETEST
         self._answers = 0  # since a limit was deduced
         self._trials: dict[str, Trial] = {}  # under way, by signature
@@ -97,6 +99,9 @@ class SizeLimits:
         """Note that a batch got through; return those that waited for that."""
         for measure, size in _sizes(batch).items():
             self._answered[measure] = max(self._answered[measure], size)
+            if size > self._found[measure]:  # it was wrong, or is so no more
+                self._found[measure] = GROWTH * size
+                self._apply()
         self._note_pace(batch.work, seconds)
         self._largest_work = max(self._largest_work, batch.work)
         if self.work < math.inf and seconds < timeout * IN_TIME:
@@ -166,7 +171,7 @@ class SizeLimits:
 
     def dropped(self, batch: Batch) -> list[Batch]:
         """Note that a batch has ended in another way; return those that waited for it."""
-        trial = batch.trial
+        trial, batch.trial = batch.trial, None
         if trial is None:
             return []
         trial.open -= 1
@@ -210,14 +215,19 @@ class SizeLimits:
             self._paced_work = max(self._paced_work, work)
 
     def _retest(self) -> None:
-        """Double a deduced limit now and then: one stray refusal teaches a wrong one."""
+        """Let one batch be twice as large now and then: a stray refusal teaches a wrong limit."""
         if all(found == math.inf for found in self._found.values()):
             return
         self._answers += 1
-        if self._answers >= self._retest_after:
+        if self._answers >= self._retest_after and not self.is_retesting:
             self._answers, self._retest_after = 0, RETEST * self._retest_after
-            for name, found in self._found.items():
-                self._found[name] = 2 * found
+            self.is_retesting = True
+            self._apply()
+
+    def retest_with(self, batch: Batch) -> None:
+        """Note that a batch was cut to see whether a deduced limit is still right."""
+        if any(size > self._found[name] for name, size in _sizes(batch).items()):
+            self.is_retesting = False
             self._apply()
 
     def _suspect(self, batch: Batch, diagnosis: Diagnosis) -> str | None:
@@ -249,7 +259,8 @@ class SizeLimits:
 
     def _apply(self) -> None:
         """Put in force what is found for good, and what the trials under way have found so far."""
-        limits = {name: min(self._named[name], self._found[name]) for name in _MEASURES}
+        factor = 2 if self.is_retesting else 1
+        limits = {name: min(self._named[name], factor * self._found[name]) for name in _MEASURES}
         for trial in self._trials.values():
             if not trial.is_content:
                 limits[trial.measure] = min(limits[trial.measure], trial.found)

@@ -101,9 +101,10 @@ class Turns:
         for queue in self.large:
             queue.waits_for_answers = False
             batch = queue.peek(now)
-            if batch is not None:
+            if batch is None:
+                wait = min(wait, queue.due(now))
+            else:
                 waiting.append((queue, batch))
-            wait = min(wait, queue.due(now))
         shared, delay = self._gather(now)
         wait = min(wait, delay)
         if shared:
