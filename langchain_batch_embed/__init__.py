@@ -1,6 +1,9 @@
 """Token-aware, parallel embedding of large corpora for any LangChain vector store."""
 
-from langchain_batch_embed.calls.plan import Plan
+from typing import TYPE_CHECKING, Never
+
+from langchain_batch_embed.calls.plan import AccountQuota, Plan
+from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import (
     BatchEmbeddingsError,
@@ -18,13 +21,22 @@ from langchain_batch_embed.errors import (
     ResponseError,
     UnknownOptionError,
 )
+from langchain_batch_embed.journal import (
+    ByteStoreJournal,
+    Journal,
+    JournalStats,
+    MemoryJournal,
+    Space,
+    SQLiteJournal,
+)
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.report import Report
-from langchain_batch_embed.stores.ingest import IngestFailure, IngestReport
+from langchain_batch_embed.report import IngestFailure, IngestReport, Report
 
 __all__ = [
+    "AccountQuota",
     "BatchEmbeddings",
     "BatchEmbeddingsError",
+    "ByteStoreJournal",
     "DeadlineError",
     "DimensionsError",
     "Failure",
@@ -33,15 +45,40 @@ __all__ = [
     "IngestReport",
     "InputError",
     "InputTypeError",
+    "Journal",
     "JournalError",
+    "JournalStats",
     "Limits",
+    "MemoryJournal",
     "ModelError",
     "NotSentError",
     "OptionError",
     "PartialEmbeddingsError",
     "Plan",
+    "Prefetch",
     "Report",
     "ResponseError",
+    "SQLiteJournal",
+    "Space",
     "UnknownOptionError",
 ]
 __version__ = "0.1.0"
+
+if not TYPE_CHECKING:  # type checkers would take every name for one that exists
+
+    def __getattr__(name: str) -> Never:
+        """Explain that a name such as `ingest` belongs to `BatchEmbeddings`.
+
+        Raises:
+            ImportError: the name is a member of `BatchEmbeddings`. `from ... import` would replace
+                the message of an AttributeError by its own.
+            AttributeError: the name does not exist.
+        """
+        if not name.startswith("_") and hasattr(BatchEmbeddings, name):
+            kind = "a method" if callable(getattr(BatchEmbeddings, name)) else "an attribute"
+            raise ImportError(
+                f"{name} is {kind} of BatchEmbeddings: embeddings = BatchEmbeddings(...), then "
+                f"embeddings.{name}",
+                name=name,
+            )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,10 @@
-"""`BatchEmbeddings`: its options and public methods; what they do is in `pipeline`."""
+"""`BatchEmbeddings`: its options and its methods; `calls` and `stores` do the work."""
 
-import asyncio
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable, Sized
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, Never, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Never
 
 import numpy as np
 from langchain_core.documents import Document
@@ -15,51 +12,25 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.stores import ByteStore
 from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
+from langchain_batch_embed.calls import event_loop
+from langchain_batch_embed.calls.assembly import Assembly
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.plan import Plan, make_plan
 from langchain_batch_embed.calls.prefetch import Prefetch
-from langchain_batch_embed.calls.recovery import Recovery
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
-from langchain_batch_embed.errors import OptionError, PartialEmbeddingsError
-from langchain_batch_embed.journal import Journal, open_journal
-from langchain_batch_embed.limits import FIRST_REQUESTS, Limits, check_positive, limits_of
-from langchain_batch_embed.options import check_options
-from langchain_batch_embed.pacing.pacer import MAX_OUTAGE, Pacer
-from langchain_batch_embed.providers.provider import provider_for
-from langchain_batch_embed.providers.wrapped_object import Connections, pack_up, unpack
-from langchain_batch_embed.report import Report
-from langchain_batch_embed.sending.dispatcher import Dispatcher
-from langchain_batch_embed.sending.sender import Sender
-from langchain_batch_embed.stores.ingest import Ingestion, IngestReport, default_batch_size
-from langchain_batch_embed.texts.inputs import LongInputs, check_texts
-from langchain_batch_embed.texts.tokens import counter_for
+from langchain_batch_embed.journal import Journal
+from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.options import Options, check_names, check_wrapped
+from langchain_batch_embed.providers.copies import pack_up, unpack
+from langchain_batch_embed.report import IngestReport, Report
+from langchain_batch_embed.stores.ingest import ingest
+from langchain_batch_embed.texts.inputs import LongInputs
 
 __all__ = ["BatchEmbeddings"]
 
-_TIMEOUT = 120.0
-"""Seconds for one request where nobody says otherwise. The largest one takes OpenAI some 2 s,
-and one in a hundred many times that; a small machine's own server can take minutes."""
-
-_MADE_HERE = frozenset(
-    {"_has_sent", "_made", "_options", "_process", "embeddings", "journal", "limits"}
-)
-"""The attributes that `__init__` sets."""
-
-_renewing = threading.Lock()
-"""Held while an object is made anew after a fork, so that all threads get the same."""
-
-
-def _after_fork() -> None:
-    global _renewing  # noqa: PLW0603  # a thread that is not in the child may hold it
-    _renewing = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork)
-
-_T = TypeVar("_T")
+_SET_HERE = frozenset({"_assembly", "_options", "embeddings"})
+"""The attributes that this class sets; any other is a subclass's own."""
 
 
 class BatchEmbeddings(Embeddings):
@@ -130,94 +101,62 @@ class BatchEmbeddings(Embeddings):
         max_workers: int | None = None,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
-        long_inputs: LongInputs = "average",
-        max_retries: int = 8,
+        long_inputs: LongInputs = Options.long_inputs,
+        max_retries: int = Options.max_retries,
         timeout: float | None = None,
         deadline: float | None = None,
-        journal: "Journal | ByteStore | str | os.PathLike[str] | None" = None,
+        journal: Journal | ByteStore | str | os.PathLike[str] | None = None,
         model: str | None = None,
         limits: Limits | None = None,
         show_progress: bool = False,
         hedge: bool | None = None,
-        max_outage: float = MAX_OUTAGE,
+        max_outage: float = Options.max_outage,
         _clock: Clock = SYSTEM_CLOCK,
         _draw: Callable[[], float] = random.random,
         **unknown: Never,  # for an error that names what there is
     ) -> None:
-        self._options = {k: v for k, v in locals().items() if k not in ("self", "unknown")}
-        check_options(BatchEmbeddings.__init__, self._options, unknown)
-        self.embeddings = embeddings
-        self.limits = (limits or limits_of(embeddings)).override(
+        check_names(unknown)
+        check_wrapped(embeddings, BatchEmbeddings)
+        options = Options(
             max_batch_size=max_batch_size,
             max_tokens_per_request=max_tokens_per_request,
             max_tokens_per_input=max_tokens_per_input,
             max_workers=max_workers,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            long_inputs=long_inputs,
+            max_retries=max_retries,
+            timeout=timeout,
+            deadline=deadline,
+            journal=journal,
+            model=model,
+            limits=limits,
+            show_progress=show_progress,
+            hedge=hedge,
+            max_outage=max_outage,
+            clock=_clock,
+            draw=_draw,
         )
-        self.journal = open_journal(journal)
-        self._process = os.getpid()
-        self._has_sent = False  # in a process that this one was forked from
-        self._made = self._make("ours")
+        self._set_up(embeddings, options)
 
-    def _make(self, connections: Connections) -> Pipeline:
-        """Make all that a call goes through, for this process; see `provider_for`."""
-        options = self._options
-        provider = provider_for(
-            self.embeddings,
-            limits=self.limits,
-            model=options["model"],
-            timeout=options["timeout"],
-            connections=connections,
-        )
-        if self.journal.persistent and not provider.space.model:
-            raise OptionError(
-                f"{type(self.embeddings).__name__} does not say which model it uses, and a journal "
-                "must not mix models: pass model= with its name"
-            )
-        draw = options["_draw"]
-        pacer = Pacer(
-            max_workers=self.limits.max_workers,
-            first_requests=self.limits.first_requests if provider.is_known else FIRST_REQUESTS,
-            is_known=provider.is_known,
-            requests_per_minute=options["requests_per_minute"],
-            tokens_per_minute=options["tokens_per_minute"],
-            max_outage=options["max_outage"],
-            draw=draw,
-        )
-        hedge = options["hedge"]
-        sender = Sender(
-            pacer,
-            max_retries=options["max_retries"],
-            timeout=options["timeout"] or provider.timeout or _TIMEOUT,
-            hedge=self.limits.is_remote if hedge is None else hedge,
-            server=provider.address,
-            draw=draw,
-        )
-        dispatcher = Dispatcher(
-            sender, max_workers=self.limits.max_workers, clock=options["_clock"]
-        )
-        return Pipeline(
-            limits=self.limits,
-            provider=provider,
-            counter=counter_for(provider.encoding),
-            dispatcher=dispatcher,
-            recovery=Recovery(self.journal, provider.space),
-            long_inputs=options["long_inputs"],
-            deadline=options["deadline"],
-            show_progress=options["show_progress"],
-        )
+    def _set_up(self, embeddings: Embeddings, options: Options) -> None:
+        self.embeddings = embeddings
+        self._options = options
+        self._assembly = Assembly(embeddings, options)
 
     @property
     def _pipeline(self) -> Pipeline:
-        # A forked process has none of the parent's threads, and must not read its answers.
-        if self._process != os.getpid():
-            with _renewing:
-                if self._process != os.getpid():
-                    self._has_sent |= self._made.dispatcher.sender.pacer.has_started
-                    if self._options["journal"] is None:
-                        self.journal = open_journal(None)  # its lock may be held for ever
-                    self._made = self._make("theirs" if self._has_sent else "perhaps theirs")
-                    self._process = os.getpid()
-        return self._made
+        return self._assembly.pipeline
+
+    @property
+    def limits(self) -> Limits:
+        """What the provider allows in one request."""
+        return self._assembly.limits
+
+    @property
+    def journal(self) -> Journal:
+        """Where finished vectors are kept."""
+        return self._assembly.journal
 
     @property
     def last_report(self) -> Report | None:
@@ -262,11 +201,7 @@ class BatchEmbeddings(Embeddings):
             InputError: the text can never be embedded; nothing was sent.
             Exception: the provider's own, where no retry helped.
         """
-        try:
-            return self._pipeline.embed([text], query=True).lists()[0]
-        except PartialEmbeddingsError as error:
-            cause = error.failures[0].error
-        raise cause  # out here, so that its own causes are all that it has
+        return self._pipeline.query(text)
 
     async def aembed_documents(self, texts: Iterable[str]) -> list[list[float]]:
         """Return one vector a text, without blocking the event loop.
@@ -274,23 +209,11 @@ class BatchEmbeddings(Embeddings):
         Cancelling the task stops the work: no further request starts, and what is finished is
         kept as after a failure. Raises as `embed_documents` does.
         """
-        pipeline = self._pipeline
-        given = check_texts(texts)
-        if pipeline.is_small(given):
-            return (await pipeline.aembed(given)).lists()
-        return await self._in_thread(lambda cancelled: pipeline.lists(given, cancelled=cancelled))
+        return await event_loop.embed(self._pipeline, texts)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Return the vector of one query, without blocking the event loop."""
-        pipeline = self._pipeline
-        try:
-            if pipeline.is_small(check_texts([text])):
-                return (await pipeline.aembed([text], query=True)).lists()[0]
-            embed = partial(pipeline.embed, [text], query=True)
-            return await self._in_thread(lambda stop: embed(cancelled=stop).lists()[0])
-        except PartialEmbeddingsError as error:
-            cause = error.failures[0].error
-        raise cause
+        return await event_loop.embed_query(self._pipeline, text)
 
     def plan(
         self,
@@ -351,11 +274,7 @@ class BatchEmbeddings(Embeddings):
             InputTypeError: not an iterable of strings.
             OptionError: `max_buffered` is not a whole number of at least 1.
         """
-        check_positive("max_buffered", max_buffered)
-        listed = check_texts(texts)
-        prefetch = self._pipeline.prefetch(max_buffered=max_buffered)
-        prefetch.announce(listed)
-        return prefetch
+        return self._pipeline.prefetch(texts, max_buffered=max_buffered)
 
     def ingest(
         self,
@@ -395,34 +314,17 @@ class BatchEmbeddings(Embeddings):
             IngestError: several documents in a row failed, and none between them succeeded.
             Exception: whatever `documents` raises, with a note of how many are stored.
         """
-        if batch_size is None:
-            batch_size = default_batch_size(store)
-        check_positive("batch_size", batch_size)
-        check_positive("max_buffered", max_buffered)
-        # SQLiteVec, for one, has no `embeddings`, but keeps them where most stores do.
-        used = store.embeddings or getattr(store, "_embedding", self)
-        if used is not self:
-            raise OptionError(
-                f"this {type(store).__name__} does not use these embeddings; make the store with "
-                "this BatchEmbeddings object"
-            )
-        ahead = max(batch_size, max_buffered)
-        shown = self._options["show_progress"] if show_progress is None else show_progress
-        total = len(documents) if isinstance(documents, Sized) else None
-        with (
-            self._pipeline.prefetch(max_buffered=ahead, until_released=True) as prefetch,
-            tqdm(total=total, unit=" documents", disable=not shown) as bar,
-        ):
-            return Ingestion(
-                store,
-                documents,
-                ids=ids,
-                complete=partial(self._pipeline.complete, prefetch, cancelled=_cancelled),
-                prefetch=prefetch,
-                batch_size=batch_size,
-                ahead=ahead,
-                now=self._pipeline.dispatcher.clock.now,
-            ).run(bar.update, cancelled=_cancelled)
+        return ingest(
+            self._pipeline,
+            store,
+            documents,
+            embeddings=self,
+            ids=ids,
+            batch_size=batch_size,
+            max_buffered=max_buffered,
+            show_progress=self._options.show_progress if show_progress is None else show_progress,
+            cancelled=_cancelled,
+        )
 
     async def aingest(
         self,
@@ -440,7 +342,7 @@ class BatchEmbeddings(Embeddings):
         another thread. A SQLite connection has to allow that: `check_same_thread=False`.
         Cancelling the task stops it after the batch that is being written.
         """
-        return await self._in_thread(
+        return await event_loop.in_thread(
             lambda cancelled: self.ingest(
                 store,
                 documents,
@@ -449,34 +351,19 @@ class BatchEmbeddings(Embeddings):
                 max_buffered=max_buffered,
                 show_progress=show_progress,
                 _cancelled=cancelled,
-            )
+            ),
+            self._pipeline.wake,
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the options, and what a subclass has added.
-
-        Locks, threads and learnt limits are made anew.
-        """
-        options = {**self._options, "embeddings": pack_up(self.embeddings)}
-        added = {name: value for name, value in vars(self).items() if name not in _MADE_HERE}
-        return {"options": options, "added": added}
+        """Pickle the options and what a subclass has added; locks and threads are made again."""
+        return {
+            "embeddings": pack_up(self.embeddings),
+            "options": self._options,
+            "added": {name: value for name, value in vars(self).items() if name not in _SET_HERE},
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make the object from its options; a subclass' own `__init__` may take others."""
-        options = state["options"]
-        BatchEmbeddings.__init__(self, **{**options, "embeddings": unpack(options["embeddings"])})
+        self._set_up(unpack(state["embeddings"]), state["options"])
         vars(self).update(state["added"])
-
-    async def _in_thread(self, work: Callable[[threading.Event], _T]) -> _T:
-        """Run a call in a thread of its own; cancelling the task stops it."""
-        cancelled = threading.Event()
-        # Not the loop's default executor: its few threads would hold up further calls.
-        executor = ThreadPoolExecutor(1, "batch-embed-async")
-        try:
-            return await asyncio.get_running_loop().run_in_executor(executor, work, cancelled)
-        except asyncio.CancelledError:
-            cancelled.set()
-            self._pipeline.wake()
-            raise
-        finally:
-            executor.shutdown(wait=False)

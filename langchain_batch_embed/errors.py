@@ -21,14 +21,11 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    from langchain_batch_embed.report import Report
-    from langchain_batch_embed.stores.ingest import IngestReport
+from langchain_batch_embed.report import IngestReport, Report
 
 __all__ = [
     "BatchEmbeddingsError",
@@ -236,9 +233,9 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
 
     def __init__(
         self,
-        embeddings: Sequence["list[float] | NDArray[np.float32] | None"],
+        embeddings: Sequence[list[float] | NDArray[np.float32] | None],
         failures: Sequence[Failure],
-        report: "Report",
+        report: Report,
     ) -> None:
         self.embeddings = list(embeddings)
         self.failures = tuple(failures)
@@ -275,7 +272,7 @@ class IngestError(BatchEmbeddingsError):
         report: what was stored before, and what failed.
     """
 
-    def __init__(self, report: "IngestReport") -> None:
+    def __init__(self, report: IngestReport) -> None:
         kinds = ", ".join(sorted({type(failure.error).__name__ for failure in report.failures}))
         super().__init__(
             f"of the first {report.tried:,} documents {report.stored:,} are stored, then several "

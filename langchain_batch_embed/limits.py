@@ -16,7 +16,7 @@ from langchain_core.embeddings import Embeddings
 
 from langchain_batch_embed.errors import OptionError
 
-__all__ = ["FIRST_REQUESTS", "Limits", "limits_of", "model_of"]
+__all__ = ["FIRST_REQUESTS", "Limits", "check_positive", "limits_of", "model_of"]
 
 REMOTE_WORKERS = 128
 """Requests in flight at a hosted provider; measured, see "How many at once" in README."""

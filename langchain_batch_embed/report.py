@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from html import escape
 from types import MappingProxyType
+from typing import Literal
 
 __all__ = [
     "BATCH_API_SHARE",
     "DOLLARS_PER_MILLION_TOKENS",
     "PRICES_FROM",
     "Account",
+    "IngestFailure",
+    "IngestReport",
     "Report",
     "Tally",
     "dollars",
@@ -154,6 +157,48 @@ class Report:
                 "failed texts": f"{self.failures:,}",
             },
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestFailure:
+    """A document that is not in the store.
+
+    Attributes:
+        index: its position among the documents that were given.
+        id: its id, if it has one.
+        stage: `"embedding"` or `"writing"`.
+        error: why, without its traceback.
+    """
+
+    index: int
+    id: str | None
+    stage: Literal["embedding", "writing"]
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestReport:
+    """What `ingest` did.
+
+    Attributes:
+        documents: how many were read.
+        tried: how many of them, the first ones, are stored or have failed: all, unless an
+            `IngestError` ended it.
+        stored: how many of them are in the store now.
+        failures: those that could not be stored, in order.
+        ids: the ids that the store returned, in the order of the documents stored.
+        seconds: how long it took.
+        waited: how many of them the store waited for vectors: next to none where writing is what
+            takes the time, and most of them where embedding is.
+    """
+
+    documents: int
+    tried: int
+    stored: int
+    failures: tuple[IngestFailure, ...]
+    ids: tuple[str, ...] = field(repr=False)  # long
+    seconds: float
+    waited: float
 
 
 @dataclass(slots=True)

@@ -38,7 +38,7 @@ def rewriting(mocker: MockerFixture, change: Callable[[dict[str, Any]], None]) -
         change(answer)
         return read_answer(json.dumps(answer).encode(), **options)
 
-    mocker.patch("langchain_batch_embed.providers.provider.read_answer", read)
+    mocker.patch("langchain_batch_embed.providers.openai.read_answer", read)
 
 
 def naming(mocker: MockerFixture, *models: str | None) -> None:

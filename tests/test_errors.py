@@ -31,8 +31,7 @@ from langchain_batch_embed.errors import (
     UnknownOptionError,
     name_indices,
 )
-from langchain_batch_embed.report import Report
-from langchain_batch_embed.stores.ingest import IngestReport
+from langchain_batch_embed.report import IngestReport, Report
 
 ErrorT = TypeVar("ErrorT", bound=Exception)
 

@@ -32,7 +32,7 @@ from langchain_batch_embed import (
 )
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.limits import ESTIMATED, LOCAL_WORKERS, REMOTE_WORKERS, limits_of
-from langchain_batch_embed.providers.provider import WrappedProvider
+from langchain_batch_embed.providers.wrapped import WrappedProvider
 from langchain_batch_embed.simulator import vectors
 from langchain_batch_embed.texts.tokens import ToktokCounter, count_bytes
 from tests.support import FakeClock, LocalServer, assert_right, prose, wait_until

@@ -14,7 +14,7 @@ from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
 from langchain_batch_embed.limits import limits_of
-from langchain_batch_embed.providers.provider import OpenAIProvider
+from langchain_batch_embed.providers.openai import OpenAIProvider
 from langchain_batch_embed.providers.socket_deadline import limit_reads, time_limit
 
 DRIP = 0.05

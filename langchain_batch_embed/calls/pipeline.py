@@ -28,7 +28,7 @@ from langchain_batch_embed.errors import (
     NotSentError,
     PartialEmbeddingsError,
 )
-from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.limits import Limits, check_positive
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.providers.decoding import to_lists
 from langchain_batch_embed.providers.provider import Answer, Provider
@@ -121,6 +121,22 @@ class Pipeline:
         given = check_texts(texts)
         held = self._held(given)
         return self.embed(given, cancelled=cancelled).lists() if held is None else to_lists(held)
+
+    def query(self, text: str, *, cancelled: threading.Event | None = None) -> list[float]:
+        """Return the vector of one query; raise the provider's own error where there is none."""
+        try:
+            return self.embed([text], query=True, cancelled=cancelled).lists()[0]
+        except PartialEmbeddingsError as error:
+            cause = error.failures[0].error
+        raise cause  # out here, so that its own causes are all that it has
+
+    async def aquery(self, text: str) -> list[float]:
+        """Return the same without a thread of its own."""
+        try:
+            return (await self.aembed([text], query=True)).lists()[0]
+        except PartialEmbeddingsError as error:
+            cause = error.failures[0].error
+        raise cause
 
     def embed(
         self,
@@ -328,7 +344,15 @@ class Pipeline:
         for prefetch in self.prefetches:
             prefetch.wake()
 
-    def prefetch(self, *, max_buffered: int, until_released: bool = False) -> Prefetch:
+    def prefetch(self, texts: Iterable[str], *, max_buffered: int) -> Prefetch:
+        """Embed texts in the background; see `BatchEmbeddings.prefetch`."""
+        check_positive("max_buffered", max_buffered)
+        announced = check_texts(texts)
+        prefetch = self.open_prefetch(max_buffered=max_buffered)
+        prefetch.announce(announced)
+        return prefetch
+
+    def open_prefetch(self, *, max_buffered: int, until_released: bool = False) -> Prefetch:
         """Open a prefetch, from which all calls are answered until it is closed.
 
         When it is, `last_report` is about all that it did.

@@ -1,1 +1,49 @@
 """How one batch is sent: OpenAI, every other class, and what is read of their answers."""
+
+from typing import TYPE_CHECKING, cast
+
+from langchain_core.embeddings import Embeddings
+
+from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.providers.copies import Connections
+from langchain_batch_embed.providers.identity import embeds_its_own_way, is_openai
+from langchain_batch_embed.providers.openai import OpenAIProvider
+from langchain_batch_embed.providers.provider import Answer, Provider
+from langchain_batch_embed.providers.wrapped import WrappedProvider
+
+if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported it; nobody else needs it
+    from langchain_openai import OpenAIEmbeddings
+
+__all__ = ["Answer", "Connections", "Provider", "provider_for"]
+
+
+def provider_for(
+    embeddings: Embeddings,
+    *,
+    limits: Limits,
+    model: str | None = None,
+    timeout: float | None = None,
+    connections: Connections = "ours",
+) -> Provider:
+    """Return the fastest way to send for an `Embeddings` object.
+
+    A subclass of `OpenAIEmbeddings` with methods of its own, such as those that put a prefix before
+    each text, is asked itself.
+
+    Args:
+        embeddings: the wrapped object.
+        limits: of its provider.
+        model: its model's name, where it does not tell that.
+        timeout: seconds for one request, for a class that can be told.
+        connections: whose those of the wrapped object are; those of another process are left to
+            it.
+
+    Raises:
+        OptionError, BatchEmbeddingsError: see `client_of`.
+    """
+    if is_openai(embeddings) and not embeds_its_own_way(embeddings):
+        wrapped = cast("OpenAIEmbeddings", embeddings)
+        return OpenAIProvider(wrapped, limits=limits, model=model, connections=connections)
+    return WrappedProvider(
+        embeddings, limits=limits, model=model, timeout=timeout, connections=connections
+    )

@@ -8,14 +8,18 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice, zip_longest
 from typing import Any, Literal
 
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
+from tqdm.auto import tqdm
 
+from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.prefetch import RUNS, Prefetch
 from langchain_batch_embed.errors import (
     IngestError,
@@ -24,9 +28,11 @@ from langchain_batch_embed.errors import (
     OptionError,
     causes,
 )
+from langchain_batch_embed.limits import check_positive
+from langchain_batch_embed.report import IngestFailure, IngestReport
 from langchain_batch_embed.stores.sqlite import large_page_cache, roll_back
 
-__all__ = ["BATCH_SIZE", "IngestFailure", "IngestReport", "Ingestion", "default_batch_size"]
+__all__ = ["BATCH_SIZE", "ingest"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,48 +51,6 @@ FAILED_IN_A_ROW = 8
 Complete = Callable[[Sequence[str]], Mapping[int, BaseException]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestFailure:
-    """A document that is not in the store.
-
-    Attributes:
-        index: its position among the documents that were given.
-        id: its id, if it has one.
-        stage: `"embedding"` or `"writing"`.
-        error: why, without its traceback.
-    """
-
-    index: int
-    id: str | None
-    stage: Literal["embedding", "writing"]
-    error: BaseException
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestReport:
-    """What `ingest` did.
-
-    Attributes:
-        documents: how many were read.
-        tried: how many of them, the first ones, are stored or have failed: all, unless an
-            `IngestError` ended it.
-        stored: how many of them are in the store now.
-        failures: those that could not be stored, in order.
-        ids: the ids that the store returned, in the order of the documents stored.
-        seconds: how long it took.
-        waited: how many of them the store waited for vectors: next to none where writing is what
-            takes the time, and most of them where embedding is.
-    """
-
-    documents: int
-    tried: int
-    stored: int
-    failures: tuple[IngestFailure, ...]
-    ids: tuple[str, ...] = field(repr=False)  # long
-    seconds: float
-    waited: float
-
-
 @dataclass(frozen=True, slots=True)
 class _Item:
     index: int
@@ -94,7 +58,61 @@ class _Item:
     id: str | None
 
 
-def default_batch_size(store: VectorStore) -> int:
+def ingest(
+    pipeline: Pipeline,
+    store: VectorStore,
+    documents: Iterable[Document],
+    *,
+    embeddings: Embeddings,
+    ids: Iterable[str] | None,
+    batch_size: int | None,
+    max_buffered: int,
+    show_progress: bool,
+    cancelled: threading.Event | None,
+) -> IngestReport:
+    """Add any number of documents to a store; see `BatchEmbeddings.ingest`.
+
+    Args:
+        pipeline: embeds.
+        store: whose `add_documents` is called.
+        documents: any iterable.
+        embeddings: the object that the store has to use.
+        ids: one a document; `None`: up to the store.
+        batch_size: documents in one call of the store, at most; `None`: see `_batch_size`.
+        max_buffered: documents read ahead, at least a batch.
+        show_progress: show a bar that counts documents.
+        cancelled: set, with a `wake`, to stop after the batch that is being written.
+    """
+    if batch_size is None:
+        batch_size = _batch_size(store)
+    check_positive("batch_size", batch_size)
+    check_positive("max_buffered", max_buffered)
+    # SQLiteVec, for one, has no `embeddings`, but keeps them where most stores do.
+    used = store.embeddings or getattr(store, "_embedding", embeddings)
+    if used is not embeddings:
+        raise OptionError(
+            f"this {type(store).__name__} does not use these embeddings; make the store with "
+            "this BatchEmbeddings object"
+        )
+    ahead = max(batch_size, max_buffered)
+    total = len(documents) if isinstance(documents, Sized) else None
+    with (
+        pipeline.open_prefetch(max_buffered=ahead, until_released=True) as prefetch,
+        tqdm(total=total, unit=" documents", disable=not show_progress) as bar,
+    ):
+        return Ingestion(
+            store,
+            documents,
+            ids=ids,
+            complete=partial(pipeline.complete, prefetch, cancelled=cancelled),
+            prefetch=prefetch,
+            batch_size=batch_size,
+            ahead=ahead,
+            now=pipeline.dispatcher.clock.now,
+        ).run(bar.update, cancelled=cancelled)
+
+
+def _batch_size(store: VectorStore) -> int:
     """Return how many documents to give to one call of the store.
 
     Some stores, such as Supabase's, write a call in statements of `chunk_size` rows each. A call

@@ -1,9 +1,7 @@
-"""What is known of a wrapped object: how to go around it, what tells it apart, and copies of it."""
+"""Copies of a wrapped object: to send with, for another process, and to pickle."""
 
 import copy
-import hashlib
 import logging
-import re
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,23 +11,13 @@ from langchain_core.embeddings import Embeddings
 
 from langchain_batch_embed.errors import BatchEmbeddingsError, OptionError
 from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.providers.identity import NOT_PLAIN, is_openai, plain
 
 if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported both; nobody else needs them
     import openai
     from langchain_openai import OpenAIEmbeddings
 
-__all__ = [
-    "Connections",
-    "client_of",
-    "digest",
-    "embeds_its_own_way",
-    "is_openai",
-    "one_request_a_call",
-    "pack_up",
-    "seconds_of",
-    "settings",
-    "unpack",
-]
+__all__ = ["Connections", "client_of", "one_request_a_call", "pack_up", "unpack"]
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +113,7 @@ def pack_up(embeddings: Embeddings) -> object:
     private = {
         name: value
         for name, value in (wrapped.__pydantic_private__ or {}).items()
-        if (plain := _plain(value)) is not _NOT_PLAIN and plain == value
+        if (kept := plain(value)) is not NOT_PLAIN and kept == value
     }
     return type(wrapped), options, private, _address(wrapped)
 
@@ -153,24 +141,6 @@ def unpack(packed: Any) -> Embeddings:
 def _address(embeddings: "OpenAIEmbeddings") -> str | None:
     client = embeddings.client
     return None if client is None else str(client._client.base_url)  # noqa: SLF001
-
-
-def is_openai(embeddings: Embeddings) -> bool:
-    """Tell whether an object is langchain-openai's `OpenAIEmbeddings`, or derived from it."""
-    # langchain-community has a class of the same name that is built differently.
-    return any(
-        base.__name__ == "OpenAIEmbeddings" and base.__module__.startswith("langchain_openai.")
-        for base in type(embeddings).__mro__
-    )
-
-
-def embeds_its_own_way(embeddings: Embeddings) -> bool:
-    """Tell whether a subclass of `OpenAIEmbeddings` overrides what we go around."""
-    owners = (
-        next(kind for kind in type(embeddings).__mro__ if name in vars(kind))
-        for name in ("embed_documents", "embed_query")
-    )
-    return not all(owner.__module__.startswith("langchain_openai.") for owner in owners)
 
 
 def client_of(
@@ -205,56 +175,3 @@ def client_of(
             "make OpenAIEmbeddings and BatchEmbeddings anew in each process"
         )
     return client.with_options(max_retries=0, **options)
-
-
-def seconds_of(timeout: Any) -> float | None:
-    """Return the seconds to read in a time-out in any of the forms that the SDK takes."""
-    if isinstance(timeout, tuple):  # connect, read, and perhaps others
-        timeout = timeout[1]
-    timeout = getattr(timeout, "read", timeout)  # of `httpx.Timeout`
-    return float(timeout) if isinstance(timeout, int | float) else None
-
-
-def settings(embeddings: Embeddings) -> dict[str, Any]:
-    """Return the plain attributes of an object: any of them may change its vectors.
-
-    A time-out does not, and then a journal is paid for anew; the other mistake, another server's or
-    another prefix' vectors, would be a wrong one. What looks like a secret is left out.
-    """
-    attributes = {
-        **getattr(embeddings, "__dict__", {}),
-        **(getattr(embeddings, "__pydantic_private__", None) or {}),
-    }
-    plain: dict[str, Any] = _plain(
-        {
-            name: value
-            for name, value in attributes.items()
-            # Private numbers count or time something, private collections are caches.
-            if not _SECRET.search(name) and (name[:1] != "_" or isinstance(value, str | bool))
-        }
-    )
-    return plain
-
-
-_SECRET = re.compile(r"key|token$|secret|password|credential", re.IGNORECASE)
-
-_NOT_PLAIN = object()
-
-
-def _plain(value: Any) -> Any:
-    """Return a value without what is not plain in it, at any depth."""
-    if isinstance(value, Mapping):
-        names = [name for name in value if _plain(name) is not _NOT_PLAIN]
-        parts = {name: _plain(value[name]) for name in names}
-        return {name: part for name, part in parts.items() if part is not _NOT_PLAIN}
-    if isinstance(value, list | tuple):
-        kept = [part for part in map(_plain, value) if part is not _NOT_PLAIN]
-        return kept if isinstance(value, list) else tuple(kept)
-    return value if value is None or isinstance(value, str | int | float) else _NOT_PLAIN
-
-
-def digest(options: Mapping[str, Any]) -> str:
-    """Return a short digest of options that can change the vectors."""
-    if not options:
-        return ""
-    return hashlib.blake2b(repr(sorted(options.items())).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,73 @@
+"""What a wrapped object is, and what tells its vectors from those of others."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.embeddings import Embeddings
+
+__all__ = ["NOT_PLAIN", "digest", "embeds_its_own_way", "is_openai", "plain", "settings"]
+
+_SECRET = re.compile(r"key|token$|secret|password|credential", re.IGNORECASE)
+
+NOT_PLAIN = object()
+"""What `plain` returns for a value that is not plain."""
+
+
+def is_openai(embeddings: Embeddings) -> bool:
+    """Tell whether an object is langchain-openai's `OpenAIEmbeddings`, or derived from it."""
+    # langchain-community has a class of the same name that is built differently.
+    return any(
+        base.__name__ == "OpenAIEmbeddings" and base.__module__.startswith("langchain_openai.")
+        for base in type(embeddings).__mro__
+    )
+
+
+def embeds_its_own_way(embeddings: Embeddings) -> bool:
+    """Tell whether a subclass of `OpenAIEmbeddings` overrides what we go around."""
+    owners = (
+        next(kind for kind in type(embeddings).__mro__ if name in vars(kind))
+        for name in ("embed_documents", "embed_query")
+    )
+    return not all(owner.__module__.startswith("langchain_openai.") for owner in owners)
+
+
+def settings(embeddings: Embeddings) -> dict[str, Any]:
+    """Return the plain attributes of an object: any of them may change its vectors.
+
+    A time-out does not, and then a journal is paid for anew; the other mistake, another server's or
+    another prefix' vectors, would be a wrong one. What looks like a secret is left out.
+    """
+    attributes = {
+        **getattr(embeddings, "__dict__", {}),
+        **(getattr(embeddings, "__pydantic_private__", None) or {}),
+    }
+    kept: dict[str, Any] = plain(
+        {
+            name: value
+            for name, value in attributes.items()
+            # Private numbers count or time something, private collections are caches.
+            if not _SECRET.search(name) and (name[:1] != "_" or isinstance(value, str | bool))
+        }
+    )
+    return kept
+
+
+def digest(options: Mapping[str, Any]) -> str:
+    """Return a short digest of options that can change the vectors."""
+    if not options:
+        return ""
+    return hashlib.blake2b(repr(sorted(options.items())).encode(), digest_size=8).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Return a value without what is not plain in it, at any depth."""
+    if isinstance(value, Mapping):
+        names = [name for name in value if plain(name) is not NOT_PLAIN]
+        parts = {name: plain(value[name]) for name in names}
+        return {name: part for name, part in parts.items() if part is not NOT_PLAIN}
+    if isinstance(value, list | tuple):
+        kept = [part for part in map(plain, value) if part is not NOT_PLAIN]
+        return kept if isinstance(value, list) else tuple(kept)
+    return value if value is None or isinstance(value, str | int | float) else NOT_PLAIN

@@ -1,0 +1,61 @@
+"""Sends through the wrapped object's own methods: every class but OpenAI's.
+
+That class's own slicing and retrying is turned off first, as far as it has options for that.
+"""
+
+from collections.abc import Sequence
+
+from langchain_core.embeddings import Embeddings
+
+from langchain_batch_embed.journal import Space
+from langchain_batch_embed.limits import Limits, model_of
+from langchain_batch_embed.providers.copies import Connections, one_request_a_call
+from langchain_batch_embed.providers.decoding import as_array, check
+from langchain_batch_embed.providers.identity import digest, settings
+from langchain_batch_embed.providers.provider import Answer
+
+__all__ = ["WrappedProvider"]
+
+
+class WrappedProvider:
+    """Sends through the wrapped object's own methods, and leaves the time-out to it."""
+
+    encoding: str | None = "cl100k_base"
+    """These providers' tokenizers are not at hand. What this one counts is nearer than bytes, and
+    `limits.py` leaves room for the difference."""
+
+    timeout: float | None = None
+    is_known = False
+
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        *,
+        limits: Limits,
+        model: str | None = None,
+        timeout: float | None = None,
+        connections: Connections = "ours",
+    ) -> None:
+        self._embeddings = one_request_a_call(
+            embeddings, limits, timeout=timeout, connections=connections
+        )
+        self.model = model or model_of(embeddings)
+        self.address = f"the server of {type(embeddings).__name__}"
+        kind = type(embeddings)
+        self.space = Space(
+            provider=limits.provider,
+            model=self.model or "",
+            variant=f"{kind.__module__}.{kind.__qualname__} {digest(settings(embeddings))}",
+        )
+
+    def send(self, texts: Sequence[str], *, timeout: float) -> Answer:  # noqa: ARG002
+        """Embed the texts as documents, and check the answer."""
+        return _checked(self._embeddings.embed_documents(list(texts)), expected=len(texts))
+
+    def send_query(self, texts: Sequence[str], *, timeout: float) -> Answer:  # noqa: ARG002
+        """Embed one query, a list of one text, and check the answer."""
+        return _checked([self._embeddings.embed_query(texts[0])], expected=1)
+
+
+def _checked(embeddings: Sequence[Sequence[float]], *, expected: int) -> Answer:
+    return Answer(vectors=check(as_array(embeddings), expected=expected))
