@@ -38,7 +38,7 @@ def rewriting(mocker: MockerFixture, change: Callable[[dict[str, Any]], None]) -
         change(answer)
         return read_answer(json.dumps(answer).encode(), **options)
 
-    mocker.patch("langchain_batch_embed.providers.read_answer", read)
+    mocker.patch("langchain_batch_embed.providers.provider.read_answer", read)
 
 
 def naming(mocker: MockerFixture, *models: str | None) -> None:
@@ -153,7 +153,7 @@ class TestDimensions:
         cause = caught.value.__cause__
         assert isinstance(cause, DimensionsError)
         assert (cause.expected, cause.received, cause.asked) == (1536, 64, False)
-        assert server.stats()["requests"] == 3
+        assert server.stats()["requests"] <= 4  # one may be the canary's single word
         # Nobody knows which is right: the next call is not held to either.
         assert_right(embeddings.embed_numpy(["c", "d"]), ["c", "d"])
 
@@ -367,7 +367,8 @@ class TestErrorsInDisguise:
         embeddings = batch(max_workers=1, max_batch_size=250)
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
         assert embeddings.last_report is not None
-        assert embeddings.last_report.retries == 2
+        # The second time it is the same batch, which is then sent in two parts.
+        assert embeddings.last_report.retries + embeddings.last_report.splits == 2
 
     @pytest.mark.parametrize(
         ("fault", "said"),
@@ -379,11 +380,11 @@ class TestErrorsInDisguise:
     def test_one_that_stays_is_named(
         self, batch: Batch, server: LocalServer, fault: str, said: str
     ) -> None:
-        """After all retries the error says what came in place of vectors."""
+        """After `max_outage` without an answer the error says what came in place of vectors."""
         server.configure(faults={fault: 1.0})
         with pytest.raises(ResponseError, match=said):
-            batch(max_retries=2).embed_query("a question")
-        assert server.stats()["requests"] == 3
+            batch(max_outage=30).embed_query("a question")
+        assert 3 <= server.stats()["requests"] <= 30
 
 
 class TestOtherLimits:

@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
-from langchain_batch_embed import __main__, demo
+from langchain_batch_embed import __main__
+from langchain_batch_embed.commands import demo
 from langchain_batch_embed.commands.corpus import standard_library
 from langchain_batch_embed.commands.demo import Way, table
 from langchain_batch_embed.commands.offline import use_offline_tiktoken

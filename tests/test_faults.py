@@ -8,7 +8,7 @@ import pytest
 from langchain_batch_embed import BatchEmbeddings, PartialEmbeddingsError
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.limits import OPENAI
-from tests.support import FakeClock, LocalServer, assert_right, prose
+from tests.support import FakeClock, LocalServer, assert_right, known, prose
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -16,12 +16,12 @@ TEXTS = [f"section {i}" for i in range(3000)]
 
 
 class TestSilence:
-    """A server that does not answer is told of, once, while it is asked again."""
+    """A server that does not answer is told of while it is asked again."""
 
     @pytest.mark.parametrize(
         ("script", "warnings"),
         [
-            (("500", "500", "reset"), 1),
+            (("500", "500", "reset"), 2),
             (("ok", "500"), 0),
             (("429", "429"), 0),
         ],
@@ -34,11 +34,11 @@ class TestSilence:
         script: tuple[str, ...],
         warnings: int,
     ) -> None:
-        """Otherwise a wrong address shows only after minutes of retries."""
+        """One when it counts as away, and one when it answers again: nobody wonders for minutes."""
         server.configure(script=script)
         batch(max_workers=1, max_batch_size=1).embed_numpy(["a", "b"])
         found = [record for record in caplog.records if record.levelname == "WARNING"]
-        assert [record.name for record in found] == ["langchain_batch_embed.run"] * warnings
+        assert [record.name for record in found] == ["langchain_batch_embed.sending.sender"] * warnings
 
 
 class TestRateLimitHandling:
@@ -76,7 +76,7 @@ class TestRateLimitHandling:
     ) -> None:
         """Nothing is sent by any worker while the pause of one refusal lasts."""
         server.configure(script=("429",), retry_after=30)
-        embeddings = batch(max_batch_size=100)
+        embeddings = known(batch(max_batch_size=100))
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
         assert server.stats()["by_status"] == {"200": 30, "429": 1}
         assert 30 <= clock.time <= 31
@@ -92,12 +92,15 @@ class TestRateLimitHandling:
         assert server.stats()["requests"] <= 4
         assert clock.time == 0
 
-    def test_gives_up_after_max_retries(self, batch: Batch, server: LocalServer) -> None:
-        """A server that always throttles is asked `max_retries` times more, and then no more."""
+    def test_gives_up_a_server_that_throttles_for_ever(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """After `max_outage` without an answer, whatever `max_retries` is, with its own error."""
         server.configure(faults={"429_bare": 1.0})
         with pytest.raises(openai.RateLimitError):
-            batch(max_retries=3).embed_query("a")
-        assert server.stats()["requests"] == 4
+            batch(max_retries=0, max_outage=60).embed_query("a")
+        assert 50 <= clock.time <= 80
+        assert 5 <= server.stats()["requests"] <= 25
 
     @pytest.mark.parametrize(("bucket_seconds", "refused"), [(4, 2), (1, OPENAI.first_requests)])
     def test_keeps_a_quota_it_reads_in_the_headers(
@@ -147,7 +150,7 @@ class TestFaults:
         self, batch: Batch, server: LocalServer, fault: str
     ) -> None:
         """An answer that is not one sound vector a text never ends in the result."""
-        server.configure(faults={fault: 0.5})
+        server.configure(faults={fault: 0.2})
         assert_right(batch(max_batch_size=50).embed_numpy(TEXTS[:500]), TEXTS[:500])
 
     def test_a_vector_of_another_width_is_never_taken(
@@ -221,13 +224,13 @@ class TestHedging:
     ) -> None:
         """One hung request of forty: hedged, the call ends without waiting for its time-out."""
         server.configure(script=(*["ok"] * 20, "hang"))
-        embeddings = batch(
-            max_workers=4, max_batch_size=75, hedge=hedge, timeout=2, _clock=SYSTEM_CLOCK
+        embeddings = known(
+            batch(max_workers=4, max_batch_size=75, hedge=hedge, timeout=2, _clock=SYSTEM_CLOCK)
         )
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
         report = embeddings.last_report
         assert report is not None
-        assert report.retries == (0 if hedge else 1)
+        assert report.retries + report.splits == (0 if hedge else 1)
         # 5 % of forty are two: perhaps another one of the last ones seemed late as well.
         assert report.hedged in ((1, 2) if hedge else (0,))
         assert server.stats()["inputs_billed"] == len(TEXTS)
@@ -237,8 +240,8 @@ class TestHedging:
     ) -> None:
         """Its runs are small, so one batch is more than the share of one of them."""
         server.configure(script=(*["ok"] * 30, "hang"))
-        embeddings = batch(
-            max_workers=4, max_batch_size=75, hedge=True, timeout=2, _clock=SYSTEM_CLOCK
+        embeddings = known(
+            batch(max_workers=4, max_batch_size=75, hedge=True, timeout=2, _clock=SYSTEM_CLOCK)
         )
         with embeddings.prefetch(TEXTS, max_buffered=3000):
             assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
@@ -252,9 +255,9 @@ class TestHedging:
     ) -> None:
         """A late batch that is a quarter of the call is not hedged, though there is room for it."""
         server.configure(script=("ok", "hang", "ok", "ok"))
-        embeddings = batch(
-            max_workers=4, max_batch_size=750, hedge=True, timeout=0.5, _clock=SYSTEM_CLOCK
+        embeddings = known(
+            batch(max_workers=4, max_batch_size=750, hedge=True, timeout=0.5, _clock=SYSTEM_CLOCK)
         )
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
         assert embeddings.last_report is not None
-        assert (embeddings.last_report.hedged, embeddings.last_report.retries) == (0, 1)
+        assert (embeddings.last_report.hedged, embeddings.last_report.splits) == (0, 1)

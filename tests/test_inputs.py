@@ -140,9 +140,9 @@ class TestWeights:
             limits=replace(LIMITS, bytes_per_token=4),
             long_inputs="average",
         )
-        assert inputs.weights.tolist() == [5, 6]
-        assert inputs.tokens.tolist() < inputs.weights.tolist()
-        assert inputs.charges.tolist() < inputs.weights.tolist()
+        assert inputs.sizes.tokens.tolist() == [5, 6]
+        assert inputs.tokens.tolist() < inputs.sizes.tokens.tolist()
+        assert inputs.charges.tolist() < inputs.sizes.tokens.tolist()
 
 
 class TestEmptyTexts:

@@ -29,8 +29,8 @@ from langchain_batch_embed import (
     JournalError,
     OptionError,
     PartialEmbeddingsError,
-    recovery,
 )
+from langchain_batch_embed.calls import recovery
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.journal import SQLiteJournal

@@ -107,6 +107,7 @@ class Concurrency:
         is_saturated: whether requests wait in line: more of them get no more work done.
         threshold: where a slow start after a refusal ends.
         began: when the current round began.
+        is_opening: whether a known provider has yet to tell its quota.
         is_starting: whether nothing is known yet, so that requests are kept small.
     """
 
@@ -118,7 +119,7 @@ class Concurrency:
         self.is_starting = not is_known and most > 1
         self._is_quota_told = False
         self._checks = 0 if is_known or most == 1 else CHECKS
-        self._is_opening = is_known  # the first answers of a known provider have yet to come
+        self.is_opening = is_known  # the first answers of a known provider have yet to come
         self.threshold = self.estimate  # where a slow start after a refusal ends
         self._ceiling = math.inf  # what was refused or timed out last
         self._rest = 1  # rounds until the next attempt
@@ -147,16 +148,11 @@ class Concurrency:
         """How many share the work: the estimate once it is found, else all that may be used."""
         return self.limit() if self.is_saturated else self.most
 
-    @property
-    def first(self) -> int:
-        """How many requests are sent before any answer; 0: some have come."""
-        return self.limit() if self._is_opening or self.is_starting else 0
-
     def open(self) -> None:
         """Go on faster, at a known provider at once with the full number: the quota was told."""
         self._is_quota_told = True
-        if self._is_opening:
-            self._is_opening = False
+        if self.is_opening:
+            self.is_opening = False
             self.estimate = float(self.most)
 
     def answered(self, *, sent: float, now: float, work: float, in_flight: int) -> None:
@@ -168,13 +164,13 @@ class Concurrency:
             work: of its request, in tokens.
             in_flight: requests in flight when it came, itself among them.
         """
-        if self._is_opening:
+        if self.is_opening:
             # Each answer opens three more places until the quota is known.
             self.estimate = min(self.most, self.estimate + 3)
-            self._is_opening = self.estimate < self.most
+            self.is_opening = self.estimate < self.most
         elif self.estimate < self.threshold and sent >= self.began:
             self.estimate = min(self.threshold, self.estimate + 1)  # slow start
-        if self.most == 1 or self._is_opening or sent < self.began:
+        if self.most == 1 or self.is_opening or sent < self.began:
             return
         self._trips.append((max(1e-6, now - sent), max(1.0, work), now))
         self._busiest = max(self._busiest, in_flight)
@@ -204,7 +200,7 @@ class Concurrency:
         if self.estimate >= self.threshold:  # else a slow start is under way
             self.threshold = max(2.0, self.estimate)
         self.estimate = 1.0
-        self.is_starting = self._is_opening = False
+        self.is_starting = self.is_opening = False
         self._checks = 0
         self._attempt, self._last = 0, None
         self._begin(now)
@@ -224,7 +220,7 @@ class Concurrency:
     def _lower(self, to: float, now: float) -> None:
         self._ceiling = self.estimate
         self.estimate = self.threshold = max(1.0, to)
-        self.is_starting = self._is_opening = False
+        self.is_starting = self.is_opening = False
         self._checks = 0
         self._rest = min(LONGEST_REST, 2 * self._rest)
         self._rounds, self._attempt, self._last = 0, 0, None

@@ -297,11 +297,12 @@ class Pacer:
 
     def largest(self) -> float:
         """Return the most tokens that one request may be charged: the whole bucket."""
-        return self.tokens.largest
+        return math.inf if self.tokens.is_measured else self.tokens.capacity
 
     def rate_of_requests(self) -> float | None:
         """Return the known quota of requests a minute, or `None`."""
-        return self.requests.rate * 60 if self.requests.is_known and self.requests.rate else None
+        rate = None if self.requests.is_measured else self.requests.rate
+        return None if rate is None else rate * 60
 
     def has_room(self) -> bool:
         """Tell whether a copy of a late request does no harm: no quota binds, no line is long."""
@@ -327,7 +328,7 @@ class Pacer:
 
     def _is_full(self) -> bool:
         concurrency, in_flight = self.concurrency, self.in_flight
-        if not concurrency.is_slow_start:
+        if concurrency.estimate >= concurrency.threshold:
             return len(in_flight) >= concurrency.limit()
         # What was sent before the refusal has been let in already.
         recent = sum(ticket.sent >= concurrency.began for ticket in in_flight.values())

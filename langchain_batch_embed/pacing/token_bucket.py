@@ -100,11 +100,6 @@ class TokenBucket:
         """Whether the rate was set or read, and not measured."""
         return self.rate is not None and not self.is_measured
 
-    @property
-    def largest(self) -> float:
-        """The largest amount that one request may ask for: the whole bucket, if that is known."""
-        return math.inf if self.is_measured else self.capacity
-
     def delay(self, amount: float, now: float) -> float:
         """Return the seconds until this much can be taken; 0: at once.
 

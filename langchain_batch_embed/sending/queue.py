@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import DeadlineError, NotSentError
 from langchain_batch_embed.pacing.backoff import Backoff
@@ -23,9 +22,10 @@ from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.line import Line
 from langchain_batch_embed.sending.size_limits import SizeLimits
 from langchain_batch_embed.sending.work import Batch, Done, Lost, Outcome, Rows, Work
-from langchain_batch_embed.texts.packing import WAVE_LEAST, pack, requests_are_scarce
+from langchain_batch_embed.texts.packing import WAVE_LEAST, requests_are_scarce
 
 __all__ = ["FINAL", "Queue"]
 
@@ -137,14 +137,9 @@ class Queue:
         self._delayed: list[tuple[float, int, Batch]] = []  # a heap by due time
         self._number = itertools.count()  # keeps the heap from comparing batches
         self._parked: dict[int, Batch] = {}  # wait for what another batch's parts will tell
-        self._line: Rows = work.rows  # never sent
-        self._begin = 0  # what stands before it in the line has been cut
-        self._cut: Batch | None = None  # the next batch, cut but not taken
-        self._shape: tuple[object, ...] = ()
-        self._are_requests_scarce = False
-        self._stops: deque[int] = deque()  # where the rest of the line is to be cut
-        self._sums = self._sum()
-        self.charge = int(self._sums["charges"][-1])
+        self._line = Line(work.rows, work.sizes)
+        self._cut: Batch | None = None  # the next batch of the line, cut but not taken
+        self.charge = self._line.charge
 
     # What is asked of it.
 
@@ -156,13 +151,12 @@ class Queue:
             and len(self._ready) + len(self._delayed) <= 1
             and not self._parked
             and len(self.work.rows) <= SHARED_ROWS
-            and int(self._sums["work"][-1]) <= SHARED_WORK
+            and self._line.work <= SHARED_WORK
         )
 
     def left(self) -> int:
         """Return how much work has not been started, in tokens."""
-        line = int(self._sums["work"][-1] - self._sums["work"][self._begin])
-        return line + sum(batch.work for batch in self._ready)
+        return self._line.work_left + sum(batch.work for batch in self._ready)
 
     def peek(self, now: float) -> Batch | None:
         """Return the batch that is to start next; `None`: nothing can start now."""
@@ -185,10 +179,8 @@ class Queue:
     def take(self, batch: Batch, now: float) -> None:
         """Note that the batch that `peek` returned, or a copy of one in flight, is sent."""
         if batch is self._cut:
-            self._begin += len(batch.rows)
+            self._line.take(len(batch.rows))
             self._cut = None
-            while self._stops and self._stops[0] <= self._begin:
-                self._stops.popleft()
         elif self._ready and batch is self._ready[0]:
             self._ready.popleft()
         batch.sent = now
@@ -207,7 +199,7 @@ class Queue:
 
     def straggler(self, now: float) -> tuple[Batch | None, float]:
         """Return a batch to send a second time, or the seconds until there may be one."""
-        if self.is_given_up or self._ready or self._delayed or self._begin < len(self._line):
+        if self.is_given_up or self._ready or self._delayed or self._line.count:
             return None, math.inf
         late = [batch for batch in self.in_flight.values() if batch.copies <= MOST_COPIES]
         patience = self.hedges.patience(sum(batch.charge for batch in late if batch.copies == 1))
@@ -254,7 +246,10 @@ class Queue:
             return  # abandoned, answered by its copy, or the copy may still be answered
         self.in_flight.pop(id(batch), None)
         batch.error = error
-        if diagnosis.kind is Kind.THROTTLED:
+        if diagnosis.kind in FINAL or self.is_given_up:
+            self._settle(batch, Lost(batch.rows, error))
+            self._release(self._limits.dropped(batch))
+        elif diagnosis.kind is Kind.THROTTLED:
             self._throttled(batch, diagnosis)
         elif diagnosis.kind in (Kind.REFUSED, Kind.TOO_LARGE):
             self._refused(batch, diagnosis, error, now)
@@ -266,9 +261,6 @@ class Queue:
                 self._refused(batch, diagnosis, error, now)
             else:
                 self._again(batch, diagnosis, error, now, after=self._backoff.delay(0, self._draw))
-        elif diagnosis.kind in FINAL or self.is_given_up:
-            self._settle(batch, Lost(batch.rows, error))
-            self._release(self._limits.dropped(batch))
         else:
             self._failed(batch, diagnosis, error, now)
 
@@ -279,10 +271,17 @@ class Queue:
             batch.signature = batch.signature or "shared"
             self._ready.appendleft(batch)
 
-    def give_up(self, error: BaseException, *, abandon: bool = False) -> None:
-        """Give up all that is not in flight, and with `abandon` that too.
+    def give_up(
+        self, error: BaseException, *, abandon: bool = False, concerns_all: bool = False
+    ) -> None:
+        """Give up all that is not in flight.
 
         What was sent and failed carries its own error; what was never sent says so.
+
+        Args:
+            error: what ends the call.
+            abandon: give up what is in flight too.
+            concerns_all: the error is about all texts, whatever else was wrong with some.
         """
         self.is_given_up = True
         tried = [*self._ready, *(batch for _, _, batch in self._delayed), *self._parked.values()]
@@ -290,15 +289,16 @@ class Queue:
             tried += self.in_flight.values()
             self.in_flight.clear()
             self.is_stopped = True
-        rest = self._line[self._begin :]
-        self._begin, self._cut = len(self._line), None
+        rest, self._cut = self._line.clear(), None
         self._ready.clear()
         self._delayed.clear()
         self._parked.clear()
-        unsent = error if isinstance(error, DeadlineError) else NotSentError(error)
+        is_late = isinstance(error, DeadlineError)
+        unsent = error if is_late else NotSentError(error)
         for batch in tried:
-            is_late = isinstance(error, DeadlineError)
-            self._settle(batch, Lost(batch.rows, error if is_late else batch.error or unsent))
+            own = error if is_late or (concerns_all and batch.error) else batch.error
+            self._settle(batch, Lost(batch.rows, own or unsent))
+            self._release(self._limits.dropped(batch))
         if len(rest):
             self._outcome(Lost(rest, unsent))
 
@@ -308,24 +308,13 @@ class Queue:
             self._ready.append(heapq.heappop(self._delayed)[2])
 
     def stop(self) -> None:
-        """Start nothing more."""
+        """Start nothing more, and hold up no other call that waits for what is found out here."""
         self.is_stopped = self.is_given_up = True
+        here = [*self._ready, *(batch for _, _, batch in self._delayed), *self.in_flight.values()]
+        for batch in here:
+            self._release(self._limits.dropped(batch))
 
     # How batches are cut.
-
-    def _sum(self) -> dict[str, NDArray[np.int64]]:
-        """Return the running sums of what the inputs in the line cost."""
-        sizes, line = self.work.sizes, self._line
-        sums = {
-            name: np.concatenate(([0], np.cumsum(each[line])))
-            for name, each in (
-                ("tokens", sizes.tokens),
-                ("octets", sizes.octets),
-                ("charges", sizes.charges),
-            )
-        }
-        sums["work"] = sums["tokens"] + sizes.input_work * np.arange(len(line) + 1)
-        return sums
 
     def _return_to_line(self) -> None:
         """Put batches that were only refused for the rate back, to be cut in fewer pieces."""
@@ -335,10 +324,8 @@ class Queue:
         for batch in fresh:
             self._ready.remove(batch)
             batch.is_settled = True
-        rows = [batch.rows for batch in fresh]
-        self._line = np.concatenate((*rows, self._line[self._begin :]))
-        self._begin, self._cut, self._shape = 0, None, ()
-        self._sums = self._sum()
+        self._line.put_back([batch.rows for batch in fresh])
+        self._cut = None
 
     def _is_full(self) -> bool:
         return self._pacer.concurrency.is_saturated and len(self.outcomes) >= BACKLOG
@@ -347,62 +334,41 @@ class Queue:
         return len(batch.rows) == 1 or batch.charge <= self._pacer.largest()
 
     def _next_in_line(self) -> Batch | None:
-        begin, count = self._begin, len(self._line)
-        if begin >= count:
+        if not self._line.count:
             return None
         limits, concurrency = self._limits, self._pacer.concurrency
         items = min(self.work.max_items, limits.items)
         tokens = min(self.work.max_tokens, limits.tokens, self._pacer.largest())
-        workers = concurrency.useful
-        if concurrency.is_saturated and workers > 1:
+        if concurrency.is_saturated and concurrency.most > 1:
             items = min(items, MERGED)
-        per_minute = self._pacer.rate_of_requests()
-        shape = (int(items), _coarse(tokens), workers, per_minute and _coarse(per_minute))
-        if shape != self._shape:
-            self._plan(int(items), tokens, workers, per_minute)
-            self._shape, self._cut = shape, None
-        if self._cut is None:
-            stop = self._stops[0]
-            for name, most in (("tokens", tokens), ("octets", limits.octets)):
-                stop = min(stop, self._within(name, most))
-            stop = min(stop, begin + int(items), self._within("work", self._most_work()))
-            self._cut = self._batch(self._line[begin : max(stop, begin + 1)])
-        return self._cut
-
-    def _plan(self, items: int, tokens: float, workers: int, per_minute: float | None) -> None:
-        """Decide where the rest of the line is cut."""
-        weights = np.diff(self._sums["tokens"][self._begin :])
-        packed, self._are_requests_scarce = pack(
-            weights,
-            max_items=items,
-            max_tokens=None if tokens == math.inf else max(1, int(tokens)),
-            workers=workers,
-            requests_per_minute=per_minute,
+        has_changed = self._line.plan(
+            items=int(items),
+            tokens=tokens,
+            workers=concurrency.useful,
+            per_minute=self._pacer.rate_of_requests(),
+            # While nothing is known of the quota, what comes next waits for the first answers.
+            smallest_first=concurrency.is_opening,
         )
-        first = self._pacer.concurrency.first
-        if 0 < first < len(packed) and not self._pacer.concurrency.is_starting:
-            # While nothing is known of the quota, what comes next waits for the first answers, so
-            # the smallest batches go first.
-            packed = [*reversed(packed)]
-        self._stops = deque((self._begin + np.cumsum([len(batch) for batch in packed])).tolist())
+        if has_changed or self._cut is None:
+            rows = self._line.next(
+                items=items, tokens=tokens, octets=limits.octets, work=self._most_work()
+            )
+            self._cut = self._batch(rows)
+            if limits.is_retesting:
+                limits.retest_with(self._cut)
+        return self._cut
 
     def _most_work(self) -> float:
         """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
         most = self._limits.work
         concurrency = self._pacer.concurrency
-        if concurrency.is_known or concurrency.most == 1 or self._are_requests_scarce:
+        is_hosted = concurrency.is_known or self._pacer.rate_of_requests() is not None
+        if is_hosted or concurrency.most == 1 or self._line.are_requests_scarce:
             return most
         if concurrency.is_starting:
             harmless = WAVE_LEAST * min(1.0, self.timeout / HARMLESS_TIMEOUT)
-            return min(most, FIRST_WORK) if self._sums["work"][-1] > harmless else most
+            return min(most, FIRST_WORK) if self._line.work > harmless else most
         return min(most, self._limits.in_time(self.timeout))
-
-    def _within(self, name: str, most: float) -> int:
-        """Return where the next batch has to end to hold no more than this."""
-        sums = self._sums[name]
-        if most >= sums[-1]:
-            return len(sums) - 1
-        return int(sums.searchsorted(sums[self._begin] + most, side="right")) - 1
 
     # What is done with a batch that failed.
 
@@ -470,7 +436,7 @@ class Queue:
                 delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
                 self._split(batch, 2, now, delay=delay)
                 return
-        elif others_answered and self._is_to_be_lost(batch, kind):
+        elif others_answered and self._is_to_be_lost(batch, diagnosis):
             self._settle(batch, Lost(batch.rows, error))
             self._release(self._limits.dropped(batch))
             return
@@ -486,13 +452,13 @@ class Queue:
             return others_answered and batch.failures >= min(BY_CHANCE, self._max_retries + 1)
         return same and batch.failures >= SAME_ERROR
 
-    def _is_to_be_lost(self, batch: Batch, kind: Kind) -> bool:
+    def _is_to_be_lost(self, batch: Batch, diagnosis: Diagnosis) -> bool:
         """Tell whether one text has failed often enough, while others are answered."""
         if batch.failures > self._max_retries:
             return True
         # A 5xx each time for it and for all that it was a part of: it is the text.
         is_known = batch.failures >= ALONE and batch.in_a_row >= SURE
-        return kind is Kind.FAILED and is_known
+        return diagnosis.kind is Kind.FAILED and diagnosis.status is not None and is_known
 
     def _again(
         self,
@@ -562,8 +528,3 @@ class Queue:
         for batch in parked:
             if batch.queue is not None:
                 batch.queue._unpark(batch)  # noqa: SLF001  # perhaps another call's
-
-
-def _coarse(number: float) -> float:
-    """Return a number that only changes when the given one has changed by a fifth or so."""
-    return number if number in (0, math.inf) else round(math.log(number) * 5)

@@ -245,9 +245,10 @@ class Sender:
         kind = diagnosis.kind
         if flight is self._canary:
             self._canary = None
-            if kind in _REFUSALS:
+            if kind in _REFUSALS:  # it is not the texts
                 self._is_canary_due = False
                 self.give_up(self._last_refusal or error)
+                return
         if len(flight.parts) > 1 and kind in (Kind.REFUSED, Kind.TOO_LARGE, Kind.ACCOUNT):
             for queue, batch in flight.parts:  # each by itself: it may be about one of them
                 queue.tally.splits += 1
@@ -275,7 +276,7 @@ class Sender:
             alone = diagnosis.kind in _REFUSALS or batch.failures >= FAILED_TOGETHER
             self._turns.come_back(queue, now, alone=alone)
         if diagnosis.kind in FINAL:
-            queue.give_up(error)
+            queue.give_up(error, concerns_all=True)
         elif diagnosis.kind in _OF_THE_SERVER and batch.failures >= FAILED_IN_A_ROW:
             # Is it the server, or this batch? Where nothing else is sent, the canary tells.
             self._is_canary_due |= self.pacer.health.is_down
@@ -363,7 +364,7 @@ class Sender:
             now,
             work=sum(batch.work for _, batch in parts) or 1,
         )
-        end = min((queue.end for queue, _ in parts), default=self._turns.end)
+        end = min(queue.end for queue, _ in parts) if parts else self._turns.end
         for queue, _ in parts:
             queue.tally.requests += 1
         timeout = min(self.timeout, max(0.001, end - now))

@@ -61,6 +61,7 @@ class SizeLimits:
         tokens: tokens, by the stricter count.
         octets: UTF-8 bytes of the texts.
         work: what is answered in time, in tokens.
+        is_retesting: the next batch may be twice as large as a deduced limit.
     """
 
     def __init__(self) -> None:
@@ -68,8 +69,10 @@ class SizeLimits:
         self._named = dict.fromkeys(_MEASURES, math.inf)  # by a refusal
         self._found = dict.fromkeys(_MEASURES, math.inf)  # deduced from what gets through
         self._answered = dict.fromkeys(_MEASURES, 0.0)  # the largest that got through
+        self._largest_work = 0
         self._paced_work = 0  # of the largest batches that were answered
         self._pace = 0.0  # seconds that these take
+        self.is_retesting = False
         self._retest_after = RETEST
         self._answers = 0  # since a limit was deduced
         self._trials: dict[str, Trial] = {}  # under way, by signature
@@ -96,7 +99,11 @@ class SizeLimits:
         """Note that a batch got through; return those that waited for that."""
         for measure, size in _sizes(batch).items():
             self._answered[measure] = max(self._answered[measure], size)
+            if size > self._found[measure]:  # it was wrong, or is so no more
+                self._found[measure] = GROWTH * size
+                self._apply()
         self._note_pace(batch.work, seconds)
+        self._largest_work = max(self._largest_work, batch.work)
         if self.work < math.inf and seconds < timeout * IN_TIME:
             self.work = max(self.work, 2.0 * batch.work)
         self._retest()
@@ -164,15 +171,19 @@ class SizeLimits:
 
     def dropped(self, batch: Batch) -> list[Batch]:
         """Note that a batch has ended in another way; return those that waited for it."""
-        trial = batch.trial
+        trial, batch.trial = batch.trial, None
         if trial is None:
             return []
         trial.open -= 1
         return self._end(trial)
 
     def timed_out(self, batch: Batch) -> None:
-        """Note that a batch was not answered in time: smaller ones may be."""
-        self.work = min(self.work, max(1.0, batch.work / 2))
+        """Note that a batch was not answered in time: smaller ones may be.
+
+        Where as much was answered before, it is the line at the server and not the batch.
+        """
+        if batch.work > self._largest_work:
+            self.work = min(self.work, max(1.0, batch.work / 2))
 
     def refused_for_quota(self, batch: Batch) -> None:
         """Note that a batch is refused however long it waits: it is above the whole quota."""
@@ -204,14 +215,19 @@ class SizeLimits:
             self._paced_work = max(self._paced_work, work)
 
     def _retest(self) -> None:
-        """Double a deduced limit now and then: one stray refusal teaches a wrong one."""
+        """Let one batch be twice as large now and then: a stray refusal teaches a wrong limit."""
         if all(found == math.inf for found in self._found.values()):
             return
         self._answers += 1
-        if self._answers >= self._retest_after:
+        if self._answers >= self._retest_after and not self.is_retesting:
             self._answers, self._retest_after = 0, RETEST * self._retest_after
-            for name, found in self._found.items():
-                self._found[name] = 2 * found
+            self.is_retesting = True
+            self._apply()
+
+    def retest_with(self, batch: Batch) -> None:
+        """Note that a batch was cut to see whether a deduced limit is still right."""
+        if any(size > self._found[name] for name, size in _sizes(batch).items()):
+            self.is_retesting = False
             self._apply()
 
     def _suspect(self, batch: Batch, diagnosis: Diagnosis) -> str | None:
@@ -243,7 +259,8 @@ class SizeLimits:
 
     def _apply(self) -> None:
         """Put in force what is found for good, and what the trials under way have found so far."""
-        limits = {name: min(self._named[name], self._found[name]) for name in _MEASURES}
+        factor = 2 if self.is_retesting else 1
+        limits = {name: min(self._named[name], factor * self._found[name]) for name in _MEASURES}
         for trial in self._trials.values():
             if not trial.is_content:
                 limits[trial.measure] = min(limits[trial.measure], trial.found)

@@ -101,9 +101,10 @@ class Turns:
         for queue in self.large:
             queue.waits_for_answers = False
             batch = queue.peek(now)
-            if batch is not None:
+            if batch is None:
+                wait = min(wait, queue.due(now))
+            else:
                 waiting.append((queue, batch))
-            wait = min(wait, queue.due(now))
         shared, delay = self._gather(now)
         wait = min(wait, delay)
         if shared:
@@ -111,7 +112,8 @@ class Turns:
         if not waiting:
             return wait
         oldest = waiting[0]
-        waiting.sort(key=lambda each: each[0].left())
+        if len(waiting) > 1:
+            waiting.sort(key=lambda each: each[0].left())
         turn = oldest if self._turn % 2 else waiting[0]
         delay = self._delay(turn, shared, now)
         if delay <= 0:

@@ -55,13 +55,13 @@ class TestStart:
     def test_an_unknown_server_is_sent_a_few_small_requests_first(self) -> None:
         """Nothing is known of it, so a small machine must not be buried."""
         concurrency = Concurrency(MOST)
-        assert concurrency.limit() == concurrency.first == FIRST_REQUESTS
+        assert concurrency.limit() == FIRST_REQUESTS
         assert concurrency.is_starting
 
     def test_a_known_provider_is_not_sent_small_ones(self) -> None:
         """It takes any number of requests at once."""
         concurrency = Concurrency(MOST, first=96, is_known=True)
-        assert concurrency.limit() == concurrency.first == 96
+        assert concurrency.limit() == 96
         assert not concurrency.is_starting
 
     def test_a_known_provider_gets_the_full_number_when_it_has_told_its_quota(self) -> None:
@@ -232,4 +232,4 @@ def test_the_number_is_between_one_and_the_most(
                 concurrency.open()
         assert 1 <= concurrency.limit() <= most
         assert 1 <= concurrency.useful <= most
-        assert 0 <= concurrency.first <= most
+        assert 1 <= concurrency.limit() <= most

@@ -6,7 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-__all__ = ["DIMENSIONS", "Cell", "Outage", "Says", "bad_luck_at", "cells", "pairwise", "sample"]
+__all__ = [
+    "DIMENSIONS",
+    "Cell",
+    "Outage",
+    "Says",
+    "bad_luck_at",
+    "cell_of",
+    "cells",
+    "choice_of",
+    "pairwise",
+    "sample",
+]
 
 Says = Literal["all", "hint", "used", "nothing", "zero"]
 """What a refusal says.
@@ -208,6 +219,21 @@ def pairwise(seed: int = 0, count: int = 150) -> list[Cell]:
         cell = _cell(_drawn(dice))
         chosen[cell.name] = cell
     return list(chosen.values())
+
+
+def choice_of(cell: Cell) -> dict[str, str]:
+    """Return the value of each dimension that a cell's name tells; "" where it has none."""
+    values = cell.name.split(", ")
+    return {
+        name: next((value for value in values if value in DIMENSIONS[name]), _ABSENT)
+        for name in DIMENSIONS
+    }
+
+
+def cell_of(choice: Mapping[str, str]) -> Cell:
+    """Return the cell with these values; dimensions that are missing have their default."""
+    full = {name: choice.get(name) or next(iter(DIMENSIONS[name])) for name in DIMENSIONS}
+    return _cell(_normalised(full))
 
 
 def bad_luck_at(cell: Cell, start: float) -> Cell:

@@ -11,6 +11,7 @@ but for requests that overtake others on the way to the server:
 import heapq
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -111,6 +112,30 @@ class SimulatedServer:
         elif getattr(reply.error, "status_code", None) == 429:
             counts.refused += 1
         return reply
+
+    def delay(self, request: Request) -> float:
+        """Return the seconds until this request, sent later, is let in: for who knows everything.
+
+        Quotas and outages only.
+        """
+        while len(self._luck) <= request.number:
+            self._draw()
+        network = NETWORK_SHARE * self.cell.latency * self._luck[request.number][0]
+        arrival = request.sent + network * self._slowness(request.sent) / 2
+        if (outage := self._outage(arrival)) is not None:
+            # Rounding must not bring it there a moment too early.
+            return max(0.0, outage.start + outage.length - arrival) + 1e-6
+        amounts = {"requests": 1.0, "tokens": float(request.charge)}
+        waits = [0.0]
+        for kind, limiter in self._limiters.items():
+            limiter.settle(request.sent)
+            waits.append(limiter.delay(amounts[kind], arrival))
+        return max(waits)
+
+    def reseed(self, seed: Sequence[int]) -> None:
+        """Give all requests other luck; the phase of fixed windows stays."""
+        self._luck.clear()
+        self._dice = np.random.default_rng(seed)
 
     def _serve(self, request: Request, network: float, compute: float) -> Reply:
         """Return the reply, as if no outage began before it arrives."""

@@ -253,4 +253,5 @@ def kinds(failed: Mapping[int, BaseException]) -> dict[str, int]:
 def refused(stats: Mapping[str, Any], status: int = 429) -> float:
     """Return the share of requests that ended with a status, of the simulator's counters."""
     by_status: Mapping[str, int] = stats["by_status"]
-    return by_status.get(str(status), 0) / max(1, stats["requests"])
+    requests: int = stats["requests"]
+    return by_status.get(str(status), 0) / max(1, requests)

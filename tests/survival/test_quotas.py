@@ -146,7 +146,7 @@ class TestQuotasThatAreTold:
         """The same in a bucket of a second: the first requests are refused, and few others."""
         quota = Bucket(60, 1.0)
 
-        def decide(asked: Asked) -> Reply | None:
+        def decide(_: Asked) -> Reply | None:
             left = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "0"}
             with lock:
                 wait = quota.wait(1, clock.time)

@@ -13,6 +13,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
+from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.errors import NotSentError
 from langchain_batch_embed.limits import OPENAI
 from tests.support import FakeClock, LocalServer
@@ -81,15 +82,14 @@ class LikeOllama(Embeddings):
 class TestInRows:
     """Many refused texts side by side are no sign that the server refuses everything."""
 
-    @pytest.mark.parametrize("first", [0, 200, 486])
-    @pytest.mark.parametrize("latency", [0.0, 0.1])
+    @pytest.mark.parametrize(("first", "latency"), [(0, 0.0), (200, 0.0), (200, 0.1), (486, 0.0)])
     def test_a_row_of_refused_texts_in_small_batches_costs_only_itself(
         self, batch: Batch, server: LocalServer, first: int, latency: float
     ) -> None:
         """14 refused texts of 500 in batches of 9 fail, and no other."""
         server.configure(dimensions=DIMENSIONS, refuse_marker=BAD, latency=latency)
         bad = range(first, first + 14)
-        embeddings = batch(max_batch_size=9)
+        embeddings = batch(max_batch_size=9, _clock=SYSTEM_CLOCK)
         failed = embed(embeddings, texts_with(500, bad))
         assert sorted(failed) == [*bad]
         assert {type(error) for error in failed.values()} == {openai.BadRequestError}
@@ -135,7 +135,7 @@ class TestInRows:
         assert server.stats()["requests"] < 100
 
     def test_a_corpus_that_is_all_refused_ends(self, batch: Batch, server: LocalServer) -> None:
-        """Every text is refused but the server is well: it ends, and no text has another's error."""
+        """Every text is refused by a server that is well: the call ends with their errors."""
         server.configure(dimensions=DIMENSIONS, refuse_marker=BAD)
         failed = embed(batch(), texts_with(200, range(200)))
         assert len(failed) == 200
@@ -144,7 +144,7 @@ class TestInRows:
     def test_each_refused_text_carries_the_error_of_its_own(
         self, batch: Batch, serve: Serve, wrapped: Wrapped
     ) -> None:
-        """The message that the server wrote about a text is in that text's failure, and in no other."""
+        """What the server wrote about a text is in that text's failure, and in no other."""
 
         def decide(asked: Asked) -> Reply | None:
             bad = [text for text in asked.texts if BAD in text]
@@ -162,7 +162,7 @@ class TestInRows:
     def test_what_was_never_sent_says_so_and_what_was_refused_has_its_own_error(
         self, batch: Batch, serve: Serve, wrapped: Wrapped
     ) -> None:
-        """The money ends in mid-call: texts are done, refused, in a refused request, or not sent."""
+        """The money ends in mid-call: texts are done, refused, in a request for it, or not sent."""
         sent: set[str] = set()
 
         def decide(asked: Asked) -> Reply | None:
@@ -226,8 +226,7 @@ class TestFirewalls:
 class TestTextsThatCrashAServer:
     """A text for which a server always fails is given up soon, and alone."""
 
-    @pytest.mark.parametrize("at", [0, 1000, 1999])
-    @pytest.mark.parametrize("status", [500, 502, 520])
+    @pytest.mark.parametrize(("at", "status"), [(0, 500), (1000, 500), (1999, 500), (1000, 520)])
     def test_one_text_of_many_that_always_gives_an_error_of_the_server(
         self, batch: Batch, server: LocalServer, clock: FakeClock, at: int, status: int
     ) -> None:
@@ -259,8 +258,14 @@ class TestTextsThatCrashAServer:
         assert sorted(failed) == [77], kinds(failed)
         assert len(endpoint.asked) < 100
 
-    @pytest.mark.parametrize("kind", ["like Ollama", "Ollama"])
-    @pytest.mark.parametrize("bad", [spread(3000, 60), range(1200, 1260)], ids=["spread", "row"])
+    @pytest.mark.parametrize(
+        ("kind", "bad"),
+        [
+            pytest.param("like Ollama", spread(3000, 60), id="spread, like Ollama"),
+            pytest.param("like Ollama", range(1200, 1260), id="row, like Ollama"),
+            pytest.param("Ollama", spread(3000, 60), id="spread, Ollama"),
+        ],
+    )
     def test_texts_for_which_ollama_always_fails_fail_alone(
         self, batch: Batch, serve: Serve, clock: FakeClock, kind: str, bad: Sequence[int]
     ) -> None:

@@ -88,7 +88,7 @@ class TestFewAtATime:
     def test_requests_that_are_too_many_at_a_time_lose_nothing(
         self, batch: Batch, server: LocalServer, status: int
     ) -> None:
-        """Nginx's limit_conn 4, told as 429 or as 503, over 100 requests."""
+        """A limit_conn of 4 (nginx), told as 429 or as 503, over 100 requests."""
         server.configure(dimensions=DIMENSIONS, latency=0.1, max_in_flight=4, busy_status=status)
         embeddings = batch(max_batch_size=20, _clock=SYSTEM_CLOCK)
         failed = embed(embeddings, [f"section {i}" for i in range(2000)])

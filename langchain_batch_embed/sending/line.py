@@ -1,0 +1,150 @@
+"""The inputs of a call that were never sent, and where the next batch is cut from them."""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_batch_embed.sending.work import Rows
+from langchain_batch_embed.texts.packing import Sizes, pack
+
+__all__ = ["Line"]
+
+
+class Line:
+    """Inputs in the order in which they are sent.
+
+    They are cut as late as possible, so that what has been learnt by then (a quota, a limit, how
+    many requests share the work) decides about all that is left.
+
+    Args:
+        rows: of the inputs, shape (n,).
+        sizes: what each row costs.
+
+    Attributes:
+        count: inputs that are left.
+        are_requests_scarce: whether the plan is to send as few requests as possible.
+    """
+
+    def __init__(self, rows: Rows, sizes: Sizes) -> None:
+        self.are_requests_scarce = False
+        self.count = len(rows)
+        self._sizes = sizes
+        self._rows = rows
+        self._begin = 0  # what stands before it has been cut
+        self._plan_for: tuple[object, ...] = ()
+        self._stops: deque[int] = deque()  # where the plan cuts the rest
+        self._sums = self._sum()
+
+    @property
+    def work(self) -> int:
+        """Work of all inputs, in tokens, also of those that were cut."""
+        return int(self._sums["work"][-1])
+
+    @property
+    def work_left(self) -> int:
+        """Work that is left, in tokens."""
+        return int(self._sums["work"][-1] - self._sums["work"][self._begin])
+
+    @property
+    def charge(self) -> int:
+        """Tokens that the limiter charges for all inputs, also for those that were cut."""
+        return int(self._sums["charges"][-1])
+
+    def plan(
+        self,
+        *,
+        items: int,
+        tokens: float,
+        workers: int,
+        per_minute: float | None,
+        smallest_first: bool,
+    ) -> bool:
+        """Decide where the rest is cut, if anything has changed since; return whether it has.
+
+        Args:
+            items: inputs in one batch, at most.
+            tokens: tokens in one batch, at most.
+            workers: how many requests share the work.
+            per_minute: the quota of requests, where it is known.
+            smallest_first: send the smallest batches first.
+        """
+        plan_for = (items, _coarse(tokens), workers, per_minute and _coarse(per_minute))
+        if plan_for == self._plan_for:
+            return False
+        self._plan_for = plan_for
+        packed, self.are_requests_scarce = pack(
+            np.diff(self._sums["tokens"][self._begin :]),
+            max_items=items,
+            max_tokens=None if tokens == math.inf else max(1, int(tokens)),
+            workers=workers,
+            requests_per_minute=per_minute,
+        )
+        counts = [len(batch) for batch in packed]
+        if smallest_first:  # they are at the end
+            counts.reverse()
+        self._stops = deque((self._begin + np.cumsum(counts)).tolist())
+        return True
+
+    def next(self, *, items: float, tokens: float, octets: float, work: float) -> Rows:
+        """Return the rows of the next batch, as planned, and within these limits.
+
+        One row is always returned, whatever the limits are.
+        """
+        begin = self._begin
+        stop = min(
+            self._stops[0],
+            int(min(begin + items, len(self._rows))),
+            self._within("tokens", tokens),
+            self._within("octets", octets),
+            self._within("work", work),
+        )
+        return self._rows[begin : max(stop, begin + 1)]
+
+    def take(self, count: int) -> None:
+        """Take this many inputs from the front."""
+        self._begin += count
+        self.count -= count
+        while self._stops and self._stops[0] <= self._begin:
+            self._stops.popleft()
+
+    def put_back(self, rows: Sequence[Rows]) -> None:
+        """Put inputs back to the front, to be cut again."""
+        self._rows = np.concatenate((*rows, self._rows[self._begin :]))
+        self._begin, self._plan_for = 0, ()
+        self.count = len(self._rows)
+        self._sums = self._sum()
+
+    def clear(self) -> Rows:
+        """Return what is left, and leave nothing."""
+        rest = self._rows[self._begin :]
+        self._begin, self.count = len(self._rows), 0
+        return rest
+
+    def _sum(self) -> dict[str, NDArray[np.int64]]:
+        """Return the running sums of what the inputs cost."""
+        sizes, rows = self._sizes, self._rows
+        sums = {
+            name: np.concatenate(([0], np.cumsum(each[rows])))
+            for name, each in (
+                ("tokens", sizes.tokens),
+                ("octets", sizes.octets),
+                ("charges", sizes.charges),
+            )
+        }
+        sums["work"] = sums["tokens"] + sizes.input_work * np.arange(len(rows) + 1)
+        return sums
+
+    def _within(self, name: str, most: float) -> int:
+        """Return where the next batch has to end to hold no more than this."""
+        sums = self._sums[name]
+        if most >= sums[-1]:
+            return len(sums) - 1
+        return int(sums.searchsorted(sums[self._begin] + most, side="right")) - 1
+
+
+def _coarse(number: float) -> float:
+    """Return a number that changes only when the given one has changed by a fifth or so."""
+    return number if number in (0, math.inf) else round(math.log(number) * 5)

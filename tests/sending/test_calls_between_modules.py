@@ -1,0 +1,56 @@
+"""How much of the code one batch goes through."""
+
+import sys
+import threading
+from collections import Counter
+from types import FrameType
+from typing import Any
+
+from langchain_core.embeddings import Embeddings
+
+from langchain_batch_embed import BatchEmbeddings
+
+PACKAGE = "langchain_batch_embed."
+MOST = 70
+"""Calls from one module of the package into another, for one batch."""
+
+
+class Ones(Embeddings):
+    """Vectors of ones, at once."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return a vector a text."""
+        return [[1.0, 1.0] for _ in texts]
+
+    def embed_query(self, text: str) -> list[float]:  # noqa: ARG002
+        """Return one vector."""
+        return [1.0, 1.0]
+
+
+def calls_for(batches: int) -> Counter[str]:
+    """Return how often each function was called from another module, for a call of this size."""
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        if event != "call" or frame.f_back is None:
+            return
+        called = str(frame.f_globals.get("__name__", ""))
+        caller = str(frame.f_back.f_globals.get("__name__", ""))
+        if called != caller and called.startswith(PACKAGE) and caller.startswith(PACKAGE):
+            calls[f"{caller} -> {called}.{frame.f_code.co_name}"] += 1
+
+    embeddings = BatchEmbeddings(Ones(), max_batch_size=10, max_workers=4, model="ones")
+    threading.setprofile(count)
+    sys.setprofile(count)
+    try:
+        embeddings.embed_numpy([f"text {i}" for i in range(10 * batches)])
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return calls
+
+
+def test_one_batch_takes_few_calls_between_modules() -> None:
+    """A reader who follows one batch turns the page 70 times at most."""
+    few, many = calls_for(10), calls_for(60)
+    assert (many.total() - few.total()) / 50 <= MOST, (many - few).most_common(20)

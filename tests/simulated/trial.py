@@ -1,0 +1,256 @@
+"""Runs the real sender in a cell of the grid, and says what came of it."""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.rehearsal import rehearse
+from langchain_batch_embed.sending.sender import Flight, Sender
+from langchain_batch_embed.sending.work import Lost, Outcome, Work
+from langchain_batch_embed.texts.packing import Sizes
+
+from .exchange import Reply, Request
+from .grid import Cell
+from .ideal import staged, texts_for
+from .omniscient import omniscient_seconds
+from .server import SimulatedServer
+
+__all__ = ["Client", "EndlessError", "Trial", "sizes_for", "try_cell"]
+
+IDEAL_SECONDS: Final = 20.0
+FEWEST_TEXTS: Final = 2_000
+MOST_TEXTS: Final = 40_000
+MEAN_TOKENS: Final = 124
+
+TIMEOUT: Final = 120.0
+MAX_RETRIES: Final = 8
+
+MOST_TURNS: Final = 2_000_000
+"""Questions of what is next after which a run counts as endless."""
+
+
+class EndlessError(RuntimeError):
+    """A run does not end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """What the user's options and the provider say.
+
+    Attributes:
+        max_workers: most requests in flight.
+        is_known: the provider is known to take any number at once.
+    """
+
+    max_workers: int = 128
+    is_known: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One run.
+
+    Attributes:
+        cell: with its bad luck where it fell.
+        client: who ran.
+        seed: of the server's and the sender's luck.
+        texts: how many were sent.
+        seconds: that the run took; `inf`: it did not end.
+        ideal: seconds that a client who knows the server takes.
+        requests: sent.
+        refused: of them, with 429.
+        lost: texts that failed but need not.
+        kept: texts that were answered but cannot be.
+        hedged_share: share of the tokens that was sent a second time.
+        error: why it did not end; empty: it did.
+    """
+
+    cell: Cell
+    client: Client
+    seed: int
+    texts: int
+    seconds: float
+    ideal: float
+    requests: int
+    refused: int
+    lost: int
+    kept: int
+    hedged_share: float
+    error: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Time by ideal time."""
+        return self.seconds / self.ideal
+
+    @property
+    def refused_share(self) -> float:
+        """Share of requests refused for the rate."""
+        return self.refused / max(1, self.requests)
+
+    @property
+    def tells_all(self) -> bool:
+        """Whether headers tell the quota."""
+        cell = self.cell
+        has_quota = cell.requests_per_minute is not None or cell.tokens_per_minute is not None
+        return has_quota and cell.says == "all"
+
+    @property
+    def most_ratio(self) -> float:
+        """The bound of `ratio`."""
+        return 1.1 if self.tells_all else 1.3
+
+    @property
+    def most_refused(self) -> float:
+        """The bound of `refused_share`."""
+        return 0.02 if self.tells_all else 0.1
+
+    def faults(self) -> list[str]:
+        """Return what does not hold the bounds of its class."""
+        faults = []
+        if self.error:
+            faults.append(f"does not end: {self.error}")
+        if self.lost:
+            faults.append(f"lost {self.lost}")
+        if self.kept:
+            faults.append(f"kept {self.kept}")
+        if self.ratio > self.most_ratio:
+            faults.append("time")
+        if self.refused_share > self.most_refused:
+            faults.append("refused")
+        return faults
+
+
+def sizes_of(texts: int, seed: int = 0) -> Sizes:
+    """Return the sizes of texts like sections of documentation: lognormal tokens."""
+    dice = np.random.default_rng(seed)
+    tokens = np.maximum(1, MEAN_TOKENS * dice.lognormal(-0.32, 0.8, texts)).astype(np.int64)
+    return Sizes(tokens=tokens, charges=tokens, octets=4 * tokens)
+
+
+_LONGEST: Final = sizes_of(MOST_TEXTS)
+
+
+def sizes_for(cell: Cell) -> Sizes:
+    """Return texts for an ideal run of about 20 s, as far as their number allows."""
+    texts = texts_for(cell, MEAN_TOKENS, IDEAL_SECONDS, fewest=FEWEST_TEXTS, most=MOST_TEXTS)
+    return _first(_LONGEST, texts)
+
+
+def try_cell(
+    cell: Cell,
+    seed: int = 0,
+    client: Client = Client(),  # noqa: B008  # frozen
+    *,
+    watch: Callable[[Request, Reply, Sender], object] | None = None,
+    ideal: bool = True,
+) -> Trial:
+    """Run the sender in a cell.
+
+    Args:
+        cell: the server; its bad luck is moved into the run.
+        seed: of all luck.
+        client: who runs.
+        watch: is shown each request with its fate.
+        ideal: whether the ideal is computed too; else it is 1.
+    """
+    sizes = sizes_for(cell)
+    cell = staged(cell, sizes.charges)
+    count = len(sizes.tokens)
+    server = SimulatedServer(cell, seed)
+    draw = random.Random(f"client {seed}").random
+    pacer = Pacer(max_workers=client.max_workers, is_known=client.is_known, draw=draw)
+    sender = _Bounded(pacer, max_retries=MAX_RETRIES, timeout=TIMEOUT, hedge=True, draw=draw)
+    tally = Tally()
+    work = Work(
+        rows=np.arange(count),
+        sizes=sizes,
+        max_items=2048,
+        max_tokens=300_000,
+        texts=[""] * count,
+        send=_unused,
+        keep=_unused,
+    )
+    queue = sender.queue(work, tally, Hedges())
+    sender.add(queue, 0.0)
+    failed = np.zeros(count, dtype=np.bool_)
+
+    def take(outcome: Outcome) -> None:
+        if isinstance(outcome, Lost):
+            failed[outcome.rows] = True
+
+    error = ""
+    try:
+        seconds = rehearse(sender, [queue], _Watched(server, sender, watch), take=take)
+    except (EndlessError, RuntimeError) as mistake:
+        seconds, error = math.inf, str(mistake)
+    while queue.outcomes:
+        take(queue.outcomes.popleft())
+    bad = np.zeros(count, dtype=np.bool_)
+    bad[[row for row in cell.refused_rows | cell.failing_rows if row < count]] = True
+    best = 1.0
+    if ideal:
+        best = omniscient_seconds(
+            cell, sizes, max_workers=client.max_workers, seed=seed, timeout=TIMEOUT
+        )
+    return Trial(
+        cell=cell,
+        client=client,
+        seed=seed,
+        texts=count,
+        seconds=seconds,
+        ideal=best,
+        requests=server.counts.requests,
+        refused=server.counts.refused,
+        lost=int((failed & ~bad).sum()),
+        kept=int((bad & ~failed).sum()),
+        hedged_share=tally.hedged_tokens / queue.charge,
+        error=error,
+    )
+
+
+class _Bounded(Sender):
+    """A sender that notices that nothing comes of it any more."""
+
+    turns = 0
+
+    def next(self, now: float) -> Flight | float:
+        self.turns += 1
+        if self.turns > MOST_TURNS:
+            raise EndlessError(f"{MOST_TURNS:,} turns by {now:.0f} s")
+        return super().next(now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """A server that shows each request to somebody else."""
+
+    server: SimulatedServer
+    sender: Sender
+    watch: Callable[[Request, Reply, Sender], object] | None
+
+    def receive(self, request: Request) -> Reply:
+        reply = self.server.receive(request)
+        if self.watch is not None:
+            self.watch(request, reply, self.sender)
+        return reply
+
+
+def _first(sizes: Sizes, texts: int) -> Sizes:
+    return replace(
+        sizes,
+        tokens=sizes.tokens[:texts],
+        charges=sizes.charges[:texts],
+        octets=sizes.octets[:texts],
+    )
+
+
+def _unused(*_: object, **__: object) -> None:
+    raise AssertionError("nothing is sent in simulated time")
