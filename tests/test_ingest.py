@@ -25,7 +25,7 @@ from langchain_batch_embed import (
 )
 from langchain_batch_embed.stores.sqlite import PAGE_CACHE
 from tests.stores.callers import CALLERS
-from tests.support import FakeClock, LocalServer, assert_right, wait_until
+from tests.support import FakeClock, LocalServer, assert_right, treat_as_known, wait_until
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -369,7 +369,7 @@ class TestStoring:
         self, batch: Batch, server: LocalServer
     ) -> None:
         """What is written makes room for runs of a quarter of `max_buffered`."""
-        embeddings = batch(max_workers=1)
+        embeddings = treat_as_known(batch(max_workers=1))
         documents = [Document(f"document {i}") for i in range(1000)]
         report = embeddings.ingest(
             ListStore(embeddings), documents, batch_size=10, max_buffered=200

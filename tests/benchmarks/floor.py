@@ -99,9 +99,7 @@ def run(
         hedge: send stragglers a second time.
     """
     draw = random.Random(scenario.seed).random
-    pacer = Pacer(
-        max_workers=max_workers, first_requests=first_requests, is_known=True, draw=draw
-    )
+    pacer = Pacer(max_workers=max_workers, first_requests=first_requests, is_known=True, draw=draw)
     sender = Sender(pacer, max_retries=8, timeout=600.0, hedge=hedge, draw=draw)
     queue = sender.queue(work, tally := Tally(), Hedges())
     sender.add(queue, 0.0)

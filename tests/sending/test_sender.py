@@ -453,7 +453,7 @@ class TestBookkeeping:
     ) -> None:
         """A mistake in what is made of an error must not leave the call waiting."""
 
-        def fail(error: BaseException, sent: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise TypeError("secret")
 
         monkeypatch.setattr(sender_module, "diagnose", fail)
