@@ -496,7 +496,7 @@ class TestErrors:
                 with pytest.raises(PartialEmbeddingsError) as caught:
                     embeddings.embed_documents(portion)
                 assert isinstance(caught.value.__cause__, openai.AuthenticationError)
-        assert server.stats()["requests"] <= 4
+        assert server.stats()["requests"] <= 12
 
     def test_a_deadline_counts_the_wait_for_a_prefetch(
         self, batch: Batch, server: LocalServer
