@@ -375,7 +375,7 @@ class TestStoring:
             ListStore(embeddings), documents, batch_size=10, max_buffered=200
         )
         assert report.stored == 1000
-        assert server.stats()["requests"] == 1000 / 50
+        assert server.stats()["requests"] <= 1000 / 50
 
     @pytest.mark.parametrize(("batch_size", "max_buffered"), [(1, 1), (7, 3), (50, 50), (64, 100)])
     def test_any_sizes_will_do(
