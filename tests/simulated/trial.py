@@ -27,9 +27,6 @@ __all__ = ["Client", "EndlessError", "Trial", "clients_of", "sizes_for", "try_ce
 IDEAL_SECONDS: Final = 20.0
 FEWEST_TEXTS: Final = 2_000
 MOST_TEXTS: Final = 40_000
-MOST_REQUESTS: Final = 500
-"""Where a request holds few texts, no more of them: thousands show no more, and take seconds."""
-
 MEAN_TOKENS: Final = 124
 
 TIMEOUT: Final = 120.0
@@ -145,9 +142,9 @@ def sizes_of(texts: int, seed: int = 0) -> Sizes:
 _LONGEST: Final = sizes_of(MOST_TEXTS)
 
 
-def sizes_for(cell: Cell) -> Sizes:
+def sizes_for(cell: Cell, most_requests: int = MOST_TEXTS) -> Sizes:
     """Return texts for an ideal run of about 20 s, as far as their number allows."""
-    most = min(MOST_TEXTS, MOST_REQUESTS * (cell.max_texts or MOST_TEXTS))
+    most = min(MOST_TEXTS, most_requests * (cell.max_texts or MOST_TEXTS))
     texts = texts_for(cell, MEAN_TOKENS, IDEAL_SECONDS, fewest=FEWEST_TEXTS, most=most)
     return _first(_LONGEST, texts)
 
@@ -159,6 +156,7 @@ def try_cell(
     *,
     watch: Callable[[Request, Reply, Sender], object] | None = None,
     ideal: bool = True,
+    most_requests: int = MOST_TEXTS,
 ) -> Trial:
     """Run the sender in a cell.
 
@@ -168,8 +166,9 @@ def try_cell(
         client: who runs.
         watch: is shown each request with its fate.
         ideal: whether the ideal is computed too; else it is 1.
+        most_requests: bounds the texts where a request holds few of them: it takes less time.
     """
-    sizes = sizes_for(cell)
+    sizes = sizes_for(cell, most_requests)
     cell = staged(cell, sizes.charges)
     count = len(sizes.tokens)
     server = SimulatedServer(cell, seed)
