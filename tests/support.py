@@ -113,9 +113,7 @@ def known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
     It then sends as to a provider that is known to take any number of requests at once.
     """
     limits, pacer = embeddings.limits, embeddings._pipeline.dispatcher.sender.pacer
-    pacer.concurrency = Concurrency(
-        limits.max_workers, first=limits.first_requests, is_known=True
-    )
+    pacer.concurrency = Concurrency(limits.max_workers, first=limits.first_requests, is_known=True)
     return embeddings
 
 

@@ -12,10 +12,11 @@ import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_openai import OpenAIEmbeddings
 
-from langchain_batch_embed import BatchEmbeddings, InputError, OptionError, __main__
+from langchain_batch_embed import BatchEmbeddings, InputError, OptionError
 from langchain_batch_embed.calls.plan import RUNS, TIERS, AccountQuota, rehearse_quota
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.commands.corpus import sections, standard_library
+from langchain_batch_embed.commands.main import main
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Report, Tally, duration, money
@@ -426,7 +427,7 @@ class TestCommand:
         self, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """All text files in it, cut as the demo cuts them, and every tier is told."""
-        __main__.main(["plan", str(folder)])
+        main(["plan", str(folder)])
         head, sent, took = capsys.readouterr().out.splitlines()
         assert head == "3 files, cut into sections, for text-embedding-3-small"
         assert sent.startswith("10 texts (10 unique): 1 requests, ")
@@ -436,7 +437,7 @@ class TestCommand:
         """A file is a text then; files can be named one by one."""
         files = [str(folder / "one.md"), str(folder / "two.txt")]
         model = "text-embedding-3-large"
-        __main__.main(["plan", *files, "--whole", "--tier", "1", "--model", model])
+        main(["plan", *files, "--whole", "--tier", "1", "--model", model])
         head, sent, took = capsys.readouterr().out.splitlines()
         assert head == f"2 files, for {model}"
         assert sent.startswith("2 texts (2 unique): 1 requests, ")
@@ -445,16 +446,16 @@ class TestCommand:
 
     def test_a_price_can_be_given(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """For a model whose price is not known."""
-        __main__.main(["plan", str(folder), "--model", "mine", "--price", "7.5"])
+        main(["plan", str(folder), "--model", "mine", "--price", "7.5"])
         assert "($7.5 a million, as given)" in capsys.readouterr().out
 
     def test_no_text_is_explained(self, folder: Path) -> None:
         """It says which files it would have taken."""
         with pytest.raises(SystemExit, match=r"folders of .*\.md.* files"):
-            __main__.main(["plan", str(folder / "empty.txt")])
+            main(["plan", str(folder / "empty.txt")])
 
     def test_a_missing_file_is_explained(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A wrong argument is a wrong argument."""
         with pytest.raises(SystemExit, match="2"):
-            __main__.main(["plan", "nowhere.md"])
+            main(["plan", "nowhere.md"])
         assert "there is no nowhere.md" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from langchain_batch_embed.journal import open_journal
 from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.options import Options
 from langchain_batch_embed.pacing.pacer import Pacer
-from langchain_batch_embed.providers.provider import Connections, provider_for
+from langchain_batch_embed.providers import Connections, provider_for
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.texts.tokens import counter_for

@@ -174,7 +174,8 @@ class Concurrency:
             return
         self._trips.append((max(1e-6, now - sent), max(1.0, work), now))
         self._busiest = max(self._busiest, in_flight)
-        fewest = FEWEST_ANSWERS * (1 + self.is_saturated)
+        is_attempt = self.is_saturated or self._attempt or self._near_rounds
+        fewest = FEWEST_ANSWERS * (2 if is_attempt else 1)
         if len(self._trips) >= max(fewest, min(MOST_ANSWERS, -(-self.limit() // 2))):
             self._end_round(now)
 
@@ -193,7 +194,7 @@ class Concurrency:
             accepted: requests in flight that were sent before it.
         """
         if sent > self._cut:
-            self._lower(min(self.estimate - 1, max(accepted, self.estimate / 8)), now)
+            self._lower(min(self.estimate - 1, max(accepted, self.estimate / 4)), now)
 
     def throttled(self, now: float) -> None:
         """Begin again with one request: the quota behind a refusal is not known."""
@@ -315,9 +316,12 @@ class Concurrency:
         self.estimate = self.threshold = float(max(1, min(self.most, math.ceil(number))))
 
     def _rise(self) -> None:
-        """Raise the number by one a round, up to what was refused last, and beyond it rarely."""
+        """Double the number each round, up to what was refused last; go beyond it rarely."""
         self._rounds += 1
-        if self.estimate + 1 < self._ceiling or self._rounds >= self._rest:
+        if self.estimate + 1 < self._ceiling:
+            self._set(min(2 * self.estimate, max(self.estimate + 1, self._ceiling - 1)))
+            self._rounds = 0
+        elif self._rounds >= self._rest:
             self._set(self.estimate + 1)
             if self.estimate > self._ceiling:
                 self._ceiling, self._rest = math.inf, 2

@@ -25,7 +25,7 @@ from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
-from langchain_batch_embed.providers.provider import Answer
+from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
@@ -99,9 +99,7 @@ def run(
         hedge: send stragglers a second time.
     """
     draw = random.Random(scenario.seed).random
-    pacer = Pacer(
-        max_workers=max_workers, first_requests=first_requests, is_known=True, draw=draw
-    )
+    pacer = Pacer(max_workers=max_workers, first_requests=first_requests, is_known=True, draw=draw)
     sender = Sender(pacer, max_retries=8, timeout=600.0, hedge=hedge, draw=draw)
     queue = sender.queue(work, tally := Tally(), Hedges())
     sender.add(queue, 0.0)

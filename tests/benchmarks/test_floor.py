@@ -49,9 +49,7 @@ def test_hedging_ends_earlier_and_keeps_its_share() -> None:
     for seed in ROUNDS:
         scenario = replace(FAR, seed=seed)
         alone += all_at_once(scenario, 100)
-        seconds, tally = run(
-            scenario, work(100), max_workers=200, first_requests=200, hedge=True
-        )
+        seconds, tally = run(scenario, work(100), max_workers=200, first_requests=200, hedge=True)
         hedged += seconds
         assert tally.hedged <= 5
     assert hedged < alone

@@ -9,7 +9,7 @@ import numpy as np
 
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE, Pacer
-from langchain_batch_embed.providers.provider import Answer
+from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.rehearsal import Reply, Request, Server, rehearse

@@ -14,7 +14,7 @@ from pytest_mock import MockerFixture
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import NotSentError
-from langchain_batch_embed.providers.provider import Answer
+from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending import sender as sender_module
 from langchain_batch_embed.sending.dispatcher import SUBMIT_TRIES, Dispatcher

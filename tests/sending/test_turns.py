@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.pacing.hedging import Hedges
-from langchain_batch_embed.providers.provider import Answer
+from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.sender import Flight, Sender
