@@ -18,6 +18,7 @@ from langchain_batch_embed.limits import limits_of
 from langchain_batch_embed.simulator import Scenario, Simulator
 from tests.benchmarks import draw
 from tests.stores.places import Places, missing_packages
+from tests.test_layers import ROOMS
 
 FOLDER = Path(__file__).parents[1]
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -262,3 +263,43 @@ class TestPage:
         """Whoever changes the figures draws it again: `python -m tests.benchmarks.draw`."""
         text = draw.SOURCE.read_text(encoding="utf-8")
         assert draw.TARGET.read_text(encoding="utf-8") == draw.draw(draw.bars(text))
+
+
+class TestContributing:
+    """What a stranger is told about the code is so."""
+
+    TEXT = (FOLDER / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    PACKAGE = FOLDER / "langchain_batch_embed"
+
+    def section(self, heading: str) -> Iterator[list[str]]:
+        """Yield the cells of a section's table, without its head."""
+        section = self.TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        table = [line for line in section.splitlines() if line.startswith("| ")]
+        for line in table[1:]:
+            yield [cell.strip() for cell in line.strip("|").split(" | ")]
+
+    def test_the_rooms_are_drawn_as_they_are_held(self) -> None:
+        """One line of the table a line of `ROOMS`."""
+        drawn = [set(re.findall(r"`(\w+)`", rooms)) for rooms, _ in self.section("The rooms")]
+        assert drawn == ROOMS
+
+    def test_everything_is_decided_where_it_says(self) -> None:
+        """Each file exists, and has the function that is named."""
+        for _, files, functions in self.section("Where is it decided?"):
+            paths = re.findall(r"`([\w/.]+)`", files)
+            texts = [(self.PACKAGE / path).read_text(encoding="utf-8") for path in paths]
+            for name in re.findall(r"`([\w.]+)`", functions):
+                owner, _, method = name.rpartition(".")
+                assert any(
+                    re.search(rf"^class {owner}\b" if owner else "", text, re.MULTILINE)
+                    and re.search(rf"\b(?:class|def) {method}\b", text)
+                    for text in texts
+                ), name
+
+    def test_names_of_steps_exist(self) -> None:
+        """The tables that a new provider goes into."""
+        limits = (self.PACKAGE / "limits.py").read_text(encoding="utf-8")
+        copies = (self.PACKAGE / "providers/copies.py").read_text(encoding="utf-8")
+        assert "_BY_CLASS: " in limits or "_BY_CLASS = " in limits
+        assert "_BY_MODEL: " in limits or "_BY_MODEL = " in limits
+        assert "_NO_RETRIES: " in copies or "_NO_RETRIES = " in copies
