@@ -207,22 +207,31 @@ class Account:
 
     Attributes:
         started: when it was opened, in seconds.
-        tally: what was sent for its texts, and by calls meanwhile.
+        runs: what each of its runs has sent.
+        calls: what other calls have sent since it was opened.
         texts: texts that were announced.
         unique: different ones among them.
         missing: those that have no vector yet, and how often each was announced since it had.
     """
 
     started: float
-    tally: Tally = field(default_factory=Tally)
+    runs: list[Tally] = field(default_factory=list)
+    calls: Tally = field(default_factory=Tally)
     texts: int = 0
     unique: int = 0
     missing: Counter[str] = field(default_factory=Counter)
 
+    def total(self) -> Tally:
+        """Return what was sent in all."""
+        total = Tally()
+        for tally in (self.calls, *self.runs):
+            total.add(tally)
+        return total
+
     def report(self, *, now: float, dollars: float | None) -> Report:
         """Make the report of the prefetch."""
         return Report.of(
-            self.tally,
+            self.total(),
             texts=self.texts,
             unique=self.unique,
             done=self.texts - self.missing.total(),

@@ -342,7 +342,7 @@ class TestOtherProviders:
     def test_bytes_are_an_estimate_too(self, batch: Batch) -> None:
         """They stand in for the tokens where a vocabulary would have to be downloaded."""
         embeddings = batch()
-        embeddings._pipeline.counter = ByteCounter()
+        embeddings._pipeline.fetcher.counter = ByteCounter()
         plan = embeddings.plan(["more"])
         assert (plan.tokens, plan.is_exact) == (4, False)
 

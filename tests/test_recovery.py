@@ -412,7 +412,7 @@ class TestJournal:
         """Calling again with the same texts is what people do once there is room on the disk."""
         embeddings = batch(journal=tmp_path / "j", max_workers=1, max_batch_size=10)
         memory = embeddings._pipeline.recovery.memory
-        mocker.patch.object(recovery, "_MENDED", 7)
+        mocker.patch.object(recovery, "WRITTEN_AT_ONCE", 7)
         sometimes_full(mocker, [True, True, False, True, False])
         for kept in (20, 13, 0):
             assert_right(embeddings.embed_numpy(TEXTS[:20]), TEXTS[:20])
@@ -428,7 +428,7 @@ class TestJournal:
         embeddings = batch(max_batch_size=1, max_workers=1)
         for width in (1536, 64):
             server.configure(refuse_marker="poison", dimensions=width)
-            embeddings._pipeline._width = None
+            embeddings._pipeline.fetcher.known_dimensions = None
             with pytest.raises(PartialEmbeddingsError):
                 embeddings.embed_numpy([f"of {width}", "poison"])
         server.configure(dimensions=64)
@@ -459,7 +459,7 @@ class TestJournal:
         batch(SpoiltFirst(), journal=tmp_path / "j", model="m").embed_numpy(["first"])
         embeddings = batch(SpoiltFirst(3), journal=tmp_path / "j", model="m")
         embeddings.embed_numpy(["spoilt"])
-        embeddings._pipeline._width = None
+        embeddings._pipeline.fetcher.known_dimensions = None
         embeddings.embed_numpy(["good"])
         texts = ["first", "spoilt", "good"]
         assert embeddings.embed_numpy(texts).shape == (3, 4)
@@ -590,7 +590,7 @@ class TestInterrupts:
             except StopIteration:
                 raise KeyboardInterrupt from None
 
-        mocker.patch("langchain_batch_embed.calls.results.Results.take", side_effect=interrupt)
+        mocker.patch("langchain_batch_embed.calls.results.Results.settle", side_effect=interrupt)
         others = _workers()  # of earlier tests, still timing out
         with pytest.raises(KeyboardInterrupt):
             embeddings.embed_documents(TEXTS[:2000])

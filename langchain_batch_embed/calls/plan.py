@@ -184,8 +184,8 @@ def make_plan(
     listed = check_texts(texts)
     inputs = pipeline.prepare(listed)
     results = Results(inputs, lists=False)
-    recalled = pipeline.recovery.begin(inputs, results, query=False).recall()
-    work = pipeline.work(inputs, results, keep=_keep_nothing)
+    recalled = pipeline.recovery.for_call(inputs, results, query=False).recall()
+    work = pipeline.fetcher.work(inputs, results, keep=_keep_nothing)
     rows = work.rows
 
     sender = pipeline.dispatcher.sender
@@ -214,7 +214,8 @@ def make_plan(
         from_journal=recalled,
         requests=requests,
         tokens=tokens,
-        is_exact=provider in OPENAIS_MODELS and not isinstance(pipeline.counter, ByteCounter),
+        is_exact=provider in OPENAIS_MODELS
+        and not isinstance(pipeline.fetcher.counter, ByteCounter),
         dollars=dollars(model, tokens, price=price),
         price=DOLLARS_PER_MILLION_TOKENS.get(model or "") if price is None else price,
         price_from=PRICES_FROM if price is None else "as given",

@@ -97,14 +97,14 @@ def ingest(
     ahead = max(batch_size, max_buffered)
     total = len(documents) if isinstance(documents, Sized) else None
     with (
-        pipeline.open_prefetch(max_buffered=ahead, until_released=True) as prefetch,
+        pipeline.prefetches.open(max_buffered=ahead, until_released=True) as prefetch,
         tqdm(total=total, unit=" documents", disable=not show_progress) as bar,
     ):
         return Ingestion(
             store,
             documents,
             ids=ids,
-            complete=partial(pipeline.complete, prefetch, cancelled=cancelled),
+            complete=partial(pipeline.prefetches.complete, prefetch, cancelled=cancelled),
             prefetch=prefetch,
             batch_size=batch_size,
             ahead=ahead,
@@ -227,7 +227,7 @@ class Ingestion:
         written = self._read - len(self._queue)
         rest = self._batch_size - written % self._batch_size
         ahead = (item.document.page_content for item in islice(self._queue, rest))
-        size = self._prefetch.settled(ahead, least=LEAST, cancelled=cancelled)
+        size = self._prefetch.wait_for_some(ahead, least=LEAST, cancelled=cancelled)
         batch = [self._queue.popleft() for _ in range(size)]
         texts = [item.document.page_content for item in batch]
         failed = self._complete(texts)
