@@ -13,7 +13,7 @@ from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
 from tests.support import FakeClock, LocalServer
 
-LONGEST = 20.0
+LONGEST = 120.0
 """Seconds after which a test fails that would otherwise wait for ever."""
 
 

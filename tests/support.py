@@ -107,15 +107,13 @@ class SpoiltFirst(Embeddings):
         return self.embed_documents([text])[0]
 
 
-def known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
+def treat_as_known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
     """Make an object take the local server for OpenAI's own, and return it.
 
     It then sends as to a provider that is known to take any number of requests at once.
     """
     limits, pacer = embeddings.limits, embeddings._pipeline.dispatcher.sender.pacer
-    pacer.concurrency = Concurrency(
-        limits.max_workers, first=limits.first_requests, is_known=True
-    )
+    pacer.concurrency = Concurrency(limits.max_workers, first=limits.first_requests, is_known=True)
     return embeddings
 
 

@@ -1,27 +1,34 @@
 """The plan: what it foretells is what the local server then counts, and simulated time takes."""
 
+import heapq
+import math
 import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings, InputError, OptionError
-from langchain_batch_embed.calls.plan import RUNS, TIERS, AccountQuota, rehearse
-from langchain_batch_embed.commands import main as __main__
+from langchain_batch_embed.calls.plan import RUNS, TIERS, AccountQuota, rehearse_quota
+from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.commands.corpus import sections, standard_library
-from langchain_batch_embed.pacing import Pacer
-from langchain_batch_embed.report import Report, duration, money
+from langchain_batch_embed.commands.main import main
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.report import Report, Tally, duration, money
+from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
+from langchain_batch_embed.sending.sender import Sender
+from langchain_batch_embed.sending.work import Work
 from langchain_batch_embed.simulator import TIERS as SERVERS_TIERS
 from langchain_batch_embed.simulator.quota import Quota as ServerQuota
 from langchain_batch_embed.texts.tokens import ByteCounter
-from tests.pacing_run import latency, run
-from tests.support import LocalServer, prose
+from tests.sending.calls import make_work
+from tests.simulated.refusals import over_quota
+from tests.support import LocalServer, prose, treat_as_known
 
 Batch = Callable[..., BatchEmbeddings]
 OpenAI = Callable[..., OpenAIEmbeddings]
@@ -36,40 +43,43 @@ def library() -> list[str]:
     return [section.text for section in sections(standard_library()[1], SECTIONS)]
 
 
-def packed(embeddings: BatchEmbeddings, texts: list[str]) -> list[int]:
-    """Return what each request will be charged, by the pipeline's own steps."""
+def work_of(embeddings: BatchEmbeddings, texts: list[str]) -> Work:
+    """Return what a call has to send, by the pipeline's own steps."""
     pipeline = embeddings._pipeline
-    seen: list[int] = []
-
-    class StopError(Exception):
-        pass
-
-    def look(work: object, *_: object, **__: object) -> None:
-        seen.extend(int(work.charges[rows].sum()) for rows in work.batches)  # type: ignore[attr-defined]
-        raise StopError
-
-    pipeline.dispatcher.run = look  # type: ignore[assignment,method-assign]
-    try:
-        pipeline.embed(texts)
-    except StopError:
-        return seen
-    finally:
-        del pipeline.dispatcher.run
-    raise AssertionError("nothing was to be sent")
+    inputs = pipeline.prepare(texts)
+    return pipeline.work(inputs, Results(inputs), keep=lambda rows, answer: None)  # noqa: ARG005
 
 
-class ColdConnections:
-    """OpenAI's latency, and 300 ms more for a request that finds every connection busy."""
+class QuotaServer:
+    """The simulator's own quota, OpenAI's latency, and 300 ms for each new connection."""
 
-    def __init__(self, pacer: Pacer) -> None:
-        self._pacer = pacer
-        self._open = 0
+    def __init__(self, quota: ServerQuota, seed: int) -> None:
+        self._quota = quota
+        self._dice = random.Random(seed)
+        self._open: list[float] = []  # a heap: when each connection is free again
 
-    def __call__(self, tokens: int, dice: random.Random) -> float:
-        """Return the seconds of a request that has just arrived."""
-        cold = self._open < self._pacer.in_flight
-        self._open += cold
-        return latency(tokens, dice) + 0.3 * cold
+    def receive(self, request: Request) -> Reply:
+        """Let a request in, or refuse it."""
+        dice, now = self._dice, request.sent
+        after = dice.uniform(0.06, 0.22)
+        if self._open and self._open[0] <= now:
+            heapq.heappop(self._open)
+        else:
+            after += 0.3
+        error = None
+        if over := self._quota.admit(request.charge, now):
+            error = over_quota(
+                over.kind,
+                limit=over.limit,
+                used=over.used,
+                requested=over.requested,
+                delay=over.wait,
+                headers=self._quota.headers(now),
+            )
+        else:
+            after += (0.08 + 7e-6 * request.charge) * dice.lognormvariate(0, 0.85)
+        heapq.heappush(self._open, now + after)
+        return Reply(after=after, headers=self._quota.headers(now), error=error)
 
 
 class TestPlan:
@@ -80,7 +90,7 @@ class TestPlan:
     ) -> None:
         """Requests to the number and tokens within 2 %, windows and repetitions included."""
         texts = [*library[:4000], *library[:100], prose(20_000, seed=1), prose(9_000, seed=2)]
-        embeddings = batch()
+        embeddings = treat_as_known(batch())
 
         plan = embeddings.plan(texts)
         embeddings.embed_numpy(texts)
@@ -94,7 +104,7 @@ class TestPlan:
         self, batch: Batch, server: LocalServer, library: list[str]
     ) -> None:
         """The same for 19,207 sections."""
-        embeddings = batch()
+        embeddings = treat_as_known(batch())
 
         plan = embeddings.plan(library)
         embeddings.embed_numpy(library)
@@ -121,14 +131,21 @@ class TestPlan:
     ) -> None:
         """Within 20 % of what the pacer takes against the simulator's own quota."""
         embeddings = batch()
-        charges = packed(embeddings, library[:count])
+        work = work_of(embeddings, library[:count])
 
         def seconds(seed: int) -> float:
-            limits = embeddings.limits
-            pacer = Pacer(max_workers=limits.max_workers, first_requests=limits.first_requests)
-            quota = ServerQuota(*SERVERS_TIERS[tier])
-            answer = ColdConnections(pacer)
-            return run(pacer, charges, quota, seed=seed, answer=answer).seconds
+            limits, draw = embeddings.limits, random.Random(seed).random
+            pacer = Pacer(
+                max_workers=limits.max_workers,
+                first_requests=limits.first_requests,
+                is_known=True,
+                draw=draw,
+            )
+            sender = Sender(pacer, max_retries=8, timeout=math.inf, draw=draw)
+            queue = sender.queue(work, Tally(), Hedges())
+            sender.add(queue, 0.0)
+            server = QuotaServer(ServerQuota(*SERVERS_TIERS[tier]), seed)
+            return rehearse(sender, [queue], server)
 
         plan = embeddings.plan(library[:count], tier=tier)
 
@@ -246,16 +263,17 @@ class TestQuota:
 
         plan = embeddings.plan(texts, tokens_per_minute=100_000)
 
-        charge = sum(packed(embeddings, texts))
+        charge = work_of(embeddings, texts).sizes.charges.sum()
         assert plan.requests >= charge / 100_000 > embeddings.plan(texts).requests
         assert plan.seconds is not None
         assert plan.seconds >= (charge - 100_000) / 100_000 * 60
 
     def test_a_text_larger_than_the_quota_is_not_waited_for(self) -> None:
         """It cannot be sent at all, so it counts as no request and keeps nobody waiting."""
-        batches = [np.array([10, 500, 10])]
-        requests, seconds = rehearse(
-            batches, quota=AccountQuota(tokens_per_minute=100), max_workers=2
+        requests, seconds = rehearse_quota(
+            make_work(3, tokens=[10, 500, 10]),
+            quota=AccountQuota(tokens_per_minute=100),
+            max_workers=2,
         )
         assert requests == 2
         assert seconds < 60
@@ -380,6 +398,7 @@ class TestShown:
             throttled=2,
             splits=0,
             hedged=0,
+            hedged_tokens=0,
             tokens=123_456,
             dollars=None,
             seconds=3.21,
@@ -408,7 +427,7 @@ class TestCommand:
         self, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """All text files in it, cut as the demo cuts them, and every tier is told."""
-        __main__.main(["plan", str(folder)])
+        main(["plan", str(folder)])
         head, sent, took = capsys.readouterr().out.splitlines()
         assert head == "3 files, cut into sections, for text-embedding-3-small"
         assert sent.startswith("10 texts (10 unique): 1 requests, ")
@@ -418,7 +437,7 @@ class TestCommand:
         """A file is a text then; files can be named one by one."""
         files = [str(folder / "one.md"), str(folder / "two.txt")]
         model = "text-embedding-3-large"
-        __main__.main(["plan", *files, "--whole", "--tier", "1", "--model", model])
+        main(["plan", *files, "--whole", "--tier", "1", "--model", model])
         head, sent, took = capsys.readouterr().out.splitlines()
         assert head == f"2 files, for {model}"
         assert sent.startswith("2 texts (2 unique): 1 requests, ")
@@ -427,16 +446,16 @@ class TestCommand:
 
     def test_a_price_can_be_given(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """For a model whose price is not known."""
-        __main__.main(["plan", str(folder), "--model", "mine", "--price", "7.5"])
+        main(["plan", str(folder), "--model", "mine", "--price", "7.5"])
         assert "($7.5 a million, as given)" in capsys.readouterr().out
 
     def test_no_text_is_explained(self, folder: Path) -> None:
         """It says which files it would have taken."""
         with pytest.raises(SystemExit, match=r"folders of .*\.md.* files"):
-            __main__.main(["plan", str(folder / "empty.txt")])
+            main(["plan", str(folder / "empty.txt")])
 
     def test_a_missing_file_is_explained(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A wrong argument is a wrong argument."""
         with pytest.raises(SystemExit, match="2"):
-            __main__.main(["plan", "nowhere.md"])
+            main(["plan", "nowhere.md"])
         assert "there is no nowhere.md" in capsys.readouterr().err

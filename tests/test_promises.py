@@ -95,7 +95,8 @@ def test_every_promise_holds(
             max_workers=max_workers,
             max_retries=50,  # enough for any drawn series of faults
             journal=Path(folder) / "journal",
-            hedge=False, _clock=FakeClock(),
+            hedge=False,
+            _clock=FakeClock(),
         )
         failed = {i for i, text in enumerate(texts) if POISON in text}
         try:
@@ -137,7 +138,9 @@ def test_every_promise_holds(
         embeddings.journal.close()
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(texts=TEXTS, places=st.sets(st.integers(0, 60), min_size=1, max_size=5))
 def test_empty_texts_are_named_before_anything_is_sent(
     server: LocalServer,

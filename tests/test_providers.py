@@ -456,7 +456,9 @@ class TestEachProvider:
         """No request is refused, although the provider makes 1.42 tokens of ours."""
         service = row.service()
         texts = [prose(150, i) for i in range(1500)]
-        embeddings = BatchEmbeddings(fake(row.name, service, **row.options), hedge=False, _clock=FakeClock())
+        embeddings = BatchEmbeddings(
+            fake(row.name, service, **row.options), hedge=False, _clock=FakeClock()
+        )
         assert_right(embeddings.embed_numpy(texts), texts)
         assert service.refused == 0
         assert sorted(service.answered) == sorted(texts)
@@ -523,7 +525,9 @@ class TestEachProvider:
         """The provider refuses a whole request for one text: only that text has no vector."""
         service = row.service(unwanted="endless", refusal=row.too_long)
         texts = [*(f"section {i}" for i in range(200)), "endless", "last"]
-        embeddings = BatchEmbeddings(fake(row.name, service, **row.options), hedge=False, _clock=FakeClock())
+        embeddings = BatchEmbeddings(
+            fake(row.name, service, **row.options), hedge=False, _clock=FakeClock()
+        )
         with pytest.raises(PartialEmbeddingsError) as caught:
             embeddings.embed_documents(texts)
         assert [failure.index for failure in caught.value.failures] == [200]
@@ -583,7 +587,9 @@ class TestModels:
         service = row.service(count=letters)
         rng = np.random.default_rng(0)
         texts = [",".join(map(str, rng.integers(0, 99_999, 40).tolist())) for _ in range(400)]
-        embeddings = BatchEmbeddings(fake(row.name, service, **row.options), hedge=False, _clock=FakeClock())
+        embeddings = BatchEmbeddings(
+            fake(row.name, service, **row.options), hedge=False, _clock=FakeClock()
+        )
         assert_right(embeddings.embed_numpy(texts), texts)
         assert service.refused == 0
 
@@ -592,7 +598,10 @@ class TestModels:
         service = VOYAGE.service(count=lambda texts: int(COUNTER.count(texts).sum()))
         texts = [prose(500, i) for i in range(1000)]
         embeddings = BatchEmbeddings(
-            fake(VOYAGE.name, service, **VOYAGE.options), max_workers=1, hedge=False, _clock=FakeClock()
+            fake(VOYAGE.name, service, **VOYAGE.options),
+            max_workers=1,
+            hedge=False,
+            _clock=FakeClock(),
         )
         embeddings.embed_numpy(texts)
         assert count_bytes(texts).sum() / len(service.sizes) > 2 * 120_000
@@ -843,7 +852,9 @@ class TestAzure:
         Refused twice although it waited as long as it was told, the batch is sent in parts.
         """
         server.configure(script=("429_azure", "429_azure"), retry_after=46, refusal_hint="text")
-        embeddings = BatchEmbeddings(azure(), max_workers=1, max_batch_size=100, hedge=False, _clock=clock)
+        embeddings = BatchEmbeddings(
+            azure(), max_workers=1, max_batch_size=100, hedge=False, _clock=clock
+        )
         texts = [f"section {i}" for i in range(500)]
         assert_right(embeddings.embed_numpy(texts), texts)
         assert 92 <= clock.time < 100
@@ -956,7 +967,9 @@ class TestOwnMethods:
         self, wrapped: Prefixed, server: LocalServer, clock: FakeClock
     ) -> None:
         """It slices and retries nothing itself, in a copy: the object stays as it is."""
-        embeddings = BatchEmbeddings(wrapped, max_workers=1, max_retries=0, hedge=False, _clock=clock)
+        embeddings = BatchEmbeddings(
+            wrapped, max_workers=1, max_retries=0, hedge=False, _clock=clock
+        )
         texts = [f"section {i}" for i in range(2000)]
         assert_right(embeddings.embed_numpy(texts), [f"passage: {text}" for text in texts])
         assert server.stats()["requests"] == 1

@@ -58,6 +58,10 @@ NEAR_ROUNDS = 4
 SUSPICIOUS = 4.0
 """Round trips this many times as long as the first ones may be those of a line: fewer are tried."""
 
+SAFE_SHARE = 0.25
+"""The start raises the number only as long as the first half of the answers takes this share of the
+time-out: should it be a line, the last of them still has to be answered in time."""
+
 CHECKS = 2
 """Rounds with the full number after which the start is over."""
 
@@ -104,6 +108,7 @@ class Concurrency:
         most: the ceiling.
         is_known: the provider is known to take any number.
         estimate: the current estimate.
+        timeout: seconds for one request, which the start keeps well below.
         is_saturated: whether requests wait in line: more of them get no more work done.
         threshold: where a slow start after a refusal ends.
         began: when the current round began.
@@ -115,6 +120,7 @@ class Concurrency:
         self.most = most
         self.is_known = is_known
         self.estimate = float(min(first, most))
+        self.timeout = math.inf
         self.is_saturated = False
         self.is_starting = not is_known and most > 1
         self._is_quota_told = False
@@ -174,7 +180,8 @@ class Concurrency:
             return
         self._trips.append((max(1e-6, now - sent), max(1.0, work), now))
         self._busiest = max(self._busiest, in_flight)
-        fewest = FEWEST_ANSWERS * (1 + self.is_saturated)
+        is_attempt = self.is_saturated or self._attempt or self._near_rounds
+        fewest = FEWEST_ANSWERS * (2 if is_attempt else 1)
         if len(self._trips) >= max(fewest, min(MOST_ANSWERS, -(-self.limit() // 2))):
             self._end_round(now)
 
@@ -193,7 +200,7 @@ class Concurrency:
             accepted: requests in flight that were sent before it.
         """
         if sent > self._cut:
-            self._lower(min(self.estimate - 1, max(accepted, self.estimate / 8)), now)
+            self._lower(min(self.estimate - 1, max(accepted, self.estimate / 4)), now)
 
     def throttled(self, now: float) -> None:
         """Begin again with one request: the quota behind a refusal is not known."""
@@ -287,7 +294,9 @@ class Concurrency:
                 self._checks = 0
                 self._try_fewer(ended)
                 return
-        self._set(self.estimate * growth)
+        # Should it be a line, the last of them still has to be answered in time.
+        longest = max(trip for trip, _, _ in trips)
+        self._set(self.estimate * max(1.0, min(growth, SAFE_SHARE * self.timeout / longest)))
 
     @staticmethod
     def _is_slower(ended: _Round, last: _Round) -> bool:
@@ -315,9 +324,12 @@ class Concurrency:
         self.estimate = self.threshold = float(max(1, min(self.most, math.ceil(number))))
 
     def _rise(self) -> None:
-        """Raise the number by one a round, up to what was refused last, and beyond it rarely."""
+        """Double the number each round, up to what was refused last; go beyond it rarely."""
         self._rounds += 1
-        if self.estimate + 1 < self._ceiling or self._rounds >= self._rest:
+        if self.estimate + 1 < self._ceiling:
+            self._set(min(2 * self.estimate, max(self.estimate + 1, self._ceiling - 1)))
+            self._rounds = 0
+        elif self._rounds >= self._rest:
             self._set(self.estimate + 1)
             if self.estimate > self._ceiling:
                 self._ceiling, self._rest = math.inf, 2

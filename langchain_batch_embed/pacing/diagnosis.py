@@ -268,5 +268,5 @@ def _names_an_option(evidence: Evidence) -> bool:
 def _signature(evidence: Evidence, sent: Sequence[str]) -> str:
     status = "-" if evidence.status is None else str(evidence.status)
     codes = (code for code in evidence.codes if code != status and _NAMEABLE.fullmatch(code))
-    code = next((code for code in codes if code not in sent), "-")
+    code = next((code for code in codes if not any(code in text for text in sent)), "-")
     return f"{status} {code} {evidence.name}"

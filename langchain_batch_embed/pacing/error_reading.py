@@ -90,6 +90,9 @@ class Evidence:
     name: str
 
 
+_GRPC_NAME = re.compile(r"[A-Z]+(?:_[A-Z]+)+")  # RESOURCE_EXHAUSTED
+
+
 def read_error(error: BaseException, sent: Sequence[str]) -> Evidence:
     """Return what an exception tells; wrapping classes are seen through.
 
@@ -110,6 +113,9 @@ def read_error(error: BaseException, sent: Sequence[str]) -> Evidence:
     first = links[0]
     codes = [inner.get(key) for inner in objects for key in _CODE_KEYS]
     codes += [_get(first, name) for name in ("code", "type")]
+    state = _get(first, "status")
+    if isinstance(state, str) and _GRPC_NAME.fullmatch(state):
+        codes.append(state)
     codes.append(_get(_get(first, "error"), "code"))  # Azure
     return Evidence(
         status=status,

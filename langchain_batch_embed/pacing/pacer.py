@@ -108,6 +108,7 @@ class Pacer:
         self._ended_tokens = 0.0  # of those that have ended
         self._ended_requests = 0.0
         self._opened_at = math.inf
+        self._last_start = -math.inf
         self._before_outage: float | None = None  # in flight, when failures began
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
@@ -137,6 +138,7 @@ class Pacer:
             ended_requests=self._ended_requests,
         )
         self.has_started = True
+        self._last_start = now
         self._opened_at = min(self._opened_at, now)
         self.in_flight[id(ticket)] = ticket
         self.tokens.take(charge, now)
@@ -214,6 +216,10 @@ class Pacer:
             self._bucket(quota[0]).name(quota[1], now)
         if not (told or self.tokens.is_known or self.requests.is_known):
             self._measure(ticket, now, is_hinted=after is not None)
+        elif not told and after is None:
+            # It knows nothing of the quota, so it is a limit of requests at a time.
+            self.concurrency.refused(ticket.sent, now, accepted=len(self.in_flight))
+            self.throttle.shorten(now)
         elif begins:
             # A quota that is known explains the refusal; the other one is not guessed at.
             for bucket, amount in ((self.tokens, ticket.charge), (self.requests, 1)):
@@ -277,11 +283,10 @@ class Pacer:
         if not self.health.failures:
             self._before_outage = self.concurrency.estimate
         self.health.failed(ticket.sent, now)
-        if self.health.is_down:
-            return  # that nobody is there says nothing of how much the server can do
         if timed_out:
+            self._before_outage = None  # it is there, and has too much to do
             self.concurrency.timed_out(ticket.sent, now)
-        elif overloaded:
+        elif overloaded and not self.health.is_down:
             self.concurrency.refused(ticket.sent, now, accepted=accepted)
 
     def explains(self, charge: int) -> bool:
@@ -321,10 +326,9 @@ class Pacer:
         # it is tried whether it is the other one.
         grown = charge / (self.tokens.rate or 1.0) > OTHER_QUOTA / (self.requests.rate or 1.0)
         quota = requests if grown else tokens
-        if self.in_flight:
-            return quota
-        # Who has waited for that long may simply ask.
-        return min(quota, BACKOFF.longest if self.throttle.in_a_row else LONGEST)
+        # Whoever has waited for that long may simply ask.
+        longest = LONGEST if self.in_flight or not self.throttle.in_a_row else BACKOFF.longest
+        return min(quota, max(0.0, self._last_start + longest - now))
 
     def _is_full(self) -> bool:
         concurrency, in_flight = self.concurrency, self.in_flight

@@ -11,6 +11,9 @@ BACKOFF = Backoff(first=0.5, longest=10.0)
 """Where the server does not say how long. With the longest, a quota that is counted in fixed minutes
 is found open again after 10 s at the most."""
 
+MOMENT = 0.05
+"""Seconds after a refusal of one request too many at a time."""
+
 LOOK_AGAIN = 60.0
 """A pause longer than this many seconds is interrupted each minute by one request: what a server
 asked for an hour ago need not be true any more."""
@@ -64,6 +67,10 @@ class Throttle:
         """End the pause: the refusal was not about the rate."""
         self._until = -math.inf
         self.in_a_row = 0
+
+    def shorten(self, now: float) -> None:
+        """Wait only for a moment: answers make room, and not time."""
+        self._until = min(self._until, now + MOMENT)
 
     def answered(self, sent: float) -> None:
         """Note an answer: the pause was long enough if the request was sent after it."""

@@ -53,6 +53,10 @@ HARMLESS_TIMEOUT = 60.0
 """With a time-out of this many seconds, `WAVE_LEAST` tokens in the first request do no harm: at 40 ms
 for a text of some 70 tokens that takes 9 s."""
 
+SOON = 3.0
+"""While others are answered, a batch that failed once is sent again after this many round trips at
+the latest: more time would not help."""
+
 SAME_ERROR = 2
 """A batch that fails this often in the same way, while others are answered, is halved."""
 
@@ -383,6 +387,7 @@ class Queue:
             and self._pacer.throttle.in_a_row >= most
             and len(batch.rows) > 1
             and not self._pacer.explains(batch.charge)
+            and not self._limits.has_passed(batch)
         ):
             self._limits.refused_for_quota(batch)
             batch.refusals = 0
@@ -470,6 +475,8 @@ class Queue:
         after: float | None = None,
     ) -> None:
         delay = self._backoff.delay(max(0, batch.failures - 1), self._draw)
+        if batch.failures == 1 and self._pacer.health.failures <= 1 and self._limits.pace:
+            delay = min(delay, SOON * self._limits.pace)  # others are answered
         if after is None:
             after = delay if diagnosis.after is None else max(diagnosis.after, 0.1 * delay)
         batch.signature = diagnosis.signature

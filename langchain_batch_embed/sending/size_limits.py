@@ -61,6 +61,7 @@ class SizeLimits:
         tokens: tokens, by the stricter count.
         octets: UTF-8 bytes of the texts.
         work: what is answered in time, in tokens.
+        pace: seconds that the largest batches take; 0 before the first answer.
         is_retesting: the next batch may be twice as large as a deduced limit.
     """
 
@@ -71,7 +72,7 @@ class SizeLimits:
         self._answered = dict.fromkeys(_MEASURES, 0.0)  # the largest that got through
         self._largest_work = 0
         self._paced_work = 0  # of the largest batches that were answered
-        self._pace = 0.0  # seconds that these take
+        self.pace = 0.0  # seconds that these take
         self.is_retesting = False
         self._retest_after = RETEST
         self._answers = 0  # since a limit was deduced
@@ -185,6 +186,10 @@ class SizeLimits:
         if batch.work > self._largest_work:
             self.work = min(self.work, max(1.0, batch.work / 2))
 
+    def has_passed(self, batch: Batch) -> bool:
+        """Tell whether as many tokens as this in one request got through before."""
+        return batch.tokens <= self._answered["tokens"]
+
     def refused_for_quota(self, batch: Batch) -> None:
         """Note that a batch is refused however long it waits: it is above the whole quota."""
         size = batch.tokens // 2
@@ -203,15 +208,15 @@ class SizeLimits:
             return math.inf
         allowed = min(timeout * IN_TIME, LONGEST)
         # Less only after a time-out: long answers may be those of a line.
-        factor = max(0.5, min(GROWTH, allowed / max(self._pace, 1e-6)))
+        factor = max(0.5, min(GROWTH, allowed / max(self.pace, 1e-6)))
         return factor * self._paced_work
 
     def _note_pace(self, work: int, seconds: float) -> None:
         """Note how long the largest batches take."""
         if work >= 2 * self._paced_work:
-            self._paced_work, self._pace = work, seconds
+            self._paced_work, self.pace = work, seconds
         elif 2 * work >= self._paced_work:
-            self._pace += (seconds - self._pace) / 4
+            self.pace += (seconds - self.pace) / 4
             self._paced_work = max(self._paced_work, work)
 
     def _retest(self) -> None:

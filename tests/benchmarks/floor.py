@@ -5,120 +5,113 @@ send, read and make lists in no time at all. What is left is how long the answer
 so a client that sends the same requests cannot be faster. The n-th request has the same luck here
 as in the same round there, and a new connection costs the same.
 
-Ours are the package's own batches, pacer and hedges: they find out about the quota first, and have
-no more in flight than `max_workers`. The others know the quota and send everything at once.
+Ours are the package's own queue, pacer and hedges: they find out about the quota first, and have no
+more in flight than `max_workers`. The others know the quota and send everything at once.
 """
 
 import argparse
 import heapq
-import itertools
-import math
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
-from langchain_batch_embed.hedging import Hedges
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings
+from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.commands.corpus import sections, standard_library
-from langchain_batch_embed.pacing import Pacer, Ticket
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
+from langchain_batch_embed.sending.sender import Sender
+from langchain_batch_embed.sending.work import Rows, Work
 from langchain_batch_embed.simulator import Scenario
 from langchain_batch_embed.simulator.run import Run as Luck
+from langchain_batch_embed.texts.packing import Sizes
 from tests.benchmarks.compare import SCENARIOS, SECTIONS
 
-__all__ = ["FreeClient", "Request"]
+__all__ = ["FreeServer", "equal_requests", "run"]
 
 AT_ONCE = (100, 300, 1000)
 
 
-@dataclass(eq=False, kw_only=True)
-class Request:
-    """A batch of so many tokens; `charge` is what the limiter counts for it."""
-
-    tokens: int
-    charge: int
-    sent: float = 0.0
-    copies: int = 0
-    is_answered: bool = False
-
-
-class FreeClient:
-    """Sends requests in simulated time, and costs nothing.
+class FreeServer:
+    """The simulator in simulated time.
 
     Args:
-        scenario: the server's latency, luck and quota.
-        pacer: says when the next request may start.
-        hedges: say which are sent a second time; `None`: none are.
+        scenario: its latency, luck and quota.
     """
 
-    def __init__(self, scenario: Scenario, pacer: Pacer, hedges: Hedges | None = None) -> None:
+    def __init__(self, scenario: Scenario) -> None:
         self._luck = Luck(scenario)
-        self._pacer = pacer
-        self._hedges = hedges
-        self._answers: list[tuple[float, int, Request, Ticket]] = []  # a heap by time
-        self._number = itertools.count()  # keeps the heap from comparing requests
-        self._unused = 0  # open connections without a request
+        self._open: list[float] = []  # a heap: when each connection is free again
 
-    def run(self, requests: Sequence[Request]) -> float:
-        """Send all of them, in this order; return the seconds until each has its answer.
+    def receive(self, request: Request) -> Reply:
+        """Answer a request; called in order of `sent`.
 
         Raises:
-            RuntimeError: one was refused, which this client does not provide for.
+            RuntimeError: it is over the quota, which would make the figure meaningless.
         """
-        if self._hedges:
-            self._hedges.allow(sum(request.charge for request in requests))
-        ready = list(reversed(requests))
-        left = len(requests)
-        now = 0.0
-        while left:
-            while ready and self._pacer.wait(ready[-1].charge, now) <= 0:
-                self._send(ready.pop(), now)
-            wait = self._pacer.wait(ready[-1].charge, now) if ready else self._hedge(now)
-            if not self._answers or now + wait < self._answers[0][0]:
-                now += wait
-                continue
-            now, _, request, ticket = heapq.heappop(self._answers)
-            self._unused += 1
-            self._pacer.succeeded(ticket, self._luck.quota.headers(now), now)
-            if self._hedges:
-                self._hedges.answered(now - ticket.sent)
-            left -= not request.is_answered
-            request.is_answered = True
-        return now
-
-    def _send(self, request: Request, now: float) -> None:
-        cold = not self._unused
-        self._unused -= not cold
+        cold = not self._open or self._open[0] > request.sent
+        if not cold:
+            heapq.heappop(self._open)
         call = self._luck.arrive(on_new_connection=cold, is_cold=cold)
         call.tokens = request.tokens
-        if self._luck.quota.admit(request.charge, now):
+        if self._luck.quota.admit(request.charge, request.sent):
             raise RuntimeError("the scenario's quota is too small for a floor")
-        request.sent, request.copies = now, request.copies + 1
-        answered = now + call.network_seconds + call.server_seconds()
-        ticket = self._pacer.start(request.charge, now)
-        heapq.heappush(self._answers, (answered, next(self._number), request, ticket))
+        after = call.network_seconds + call.server_seconds()
+        heapq.heappush(self._open, request.sent + after)
+        return Reply(after=after, headers=self._luck.quota.headers(request.sent))
 
-    def _hedge(self, now: float) -> float:
-        """Send stragglers again, as `run.Run` does; return the seconds until the next one."""
-        if self._hedges is None:
-            return math.inf
-        # Each once, whether or not it has a copy on its way.
-        in_flight = dict.fromkeys(each for _, _, each, _ in self._answers if not each.is_answered)
-        patience = self._hedges.patience(sum(request.charge for request in in_flight))
-        wait = math.inf
-        for request in in_flight:
-            left = request.sent + patience - now
-            if request.copies > 1 or not self._hedges.affords(request.charge):
-                continue
-            if left <= 0 and self._pacer.wait(request.charge, now) <= 0:
-                self._hedges.spend(request.charge)
-                self._send(request, now)
-            elif left > 0:
-                wait = min(wait, left)
-        return wait
+
+def equal_requests(count: int, *, tokens: int, charge: int) -> Work:
+    """Return work of this many requests, each of so many tokens; it is never really sent."""
+    return Work(
+        rows=np.arange(count),
+        sizes=Sizes(
+            tokens=np.full(count, tokens),
+            charges=np.full(count, charge),
+            octets=np.full(count, 4 * charge),
+        ),
+        max_items=1,
+        max_tokens=tokens,
+        texts=[""] * count,
+        send=_send_nothing,
+        keep=_keep_nothing,
+    )
+
+
+def run(
+    scenario: Scenario, work: Work, *, max_workers: int, first_requests: int, hedge: bool = False
+) -> tuple[float, Tally]:
+    """Send work in simulated time, at no cost; return the seconds that takes, and what was sent.
+
+    Args:
+        scenario: the server's.
+        work: what to send.
+        max_workers: requests in flight at most.
+        first_requests: requests that are sent before anything is known of the quota.
+        hedge: send stragglers a second time.
+    """
+    draw = random.Random(scenario.seed).random
+    pacer = Pacer(max_workers=max_workers, first_requests=first_requests, is_known=True, draw=draw)
+    sender = Sender(pacer, max_retries=8, timeout=600.0, hedge=hedge, draw=draw)
+    queue = sender.queue(work, tally := Tally(), Hedges())
+    sender.add(queue, 0.0)
+    return rehearse(sender, [queue], FreeServer(scenario)), tally
+
+
+def _send_nothing(texts: Sequence[str], *, timeout: float) -> Answer:
+    raise NotImplementedError
+
+
+def _keep_nothing(rows: Rows, answer: Answer) -> None:
+    """Take the answers of a rehearsal, of which there are none."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -133,36 +126,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     pipeline, limits = embeddings._pipeline, embeddings.limits
     inputs = pipeline.prepare(texts)
-    batches = pipeline.batches(inputs, np.arange(len(inputs.texts)))
-    tokens, charge = int(inputs.weights.sum()), int(inputs.charges.sum())
-
-    def ours() -> list[Request]:
-        return [
-            Request(tokens=int(inputs.weights[rows].sum()), charge=int(inputs.charges[rows].sum()))
-            for rows in batches
-        ]
-
-    def equal(count: int) -> list[Request]:
-        return [Request(tokens=tokens // count, charge=charge // count) for _ in range(count)]
-
-    def finding_out() -> Pacer:
-        return Pacer(max_workers=limits.max_workers, first_requests=limits.first_requests)
+    ours = pipeline.work(inputs, Results(inputs), keep=_keep_nothing)
+    tokens, charge = int(ours.sizes.tokens.sum()), int(ours.sizes.charges.sum())
 
     far = [replace(SCENARIOS["far"], seed=seed) for seed in range(options.rounds)]
     print(f"{len(texts):,} texts, medians of {options.rounds} rounds\n")
     print("| a client that costs nothing | seconds |\n|---|--:|")
     for count in AT_ONCE:
+        work = equal_requests(count, tokens=tokens // count, charge=charge // count)
         walls = [
-            FreeClient(scenario, Pacer(max_workers=count, first_requests=count)).run(equal(count))
-            for scenario in far
+            run(scenario, work, max_workers=count, first_requests=count)[0] for scenario in far
         ]
         print(f"| {count:,} equal requests, all at once | {median(walls):.2f} |")
-    for label, hedge in (("`BatchEmbeddings`", False), ("`BatchEmbeddings(hedge=True)`", True)):
-        walls = [
-            FreeClient(scenario, finding_out(), Hedges() if hedge else None).run(ours())
+    for label, hedge in (("`BatchEmbeddings`", True), ("`BatchEmbeddings(hedge=False)`", False)):
+        runs = [
+            run(
+                scenario,
+                ours,
+                max_workers=limits.max_workers,
+                first_requests=limits.first_requests,
+                hedge=hedge,
+            )
             for scenario in far
         ]
-        print(f"| {len(batches):,} requests of {label} | {median(walls):.2f} |")
+        sent = median(tally.requests for _, tally in runs)
+        print(f"| {sent:,.0f} requests of {label} | {median(wall for wall, _ in runs):.2f} |")
 
 
 if __name__ == "__main__":

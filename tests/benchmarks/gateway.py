@@ -3,23 +3,13 @@
 Each step is run alone, one after another in one thread, on what the whole run has: 19,207 sections
 and their vectors of 1,536 numbers. So the steps add up to what one thread would take. Threads win
 the time in which the server works, and lose some of it to each other.
-
-Two more tables show by what a near server is told from a far one: the share of a processor core
-that this process used while the first requests were in flight (`nearness.BUSY`), and the share that
-requests take together when only a few are in flight (`nearness.WAITING`), also while something else
-keeps a core busy.
 """
 
 import gc
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from hashlib import sha256
-from itertools import product
+from collections.abc import Callable, Sequence
 from statistics import median
 
-from langchain_batch_embed.nearness import FIRST_ANSWERS, LAST_ANSWERS, NEAR_USEFUL, Nearness
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
@@ -31,8 +21,6 @@ from langchain_batch_embed.texts.inputs import prepare
 
 SECTIONS = 19_207
 ROUNDS = 3
-FIRST_CALLS = 10
-SERVERS = {"next door": 0.0, "far": 1.0}  # and the simulator's latency
 
 
 def measure(name: str, step: Callable[[], object]) -> None:
@@ -94,85 +82,12 @@ def main() -> None:
         measure("**all of `embed_documents`**", lambda: embeddings.embed_documents(texts))
 
 
-def show_shares() -> None:
-    """Print how busy this process, and its requests alone, are at a near and at a far server."""
-    texts = [section.text for section in sections(standard_library()[1], SECTIONS)]
-    with Simulator(Scenario(latency=0, vector_cache=True)) as simulator:
-        _embeddings(simulator).embed_numpy(texts)  # the server has computed all vectors then
-        print(f"\n{FIRST_CALLS} new instances each, share of a core during the first answers\n")
-        print("| server | least | median | most |")
-        print("|---|--:|--:|--:|")
-        for server, latency in SERVERS.items():
-            shares = []
-            for seed in range(FIRST_CALLS):
-                simulator.configure(Scenario(latency=latency, vector_cache=True, seed=seed))
-                shares.append(median(_call(simulator, texts, near=False).processes[:FIRST_ANSWERS]))
-            print(f"| {server} | {_spread(shares)} |", flush=True)
-        print(f"\nRequests alone, {NEAR_USEFUL} in flight, medians of {LAST_ANSWERS} answers\n")
-        print("| server | wanted | a core is busy | least | median | most |")
-        print("|---|---|---|--:|--:|--:|")
-        for (server, latency), lists, busy in product(
-            SERVERS.items(), (False, True), (False, True)
-        ):
-            simulator.configure(Scenario(latency=latency, vector_cache=True))
-            with _busy_core() if busy else nullcontext():
-                own = _call(simulator, texts, near=True, lists=lists).requests
-            medians = [median(own[i : i + LAST_ANSWERS]) for i in range(len(own) - LAST_ANSWERS)]
-            wanted = "lists" if lists else "array"
-            print(f"| {server} | {wanted} | {busy} | {_spread(medians)} |", flush=True)
-
-
-class _Recorder(Nearness):
-    """Notes what it is told, and where the server is does not change."""
-
-    def __init__(self, *, near: bool) -> None:
-        super().__init__()
-        self.is_near = near
-        self.processes: list[float] = []
-        self.requests: list[float] = []
-
-    def answered(self, *, process: float, requests: float, sent: float, now: float) -> None:
-        """Take note of it."""
-        del sent, now
-        self.processes.append(process)
-        self.requests.append(requests)
-
-
-def _call(simulator: Simulator, texts: list[str], *, near: bool, lists: bool = False) -> _Recorder:
-    """Embed with a new instance that takes the server for near or far."""
-    embeddings = _embeddings(simulator)
-    recorder = embeddings._pipeline.dispatcher.pacer.window.nearness = _Recorder(near=near)
-    embed = embeddings.embed_documents if lists else embeddings.embed_numpy
-    embed(texts)
-    return recorder
-
-
 def _embeddings(simulator: Simulator) -> BatchEmbeddings:
     return BatchEmbeddings(
         OpenAIEmbeddings(
             base_url=simulator.url, api_key=SecretStr("any"), model="text-embedding-3-small"
         )
     )
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{min(values):.2f} | {median(values):.2f} | {max(values):.2f}"
-
-
-@contextmanager
-def _busy_core() -> Iterator[None]:
-    """Keep a processor core busy without the interpreter's lock."""
-    ended = threading.Event()
-
-    def hash_on() -> None:
-        while not ended.is_set():
-            sha256(bytes(1 << 20))
-
-    thread = threading.Thread(target=hash_on)
-    thread.start()
-    yield
-    ended.set()
-    thread.join()
 
 
 def _body(provider: object, texts: Sequence[str]) -> bytes:
@@ -185,4 +100,3 @@ def _body(provider: object, texts: Sequence[str]) -> bytes:
 
 if __name__ == "__main__":
     main()
-    show_shares()

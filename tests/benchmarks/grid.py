@@ -18,13 +18,8 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from tests.simulated.grid import DIMENSIONS, Cell, cell_of, cells, choice_of, pairwise, sample
-from tests.simulated.trial import Client, Trial, try_cell
+from tests.simulated.trial import Trial, clients_of, try_cell
 
-CLIENTS = {
-    "128 at most": Client(max_workers=128),
-    "16 at most": Client(max_workers=16),
-}
-KNOWN = "128 at most, known provider"
 PAIRWISE = 150
 
 
@@ -46,36 +41,27 @@ def main() -> None:
     work = [(cell, seed) for cell in chosen for seed in range(options.seeds)]
     with multiprocessing.Pool(options.processes, _be_quiet) as pool:
         each = pool.imap_unordered(_run, work, chunksize=4)
-        rows = [row for rows in each for row in rows]
-        rows.sort(key=lambda row: (row[1].cell.name, row[1].seed, row[0]))
-        print(f"{len(rows)} runs of {len({trial.cell.name for _, trial in rows})} cells\n")
+        rows = [trial for trials in each for trial in trials]
+        rows.sort(key=lambda row: (row.cell.name, row.seed, str(row.client)))
+        print(f"{len(rows)} runs of {len({trial.cell.name for trial in rows})} cells\n")
         _print_dimensions(rows)
         worst = _worst_cells(rows)
         print(f"\n{len(worst)} cells do not hold; the worst:\n")
         shown = worst[: options.worst]
-        whys = pool.map(_why, [(name, trial) for name, trial in shown], chunksize=1)
+        whys = pool.map(_why, shown, chunksize=1)
     _print_worst(shown, whys)
-
-
-def clients_of(cell: Cell) -> dict[str, Client]:
-    """Return who runs in a cell, by name: a known provider takes any number and tells its quota."""
-    clients = dict(CLIENTS)
-    tells = cell.says == "all" or not (cell.requests_per_minute or cell.tokens_per_minute)
-    if tells and cell.computed_at_once is None and cell.refuses_above is None:
-        clients[KNOWN] = Client(is_known=True)
-    return clients
 
 
 def _be_quiet() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def _run(work: tuple[Cell, int]) -> list[tuple[str, Trial]]:
+def _run(work: tuple[Cell, int]) -> list[Trial]:
     cell, seed = work
-    return [(name, try_cell(cell, seed, client)) for name, client in clients_of(cell).items()]
+    return [try_cell(cell, seed, client) for client in clients_of(cell)]
 
 
-def _print_dimensions(rows: Sequence[tuple[str, Trial]]) -> None:
+def _print_dimensions(rows: Sequence[Trial]) -> None:
     print(
         "| value | runs | hold | time/ideal, median | worst | refused %, median | worst"
         " | lost in vain |"
@@ -83,11 +69,12 @@ def _print_dimensions(rows: Sequence[tuple[str, Trial]]) -> None:
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     groups: dict[str, list[Trial]] = defaultdict(list)
     order = ["all", *(value for values in DIMENSIONS.values() for value in values)]
-    for client, trial in rows:
-        for value in ("all", *choice_of(trial.cell).values(), client):
+    for trial in rows:
+        for value in ("all", *choice_of(trial.cell).values(), str(trial.client)):
             if value:
                 groups[value].append(trial)
-    for value in [*order, *CLIENTS, KNOWN]:
+    order += sorted(set(groups) - set(order))
+    for value in order:
         if trials := groups.get(value):
             ratios = [trial.ratio for trial in trials]
             refused = [100 * trial.refused_share for trial in trials]
@@ -99,14 +86,14 @@ def _print_dimensions(rows: Sequence[tuple[str, Trial]]) -> None:
             )
 
 
-def _worst_cells(rows: Sequence[tuple[str, Trial]]) -> list[tuple[str, Trial]]:
+def _worst_cells(rows: Sequence[Trial]) -> list[Trial]:
     """Return the worst run of each cell that does not hold, the worst first."""
-    worst: dict[str, tuple[str, Trial]] = {}
-    for client, trial in rows:
+    worst: dict[str, Trial] = {}
+    for trial in rows:
         known = worst.get(trial.cell.name)
-        if trial.faults() and (known is None or _badness(trial) > _badness(known[1])):
-            worst[trial.cell.name] = client, trial
-    return sorted(worst.values(), key=lambda row: -_badness(row[1]))
+        if trial.faults() and (known is None or _badness(trial) > _badness(known)):
+            worst[trial.cell.name] = trial
+    return sorted(worst.values(), key=lambda trial: -_badness(trial))
 
 
 def _badness(trial: Trial) -> float:
@@ -115,9 +102,8 @@ def _badness(trial: Trial) -> float:
     return max(trial.ratio / trial.most_ratio, trial.refused_share / trial.most_refused / 4)
 
 
-def _why(row: tuple[str, Trial]) -> str:
+def _why(trial: Trial) -> str:
     """Return the values without which the cell holds."""
-    _, trial = row
     choice = choice_of(trial.cell)
     causes = []
     for dimension, value in choice.items():
@@ -129,12 +115,12 @@ def _why(row: tuple[str, Trial]) -> str:
     return ", ".join(causes) or "several"
 
 
-def _print_worst(rows: Sequence[tuple[str, Trial]], whys: Sequence[str]) -> None:
+def _print_worst(rows: Sequence[Trial], whys: Sequence[str]) -> None:
     print("| cell | client | seed | time/ideal | s | ideal s | refused % | fails | due to |")
     print("|---|---|--:|--:|--:|--:|--:|---|---|")
-    for (client, trial), why in zip(rows, whys, strict=True):
+    for trial, why in zip(rows, whys, strict=True):
         print(
-            f"| {trial.cell.name} | {client} | {trial.seed} | {trial.ratio:.2f}"
+            f"| {trial.cell.name} | {trial.client} | {trial.seed} | {trial.ratio:.2f}"
             f" | {trial.seconds:.1f} | {trial.ideal:.1f} | {100 * trial.refused_share:.1f}"
             f" | {', '.join(trial.faults())} | {why} |"
         )

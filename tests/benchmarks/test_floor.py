@@ -3,25 +3,24 @@
 from dataclasses import replace
 
 import pytest
-from langchain_batch_embed.hedging import Hedges
 
-from langchain_batch_embed.pacing import Pacer
+from langchain_batch_embed.sending.work import Work
 from langchain_batch_embed.simulator import Scenario
 from langchain_batch_embed.simulator.run import Run
-from tests.benchmarks.floor import FreeClient, Request
+from tests.benchmarks.floor import equal_requests, run
 
 FAR = Scenario(tier=5)
 ROUNDS = range(20)
 
 
-def _requests(count: int) -> list[Request]:
-    return [Request(tokens=5000, charge=5000) for _ in range(count)]
+def work(count: int) -> Work:
+    """Return this many requests of 5,000 tokens."""
+    return equal_requests(count, tokens=5000, charge=5000)
 
 
-def _all_at_once(scenario: Scenario, count: int) -> float:
-    return FreeClient(scenario, Pacer(max_workers=count, first_requests=count)).run(
-        _requests(count)
-    )
+def all_at_once(scenario: Scenario, count: int) -> float:
+    """Return the seconds of a client that sends everything at once."""
+    return run(scenario, work(count), max_workers=count, first_requests=count)[0]
 
 
 def test_it_takes_as_long_as_the_slowest_answer() -> None:
@@ -31,7 +30,7 @@ def test_it_takes_as_long_as_the_slowest_answer() -> None:
     for call in calls:
         call.tokens = 5000
     slowest = max(call.network_seconds + call.server_seconds() for call in calls)
-    assert _all_at_once(FAR, 30) == pytest.approx(slowest)
+    assert all_at_once(FAR, 30) == pytest.approx(slowest)
 
 
 def test_finding_out_about_the_quota_takes_longer() -> None:
@@ -39,8 +38,8 @@ def test_finding_out_about_the_quota_takes_longer() -> None:
     later = 0.0
     for seed in ROUNDS:
         scenario = replace(FAR, seed=seed)
-        finding_out = FreeClient(scenario, Pacer(max_workers=200, first_requests=16))
-        later += finding_out.run(_requests(200)) - _all_at_once(scenario, 200)
+        finding_out, _ = run(scenario, work(200), max_workers=200, first_requests=16)
+        later += finding_out - all_at_once(scenario, 200)
     assert later > 0
 
 
@@ -49,14 +48,14 @@ def test_hedging_ends_earlier_and_keeps_its_share() -> None:
     alone, hedged = 0.0, 0.0
     for seed in ROUNDS:
         scenario = replace(FAR, seed=seed)
-        alone += _all_at_once(scenario, 100)
-        pacer, requests = Pacer(max_workers=200, first_requests=200), _requests(100)
-        hedged += FreeClient(scenario, pacer, Hedges()).run(requests)
-        assert sum(request.copies - 1 for request in requests) <= 5
+        alone += all_at_once(scenario, 100)
+        seconds, tally = run(scenario, work(100), max_workers=200, first_requests=200, hedge=True)
+        hedged += seconds
+        assert tally.hedged <= 5
     assert hedged < alone
 
 
 def test_a_quota_that_is_too_small_is_an_error() -> None:
     """A refusal would make the figure meaningless, so there is none then."""
     with pytest.raises(RuntimeError, match="quota is too small"):
-        _all_at_once(replace(FAR, tokens_per_minute=20_000), 30)
+        all_at_once(replace(FAR, tokens_per_minute=20_000), 30)

@@ -25,12 +25,12 @@ import requests
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, Quota, diagnose
 from langchain_batch_embed.errors import (
     BatchEmbeddingsError,
     DimensionsError,
     ResponseError,
 )
+from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, Quota, diagnose
 from langchain_batch_embed.pacing.quotation import without_texts
 
 # Version 2 of the SDK is built on httpx, version 3 on httpx2.

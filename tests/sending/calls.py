@@ -4,12 +4,13 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE, Pacer
-from langchain_batch_embed.providers.provider import Answer
+from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.rehearsal import Reply, Request, Server, rehearse
@@ -92,7 +93,7 @@ def make_sender(
     return Sender(pacer, max_retries=max_retries, timeout=timeout, hedge=hedge, draw=draw)
 
 
-def refusal(status: int, message: str = "No", **details: str) -> StatusError:
+def refusal(status: int, message: str = "No", **details: Any) -> StatusError:
     """Return the error of an SDK for an answer with this status."""
     return StatusError(status, message, **details)
 

@@ -14,7 +14,7 @@ from pytest_mock import MockerFixture
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import NotSentError
-from langchain_batch_embed.providers.provider import Answer
+from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending import sender as sender_module
 from langchain_batch_embed.sending.dispatcher import SUBMIT_TRIES, Dispatcher
@@ -409,7 +409,7 @@ class TestThreads:
     """Threads are started as they are needed, and none is waited for in vain."""
 
     def test_a_thread_that_cannot_be_started_loses_no_place(self, mocker: MockerFixture) -> None:
-        """ "can't start new thread": the request is submitted again a moment later."""
+        """The request is submitted again a moment later."""
         real, failures = ThreadPoolExecutor.submit, itertools.count()
 
         def submit(self: ThreadPoolExecutor, *arguments: Any) -> Any:

@@ -104,9 +104,7 @@ class _Run:
     def batch(self, rows: Rows) -> _Batch:
         return _Batch(rows, int(self.charges[rows].sum()))
 
-    def _next(
-        self, line: deque[_Batch], hedges: Hedges, now: float
-    ) -> tuple[_Batch | None, float]:
+    def _next(self, line: deque[_Batch], hedges: Hedges, now: float) -> tuple[_Batch | None, float]:
         """Return what to send now, or the seconds until there may be something."""
         if len(self.under_way) >= self.most_in_flight:
             return None, math.inf

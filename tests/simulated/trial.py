@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from .ideal import staged, texts_for
 from .omniscient import omniscient_seconds
 from .server import SimulatedServer
 
-__all__ = ["Client", "EndlessError", "Trial", "sizes_for", "try_cell"]
+__all__ = ["Client", "EndlessError", "Trial", "clients_of", "sizes_for", "try_cell"]
 
 IDEAL_SECONDS: Final = 20.0
 FEWEST_TEXTS: Final = 2_000
@@ -51,6 +51,10 @@ class Client:
 
     max_workers: int = 128
     is_known: bool = False
+
+    def __str__(self) -> str:
+        known = ", a known provider" if self.is_known else ""
+        return f"at most {self.max_workers} at once{known}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,19 +142,21 @@ def sizes_of(texts: int, seed: int = 0) -> Sizes:
 _LONGEST: Final = sizes_of(MOST_TEXTS)
 
 
-def sizes_for(cell: Cell) -> Sizes:
+def sizes_for(cell: Cell, most_requests: int = MOST_TEXTS) -> Sizes:
     """Return texts for an ideal run of about 20 s, as far as their number allows."""
-    texts = texts_for(cell, MEAN_TOKENS, IDEAL_SECONDS, fewest=FEWEST_TEXTS, most=MOST_TEXTS)
+    most = min(MOST_TEXTS, most_requests * (cell.max_texts or MOST_TEXTS))
+    texts = texts_for(cell, MEAN_TOKENS, IDEAL_SECONDS, fewest=FEWEST_TEXTS, most=most)
     return _first(_LONGEST, texts)
 
 
 def try_cell(
     cell: Cell,
     seed: int = 0,
-    client: Client = Client(),  # noqa: B008  # frozen
+    client: Client = Client(),  # frozen
     *,
     watch: Callable[[Request, Reply, Sender], object] | None = None,
     ideal: bool = True,
+    most_requests: int = MOST_TEXTS,
 ) -> Trial:
     """Run the sender in a cell.
 
@@ -160,8 +166,9 @@ def try_cell(
         client: who runs.
         watch: is shown each request with its fate.
         ideal: whether the ideal is computed too; else it is 1.
+        most_requests: bounds the texts where a request holds few of them: it takes less time.
     """
-    sizes = sizes_for(cell)
+    sizes = sizes_for(cell, most_requests)
     cell = staged(cell, sizes.charges)
     count = len(sizes.tokens)
     server = SimulatedServer(cell, seed)
@@ -216,6 +223,16 @@ def try_cell(
     )
 
 
+def clients_of(cell: Cell) -> list[Client]:
+    """Return who may run in a cell; a known provider takes any number and tells its quota."""
+    clients = [Client(max_workers=128), Client(max_workers=16)]
+    has_quota = cell.requests_per_minute is not None or cell.tokens_per_minute is not None
+    tells = cell.says == "all" or not has_quota
+    if tells and cell.computed_at_once is None and cell.refuses_above is None:
+        clients.append(Client(is_known=True))
+    return clients
+
+
 class _Bounded(Sender):
     """A sender that notices that nothing comes of it any more."""
 
@@ -252,5 +269,5 @@ def _first(sizes: Sizes, texts: int) -> Sizes:
     )
 
 
-def _unused(*_: object, **__: object) -> None:
+def _unused(*_: Any, **__: Any) -> Any:
     raise AssertionError("nothing is sent in simulated time")

@@ -37,8 +37,8 @@ TEXTS = [f"section {i}" for i in range(4000)]
 AWAY = Reply(status=503, body=PAGE.format("503 Service Temporarily Unavailable"))
 BAD_GATEWAY = Reply(status=502, body=PAGE.format("502 Bad Gateway"))
 KINDS = [
-    ("reset", RESET, (10, 60, 300)),
-    ("503", AWAY, (10, 60, 300)),
+    ("reset", RESET, (10, 60)),
+    ("503", AWAY, (25, 300)),
     ("502", BAD_GATEWAY, (25,)),
     ("hang", HANG, (25,)),
 ]

@@ -1,0 +1,264 @@
+"""README is run as printed: code, commands, links, options, length."""
+
+import importlib.util
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from langchain_openai import OpenAIEmbeddings
+
+from langchain_batch_embed import BatchEmbeddings, Limits
+from langchain_batch_embed.limits import limits_of
+from langchain_batch_embed.simulator import Scenario, Simulator
+from tests.benchmarks import draw
+from tests.stores.places import Places, missing_packages
+
+FOLDER = Path(__file__).parents[1]
+README = (FOLDER / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "tests/benchmarks/README.md")
+
+MOST_WORDS = 1_600
+"""By `wc -w`: what a user in a hurry reads."""
+
+SECONDS = 60
+"""For one block; it takes less than 10."""
+
+GIVEN = """\
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # langchain-community announces its end of life
+from langchain_batch_embed import BatchEmbeddings
+from langchain_community.vectorstores import SupabaseVectorStore
+from langchain_core.documents import Document
+from langchain_core.indexing import InMemoryRecordManager, index
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_openai import OpenAIEmbeddings
+
+docs = [Document(page_content=f"page {n}") for n in range(300)]
+texts = [doc.page_content for doc in docs]
+embeddings = BatchEmbeddings(OpenAIEmbeddings(model="text-embedding-3-small"))
+record_manager = InMemoryRecordManager("docs")
+record_manager.create_schema()
+"""
+"""What README's blocks take for granted: a user's own documents and objects."""
+
+CLIENT = """
+import os
+from supabase import create_client
+client = create_client(os.environ["SUPABASE_URL"], os.environ["SUPABASE_KEY"])
+"""
+POISONED = "texts[7] = 'POISON'\n"
+
+
+OPTIONS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(BatchEmbeddings.__init__).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY and not name.startswith("_")
+}
+
+
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def the_block(language: str, holding: str) -> str:
+    """Return the only block of a language that holds a string."""
+    (found,) = [block for block in blocks(language) if holding in block]
+    return found
+
+
+def rows(heading: str) -> Iterator[list[str]]:
+    """Yield the cells of the rows of the first table below a heading."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    for line in section.splitlines():
+        if line.startswith("| `"):
+            yield [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+@pytest.fixture(scope="module")
+def openai() -> Iterator[Simulator]:
+    """A server that refuses one marked text."""
+    with Simulator(Scenario(latency=0, refuse_marker="POISON")) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def run(openai: Simulator, tmp_path: Path) -> Callable[..., str]:
+    """Run a program in a folder and a process of its own; return what it prints."""
+
+    def run(program: str, **variables: str) -> str:
+        environment = {
+            **os.environ,
+            "OPENAI_BASE_URL": openai.url,
+            "OPENAI_API_KEY": "any",
+            "PYTHONPATH": str(FOLDER),
+            **variables,
+        }
+        done = subprocess.run(  # noqa: S603  # what README prints
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _ends() -> None:
+    """Take the place of the time limit of other tests: each process here has its own."""
+
+
+class TestPython:
+    """Each block of code runs as printed."""
+
+    def test_every_block_is_run(self) -> None:
+        """A new block needs a test of its own."""
+        marks = ("Simulator() as", "SupabaseVectorStore", "SQLiteVec", "prefetch", "Partial")
+        assert sorted(blocks("python")) == sorted(the_block("python", mark) for mark in marks)
+
+    def test_the_first_prints_what_is_shown(self, run: Callable[..., str]) -> None:
+        """The eight lines need nothing but the installation; only times and luck differ."""
+        block = the_block("python", "Simulator() as")
+        assert len([line for line in block.splitlines() if line.strip()]) == 8
+        (shown,) = blocks("text")
+        printed = run(block, OPENAI_BASE_URL="", OPENAI_API_KEY="")
+        # In a busy process requests are cut otherwise, and a straggler may be sent twice.
+        varying = r"in \d+\.\d+ s: .*"
+        assert re.sub(varying, "", printed) == re.sub(varying, "", shown)
+        assert re.search(r"in \d+\.\d+ s: \d+ requests, \d+ retries \(\d+ throttled\)", shown)
+
+    def test_supabase(self, run: Callable[..., str]) -> None:
+        """With the real client, a stand-in for its front and a real PostgreSQL."""
+        if missing := missing_packages("supabase"):
+            pytest.skip(f"needs {' and '.join(missing)}: pip install -e '.[stores]'")
+        block = the_block("python", "SupabaseVectorStore")
+        search = 'print(store.similarity_search("page 17", k=1)[0].page_content)'
+        with Places() as places:
+            printed = run(GIVEN + CLIENT + block + search, **places.fresh("supabase"))
+        assert printed == "page 17\n"
+
+    def test_sqlite(self, run: Callable[..., str]) -> None:
+        """With a sqlite3 that loads extensions."""
+        if importlib.util.find_spec("sqlite_vec") is None:
+            pytest.skip("needs sqlite_vec: pip install -e '.[demo]'")
+        # The substitution has to come first in a process, as it does in README's block.
+        block = the_block("python", "SQLiteVec")
+        begin, end = block.split("from langchain_community", 1)
+        search = 'print(store.similarity_search("a dog", k=1)[0].page_content)'
+        assert run(f"{begin}\n{GIVEN}\nfrom langchain_community{end}{search}") == "a dog\n"
+
+    def test_beyond_embed_documents(self, run: Callable[..., str]) -> None:
+        """Plan, prefetch, index, ingest: no document fails."""
+        block = the_block("python", "prefetch")
+        printed = run(f"{GIVEN}{block}\nprint(report.stored, len(report.failures))")
+        assert printed.startswith("300 texts (300 unique): ")
+        assert printed.endswith("\n300 0\n")
+
+    def test_partial_errors(self, run: Callable[..., str]) -> None:
+        """The refused text is mended, and the second call pays for it alone."""
+        block = the_block("python", "Partial")
+        after = "print(len(vectors), embeddings.last_report.from_journal)"
+        printed = run(f"{GIVEN}{POISONED}{block}\n{after}")
+        assert "1 failed" in printed
+        assert printed.endswith("\n300 299\n")
+
+
+class TestCommands:
+    """Each command has the form that works."""
+
+    def test_every_command_is_checked(self) -> None:
+        """Lines are installations, the two commands of the page, or our own commands."""
+        lines = [line for block in blocks("sh") for line in block.splitlines()]
+        checked = re.compile(r'pip install "\.\[|python3 -m venv |python -m langchain_batch_embed ')
+        assert [line for line in lines if not checked.match(line)] == []
+
+    def test_installations_name_extras_that_exist(self) -> None:
+        """Whatever stands in brackets is in pyproject.toml."""
+        project = tomllib.loads((FOLDER / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        named = set(re.findall(r'\.\[([a-z,]+)\]"', README))
+        assert {"demo", "test"} <= named <= set(project["optional-dependencies"])
+
+    def test_the_command_that_ci_runs(self) -> None:
+        """`.ci/run` copies this line out of README."""
+        assert (
+            'python3 -m venv .venv && .venv/bin/pip install -q -e ".[test]" '
+            "&& .venv/bin/python -m pytest -q\n"
+        ) in README
+
+    @pytest.mark.parametrize("command", ["demo", "plan", "simulate"])
+    def test_our_commands_take_what_is_passed(self, command: str, run: Callable[..., str]) -> None:
+        """Every flag that README prints or names is in the command's help."""
+        program = (
+            "import sys; from langchain_batch_embed import __main__ as m; m.main(sys.argv[1:])"
+        )
+        helped = run(program.replace("sys.argv[1:]", f"[{command!r}, '--help']"))
+        lines = re.findall(rf"langchain_batch_embed {command}(.*)", README)
+        assert lines
+        flags = {flag for line in lines for flag in re.findall(r"--[a-z]+", line)}
+        assert {flag for flag in flags if flag not in helped} == set()
+
+
+class TestOptions:
+    """The table and the class agree."""
+
+    def test_every_option_is_in_the_table(self) -> None:
+        """And every row is an option."""
+        named = [cells[0].strip("`") for cells in rows("Options")]
+        assert sorted(named) == sorted(OPTIONS)
+
+    def test_defaults_are_those_of_the_class(self) -> None:
+        """Limits are those of OpenAI."""
+        limits = limits_of(OpenAIEmbeddings(api_key="sk-test"))  # type: ignore[arg-type]
+        for name, _, default in rows("Options"):
+            option = name.strip("`")
+            value = OPTIONS[option]
+            if value is None and option in Limits.__dataclass_fields__:
+                assert default == f"{getattr(limits, option):,}", option
+            else:
+                shown = f'"{value}"' if isinstance(value, str) else repr(value)
+                assert default.partition(":")[0] == f"`{shown}`", option
+
+    def test_other_names_exist(self) -> None:
+        """What README promises beyond `embed_documents` is there."""
+        for names, _ in rows("Beyond embed_documents"):
+            for name in re.findall(r"`(?:\w+\.)?(\w+)", names):
+                assert hasattr(BatchEmbeddings, name) or name in ("stats", "prune"), name
+
+
+class TestPage:
+    """A page that is short and leads somewhere."""
+
+    def test_is_short(self) -> None:
+        """At most what somebody in a hurry reads."""
+        assert len(README.split()) <= MOST_WORDS
+
+    @pytest.mark.parametrize("page", PAGES)
+    def test_links_lead_somewhere(self, page: str) -> None:
+        """Every relative link is a file, and every anchor a heading."""
+        text = (FOLDER / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if not target.startswith("https://"):
+                assert ((FOLDER / page).parent / target.partition("#")[0]).exists(), target
+
+    @pytest.mark.parametrize("page", PAGES)
+    def test_names_no_machine(self, page: str) -> None:
+        """No path of the machine that it was written on."""
+        text = (FOLDER / page).read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w.])/(?:home|root|tmp|Users|work)/", text)
+
+    def test_the_picture_is_of_the_table_below_it(self) -> None:
+        """Whoever changes the figures draws it again: `python -m tests.benchmarks.draw`."""
+        text = draw.SOURCE.read_text(encoding="utf-8")
+        assert draw.TARGET.read_text(encoding="utf-8") == draw.draw(draw.bars(text))
