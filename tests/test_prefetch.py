@@ -565,6 +565,34 @@ class TestErrors:
             wait_until(lambda: sorted(came) == ["a", "b", "c", "d"])
 
 
+class TestTokens:
+    """The tokens of a text are counted once."""
+
+    def test_a_call_does_not_count_what_a_run_has_counted(
+        self, batch: Batch, mocker: MockerFixture
+    ) -> None:
+        """Only a text that was not announced is counted in the call."""
+        embeddings = batch()
+        count = mocker.spy(embeddings._pipeline.fetcher.counter, "count")
+        with embeddings.prefetch(TEXTS[:100]) as prefetch:
+            wait_until(lambda: len(prefetch._ready) == 100)
+            counted = [text for call in count.call_args_list for text in call.args[0]]
+            assert sorted(counted) == sorted(TEXTS[:100])
+            count.reset_mock()
+            texts = [*TEXTS[:100], "another"]
+            assert_right(embeddings.embed_numpy(texts), texts)
+        count.assert_called_once_with(["another"])
+
+    def test_counts_are_dropped_with_their_texts(self, batch: Batch) -> None:
+        """A long prefetch holds no more of them than it has texts."""
+        embeddings = batch()
+        with embeddings.prefetch([*TEXTS[:100], "twice", "twice"]) as prefetch:
+            for portion in slices([*TEXTS[:100], "twice"], 25):
+                embeddings.embed_numpy(portion)
+            wait_until(lambda: not prefetch._runs)
+            assert set(prefetch._tokens) <= {"twice"}
+
+
 class TestBounds:
     """Vectors are few, and end with the block."""
 

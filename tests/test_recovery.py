@@ -669,3 +669,19 @@ def _wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_call_that_needs_nothing_sent_touches_no_dispatcher(
+    batch: Batch, tmp_path: Path, mocker: MockerFixture
+) -> None:
+    """Neither its lock nor a thread: it is answered while others wait for the server."""
+    journal = tmp_path / "journal"
+    batch(journal=journal).embed_documents(["a", "b"])
+    embeddings = batch(journal=journal)
+    lock = mocker.MagicMock()
+    lock.__enter__.side_effect = AssertionError("the call takes the dispatcher's lock")
+    mocker.patch.object(embeddings._pipeline.dispatcher, "lock", lock)
+    before = threading.active_count()
+    assert_right(embeddings.embed_documents(["a", "b"]), ["a", "b"])
+    assert embeddings.embed_documents([]) == []
+    assert threading.active_count() == before

@@ -12,6 +12,8 @@ from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.errors import DimensionsError, InputError, ModelError
 from langchain_batch_embed.report import dollars
 from langchain_batch_embed.sending.work import Done
+from langchain_batch_embed.texts.inputs import Inputs
+from langchain_batch_embed.texts.tokens import TokenCounter
 
 __all__ = ["OpenPrefetches"]
 
@@ -61,6 +63,16 @@ class OpenPrefetches:
         """Return those of the vectors that are here, or of earlier calls, for a new call."""
         numbers = (prefetch.dimensions.number for prefetch in self.opened)
         return Dimensions(next(filter(None, numbers), self._fetcher.known_dimensions))
+
+    def prepare(self, texts: Sequence[str]) -> Inputs:
+        """Find what has to be sent for a call; a text that a run has counted is not counted again.
+
+        Raises:
+            InputError: a text can never be embedded.
+        """
+        if not (prefetches := self.opened):
+            return self._fetcher.prepare(texts)
+        return self._fetcher.prepare(texts, _Counted(prefetches, self._fetcher.counter))
 
     def held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
         """Return the vectors, (n, d), if an ingest has them all for its store; else `None`.
@@ -186,6 +198,7 @@ class OpenPrefetches:
             return failed
         fetch = self._fetcher.begin(inputs, prefetch.dimensions, lists=False)
         fetch.tally = prefetch.new_tally()
+        prefetch.note_tokens(inputs.texts, inputs.tokens.tolist())
         handed_over = np.zeros(len(texts), dtype=np.bool_)
 
         def hand_over() -> None:
@@ -215,3 +228,30 @@ class OpenPrefetches:
         dispatcher.wake()
         cost = dollars(self._fetcher.provider.model, account.total().tokens)
         self._fetcher.last_report = account.report(now=dispatcher.clock.now(), dollars=cost)
+
+
+class _Counted:
+    """Counts the tokens of those texts that no prefetch has counted.
+
+    Args:
+        prefetches: those that are open.
+        counter: counts the other texts.
+    """
+
+    def __init__(self, prefetches: Sequence[Prefetch], counter: TokenCounter) -> None:
+        self._prefetches = prefetches
+        self._counter = counter
+        self.starts = counter.starts
+
+    def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return the number of tokens of each text, shape (n,)."""
+        known = [self._known(text) for text in texts]
+        new = [position for position, count in enumerate(known) if count is None]
+        tokens = np.array([count or 0 for count in known], dtype=np.int64)
+        if new:
+            tokens[new] = self._counter.count([texts[position] for position in new])
+        return tokens
+
+    def _known(self, text: str) -> int | None:
+        counts = (prefetch.tokens_of(text) for prefetch in self._prefetches)
+        return next((count for count in counts if count is not None), None)

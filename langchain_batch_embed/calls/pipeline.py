@@ -181,7 +181,7 @@ class Pipeline:
 
     def prepare(self, texts: Sequence[str]) -> Inputs:
         """Find what has to be sent for the texts; see `Fetcher.prepare`."""
-        return self.fetcher.prepare(texts)
+        return self.prefetches.prepare(texts)
 
     def wake(self) -> None:
         """Make every waiting call look again at what it waits for."""

@@ -92,6 +92,7 @@ class Prefetch:
         self._expected: Counter[str] = Counter()  # how often each text is still to be asked for
         self._spare: dict[str, None] = {}  # were asked for, and may be once more
         self._wanted: Counter[str] = Counter()  # are being asked for, and by how many
+        self._tokens: dict[str, int] = {}  # of texts that a run has counted
         self._runs = 0
         self._number = itertools.count()  # of runs
 
@@ -167,6 +168,19 @@ class Prefetch:
         with self._state_changed:
             if not self.until_released:
                 self._note_taken(uses, uses)
+
+    def tokens_of(self, text: str) -> int | None:
+        """Return how many tokens a text has, if a run has counted them; else `None`."""
+        return self._tokens.get(text)
+
+    def note_tokens(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
+        """Keep the counts of texts that calls will ask for, so that they are counted once."""
+        if self.until_released:  # then a call that has its vectors counts nothing
+            return
+        with self._state_changed:
+            for text, count in zip(texts, tokens, strict=True):
+                if text in self._expected:
+                    self._tokens[text] = count
 
     def wait_for_all(
         self, texts: Iterable[str], *, cancelled: threading.Event | None = None
@@ -263,7 +277,13 @@ class Prefetch:
         """Stop: nothing more is sent, and what is here is dropped."""
         with self._state_changed:
             self._closed.set()
-            for texts in (self._waiting, self._running, self._expected, self._spare):
+            for texts in (
+                self._waiting,
+                self._running,
+                self._expected,
+                self._spare,
+                self._tokens,
+            ):
                 texts.clear()
             self._ready = _Vectors()
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -317,6 +337,7 @@ class Prefetch:
         else:
             del self._expected[text]
             self._spare.pop(text, None)
+            self._tokens.pop(text, None)
             self._ready.drop(text)
 
     def _start_runs(self) -> None:
