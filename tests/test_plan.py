@@ -47,7 +47,7 @@ def work_of(embeddings: BatchEmbeddings, texts: list[str]) -> Work:
     """Return what a call has to send, by the pipeline's own steps."""
     pipeline = embeddings._pipeline
     inputs = pipeline.prepare(texts)
-    return pipeline.work(inputs, Results(inputs), keep=lambda rows, answer: None)  # noqa: ARG005
+    return pipeline.fetcher.work(inputs, Results(inputs), keep=lambda rows, answer: None)  # noqa: ARG005
 
 
 class QuotaServer:

@@ -77,8 +77,8 @@ class OpenPrefetches:
     def held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
         """Return the vectors, (n, d), if an ingest has them all for its store; else `None`.
 
-        They are counted, packed and fetched already, and its report tells of them. Where another
-        prefetch is open too, it has to learn what is asked for, so the call takes the usual way.
+        Its report counts them already. Another open prefetch has to
+        know what is asked for, and then the call takes the usual way.
         """
         prefetches = self.opened
         if not all(prefetch.until_released for prefetch in prefetches):
@@ -94,7 +94,7 @@ class OpenPrefetches:
         end: float,
         cancelled: threading.Event | None,
     ) -> None:
-        """Fill in what the prefetches have, and what is on its way to them as it arrives.
+        """Fill in the vectors that the prefetches have, and those on their way as they arrive.
 
         Args:
             fetch: the call's.
@@ -117,7 +117,7 @@ class OpenPrefetches:
                 results.settle(Done(rows))
 
     def note_call(self, fetch: Fetch, given: Sequence[str]) -> None:
-        """Let the prefetches know what a call has cost, and which texts have a vector now."""
+        """Note in the prefetches what a call has cost, and which texts have a vector now."""
         if not (prefetches := self.opened):
             return
         done = [] if fetch.query else np.flatnonzero(fetch.results.has_vector()).tolist()
@@ -183,7 +183,7 @@ class OpenPrefetches:
     def _embed_good(
         self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event | None
     ) -> dict[int, BaseException]:
-        """Embed those of the texts that can be; return the positions that failed, and why."""
+        """Embed the texts except those that never can be; return the failed positions, and why."""
         try:
             inputs = self._fetcher.prepare(texts)
         except InputError as error:  # about some of them, so the others are embedded without

@@ -1,8 +1,8 @@
 """What a call will send, cost and take, before a cent is spent.
 
-The texts are prepared and packed as in the real call. The seconds come from a rehearsal in simulated
-time, in which the real `Sender` sends to a server that is a few lines of arithmetic. Hours take
-milliseconds there.
+The texts are prepared and packed as in the real call. The seconds come from a rehearsal in
+simulated time, in which the real `Sender` sends to a server that is a few lines of arithmetic.
+Hours take milliseconds there.
 """
 
 import heapq
@@ -295,8 +295,8 @@ class _Server:
     def receive(self, request: Request) -> Reply:
         """Answer a request, or refuse it."""
         now, charge = request.sent, request.charge
-        # Network and server time, fitted to public recordings of OpenAI's endpoint. The few requests
-        # that stall for many times as long are left out, as they hold up no others.
+        # Network and server time, fitted to public recordings of OpenAI's endpoint. The few
+        # requests that stall for many times as long are left out, as they hold up no others.
         after = float(self._dice.uniform(0.04, 0.15))
         if self._free and self._free[0] <= now:
             heapq.heappop(self._free)

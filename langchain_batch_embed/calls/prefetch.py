@@ -97,7 +97,7 @@ class Prefetch:
         self._number = itertools.count()  # of runs
 
     def announce(self, texts: Sequence[str]) -> None:
-        """Start to embed these texts, as far as there is room; returns at once."""
+        """Start to embed these texts, if there is room, and return at once."""
         with self._state_changed:
             self.account.texts += len(texts)
             for text in texts:
@@ -123,10 +123,10 @@ class Prefetch:
         It ends when none of the texts is on its way. The caller embeds those that it did not yield.
 
         Args:
-            texts: what the caller needs, each as often as it does.
+            texts: what the caller needs, each as often as it is needed.
             cancelled: set, with a `wake`, to end early.
             end: the clock's time at which to end early.
-            borrow: keep them for whoever they were announced for.
+            borrow: keep the vectors for the callers that they were announced for.
         """
         uses = Counter(texts)
         left = dict.fromkeys(uses)
@@ -152,7 +152,7 @@ class Prefetch:
     def claim(self, texts: Iterable[str]) -> list[str]:
         """Return those of the texts that are here or in a run, and take the others out of the line.
 
-        Whoever asks embeds those sooner than a later run would.
+        The caller embeds those, sooner than a later run would.
         """
         with self._state_changed:
             here = []
@@ -222,7 +222,7 @@ class Prefetch:
         return settled
 
     def add(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Save the vectors of texts, (k, d), as far as they are still expected.
+        """Save the vectors of those texts, (k, d), that are still expected.
 
         Raises:
             DimensionsError: they have other dimensions than those that came before.
@@ -262,7 +262,7 @@ class Prefetch:
                 self.account.missing.pop(text, None)
 
     def release(self, texts: Iterable[str]) -> None:
-        """Drop vectors that were kept after they had been handed out."""
+        """Drop vectors that were kept after they were handed out."""
         with self._state_changed:
             for text in texts:
                 self._drop(text, 1)
@@ -274,7 +274,7 @@ class Prefetch:
             self._state_changed.notify_all()
 
     def close(self) -> None:
-        """Stop: nothing more is sent, and what is here is dropped."""
+        """Send nothing more, and drop all vectors."""
         with self._state_changed:
             self._closed.set()
             for texts in (
@@ -311,7 +311,7 @@ class Prefetch:
         end: float,
     ) -> None:
         """Wait until any or all of the texts are ready, or none is on its way."""
-        for text in texts:  # the caller's own call is sooner than a later run
+        for text in texts:  # the caller embeds these, sooner than a later run would
             self._waiting.pop(text, None)
         while (
             not enough(text in self._ready for text in texts)
@@ -331,6 +331,7 @@ class Prefetch:
         self._start_runs()
 
     def _drop(self, text: str, times: int) -> None:
+        """Note that a text was asked for; drop its vector with the last time."""
         self._expected[text] -= times
         if self._expected[text] > 0:
             self._spare[text] = None
@@ -365,14 +366,14 @@ class Prefetch:
         useless = False
         try:
             self._embed(self, texts, self._closed)
-        except BaseException as error:  # noqa: BLE001  # those who ask for a text will meet it
+        except BaseException as error:  # noqa: BLE001  # the callers' own calls will meet it
             if isinstance(error, DimensionsError):
                 useless = error.asked or self.dimensions.number is not None
             useless |= isinstance(error, ModelError)
             logger.info("prefetching %d texts failed: %s", len(texts), type(error).__name__)
         finally:
             with self._state_changed:
-                if useless:  # each further run would be paid for, and thrown away
+                if useless:  # the vectors of each further run would be thrown away
                     self._waiting.clear()
                 for text in texts:
                     if self._running.get(text) == number:  # else a later run has it now
@@ -410,7 +411,7 @@ class _Vectors:
                 self._free.extend(reversed(range(first, first + _BLOCK)))
             place = self._free.pop()
         self._row(place)[:] = vector
-        self._places[text] = place  # last: what has a place has its vector
+        self._places[text] = place  # last, so that every place has its vector
 
     def drop(self, text: str) -> bool:
         """Forget a vector; return whether it was there."""

@@ -27,8 +27,8 @@ def provider_for(
 ) -> Provider:
     """Return the fastest way to send for an `Embeddings` object.
 
-    A subclass of `OpenAIEmbeddings` that overrides a method, for example to put a prefix before each
-    text, sends through that method.
+    A subclass of `OpenAIEmbeddings` that overrides a method, for example to put a prefix before
+    each text, sends through that method.
 
     Args:
         embeddings: the wrapped object.

@@ -18,9 +18,9 @@ PAGE_CACHE = 32_000
 """KiB of the database that SQLite keeps in memory during an ingest; its own default is 2,000.
 
 sqlite-vec keeps vectors in chunks of 1,024, which take 6 MB at 1,536 dimensions and 12 MB at 3,072.
-To add a vector, SQLite follows the list of a chunk's pages from its start, and reads the pages again
-that its cache does not hold. `python -m tests.benchmarks.ingest cache`: 19,207 vectors of 1,536 take 7.4 s with
-2,000, 2.6 with 8,000, 2.0 with 16,000 and with 32,000.
+To add a vector, SQLite follows the list of a chunk's pages from its start, and reads the pages that
+its cache does not hold. `python -m tests.benchmarks.ingest cache`: 19,207 vectors of 1,536 take
+7.4 s with 2,000, 2.6 with 8,000, 2.0 with 16,000 and with 32,000.
 """
 
 _MODULES = {"sqlite3", "pysqlite3", "sqlcipher3", "sqlean"}
