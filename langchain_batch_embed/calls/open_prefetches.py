@@ -77,8 +77,8 @@ class OpenPrefetches:
     def held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
         """Return the vectors, (n, d), if an ingest has them all for its store; else `None`.
 
-        Its report counts them already. Another open prefetch has to
-        know what is asked for, and then the call takes the usual way.
+        The report of the ingest counts them already. Another open prefetch has to know what is
+        asked for, and then the call takes the usual way.
         """
         prefetches = self.opened
         if not all(prefetch.until_released for prefetch in prefetches):

@@ -53,9 +53,9 @@ class SQLiteJournal:
     and their numbers are checked.
 
     The next `put` or `prune` notices that an open file was deleted or replaced. It copies all that
-    was in the old file into the one at the path, which it makes if necessary. Vectors that
-    are there already stay. If it fails, it raises a `JournalError`, and the old file stays open for the
-    next attempt. To empty a journal in use, call `prune(max_bytes=0)`.
+    was in the old file into the one at the path, which it makes if necessary. Vectors that are
+    there already stay. If it fails, it raises a `JournalError`, and the old file stays open for
+    the next attempt. To empty a journal in use, call `prune(max_bytes=0)`.
 
     Args:
         path: of the file, which is made if it is missing; its folder must exist.
