@@ -1,4 +1,4 @@
-"""Time and waiting, which are handed in wherever they are needed."""
+"""Time and waiting, handed in wherever they are needed."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ __all__ = ["SYSTEM_CLOCK", "Clock"]
 
 
 class Clock(Protocol):
-    """Time and waiting, so that tests can do without both."""
+    """Time and waiting, so that tests need neither."""
 
     def now(self) -> float:
         """Return a monotonic time in seconds."""
@@ -19,11 +19,11 @@ class Clock(Protocol):
         ...
 
     def worked_here(self) -> float:
-        """Return those that this thread has used."""
+        """Return the processor seconds that this thread has used."""
         ...
 
     def wait(self, condition: threading.Condition, timeout: float) -> None:
-        """Wait until the condition is notified, or for so many seconds at most."""
+        """Wait until the condition is notified, for at most `timeout` seconds."""
         ...
 
 

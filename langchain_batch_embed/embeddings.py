@@ -40,30 +40,28 @@ class BatchEmbeddings(Embeddings):
         `pip install langchain-batch-embed`, and the package of the wrapped class with its key.
 
     Key init args:
-        embeddings: the `Embeddings` that makes the vectors; its options are read once, so they have
-            to be set before.
-        max_batch_size: texts a request; OpenAI takes 2,048.
-        max_tokens_per_request: tokens summed over a request; OpenAI takes 300,000.
-        max_tokens_per_input: tokens a text, before `long_inputs` applies; 8,191 at OpenAI.
+        embeddings: the `Embeddings` that makes the vectors. Its options are read once, here.
+        max_batch_size: texts in one request; OpenAI takes 2,048.
+        max_tokens_per_request: tokens in one request; OpenAI takes 300,000.
+        max_tokens_per_input: tokens in one text, above which `long_inputs` applies; 8,191 at
+            OpenAI.
         max_workers: requests in flight at most, threads of one `ThreadPoolExecutor`.
-        requests_per_minute: your quota; `None`: learnt from the answers' headers.
-        tokens_per_minute: your quota; `None`: learnt from the answers' headers.
-        long_inputs: for a text over `max_tokens_per_input`: `"average"` embeds its windows and
-            returns their token-weighted mean at unit length, as `OpenAIEmbeddings` does;
-            `"truncate"` embeds its beginning; `"error"` refuses it before anything is sent.
-        max_retries: how often one batch may fail with errors that pass, while others are answered.
+        requests_per_minute: your quota; `None`: read from the answers' headers.
+        tokens_per_minute: your quota; `None`: read from the answers' headers.
+        long_inputs: what to do with a text over `max_tokens_per_input`. `"average"` embeds its
+            windows and returns their token-weighted mean at unit length, as `OpenAIEmbeddings`
+            does; `"truncate"` embeds its beginning; `"error"` refuses it before anything is sent.
+        max_retries: how often one batch may fail with temporary errors while others are answered.
         timeout: seconds for one request; `None`: the wrapped object's own, or 120.
-        deadline: seconds for one call; what is not done by then is reported as failed.
-        journal: where finished vectors are kept: a path (SQLite), a LangChain `ByteStore`, or
-            `None`: in memory, from a failed call until one that needs them succeeds.
-        model: the model's name, for the journal and the price, where the wrapped object does
-            not tell it.
-        limits: limits in place of those of the provider that is recognised.
+        deadline: seconds for one call; texts without a vector then are reported as failed.
+        journal: where finished vectors are kept: a path (SQLite) or a LangChain `ByteStore`.
+            `None` keeps them in memory, from a failed call until a later call has used them.
+        model: the model's name, for the journal and the price, where the wrapped object has none.
+        limits: limits to use in place of the recognised provider's.
         show_progress: show a `tqdm.auto` bar that counts texts.
-        hedge: send a straggler at the end of a call a second time, and take the answer that
-            comes first. Both are paid for, so never more than 5 % of the tokens. `None`: at hosted
-            providers.
-        max_outage: seconds without any answer after which a call gives the server up.
+        hedge: send a straggler at the end of a call a second time, and use the first answer. Both
+            are paid for, so never more than 5 % of the tokens. `None`: only at hosted providers.
+        max_outage: seconds without any answer after which a call gives up; 600 by default.
 
     Instantiate:
         ```python
@@ -162,8 +160,8 @@ class BatchEmbeddings(Embeddings):
     def last_report(self) -> Report | None:
         """What the last call did and cost, also where it failed; `None` before the first.
 
-        After the `with` block of a `prefetch`, and after an `ingest`, it is what all of that did; a
-        call for what an `ingest` under way has already is a part of that.
+        After the `with` block of a `prefetch`, and after an `ingest`, it covers all of that. A call
+        of the store for vectors that an `ingest` holds already has no report of its own.
         """
         return self._pipeline.last_report
 
@@ -177,20 +175,20 @@ class BatchEmbeddings(Embeddings):
             InputError: a text can never be embedded; nothing was sent.
             PartialEmbeddingsError: some texts failed; it holds the vectors of all others.
             JournalError: the journal cannot be read; nothing was sent.
-            DimensionsError: what the journal or a `prefetch` holds for the texts is not as wide as
-                the vectors of earlier calls.
+            DimensionsError: the journal or a `prefetch` holds vectors for the texts with other
+                dimensions than those of earlier calls.
         """
         return self._pipeline.lists(texts)
 
     def embed_numpy(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """Return the vectors as float32, shape (n, d): a tenth of the memory of lists.
+        """Return the vectors as float32, shape (n, d), in a tenth of the memory of lists.
 
         Raises:
             InputError: a text can never be embedded; nothing was sent.
             PartialEmbeddingsError: some texts failed; it holds the vectors of all others.
             JournalError: the journal cannot be read; nothing was sent.
-            DimensionsError: what the journal or a `prefetch` holds for the texts is not as wide as
-                the vectors of earlier calls.
+            DimensionsError: the journal or a `prefetch` holds vectors for the texts with other
+                dimensions than those of earlier calls.
         """
         return self._pipeline.embed(texts, lists=False).array()
 
@@ -199,15 +197,15 @@ class BatchEmbeddings(Embeddings):
 
         Raises:
             InputError: the text can never be embedded; nothing was sent.
-            Exception: the provider's own, where no retry helped.
+            Exception: the provider's own, after the last retry.
         """
         return self._pipeline.query(text)
 
     async def aembed_documents(self, texts: Iterable[str]) -> list[list[float]]:
         """Return one vector a text, without blocking the event loop.
 
-        Cancelling the task stops the work: no further request starts, and what is finished is
-        kept as after a failure. Raises as `embed_documents` does.
+        Cancelling the task stops the work. No further request starts, and finished vectors are
+        kept as after a failure. It raises what `embed_documents` raises.
         """
         return await event_loop.embed(self._pipeline, texts)
 
@@ -224,11 +222,11 @@ class BatchEmbeddings(Embeddings):
         tokens_per_minute: float | None = None,
         price: float | None = None,
     ) -> Plan:
-        """Tell what embedding these texts will send, cost and take; nothing is sent.
+        """Predict requests, price and time of embedding these texts; nothing is sent.
 
-        Texts whose vectors are in the journal are free. The seconds are rehearsed in simulated
-        time with OpenAI's latency and the account's quota, which is the first that is known of
-        the arguments, the tier, this object's options and what earlier answers said.
+        Texts whose vectors are in the journal are free. The seconds come from a rehearsal in
+        simulated time, with OpenAI's latency and the account's quota. The quota is the first known
+        one of the arguments, the tier, this object's options and earlier answers.
 
         Args:
             texts: any iterable of strings.
@@ -252,23 +250,24 @@ class BatchEmbeddings(Embeddings):
         )
 
     def prefetch(self, texts: Iterable[str], *, max_buffered: int = 20_000) -> Prefetch:
-        """Embed texts in the background that callers will then ask for in small portions.
+        """Embed texts in the background, for callers that ask for them in small portions.
 
         ```python
         with embeddings.prefetch(doc.page_content for doc in docs):
             index(docs, record_manager, store, batch_size=100)
         ```
 
-        While the `with` block runs, every `embed_documents` of this object is answered from what
-        has arrived, and waits only for what is on its way. Texts that were not announced are
-        embedded as usual, and a text that cannot be embedded fails in the call that asks for it.
-        A vector is dropped when it is handed out for the last time; what the block leaves
-        behind is kept by a journal alone.
+        While the `with` block runs, every `embed_documents` of this object is answered from vectors
+        that have arrived, and waits only for vectors that are on their way. Other texts are
+        embedded as usual. A text that cannot be embedded fails in the call that asks for it.
+        A vector is dropped when it is handed out for the last time. Vectors that nobody has asked
+        for at the end of the block are kept only by a journal.
 
         Args:
-            texts: what will be asked for, best in that order; a text as often as it will be.
-            max_buffered: vectors held at a time, here or on their way: 6 KB each at 1,536
-                dimensions, so 120 MB, and as much again while they arrive.
+            texts: the texts that will be asked for, each as often as it will be, and best in that
+                order.
+            max_buffered: vectors held at a time, here or on their way. At 1,536 dimensions a vector
+                takes 6 KB, so 20,000 take 120 MB, and as much again while they arrive.
 
         Raises:
             InputTypeError: not an iterable of strings.
@@ -289,30 +288,30 @@ class BatchEmbeddings(Embeddings):
     ) -> IngestReport:
         """Add any number of documents to a store; embedding and writing overlap.
 
-        Documents are read as they are needed, so a generator over more than memory holds will
-        do, and written in order by the store's own `add_documents`, in this thread. A document
-        that cannot be embedded or written is found by halving and is in the report; all others
-        are in the store. With a journal a second run pays for nothing twice; whether it also
-        writes nothing twice is up to the store and the ids. A store with a SQLite connection of
-        its own (`_connection`, as SQLiteVec) has a page cache of 32 MB at least meanwhile.
+        Documents are read when they are needed, so they may be a generator over more than fits into
+        memory. The store's own `add_documents` writes them in order, in this thread. Halving finds
+        a document that cannot be embedded or written. It is in the report, and all others are in
+        the store. With a journal, a second run pays for nothing twice. Whether it also writes
+        nothing twice depends on the store and the ids. While it runs, a store with a SQLite
+        connection of its own (`_connection`, as SQLiteVec) has a page cache of at least 32 MB.
 
         Args:
             store: a vector store whose embeddings are this object.
             documents: any iterable.
-            ids: one a document; `None`: what the store makes of the documents' own, or of none.
+            ids: one a document; `None`: the documents' own, or those that the store makes.
             batch_size: documents in one call of the store, at most; `None`: its `chunk_size`,
                 which Supabase writes in one statement, or 1,024. A store that writes a call in
-                several parts may keep some of them when another one fails, and then needs ids
-                to have no document twice.
+                several parts may keep some of them when another part fails. It needs ids, or the
+                documents of those parts are stored twice.
             max_buffered: documents read ahead, and so vectors held at a time, here or on their
-                way; never less than `batch_size`.
-            show_progress: a `tqdm.auto` bar that counts documents; `None`: as this object.
+                way; at least `batch_size`.
+            show_progress: show a `tqdm.auto` bar that counts documents; `None`: as this object.
 
         Raises:
             OptionError: the store uses other embeddings, or there are not as many ids as
                 documents.
             IngestError: several documents in a row failed, and none between them succeeded.
-            Exception: whatever `documents` raises, with a note of how many are stored.
+            Exception: whatever `documents` raises, with a note of how many documents are stored.
         """
         return ingest(
             self._pipeline,
@@ -338,8 +337,8 @@ class BatchEmbeddings(Embeddings):
     ) -> IngestReport:
         """Add any number of documents to a store, without blocking the event loop.
 
-        Takes and raises what `ingest` does; documents are read, and the store is called, in
-        another thread. A SQLite connection has to allow that: `check_same_thread=False`.
+        It takes and raises what `ingest` does. Another thread reads the documents and calls the
+        store. A SQLite connection has to allow that: `check_same_thread=False`.
         Cancelling the task stops it after the batch that is being written.
         """
         return await event_loop.in_thread(
@@ -364,6 +363,6 @@ class BatchEmbeddings(Embeddings):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the object from its options; a subclass' own `__init__` may take others."""
+        """Make the object from its options, as a subclass's `__init__` may take other arguments."""
         self._set_up(unpack(state["embeddings"]), state["options"])
         vars(self).update(state["added"])

@@ -1,20 +1,20 @@
 """Every exception that this package raises.
 
     BatchEmbeddingsError
-     ├─ OptionError (ValueError)            an option that cannot work
-     │   └─ UnknownOptionError (TypeError)  an option that does not exist
-     ├─ InputError (ValueError)             a text that can never be embedded; nothing was sent
-     │   └─ InputTypeError (TypeError)      not a list of strings
-     ├─ ResponseError                       an answer that must not be believed (retried)
-     ├─ DimensionsError                     vectors of another width than was asked for, or came
-     ├─ ModelError                          vectors of another model than those before
-     ├─ NotSentError                        a text that was never sent: the call ended before
+     ├─ OptionError (ValueError)            an option has a value that cannot work
+     │   └─ UnknownOptionError (TypeError)  an option does not exist
+     ├─ InputError (ValueError)             a text can never be embedded; nothing was sent
+     │   └─ InputTypeError (TypeError)      the input is not a list of strings
+     ├─ ResponseError                       an answer is not sound (retried)
+     ├─ DimensionsError                     vectors have other dimensions than requested or before
+     ├─ ModelError                          vectors are of another model than those before
+     ├─ NotSentError                        the call ended before the text was sent
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
      ├─ JournalError                        the journal cannot be read or written
-     ├─ IngestError                         several documents in a row could not be stored
-     └─ PartialEmbeddingsError              some texts have no vector; the others are in it
+     ├─ IngestError                         several documents in a row cannot be stored
+     └─ PartialEmbeddingsError              some texts have no vector; it holds the others
 
-No exception holds document text or a key: texts are named by their index.
+No exception holds document text or a key. Texts are named by their index.
 """
 
 import pickle
@@ -60,7 +60,7 @@ class OptionError(BatchEmbeddingsError, ValueError):
 
 
 class UnknownOptionError(OptionError, TypeError):
-    """An option that does not exist, perhaps misspelt; raised when the object is made."""
+    """An option does not exist and is perhaps misspelt; raised when the object is made."""
 
 
 class InputError(BatchEmbeddingsError, ValueError):
@@ -76,19 +76,19 @@ class InputError(BatchEmbeddingsError, ValueError):
 
 
 class InputTypeError(InputError, TypeError):
-    """What was given is not a list of strings; raised before anything is sent or paid."""
+    """The input is not a list of strings; raised before anything is sent or paid."""
 
 
 class ResponseError(BatchEmbeddingsError):
     """A server's answer does not hold one sound vector a text.
 
-    Such an answer is thrown away and asked for again; after `max_retries` it is the
-    cause of a failure.
+    The answer is thrown away and its texts are sent again. After `max_retries` it is the cause of a
+    failure.
 
     Attributes:
         body: the error object of an answer that was an error under status 200, else `None`.
-        expected: how many vectors should have come, if another number came; else `None`.
-        received: how many came then; 0 where the answer holds no list of them.
+        expected: how many vectors the request asked for, if another number came; else `None`.
+        received: how many came in that case; 0 where the answer holds no list of vectors.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class ResponseError(BatchEmbeddingsError):
 
 
 class DimensionsError(BatchEmbeddingsError):
-    """The server sends vectors of another width than it should; no retry can help.
+    """The server sends vectors with the wrong number of dimensions; no retry can help.
 
     Attributes:
-        expected: the width that was asked for, or that earlier vectors have.
-        received: the width of the vectors that came.
-        asked: whether it was asked for, as `dimensions`. Else earlier vectors of the same model
-            have it: of this call, of an earlier one of the same object, or of the journal.
+        expected: the number that the request asks for, or that earlier vectors have.
+        received: the number that the new vectors have.
+        asked: whether the request asks for it, as `dimensions`. Otherwise earlier vectors of the
+            same model have it: of this call, of an earlier call of this object, or of the journal.
     """
 
     def __init__(self, *, expected: int, received: int, asked: bool = True) -> None:
@@ -122,14 +122,14 @@ class DimensionsError(BatchEmbeddingsError):
             if asked
             else f"vectors of {received} numbers came, but earlier ones of the same model have "
             f"{expected}, and a store cannot mix them: the model has changed, so embed everything "
-            "anew, and if there is a journal name another one"
+            "again, and if there is a journal name another one"
         )
         self.expected = expected
         self.received = received
         self.asked = asked
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the arguments, of which the message is made again."""
+        """Pickle the arguments, from which the message is made again."""
         return partial(
             type(self), expected=self.expected, received=self.received, asked=self.asked
         ), ()
@@ -138,7 +138,7 @@ class DimensionsError(BatchEmbeddingsError):
 class ModelError(BatchEmbeddingsError):
     """The server answers with another model than before; no retry can help.
 
-    Vectors of two models are of no use beside each other, even where they have the same width.
+    Vectors of two models cannot be compared, even where they have the same dimensions.
 
     Attributes:
         expected: the model that earlier answers named.
@@ -156,12 +156,12 @@ class ModelError(BatchEmbeddingsError):
         self.received = received
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the arguments, of which the message is made again."""
+        """Pickle the arguments, from which the message is made again."""
         return partial(type(self), expected=self.expected, received=self.received), ()
 
 
 class DeadlineError(BatchEmbeddingsError, TimeoutError):
-    """The time allowed for the whole call is over.
+    """The time allowed for the whole call has passed.
 
     Attributes:
         deadline: the time that was allowed, in seconds.
@@ -175,7 +175,7 @@ class DeadlineError(BatchEmbeddingsError, TimeoutError):
         self.deadline = deadline
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the argument, of which the message is made again."""
+        """Pickle the argument, from which the message is made again."""
         return type(self), (self.deadline,)
 
 
@@ -185,7 +185,7 @@ class NotSentError(BatchEmbeddingsError):
     def __init__(self, cause: BaseException | None = None) -> None:
         name = "an error" if cause is None else type(cause).__name__
         super().__init__(
-            f"the text was not sent, because {name} ended the call; mend that and call again"
+            f"the text was not sent, because {name} ended the call; fix that and call again"
         )
         self.__cause__ = cause
 
@@ -195,7 +195,7 @@ class NotSentError(BatchEmbeddingsError):
 
 
 class JournalError(BatchEmbeddingsError):
-    """The journal cannot be read or written; what it held is left as it was.
+    """The journal cannot be read or written; its contents are unchanged.
 
     Attributes:
         path: the journal's file, or `None` where it is not a file.
@@ -220,7 +220,7 @@ class Failure:
 
 
 class PartialEmbeddingsError(BatchEmbeddingsError):
-    """Some texts could not be embedded; everything that was finished is in here.
+    """Some texts could not be embedded; the error holds all vectors that were finished.
 
     It is chained (`__cause__`) from the first failure's exception.
 
@@ -246,8 +246,8 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
         kinds = ", ".join(sorted({type(failure.error).__name__ for failure in self.failures}))
         if len(self.failures) == len(self.embeddings):
             return (
-                f"none of {len(self.embeddings):,} texts could be embedded ({kinds}); mend the "
-                "cause, which .failures and the error above tell, and call again"
+                f"none of {len(self.embeddings):,} texts could be embedded ({kinds}); fix the "
+                "cause, which .failures and the error above name, and call again"
             )
         return (
             f"{len(self.failures):,} of {len(self.embeddings):,} texts could not be embedded "
@@ -266,7 +266,7 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
 
 
 class IngestError(BatchEmbeddingsError):
-    """Nothing gets into the store any more, so `ingest` stops; chained from the cause.
+    """The store refuses everything, so `ingest` stops; chained from the cause.
 
     Attributes:
         report: what was stored before, and what failed.
@@ -276,20 +276,20 @@ class IngestError(BatchEmbeddingsError):
         kinds = ", ".join(sorted({type(failure.error).__name__ for failure in report.failures}))
         super().__init__(
             f"of the first {report.tried:,} documents {report.stored:,} are stored, then several "
-            f"in a row failed ({kinds}) and none succeeded; mend the cause, then ingest those "
+            f"in a row failed ({kinds}) and none succeeded; fix the cause, then ingest those "
             f"that .report.failures names, and all from number {report.tried:,} on"
         )
         self.report = report
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the argument, of which the message is made again."""
+        """Pickle the argument, from which the message is made again."""
         return type(self), (self.report,)
 
 
 def _picklable(error: BaseException) -> BaseException:
     """Return an error, or a stand-in of its name where it cannot be pickled and read again.
 
-    SDKs' exceptions often cannot, and would take every vector with them.
+    Exceptions of SDKs often cannot, and then the vectors would be lost with them.
     """
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  # what was dumped just now
@@ -302,12 +302,12 @@ def _picklable(error: BaseException) -> BaseException:
 
 
 def _shown(model: str) -> str:
-    """Quote a name that a server sent, and no more of it than a name has."""
+    """Quote a model name that a server sent, shortened if it is too long for a name."""
     return repr(model if len(model) <= _NAME_SHOWN else f"{model[:_NAME_SHOWN]}…")
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what it was raised from, each once: a chain may be a circle."""
+    """Yield an exception and its causes, each once, as a chain of causes may be circular."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:

@@ -3,8 +3,8 @@
 A provider is recognised by the names of the wrapped object's classes, so that no
 provider's package has to be imported, or even installed.
 
-Sources, as of November 2026: the limits that the providers publish, also as quoted in public
-bug reports, and the code of their LangChain packages, which is named where it allows less.
+Sources, as of November 2026: the limits that the providers publish, limits quoted in public bug
+reports, and the code of their LangChain packages where that allows less.
 """
 
 import re
@@ -22,19 +22,19 @@ REMOTE_WORKERS = 128
 """Requests in flight at a hosted provider; measured, see "How many at once" in README."""
 
 LOCAL_WORKERS = 1
-"""Requests in flight at a model on this machine, which a second request only slows down."""
+"""Requests in flight at a model on this machine. A second request only slows it down."""
 
 FIRST_REQUESTS = 8
-"""Requests sent before an answer has told the quota, where nothing is known of the provider's."""
+"""Requests sent before an answer shows the quota, at a provider whose quotas are not known."""
 
 ESTIMATED = 0.5
-"""Share of a request's token limit that is used where the tokens are estimated.
+"""Share of the request's token limit that is used where tokens are estimated.
 
-The tokenizers of most providers are not at hand, so their tokens are counted with OpenAI's
-cl100k_base. Two tokenizers of Mistral's, of 32,000 and 131,000 entries, were compared with it:
-on a paragraph in each of 13 languages and on source code they made 0.4 to 1.4 times as many
-tokens, and at the worst, on a table of digits, 1.97 times as many. Other providers' tokenizers
-were not at hand to compare. A request that is refused all the same is halved.
+Most providers' tokenizers are not available, so OpenAI's cl100k_base counts their tokens. Two of
+Mistral's tokenizers, with 32,000 and 131,000 entries, were compared with it. On a paragraph in each
+of 13 languages and on source code they made 0.4 to 1.4 times as many tokens. The worst case, a
+table of digits, made 1.97 times as many. No other tokenizer was available to compare. A request
+that is refused all the same is halved.
 """
 
 _REFUSED_ABOVE = frozenset({"max_batch_size", "max_tokens_per_request", "max_tokens_per_input"})
@@ -52,12 +52,12 @@ class Limits:
         max_tokens_per_input: tokens in one text before `long_inputs` applies; `None`: the
             wrapped class or the server deals with long texts itself.
         max_workers: how many requests may be in flight unless the user says otherwise.
-        first_requests: how many of them are sent before an answer has told the quota.
+        first_requests: how many of them are sent before an answer shows the quota.
         refuses_empty: whether an empty text makes the provider refuse its whole request.
-        bytes_per_token: how the provider's rate limiter and request limit estimate tokens
-            from UTF-8 bytes, beside counting them; `None`: tokens are counted.
-        is_remote: whether it is a hosted service, at which a late request may be sent twice.
-        strict: whether the provider refuses more, so that a larger option can never work.
+        bytes_per_token: UTF-8 bytes that the provider's rate limiter and request limit take for a
+            token, beside counting tokens; `None`: they only count.
+        is_remote: whether it is a hosted service, where a late request may be sent twice.
+        strict: whether the provider refuses more, so that a larger option never works.
     """
 
     provider: str
@@ -80,7 +80,7 @@ class Limits:
                 check_positive(name, getattr(self, name))
 
     def override(self, **options: int | None) -> "Limits":
-        """Return these limits with the options that are not `None` put in their place.
+        """Return these limits, with those options in their place that are not `None`.
 
         A text must fit into a request, so a smaller `max_tokens_per_request` lowers
         `max_tokens_per_input` with it.
@@ -128,7 +128,7 @@ OPENAI = Limits(
     refuses_empty=True,
     bytes_per_token=4,  # what the limiter charges in recorded traffic
 )
-AZURE = replace(  # old deployments take 16 texts, which is learnt when they refuse more
+AZURE = replace(  # old deployments take 16 texts, and show it by refusing more
     OPENAI, provider="Azure OpenAI", first_requests=16
 )
 VOYAGE = Limits(  # docs.voyageai.com/reference/embeddings-api
@@ -217,8 +217,8 @@ _MODEL_ATTRIBUTES = ("model", "model_name", "model_id", "deployment", "repo_id")
 def limits_of(embeddings: Embeddings) -> Limits:
     """Return the limits of the provider, and where it matters the model, of an `Embeddings`.
 
-    A class that is not known gets 100 texts a request and no token limit. `OpenAIEmbeddings` tells
-    itself how long a text may be: `embedding_ctx_length`.
+    An unknown class gets 100 texts a request and no token limit. `OpenAIEmbeddings` has the length
+    of a text in `embedding_ctx_length`.
     """
     names = (base.__name__ for base in type(embeddings).__mro__)
     limits = next((_BY_CLASS[name] for name in names if name in _BY_CLASS), UNKNOWN)
@@ -234,6 +234,6 @@ def limits_of(embeddings: Embeddings) -> Limits:
 
 
 def model_of(embeddings: Embeddings) -> str | None:
-    """Return the name of the model that an `Embeddings` object uses, if it tells it."""
+    """Return the name of the model that an `Embeddings` object uses, if it has one."""
     names = (getattr(embeddings, name, None) for name in _MODEL_ATTRIBUTES)
     return next((name for name in names if isinstance(name, str)), None)

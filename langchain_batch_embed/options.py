@@ -21,9 +21,11 @@ from langchain_batch_embed.texts.inputs import LongInputs
 __all__ = ["Options", "check_names", "check_wrapped"]
 
 TIMEOUT = 120.0
-"""Seconds for one request where neither the user nor the wrapped object sets a time-out. OpenAI
-answers the largest request in about 2 s, and one request in a hundred takes many times that. A small
-machine's own server can take minutes."""
+"""Seconds for one request where neither the user nor the wrapped object sets a time-out.
+
+OpenAI answers the largest request in about 2 s, and one in a hundred takes many times that. A small
+machine's own server can take minutes.
+"""
 
 _AMOUNTS = ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "max_outage")
 _HANDED_IN = frozenset({"clock", "draw"})

@@ -1,4 +1,4 @@
-"""What a call did and cost."""
+"""What a call did, and what it cost."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ _HOUR = 3600
 
 @dataclass(slots=True)
 class Tally:
-    """Counts that a run keeps while it works; see `Report` for their meaning."""
+    """The counts of a call under way; `Report` explains them."""
 
     requests: int = 0
     retries: int = 0
@@ -54,12 +54,12 @@ class Tally:
     recalled: int = 0
 
     def add(self, other: "Tally") -> None:
-        """Add what another one has counted."""
+        """Add the counts of another tally."""
         for count in fields(self):
             setattr(self, count.name, getattr(self, count.name) + getattr(other, count.name))
 
     def answered(self, tokens: int | None, estimate: int) -> None:
-        """Count the tokens of an answer; the estimate where the answer does not say."""
+        """Count the tokens of an answer, or the estimate where the answer does not name them."""
         self.tokens += estimate if tokens is None else tokens
 
 
@@ -68,20 +68,20 @@ class Report:
     """What one call did and cost.
 
     Attributes:
-        texts: texts that were given.
+        texts: texts of the caller.
         unique: different texts among them; identical ones are sent once.
-        from_journal: unique texts whose vectors were there already and cost nothing.
-        requests: requests sent, those that failed among them.
+        from_journal: unique texts whose vectors were kept from before and cost nothing.
+        requests: requests sent, including those that failed.
         retries: requests sent again after an error.
         throttled: requests refused because of a rate limit (429).
-        splits: requests that were refused and sent again in parts.
+        splits: requests that were sent again in parts.
         hedged: stragglers that were sent a second time.
-        hedged_tokens: tokens of these, which may be billed twice; estimated.
-        tokens: tokens billed, as the server counts them, or estimated where it does not say;
-            without those of requests that were still under way when the call ended, such as
-            the slower copies of stragglers.
-        dollars: what the tokens cost; `None` for a model whose price is not known.
-        seconds: how long the call took.
+        hedged_tokens: their tokens, which may be billed twice; an estimate.
+        tokens: tokens billed by the server's count, or an estimate where it names none. Requests
+            still in flight when the call ends, such as the slower copies of stragglers, are not in
+            it.
+        dollars: price of the tokens; `None` for a model whose price is not known.
+        seconds: duration of the call.
         failures: texts without a vector.
     """
 
@@ -110,7 +110,7 @@ class Report:
         seconds: float,
         dollars: float | None,
     ) -> "Report":
-        """Make the report of a call from what was counted."""
+        """Make the report of a call from its counts."""
         return cls(
             texts=texts,
             unique=unique,
@@ -182,14 +182,14 @@ class IngestReport:
 
     Attributes:
         documents: how many were read.
-        tried: how many of them, the first ones, are stored or have failed: all, unless an
-            `IngestError` ended it.
+        tried: how many of the first ones are stored or have failed; all of them, unless an
+            `IngestError` ended the ingest.
         stored: how many of them are in the store now.
         failures: those that could not be stored, in order.
         ids: the ids that the store returned, in the order of the documents stored.
-        seconds: how long it took.
-        waited: how many of them the store waited for vectors: next to none where writing is what
-            takes the time, and most of them where embedding is.
+        seconds: duration of the ingest.
+        waited: seconds that the store waited for vectors: nearly 0 where writing takes the time,
+            and most of them where embedding does.
     """
 
     documents: int
@@ -203,26 +203,35 @@ class IngestReport:
 
 @dataclass(slots=True)
 class Account:
-    """Counts that a prefetch keeps while it is open.
+    """The counts of an open prefetch.
 
     Attributes:
         started: when it was opened, in seconds.
-        tally: what was sent for its texts, and by calls meanwhile.
+        runs: what each of its runs has sent.
+        calls: what other calls have sent since it was opened.
         texts: texts that were announced.
         unique: different ones among them.
-        missing: those that have no vector yet, and how often each was announced since it had.
+        missing: texts without a vector, and how often each was announced since it last had one.
     """
 
     started: float
-    tally: Tally = field(default_factory=Tally)
+    runs: list[Tally] = field(default_factory=list)
+    calls: Tally = field(default_factory=Tally)
     texts: int = 0
     unique: int = 0
     missing: Counter[str] = field(default_factory=Counter)
 
+    def total(self) -> Tally:
+        """Return the sum of everything that was sent."""
+        total = Tally()
+        for tally in (self.calls, *self.runs):
+            total.add(tally)
+        return total
+
     def report(self, *, now: float, dollars: float | None) -> Report:
         """Make the report of the prefetch."""
         return Report.of(
-            self.tally,
+            self.total(),
             texts=self.texts,
             unique=self.unique,
             done=self.texts - self.missing.total(),
@@ -232,7 +241,7 @@ class Account:
 
 
 def dollars(model: str | None, tokens: int, *, price: float | None = None) -> float | None:
-    """Return what so many tokens cost; `None` for a model whose price is not known.
+    """Return the price of some tokens; `None` for a model whose price is not known.
 
     Args:
         model: the model's name.

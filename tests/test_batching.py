@@ -127,7 +127,7 @@ class TestTokenAwareBatching:
         embeddings = treat_as_known(batch())
         pipeline = embeddings._pipeline
         inputs = pipeline.prepare([prose(100 + i % 50, i) for i in range(20_000)])
-        work = pipeline.work(inputs, Results(inputs), keep=lambda rows, answer: None)  # noqa: ARG005
+        work = pipeline.fetcher.work(inputs, Results(inputs), keep=lambda rows, answer: None)  # noqa: ARG005
 
         def cut() -> list[int]:
             queue, works = pipeline.dispatcher.sender.queue(work, Tally(), Hedges()), []

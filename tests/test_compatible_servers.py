@@ -19,7 +19,7 @@ from langchain_batch_embed import (
     PartialEmbeddingsError,
     ResponseError,
 )
-from langchain_batch_embed.calls.dimensions import Width
+from langchain_batch_embed.calls.dimensions import Dimensions
 from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from langchain_batch_embed.providers.decoding import read_answer
 from tests.support import FakeClock, LocalServer, assert_right, prose
@@ -159,9 +159,9 @@ class TestDimensions:
 
     def test_a_call_without_an_answer_teaches_no_width(self, batch: Batch) -> None:
         """What another call has found to be in doubt meanwhile stays so."""
-        pipeline = batch()._pipeline
-        pipeline._learn_width(Width(8))
-        assert pipeline._width is None
+        fetcher = batch()._pipeline.fetcher
+        fetcher.learn_dimensions(Dimensions(8))
+        assert fetcher.known_dimensions is None
 
     def test_a_journal_of_another_width_ends_the_call(
         self, batch: Batch, server: LocalServer, tmp_path: Path

@@ -216,8 +216,8 @@ class TestMessages:
         """A wrong key, say: there is nothing to go on from."""
         failures = [Failure(index=i, error=KeyError()) for i in range(2000)]
         assert str(PartialEmbeddingsError([None] * 2000, failures, REPORT)) == (
-            "none of 2,000 texts could be embedded (KeyError); mend the cause, which .failures and "
-            "the error above tell, and call again"
+            "none of 2,000 texts could be embedded (KeyError); fix the cause, which .failures and "
+            "the error above name, and call again"
         )
 
     def test_partial_results_hold_no_document_text(self) -> None:

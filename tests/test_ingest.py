@@ -147,7 +147,7 @@ class TestStoring:
         """While the store is busy the next documents arrive, and are written a batch at a time."""
 
         def wait_for_the_rest(_: list[str]) -> None:
-            (prefetch,) = embeddings._pipeline.prefetches
+            (prefetch,) = embeddings._pipeline.prefetches.opened
             wait_until(lambda: not prefetch._running)
 
         embeddings = batch()
@@ -237,7 +237,7 @@ class TestStoring:
     ) -> None:
         """Its calls are looked up: nothing is counted, packed or waited for a second time."""
         embeddings = batch()
-        count = mocker.spy(embeddings._pipeline.counter, "count")
+        count = mocker.spy(embeddings._pipeline.fetcher.counter, "count")
         embeddings.ingest(ListStore(embeddings), documents(100), batch_size=30)
         counted = [text for call in count.call_args_list for text in call.args[0]]
         assert sorted(counted) == sorted(texts_of(documents(100)))
@@ -751,7 +751,7 @@ class TestInterrupts:
             "ingest stopped here: of its first 200 documents 200 are stored; 800 more were read, "
             "and are not"
         ]
-        assert embeddings._pipeline.prefetches == ()
+        assert embeddings._pipeline.prefetches.opened == ()
         add([Document("later", metadata={"number": 200})])
         assert rows_of(store) == [*((f"section {i}", i) for i in range(200)), ("later", 200)]
 

@@ -341,7 +341,7 @@ class TestEveryJournal:
         """Vectors of two widths for one model are an error, not a wrong row."""
         journal.put(keys("a"), vectors(1), space=SPACE)
         journal.put(keys("b"), vectors(1, width=4), space=SPACE)
-        with pytest.raises(JournalError, match="different widths"):
+        with pytest.raises(JournalError, match="different dimensions"):
             journal.get(keys("a", "b"))
         assert journal.get(keys("b"))[1].shape == (1, 4)
 

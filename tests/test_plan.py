@@ -47,7 +47,7 @@ def work_of(embeddings: BatchEmbeddings, texts: list[str]) -> Work:
     """Return what a call has to send, by the pipeline's own steps."""
     pipeline = embeddings._pipeline
     inputs = pipeline.prepare(texts)
-    return pipeline.work(inputs, Results(inputs), keep=lambda rows, answer: None)  # noqa: ARG005
+    return pipeline.fetcher.work(inputs, Results(inputs), keep=lambda rows, answer: None)  # noqa: ARG005
 
 
 class QuotaServer:
@@ -360,7 +360,7 @@ class TestOtherProviders:
     def test_bytes_are_an_estimate_too(self, batch: Batch) -> None:
         """They stand in for the tokens where a vocabulary would have to be downloaded."""
         embeddings = batch()
-        embeddings._pipeline.counter = ByteCounter()
+        embeddings._pipeline.fetcher.counter = ByteCounter()
         plan = embeddings.plan(["more"])
         assert (plan.tokens, plan.is_exact) == (4, False)
 

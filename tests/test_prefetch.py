@@ -301,7 +301,7 @@ class TestCallers:
         assert embeddings.last_report is not None
         assert embeddings.last_report.failures == 3
         with embeddings.prefetch(["section 7"]) as prefetch:
-            assert prefetch.missing(["section 7"]) == ["section 7"]
+            assert prefetch.wait_for_all(["section 7"]) == ["section 7"]
             server.configure()
             embeddings.embed_documents(["section 7"])
         assert embeddings.last_report.failures == 0
@@ -319,7 +319,7 @@ class TestCallers:
         """Texts that nobody waited for have no vector."""
         embeddings = batch(max_workers=1)
         with embeddings.prefetch(TEXTS, max_buffered=100) as prefetch:
-            assert prefetch.missing(TEXTS[:100]) == []
+            assert prefetch.wait_for_all(TEXTS[:100]) == []
         report = embeddings.last_report
         assert report is not None
         assert (report.texts, report.failures) == (1000, 900)
@@ -447,10 +447,10 @@ class TestErrors:
         prefetch = Prefetch(lambda *_: None, max_buffered=100, on_close=lambda _: None)
         with prefetch:
             prefetch.announce(["a", "b"])
-            prefetch.put(["a"], np.ones((1, 2), dtype=np.float32))
+            prefetch.add(["a"], np.ones((1, 2), dtype=np.float32))
             with pytest.raises(DimensionsError, match="vectors of 3 numbers came"):
-                prefetch.put(["b"], np.ones((1, 3), dtype=np.float32))
-            assert prefetch.missing(["a", "b"]) == ["b"]
+                prefetch.add(["b"], np.ones((1, 3), dtype=np.float32))
+            assert prefetch.wait_for_all(["a", "b"]) == ["b"]
 
     def test_a_spoilt_first_answer_is_not_held_against_all_others(self, batch: Batch) -> None:
         """What came of it is dropped, and nearly everything is prefetched all the same."""
@@ -471,11 +471,11 @@ class TestErrors:
         """Each further one would be paid for, and thrown away."""
         calls = []
 
-        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+        def embed(prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
             del cancelled
             calls.append(texts)
             if known and texts == ["0"]:
-                prefetch.put(texts, np.ones((1, 2), dtype=np.float32))
+                prefetch.add(texts, np.ones((1, 2), dtype=np.float32))
             elif texts != ["0"]:
                 raise DimensionsError(expected=2, received=3, asked=asked)
 
@@ -550,19 +550,47 @@ class TestErrors:
         came: list[str] = []
         let_go = threading.Event()
 
-        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+        def embed(prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
             del cancelled
             assert let_go.wait(10)
-            prefetch.put(texts, np.ones((len(texts), 2), dtype=np.float32))
+            prefetch.add(texts, np.ones((len(texts), 2), dtype=np.float32))
             came.extend(texts)
 
         prefetch = Prefetch(embed, max_buffered=2, on_close=lambda _: None)
         with prefetch:
             prefetch.announce(["a", "b", "c", "d"])
             wait_until(lambda: len(threads("prefetch")) == 2)
-            assert list(prefetch.take(["a", "b"], end=0.0)) == []
+            assert list(prefetch.receive(["a", "b"], end=0.0)) == []
             let_go.set()
             wait_until(lambda: sorted(came) == ["a", "b", "c", "d"])
+
+
+class TestTokens:
+    """The tokens of a text are counted once."""
+
+    def test_a_call_does_not_count_what_a_run_has_counted(
+        self, batch: Batch, mocker: MockerFixture
+    ) -> None:
+        """Only a text that was not announced is counted in the call."""
+        embeddings = batch()
+        count = mocker.spy(embeddings._pipeline.fetcher.counter, "count")
+        with embeddings.prefetch(TEXTS[:100]) as prefetch:
+            wait_until(lambda: len(prefetch._ready) == 100)
+            counted = [text for call in count.call_args_list for text in call.args[0]]
+            assert sorted(counted) == sorted(TEXTS[:100])
+            count.reset_mock()
+            texts = [*TEXTS[:100], "another"]
+            assert_right(embeddings.embed_numpy(texts), texts)
+        count.assert_called_once_with(["another"])
+
+    def test_counts_are_dropped_with_their_texts(self, batch: Batch) -> None:
+        """A long prefetch holds no more of them than it has texts."""
+        embeddings = batch()
+        with embeddings.prefetch([*TEXTS[:100], "twice", "twice"]) as prefetch:
+            for portion in slices([*TEXTS[:100], "twice"], 25):
+                embeddings.embed_numpy(portion)
+            wait_until(lambda: not prefetch._runs)
+            assert set(prefetch._tokens) <= {"twice"}
 
 
 class TestBounds:
@@ -587,12 +615,12 @@ class TestBounds:
         held: list[int] = []
         runs: list[int] = []
 
-        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+        def embed(prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
             del cancelled
             runs.append(len(texts))
             for text in texts:
-                with prefetch._changed:
-                    prefetch.put([text], np.full((1, 2), float(text), dtype=np.float32))
+                with prefetch._state_changed:
+                    prefetch.add([text], np.full((1, 2), float(text), dtype=np.float32))
                     held.append(len(prefetch._ready) + len(prefetch._running))
 
         prefetch = Prefetch(embed, max_buffered=max_buffered, on_close=lambda _: None)
@@ -600,7 +628,7 @@ class TestBounds:
         with prefetch:
             prefetch.announce(texts)
             for portion in slices(texts, 20):
-                for names, vectors in prefetch.take(portion):
+                for names, vectors in prefetch.receive(portion):
                     assert vectors[:, 0].tolist() == [float(name) for name in names]
             wait_until(lambda: prefetch._runs == 0)
             assert len(prefetch._ready) + len(prefetch._running) + len(prefetch._waiting) == 0
@@ -614,18 +642,18 @@ class TestBounds:
         del attempt  # whether a thread is in time for it is chance
         let_go = threading.Event()
 
-        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+        def embed(prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
             del cancelled
             assert let_go.wait(10)
-            prefetch.put(texts, np.ones((len(texts), 2), dtype=np.float32))
+            prefetch.add(texts, np.ones((len(texts), 2), dtype=np.float32))
 
         def take() -> list[str]:
-            return [text for texts, _ in prefetch.take(["a", "b"]) for text in texts]
+            return [text for texts, _ in prefetch.receive(["a", "b"]) for text in texts]
 
         prefetch = Prefetch(embed, max_buffered=2, on_close=lambda _: None)
         with prefetch, ThreadPoolExecutor(1) as caller:
             prefetch.announce(["a", "b", "c", "d"])
-            assert list(prefetch.take(["a", "b"], end=0.0)) == []
+            assert list(prefetch.receive(["a", "b"], end=0.0)) == []
             taken = caller.submit(take)
             wait_until(lambda: prefetch._wanted.total() == 2)
             let_go.set()
@@ -637,65 +665,65 @@ class TestBounds:
         numbers, started = itertools.count(), threading.Event()
         first, second = threading.Event(), threading.Event()
 
-        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+        def embed(prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
             del cancelled
             if next(numbers):
                 started.set()
                 assert second.wait(10)
-                prefetch.put(texts, np.full((len(texts), 2), 2, dtype=np.float32))
+                prefetch.add(texts, np.full((len(texts), 2), 2, dtype=np.float32))
             else:
-                prefetch.put(["twice"], np.ones((1, 2), dtype=np.float32))
+                prefetch.add(["twice"], np.ones((1, 2), dtype=np.float32))
                 assert first.wait(10)
 
         prefetch = Prefetch(embed, max_buffered=100, on_close=lambda _: None)
         with prefetch:
             prefetch.announce(["twice", "other"])
-            assert [texts for texts, _ in prefetch.take(["twice"])] == [["twice"]]
+            assert [texts for texts, _ in prefetch.receive(["twice"])] == [["twice"]]
             prefetch.announce(["twice"])
             assert started.wait(10)
             first.set()
             wait_until(lambda: prefetch._runs == 1)
             threading.Timer(0.05, second.set).start()
-            ((_, vectors),) = prefetch.take(["twice"])
+            ((_, vectors),) = prefetch.receive(["twice"])
             assert vectors.tolist() == [[2, 2]]
 
     def test_a_vector_that_nobody_expects_any_more_is_not_kept(self) -> None:
         """Released while it was on its way, it would stay for good."""
         go_on = threading.Event()
 
-        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+        def embed(prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
             del cancelled
             assert go_on.wait(10)
-            prefetch.put(texts, np.ones((len(texts), 2), dtype=np.float32))
+            prefetch.add(texts, np.ones((len(texts), 2), dtype=np.float32))
 
         prefetch = Prefetch(embed, max_buffered=8, until_released=True, on_close=lambda _: None)
         with prefetch:
             prefetch.announce(["a", "b"])
             prefetch.release(["a"])
             go_on.set()
-            assert prefetch.missing(["a", "b"]) == ["a"]
+            assert prefetch.wait_for_all(["a", "b"]) == ["a"]
 
     def test_what_is_settled_is_told_without_waiting_for_the_rest(self) -> None:
         """Ready or failed, up to the first that is on its way once there are enough."""
         go_on = threading.Event()
 
-        def embed(texts: Sequence[str], cancelled: threading.Event) -> None:
+        def embed(prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
             del cancelled
             for text in texts:
                 if text == "late":
                     assert go_on.wait(10)
                 elif text != "bad":
-                    prefetch.put([text], np.zeros((1, 2), dtype=np.float32))
+                    prefetch.add([text], np.zeros((1, 2), dtype=np.float32))
 
         texts = ["a", "b", "bad", "c", "late", "d"]
         prefetch = Prefetch(embed, max_buffered=4, on_close=lambda _: None)  # runs of one
         with prefetch:
             prefetch.announce(texts)
-            assert prefetch.settled(texts[:4], least=10) == 4
-            assert prefetch.settled(texts, least=3) == 4
-            assert prefetch.settled(["a", "d"], least=1) == 1  # there is no room for "d" yet
+            assert prefetch.wait_for_some(texts[:4], least=10) == 4
+            assert prefetch.wait_for_some(texts, least=3) == 4
+            assert prefetch.wait_for_some(["a", "d"], least=1) == 1  # there is no room for "d" yet
             go_on.set()
-            assert prefetch.settled(texts[:5], least=10) == 5
+            assert prefetch.wait_for_some(texts[:5], least=10) == 5
 
     def test_a_slow_caller_does_not_make_small_requests(
         self, batch: Batch, server: LocalServer
@@ -721,7 +749,7 @@ class TestBounds:
         paid = server.stats()["inputs_billed"]
         assert paid < 500
         assert embeddings._pipeline.recovery.memory.stats().vectors == 0
-        assert embeddings._pipeline.prefetches == ()
+        assert embeddings._pipeline.prefetches.opened == ()
         assert_right(embeddings.embed_documents(["after"]), ["after"])
         assert server.stats()["inputs_billed"] == paid + 1
 

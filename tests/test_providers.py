@@ -1135,7 +1135,7 @@ class TestForks:
         used, unused = (batch(openai_embeddings(http_client=own)) for _ in range(2))
         used.embed_documents(["before"])
         mocker.patch("os.getpid", return_value=os.getpid() + 1)
-        with pytest.raises(BatchEmbeddingsError, match="anew in each process"):
+        with pytest.raises(BatchEmbeddingsError, match="BatchEmbeddings in each process"):
             used.embed_query("after")
         assert_right([unused.embed_query("after")], ["after"])
 

@@ -415,7 +415,7 @@ class TestJournal:
         """Calling again with the same texts is what people do once there is room on the disk."""
         embeddings = batch(journal=tmp_path / "j", max_workers=1, max_batch_size=10)
         memory = embeddings._pipeline.recovery.memory
-        mocker.patch.object(recovery, "_MENDED", 7)
+        mocker.patch.object(recovery, "WRITTEN_AT_ONCE", 7)
         sometimes_full(mocker, [True, True, False, True, False])
         for kept in (20, 13, 0):
             assert_right(embeddings.embed_numpy(TEXTS[:20]), TEXTS[:20])
@@ -431,7 +431,7 @@ class TestJournal:
         embeddings = batch(max_batch_size=1, max_workers=1)
         for width in (1536, 64):
             server.configure(refuse_marker="poison", dimensions=width)
-            embeddings._pipeline._width = None
+            embeddings._pipeline.fetcher.known_dimensions = None
             with pytest.raises(PartialEmbeddingsError):
                 embeddings.embed_numpy([f"of {width}", "poison"])
         server.configure(dimensions=64)
@@ -462,7 +462,7 @@ class TestJournal:
         batch(SpoiltFirst(), journal=tmp_path / "j", model="m").embed_numpy(["first"])
         embeddings = batch(SpoiltFirst(3), journal=tmp_path / "j", model="m")
         embeddings.embed_numpy(["spoilt"])
-        embeddings._pipeline._width = None
+        embeddings._pipeline.fetcher.known_dimensions = None
         embeddings.embed_numpy(["good"])
         texts = ["first", "spoilt", "good"]
         assert embeddings.embed_numpy(texts).shape == (3, 4)
@@ -593,7 +593,7 @@ class TestInterrupts:
             except StopIteration:
                 raise KeyboardInterrupt from None
 
-        mocker.patch("langchain_batch_embed.calls.results.Results.take", side_effect=interrupt)
+        mocker.patch("langchain_batch_embed.calls.results.Results.settle", side_effect=interrupt)
         others = _workers()  # of earlier tests, still timing out
         with pytest.raises(KeyboardInterrupt):
             embeddings.embed_documents(TEXTS[:2000])
@@ -669,3 +669,19 @@ def _wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_call_that_needs_nothing_sent_touches_no_dispatcher(
+    batch: Batch, tmp_path: Path, mocker: MockerFixture
+) -> None:
+    """Neither its lock nor a thread: it is answered while others wait for the server."""
+    journal = tmp_path / "journal"
+    batch(journal=journal).embed_documents(["a", "b"])
+    embeddings = batch(journal=journal)
+    lock = mocker.MagicMock()
+    lock.__enter__.side_effect = AssertionError("the call takes the dispatcher's lock")
+    mocker.patch.object(embeddings._pipeline.dispatcher, "lock", lock)
+    before = threading.active_count()
+    assert_right(embeddings.embed_documents(["a", "b"]), ["a", "b"])
+    assert embeddings.embed_documents([]) == []
+    assert threading.active_count() == before

@@ -4,23 +4,28 @@ import numpy as np
 import pytest
 
 from langchain_batch_embed import ResponseError
+from langchain_batch_embed.calls.recovery import CallRecovery, Recovery
 from langchain_batch_embed.calls.results import Results
+from langchain_batch_embed.journal import MemoryJournal, Space
+from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.sending.work import Done, Lost
 from langchain_batch_embed.texts.inputs import Inputs
 
+INPUTS = Inputs(
+    texts=["short", "long", "first half", "second half"],
+    tokens=np.array([1, 20, 10, 10]),
+    charges=np.array([1, 20, 10, 10]),
+    octets=np.array([4, 80, 40, 40]),
+    unique=2,
+    row_of=np.array([0, 1]),
+    windows={1: ([2, 3], [10, 10])},
+)
+"""A short text, and a long one that is sent as two windows."""
+
 
 def results(*, lists: bool) -> Results:
-    """Return those of a short text, and a long one that is sent as two windows."""
-    inputs = Inputs(
-        texts=["short", "long", "first half", "second half"],
-        tokens=np.array([1, 20, 10, 10]),
-        charges=np.array([1, 20, 10, 10]),
-        octets=np.array([4, 80, 40, 40]),
-        unique=2,
-        row_of=np.array([0, 1]),
-        windows={1: ([2, 3], [10, 10])},
-    )
-    return Results(inputs, lists=lists)
+    """Return those of the two texts."""
+    return Results(INPUTS, lists=lists)
 
 
 def rows(*numbers: int) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
@@ -33,8 +38,8 @@ def test_what_comes_after_the_partial_results_changes_nothing(lists: bool) -> No
     """It is told to be unwanted, and raises nothing in the thread that brought it."""
     found = results(lists=lists)
     found.add(rows(2), np.ones((1, 3), dtype=np.float32))
-    found.take(Done(rows(2)))
-    found.take(Lost(rows(0, 3), TimeoutError()))
+    found.settle(Done(rows(2)))
+    found.settle(Lost(rows(0, 3), TimeoutError()))
     assert [failure.index for failure in found.finish()] == [0, 1]
     found.abandon()
     assert found.partial() == [None, None]
@@ -46,31 +51,43 @@ def test_what_comes_after_the_partial_results_changes_nothing(lists: bool) -> No
 def test_a_text_whose_answer_came_all_the_same_has_not_failed() -> None:
     """Given up at the deadline, and answered before the call had ended."""
     found = results(lists=True)
-    found.take(Lost(rows(0), TimeoutError()))
+    found.settle(Lost(rows(0), TimeoutError()))
     assert [failure.index for failure in found.failures()] == [0]
     found.add(rows(0), np.ones((1, 3), dtype=np.float32))
     assert found.failures() == []
     assert found.partial()[0] == [1.0, 1.0, 1.0]
 
 
-def test_vectors_of_another_width_are_not_taken() -> None:
+def kept(found: Results, inputs: Inputs) -> CallRecovery:
+    """Return what takes the answers of a call."""
+    shared = Recovery(MemoryJournal(), Space(provider="test", model="test"))
+    return shared.for_call(inputs, found, query=False)
+
+
+def answer(count: int, dimensions: int, model: str | None = None) -> Answer:
+    """Return an answer of vectors that are all 1."""
+    return Answer(vectors=np.ones((count, dimensions), dtype=np.float32), model=model)
+
+
+def test_vectors_of_other_dimensions_are_not_saved() -> None:
     """Rows keep what they had, and may be filled by the next answer."""
-    found = results(lists=False)
-    found.add(rows(0), np.ones((1, 3), dtype=np.float32), answer=True)
+    found = Results(INPUTS, lists=False)
+    recovery = kept(found, INPUTS)
+    recovery.keep(rows(0), answer(1, 3))
     with pytest.raises(ResponseError, match="vectors of 4 numbers came, and 3 before"):
-        found.add(rows(2, 3), np.ones((2, 4), dtype=np.float32), answer=True)
+        recovery.keep(rows(2, 3), answer(2, 4))
     assert found.done.tolist() == [True, False, False, False]
-    found.add(rows(2, 3), np.ones((2, 3), dtype=np.float32), answer=True)
+    recovery.keep(rows(2, 3), answer(2, 3))
     assert found.done.tolist() == [True, False, True, True]
 
 
-def test_vectors_of_another_model_are_not_taken() -> None:
-    """Though they are as wide as the others."""
-    found = results(lists=False)
-    vector = np.ones((1, 3), dtype=np.float32)
-    found.add(rows(0), vector, answer=True, model="a")
+def test_vectors_of_another_model_are_not_saved() -> None:
+    """Though they have the same dimensions as the others."""
+    found = Results(INPUTS, lists=False)
+    recovery = kept(found, INPUTS)
+    recovery.keep(rows(0), answer(1, 3, "a"))
     with pytest.raises(ResponseError, match="another model"):
-        found.add(rows(2), vector, answer=True, model="b")
+        recovery.keep(rows(2), answer(1, 3, "b"))
     assert found.done.tolist() == [True, False, False, False]
-    found.add(rows(2), vector, answer=True, model="a")
+    recovery.keep(rows(2), answer(1, 3, "a"))
     assert found.done.tolist() == [True, False, True, False]

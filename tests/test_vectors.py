@@ -204,7 +204,7 @@ class TestReadAnswer:
         data = items(unit_vectors(2, 4), base64=base64)
         data += items(unit_vectors(1, 3), base64=base64)
         data[2]["index"] = 2
-        with pytest.raises(ResponseError, match=r"differ in width|cannot be read"):
+        with pytest.raises(ResponseError, match=r"differ in dimensions|cannot be read"):
             read_answer(answer(data), expected=3)
 
     @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])

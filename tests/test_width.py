@@ -3,10 +3,10 @@
 import pytest
 
 from langchain_batch_embed import DimensionsError, ModelError, ResponseError
-from langchain_batch_embed.calls.dimensions import Width
+from langchain_batch_embed.calls.dimensions import Dimensions
 
 
-def seen(width: Width, numbers: int, times: int = 1, *, answer: bool = True) -> list[str]:
+def seen(width: Dimensions, numbers: int, times: int = 1, *, answer: bool = True) -> list[str]:
     """Let vectors of so many numbers come; return what was said to each."""
     said = []
     for _ in range(times):
@@ -24,17 +24,17 @@ def seen(width: Width, numbers: int, times: int = 1, *, answer: bool = True) -> 
 )
 def test_some_answers_in_a_row_may_be_spoilt(fits: int, tolerated: int) -> None:
     """The more were right before, the more; with the next one the model has changed."""
-    width = Width(3)
+    width = Dimensions(3)
     seen(width, 3, fits)
     assert seen(width, 4, tolerated) == ["ResponseError"] * tolerated
     assert seen(width, 4, 2) == ["DimensionsError"] * 2
     assert width.in_doubt
-    assert width.numbers == 3
+    assert width.number == 3
 
 
 def test_a_right_answer_in_between_makes_it_start_anew() -> None:
     """Only those in a row are counted."""
-    width = Width()
+    width = Dimensions()
     for _ in range(5):
         assert seen(width, 3) == ["fits"]
         assert not width.in_doubt
@@ -45,7 +45,7 @@ def test_a_right_answer_in_between_makes_it_start_anew() -> None:
 @pytest.mark.parametrize(("known", "fits"), [(3, 0), (None, 1)])
 def test_a_width_is_refuted_by_more_than_spoke_for_it(known: int | None, fits: int) -> None:
     """Such as that of an earlier model, or of a first answer that was spoilt."""
-    width = Width(known)
+    width = Dimensions(known)
     seen(width, 3, fits)
     seen(width, 4, 2)
     assert not width.is_refuted
@@ -55,7 +55,7 @@ def test_a_width_is_refuted_by_more_than_spoke_for_it(known: int | None, fits: i
 
 def test_a_model_that_changed_later_does_not_refute_what_came_before() -> None:
     """Its vectors were right when they came."""
-    width = Width()
+    width = Dimensions()
     seen(width, 3, 20)
     assert seen(width, 4, 16)[-1] == "DimensionsError"
     assert not width.is_refuted
@@ -64,7 +64,7 @@ def test_a_model_that_changed_later_does_not_refute_what_came_before() -> None:
 @pytest.mark.parametrize(("fits", "refuted"), [(0, True), (1, False)])
 def test_vectors_that_were_kept_are_not_spoilt(fits: int, refuted: bool) -> None:
     """They were checked when they came, so one is enough, unless an answer says otherwise."""
-    width = Width(3)
+    width = Dimensions(3)
     seen(width, 3, fits)
     assert seen(width, 4, answer=False) == ["DimensionsError"]
     assert width.is_refuted == refuted
@@ -72,14 +72,16 @@ def test_vectors_that_were_kept_are_not_spoilt(fits: int, refuted: bool) -> None
 
 def test_a_width_is_confirmed_by_what_comes() -> None:
     """And not by what was only known before."""
-    width = Width(3)
+    width = Dimensions(3)
     seen(width, 4)
     assert not width.is_confirmed
     seen(width, 3, answer=False)
     assert width.is_confirmed
 
 
-def named(width: Width, *models: str | None, answer: bool = True, numbers: int = 3) -> list[str]:
+def named(
+    width: Dimensions, *models: str | None, answer: bool = True, numbers: int = 3
+) -> list[str]:
     """Let vectors come whose answers name these models; return what was said to each."""
     said = []
     for model in models:
@@ -97,7 +99,7 @@ def named(width: Width, *models: str | None, answer: bool = True, numbers: int =
 )
 def test_some_answers_in_a_row_may_name_another_model(fits: int, tolerated: int) -> None:
     """As many as may be of another width; with the next one the model has changed."""
-    width = Width()
+    width = Dimensions()
     width.expect_model("a")
     named(width, *["a"] * fits)
     assert named(width, *["b"] * tolerated) == ["ResponseError"] * tolerated
@@ -111,7 +113,7 @@ def test_some_answers_in_a_row_may_name_another_model(fits: int, tolerated: int)
 
 def test_the_right_model_in_between_starts_the_count_again() -> None:
     """Only those in a row are counted, and vectors of the odd answers are not taken."""
-    width = Width()
+    width = Dimensions()
     for _ in range(5):
         assert named(width, "a", "b", "c") == ["fits", "ResponseError", "ResponseError"]
     assert named(width, "a") == ["fits"]
@@ -120,7 +122,7 @@ def test_the_right_model_in_between_starts_the_count_again() -> None:
 
 def test_an_answer_that_names_no_model_says_nothing() -> None:
     """It fits, and neither ends a row of others nor is counted in it."""
-    width = Width()
+    width = Dimensions()
     assert named(width, None, "a", None, "b", None, "b", None, "b", None) == (
         ["fits"] * 3 + ["ResponseError", "fits", "ResponseError", "fits", "ModelError", "fits"]
     )
@@ -130,18 +132,18 @@ def test_an_answer_that_names_no_model_says_nothing() -> None:
 def test_capitals_and_the_providers_name_make_no_other_model(name: str) -> None:
     """Gateways write them as they like, in either order."""
     for first, second in ((name, "text-embedding-3-small"), ("text-embedding-3-small", name)):
-        assert named(Width(), first, second, first) == ["fits"] * 3
+        assert named(Dimensions(), first, second, first) == ["fits"] * 3
 
 
 @pytest.mark.parametrize("name", ["text-embedding-3-small-2024", "small", "other-model/a", ""])
 def test_any_other_name_is_another_model(name: str) -> None:
     """Another version of a model makes other vectors too."""
-    assert named(Width(), "text-embedding-3-small", name)[1] == "ResponseError"
+    assert named(Dimensions(), "text-embedding-3-small", name)[1] == "ResponseError"
 
 
 def test_what_is_expected_does_not_replace_what_is_known() -> None:
     """A prefetch holds its runs to what its own answers named."""
-    width = Width()
+    width = Dimensions()
     width.expect_model(None)
     named(width, "a")
     width.expect_model("b")
@@ -150,7 +152,7 @@ def test_what_is_expected_does_not_replace_what_is_known() -> None:
 
 def test_a_model_is_refuted_by_more_than_spoke_for_it() -> None:
     """Then what is kept of it is of no use."""
-    width = Width()
+    width = Dimensions()
     named(width, "a", "b", "b")
     assert not width.is_refuted
     named(width, "b")
@@ -159,7 +161,7 @@ def test_a_model_is_refuted_by_more_than_spoke_for_it() -> None:
 
 def test_kept_vectors_of_another_model_are_not_spoilt() -> None:
     """They were checked when they came, so one is enough."""
-    width = Width()
+    width = Dimensions()
     width.expect_model("b")
     assert named(width, "a", answer=False) == ["ModelError"]
     assert width.is_refuted
@@ -167,7 +169,7 @@ def test_kept_vectors_of_another_model_are_not_spoilt() -> None:
 
 def test_of_another_width_the_model_is_not_looked_at() -> None:
     """One fault of an answer is enough, and the width tells more."""
-    width = Width()
+    width = Dimensions()
     named(width, "a")
     assert named(width, "b", numbers=4) == ["ResponseError"]
     assert not width.model_in_doubt

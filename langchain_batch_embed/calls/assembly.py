@@ -5,6 +5,7 @@ import threading
 
 from langchain_core.embeddings import Embeddings
 
+from langchain_batch_embed.calls.fetcher import Fetcher
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.recovery import Recovery
 from langchain_batch_embed.errors import OptionError
@@ -107,13 +108,12 @@ class Assembly:
             server=provider.address,
             draw=options.draw,
         )
-        return Pipeline(
+        fetcher = Fetcher(
             limits=limits,
             provider=provider,
             counter=counter_for(provider.encoding),
             dispatcher=Dispatcher(sender, max_workers=limits.max_workers, clock=options.clock),
             recovery=Recovery(self.journal, provider.space),
             long_inputs=options.long_inputs,
-            deadline=options.deadline,
-            show_progress=options.show_progress,
         )
+        return Pipeline(fetcher, deadline=options.deadline, show_progress=options.show_progress)

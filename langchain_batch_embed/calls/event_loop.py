@@ -1,4 +1,4 @@
-"""Calls from an event loop, which must not stand still while they run."""
+"""Calls from an event loop, which runs on while they wait."""
 
 import asyncio
 import threading

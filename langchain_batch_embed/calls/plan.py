@@ -1,8 +1,8 @@
 """What a call will send, cost and take, before a cent is spent.
 
-The texts go through the same preparing and packing as in the real call. The seconds come from a
-rehearsal: the real `Pacer` sends the packed batches to a server that is three lines of
-arithmetic, in simulated time, so that hours take milliseconds.
+The texts are prepared and packed as in the real call. The seconds come from a rehearsal in
+simulated time, in which the real `Sender` sends to a server that is a few lines of arithmetic.
+Hours take milliseconds there.
 """
 
 import heapq
@@ -42,33 +42,33 @@ from langchain_batch_embed.texts.tokens import ByteCounter
 __all__ = ["TIERS", "AccountQuota", "Plan", "make_plan", "rehearse_quota"]
 
 RUNS = 15
-"""Rehearsals with other luck, of which the median counts: answers take from 0.1 to many times 1 s,
-so single ones differ by a fifth where no quota binds."""
+"""Rehearsals with different random numbers, of which the median counts. An answer takes 0.1 s to
+several seconds, so where no quota binds single rehearsals differ by a fifth."""
 
 OPENAIS_MODELS = frozenset({OPENAI.provider, AZURE.provider})
-"""Providers whose latency is known well enough to tell seconds, and whose tokenizer is known."""
+"""Providers whose latency and tokenizer are known well enough to predict seconds."""
 
 COLD_SECONDS = 0.3
-"""What a request on a new connection takes longer."""
+"""Extra seconds of a request on a new connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountQuota:
-    """What an account may send in a minute; `None`: no limit.
+    """The quota of an account; `None`: no limit.
 
     Attributes:
         requests_per_minute: requests.
-        tokens_per_minute: tokens, as the limiter charges them: a quarter of the UTF-8 bytes.
+        tokens_per_minute: tokens as the limiter charges them, a quarter of the UTF-8 bytes.
     """
 
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """The quota in words."""
         limits = {"requests": self.requests_per_minute, "tokens": self.tokens_per_minute}
-        told = [f"{limit:,.0f} {kind}" for kind, limit in limits.items() if limit is not None]
-        return f"{' and '.join(told)} a minute" if told else "no quota"
+        parts = [f"{limit:,.0f} {kind}" for kind, limit in limits.items() if limit is not None]
+        return f"{' and '.join(parts)} a minute" if parts else "no quota"
 
 
 TIERS: Mapping[int, AccountQuota] = MappingProxyType(
@@ -81,7 +81,7 @@ TIERS: Mapping[int, AccountQuota] = MappingProxyType(
     }
 )
 """OpenAI's usage tiers for text-embedding-3-small and -3-large, from the rate limits on its model
-pages as of November 2026. Your own are on the limits page of your account."""
+pages as of November 2026. Your own limits are on the limits page of your account."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,19 +89,18 @@ class Plan:
     """What a call will send, cost and take.
 
     Attributes:
-        texts: texts that were given.
+        texts: texts of the caller.
         unique: different texts among them; identical ones are sent once.
-        from_journal: inputs whose vectors are there already and cost nothing.
+        from_journal: unique texts whose vectors are kept from before and cost nothing.
         requests: requests that will be sent, if none fails.
-        tokens: tokens that will be billed, the windows of over-long texts among them.
-        is_exact: whether the tokens are counted with the model's own tokenizer; else they are
-            estimated with another one, or are UTF-8 bytes where none is at hand.
-        dollars: what the tokens cost; `None` where no price is known.
+        tokens: tokens that will be billed, including the windows of over-long texts.
+        is_exact: whether the model's own tokenizer counts them; else another one does, or they are
+            UTF-8 bytes where no tokenizer is available.
+        dollars: price of the tokens; `None` where it is not known.
         price: dollars for a million tokens; `None`: not known.
-        price_from: where the price is from.
-        seconds: how long the requests will take under `quota`, the median of what luck makes of
-            it; `None` for a provider whose latency is not known. The work of this machine and of
-            a vector store comes on top.
+        price_from: source of the price.
+        seconds: duration of the requests under `quota`, a median; `None` for a provider whose
+            latency is not known. The work of this machine and of a vector store comes on top.
         quota: the account's quota that `seconds` assumes.
         seconds_by_tier: the same for each of OpenAI's tiers, where no quota is known.
     """
@@ -120,7 +119,7 @@ class Plan:
     seconds_by_tier: Mapping[int, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Two lines for a log or a print: what is sent and its price, and how long it takes."""
+        """Two lines for a log or a print: requests and price, then the time."""
         kept = f", {self.from_journal:,} from the journal" if self.from_journal else ""
         return (
             f"{self.texts:,} texts ({self.unique:,} unique{kept}): {self.requests:,} requests, "
@@ -184,20 +183,20 @@ def make_plan(
     listed = check_texts(texts)
     inputs = pipeline.prepare(listed)
     results = Results(inputs, lists=False)
-    recalled = pipeline.recovery.begin(inputs, results, query=False).recall()
-    work = pipeline.work(inputs, results, keep=_keep_nothing)
+    recalled = pipeline.recovery.for_call(inputs, results, query=False).recall()
+    work = pipeline.fetcher.work(inputs, results, keep=_keep_nothing)
     rows = work.rows
 
     sender = pipeline.dispatcher.sender
     pacer = sender.pacer
     quota = _merged(given, TIERS.get(tier or 0, AccountQuota()), _known(pacer))
-    told = AccountQuota(
-        requests_per_minute=_told(pacer.requests), tokens_per_minute=_told(pacer.tokens)
+    set_by_user = AccountQuota(
+        requests_per_minute=_set_rate(pacer.requests), tokens_per_minute=_set_rate(pacer.tokens)
     )
     run = partial(
         rehearse_quota,
         work,
-        told=told,
+        set_by_user=set_by_user,
         max_workers=pipeline.limits.max_workers,
         first_requests=pipeline.limits.first_requests,
     )
@@ -214,7 +213,8 @@ def make_plan(
         from_journal=recalled,
         requests=requests,
         tokens=tokens,
-        is_exact=provider in OPENAIS_MODELS and not isinstance(pipeline.counter, ByteCounter),
+        is_exact=provider in OPENAIS_MODELS
+        and not isinstance(pipeline.fetcher.counter, ByteCounter),
         dollars=dollars(model, tokens, price=price),
         price=DOLLARS_PER_MILLION_TOKENS.get(model or "") if price is None else price,
         price_from=PRICES_FROM if price is None else "as given",
@@ -230,32 +230,31 @@ def rehearse_quota(
     quota: AccountQuota,
     max_workers: int,
     first_requests: int = FIRST_REQUESTS,
-    told: AccountQuota | None = None,
+    set_by_user: AccountQuota | None = None,
     runs: int = RUNS,
 ) -> tuple[int, float]:
-    """Send work in simulated time; return how many requests that takes, and seconds.
+    """Send work in simulated time; return the number of requests, and seconds.
 
-    Both are those of the run with the median of the seconds. The same arguments give the same
-    result.
+    Both are of the rehearsal with the median seconds. The same arguments give the same result.
 
     Args:
         work: what to send.
-        quota: what the server lets through, and tells in its headers.
+        quota: the server's, which its headers show.
         max_workers: requests in flight at most.
-        first_requests: requests that are sent before anything is known of the quota.
-        told: the quota that the user has set.
-        runs: how many times, each with other luck.
+        first_requests: requests sent before anything is known of the quota.
+        set_by_user: the quota among the user's options.
+        runs: rehearsals, each with different random numbers.
     """
-    told = told or AccountQuota()
+    set_by_user = set_by_user or AccountQuota()
     outcomes = []
     for seed in range(runs):
-        draw = random.Random(seed).random  # noqa: S311  # luck, no secret
+        draw = random.Random(seed).random  # noqa: S311  # random, not secret
         pacer = Pacer(
             max_workers=max_workers,
             first_requests=first_requests,
             is_known=True,
-            requests_per_minute=told.requests_per_minute,
-            tokens_per_minute=told.tokens_per_minute,
+            requests_per_minute=set_by_user.requests_per_minute,
+            tokens_per_minute=set_by_user.tokens_per_minute,
             draw=draw,
         )
         sender = Sender(pacer, max_retries=8, timeout=math.inf, draw=draw)
@@ -269,7 +268,7 @@ def rehearse_quota(
 
 
 def _keep_nothing(rows: Rows, answer: Answer) -> None:
-    """Take the answers of a rehearsal, of which there are none."""
+    """Keep the answers of a rehearsal, which has none."""
 
 
 class QuotaError(Exception):
@@ -284,7 +283,7 @@ class QuotaError(Exception):
 
 
 class _Server:
-    """OpenAI's side: a quota that is told in headers, and a latency."""
+    """OpenAI's side: a quota, which its headers show, and a latency."""
 
     def __init__(self, quota: AccountQuota, seed: int) -> None:
         self._requests = TokenBucket(quota.requests_per_minute)
@@ -294,10 +293,10 @@ class _Server:
         self.answered = 0
 
     def receive(self, request: Request) -> Reply:
-        """Let a request in, or refuse it."""
+        """Answer a request, or refuse it."""
         now, charge = request.sent, request.charge
-        # Network, and server: a fit to public recordings of OpenAI's endpoint. Their few requests
-        # that stall for many times that are left out: they hold up no others.
+        # Network and server time, fitted to public recordings of OpenAI's endpoint. The few
+        # requests that stall for many times as long are left out, as they hold up no others.
         after = float(self._dice.uniform(0.04, 0.15))
         if self._free and self._free[0] <= now:
             heapq.heappop(self._free)
@@ -334,7 +333,7 @@ class _Server:
 
 
 def _check(provider: str, tier: int | None, given: AccountQuota, price: float | None) -> None:
-    """Raise `OptionError` for what cannot be planned with."""
+    """Raise `OptionError` for arguments that no plan can use."""
     if tier is not None and provider != OPENAI.provider:
         raise OptionError(
             f"tier= is OpenAI's, and this is {provider}: pass requests_per_minute= and "
@@ -369,11 +368,11 @@ def _merged(*quotas: AccountQuota) -> AccountQuota:
 
 
 def _known(pacer: Pacer) -> AccountQuota:
-    """Return the quota that was told, or learnt by earlier calls."""
+    """Return the quota that the user set or that earlier answers showed."""
     rates = pacer.requests.rate, pacer.tokens.rate
     requests, tokens = (None if rate is None else rate * 60 for rate in rates)
     return AccountQuota(requests_per_minute=requests, tokens_per_minute=tokens)
 
 
-def _told(bucket: TokenBucket) -> float | None:
+def _set_rate(bucket: TokenBucket) -> float | None:
     return bucket.rate * 60 if bucket.is_set and bucket.rate is not None else None

@@ -1,8 +1,8 @@
 """Embeds in the background, in large runs, what callers then ask for in small portions.
 
-`index(batch_size=100)`, a store that slices, a loop: each of their calls is too small to be
-fast. Announced beforehand, the texts are embedded by a few large runs, and the small calls are
-answered from what has arrived, waiting only for what is on its way.
+The calls of `index(batch_size=100)`, of a store that slices, or of a loop are too small to be fast.
+If the texts are announced beforehand, a few large runs embed them. The small calls are answered
+from what has arrived, and wait only for what is on its way.
 
 An announced text is waiting (for a run), running (in one) or ready (its vector is here). Any
 other text, and one that is still waiting when it is asked for, is embedded by the caller's own
@@ -23,43 +23,44 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.calls.dimensions import Width
+from langchain_batch_embed.calls.dimensions import Dimensions
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import DimensionsError, ModelError
 from langchain_batch_embed.pacing.hedging import Hedges
-from langchain_batch_embed.report import Account
+from langchain_batch_embed.report import Account, Tally
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
 
 logger = logging.getLogger(__name__)
 
 RUNS = 4
-"""Runs at a time, each with this part of all that may be buffered: while the last answers of one
-are waited for, others are under way. More and smaller ones would make many small requests for a
-slow consumer, fewer would leave a fast one waiting for the last answers of all."""
+"""Runs at a time. Each may buffer this part of everything, so that others are under way while one
+waits for its last answers. More and smaller runs would make many small requests for a slow
+consumer. Fewer would leave a fast consumer waiting for the last answers of all."""
 
 _BLOCK = 1024
 """Vectors in one block of memory: 6 MB at 1,536 dimensions."""
 
-Embed = Callable[[Sequence[str], threading.Event], object]
+Embed = Callable[["Prefetch", Sequence[str], threading.Event], object]
+"""Embeds different texts for a prefetch, adds their vectors to it as they come, and stops when the
+event is set."""
 
 
 class Prefetch:
-    """Vectors on their way; made by `BatchEmbeddings.prefetch`.
+    """Vectors on their way, which `BatchEmbeddings.prefetch` returns.
 
     Args:
-        embed: embeds different texts, gives the vectors to `put` as they come, and stops when
-            the event is set.
+        embed: embeds the texts of one run.
         max_buffered: vectors that may be here or on their way at a time.
         until_released: keep vectors that were handed out until `release`.
-        width: of earlier vectors, where it is known.
+        dimensions: those of earlier vectors, where they are known.
         on_close: called when this ends.
         clock: how to wait.
 
     Attributes:
         account: what became of the announced texts, and what was sent for them.
-        width: that of its vectors, which all its runs share.
-        hedges: what its runs together may spend on stragglers: of one alone, even a single
+        dimensions: those of its vectors, which all its runs share.
+        hedges: what its runs together may spend on stragglers: of one run alone, even a single
             batch would be too much.
     """
 
@@ -69,7 +70,7 @@ class Prefetch:
         *,
         max_buffered: int,
         until_released: bool = False,
-        width: int | None = None,
+        dimensions: int | None = None,
         on_close: Callable[["Prefetch"], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -79,24 +80,25 @@ class Prefetch:
         self._on_close = on_close
         self._clock = clock
         self.account = Account(clock.now())
-        self.width = Width(width)
+        self.dimensions = Dimensions(dimensions)
         self.hedges = Hedges()
         self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(RUNS, "batch-embed-prefetch")
         # Guards all below; notified when vectors arrive and when a run ends.
-        self._changed = threading.Condition()
+        self._state_changed = threading.Condition()
         self._waiting: dict[str, None] = {}  # a set that keeps its order
         self._running: dict[str, int] = {}  # and the number of the run
         self._ready = _Vectors()
         self._expected: Counter[str] = Counter()  # how often each text is still to be asked for
-        self._spare: dict[str, None] = {}  # were asked for, and may or may not be once more
+        self._spare: dict[str, None] = {}  # were asked for, and may be once more
         self._wanted: Counter[str] = Counter()  # are being asked for, and by how many
+        self._tokens: dict[str, int] = {}  # of texts that a run has counted
         self._runs = 0
         self._number = itertools.count()  # of runs
 
     def announce(self, texts: Sequence[str]) -> None:
-        """Start to embed these texts, as far as there is room; returns at once."""
-        with self._changed:
+        """Start to embed these texts, if there is room, and return at once."""
+        with self._state_changed:
             self.account.texts += len(texts)
             for text in texts:
                 self.account.unique += text not in self._expected
@@ -108,7 +110,7 @@ class Prefetch:
                     self._waiting[text] = None
             self._start_runs()
 
-    def take(
+    def receive(
         self,
         texts: Iterable[str],
         *,
@@ -116,83 +118,98 @@ class Prefetch:
         end: float = math.inf,
         borrow: bool = False,
     ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-        """Yield texts that were announced with their vectors, (k, d), as they arrive.
+        """Yield announced texts with their vectors, (k, d), as they arrive.
 
-        Ends when none of the texts is on its way any more: those that it did not yield are the
-        caller's to embed.
+        It ends when none of the texts is on its way. The caller embeds those that it did not yield.
 
         Args:
-            texts: what the caller needs, each as often as it does.
+            texts: what the caller needs, each as often as it is needed.
             cancelled: set, with a `wake`, to end early.
             end: the clock's time at which to end early.
-            borrow: keep them for whoever they were announced for.
+            borrow: keep the vectors for the callers that they were announced for.
         """
         uses = Counter(texts)
         left = dict.fromkeys(uses)
-        with self._changed:
+        with self._state_changed:
             self._wanted.update(uses.keys())
         try:
             while left:
-                with self._changed:
+                with self._state_changed:
                     self._wait_for(left, any, cancelled, end)
                     ready = [text for text in left if text in self._ready]
                     vectors = self._ready.stack(ready)
                     if not (self.until_released or borrow):
-                        self._took(ready or left, uses)
+                        self._note_taken(ready or left, uses)
                 if not ready:
                     return
                 yield ready, vectors
                 for text in ready:
                     del left[text]
         finally:
-            with self._changed:
+            with self._state_changed:
                 self._wanted -= Counter(uses.keys())
 
-    def coming(self, texts: Iterable[str]) -> list[str]:
-        """Return those of the texts that are here or in a run; the others will not be in one."""
-        with self._changed:
+    def claim(self, texts: Iterable[str]) -> list[str]:
+        """Return those of the texts that are here or in a run, and take the others out of the line.
+
+        The caller embeds those, sooner than a later run would.
+        """
+        with self._state_changed:
             here = []
             for text in texts:
-                self._waiting.pop(text, None)  # whoever asks embeds it sooner
+                self._waiting.pop(text, None)
                 if text in self._ready or text in self._running:
                     here.append(text)
             return here
 
-    def passed(self, texts: Iterable[str]) -> None:
-        """Note that callers got texts from elsewhere, each as often as it is there."""
+    def answered_elsewhere(self, texts: Iterable[str]) -> None:
+        """Note that callers have these texts from elsewhere, each as often as it is there."""
         uses = Counter(texts)
-        with self._changed:
+        with self._state_changed:
             if not self.until_released:
-                self._took(uses, uses)
+                self._note_taken(uses, uses)
 
-    def missing(
+    def tokens_of(self, text: str) -> int | None:
+        """Return how many tokens a text has, if a run has counted them; else `None`."""
+        return self._tokens.get(text)
+
+    def note_tokens(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
+        """Keep the counts of texts that calls will ask for, so that they are counted once."""
+        if self.until_released:  # then a call that has its vectors counts nothing
+            return
+        with self._state_changed:
+            for text, count in zip(texts, tokens, strict=True):
+                if text in self._expected:
+                    self._tokens[text] = count
+
+    def wait_for_all(
         self, texts: Iterable[str], *, cancelled: threading.Event | None = None
     ) -> list[str]:
         """Wait until none of the texts is on its way; return those without a vector, once each."""
         wanted = dict.fromkeys(texts)
-        with self._changed:
+        with self._state_changed:
             self._wait_for(wanted, all, cancelled, math.inf)
             return [text for text in wanted if text not in self._ready]
 
-    def held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+    def peek(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
         """Return the vectors of the texts, (k, d), and keep them; `None` unless all are here."""
-        with self._changed:
+        with self._state_changed:
             if all(text in self._ready for text in texts):
                 return self._ready.stack(texts)
         return None
 
-    def settled(
+    def wait_for_some(
         self, texts: Iterable[str], *, least: int, cancelled: threading.Event | None = None
     ) -> int:
-        """Wait for the first of the texts, and return how many of these are not on their way.
+        """Wait for the first of the texts; return how many of them have arrived or failed in a row.
 
         Args:
-            texts: in the order in which the caller needs them; read no further than is told.
+            texts: in the order in which the caller needs them; read no further than necessary.
             least: how many vectors to wait for; all, where there are fewer.
             cancelled: set, with a `wake`, to end early.
         """
         settled = ready = 0
-        with self._changed:
+        with self._state_changed:
             for text in texts:
                 here = text in self._ready
                 if not here:
@@ -204,55 +221,73 @@ class Prefetch:
                 ready += here
         return settled
 
-    def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Take the vectors of texts, (k, d), as far as they are expected still.
+    def add(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Save the vectors of those texts, (k, d), that are still expected.
 
         Raises:
-            DimensionsError: they are not as wide as those that came before.
+            DimensionsError: they have other dimensions than those that came before.
         """
-        with self._changed:
-            self.width.check(vectors.shape[1], answer=False)
+        with self._state_changed:
+            self.dimensions.check(vectors.shape[1], answer=False)
             for text, vector in zip(texts, vectors, strict=True):
                 self._running.pop(text, None)
                 self.account.missing.pop(text, None)
                 if text in self._expected:
                     self._ready.put(text, vector)
-            self._changed.notify_all()
+            self._state_changed.notify_all()
 
-    def forget(self, width: Width) -> None:
-        """Drop the vectors that are here: more speaks against their width than for it."""
-        with self._changed:
-            if width is self.width:
+    def drop_all(self, refuted: Dimensions) -> None:
+        """Drop all vectors: most answers have other dimensions, or are of another model."""
+        with self._state_changed:
+            if refuted is self.dimensions:  # else another run has done it
                 self._ready = _Vectors()
-                self.width = Width()
+                self.dimensions = Dimensions()
 
-    def embedded(self, texts: Iterable[str]) -> None:
-        """Note that a caller's own call embedded texts."""
-        with self._changed:
+    def new_tally(self) -> Tally:
+        """Return the tally of one run, which the account includes from now on."""
+        tally = Tally()
+        self.account.runs.append(tally)
+        return tally
+
+    def note_call(self, tally: Tally, texts: Iterable[str]) -> None:
+        """Note what a caller's own call has cost, and which texts have a vector now."""
+        with self._state_changed:
+            self.account.calls.add(tally)
+        self.embedded_elsewhere(texts)
+
+    def embedded_elsewhere(self, texts: Iterable[str]) -> None:
+        """Note that these texts have a vector, whoever embedded them."""
+        with self._state_changed:
             for text in texts:
                 self.account.missing.pop(text, None)
 
     def release(self, texts: Iterable[str]) -> None:
-        """Drop vectors that were kept after they had been handed out."""
-        with self._changed:
+        """Drop vectors that were kept after they were handed out."""
+        with self._state_changed:
             for text in texts:
                 self._drop(text, 1)
             self._start_runs()
 
     def wake(self) -> None:
         """Make every waiting caller look again at what it waits for."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._state_changed:
+            self._state_changed.notify_all()
 
     def close(self) -> None:
-        """Stop: nothing more is sent, and what is here is dropped."""
-        with self._changed:
+        """Send nothing more, and drop all vectors."""
+        with self._state_changed:
             self._closed.set()
-            for texts in (self._waiting, self._running, self._expected, self._spare):
+            for texts in (
+                self._waiting,
+                self._running,
+                self._expected,
+                self._spare,
+                self._tokens,
+            ):
                 texts.clear()
             self._ready = _Vectors()
             self._threads.shutdown(wait=False, cancel_futures=True)
-            self._changed.notify_all()
+            self._state_changed.notify_all()
         self._on_close(self)
 
     def __enter__(self) -> Self:
@@ -266,7 +301,7 @@ class Prefetch:
     ) -> None:
         self.close()
 
-    # All below but `_run` is called with `_changed` held.
+    # All below but `_run` is called with `_state_changed` held.
 
     def _wait_for(
         self,
@@ -276,7 +311,7 @@ class Prefetch:
         end: float,
     ) -> None:
         """Wait until any or all of the texts are ready, or none is on its way."""
-        for text in texts:  # the caller's own call is sooner than a later run
+        for text in texts:  # the caller embeds these, sooner than a later run would
             self._waiting.pop(text, None)
         while (
             not enough(text in self._ready for text in texts)
@@ -284,31 +319,33 @@ class Prefetch:
             and not (cancelled is not None and cancelled.is_set())
             and (left := end - self._clock.now()) > 0
         ):
-            self._clock.wait(self._changed, left)
+            self._clock.wait(self._state_changed, left)
 
-    def _took(self, texts: Iterable[str], uses: Mapping[str, int]) -> None:
-        """Drop what a caller has got, or has to embed itself."""
+    def _note_taken(self, texts: Iterable[str], uses: Mapping[str, int]) -> None:
+        """Drop what a caller has received, or has to embed itself."""
         for text in texts:
-            if text in self._running:  # left at a deadline, and perhaps not for good
+            if text in self._running:  # left at a deadline; the caller may ask again
                 self._spare[text] = None
             else:
                 self._drop(text, uses[text])
         self._start_runs()
 
     def _drop(self, text: str, times: int) -> None:
+        """Note that a text was asked for; drop its vector with the last time."""
         self._expected[text] -= times
         if self._expected[text] > 0:
             self._spare[text] = None
         else:
             del self._expected[text]
             self._spare.pop(text, None)
+            self._tokens.pop(text, None)
             self._ready.drop(text)
 
     def _start_runs(self) -> None:
         room = self._max_buffered - len(self._running) - len(self._ready)
         while self._waiting and self._runs < RUNS and not self._closed.is_set():
             size = min(len(self._waiting), max(1, self._max_buffered // RUNS))
-            # Who announces a text twice may ask for it once: `index()` skips what it has.
+            # A text that is announced twice may be asked for once: `index()` skips what it has.
             if room < size and not self.until_released:
                 here = (t for t in self._spare if t in self._ready and t not in self._wanted)
                 for text in list(islice(here, size - room)):
@@ -328,29 +365,29 @@ class Prefetch:
     def _run(self, texts: list[str], number: int) -> None:
         useless = False
         try:
-            self._embed(texts, self._closed)
-        except BaseException as error:  # noqa: BLE001  # those who ask for a text will meet it
+            self._embed(self, texts, self._closed)
+        except BaseException as error:  # noqa: BLE001  # the callers' own calls will meet it
             if isinstance(error, DimensionsError):
-                useless = error.asked or self.width.numbers is not None
+                useless = error.asked or self.dimensions.number is not None
             useless |= isinstance(error, ModelError)
             logger.info("prefetching %d texts failed: %s", len(texts), type(error).__name__)
         finally:
-            with self._changed:
-                if useless:  # each further run would be paid for, and thrown away
+            with self._state_changed:
+                if useless:  # the vectors of each further run would be thrown away
                     self._waiting.clear()
                 for text in texts:
                     if self._running.get(text) == number:  # else a later run has it now
                         del self._running[text]
                 self._runs -= 1
                 self._start_runs()
-                self._changed.notify_all()
+                self._state_changed.notify_all()
 
 
 class _Vectors:
     """Vectors by their text, in blocks of memory that stay while vectors come and go.
 
-    As arrays of their own they would be so many small holes in the memory, which the large
-    arrays that come after them do not fit in.
+    Arrays of their own would leave many small holes in the memory, and the large arrays that follow
+    would not fit into them.
     """
 
     def __init__(self) -> None:
@@ -374,7 +411,7 @@ class _Vectors:
                 self._free.extend(reversed(range(first, first + _BLOCK)))
             place = self._free.pop()
         self._row(place)[:] = vector
-        self._places[text] = place  # last: what has a place has its vector
+        self._places[text] = place  # last, so that every place has its vector
 
     def drop(self, text: str) -> bool:
         """Forget a vector; return whether it was there."""

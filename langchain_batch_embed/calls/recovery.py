@@ -1,9 +1,8 @@
 """Keeps what is paid for: the journal before, during and after a call.
 
-With a persistent journal every answer is written by the thread that received it, before
-anybody else sees it. Without one, the vectors of a call that fails stay in memory, on the
-instance, until a later call that needs them has succeeded. So do those that a journal cannot take,
-until it can.
+With a persistent journal, the thread that receives an answer writes it before anybody else sees it.
+Without one, the vectors of a call that fails stay in memory, on the instance, until a later call
+that needs them has succeeded. Vectors that a journal cannot take stay there too, until it can.
 """
 
 import contextlib
@@ -14,43 +13,51 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.calls.dimensions import Width, same_model
+from langchain_batch_embed.calls.dimensions import Dimensions, same_model
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import JournalError
 from langchain_batch_embed.journal import Journal, MemoryJournal, Space, content_keys
-from langchain_batch_embed.providers.provider import Answer
+from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.texts.inputs import Inputs
 
-__all__ = ["Recovery", "Safe"]
+__all__ = ["CallRecovery", "Recovery"]
 
 logger = logging.getLogger(__name__)
 
-_MENDED = 1024
-"""Vectors written in one piece to a journal that can be written again: 6 MB at 1,536 dimensions."""
+WRITTEN_AT_ONCE = 1024
+"""Vectors written in one piece to a journal that works again: 6 MB at 1,536 dimensions."""
 
 
 class Recovery:
-    """The journal of one instance, and the memory that stands in for it."""
+    """The journal of one instance, and the memory that stands in for it.
+
+    Attributes:
+        journal: where finished vectors are kept.
+        space: what made them.
+        memory: the stand-in; the journal itself where that is in memory.
+        memory_model: the model of the vectors in `memory`, where it is known.
+        remembers: whether anything was ever put into `memory`.
+    """
 
     def __init__(self, journal: Journal, space: Space) -> None:
         self.journal = journal
         self.space = space
         self.memory = journal if isinstance(journal, MemoryJournal) else MemoryJournal()
-        self.remembers = False  # whether anything was ever put into `memory`
-        self._width: int | None = None  # of the vectors in `memory`
-        self.memory_model: str | None = None  # that of those, where it is known
-        self._model: str | None = None  # that the last answers named, unless it is in doubt
-        # With the journal, as it was logged; while there is some, `memory` has what it should hold.
+        self.memory_model: str | None = None
+        self.remembers = False
+        self._memory_dimensions: int | None = None
+        self._model: str | None = None  # of the last answers, unless it is in doubt
+        # Errors of the journal, as logged. While there are any, `memory` has what it should hold.
         self._troubles: set[str] = set()
-        self._lock = threading.RLock()  # guards `_troubles`, `_width` and what goes into `memory`
+        self._lock = threading.RLock()  # guards `_troubles` and `memory` with all about it
 
-    def begin(self, inputs: Inputs, results: Results, *, query: bool) -> "Safe":
-        """Return the safe for one call; a query is neither looked up nor kept."""
-        results.width.expect_model(self._model)
-        return Safe(self, inputs, results, query=query)
+    def for_call(self, inputs: Inputs, results: Results, *, query: bool) -> "CallRecovery":
+        """Return the recovery of one call; a query is neither looked up nor kept."""
+        results.dimensions.expect_model(self._model)
+        return CallRecovery(self, inputs, results, query=query)
 
-    def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
-        """Write one answer to the journal, or keep it in memory as long as that cannot be done."""
+    def write(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
+        """Write one answer to the journal, or keep it in memory while the journal fails."""
         try:
             self.journal.put(keys, vectors, space=self.space)
         except JournalError as error:
@@ -58,26 +65,28 @@ class Recovery:
             with self._lock:
                 self.remember(keys, vectors)
                 if str(error) not in self._troubles:
-                    logger.error("%s. Finished vectors stay in memory meanwhile", error)
+                    logger.error(
+                        "%s. Until it can be written, finished vectors stay in memory", error
+                    )
                 self._troubles.add(str(error))
         else:
-            self.mend(accepted=vectors.shape[1])
+            self.catch_up(accepted=vectors.shape[1])
 
-    def mend(self, *, accepted: int | None = None) -> None:
-        """Write to the journal what it missed, if it can be written again.
+    def catch_up(self, *, accepted: int | None = None) -> None:
+        """Write what the journal missed, if it can be written again.
 
         Args:
-            accepted: the width of vectors that it has just taken: those of another one are of no
-                use any more.
+            accepted: the dimensions of vectors that it has just taken; vectors with others are of
+                no more use.
         """
         if not self._troubles:  # nearly always, and then no answer waits for the lock
             return
         with self._lock, contextlib.suppress(JournalError):  # then another time
-            if accepted not in (None, self._width):
+            if accepted not in (None, self._memory_dimensions):
                 self.memory.discard(self.memory.keys(self.space))
             missed = self.memory.keys(self.space)
-            for start in range(0, len(missed), _MENDED):
-                keys = missed[start : start + _MENDED]
+            for start in range(0, len(missed), WRITTEN_AT_ONCE):
+                keys = missed[start : start + WRITTEN_AT_ONCE]
                 positions, vectors = self.memory.get(keys)
                 there = [keys[position] for position in positions.tolist()]
                 self.journal.put(there, vectors, space=self.space)
@@ -89,21 +98,21 @@ class Recovery:
     def remember(
         self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, model: str | None = None
     ) -> None:
-        """Keep vectors in memory; those of another width or model are of no use any more."""
+        """Keep vectors in memory, and drop those with other dimensions or of another model."""
         self.remembers = True
         with self._lock:
             known = self.memory_model
             changed = model is not None and known is not None and not same_model(model, known)
-            if changed or self._width not in (None, vectors.shape[1]):
+            if changed or self._memory_dimensions not in (None, vectors.shape[1]):
                 self.memory.discard(self.memory.keys(self.space))
                 self.memory_model = None
-            self._width = vectors.shape[1]
+            self._memory_dimensions = vectors.shape[1]
             self.memory_model = model or self.memory_model
             self.memory.put(keys, vectors, space=self.space)
 
-    def learn_model(self, width: Width) -> None:
-        """Hold later calls to the model that the answers of a call named, unless it is in doubt."""
-        self._model = None if width.model_in_doubt else width.model or self._model
+    def learn_model(self, dimensions: Dimensions) -> None:
+        """Hold later calls to the model that a call's answers named, unless it is in doubt."""
+        self._model = None if dimensions.model_in_doubt else dimensions.model or self._model
 
     def forget(self, keys: Sequence[bytes]) -> None:
         """Drop vectors from memory, unless the journal has yet to get them."""
@@ -112,8 +121,8 @@ class Recovery:
                 self.memory.discard(keys)
 
 
-class Safe:
-    """What one call has to keep.
+class CallRecovery:
+    """Looks up and keeps the vectors of one call.
 
     Args:
         shared: the instance's journal and memory.
@@ -135,8 +144,8 @@ class Safe:
 
         Raises:
             JournalError: the journal cannot be read.
-            DimensionsError: they have another width than those of earlier calls.
-            ModelError: those in memory are of another model than the answers of earlier calls.
+            DimensionsError: kept vectors have other dimensions than those of earlier calls.
+            ModelError: vectors in memory are of another model than the answers of earlier calls.
         """
         if self._query:
             return 0
@@ -148,42 +157,48 @@ class Safe:
             rows = self._inputs.missing(self._results.done)
             if not rows.size:
                 break
-            positions, vectors = journal.get(self._keys_of(rows))
-            if positions.size:
-                remembered = journal is self._shared.memory
-                model = self._shared.memory_model if remembered else None
-                self._results.add(rows[positions], vectors, model=model)
-                if remembered:
-                    self._shared.mend()  # no answer may come of this call that does it
+            self._recall_from(journal, rows)
         return self._inputs.settled(self._results.done) - before
 
+    def _recall_from(self, journal: Journal, rows: NDArray[np.intp]) -> None:
+        positions, vectors = journal.get(self._keys_of(rows))
+        if not positions.size:
+            return
+        is_memory = journal is self._shared.memory
+        model = self._shared.memory_model if is_memory else None
+        self._results.dimensions.check(vectors.shape[1], answer=False, model=model)
+        self._results.add(rows[positions], vectors)
+        if is_memory:
+            self._shared.catch_up()  # perhaps no answer of this call comes to do it
+
     def keep(self, rows: NDArray[np.intp], answer: Answer) -> None:
-        """Keep the vectors of one answer; called by the thread that received it.
+        """Check the vectors of one answer, then save them; runs in the thread that received it.
 
         Raises:
-            ResponseError, DimensionsError, ModelError: see `Width.check`.
+            ResponseError, DimensionsError, ModelError: see `Dimensions.check`; nothing is saved.
         """
-        vectors, width = answer.vectors, self._results.width
-        wanted = self._results.add(rows, vectors, answer=True, model=answer.model)
-        self._shared.learn_model(width)
+        vectors, dimensions = answer.vectors, self._results.dimensions
+        dimensions.check(vectors.shape[1], answer=True, model=answer.model)
+        is_wanted = self._results.add(rows, vectors)
+        self._shared.learn_model(dimensions)
         if self._query:
             return
         if self._shared.journal.persistent:
-            self._shared.put(self._keys_of(rows), vectors)
-        elif not wanted:
-            self._shared.remember(self._keys_of(rows), vectors, model=width.model)
+            self._shared.write(self._keys_of(rows), vectors)
+        elif not is_wanted:
+            self._shared.remember(self._keys_of(rows), vectors, model=dimensions.model)
 
     def failed(self) -> None:
-        """Keep what is done of a call that fails, and what still arrives of it."""
+        """Keep what is done of a call that fails, and what still arrives."""
         rows, vectors = self._results.abandon()
-        width = self._results.width
-        self._shared.learn_model(width)
+        dimensions = self._results.dimensions
+        self._shared.learn_model(dimensions)
         if self._query or self._shared.journal.persistent:
             return
-        if width.is_refuted:  # else the next call would meet the same contradiction
+        if dimensions.is_refuted:  # else the next call would meet the same contradiction
             self._forget()
         elif rows.size:
-            self._shared.remember(self._keys_of(rows), vectors, model=width.model)
+            self._shared.remember(self._keys_of(rows), vectors, model=dimensions.model)
 
     def succeeded(self) -> None:
         """Forget what was kept in memory for this call alone."""

@@ -1,4 +1,4 @@
-"""Gathers the vectors of one call, row by row, from many threads."""
+"""The vectors of one call, gathered row by row from many threads."""
 
 import threading
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.calls.dimensions import Width
+from langchain_batch_embed.calls.dimensions import Dimensions
 from langchain_batch_embed.errors import Failure
 from langchain_batch_embed.providers.decoding import to_lists
 from langchain_batch_embed.sending.work import Done, Outcome
@@ -22,63 +22,53 @@ _CONVERTED = 512
 
 
 class Results:
-    """What has come so far of the vectors of one call.
+    """The vectors of one call that have come so far.
 
     Args:
         inputs: what is sent, and for which text.
-        width: what is known of the vectors' width and model; shared with what must have the same.
+        dimensions: those of the vectors, and their model; one object where calls must agree.
         lists: whether the caller wants lists of floats, or else one array.
+
+    Attributes:
+        done: which rows have their vector, shape (rows,).
     """
 
-    def __init__(self, inputs: Inputs, *, width: Width | None = None, lists: bool = True) -> None:
-        self.width = width or Width()
+    def __init__(
+        self, inputs: Inputs, *, dimensions: Dimensions | None = None, lists: bool = True
+    ) -> None:
+        self.dimensions = dimensions or Dimensions()
         self.as_lists = lists
         self.done = np.zeros(len(inputs.texts), dtype=np.bool_)
         self._inputs = inputs
-        self._lock = threading.Lock()  # guards the adding of rows, and `abandoned`
+        self._lock = threading.Lock()  # guards the adding of rows, and `_is_abandoned`
         count = len(inputs.texts)
         self._store: _Lists | _Array = _Lists(count) if lists else _Array(count)
         self._errors: dict[int, BaseException] = {}
-        self._abandoned = False
+        self._is_abandoned = False
 
-    def add(
-        self,
-        rows: NDArray[np.intp],
-        vectors: NDArray[np.float32],
-        *,
-        answer: bool = False,
-        model: str | None = None,
-    ) -> bool:
-        """Take the vectors of some rows, (k,) and (k, d); return whether they are wanted still.
+    def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> bool:
+        """Save the vectors of some rows, (k,) and (k, d); return whether they are still wanted.
 
-        Args:
-            rows: which they are.
-            vectors: one a row.
-            answer: they come from the server, and so might be spoilt.
-            model: the one that the answer names; `None`: it names none.
-
-        Raises:
-            ResponseError, DimensionsError, ModelError: see `Width.check`.
+        They have passed `Dimensions.check`.
         """
         with self._lock:
-            self.width.check(vectors.shape[1], answer=answer, model=model)
             # Else it comes too late, or is the slower copy of a hedged request.
-            if not self._abandoned and not self.done[rows].any():
+            if not self._is_abandoned and not self.done[rows].any():
                 self._store.add(rows, vectors)
                 self.done[rows] = True
-            return not self._abandoned
+            return not self._is_abandoned
 
     def abandon(self) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """Return all rows that are done, and their vectors; later ones are not wanted."""
         with self._lock:
-            self._abandoned = True
+            self._is_abandoned = True
             rows = np.flatnonzero(self.done)
             return rows, self._store.get(rows.tolist())
 
-    def take(self, outcome: Outcome) -> None:
-        """Take note of a batch that is done or lost."""
+    def settle(self, outcome: Outcome) -> None:
+        """Make lists of a batch that is done, or note why a batch is lost."""
         if isinstance(outcome, Done):
-            self._store.settle(outcome.rows)
+            self._store.convert(outcome.rows)
         else:
             for row in outcome.rows.tolist():
                 for text in self._inputs.owners(row):
@@ -93,7 +83,7 @@ class Results:
         return int(np.count_nonzero(self.has_vector()))
 
     def finish(self) -> list[Failure]:
-        """Put the windows of over-long texts together; return the texts without a vector."""
+        """Average the windows of over-long texts; return the texts without a vector."""
         for row, mean in self._inputs.means(self._store.get, self.done):
             self.add(np.array([row]), mean[np.newaxis])
         return self.failures()
@@ -130,13 +120,13 @@ class Results:
 
 
 class _Store(Protocol):
-    """Where the vectors of the rows are; `Results` sees to the rest."""
+    """Holds the vectors of the rows; `Results` does the rest."""
 
     def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
-        """Take the vectors of some rows, in the thread that received them."""
+        """Save the vectors of some rows, in the thread that received them."""
 
-    def settle(self, rows: NDArray[np.intp]) -> None:
-        """Work on vectors that were added, in the thread of the caller."""
+    def convert(self, rows: NDArray[np.intp]) -> None:
+        """Put vectors that were added into the caller's form, in the thread of the caller."""
 
     def get(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return the vectors of some rows that are there, shape (k, d)."""
@@ -160,7 +150,7 @@ class _Array(_Store):
             self.matrix = np.empty((self._rows, vectors.shape[1]), dtype=np.float32)
         self.matrix[rows] = vectors
 
-    def settle(self, rows: NDArray[np.intp]) -> None:
+    def convert(self, rows: NDArray[np.intp]) -> None:
         pass
 
     def get(self, rows: Sequence[int]) -> NDArray[np.float32]:
@@ -174,10 +164,10 @@ class _Array(_Store):
 
 
 class _Lists(_Store):
-    """A list of Python floats for each row, made while other answers are waited for.
+    """A list of Python floats for each row, made while other answers are on their way.
 
-    Each is ten times as large as the float32 that it is made of, which are dropped then: what
-    is kept twice would show.
+    A list is ten times as large as its float32 array. The array is dropped then, as both together
+    would take noticeably more memory.
     """
 
     def __init__(self, rows: int) -> None:
@@ -187,7 +177,7 @@ class _Lists(_Store):
         for row, vector in zip(rows.tolist(), vectors, strict=True):
             self._vectors[row] = vector
 
-    def settle(self, rows: NDArray[np.intp]) -> None:
+    def convert(self, rows: NDArray[np.intp]) -> None:
         for start in range(0, len(rows), _CONVERTED):
             part = rows[start : start + _CONVERTED].tolist()
             for row, vector in zip(part, to_lists(self.get(part)), strict=True):
@@ -197,14 +187,14 @@ class _Lists(_Store):
         return np.array([self._vectors[row] for row in rows], dtype=np.float32)
 
     def vectors(self, done: Sequence[int]) -> list[Vector | None]:
-        # Left are those that came from a journal, and of over-long texts.
+        # Vectors from a journal and of over-long texts are still arrays.
         left = [row for row in done if not isinstance(self._vectors[row], list)]
-        self.settle(np.array(left, dtype=np.intp))
+        self.convert(np.array(left, dtype=np.intp))
         return self._vectors
 
 
 def _unshared(vectors: Sequence[Vector | None]) -> list[Vector | None]:
-    """Copy the lists that stand for several texts: a caller may change one of them."""
+    """Give each text a list of its own: a caller may change one of them."""
     seen: set[int] = set()
     own: list[Vector | None] = []
     for vector in vectors:

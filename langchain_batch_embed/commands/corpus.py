@@ -1,4 +1,4 @@
-"""Real text to try things out with: files, cut into sections."""
+"""Real text for demos and benchmarks: files, cut into sections."""
 
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,13 +15,13 @@ SUFFIXES = frozenset(
 )
 """The files that `text_files` finds."""
 
-# Characters after which a section ends at the next empty line, or at any line. On Python's
-# standard library they make sections of about 125 tokens, so that 2,048 of them nearly
-# fill a request of 300,000 tokens.
+# Characters after which a section ends at the next empty line, or at any line. They make sections
+# of about 125 tokens of Python's standard library, so that 2,048 of them nearly fill a request of
+# 300,000 tokens.
 _ENOUGH = 350
 _PLENTY = 600
 
-# Files that belong to somebody else, or that no reader would look for.
+# Folders of other people's files, or of files that no reader looks for.
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "dist-packages", "node_modules", "site-packages"})
 _TEST_FOLDERS = frozenset({"idle_test", "test", "tests"})
 
@@ -44,7 +44,7 @@ class Section:
 def standard_library() -> tuple[Path, list[Path]]:
     """Return the folder of the running Python's standard library and its .py files, sorted.
 
-    Its tests are left out: many installations of Python do not have them.
+    Its tests are left out, as many installations of Python do not have them.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     files = _find(folder, {".py"}, skipped=_SKIPPED_FOLDERS | _TEST_FOLDERS)

@@ -1,7 +1,8 @@
 """The demo: the same sections of real text, embedded in three ways and timed.
 
-One request a section, `OpenAIEmbeddings` alone, and `BatchEmbeddings` as the embeddings of a
-vector store. Against the simulator, or, with `live=True`, against the real endpoint.
+The ways are one request a section, `OpenAIEmbeddings` alone, and `BatchEmbeddings` as the
+embeddings of a vector store. They run against the simulator or, with `live=True`, the real
+endpoint.
 """
 
 import math
@@ -37,33 +38,33 @@ from langchain_batch_embed.texts.tokens import counter_for
 __all__ = ["LIVE_SECTIONS", "SECTIONS", "Way", "run", "table"]
 
 SECTIONS = 19_207
-"""Sections that the demo takes unless told otherwise, about eight full requests of tokens."""
+"""Sections by default, about eight full requests of tokens."""
 
 LIVE_SECTIONS = 500
-"""The same at the real endpoint: enough to see the difference, for less than a cent."""
+"""Sections at the real endpoint by default, enough to see the difference for less than a cent."""
 
 _MODEL = "text-embedding-3-small"
 _SAMPLE = 20  # sections that are sent one by one
 _HITS = 3
-# The lowest tier whose quota all three ways fit in: the demo is about batches, not about waiting.
+# The lowest tier whose quota none of the three ways reaches: the demo shows batches, not waiting.
 _SCENARIO = Scenario(tier=3)
 
 _COLUMNS = 80
 _ROUND_FROM = 100
 _QUERY = "the median of numeric data"  # for the standard library
 
-say = partial(print, flush=True)  # somebody waits for each line
+say = partial(print, flush=True)  # the user waits for each line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """One way to embed all sections, and what it took.
+    """One way to embed all sections, and its cost.
 
     Attributes:
-        name: what the table calls it.
+        name: its name in the table.
         requests: requests sent.
         tokens: tokens billed.
-        seconds: how long it took.
+        seconds: its duration.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What is embedded and searched for; `tokens` are those of each section."""
+    """What is embedded and searched for; `tokens` has the count of each section."""
 
     folder: Path
     sections: Sequence[Section]
@@ -91,7 +92,7 @@ class _Job:
 
     @property
     def origins(self) -> list[dict[str, Any]]:
-        """Where each section is from: the vector store's metadata."""
+        """Where each section is from, as metadata for the vector store."""
         return [
             {"file": section.path.relative_to(self.folder).as_posix(), "line": section.line}
             for section in self.sections
@@ -99,7 +100,7 @@ class _Job:
 
 
 class _Wire:
-    """Counts the requests that are sent, and shows them on a bar while there is one."""
+    """Counts the requests that are sent, and shows them on a bar if there is one."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -107,7 +108,7 @@ class _Wire:
 
     @property
     def hooks(self) -> dict[str, list[Callable[..., Any]]]:
-        """What makes an HTTP client tell of its requests."""
+        """Event hooks that make an HTTP client report its requests."""
         return {"request": [self._count]}
 
     def _count(self, _: object) -> None:
@@ -131,19 +132,19 @@ def run(
     yes: bool = False,
     scenario: Scenario | None = None,
 ) -> None:
-    """Run the demo and print what it finds.
+    """Run the demo and print its results.
 
     Args:
         sections: how many at most; `None`: `SECTIONS`, or `LIVE_SECTIONS`.
         path: a file or a folder to take them from; `None`: Python's standard library.
-        query: what to search for in the end.
-        live: ask the real endpoint, with the key in OPENAI_API_KEY.
+        query: what to search for at the end.
+        live: use the real endpoint, with the key in OPENAI_API_KEY.
         yes: spend money without asking.
-        scenario: of the simulator; `None`: OpenAI's latency and limits, and the quota of tier 3.
+        scenario: the simulator's; `None`: OpenAI's latency and limits, and the quota of tier 3.
 
     Raises:
         SystemExit: it cannot run; the message says what to do.
-        ImportError: what the simulator needs is not installed.
+        ImportError: a package that the simulator needs is not installed.
         openai.OpenAIError: the endpoint refused.
         PartialEmbeddingsError: the endpoint refused some texts.
     """
@@ -167,7 +168,7 @@ def run(
 def _run_simulated(job: _Job, simulator: Simulator) -> None:
     say(f"OpenAI's endpoint is simulated on this machine: {simulator.url}")
     wire = _Wire()
-    # The user's variables for a real endpoint must not get in the way.
+    # The user's variables for a real endpoint must not interfere.
     with closing(openai.DefaultHttpxClient(trust_env=False, event_hooks=wire.hooks)) as client:
         alone = OpenAIEmbeddings(
             model=_MODEL,
@@ -184,7 +185,7 @@ def _run_simulated(job: _Job, simulator: Simulator) -> None:
 
 def _run_live(job: _Job) -> None:
     wire = _Wire()
-    # OpenAIEmbeddings takes a client of ours, that counts, or a proxy, but not both.
+    # OpenAIEmbeddings takes a client, here one that counts, or a proxy, but not both.
     proxy = os.environ.get("OPENAI_PROXY")
     with closing(openai.DefaultHttpxClient(proxy=proxy, event_hooks=wire.hooks)) as client:
         alone = OpenAIEmbeddings(model=_MODEL, http_client=client, openai_proxy="")
@@ -219,15 +220,15 @@ def _read(count: int, path: Path | None, query: str | None) -> _Job:
     if not sections:
         suffixes = " ".join(sorted(corpus.SUFFIXES))
         raise SystemExit(f"no text in {folder}: --path takes a folder of {suffixes} files")
-    # Nobody knows what the user's files are about; their own words are sure to be found.
+    # The topic of the user's files is not known, but their own words are sure to be found.
     default = _QUERY if path is None else _first_line(sections[len(sections) // 2].text)
     tokens = counter_for(_MODEL).count([section.text for section in sections])
     return _Job(folder=folder, sections=sections, tokens=tokens.tolist(), query=query or default)
 
 
 def _agreed(job: _Job, *, yes: bool) -> bool:
-    """Say what a live run costs, and return whether the user wants that."""
-    # The query goes out to open the connection and to search; a store asks for one text more.
+    """Show the price of a live run, and return whether the user agrees."""
+    # The query is sent to open the connection and to search, and a store sends one more text.
     single = counter_for(_MODEL).count([*job.sample, *[job.query] * 3])
     tokens = 2 * sum(job.tokens) + int(single.sum())
     cost = dollars(_MODEL, tokens) or 0.0
@@ -237,7 +238,7 @@ def _agreed(job: _Job, *, yes: bool) -> bool:
         return True
     try:
         return input("Go on? [y/N] ").strip().lower() in {"y", "yes"}
-    except EOFError:  # nobody is there to ask
+    except EOFError:  # there is no user to ask
         return False
 
 
@@ -246,7 +247,7 @@ def _compare(job: _Job, alone: OpenAIEmbeddings, wire: _Wire) -> None:
     one_by_one, vectors = _one_by_one(job, alone)
     in_turn = _in_turn(job, alone, wire)
 
-    # What a user writes. Only this line is not in their code yet.
+    # The only line that users add to their code.
     embeddings = BatchEmbeddings(alone, show_progress=sys.stderr.isatty())
     with _store(embeddings) as store:
         into = type(store).__name__
@@ -272,7 +273,7 @@ def _one_by_one(job: _Job, alone: OpenAIEmbeddings) -> tuple[Way, list[list[floa
     """Embed the sample, one request a section; return it extrapolated, and the vectors."""
     sample, count = job.sample, len(job.sections)
     say(f"1 of 3: one request a section, on a sample of {len(sample)}")
-    # Opening the connection takes longer than a request. It must not be multiplied.
+    # Opening the connection takes longer than a request, and must not be multiplied.
     alone.embed_query(job.query)
     started = time.perf_counter()
     bar = tqdm(sample, unit=" requests", leave=False, disable=None)
@@ -292,13 +293,13 @@ def _in_turn(job: _Job, alone: OpenAIEmbeddings, wire: _Wire) -> Way:
     return Way(
         name="OpenAIEmbeddings alone",
         requests=wire.requests - before,
-        tokens=sum(job.tokens),  # it does not tell what was billed
+        tokens=sum(job.tokens),  # it does not report what was billed
         seconds=time.perf_counter() - started,
     )
 
 
 def _batched(embeddings: BatchEmbeddings) -> Way:
-    """Return what the last call took."""
+    """Return the cost of the last call."""
     report = embeddings.last_report
     if report is None:
         raise RuntimeError("the store embedded nothing")
@@ -311,8 +312,8 @@ def _batched(embeddings: BatchEmbeddings) -> Way:
 
 
 def _search(job: _Job, store: VectorStore, vectors: Sequence[list[float]]) -> None:
-    """Check that the sections of the sample are found by their vectors, and search."""
-    # The sample was embedded one by one: those vectors are certainly whose they seem to be.
+    """Check that the store finds the sections of the sample by their vectors, and search."""
+    # The sample was embedded one by one, so its vectors cannot be mixed up.
     found = [store.similarity_search_by_vector(vector, k=1)[0] for vector in vectors]
     right = sum(hit.page_content == text for hit, text in zip(found, job.sample, strict=True))
     say(f"{right} of {len(vectors)} sections of the sample are found by their own vectors.")
@@ -329,12 +330,12 @@ def _first_line(text: str) -> str:
 
 @contextmanager
 def _store(embeddings: Embeddings) -> Iterator[VectorStore]:
-    """Open an empty SQLiteVec in a temporary file, or what comes closest to it here."""
+    """Open an empty SQLiteVec in a temporary file, or an InMemoryVectorStore without one."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             connection = _connect(Path(folder) / "sections.db")
             with warnings.catch_warnings():
-                # The package announces its end of life on import; users know by now.
+                # The package announces its end of life on import, which is not the demo's topic.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 from langchain_community.vectorstores import SQLiteVec  # noqa: PLC0415
         except (ImportError, AttributeError, sqlite3.Error) as error:
@@ -349,7 +350,7 @@ def _connect(file: Path) -> Any:
     """Open a database with sqlite-vec loaded.
 
     Raises:
-        ImportError: sqlite-vec is missing, or a sqlite3 that loads extensions.
+        ImportError: sqlite-vec or a sqlite3 that loads extensions is missing.
         sqlite3.Error: the extension cannot be loaded.
     """
     import sqlite_vec  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The command line: `python -m langchain_batch_embed --help`."""
+"""The command line of `python -m langchain_batch_embed`."""
 
 import argparse
 import dataclasses
@@ -21,10 +21,10 @@ from langchain_batch_embed.simulator import TIERS, Scenario, serve
 __all__ = ["main"]
 
 _PORT = 8000
-"""Where the simulator listens if that is free, so that its address is the same next time."""
+"""The simulator's port if it is free, so that its address is the same next time."""
 
 _INTERRUPTED = 130
-"""What a shell reports for a program that Ctrl-C ended: 128 + SIGINT."""
+"""The exit status of a program that Ctrl-C ended: 128 + SIGINT."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,7 +70,7 @@ def _plan(options: argparse.Namespace) -> None:
     if not texts:
         suffixes = " ".join(sorted(corpus.SUFFIXES))
         sys.exit(f"no text found: give files that are not empty, or folders of {suffixes} files")
-    # Nothing is sent, so any key will do, and the user's variables must not get in the way.
+    # Nothing is sent, so any key works, and the user's variables must not interfere.
     wrapped = OpenAIEmbeddings(
         model=options.model,
         api_key=SecretStr("never sent"),
@@ -116,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_demo(commands.add_parser("demo", help="embed real text in three ways, and compare"))
-    _add_plan(commands.add_parser("plan", help="tell what embedding your files costs and takes"))
+    _add_plan(
+        commands.add_parser("plan", help="show the price and the time of embedding your files")
+    )
     _add_simulate(commands.add_parser("simulate", help="run a local server to rehearse against"))
     return parser
 
@@ -124,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Embeds sections of real text one by one, with OpenAIEmbeddings alone and with "
-        "BatchEmbeddings into a SQLiteVec store, and compares. Needs no key and no network: "
-        "OpenAI's endpoint is simulated, unless --live is given."
+        "BatchEmbeddings into a SQLiteVec store, and compares them. It needs no key and no "
+        "network, as OpenAI's endpoint is simulated unless --live is given."
     )
     parser.add_argument(
         "--sections",
@@ -138,11 +140,11 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         type=_existing,
         help="your own text: a file or a folder (default: Python's standard library)",
     )
-    parser.add_argument("--query", metavar="TEXT", help="what to search for in the end")
+    parser.add_argument("--query", metavar="TEXT", help="what to search for at the end")
     parser.add_argument(
         "--live",
         action="store_true",
-        help="use the real endpoint and OPENAI_API_KEY; says what it costs, and asks",
+        help="use the real endpoint and OPENAI_API_KEY; shows the price and asks",
     )
     parser.add_argument("--yes", action="store_true", help="with --live: do not ask")
     parser.set_defaults(run=_demo)
@@ -150,8 +152,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Tells requests, tokens, dollars and seconds for your files, at OpenAI's prices and under "
-        "its quotas. Needs no key; nothing is sent and nothing is spent."
+        "Shows requests, tokens, dollars and seconds for your files, at OpenAI's prices and under "
+        "its quotas. It needs no key, sends nothing and costs nothing."
     )
     suffixes = " ".join(sorted(corpus.SUFFIXES))
     parser.add_argument(
@@ -162,7 +164,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         help=f"files, or folders, of which all {suffixes} files are taken",
     )
     parser.add_argument(
-        "--tier", type=int, choices=list(TIERS), help="your usage tier (default: tell all of them)"
+        "--tier", type=int, choices=list(TIERS), help="your usage tier (default: show all of them)"
     )
     parser.add_argument(
         "--model", metavar="NAME", default="text-embedding-3-small", help="default: %(default)s"
@@ -184,11 +186,13 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Serves OpenAI's embeddings endpoint on this machine, with its limits, errors, headers "
-        "and latency, and with faults if you want some. It costs nothing."
+        "and latency, and with faults on request. It costs nothing."
     )
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     parser.add_argument(
-        "--port", type=int, help=f"default: {_PORT}, or else a free one, as 0 always takes"
+        "--port",
+        type=int,
+        help=f"default: {_PORT}, or a free one if it is taken; 0: always a free one",
     )
     parser.add_argument(
         "--tier", type=int, choices=list(TIERS), help="OpenAI's quotas (default: no quota)"

@@ -1,7 +1,7 @@
 """tiktoken's cl100k_base without a download, for the demo and the tests.
 
-`OpenAIEmbeddings` tokenizes with tiktoken, which fetches its vocabulary when it is first used.
-toktok-rs carries the same vocabulary, so both can be rehearsed without a network.
+`OpenAIEmbeddings` tokenizes with tiktoken, which downloads its vocabulary when it is first used.
+toktok-rs contains the same vocabulary, so both work without a network.
 """
 
 from collections.abc import Iterator
@@ -25,17 +25,17 @@ class _WouldDownloadError(Exception):
 def use_offline_tiktoken() -> None:
     """Load cl100k_base into tiktoken without a download.
 
-    From tiktoken's own cache where that has it, else from toktok-rs. An encoding that tiktoken
-    has loaded already stays as it is. Call it before any thread uses tiktoken.
+    It comes from tiktoken's cache where that has it, else from toktok-rs. An encoding that tiktoken
+    has loaded already stays as it is. Call this before any thread uses tiktoken.
     """
-    # tiktoken's own function makes the encoding and registers it: pattern, special tokens and
-    # all. Only where it reads the vocabulary does ours take over.
+    # tiktoken's own function makes and registers the encoding, with pattern and special tokens.
+    # Only its reading of the vocabulary is replaced.
     with _replaced(tiktoken_ext.openai_public, "load_tiktoken_bpe", _load_offline):
         tiktoken.get_encoding(_ENCODING)
 
 
 def _load_offline(url: str, expected_hash: str | None = None) -> dict[bytes, int]:
-    """Return the vocabulary, token to id: of the cache if it is there, else of toktok-rs."""
+    """Return the vocabulary, token to id, from the cache if it is there, else from toktok-rs."""
     try:
         with _replaced(tiktoken.load, "read_file", _refuse):
             return tiktoken.load.load_tiktoken_bpe(url, expected_hash)
@@ -50,7 +50,7 @@ def _refuse(blobpath: str) -> bytes:
 
 @contextmanager
 def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Put another value into a module for as long as the `with` block runs."""
+    """Replace a value in a module during a `with` block."""
     original = getattr(module, name)
     setattr(module, name, value)
     try:

@@ -1,15 +1,14 @@
 """Finished vectors by content, so that nothing is paid for twice.
 
-A journal maps what was sent, one input string, to the vector that came back. Its keys are
-digests of the string and of the `Space` that made the vector; the strings are never stored.
+A journal maps one input string to its vector. Its keys are digests of the string and of the `Space`
+that made the vector. The strings are never stored.
 
-    MemoryJournal       on the instance, until the call that needs the vectors has succeeded
+    MemoryJournal       in memory, until the call that needs the vectors has succeeded
     SQLiteJournal       a file, safe with several processes and threads, and after `kill -9`
     ByteStoreJournal    any LangChain `ByteStore`
 
-A journal holds no text and no API key, yet it is not public: whoever can guess a text can
-check whether it is there, and a vector tells roughly what its text was about. Hence the
-file mode 0600.
+A journal holds no text and no API key, yet it is not public. Anyone who guesses a text can check
+whether it is there, and a vector shows roughly what its text is about. Hence the file mode 0600.
 """
 
 import os

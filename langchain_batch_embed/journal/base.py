@@ -1,4 +1,4 @@
-"""What a journal is: its keys, its protocol, its statistics."""
+"""The journal's protocol, keys and statistics."""
 
 import json
 import re
@@ -17,7 +17,7 @@ Found = tuple[NDArray[np.intp], NDArray[np.float32]]
 """Positions of the keys that were found, ascending, shape (k,), and their vectors, (k, d)."""
 
 _KEY_BYTES = 20
-"""160 bits: two texts made to collide, so that one gets the other's vector, cost 2**80 tries."""
+"""160 bits. To make two texts collide, so that one gets the other's vector, takes 2**80 tries."""
 
 _ENDPOINT = re.compile(r"^([\w+.-]+://)?(?:[^/?#]*@)?([^/?#]*)([^?#]*)")
 """Scheme, host with port, and path of an address, without user name, password and query."""
@@ -25,15 +25,15 @@ _ENDPOINT = re.compile(r"^([\w+.-]+://)?(?:[^/?#]*@)?([^/?#]*)([^?#]*)")
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """What made a vector: the same text has another vector in another space.
+    """What made a vector. The same text has another vector in another space.
 
-    Never put an API key in a field. `endpoint` is reduced to scheme, host and path, since
-    user names, passwords and keys travel in its other parts.
+    Never put an API key in a field. `endpoint` is reduced to scheme, host and path, because its
+    other parts may hold user names, passwords and keys.
 
     Attributes:
         provider: for example `"openai"`.
         model: the model's name, as sent.
-        dimensions: the width asked for; `None` where the model's own is taken.
+        dimensions: the number in the request; `None`: the model's own.
         endpoint: the server's address; `None` for the provider's own.
         variant: anything else that changes a vector, such as the split policy of long
             texts or the input type ("query", "document").
@@ -46,7 +46,7 @@ class Space:
     variant: str = ""
 
     def __post_init__(self) -> None:
-        """Keep only the parts of the endpoint that say which server it is."""
+        """Keep only the parts of the endpoint that identify the server."""
         if self.endpoint is not None:
             scheme, host, path = _ENDPOINT.findall(self.endpoint)[0]
             endpoint = f"{scheme.lower()}{host.lower()}{path.rstrip('/')}"
@@ -54,13 +54,13 @@ class Space:
 
     @property
     def digest(self) -> bytes:
-        """32 bytes that tell this space from every other."""
+        """32 bytes that distinguish this space from every other."""
         fields = [self.provider, self.model, self.dimensions, self.endpoint, self.variant]
         return blake2b(json.dumps(fields).encode(), digest_size=32).digest()
 
     @property
     def name(self) -> str:
-        """What a person calls this space; stored in the journal to group its statistics."""
+        """The space's name for people, stored in the journal to group its statistics."""
         parts = [f"{self.provider} {self.model}"]
         if self.dimensions is not None:
             parts.append(f"{self.dimensions} dimensions")
@@ -73,9 +73,9 @@ class Space:
 
 
 def content_keys(texts: Sequence[str], space: Space) -> list[bytes]:
-    """Give each text its key in the journal: 20 bytes that depend on the text and the space.
+    """Return the key of each text: 20 bytes that depend on the text and the space.
 
-    The text cannot be computed from its key, but a guess at it can be checked.
+    The text cannot be computed from its key, but a guess can be checked.
     """
     digest = space.digest
     return [
@@ -107,7 +107,7 @@ class JournalStats:
 
 @runtime_checkable
 class Journal(Protocol):
-    """Where finished vectors are kept; every method may be called from any thread.
+    """Keeps finished vectors; every method may be called from any thread.
 
     Every method raises `JournalError` if the journal cannot be read or written.
     """
@@ -119,22 +119,22 @@ class Journal(Protocol):
     def get(self, keys: Sequence[bytes]) -> Found:
         """Look up vectors.
 
-        A damaged vector counts as not found, and one line in the log says how many there were: a
-        journal is believed, as an answer is, only after a check.
+        A damaged vector counts as not found, and one line in the log gives their number. A journal
+        is checked like an answer.
 
         Returns:
             The positions in `keys` that were found, ascending, shape (k,), and their
             vectors, float32, shape (k, d); shape (0, 0) if none was found.
 
         Raises:
-            JournalError: the vectors found differ in width. Which of them are right cannot
-                be known, and mixing them would put wrong rows in somebody's database.
+            JournalError: the vectors found differ in dimensions. It cannot be known which are
+                right, and mixing them would put wrong rows in a database.
         """
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, space: Space) -> None:
         """Store one batch: all of it, or nothing if an exception is raised.
 
-        A key that is there already gets the new vector.
+        A known key gets the new vector.
 
         Args:
             keys: from `content_keys`, n of them.
@@ -143,13 +143,13 @@ class Journal(Protocol):
         """
 
     def stats(self) -> JournalStats:
-        """Count what is there."""
+        """Count the vectors."""
 
     def prune(self, *, older_than: timedelta | None = None, max_bytes: int | None = None) -> int:
-        """Delete the oldest vectors, so that the journal does not grow forever.
+        """Delete the oldest vectors, so that the journal does not grow without bound.
 
-        Age counts from when a vector was written, not from its last use: reading then
-        never has to wait for a writer. `prune(max_bytes=0)` empties the journal.
+        Age counts from when a vector was written, not from its last use, so that readers never wait
+        for a writer. `prune(max_bytes=0)` empties the journal.
 
         Args:
             older_than: delete every vector written longer ago than this.
@@ -163,4 +163,4 @@ class Journal(Protocol):
         """
 
     def close(self) -> None:
-        """Release files; may be called twice. A later use opens them again."""
+        """Release files. It may be called twice, and a later use opens them again."""

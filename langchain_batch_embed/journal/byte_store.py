@@ -28,19 +28,19 @@ __all__ = ["ByteStoreJournal"]
 
 
 class ByteStoreJournal:
-    """A journal in a LangChain `ByteStore`: memory, files, Redis, or what else there is.
+    """A journal in a LangChain `ByteStore`: memory, files, Redis and others.
 
     A record is a header (mark, checksum, time, name of the space) and the float32 numbers.
-    Keys are "lbe1-" and hexadecimal digits, which every store takes. A record that is cut
-    short, was written by somebody else or belongs to another key counts as not found, and so does
-    one whose numbers are not finite or all zeros. One line in the log says how many there were.
+    Keys are "lbe1-" and hexadecimal digits, which every store takes. A record that is cut short,
+    was written by another program or belongs to another key counts as not found. So does one whose
+    numbers are all zeros or not finite. One line in the log gives their number.
 
-    `stats` and `prune` read every record, since a store cannot say how old a record is.
-    Whether a put survives `kill -9`, and who may read it, is the store's affair
-    (`LocalFileStore`: `chmod_file=0o600`).
+    `stats` and `prune` read every record, because a store does not know how old a record is. The
+    store decides whether a put survives `kill -9`, and who may read it (`LocalFileStore`:
+    `chmod_file=0o600`).
 
     Args:
-        store: must allow calls from several threads at once, as LangChain's own do.
+        store: must allow calls from several threads at once, as LangChain's own stores do.
         clock: seconds since 1970; for tests.
     """
 
@@ -61,11 +61,11 @@ class ByteStoreJournal:
         records = self._read([self._PREFIX + key.hex() for key in keys], damages)
         found = stack((record and record[1] for record in records), len(keys))
         found = damages.drop_from(found)
-        damages.tell()
+        damages.log()
         return found
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, space: Space) -> None:
-        """Store one batch; see `Journal.put`, but how much a failed one left is up to the store."""
+        """Store one batch; see `Journal.put`. The store decides what remains of a failed batch."""
         name = space.name.encode()
         origin = self._ORIGIN.pack(self._clock(), len(name)) + name
         records = []
@@ -78,7 +78,7 @@ class ByteStoreJournal:
             self._store.mset(records)
 
     def stats(self) -> JournalStats:
-        """Count what is there, reading all of it; see `Journal.stats`."""
+        """Count the vectors, reading all of them; see `Journal.stats`."""
         return summarise(map(Entry.group, self._entries().values()))
 
     def prune(self, *, older_than: timedelta | None = None, max_bytes: int | None = None) -> int:
@@ -90,7 +90,7 @@ class ByteStoreJournal:
         return len(doomed)
 
     def close(self) -> None:
-        """Do nothing: the store belongs to whoever made it."""
+        """Do nothing: the store belongs to the user."""
 
     def _entries(self) -> dict[str, Entry]:
         # Without prefix=: LocalFileStore takes a prefix for the name of a folder.
@@ -106,7 +106,7 @@ class ByteStoreJournal:
         for start in range(0, len(names), CHUNK):
             chunk = names[start : start + CHUNK]
             with _store_errors():
-                # Strict: one record short, and every later text would get a wrong vector.
+                # Strict, as one missing record would give every later text a wrong vector.
                 records = list(zip(chunk, self._store.mget(chunk), strict=True))
             for name, record in records:
                 parsed = self._parse(name, record)
@@ -129,7 +129,7 @@ class ByteStoreJournal:
 
 @contextmanager
 def _store_errors() -> Iterator[None]:
-    """Turn a store's errors, which can be of any kind, into ours."""
+    """Turn a store's errors, which may be of any class, into `JournalError`."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A journal in memory, for the time between a failed call and the next one."""
+"""A journal in memory, for the time between a failed call and the next."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ __all__ = ["MemoryJournal"]
 class MemoryJournal:
     """A journal in memory: a failed call's vectors, kept until a later call has used them.
 
-    A pickled copy starts empty: what one process still needs is no use to its workers.
+    A pickled copy starts empty, because other processes do not need this one's vectors.
 
     Args:
         clock: seconds since 1970; for tests.
@@ -60,19 +60,19 @@ class MemoryJournal:
             self._entries.update(zip(keys, entries, strict=True))
 
     def keys(self, space: Space) -> list[bytes]:
-        """Return the keys of all vectors of a space, in the order in which they came."""
+        """Return the keys of all vectors of a space, in the order in which they were put."""
         with self._lock:
             return [key for key, entry in self._entries.items() if entry.space == space.name]
 
     def discard(self, keys: Iterable[bytes]) -> None:
-        """Forget these vectors; keys that are not there are passed over."""
+        """Forget these vectors; unknown keys are ignored."""
         with self._lock:
             for key in keys:
                 self._entries.pop(key, None)
                 self._values.pop(key, None)
 
     def stats(self) -> JournalStats:
-        """Count what is there; see `Journal.stats`."""
+        """Count the vectors; see `Journal.stats`."""
         with self._lock:
             return summarise(map(Entry.group, self._entries.values()))
 

@@ -1,4 +1,4 @@
-"""What the journals have in common: stored vectors, their statistics, and which have to go."""
+"""What the journals have in common: stored vectors, statistics, and the choice of the oldest."""
 
 import logging
 from collections import Counter
@@ -31,7 +31,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 CHUNK = 250
-"""Keys looked up at once. Fastest of 100, 250, 500 and 900 for 19,207 vectors of 1,536."""
+"""Keys looked up at once. Of 100, 250, 500 and 900 the fastest for 19,207 vectors of 1,536."""
 
 _FLOAT32 = np.dtype("<f4")
 """Vectors are stored little-endian, so that a journal can move between machines."""
@@ -40,7 +40,7 @@ _K = TypeVar("_K")
 
 
 class Entry(NamedTuple):
-    """What statistics and pruning need to know of one stored vector."""
+    """One stored vector, as statistics and pruning need it."""
 
     created: float  # seconds since 1970
     space: str  # its name
@@ -56,7 +56,7 @@ Group = tuple[str, int, int, float, float]
 
 
 def rows_of(keys: Sequence[bytes], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Check a batch and give it the stored type."""
+    """Check a batch, and return it in the stored type."""
     if vectors.shape[:-1] != (len(keys),) or (len(keys) and not vectors.shape[-1]):
         raise ValueError(
             f"{len(keys):,} keys need vectors of shape ({len(keys)}, d), not {vectors.shape}"
@@ -70,12 +70,12 @@ def checksum_of(key: bytes, value: bytes | memoryview) -> int:
 
 
 class Damages:
-    """Counts the damaged vectors that one look-up meets, and tells of them in one line of the log.
+    """Counts the damaged vectors of one look-up, and logs their number in one line.
 
-    A damaged vector counts as missing: it is paid for again, and the new one takes its place.
+    A damaged vector counts as missing. It is paid for again, and the new one replaces it.
 
     Args:
-        journal: what the journal is called in the log.
+        journal: the journal's name in the log.
     """
 
     def __init__(self, journal: str) -> None:
@@ -83,7 +83,7 @@ class Damages:
         self.count = 0
 
     def drop_from(self, found: Found) -> Found:
-        """Return what may be believed, as an answer is: what is finite, and not all zeros."""
+        """Return the vectors that pass the check of an answer: finite, and not all zeros."""
         positions, vectors = found
         sound = np.empty(len(vectors), np.bool_)
         for start in range(0, len(vectors), CHUNK):  # all at once would take much memory
@@ -99,8 +99,8 @@ class Damages:
             return positions[:0], np.empty((0, 0), np.float32)
         return positions[sound], vectors[sound]
 
-    def tell(self) -> None:
-        """Log how many there were, if there were any."""
+    def log(self) -> None:
+        """Log the number, unless it is 0."""
         if self.count:
             logger.warning(
                 "%s holds damaged vectors for %d of the texts that were looked up; they are not "
@@ -113,32 +113,32 @@ class Damages:
 def stack(values: Iterable[bytes | None], count: int, path: Path | None = None) -> Found:
     """Copy stored vectors, `None` where there is none, into one array."""
     positions = np.empty(count, np.intp)
-    found = width = 0
+    found = size = 0
     buffer = np.empty(0, np.uint8)
     for position, value in enumerate(values):
         if value is None:
             continue
         if not found:
-            width = len(value)
-            # Room for all: pages that are never written take no memory.
-            buffer = np.empty(count * width, np.uint8)
+            size = len(value)
+            # Space for all of them: pages that are never written take no memory.
+            buffer = np.empty(count * size, np.uint8)
             target = buffer.data
-        if len(value) != width or width % _FLOAT32.itemsize:
+        if len(value) != size or size % _FLOAT32.itemsize:
             raise JournalError(
-                f"the journal{f' {path}' if path else ''} has vectors of different widths for "
-                "one model, so it cannot be told which are right; name another journal, or "
+                f"the journal{f' {path}' if path else ''} has vectors of different dimensions "
+                "for one model, and it cannot be known which are right; name another journal, or "
                 "empty this one with prune(max_bytes=0)",
                 path=str(path) if path else None,
             )
-        target[found * width : (found + 1) * width] = value
+        target[found * size : (found + 1) * size] = value
         positions[found] = position
         found += 1
-    vectors = buffer[: found * width].view(_FLOAT32).reshape(found, width // _FLOAT32.itemsize)
+    vectors = buffer[: found * size].view(_FLOAT32).reshape(found, size // _FLOAT32.itemsize)
     return positions[:found], vectors.astype(np.float32, copy=False)
 
 
 def summarise(groups: Iterable[Group]) -> JournalStats:
-    """Add up what a journal holds."""
+    """Add up the groups of a journal."""
     spaces: Counter[str] = Counter()
     size, oldest, newest = 0, inf, -inf
     for name, vectors, group_size, group_oldest, group_newest in groups:
@@ -157,7 +157,7 @@ def summarise(groups: Iterable[Group]) -> JournalStats:
 def age_limit(
     clock: Callable[[], float], older_than: timedelta | None, max_bytes: int | None
 ) -> float | None:
-    """Check what `prune` was given; vectors written before this time have to go."""
+    """Check the arguments of `prune`; return the time before which vectors are deleted."""
     if older_than is None and max_bytes is None:
         raise ValueError("prune() needs older_than= or max_bytes=")
     if (older_than or timedelta()) < timedelta() or (max_bytes or 0) < 0:
@@ -166,7 +166,7 @@ def age_limit(
 
 
 def oldest(entries: Mapping[_K, Entry], cutoff: float | None, max_bytes: int | None) -> list[_K]:
-    """Choose the keys that have to go."""
+    """Return the keys of the vectors that `prune` deletes."""
     doomed, total = [], 0
     for key, entry in sorted(entries.items(), key=lambda item: item[1].created, reverse=True):
         total += entry.bytes

@@ -44,34 +44,33 @@ logger = logging.getLogger(__name__)
 class SQLiteJournal:
     """A journal in one SQLite file, for several processes and threads at once.
 
-    When `put` returns, the batch survives `kill -9`. The file is made with mode 0600. It
-    must be on a local disk: SQLite's write-ahead log (WAL) needs memory that the processes
-    share, which network drives do not give. It may be pickled and may cross a fork: the
-    copy opens the file again by its path.
+    When `put` returns, the batch survives `kill -9`. The file has mode 0600. It must be on a local
+    disk, because SQLite's write-ahead log (WAL) needs memory that the processes share, and network
+    drives have none. The object may be pickled and may cross a fork. A copy opens the file again by
+    its path.
 
-    Each vector has a checksum. Those that an earlier release wrote have none, and only their
-    width and their numbers are checked.
+    Each vector has a checksum. Vectors of an earlier release have none, and only their dimensions
+    and their numbers are checked.
 
-    A file that is deleted or replaced while it is open is noticed by the next `put` or `prune`.
-    All that it held goes into the file that is at its path then, which is made if there is none;
-    vectors that are there already stay. If that cannot be done, it is a `JournalError`, and the
-    old file stays open for the next attempt. To empty a journal in use, call
-    `prune(max_bytes=0)`.
+    The next `put` or `prune` notices that an open file was deleted or replaced. It copies all that
+    was in the old file into the one at the path, which it makes if necessary. Vectors that are
+    there already stay. If it fails, it raises a `JournalError`, and the old file stays open for
+    the next attempt. To empty a journal in use, call `prune(max_bytes=0)`.
 
     Args:
-        path: of the file; made if missing, while its folder must be there.
+        path: of the file, which is made if it is missing; its folder must exist.
         timeout: seconds to wait for another writer before `JournalError`.
         clock: seconds since 1970; for tests.
 
     Raises:
-        JournalError: the file cannot be opened, is damaged, is not a journal, or is one of
-            another version. It is left as it was, byte for byte.
+        JournalError: the file cannot be opened, is damaged, is not a journal, or has another
+            version. It stays as it is, byte for byte.
     """
 
     persistent = True
 
-    # One connection behind a lock, and not one a thread: SQLite has one writer at a time in
-    # any case, and connections of short-lived worker threads would never be closed.
+    # One connection behind a lock, not one a thread: SQLite has one writer at a time anyway, and
+    # connections of short-lived worker threads would never be closed.
     _connection: sqlite3.Connection | None = None  # set here for __del__ if __init__ failed
 
     def __init__(
@@ -89,14 +88,14 @@ class SQLiteJournal:
         with _forking:
             _journals.add(self)
         with self._connected():
-            pass  # what is wrong with the file is told now, not after the first paid batch
+            pass  # errors of the file appear now, not after the first paid batch
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the path, not the connection."""
+        """Pickle the path without the connection."""
         return partial(type(self), self.path, timeout=self._timeout, clock=self._clock), ()
 
     def __del__(self) -> None:
-        """Close the file of a journal that nobody closed."""
+        """Close the file if it is still open."""
         self._disconnect()
 
     def get(self, keys: Sequence[bytes]) -> Found:
@@ -105,21 +104,21 @@ class SQLiteJournal:
         with self._connected() as connection:
             found = stack(_select(connection, keys, damages), len(keys), path=self.path)
         found = damages.drop_from(found)
-        damages.tell()
+        damages.log()
         return found
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, space: Space) -> None:
         """Store one batch in one transaction; see `Journal.put`.
 
         Raises:
-            JournalError: nothing was stored; the message says why. One reason is that the
-                space has vectors of another width, so the model is no longer the same.
+            JournalError: nothing was stored, and the message says why. One reason is that the space
+                has vectors with other dimensions, so the model has changed.
         """
         rows = rows_of(keys, vectors)
         if not len(rows):
             return
         with self._transaction() as connection:
-            space_id = self._register(connection, space, width=rows.shape[1])
+            space_id = self._register(connection, space, dimensions=rows.shape[1])
             created = self._clock()
             connection.executemany(
                 "INSERT OR REPLACE INTO vector (key, space, created, value, checksum) "
@@ -131,7 +130,7 @@ class SQLiteJournal:
             )
 
     def stats(self) -> JournalStats:
-        """Count what is there; see `Journal.stats`."""
+        """Count the vectors; see `Journal.stats`."""
         with self._connected() as connection:
             return summarise(connection.execute(_STATS))
 
@@ -159,7 +158,7 @@ class SQLiteJournal:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        # With the time-out: threads must not queue for one 30 s wait after the other.
+        # With the time-out, so that threads do not wait 30 s one after the other.
         if not self._lock.acquire(timeout=self._timeout):
             raise JournalError(
                 f"the journal {self.path} was busy in another thread for {self._timeout:g} s; "
@@ -193,8 +192,8 @@ class SQLiteJournal:
         return self._connection
 
     def _follow(self, old: sqlite3.Connection) -> sqlite3.Connection:
-        """Open the file that is at the path now, and write into it what the old one held."""
-        # Then the old file is whole without its log, wherever it is now.
+        """Open the file that is at the path now, and copy the old one into it."""
+        # Afterwards the old file is complete without its log, wherever it is.
         old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         remove_stale(self.path, self._opened)
         new = connect(self.path, self._timeout)
@@ -221,17 +220,17 @@ class SQLiteJournal:
         if connection is not None:
             connection.close()
 
-    def _register(self, connection: sqlite3.Connection, space: Space, *, width: int) -> int:
+    def _register(self, connection: sqlite3.Connection, space: Space, *, dimensions: int) -> int:
         """Give the space its number in the file."""
         connection.execute(
             "INSERT OR IGNORE INTO space (digest, name, width) VALUES (?, ?, ?)",
-            (space.digest, space.name, width),
+            (space.digest, space.name, dimensions),
         )
         row = connection.execute("SELECT id, width FROM space WHERE digest = ?", (space.digest,))
         space_id, known = row.fetchone()
-        if width != known:
+        if dimensions != known:
             raise JournalError(
-                f"{space.name} gave vectors of {width:,} numbers, but the journal {self.path} "
+                f"{space.name} gave vectors of {dimensions:,} numbers, but the journal {self.path} "
                 f"has vectors of {known:,} from it: the model has changed. Name another "
                 "journal, or empty this one with prune(max_bytes=0)",
                 path=str(self.path),
@@ -239,7 +238,7 @@ class SQLiteJournal:
         return int(space_id)
 
 
-# Of the same model, vectors of another width than those in the new file are left out.
+# Vectors of one model with other dimensions than those in the new file are left out.
 _SPACES = "SELECT digest, name, width FROM space"
 _CARRY_SPACE = "INSERT OR IGNORE INTO space (digest, name, width) VALUES (?, ?, ?)"
 _VECTORS = """
@@ -291,8 +290,8 @@ def _select(
         yield from map(found.get, chunk)
 
 
-# SQLite must not be taken across a fork, not even to close it there: its locks stay with the
-# parent. So the files are closed before, and opened again by who uses them after.
+# A SQLite connection must not cross a fork, not even to be closed in the child, as its locks stay
+# with the parent. So all files are closed before a fork, and opened again when they are used.
 _journals: "weakref.WeakSet[SQLiteJournal]" = weakref.WeakSet()
 _forked: list[SQLiteJournal] = []
 _forking = threading.Lock()  # guards _journals and _forked

@@ -1,4 +1,4 @@
-"""The file of a `SQLiteJournal`: its tables, how it is made, checked and opened, and its errors."""
+"""The file of a `SQLiteJournal`: its tables, its errors, and how it is made, checked and opened."""
 
 import sqlite3
 import threading
@@ -19,17 +19,17 @@ __all__ = [
 ]
 
 Identities = dict[str, tuple[int, int]]
-"""The ends of the names of a journal's files, "" for the journal itself, and which files they are:
-device and inode."""
+"""The suffix of each of a journal's files, "" for the journal itself, and the file's device and
+inode."""
 
 touching = threading.Lock()
-"""Held while a file is opened and closed outside of SQLite; see `connect`."""
+"""Held while a file is opened and closed without SQLite; see `connect`."""
 
 _APPLICATION_ID = int.from_bytes(b"LBEJ")
 _VERSION = 1
 
-# `width` is the number of dimensions, so that sizes can be counted without reading a vector.
-# `checksum` is that of the key and the vector; NULL in rows of earlier releases, which had none.
+# `width` is the number of dimensions, so that sizes can be added up without reading a vector.
+# `checksum` is of the key and the vector; NULL in rows of earlier releases, which had none.
 _SCHEMA = (
     """
     CREATE TABLE space (
@@ -70,7 +70,7 @@ _ADVICE = {
 
 @contextmanager
 def sqlite_errors(path: Path, timeout: float) -> Iterator[None]:
-    """Turn the errors of SQLite and of the file system into ones that say what to do."""
+    """Turn errors of SQLite and of the file system into a `JournalError` that says what to do."""
     try:
         yield
     except sqlite3.Error as error:
@@ -112,12 +112,12 @@ def connect(path: Path, timeout: float) -> sqlite3.Connection:
 
 
 def identities(path: Path) -> Identities:
-    """Return which files a journal consists of, as far as the system tells them apart."""
+    """Return the identity of each file of a journal, where the system has one."""
     found: Identities = {}
     for end in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             status = path.with_name(path.name + end).stat()
-            if status.st_ino:  # on Windows it can be 0, but nor can open files be deleted there
+            if status.st_ino:  # on Windows it can be 0, but there open files cannot be deleted
                 found[end] = status.st_dev, status.st_ino
     return found
 
@@ -134,10 +134,10 @@ def is_replaced(path: Path, opened: Identities) -> bool:
 
 
 def remove_stale(path: Path, opened: Identities) -> None:
-    """Delete the log that belongs to a file that is no longer at its path.
+    """Delete the log of a file that is no longer at its path.
 
-    SQLite finds a log by its name, and would play it back into whatever file is there now. Who
-    has it open keeps it.
+    SQLite finds a log by its name, and would play it back into the file that is there now.
+    Processes that have it open keep it.
     """
     now = identities(path)
     for end in ("-wal", "-shm"):
@@ -146,14 +146,14 @@ def remove_stale(path: Path, opened: Identities) -> None:
 
 
 def _check_unopened(path: Path) -> None:
-    """Raise if this is not a journal, without leaving a trace on it or beside it.
+    """Raise if this is not a journal, without changing it or making files beside it.
 
-    Opened as immutable, since even a read-only connection makes files beside a database in
-    WAL mode. It must be SQLite that reads the header: see `connect` on closing files.
+    The file is opened as immutable, because even a read-only connection makes files beside a
+    database in WAL mode. SQLite has to read the header; see `connect` on closing files.
     """
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
     try:
-        # Otherwise a file that another process is just making longer would count as damaged.
+        # Otherwise a file that another process is extending would count as damaged.
         connection.execute("PRAGMA writable_schema = ON")
         _check(connection, path)
     finally:
@@ -184,12 +184,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA page_size = 32768")
     if _is_empty(connection):
         with connection:
-            # Not IMMEDIATE: auto_vacuum must come before the first page is made. And not
-            # outside: it would write that page without our id, and others would take the
-            # file for somebody else's.
+            # Not IMMEDIATE, as auto_vacuum must be set before the first page is made. And inside
+            # the transaction, or the page would be written without our id, and other processes
+            # would take the file for another program's.
             connection.execute("BEGIN")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            if _is_empty(connection):  # else another process has made the tables meanwhile
+            if _is_empty(connection):  # else another process has just made the tables
                 path.chmod(0o600)  # an empty file of the user's can have any mode
                 connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -201,24 +201,24 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         # After the tables, so that the ids are in the file itself and not in its -wal.
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
     except sqlite3.OperationalError as error:
-        # Processes that open a new file at once can refuse each other the switch. Nothing
-        # is wrong then: who succeeds switches for all, and without WAL it is only slower.
+        # Processes that open a new file at once can keep each other from switching. The one
+        # that succeeds switches for all, and without WAL it is only slower.
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise
-    # A commit is handed to the operating system, so it outlives this process. A crash of the
-    # system can lose the last commits, but in WAL mode it never damages the file.
+    # The operating system has every commit, so it outlives this process. A crash of the system
+    # can lose the last commits, but in WAL mode it never damages the file.
     connection.execute("PRAGMA synchronous = NORMAL")
-    # Move the log into the file after each large batch: even times, a short log.
+    # Move the log into the file after each large batch, for steady times and a short log.
     connection.execute("PRAGMA wal_autocheckpoint = 200")
-    # Reading makes the files beside it, if they are not there yet: `identities` looks at them.
+    # Reading makes the files beside it if they are missing, as `identities` looks at them.
     connection.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def _add_checksums(connection: sqlite3.Connection) -> None:
-    """Give a journal of an earlier release the column that it lacks.
+    """Add the checksum column to a journal of an earlier release.
 
-    The version stays: earlier releases name their columns, so they can still use the file. What
-    they write has no checksum.
+    The version stays. Earlier releases name their columns, so they can still use the file, and
+    write rows without a checksum.
     """
 
     def lacks_it() -> bool:
@@ -228,7 +228,7 @@ def _add_checksums(connection: sqlite3.Connection) -> None:
     if lacks_it():
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            if lacks_it():  # else another process has added it meanwhile
+            if lacks_it():  # else another process has just added it
                 connection.execute("ALTER TABLE vector ADD COLUMN checksum INTEGER")
 
 

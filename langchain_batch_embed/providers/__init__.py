@@ -1,4 +1,4 @@
-"""How one batch is sent: OpenAI, every other class, and what is read of their answers."""
+"""How one batch is sent: through OpenAI's SDK, or through any other class."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -27,16 +27,15 @@ def provider_for(
 ) -> Provider:
     """Return the fastest way to send for an `Embeddings` object.
 
-    A subclass of `OpenAIEmbeddings` with methods of its own, such as those that put a prefix before
-    each text, is asked itself.
+    A subclass of `OpenAIEmbeddings` that overrides a method, for example to put a prefix before
+    each text, sends through that method.
 
     Args:
         embeddings: the wrapped object.
         limits: of its provider.
-        model: its model's name, where it does not tell that.
-        timeout: seconds for one request, for a class that can be told.
-        connections: whose those of the wrapped object are; those of another process are left to
-            it.
+        model: its model's name, where the object has none.
+        timeout: seconds for one request, for a class that has such an option.
+        connections: who opened the wrapped object's connections. Another process's are left alone.
 
     Raises:
         OptionError, BatchEmbeddingsError: see `client_of`.

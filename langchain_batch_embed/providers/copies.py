@@ -1,4 +1,4 @@
-"""Copies of a wrapped object: to send with, for another process, and to pickle."""
+"""Copies of a wrapped object: to send with, to pickle, and for a forked process."""
 
 import copy
 import logging
@@ -22,11 +22,11 @@ __all__ = ["Connections", "client_of", "one_request_a_call", "pack_up", "unpack"
 logger = logging.getLogger(__name__)
 
 Connections = Literal["ours", "perhaps theirs", "theirs"]
-"""Whose the connections of a wrapped object are: after a fork the parent's, if it has opened any.
-Whether it has is known only where this package has sent something."""
+"""Who opened the connections of a wrapped object. After a fork it is the parent process, if it has
+opened any, which is certain only where this package has sent something."""
 
-# By class name: the options that stop a class from retrying. tenacity counts attempts, the first
-# one too, so 1 is none; `MistralAIEmbeddings` asks tenacity only where there is a number.
+# By class name: the options that stop a class from retrying. tenacity counts the first attempt too,
+# so 1 means no retry. `MistralAIEmbeddings` uses tenacity only where there is a number.
 _NO_RETRIES: Mapping[str, Mapping[str, int | None]] = MappingProxyType(
     {
         "CohereEmbeddings": {"max_retries": 1},
@@ -46,7 +46,7 @@ _SLICES = MappingProxyType(
     }
 )
 
-# By class name: what cannot be turned off in the object that we are given.
+# By class name: what cannot be turned off in a finished object.
 _LEFT_ON = MappingProxyType(
     {
         "BedrockEmbeddings": "botocore retries by itself; make it with "
@@ -63,10 +63,10 @@ def one_request_a_call(
 ) -> Embeddings:
     """Return the object, or a copy of it whose own retrying and slicing is turned off.
 
-    Two layers that retry would multiply, and hammer a limiter; a call that is cut into several
-    requests is throttled, retried and paid for as a whole. The user's own object stays as it is.
-    OpenAI's class gets a client of its own: without retries, with the time-out in seconds, and on
-    no other process's connections.
+    Two layers of retries would multiply and hammer the limiter. A call that the class cuts into
+    several requests is throttled, retried and paid for as a whole. The user's own object stays as
+    it is. OpenAI's class gets its own client, which does not retry, has the time-out in seconds and
+    uses no other process's connections.
     """
     names = [base.__name__ for base in type(embeddings).__mro__]
     wanted: dict[str, int | None] = {}
@@ -99,10 +99,10 @@ def one_request_a_call(
 
 
 def pack_up(embeddings: Embeddings) -> object:
-    """Return something that can be pickled and that `unpack` makes the object of again.
+    """Return a form of the object that can be pickled, and that `unpack` turns back into it.
 
-    An `OpenAIEmbeddings` holds HTTP clients, which cannot be pickled: its class, the fields that
-    the user set, and plain private attributes of a subclass stand for it. A key that came from the
+    An `OpenAIEmbeddings` holds HTTP clients, which cannot be pickled. The form has its class, the
+    fields that the user set, and the plain private attributes of a subclass. A key from the
     environment is read there again.
     """
     if not is_openai(embeddings):
@@ -119,10 +119,10 @@ def pack_up(embeddings: Embeddings) -> object:
 
 
 def unpack(packed: Any) -> Embeddings:
-    """Make the object again from what `pack_up` returned.
+    """Make the object from the form that `pack_up` returned.
 
     Raises:
-        OptionError: it would send to another server, as the user gave it a client of his own.
+        OptionError: it would send to another server, as the user gave it their own client.
     """
     if isinstance(packed, Embeddings):
         return packed
@@ -146,18 +146,19 @@ def _address(embeddings: "OpenAIEmbeddings") -> str | None:
 def client_of(
     embeddings: "OpenAIEmbeddings", connections: Connections, **options: Any
 ) -> "openai.OpenAI":
-    """Return the SDK's client that sends each request once.
+    """Return a client of the SDK that sends each request once.
 
-    One layer owns the retries: ours. Two would multiply, and hammer a limiter.
+    Only this package retries. Two layers would multiply and hammer the limiter.
 
     Args:
         embeddings: whose client it is.
-        connections: whose those are that it has; on another process's we would read its answers.
-        options: others of the client's.
+        connections: who opened those that it has. On another process's connections this process
+            would read that one's answers.
+        options: other options of the client.
 
     Raises:
         OptionError: there is no client to send with in a thread.
-        BatchEmbeddingsError: the connections are another process's, and the user's own.
+        BatchEmbeddingsError: another process opened the connections, in the user's own client.
     """
     if embeddings.client is None:
         raise OptionError(
@@ -165,13 +166,13 @@ def client_of(
             "give it a string or a plain function"
         )
     client: openai.OpenAI = embeddings.client._client  # noqa: SLF001  # no public way to it
-    # By name: the class is not public. A user's own may have a proxy, or what not.
+    # By name, as the class is not public. A user's own client may have a proxy or other settings.
     is_default = type(client._client).__name__ == "SyncHttpxClientWrapper"  # noqa: SLF001
     if connections != "ours" and is_default:
         options["http_client"] = sys.modules["openai"].DefaultHttpxClient()
     elif connections == "theirs":
         raise BatchEmbeddingsError(
             "after a fork an http_client would share its connections with the parent process; "
-            "make OpenAIEmbeddings and BatchEmbeddings anew in each process"
+            "make OpenAIEmbeddings and BatchEmbeddings in each process"
         )
     return client.with_options(max_retries=0, **options)

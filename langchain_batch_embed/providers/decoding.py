@@ -1,7 +1,7 @@
 """Vectors between the wire, numpy and the caller: decoding, checking, and plain lists.
 
-An answer is believed only after it is checked. Anything else than one sound vector a text is
-a `ResponseError`, which is retried, and never a wrong row in somebody's database.
+An answer is used only after a check. Anything but one sound vector a text is a `ResponseError`,
+which is retried, and never a wrong row in a database.
 """
 
 import gc
@@ -21,20 +21,21 @@ from langchain_batch_embed.errors import ResponseError
 __all__ = ["as_array", "check", "read_answer", "to_lists"]
 
 _INDEX = re.compile(r"[0-9]{1,9}")
-"""An index that is written as a string, and is no longer than any list."""
+"""An index written as a string, with no more digits than any list needs."""
 
 _DECIMALS = 10
-"""Rounding to so many places shortens the floats of unit vectors and keeps their float32."""
+"""Decimal places to which floats of unit vectors are rounded: shorter, and the same float32."""
 
 _STEP = 64
 """Vectors decoded, or turned into lists, at a time: at most 4 ms of work, and 800 KB at 1,536
 dimensions."""
 
 _MANY = 16_384
-"""Floats from which on it pays to mind the garbage collector: some 10 vectors, but no query."""
+"""Floats from which it pays to care for the garbage collector: about 10 vectors, but no query."""
 
 _FROZEN = 1000
-"""A program that froze so many objects wants them to stay so. Python 3.12 begins with some 400."""
+"""Frozen objects from which they are left alone: the program froze them. Python 3.12 starts with
+about 400."""
 
 
 def read_answer(
@@ -42,19 +43,17 @@ def read_answer(
 ) -> tuple[NDArray[np.float32], int | None, str | None]:
     """Read the body of an OpenAI-compatible answer.
 
-    Vectors may be base64 (little-endian float32) or lists of numbers, and in any order if
-    each has its `index`. An index that counts from another number than 0, or that is written as
-    a string of digits, is understood too.
+    Vectors may be base64 (little-endian float32) or lists of numbers, and in any order if each has
+    its `index`. An index may start at another number than 0, or be a string of digits.
 
     Args:
         body: the JSON document.
         expected: how many texts were sent.
-        most_tokens: how many tokens the texts can have at most; more is not believed.
+        most_tokens: how many tokens the texts can have; a larger number is ignored.
 
     Returns:
-        The vectors in the order of the texts, shape (n, d); the tokens billed, or `None` where
-        the answer does not say or says what cannot be; and the model that the answer names, or
-        `None` where it names none.
+        The vectors in the order of the texts, shape (n, d); the tokens billed, or `None` where the
+        answer has no possible number; and the model that the answer names, or `None`.
 
     Raises:
         ResponseError: it is not one sound vector a text.
@@ -63,7 +62,7 @@ def read_answer(
         answer = jiter.from_json(body)
     except ValueError as error:
         raise ResponseError(f"the answer is not JSON ({len(body):,} bytes)") from error
-    del body  # each further form of it is as large, so none is kept longer than it is needed
+    del body  # each form of it is equally large, so none is kept longer than necessary
     if not isinstance(answer, dict):
         raise ResponseError(f"the answer is a JSON {type(answer).__name__}, not an object")
     if answer.get("error"):
@@ -92,17 +91,17 @@ def read_answer(
 
 
 def _tokens(usage: object, most: float) -> int | None:
-    """Return the tokens billed; `None` where the answer has no number, or one that cannot be."""
+    """Return the tokens billed; `None` where the answer has no number, or an impossible one."""
     tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
     # By its type, as True is an int too.
     return tokens if type(tokens) is int and 0 <= tokens <= most else None
 
 
 def _order(indices: list[Any]) -> NDArray[np.intp] | None:
-    """Return the positions that put the items into the order of the texts; `None`: they are.
+    """Return the positions that put the items into the order of the texts; `None`: they have it.
 
-    A run such as 1, 2, 3 that rises in the order of the answer leaves no doubt, wherever it
-    begins. Anything else has to be each number from 0 once.
+    Consecutive numbers such as 1, 2, 3 in the order of the answer leave no doubt, wherever they
+    start. Otherwise each number from 0 has to occur once.
     """
     if all(index is None for index in indices):
         return None
@@ -141,7 +140,7 @@ def _decoded(embeddings: list[str]) -> NDArray[np.float32]:
         if not start:
             matrix = np.empty((len(embeddings), len(raw[0]) // 4), dtype=np.float32)
         if {len(vector) for vector in raw} != {4 * matrix.shape[1]}:
-            raise ResponseError("the answer's vectors differ in width, or are no float32")
+            raise ResponseError("the answer's vectors differ in dimensions, or are no float32")
         matrix[start : start + len(raw)].reshape(-1)[:] = np.frombuffer(b"".join(raw), dtype="<f4")
     return matrix
 
@@ -149,8 +148,8 @@ def _decoded(embeddings: list[str]) -> NDArray[np.float32]:
 def check(vectors: NDArray[np.float32], *, expected: int) -> NDArray[np.float32]:
     """Return the vectors if they are `expected` rows of finite numbers, none of them all zeros.
 
-    A vector of zeros points nowhere: it is as near to every text as to any other. Servers send
-    it for what they failed to embed.
+    A vector of zeros is equally near to every text. Servers send it for texts that they failed to
+    embed.
 
     Raises:
         ResponseError: they are not.
@@ -173,9 +172,9 @@ def check(vectors: NDArray[np.float32], *, expected: int) -> NDArray[np.float32]
 def to_lists(vectors: NDArray[np.float32]) -> list[list[float]]:
     """Return the vectors, (n, d), as lists of Python floats that print short.
 
-    Each float converts back to the same float32. A float32 written as a Python float has up
-    to 17 digits; ten places are enough for nearly all of them, and what writes JSON, such as
-    Supabase's client, then sends about a third less.
+    Each float converts back to the same float32. A float32 written as a Python float has up to 17
+    digits, and ten decimal places are enough for nearly all. Clients that write JSON, such as
+    Supabase's, then send about a third less.
     """
     rows: list[list[float]] = []
     with _out_of_sight_of_gc(vectors.size):
@@ -193,13 +192,13 @@ def to_lists(vectors: NDArray[np.float32]) -> list[list[float]]:
 
 @contextmanager
 def _out_of_sight_of_gc(numbers: int) -> Iterator[None]:
-    """Keep the cyclic garbage collector from walking over so many new floats.
+    """Keep the cyclic garbage collector from walking over millions of new floats.
 
-    Lists of floats hold no cycles, but the collector looks at every float of every young list,
-    and all threads wait meanwhile: that takes half of the time, and at 20,000 vectors stops an
-    event loop for 100 to 300 ms at a time. So it is off while lists are made, and then they
-    count as old, which it seldom looks at. Where two threads do this at once, the first to
-    leave switches collection on again, which costs the other one time and nothing else.
+    Lists of floats hold no cycles, but the collector looks at every float of every young list while
+    all threads wait. That takes half of the time, and at 20,000 vectors it stops an event loop for
+    100 to 300 ms at a time. So the collector is off while lists are made, and afterwards they count
+    as old objects, which it seldom looks at. Where two threads do this at once, the first to leave
+    switches the collector on again, which only costs the other one time.
     """
     if not gc.isenabled():
         yield
@@ -221,6 +220,6 @@ def as_array(embeddings: Sequence[Sequence[float]]) -> NDArray[np.float32]:
     """Return what an `Embeddings` class returned as float32, shape (n, d).
 
     Raises:
-        ResponseError: it holds something else than numbers, or rows of different widths.
+        ResponseError: it holds anything but numbers, or rows of different lengths.
     """
     return _matrix(list(embeddings))

@@ -1,4 +1,4 @@
-"""What a wrapped object is, and what tells its vectors from those of others."""
+"""What a wrapped object is, and what distinguishes its vectors from others."""
 
 import hashlib
 import re
@@ -25,7 +25,7 @@ def is_openai(embeddings: Embeddings) -> bool:
 
 
 def embeds_its_own_way(embeddings: Embeddings) -> bool:
-    """Tell whether a subclass of `OpenAIEmbeddings` overrides what we go around."""
+    """Tell whether a subclass of `OpenAIEmbeddings` overrides a method that embeds."""
     owners = (
         next(kind for kind in type(embeddings).__mro__ if name in vars(kind))
         for name in ("embed_documents", "embed_query")
@@ -34,10 +34,11 @@ def embeds_its_own_way(embeddings: Embeddings) -> bool:
 
 
 def settings(embeddings: Embeddings) -> dict[str, Any]:
-    """Return the plain attributes of an object: any of them may change its vectors.
+    """Return the plain attributes of an object, any of which may change its vectors.
 
-    A time-out does not, and then a journal is paid for anew; the other mistake, another server's or
-    another prefix' vectors, would be a wrong one. What looks like a secret is left out.
+    Some, such as a time-out, do not. A change of these only means that texts are paid for again,
+    while the opposite mistake would return the vectors of another server or prefix. Anything that
+    looks like a secret is left out.
     """
     attributes = {
         **getattr(embeddings, "__dict__", {}),
@@ -47,7 +48,7 @@ def settings(embeddings: Embeddings) -> dict[str, Any]:
         {
             name: value
             for name, value in attributes.items()
-            # Private numbers count or time something, private collections are caches.
+            # Private numbers are counts or times, and private collections are caches.
             if not _SECRET.search(name) and (name[:1] != "_" or isinstance(value, str | bool))
         }
     )
@@ -62,7 +63,7 @@ def digest(options: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a value without what is not plain in it, at any depth."""
+    """Return a value without the parts that are not plain, at any depth."""
     if isinstance(value, Mapping):
         names = [name for name in value if plain(name) is not NOT_PLAIN]
         parts = {name: plain(value[name]) for name in names}

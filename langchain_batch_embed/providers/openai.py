@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported it; nobody else nee
 __all__ = ["OpenAIProvider", "seconds_of"]
 
 _AROUND = 100
-"""Tokens that a server may add to a text: two or three marks, and an instruction such as those of
-E5, Qwen3 and Instructor models, of 10 to 40 tokens."""
+"""Tokens that a server may add to a text: two or three marks, and the instruction of E5, Qwen3 or
+Instructor models, which has 10 to 40 tokens."""
 
 
 class OpenAIProvider:
@@ -45,7 +45,7 @@ class OpenAIProvider:
         self.encoding: str | None = embeddings.tiktoken_model_name or embeddings.model
         self.timeout = seconds_of(embeddings.request_timeout)
         self._clock = clock
-        # Not a gateway or a server of one's own that only speaks the same protocol.
+        # A gateway or a private server only speaks the same protocol.
         host = (client.base_url.host or "").lower()
         port = "" if client.base_url.port is None else f":{client.base_url.port}"
         self.address = f"{client.base_url.scheme}://{host}{port}{client.base_url.path}"
@@ -80,8 +80,8 @@ class OpenAIProvider:
         ):
             for chunk in response.iter_bytes():
                 chunks.append(chunk)
-                # Also on connections that do not keep the time limit: the SDK's time-out is for
-                # each read, and a server that drips never meets it.
+                # The SDK's time-out is for each read, and a server that drips never meets it. Some
+                # connections do not keep the time limit either.
                 if self._clock() > end:
                     raise TimeoutError(f"the answer was not complete after {timeout:g} s")
             headers = response.headers
@@ -97,7 +97,7 @@ class OpenAIProvider:
 
 
 def seconds_of(timeout: Any) -> float | None:
-    """Return the seconds to read in a time-out in any of the forms that the SDK takes."""
+    """Return the seconds for reading, from a time-out in any form that the SDK takes."""
     if isinstance(timeout, tuple):  # connect, read, and perhaps others
         timeout = timeout[1]
     timeout = getattr(timeout, "read", timeout)  # of `httpx.Timeout`
@@ -107,14 +107,14 @@ def seconds_of(timeout: Any) -> float | None:
 def _most_tokens(texts: Sequence[str]) -> int:
     """Return how many tokens texts can have at most, by any tokenizer.
 
-    A token is at least a byte, and a character at most four of them in UTF-8. Added is room for
-    what a server puts around each text.
+    A token has at least one byte, and a character at most four bytes in UTF-8. The rest is room for
+    what a server adds to each text.
     """
     return 4 * sum(map(len, texts)) + _AROUND * len(texts)
 
 
 def _joined(chunks: list[bytes]) -> bytes:
-    """Return the chunks as one, and drop them: an answer is 17 MB, and many are read at a time."""
+    """Join the chunks and drop them, as an answer has 17 MB and many are read at a time."""
     body = b"".join(chunks)
     chunks.clear()
     return body

@@ -1,4 +1,4 @@
-"""What sends one batch, and the answer that it returns."""
+"""The interface that sends one batch, and the answer that it returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ class Answer:
 
     Attributes:
         vectors: float32, one row a text, shape (n, d).
-        tokens: tokens billed; `None` where the provider does not say, or says what cannot be.
-        model: the model that the answer says it is from; `None` where it does not say.
+        tokens: tokens billed; `None` where the answer has no possible number.
+        model: the model that the answer names; `None` where it names none.
         headers: the answer's HTTP headers, where they are known.
     """
 
@@ -33,11 +33,11 @@ class Provider(Protocol):
     """Sends one batch of texts.
 
     Attributes:
-        model: the model's name, as far as it is known.
+        model: the model's name; `None`: not known.
         encoding: the model or encoding to count tokens with; `None`: not known.
-        timeout: seconds for one request that the wrapped object was given, if any.
-        space: what tells these vectors from others in a journal.
-        address: what messages call the server, without a key.
+        timeout: the wrapped object's own time-out in seconds; `None`: it has none.
+        space: distinguishes these vectors from others in a journal.
+        address: the server's name in messages, without a key.
         is_known: the server is known to take any number of requests at a time.
     """
 
@@ -52,8 +52,8 @@ class Provider(Protocol):
         """Send one request that ends within `timeout` seconds, and check its answer.
 
         Raises:
-            ResponseError: the answer cannot be believed.
-            DimensionsError: the vectors have another width than was asked for.
+            ResponseError: the answer is not sound.
+            DimensionsError: the vectors do not have the dimensions of the request.
             Exception: whatever the provider's SDK raises.
         """
         ...

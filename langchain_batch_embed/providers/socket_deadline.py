@@ -1,12 +1,12 @@
 """A time limit for one whole request, down to its socket.
 
-The SDK's time-out is for each read. A server that sends a byte of its headers now and then never
-meets it, and until the headers are complete no code of ours runs. So each read and write is
-allowed only what is left of the request's time, and the library's own time-out error ends it.
+The SDK's time-out is for each read. A server that sends its headers one byte at a time never meets
+it, and none of our code runs before the headers are complete. So each read and write gets only what
+is left of the request's time, and the library's own time-out error ends the request.
 
-httpcore, on which httpx stands, and httpcore2, on which httpx2 stands, have an interface for that,
-the network backend. httpx offers no option for it, hence the private attributes. Where one of them
-is missing, as in a transport of the user's own, the time-out is for each read.
+httpcore, under httpx, and httpcore2, under httpx2, have an interface for that, the network backend.
+httpx has no option for it, hence the private attributes. Where one of them is missing, as in a
+user's own transport, the time-out is for each read.
 """
 
 import logging
@@ -21,15 +21,15 @@ __all__ = ["limit_reads", "time_limit"]
 logger = logging.getLogger(__name__)
 
 _LEAST = 0.001
-"""Seconds that an operation is allowed when the time is over: 0 means something else to sockets,
-and what has arrived already may still be read."""
+"""Seconds for an operation after the time is over. For sockets 0 means something else, and bytes
+that have arrived may still be read."""
 
 _limits = threading.local()
 
 
 @contextmanager
 def time_limit(end: float, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Let no operation of this thread on a connection with `limit_reads` last beyond `end`.
+    """Let no operation of this thread, on a connection with `limit_reads`, last beyond `end`.
 
     Args:
         end: the clock's time.
@@ -46,7 +46,7 @@ def time_limit(end: float, clock: Callable[[], float] = time.monotonic) -> Itera
 def limit_reads(http_client: Any) -> None:
     """Make the connections that an httpx client opens from now on keep the `time_limit`.
 
-    Without a `time_limit` nothing changes, so it does not matter who else uses the client.
+    Without a `time_limit` nothing changes for others who use the client.
     """
     transports = [getattr(http_client, "_transport", None)]
     transports += (getattr(http_client, "_mounts", None) or {}).values()  # proxies
@@ -91,7 +91,7 @@ class _Limited:
 
 
 def _left(timeout: float | None) -> float | None:
-    """Return the time-out of one operation: no more than is left."""
+    """Return the time-out of one operation, at most what is left of the request's time."""
     left = getattr(_limits, "left", None)
     if left is None:
         return timeout

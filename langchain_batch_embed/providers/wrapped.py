@@ -1,6 +1,6 @@
-"""Sends through the wrapped object's own methods: every class but OpenAI's.
+"""Sends through the wrapped object's own methods, for every class but OpenAI's.
 
-That class's own slicing and retrying is turned off first, as far as it has options for that.
+The class's own slicing and retrying is turned off first, where it has options for that.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class WrappedProvider:
     """Sends through the wrapped object's own methods, and leaves the time-out to it."""
 
     encoding: str | None = "cl100k_base"
-    """These providers' tokenizers are not at hand. What this one counts is nearer than bytes, and
-    `limits.py` leaves room for the difference."""
+    """These providers' tokenizers are not available. This one is nearer than bytes, and `limits.py`
+    leaves room for the difference."""
 
     timeout: float | None = None
     is_known = False

@@ -1,7 +1,7 @@
-"""Puts any number of documents into any vector store: embedding and writing overlap.
+"""Puts any number of documents into any vector store, while embedding and writing overlap.
 
-The store's own `add_documents` does the writing, in the caller's thread. What it asks its
-embeddings for is there already, because the documents ahead of it are prefetched.
+The store's own `add_documents` writes, in the caller's thread. The vectors that it asks for are
+there already, because the next documents are prefetched.
 """
 
 import asyncio
@@ -37,18 +37,18 @@ __all__ = ["BATCH_SIZE", "ingest"]
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 1024
-"""Documents in one call of a store that has no `chunk_size`, at most: sqlite-vec keeps vectors in
-chunks of so many."""
+"""Documents in one call of a store that has no `chunk_size`, at most. sqlite-vec keeps vectors in
+chunks of this many."""
 
 LEAST = 32
-"""Documents that are worth a call of the store while the rest of their batch is on its way, so that
-a store that is slower than the embedding waits as little as can be. After a call there are more:
-calls stay small only as long as the store is faster."""
+"""Documents that are worth a call of the store while the rest of their batch is on its way. A store
+that is slower than the embedding then waits as little as possible. During a call more vectors
+arrive, so calls stay small only while the store is faster."""
 
 FAILED_IN_A_ROW = 8
-"""So many documents failed, and none got in between them: it is not the documents."""
+"""After this many failures in a row the cause is not the documents: stop."""
 
-Complete = Callable[[Sequence[str]], Mapping[int, BaseException]]
+_Complete = Callable[[Sequence[str]], Mapping[int, BaseException]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +97,14 @@ def ingest(
     ahead = max(batch_size, max_buffered)
     total = len(documents) if isinstance(documents, Sized) else None
     with (
-        pipeline.open_prefetch(max_buffered=ahead, until_released=True) as prefetch,
+        pipeline.prefetches.open(max_buffered=ahead, until_released=True) as prefetch,
         tqdm(total=total, unit=" documents", disable=not show_progress) as bar,
     ):
         return Ingestion(
             store,
             documents,
             ids=ids,
-            complete=partial(pipeline.complete, prefetch, cancelled=cancelled),
+            complete=partial(pipeline.prefetches.complete, prefetch, cancelled=cancelled),
             prefetch=prefetch,
             batch_size=batch_size,
             ahead=ahead,
@@ -115,8 +115,8 @@ def ingest(
 def _batch_size(store: VectorStore) -> int:
     """Return how many documents to give to one call of the store.
 
-    Some stores, such as Supabase's, write a call in statements of `chunk_size` rows each. A call
-    of one statement is all or nothing; of several, some may be in when another one fails.
+    Some stores, such as Supabase's, write a call in statements of `chunk_size` rows each. One
+    statement is all or nothing. Of several, some may have succeeded when another one fails.
     """
     size = getattr(store, "chunk_size", None)
     return size if isinstance(size, int) and size > 0 else BATCH_SIZE
@@ -127,14 +127,14 @@ class Ingestion:
 
     Args:
         store: whose `add_documents` is called.
-        documents: any iterable; read as far ahead as `ahead` allows, and no further.
+        documents: any iterable; read no further ahead than `ahead` allows.
         ids: the documents' ids; `None`: up to the store.
         complete: waits for the vectors of some texts in the prefetch; returns the positions
             that failed, and why.
         prefetch: embeds ahead, and keeps vectors until they are released.
         batch_size: documents in one call of the store, at most.
         ahead: documents that are read ahead.
-        now: tells the time in seconds.
+        now: returns the time in seconds.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Ingestion:
         documents: Iterable[Document],
         *,
         ids: Iterable[str] | None,
-        complete: Complete,
+        complete: _Complete,
         prefetch: Prefetch,
         batch_size: int,
         ahead: int,
@@ -171,10 +171,10 @@ class Ingestion:
     def run(
         self, progress: Callable[[int], object], *, cancelled: threading.Event | None = None
     ) -> IngestReport:
-        """Write batch after batch.
+        """Write all batches.
 
         Args:
-            progress: told, after each batch, how many documents it had.
+            progress: called after each batch with its number of documents.
             cancelled: set to stop after the batch that is being written.
 
         Raises:
@@ -202,7 +202,7 @@ class Ingestion:
         return self._report()
 
     def _read_ahead(self) -> None:
-        # As much at a time as makes a full run of the prefetch: not a small one for each batch.
+        # A full run of the prefetch at a time, not a small run for each batch.
         step = max(1, self._ahead // RUNS)
         while self._ahead - len(self._queue) >= step:
             items = self._next(step)
@@ -227,7 +227,7 @@ class Ingestion:
         written = self._read - len(self._queue)
         rest = self._batch_size - written % self._batch_size
         ahead = (item.document.page_content for item in islice(self._queue, rest))
-        size = self._prefetch.settled(ahead, least=LEAST, cancelled=cancelled)
+        size = self._prefetch.wait_for_some(ahead, least=LEAST, cancelled=cancelled)
         batch = [self._queue.popleft() for _ in range(size)]
         texts = [item.document.page_content for item in batch]
         failed = self._complete(texts)
@@ -239,7 +239,7 @@ class Ingestion:
             self._write(good)
         self._tried = batch[-1].index + 1
         if not good and rest == self._batch_size:  # no other part of this batch was good
-            # What is wrong with a document itself says nothing of the next one.
+            # An error of a document itself says nothing of the next one.
             outside = [error for error in failed.values() if not isinstance(error, InputError)]
             if outside:
                 self._stop_if_hopeless(len(outside), outside[-1])
@@ -247,7 +247,7 @@ class Ingestion:
         return len(batch)
 
     def _write(self, items: Sequence[_Item]) -> None:
-        """Write documents; those that the store refuses are found by halving, and noted."""
+        """Write documents, and find those that the store refuses by halving."""
         options: dict[str, Any] = {"ids": [item.id for item in items]} if self._passes_ids else {}
         try:
             written = self._store.add_documents([item.document for item in items], **options)

@@ -1,7 +1,7 @@
-"""What `ingest` does for stores that write through a connection of their own, as SQLiteVec does.
+"""What `ingest` does for stores that write through their own connection, as SQLiteVec does.
 
-It is found where SQLiteVec keeps its own; stores that keep none are left alone. What a failed call
-left behind is undone on any connection, settings are made on SQLite's alone.
+The connection is found in the attribute where SQLiteVec keeps it. Other stores are left alone. A
+failed call is rolled back on any connection, while settings are changed on SQLite's only.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ __all__ = ["PAGE_CACHE", "large_page_cache", "roll_back"]
 logger = logging.getLogger(__name__)
 
 PAGE_CACHE = 32_000
-"""KiB of the database that SQLite keeps in memory meanwhile; its own default is 2,000.
+"""KiB of the database that SQLite keeps in memory during an ingest; its own default is 2,000.
 
-sqlite-vec keeps vectors in chunks of 1,024: 6 MB at 1,536 dimensions, 12 MB at 3,072. To add one,
-SQLite follows the list of a chunk's pages from its beginning, and reads those anew that its cache
-does not hold. `python -m tests.benchmarks.ingest cache`: 19,207 vectors of 1,536 take 7.4 s with
-2,000, 2.6 with 8,000, 2.0 with 16,000 and with 32,000.
+sqlite-vec keeps vectors in chunks of 1,024, which take 6 MB at 1,536 dimensions and 12 MB at 3,072.
+To add a vector, SQLite follows the list of a chunk's pages from its start, and reads the pages that
+its cache does not hold. `python -m tests.benchmarks.ingest cache`: 19,207 vectors of 1,536 take
+7.4 s with 2,000, 2.6 with 8,000, 2.0 with 16,000 and with 32,000.
 """
 
 _MODULES = {"sqlite3", "pysqlite3", "sqlcipher3", "sqlean"}
@@ -30,10 +30,10 @@ _MODULES = {"sqlite3", "pysqlite3", "sqlcipher3", "sqlean"}
 def roll_back(store: object) -> None:
     """Undo what a failed call left in an open transaction.
 
-    SQLiteVec inserts row by row and commits at the end; the rows before the one that failed
-    would be committed with the next call, and so be there twice.
+    SQLiteVec inserts row by row and commits at the end. The next call would commit the rows before
+    the failed one, and they would be stored twice.
     """
-    with contextlib.suppress(Exception):  # the error of the call is what the user has to see
+    with contextlib.suppress(Exception):  # the user has to see the error of the call
         rollback = getattr(_connection(store), "rollback", None)
         if callable(rollback):
             rollback()
@@ -43,8 +43,8 @@ def roll_back(store: object) -> None:
 def large_page_cache(store: object) -> Iterator[None]:
     """Let SQLite keep more of the database in memory during a `with` block.
 
-    It is a setting of the connection alone, and what it was afterwards. A larger one stays, and so
-    does one that is set meanwhile. Where two blocks share a connection, it is that of the first.
+    Only the connection's setting changes, and it is restored afterwards. A larger cache stays, and
+    so does one that is set inside the block. Of two blocks on one connection the first one counts.
     """
     connection: Any = None
     before: int | None = None
@@ -52,13 +52,13 @@ def large_page_cache(store: object) -> Iterator[None]:
         connection = _connection(store)
         if _is_sqlite(connection):
             before = _enlarge(connection)
-    except Exception as error:  # noqa: BLE001  # it is a matter of time only
+    except Exception as error:  # noqa: BLE001  # without it the ingest is only slower
         logger.info("the page cache of SQLite is left as it is (%s)", type(error).__name__)
     try:
         yield
     finally:
         if before is not None:
-            with contextlib.suppress(Exception):  # closed meanwhile, for one
+            with contextlib.suppress(Exception):  # it may have been closed
                 if _cache_size(connection.cursor()) == -PAGE_CACHE:
                     connection.execute(f"PRAGMA cache_size = {before}")
 
@@ -77,7 +77,7 @@ def _enlarge(connection: Any) -> int | None:
 
 
 def _cache_size(cursor: Any) -> int:
-    cursor.row_factory = None  # plain tuples, whatever the store has its rows made into
+    cursor.row_factory = None  # plain tuples, whatever the store makes of its rows
     ((size,),) = cursor.execute("PRAGMA cache_size").fetchall()
     return int(size)
 

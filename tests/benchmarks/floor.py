@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     pipeline, limits = embeddings._pipeline, embeddings.limits
     inputs = pipeline.prepare(texts)
-    ours = pipeline.work(inputs, Results(inputs), keep=_keep_nothing)
+    ours = pipeline.fetcher.work(inputs, Results(inputs), keep=_keep_nothing)
     tokens, charge = int(ours.sizes.tokens.sum()), int(ours.sizes.charges.sum())
 
     far = [replace(SCENARIOS["far"], seed=seed) for seed in range(options.rounds)]

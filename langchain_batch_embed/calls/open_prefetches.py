@@ -1,0 +1,257 @@
+"""The open prefetches of one object: their runs, and the calls that are answered from them."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_batch_embed.calls.dimensions import Dimensions
+from langchain_batch_embed.calls.fetcher import Fetch, Fetcher
+from langchain_batch_embed.calls.prefetch import Prefetch
+from langchain_batch_embed.errors import DimensionsError, InputError, ModelError
+from langchain_batch_embed.report import dollars
+from langchain_batch_embed.sending.work import Done
+from langchain_batch_embed.texts.inputs import Inputs
+from langchain_batch_embed.texts.tokens import TokenCounter
+
+__all__ = ["OpenPrefetches"]
+
+
+class OpenPrefetches:
+    """Opens prefetches, fills them, and answers calls from them.
+
+    Args:
+        fetcher: fetches what no prefetch has.
+
+    Attributes:
+        opened: those that are open, the oldest first; replaced as a whole, so never half changed.
+    """
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self.opened: tuple[Prefetch, ...] = ()
+        self._fetcher = fetcher
+        self._lock = threading.Lock()  # guards the replacing of `opened`
+
+    @property
+    def is_ingesting(self) -> bool:
+        """Whether an ingest is under way."""
+        return any(prefetch.until_released for prefetch in self.opened)
+
+    def open(self, *, max_buffered: int, until_released: bool = False) -> Prefetch:
+        """Open a prefetch, from which all calls are answered until it is closed."""
+        prefetch = Prefetch(
+            self._run,
+            max_buffered=max_buffered,
+            until_released=until_released,
+            dimensions=self._fetcher.known_dimensions,
+            on_close=self._close,
+            clock=self._fetcher.dispatcher.clock,
+        )
+        with self._lock:
+            self.opened = (*self.opened, prefetch)
+        return prefetch
+
+    def wake(self) -> None:
+        """Make every caller that waits for a prefetch look again."""
+        for prefetch in self.opened:
+            prefetch.wake()
+
+    # What calls get from them.
+
+    def dimensions(self) -> Dimensions:
+        """Return those of the vectors that are here, or of earlier calls, for a new call."""
+        numbers = (prefetch.dimensions.number for prefetch in self.opened)
+        return Dimensions(next(filter(None, numbers), self._fetcher.known_dimensions))
+
+    def prepare(self, texts: Sequence[str]) -> Inputs:
+        """Find what has to be sent for a call; a text that a run has counted is not counted again.
+
+        Raises:
+            InputError: a text can never be embedded.
+        """
+        if not (prefetches := self.opened):
+            return self._fetcher.prepare(texts)
+        return self._fetcher.prepare(texts, _Counted(prefetches, self._fetcher.counter))
+
+    def held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """Return the vectors, (n, d), if an ingest has them all for its store; else `None`.
+
+        The report of the ingest counts them already. Another open prefetch has to know what is
+        asked for, and then the call takes the usual way.
+        """
+        prefetches = self.opened
+        if not all(prefetch.until_released for prefetch in prefetches):
+            return None
+        held = (prefetch.peek(texts) for prefetch in prefetches)
+        return next((vectors for vectors in held if vectors is not None), None)
+
+    def answer(
+        self,
+        fetch: Fetch,
+        given: Sequence[str],
+        *,
+        end: float,
+        cancelled: threading.Event | None,
+    ) -> None:
+        """Fill in the vectors that the prefetches have, and those on their way as they arrive.
+
+        Args:
+            fetch: the call's.
+            given: its texts.
+            end: the clock's time at which it stops waiting.
+            cancelled: set, with a `wake`, to stop from another thread.
+        """
+        prefetches, results = self.opened, fetch.results
+        if not prefetches:
+            return
+        row_of = dict(zip(given, fetch.inputs.row_of.tolist(), strict=True))
+        # The youngest first: its runs borrow from the older ones.
+        for prefetch in reversed(prefetches):
+            needed = [text for text in given if not results.done[row_of[text]]]
+            prefetch.answered_elsewhere(text for text in given if results.done[row_of[text]])
+            for texts, vectors in prefetch.receive(needed, cancelled=cancelled, end=end):
+                rows = np.array([row_of[text] for text in texts], dtype=np.intp)
+                results.dimensions.check(vectors.shape[1], answer=False)
+                results.add(rows, vectors)
+                results.settle(Done(rows))
+
+    def note_call(self, fetch: Fetch, given: Sequence[str]) -> None:
+        """Note in the prefetches what a call has cost, and which texts have a vector now."""
+        if not (prefetches := self.opened):
+            return
+        done = [] if fetch.query else np.flatnonzero(fetch.results.has_vector()).tolist()
+        for prefetch in prefetches:
+            prefetch.note_call(fetch.tally, (given[i] for i in done))
+
+    # What fills them.
+
+    def complete(
+        self,
+        prefetch: Prefetch,
+        texts: Sequence[str],
+        *,
+        cancelled: threading.Event | None = None,
+    ) -> dict[int, BaseException]:
+        """Wait until the texts are in a prefetch; return the positions that failed, and why."""
+        missing = prefetch.wait_for_all(texts, cancelled=cancelled)
+        causes = self._fill(prefetch, missing, cancelled)
+        return {i: causes[text] for i, text in enumerate(texts) if text in causes}
+
+    def _run(self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
+        for error in self._fill(prefetch, texts, cancelled).values():
+            # It is about all texts, also those of later runs.
+            if isinstance(error, DimensionsError | ModelError):
+                raise error
+
+    def _fill(
+        self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event | None
+    ) -> dict[str, BaseException]:
+        """Get the vectors of different texts for a prefetch; return those that failed, and why.
+
+        What an older prefetch has, or has on its way, is not paid for again. A prefetch never waits
+        for a younger one, so no two wait for each other.
+        """
+        opened = self.opened
+        older = opened[: opened.index(prefetch)] if prefetch in opened else ()  # just closed
+        coming = {text: other for other in older for text in other.claim(texts)}
+        rest = [text for text in texts if text not in coming]
+        failed = self._embed(prefetch, older, rest, cancelled)
+        for other in older:
+            theirs = [text for text, holder in coming.items() if holder is other]
+            for found, vectors in other.receive(theirs, cancelled=cancelled, borrow=True):
+                prefetch.add(found, vectors)
+                for text in found:
+                    del coming[text]
+        return failed | self._embed(prefetch, older, list(coming), cancelled)
+
+    def _embed(
+        self,
+        prefetch: Prefetch,
+        older: Sequence[Prefetch],
+        texts: Sequence[str],
+        cancelled: threading.Event | None,
+    ) -> dict[str, BaseException]:
+        """Embed different texts for a prefetch; return those that failed, and why."""
+        if not texts:
+            return {}
+        failed = self._embed_good(prefetch, texts, cancelled)
+        for other in older:
+            other.embedded_elsewhere(text for i, text in enumerate(texts) if i not in failed)
+        return {texts[i]: error for i, error in failed.items()}
+
+    def _embed_good(
+        self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event | None
+    ) -> dict[int, BaseException]:
+        """Embed the texts except those that never can be; return the failed positions, and why."""
+        try:
+            inputs = self._fetcher.prepare(texts)
+        except InputError as error:  # about some of them, so the others are embedded without
+            if len(texts) == 1:
+                return {0: error}
+            wrong = set(error.indices)
+            good = [i for i in range(len(texts)) if i not in wrong]
+            failed: dict[int, BaseException] = {}
+            for part in (good, *([i] for i in wrong)):
+                causes = self._embed_good(prefetch, [texts[i] for i in part], cancelled)
+                failed |= {part[position]: cause for position, cause in causes.items()}
+            return failed
+        fetch = self._fetcher.begin(inputs, prefetch.dimensions, lists=False)
+        fetch.tally = prefetch.new_tally()
+        prefetch.note_tokens(inputs.texts, inputs.tokens.tolist())
+        handed_over = np.zeros(len(texts), dtype=np.bool_)
+
+        def hand_over() -> None:
+            rows = np.flatnonzero(fetch.results.done[: len(texts)] & ~handed_over)
+            if rows.size:
+                handed_over[rows] = True
+                prefetch.add([texts[row] for row in rows.tolist()], fetch.results.array()[rows])
+
+        # No `recovery.failed()`: what is done is in the prefetch, which only a journal outlives.
+        try:
+            failures = self._fetcher.run(
+                fetch, prefetch.hedges, cancelled=cancelled, progress=hand_over
+            )
+        finally:
+            self._fetcher.learn_dimensions(fetch.results.dimensions)
+            if fetch.results.dimensions.is_refuted:
+                prefetch.drop_all(fetch.results.dimensions)
+        if not failures:
+            fetch.recovery.succeeded()
+        return {failure.index: failure.error for failure in failures}
+
+    def _close(self, prefetch: Prefetch) -> None:
+        with self._lock:
+            self.opened = tuple(other for other in self.opened if other is not prefetch)
+        self.wake()  # one of its runs may wait for another prefetch
+        dispatcher, account = self._fetcher.dispatcher, prefetch.account
+        dispatcher.wake()
+        cost = dollars(self._fetcher.provider.model, account.total().tokens)
+        self._fetcher.last_report = account.report(now=dispatcher.clock.now(), dollars=cost)
+
+
+class _Counted:
+    """Counts the tokens of those texts that no prefetch has counted.
+
+    Args:
+        prefetches: those that are open.
+        counter: counts the other texts.
+    """
+
+    def __init__(self, prefetches: Sequence[Prefetch], counter: TokenCounter) -> None:
+        self._prefetches = prefetches
+        self._counter = counter
+        self.starts = counter.starts
+
+    def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return the number of tokens of each text, shape (n,)."""
+        known = [self._known(text) for text in texts]
+        new = [position for position, count in enumerate(known) if count is None]
+        tokens = np.array([count or 0 for count in known], dtype=np.int64)
+        if new:
+            tokens[new] = self._counter.count([texts[position] for position in new])
+        return tokens
+
+    def _known(self, text: str) -> int | None:
+        counts = (prefetch.tokens_of(text) for prefetch in self._prefetches)
+        return next((count for count in counts if count is not None), None)
