@@ -107,7 +107,7 @@ class SpoiltFirst(Embeddings):
         return self.embed_documents([text])[0]
 
 
-def known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
+def treat_as_known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
     """Make an object take the local server for OpenAI's own, and return it.
 
     It then sends as to a provider that is known to take any number of requests at once.

@@ -17,7 +17,7 @@ from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending import dispatcher
-from tests.support import LocalServer, assert_right, known, prose
+from tests.support import LocalServer, assert_right, prose, treat_as_known
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -124,7 +124,7 @@ class TestTokenAwareBatching:
 
     def test_the_smallest_batches_find_out_about_the_quota(self, batch: Batch) -> None:
         """What is sent before an answer has told it must not be more than a small one allows."""
-        embeddings = known(batch())
+        embeddings = treat_as_known(batch())
         pipeline = embeddings._pipeline
         inputs = pipeline.prepare([prose(100 + i % 50, i) for i in range(20_000)])
         work = pipeline.work(inputs, Results(inputs), keep=lambda rows, answer: None)  # noqa: ARG005
@@ -150,7 +150,7 @@ class TestParallelBatchProcessing:
     def test_keeps_all_workers_busy_and_no_more(self, batch: Batch, server: LocalServer) -> None:
         """5,000 texts with 5 workers: at most 8 requests, 4 to 5 of them at a time."""
         server.configure(latency=0.3)
-        embeddings = known(batch(max_batch_size=2048, max_workers=5))
+        embeddings = treat_as_known(batch(max_batch_size=2048, max_workers=5))
         texts = [f"section {i}" for i in range(5000)]
         assert_right(embeddings.embed_numpy(texts), texts)
         stats = server.stats()

@@ -8,7 +8,7 @@ import pytest
 from langchain_batch_embed import BatchEmbeddings, PartialEmbeddingsError
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.limits import OPENAI
-from tests.support import FakeClock, LocalServer, assert_right, known, prose
+from tests.support import FakeClock, LocalServer, assert_right, prose, treat_as_known
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -78,7 +78,7 @@ class TestRateLimitHandling:
     ) -> None:
         """Nothing is sent by any worker while the pause of one refusal lasts."""
         server.configure(script=("429",), retry_after=30)
-        embeddings = known(batch(max_batch_size=100))
+        embeddings = treat_as_known(batch(max_batch_size=100))
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
         assert server.stats()["by_status"] == {"200": 30, "429": 1}
         assert 30 <= clock.time <= 31
@@ -226,7 +226,7 @@ class TestHedging:
     ) -> None:
         """One hung request of forty: hedged, the call ends without waiting for its time-out."""
         server.configure(script=(*["ok"] * 20, "hang"))
-        embeddings = known(
+        embeddings = treat_as_known(
             batch(max_workers=4, max_batch_size=75, hedge=hedge, timeout=2, _clock=SYSTEM_CLOCK)
         )
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
@@ -242,7 +242,7 @@ class TestHedging:
     ) -> None:
         """Its runs are small, so one batch is more than the share of one of them."""
         server.configure(script=(*["ok"] * 30, "hang"))
-        embeddings = known(
+        embeddings = treat_as_known(
             batch(max_workers=4, max_batch_size=75, hedge=True, timeout=2, _clock=SYSTEM_CLOCK)
         )
         with embeddings.prefetch(TEXTS, max_buffered=3000):
@@ -257,7 +257,7 @@ class TestHedging:
     ) -> None:
         """A late batch that is a quarter of the call is not hedged, though there is room for it."""
         server.configure(script=("ok", "hang", "ok", "ok"))
-        embeddings = known(
+        embeddings = treat_as_known(
             batch(max_workers=4, max_batch_size=750, hedge=True, timeout=0.5, _clock=SYSTEM_CLOCK)
         )
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)

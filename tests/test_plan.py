@@ -28,7 +28,7 @@ from langchain_batch_embed.simulator.quota import Quota as ServerQuota
 from langchain_batch_embed.texts.tokens import ByteCounter
 from tests.sending.calls import make_work
 from tests.simulated.refusals import over_quota
-from tests.support import LocalServer, known, prose
+from tests.support import LocalServer, prose, treat_as_known
 
 Batch = Callable[..., BatchEmbeddings]
 OpenAI = Callable[..., OpenAIEmbeddings]
@@ -90,7 +90,7 @@ class TestPlan:
     ) -> None:
         """Requests to the number and tokens within 2 %, windows and repetitions included."""
         texts = [*library[:4000], *library[:100], prose(20_000, seed=1), prose(9_000, seed=2)]
-        embeddings = known(batch())
+        embeddings = treat_as_known(batch())
 
         plan = embeddings.plan(texts)
         embeddings.embed_numpy(texts)
@@ -104,7 +104,7 @@ class TestPlan:
         self, batch: Batch, server: LocalServer, library: list[str]
     ) -> None:
         """The same for 19,207 sections."""
-        embeddings = known(batch())
+        embeddings = treat_as_known(batch())
 
         plan = embeddings.plan(library)
         embeddings.embed_numpy(library)

@@ -34,7 +34,7 @@ from langchain_batch_embed.calls import recovery
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.journal import SQLiteJournal
-from tests.support import FakeClock, LocalServer, SpoiltFirst, assert_right
+from tests.support import FakeClock, LocalServer, SpoiltFirst, assert_right, treat_as_known
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -194,13 +194,16 @@ class TestPartialResults:
     def test_an_error_of_the_account_ends_everything_at_once(
         self, batch: Batch, server: LocalServer, fault: str, kind: type[Exception]
     ) -> None:
-        """A wrong key is not bisected: what is done is handed over, nothing more is sent."""
+        """A wrong key is not bisected: what is done is handed over, next to nothing more is sent.
+
+        Eight refusals in a row, and one of a single word, tell it from a firewall or a bad replica.
+        """
         server.configure(script=("ok", "ok"), faults={fault: 1.0})
         with pytest.raises(PartialEmbeddingsError) as caught:
             batch(max_workers=1, max_batch_size=100).embed_documents(TEXTS)
         assert isinstance(caught.value.__cause__, kind)
         assert sum(vector is not None for vector in caught.value.embeddings) == 200
-        assert server.stats()["requests"] == 3
+        assert server.stats()["requests"] <= 2 + 8 + 1
 
     def test_a_wrong_option_is_not_bisected(self, batch: Batch, server: LocalServer) -> None:
         """A refusal of another parameter than the input concerns every request."""
@@ -218,8 +221,8 @@ class TestPartialResults:
     def test_a_refusal_of_everything_is_not_bisected_to_the_end(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A server that refuses each text alone is believed after a few."""
-        server.configure(refuse_marker="section")
+        """A server that refuses even a single harmless word is believed after a few requests."""
+        server.configure(faults={"status_400": 1.0})
         with pytest.raises(PartialEmbeddingsError):
             batch(max_workers=1).embed_documents(TEXTS)
         assert server.stats()["requests"] < 40
@@ -243,10 +246,10 @@ class TestPartialResults:
         assert server.stats()["requests"] == 0
 
     def test_a_server_that_is_gone_is_not_bisected(self, batch: Batch, server: LocalServer) -> None:
-        """When nobody gets an answer any more, everything is given up after a few tries."""
+        """When nobody gets an answer any more, everything is given up after `max_outage`."""
         server.configure(script=("ok",) * 2, faults={"500": 1.0})
         with pytest.raises(PartialEmbeddingsError):
-            batch(max_workers=1, max_batch_size=500, max_retries=1).embed_documents(TEXTS)
+            batch(max_workers=1, max_batch_size=500, max_outage=60).embed_documents(TEXTS)
         assert server.stats()["requests"] <= 40
 
     def test_the_error_can_be_pickled(self, batch: Batch, server: LocalServer) -> None:
@@ -512,7 +515,7 @@ from langchain_batch_embed import BatchEmbeddings
 url, path, workers, size, n = sys.argv[1:]
 embeddings = BatchEmbeddings(
     OpenAIEmbeddings(base_url=url, api_key="x"),
-    journal=path, max_workers=int(workers), max_batch_size=int(size),
+    journal=path, max_workers=int(workers), max_batch_size=int(size), hedge=False,
 )
 embeddings.embed_numpy([f"process {n} section {i}" for i in range(2500)])
 """
@@ -539,8 +542,8 @@ class TestDeadlines:
     ) -> None:
         """Hung, or dripping a byte at a time: the finished part comes with the exception."""
         server.configure(script=("ok", "ok", fault, "ok"), drip_seconds=0.05)
-        embeddings = batch(
-            max_workers=2, max_batch_size=100, deadline=0.6, timeout=30, _clock=SYSTEM_CLOCK
+        embeddings = treat_as_known(
+            batch(max_workers=2, max_batch_size=100, deadline=0.6, timeout=30, _clock=SYSTEM_CLOCK)
         )
         with pytest.raises(PartialEmbeddingsError) as caught:
             embeddings.embed_numpy(TEXTS[:400])
@@ -563,7 +566,7 @@ class TestDeadlines:
     def test_a_wait_beyond_the_deadline_is_not_waited_for(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """`retry-after: 3600` with a deadline of 60 s ends at once."""
+        """`retry-after: 3600` with a deadline of 60 s ends at the deadline."""
         server.configure(script=("ok", "429"), retry_after=3600)
         clock.patience = 10  # a slow machine must not make the clock jump to the deadline
         embeddings = batch(deadline=60, max_workers=1, max_batch_size=100)
@@ -571,7 +574,7 @@ class TestDeadlines:
             embeddings.embed_numpy(TEXTS[:300])
         assert len(caught.value.failures) == 200
         assert isinstance(caught.value.__cause__, DeadlineError)
-        assert clock.time < 60
+        assert clock.time <= 60
 
 
 class TestInterrupts:

@@ -58,6 +58,10 @@ NEAR_ROUNDS = 4
 SUSPICIOUS = 4.0
 """Round trips this many times as long as the first ones may be those of a line: fewer are tried."""
 
+SAFE_SHARE = 0.25
+"""The start raises the number only as long as the first half of the answers takes this share of the
+time-out: should it be a line, the last of them still has to be answered in time."""
+
 CHECKS = 2
 """Rounds with the full number after which the start is over."""
 
@@ -104,6 +108,7 @@ class Concurrency:
         most: the ceiling.
         is_known: the provider is known to take any number.
         estimate: the current estimate.
+        timeout: seconds for one request, which the start keeps well below.
         is_saturated: whether requests wait in line: more of them get no more work done.
         threshold: where a slow start after a refusal ends.
         began: when the current round began.
@@ -115,6 +120,7 @@ class Concurrency:
         self.most = most
         self.is_known = is_known
         self.estimate = float(min(first, most))
+        self.timeout = math.inf
         self.is_saturated = False
         self.is_starting = not is_known and most > 1
         self._is_quota_told = False
@@ -288,7 +294,9 @@ class Concurrency:
                 self._checks = 0
                 self._try_fewer(ended)
                 return
-        self._set(self.estimate * growth)
+        # Should it be a line, the last of them still has to be answered in time.
+        longest = max(trip for trip, _, _ in trips)
+        self._set(self.estimate * max(1.0, min(growth, SAFE_SHARE * self.timeout / longest)))
 
     @staticmethod
     def _is_slower(ended: _Round, last: _Round) -> bool:

@@ -100,7 +100,7 @@ class Sender:
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.pacer = pacer
-        self.timeout = timeout
+        self.timeout = pacer.concurrency.timeout = timeout
         self.limits = SizeLimits()
         self._hedge = hedge
         self._server = server

@@ -115,7 +115,7 @@ class TestEmbeddingPerformance:
     def test_packing_a_million_counts(self, benchmark: BenchmarkFixture) -> None:
         """A million token counts are cut into batches that cover them and keep both limits."""
         weights = np.random.default_rng(0).integers(1, 1000, 1_000_000)
-        batches = benchmark(pack, weights, max_items=2048, max_tokens=300_000, workers=32)
+        batches, _ = benchmark(pack, weights, max_items=2048, max_tokens=300_000, workers=32)
         borders = np.array([batch.start for batch in batches])
         assert [batch.stop for batch in batches] == [*borders[1:].tolist(), len(weights)]
         assert borders[0] == 0

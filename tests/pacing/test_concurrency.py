@@ -82,7 +82,7 @@ class TestStart:
         """Also where round trips vary tenfold, as those of a hosted API do."""
         fulls = []
         for seed in range(9):
-            concurrency, reached = Concurrency(MOST), []
+            concurrency, reached = Concurrency(MOST), list[float]()
 
             def look(
                 now: float, it: Concurrency = concurrency, seen: list[float] = reached

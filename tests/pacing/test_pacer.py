@@ -23,7 +23,7 @@ def known(max_workers: int = 8, **options: float) -> Pacer:
         first_requests=max_workers,
         is_known=True,
         draw=lambda: 1.0,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 
@@ -145,7 +145,7 @@ class TestPlaces:
         pacer = known(max_workers=1)
         ticket = pacer.start(10, now=0)
         assert pacer.delay(10, now=0) == math.inf
-        pacer.refused(ticket)
+        pacer.passed(ticket, now=1)
         assert pacer.delay(10, now=1) == 0
 
     def test_a_server_that_is_away_is_asked_by_one_probe_at_a_time(self) -> None:

@@ -115,14 +115,14 @@ class TestKnownRate:
         bucket = TokenBucket(600)
         bucket.take(50, now=0)
         assert bucket.delay(10, now=0) == 0
-        bucket.refused(now=0)
+        bucket.refused(10, now=0)
         assert bucket.delay(10, now=0) == pytest.approx(1, rel=0.05)
 
     def test_refusals_under_a_known_rate_lower_the_share_that_is_used(self) -> None:
         """Never below a least share, and answers bring it back to all of it."""
         bucket = TokenBucket(600)
         for _ in range(100):
-            bucket.refused(now=0)
+            bucket.refused(10, now=0)
         assert bucket.delay(10, now=0) == pytest.approx(1 / LEAST_SHARE)
         for _ in range(100):
             bucket.passed(1, sent=0, now=0)
@@ -145,9 +145,9 @@ class TestMeasuredRate:
     def test_two_refusals_measure_the_rate(self) -> None:
         """A little less than what passed is used, as a refused request may be charged too."""
         bucket = TokenBucket()
-        bucket.refused(now=10)
+        bucket.refused(10, now=10)
         bucket.passed(1000, sent=11, now=12)
-        bucket.refused(now=20)
+        bucket.refused(10, now=20)
         assert bucket.is_measured
         assert not bucket.is_known
         assert 80 <= (bucket.rate or 0) <= 100
@@ -157,26 +157,26 @@ class TestMeasuredRate:
         """How full the bucket was at the start is not known."""
         bucket = TokenBucket()
         bucket.passed(1000, sent=0, now=1)
-        bucket.refused(now=10)
+        bucket.refused(10, now=10)
         assert bucket.rate is None
 
     def test_one_measurement_does_no_more_than_halve_the_rate(self) -> None:
         """It may be off."""
         bucket = TokenBucket()
-        bucket.refused(now=0)
+        bucket.refused(10, now=0)
         bucket.passed(1000, sent=1, now=1)
-        bucket.refused(now=10)
+        bucket.refused(10, now=10)
         rate = bucket.rate or 0
         bucket.passed(1, sent=11, now=12)
-        bucket.refused(now=20)
+        bucket.refused(10, now=20)
         assert 0.4 * rate <= (bucket.rate or 0) <= 0.5 * rate
 
     def test_a_measured_rate_is_raised_while_there_is_no_refusal(self) -> None:
         """So a quota that has grown is found."""
         bucket, now = TokenBucket(), 0.0
-        bucket.refused(now=0)
+        bucket.refused(10, now=0)
         bucket.passed(100, sent=0.5, now=0.9)
-        bucket.refused(now=1)
+        bucket.refused(10, now=1)
         first = bucket.rate or 0
         now = 1.0
         for _ in range(200):
@@ -188,9 +188,9 @@ class TestMeasuredRate:
     def test_a_refusal_that_may_be_chance_lowers_it_a_little(self) -> None:
         """By a twentieth, and not by half."""
         bucket = TokenBucket()
-        bucket.refused(now=0)
+        bucket.refused(10, now=0)
         bucket.passed(1000, sent=1, now=2)
-        bucket.refused(now=10)
+        bucket.refused(10, now=10)
         before = bucket.rate or 0
         bucket.ease(now=11)
         assert 0.9 * before <= (bucket.rate or 0) < before
@@ -198,18 +198,18 @@ class TestMeasuredRate:
     def test_a_header_replaces_what_was_measured(self) -> None:
         """What the server says is better than any measurement."""
         bucket = TokenBucket()
-        bucket.refused(now=0)
+        bucket.refused(10, now=0)
         bucket.passed(100, sent=0.5, now=0.9)
-        bucket.refused(now=1)
+        bucket.refused(10, now=1)
         bucket.learn(limit=600, remaining=300, reset=30, unseen=0, sent=2, now=2)
         assert (bucket.is_known, bucket.rate) == (True, 10)
 
     def test_a_measured_bucket_bounds_no_request(self) -> None:
         """Its size is a guess: no batch is cut because of it."""
         bucket = TokenBucket()
-        bucket.refused(now=0)
+        bucket.refused(10, now=0)
         bucket.passed(100, sent=0.5, now=0.9)
-        bucket.refused(now=1)
+        bucket.refused(10, now=1)
 
     @pytest.mark.parametrize("per_minute", [60_000, 1_000_000, 20_000_000])
     def test_finds_the_rate_of_a_server_that_says_nothing(self, per_minute: int) -> None:
@@ -223,7 +223,7 @@ class TestMeasuredRate:
             bucket.take(amount, now)
             server.settle(now)
             if server.delay(amount, now):
-                bucket.refused(now)
+                bucket.refused(amount, now)
                 refused += now > begin
                 now += 0.5
             else:
@@ -248,7 +248,9 @@ class TestMeasuredRate:
                 bucket.take(10, now)
             elif name == "passed":
                 bucket.passed(10, sent=now, now=now)
+            elif name == "refused":
+                bucket.refused(10, now)
             else:
-                getattr(bucket, name)(now)
+                bucket.ease(now)
             assert bucket.rate is None or bucket.rate > 0
             assert 0 <= bucket.delay(10, now) < math.inf

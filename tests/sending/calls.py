@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def make_sender(
     return Sender(pacer, max_retries=max_retries, timeout=timeout, hedge=hedge, draw=draw)
 
 
-def refusal(status: int, message: str = "No", **details: str) -> StatusError:
+def refusal(status: int, message: str = "No", **details: Any) -> StatusError:
     """Return the error of an SDK for an answer with this status."""
     return StatusError(status, message, **details)
 

