@@ -13,7 +13,7 @@ from tests.simulated.trial import Client, clients_of, try_cell
 
 REASONS = {
     "AT_A_TIME": "a limit of requests at a time told as a bare 429 is taken for a quota",
-    "SCARCE": "few requests a minute, told by nobody, are refused several times until they are measured",
+    "SCARCE": "few requests a minute, told by nobody, are refused several times until measured",
     "FIRST": "the first eight requests are sent before any header has told the quota",
     "SHORT": "the whole run takes about a second, so finding the number at once is half of it",
     "NOISE": "a tail of slow answers is taken for a line, so fewer are sent than the server takes",
@@ -30,17 +30,17 @@ EXCEPTIONS = """
 reason      ratio     %  cell
 AT_A_TIME       -    17  1M, windows 1 s, refused charged, says hint, 50 ms, 8 or 429, 5 min reset, no limits
 AT_A_TIME     3.0    15  20M, bucket 0.5 s, refused free, says zero, 2 s, 8 or 429, 5 s reset, 256 kB
-AT_A_TIME     2.6     -  40M, bucket 1 s, refused free, says hint, 50 ms, 8 or 429, 5 s of 503, 10 texts
+AT_A_TIME     2.4     -  40M, bucket 1 s, refused free, says hint, 50 ms, 8 or 429, 5 s of 503, 10 texts
 AT_A_TIME     1.6     -  40M, bucket 10 s, refused charged, says nothing, 0.3 s, 8 or 429, slow minute, 256 kB
 AT_A_TIME       -    30  40M, bucket 3 s, refused free, says all, 50 ms, 8 or 429, refused in rows, no limits
 AT_A_TIME     2.2     -  40M, windows 60 s, refused free, says nothing, 0.3 s, 8 or 429, 5 s reset, 256 kB
-AT_A_TIME     1.3    38  5M, bucket 1 s, refused free, says all, 50 ms, 8 or 429, no bad luck, 10 texts
+AT_A_TIME     1.4    43  5M, bucket 1 s, refused free, says all, 50 ms, 8 or 429, no bad luck, 10 texts
 AT_A_TIME       -    14  5M, bucket 10 s, refused charged, says used, 5 ms, 8 or 429, restarts, 256 kB
 AT_A_TIME       -    13  60 requests, bucket 1 s, refused charged, says used, 0.3 s, 8 or 429, 5 min of 503, 256 kB
 AT_A_TIME     2.5     -  60 requests, bucket 60 s, refused free, says used, 2 s, 8 or 429, failing scattered, no limits
 AT_A_TIME     2.6     -  no quota, 2 s, 8 or 429, 5 min of 503, no limits
 AT_A_TIME     8.8     -  no quota, 5 ms, 8 or 429, refused in rows, 256 kB
-AT_A_TIME     3.5     -  no quota, 50 ms, 8 or 429, refused scattered, 10 texts
+AT_A_TIME     3.6     -  no quota, 50 ms, 8 or 429, refused scattered, 10 texts
 SCARCE       17.3    17  60 requests, bucket 1 s, refused charged, says zero, 2 s, 32 at once, refused scattered, 256 kB
 SCARCE        3.9    32  60 requests, bucket 1 s, refused charged, says zero, 5 ms, blind worker, slow minute, no limits
 SCARCE        3.4     -  60 requests, bucket 10 s, refused charged, says nothing, 50 ms, unbounded, 5 min of 503, 10 texts
@@ -52,13 +52,13 @@ SCARCE        2.3     -  60 requests, windows 60 s, refused charged, says hint, 
 SCARCE        8.0     -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
 FIRST         1.3    10  60 requests, bucket 1 s, refused charged, says all, 5 ms, unbounded, 5 s reset, 10 texts
 FIRST           -     5  60 requests, bucket 3 s, refused free, says all, 0.3 s, 32 at once, 5 min reset, 256 kB
-SHORT         2.3     -  1M, windows 60 s, refused charged, says hint, 50 ms, 32 at once, refused scattered, 10 texts
-SHORT         3.6     -  20M, windows 1 s, refused charged, says used, 5 ms, 32 at once, refused in rows, 10 texts
-SHORT         2.8     -  40M, bucket 3 s, refused free, says hint, 5 ms, 8 or 503, no bad luck, 10 texts
-SHORT         3.8     -  5M, bucket 60 s, refused free, says used, 50 ms, unbounded, no bad luck, 10 texts
+SHORT         2.5     -  20M, windows 1 s, refused charged, says used, 5 ms, 32 at once, refused in rows, 10 texts
+SHORT         3.5     -  40M, bucket 3 s, refused free, says hint, 5 ms, 8 or 503, no bad luck, 10 texts
+SHORT         4.1     -  5M, bucket 60 s, refused free, says used, 50 ms, unbounded, no bad luck, 10 texts
 NOISE         3.5     -  1M, bucket 60 s, refused charged, says zero, 50 ms, 4 at once, refused in rows, 256 kB
 NOISE         2.0     -  1M, windows 60 s, refused charged, says all, 2 s, 8 or 503, slow minute, 10 texts
-NOISE         9.7     -  20M, bucket 60 s, refused free, says hint, 50 ms, 32 at once, slow minute, 10 texts
+NOISE         2.7     -  1M, windows 60 s, refused charged, says hint, 50 ms, 32 at once, refused scattered, 10 texts
+NOISE        12.2     -  20M, bucket 60 s, refused free, says hint, 50 ms, 32 at once, slow minute, 10 texts
 NOISE         2.0    13  5M, bucket 3 s, refused charged, says nothing, 5 ms, 1 at once, slow minute, 256 kB
 NOISE         4.8     -  no quota, 5 ms, unbounded, slow minute, 256 kB
 OVERSIZED     3.4     -  1M, bucket 1 s, refused charged, says zero, 2 s, 1 at once, restarts, 10 texts
