@@ -160,12 +160,17 @@ class Pacer:
         if self._learn(ticket, headers, now):
             self.concurrency.open()
         self.concurrency.answered(sent=ticket.sent, now=now, work=ticket.work, in_flight=in_flight)
-        outage = self.health.away_for(now)
-        was_down = self.health.answered(now)
-        if was_down and outage >= LONG_OUTAGE and self._before_outage is not None:
+        was_away = self.is_away(now)
+        self.health.answered(now)
+        if was_away and self._before_outage is not None:
             self.concurrency.recover(self._before_outage, now)
         self._before_outage = None
-        return was_down
+        return was_away
+
+    def is_away(self, now: float) -> bool:
+        """Tell whether the server is away, and not just overloaded for a moment."""
+        health = self.health
+        return health.is_down and (health.away_for(now) >= LONG_OUTAGE or not health.has_answered)
 
     def passed(self, ticket: Ticket, now: float) -> None:
         """Count a request as let through by the limiter, whatever the server made of it."""

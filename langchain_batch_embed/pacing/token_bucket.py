@@ -11,12 +11,12 @@ from dataclasses import dataclass
 __all__ = ["LONGEST", "TokenBucket"]
 
 PROBE = 0.0005
-"""The k-th answer in a row raises a measured rate by k times this share: by a tenth after 20, by half
-after 40. A change of the quota is found that way."""
+"""The k-th answer in a row raises a measured rate by k times this share: by a tenth after 20, by
+half after 40. A change of the quota is found that way."""
 
 FIRST_PROBE = 0.005
-"""The same after the first measurement, which a slow start makes too low: threefold after 20 answers,
-or after as many seconds."""
+"""The same after the first measurement, which a slow start makes too low: threefold after 20
+answers, or after as many seconds."""
 
 AHEAD = 2.0
 """A measured rate is never raised above this many times what has really passed since."""

@@ -45,6 +45,10 @@ MERGED = 1024
 """Texts in a batch for a saturated server, at most: an answer with twice as many is no faster to
 read, and takes twice the memory."""
 
+OVERLOADED = 4
+"""An overloaded server uses up retries this many times more slowly: where it refuses 6 requests of
+10 at random, a text is lost once in 100 million."""
+
 SURE = 8
 """That is at least this many failures together: with one request in ten that fails by chance, they
 would come together once in 100 million."""
@@ -459,7 +463,10 @@ class Queue:
 
     def _is_to_be_lost(self, batch: Batch, diagnosis: Diagnosis) -> bool:
         """Tell whether one text has failed often enough, while others are answered."""
-        if batch.failures > self._max_retries:
+        most = self._max_retries
+        if diagnosis.kind is Kind.OVERLOADED:  # most often it is the server, and not the text
+            most = OVERLOADED * (most + 1)
+        if batch.failures > most:
             return True
         # A 5xx each time for it and for all that it was a part of: it is the text.
         is_known = batch.failures >= ALONE and batch.in_a_row >= SURE

@@ -111,6 +111,7 @@ class Sender:
         self._refused_in_a_row = 0
         self._refusals_allowed = REFUSED_IN_A_ROW
         self._last_refusal: BaseException | None = None
+        self._is_outage_told = False
         self._is_canary_due = False
         self._canary: Flight | None = None
 
@@ -214,7 +215,9 @@ class Sender:
         """
         self._refused_in_a_row = 0
         if self.pacer.answered(flight.ticket, headers, now):
-            logger.warning("%s answers again", self._server)
+            if self._is_outage_told:
+                logger.warning("%s answers again", self._server)
+            self._is_outage_told = False
             for queue in self._turns.queues:
                 queue.release_delayed()
         if flight is self._canary:
@@ -230,11 +233,11 @@ class Sender:
     def failed(self, flight: Flight, error: BaseException, now: float) -> None:
         """Note that a request failed, and do with its batches what is right."""
         diagnosis = _diagnosed(error, flight.texts)
-        was_down = self.pacer.health.is_down
         begins = self._tell_pacer(flight, diagnosis, error, now)
         if begins:
             self._log_pause(diagnosis, now)
-        if self.pacer.health.is_down and not was_down:
+        if self.pacer.is_away(now) and not self._is_outage_told:
+            self._is_outage_told = True
             logger.warning(
                 "%s does not answer (%s): one request at a time tries again, everything else "
                 "waits, for %g s at most",
@@ -309,7 +312,9 @@ class Sender:
                 headers=_headers(error),
                 quota=None if quota is None else (quota.kind, quota.limit),
             )
-        if kind in _OF_THE_SERVER and not self._is_of_the_texts(flight, diagnosis):
+        if diagnosis.whole_quota:
+            self.pacer.undo(flight.ticket)  # no limiter charges what it can never let through
+        elif kind in _OF_THE_SERVER and not self._is_of_the_texts(flight, diagnosis):
             self.pacer.failed(
                 flight.ticket,
                 now,
