@@ -57,7 +57,7 @@ def main() -> None:
             "find and count what is sent",
             lambda: prepare(
                 texts,
-                counter=pipeline.counter,
+                counter=pipeline.fetcher.counter,
                 limits=embeddings.limits,
                 long_inputs="average",
             ),
