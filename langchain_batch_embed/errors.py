@@ -316,6 +316,12 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
+def root_of(errors: Sequence[BaseException]) -> BaseException:
+    """Return the error that explains the others: the first of a text that was really sent."""
+    sent = next((error for error in errors if not isinstance(error, NotSentError)), None)
+    return sent or errors[0].__cause__ or errors[0]
+
+
 def name_indices(indices: Sequence[int]) -> str:
     """Write the first indices for a message, and how many more there are."""
     shown = ", ".join(map(str, indices[:_INDICES_SHOWN]))

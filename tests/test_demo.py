@@ -41,7 +41,7 @@ def run(**options: Any) -> str:
 
 def run_package(**options: Any) -> str:
     """Run it on this package's own source, which is read faster than a whole library."""
-    return run(**{"path": Path(demo.__file__).parent, **options})
+    return run(**{"path": Path(demo.__file__).parent.parent, **options})
 
 
 def rows(printed: str) -> list[tuple[str, int, int, float, float]]:

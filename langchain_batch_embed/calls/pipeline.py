@@ -17,7 +17,7 @@ from langchain_batch_embed.calls.fetcher import Fetch, Fetcher
 from langchain_batch_embed.calls.open_prefetches import OpenPrefetches
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.calls.results import Results
-from langchain_batch_embed.errors import Failure, NotSentError, PartialEmbeddingsError
+from langchain_batch_embed.errors import Failure, PartialEmbeddingsError, root_of
 from langchain_batch_embed.limits import check_positive
 from langchain_batch_embed.providers.decoding import to_lists
 from langchain_batch_embed.report import Report, dollars
@@ -223,7 +223,7 @@ class Pipeline:
         results = call.fetch.results
         if call.failures and call.report is not None:
             errors = [failure.error for failure in call.failures]
-            cause = next((e for e in errors if not isinstance(e, NotSentError)), errors[0])
+            cause = root_of(errors)
             raise PartialEmbeddingsError(results.partial(), call.failures, call.report) from cause
         call.fetch.recovery.succeeded()
         return results

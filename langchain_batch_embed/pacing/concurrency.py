@@ -8,7 +8,7 @@ Nobody tells that number, so it is found from round trips, as TCP finds the capa
   line, at the server or in this process. From then on the number is lowered step by step as long
   as the work done per second stays the same, and raised now and then to see whether more helps.
 - **Overload.** A time-out halves the number. A refusal (503, or a 429 of a limit of connections)
-  lowers it to what was being answered at that moment, and higher numbers are tried ever more rarely.
+  lowers it to what was being answered at that moment; higher numbers are tried ever more rarely.
 
 Round trips are compared by the median of their logarithms, and only a difference well above its
 standard error counts, since those of a hosted API vary tenfold without any line.
@@ -53,7 +53,7 @@ NEAR = 0.08
 time, and is done at once: next door, this process is what everything waits for."""
 
 NEAR_ROUNDS = 4
-"""In every second one of these first rounds: the very first opens connections, so it says little."""
+"""In every second one of these first rounds; the very first opens connections and says little."""
 
 SUSPICIOUS = 4.0
 """Round trips this many times as long as the first ones may be those of a line: fewer are tried."""

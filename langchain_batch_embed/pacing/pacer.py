@@ -35,13 +35,13 @@ STRAY = 0.3
 """Share of refusals that can be chance: some gateways refuse a few whatever the rate."""
 
 ROUNDS = 2
-"""After this many rounds without a refusal, a refusal of one more request at a time is about that."""
+"""After this many rounds without a refusal, one for one more request at a time is about that."""
 
 OTHER_QUOTA = 4.0
-"""A quota of tokens that was measured with batches this many times smaller may be one of requests."""
+"""A quota of tokens measured with batches this many times smaller may be one of requests."""
 
 LONG_OUTAGE = 2.0
-"""After failures for this many seconds without an answer, the server was away, and not overloaded."""
+"""After this many seconds of failures alone, the server was away, and not overloaded."""
 
 BURST = 3
 """Refusals in one pause from which on they are no chance, if they are half of what was sent."""

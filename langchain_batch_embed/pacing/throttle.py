@@ -8,8 +8,8 @@ from langchain_batch_embed.pacing.backoff import Backoff
 __all__ = ["LOOK_AGAIN", "Throttle"]
 
 BACKOFF = Backoff(first=0.5, longest=10.0)
-"""Where the server does not say how long. With the longest, a quota that is counted in fixed minutes
-is found open again after 10 s at the most."""
+"""Where the server does not say how long. With the longest, a quota counted in fixed minutes is found
+open again after 10 s at the most."""
 
 MOMENT = 0.05
 """Seconds after a refusal of one request too many at a time."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 __all__ = ["LONGEST", "TokenBucket"]
 
 PROBE = 0.0005
-"""The k-th answer in a row raises a measured rate by k times this share: by a tenth after 20 answers,
-by half after 40. A change of the quota is found that way."""
+"""The k-th answer in a row raises a measured rate by k times this share: by a tenth after 20, by half
+after 40. A change of the quota is found that way."""
 
 FIRST_PROBE = 0.005
-"""The same after the first measurement, which a slow start makes too low: threefold after 20 answers
-in a row or, with fewer, after as many seconds."""
+"""The same after the first measurement, which a slow start makes too low: threefold after 20 answers,
+or after as many seconds."""
 
 AHEAD = 2.0
 """A measured rate is never raised above this many times what has really passed since."""
@@ -41,7 +41,7 @@ LEAST_SHARE = 0.8
 """The share never falls below this."""
 
 LONGEST = 30.0
-"""A measured rate lets a request of the usual size through at least every this many seconds: time in
+"""A measured rate lets a request of the usual size through at least this often, in seconds: time in
 which nothing was sent, or a server that refuses at random, must not make it ever slower."""
 
 MEASURED_SECONDS = 1.0

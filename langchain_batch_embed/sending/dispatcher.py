@@ -199,6 +199,9 @@ class Dispatcher:
             with self.lock:
                 if not self._wake_up:
                     self._timekeeper = None
+                    workers, self._executor = self._executor, None
+                    if workers is not None:
+                        workers.shutdown(wait=False)  # each ends with its request
                     return
                 wait = self._alarm - self.clock.now()
                 if wait > 0:
@@ -226,9 +229,13 @@ class Dispatcher:
     def _submit(self, flight: Flight) -> bool:
         """Hand a request to a worker; return whether that was possible."""
         try:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(self.max_workers + SPARE_WORKERS, "batch-embed")
-            self._executor.submit(self._send, flight)
+            with self.lock:
+                if self._executor is None:
+                    self._executor = ThreadPoolExecutor(
+                        self.max_workers + SPARE_WORKERS, "batch-embed"
+                    )
+                workers = self._executor
+            workers.submit(self._send, flight)
         except Exception as error:  # noqa: BLE001  # "can't start new thread", or at its exit
             with self.lock:
                 self._failed_submits += 1

@@ -50,8 +50,8 @@ SURE = 8
 would come together once in 100 million."""
 
 HARMLESS_TIMEOUT = 60.0
-"""With a time-out of this many seconds, `WAVE_LEAST` tokens in the first request do no harm: at 40 ms
-for a text of some 70 tokens that takes 9 s."""
+"""With a time-out of this many seconds, `WAVE_LEAST` tokens in the first request do no harm: at 40
+ms for a text of some 70 tokens that takes 9 s."""
 
 SOON = 3.0
 """While others are answered, a batch that failed once is sent again after this many round trips at

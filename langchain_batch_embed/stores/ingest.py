@@ -27,6 +27,7 @@ from langchain_batch_embed.errors import (
     InputTypeError,
     OptionError,
     causes,
+    root_of,
 )
 from langchain_batch_embed.limits import check_positive
 from langchain_batch_embed.report import IngestFailure, IngestReport
@@ -281,7 +282,7 @@ class Ingestion:
     def _stop_if_hopeless(self, failed: int, error: BaseException) -> None:
         self._failed_in_a_row += failed
         if self._failed_in_a_row >= FAILED_IN_A_ROW:
-            raise IngestError(self._report()) from error
+            raise IngestError(self._report()) from root_of([error])
 
     def _report(self) -> IngestReport:
         return IngestReport(

@@ -17,7 +17,6 @@ from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.providers.decoding import read_answer, to_lists
 from langchain_batch_embed.simulator import Scenario, Simulator
-from langchain_batch_embed.texts.inputs import prepare
 
 SECTIONS = 19_207
 ROUNDS = 3
@@ -55,12 +54,7 @@ def main() -> None:
         print("|---|--:|--:|")
         measure(
             "find and count what is sent",
-            lambda: prepare(
-                texts,
-                counter=pipeline.fetcher.counter,
-                limits=embeddings.limits,
-                long_inputs="average",
-            ),
+            lambda: pipeline.prepare(texts),
         )
         measure(
             "the SDK's work on as many requests of one word",
