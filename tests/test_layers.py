@@ -141,15 +141,7 @@ def test_a_room_imports_only_rooms_below(room: str) -> None:
     assert {other for other in below if HEIGHT[other] >= HEIGHT[room]} == set()
 
 
-@pytest.mark.parametrize(
-    "room",
-    [
-        pytest.param(room, marks=pytest.mark.xfail(reason="work.py names queue.Queue and Trial"))
-        if room == "sending"
-        else room
-        for room in FOLDERS
-    ],
-)
+@pytest.mark.parametrize("room", FOLDERS)
 def test_no_circle_inside_a_room(room: str) -> None:
     """The files of a room have an order too, imports for types alone included."""
     TopologicalSorter({path.stem: neighbours(path) for path in FILES[room]}).prepare()

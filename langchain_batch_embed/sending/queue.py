@@ -524,7 +524,7 @@ class Queue:
 
     def _batch(self, rows: Rows) -> Batch:
         batch = self.work.batch(rows)
-        batch.queue = self
+        batch.unpark = self._unpark
         return batch
 
     def _settle(self, batch: Batch, outcome: Outcome) -> None:
@@ -540,5 +540,5 @@ class Queue:
     def _release(self, parked: Sequence[Batch]) -> None:
         """Make ready what waited for what has been found out by now."""
         for batch in parked:
-            if batch.queue is not None:
-                batch.queue._unpark(batch)  # noqa: SLF001  # perhaps another call's
+            if batch.unpark is not None:
+                batch.unpark(batch)  # perhaps into another call's queue

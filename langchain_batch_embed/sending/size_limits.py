@@ -7,12 +7,11 @@ where it ends at one text, it was that text, and nothing is learnt.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from langchain_batch_embed.pacing.diagnosis import Diagnosis
-from langchain_batch_embed.sending.work import Batch
+from langchain_batch_embed.sending.work import Batch, Trial
 
-__all__ = ["SizeLimits", "Trial"]
+__all__ = ["SizeLimits"]
 
 SAFETY = 0.95
 """A limit that a refusal lets us compute is used at this share: it rests on an estimate."""
@@ -30,27 +29,6 @@ RETEST = 8
 """A deduced limit is doubled after this many answers, and again after 8 times as many each time."""
 
 _MEASURES = ("items", "tokens", "octets")
-
-
-@dataclass(slots=True, eq=False)
-class Trial:
-    """One refusal whose cause is being found out with the parts of the refused batch.
-
-    Attributes:
-        signature: of the refusal.
-        measure: what the limit would be in: `"items"`, `"tokens"` or `"octets"`.
-        found: the size that got through; `inf` before any did.
-        open: parts without an outcome.
-        is_content: it ended at one text, so the size is not the cause.
-        parked: batches refused in the same way, which wait for what is found out.
-    """
-
-    signature: str
-    measure: str
-    found: float = math.inf
-    open: int = 1
-    is_content: bool = False
-    parked: list[Batch] = field(default_factory=list)
 
 
 class SizeLimits:

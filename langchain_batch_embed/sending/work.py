@@ -1,9 +1,10 @@
 """What is sent: a call's work, its batches, and what becomes of them."""
 
 import contextvars
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,7 @@ from numpy.typing import NDArray
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.texts.packing import Sizes
 
-if TYPE_CHECKING:
-    from langchain_batch_embed.sending.queue import Queue
-    from langchain_batch_embed.sending.size_limits import Trial
-
-__all__ = ["Batch", "Done", "Lost", "Outcome", "Rows", "Send", "Work"]
+__all__ = ["Batch", "Done", "Lost", "Outcome", "Rows", "Send", "Trial", "Work"]
 
 Rows = NDArray[np.intp]
 
@@ -48,7 +45,7 @@ class Batch:
         copies: requests for it that are in flight: 1, or 2 where it is hedged.
         error: the last one.
         is_settled: whether it has its outcome, or was replaced by its parts.
-        queue: the one that it belongs to.
+        unpark: makes the batch ready again, where it waits for what a trial tells.
     """
 
     rows: Rows
@@ -66,7 +63,28 @@ class Batch:
     copies: int = 0
     error: BaseException | None = None
     is_settled: bool = False
-    queue: "Queue | None" = None
+    unpark: "Callable[[Batch], None] | None" = None
+
+
+@dataclass(slots=True, eq=False)
+class Trial:
+    """One refusal whose cause is being found out with the parts of the refused batch.
+
+    Attributes:
+        signature: of the refusal.
+        measure: what the limit would be in: `"items"`, `"tokens"` or `"octets"`.
+        found: the size that got through; `inf` before any did.
+        open: parts without an outcome.
+        is_content: it ended at one text, so the size is not the cause.
+        parked: batches refused in the same way, which wait for what is found out.
+    """
+
+    signature: str
+    measure: str
+    found: float = math.inf
+    open: int = 1
+    is_content: bool = False
+    parked: list[Batch] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
