@@ -31,7 +31,7 @@ from langchain_batch_embed.commands import corpus
 from langchain_batch_embed.commands.corpus import Section
 from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from langchain_batch_embed.embeddings import BatchEmbeddings
-from langchain_batch_embed.report import dollars
+from langchain_batch_embed.report import Report, dollars
 from langchain_batch_embed.simulator import Scenario, Simulator
 from langchain_batch_embed.texts.tokens import counter_for
 
@@ -266,6 +266,8 @@ def _compare(job: _Job, alone: OpenAIEmbeddings, wire: _Wire) -> None:
         say(f"Writing the vectors into {into} took {_short(seconds - batched.seconds)} s more.")
         say(f"BatchEmbeddings was {faster} times faster than OpenAIEmbeddings alone.")
         say(f"It may have {embeddings.limits.max_workers} requests in flight at once.")
+        if sent_twice := _sent_twice(embeddings.last_report):
+            say(sent_twice)
         _search(job, store, vectors)
 
 
@@ -308,6 +310,17 @@ def _batched(embeddings: BatchEmbeddings) -> Way:
         requests=report.requests,
         tokens=report.tokens,
         seconds=report.seconds,
+    )
+
+
+def _sent_twice(report: Report | None) -> str | None:
+    """Return a sentence about the requests that were sent twice, or `None` if none was."""
+    if report is None or not report.hedged:
+        return None
+    share = report.hedged_tokens / max(1, report.tokens)
+    return (
+        f"Late answers made it send {report.hedged} requests twice, {share:.1%} of the tokens;"
+        " hedge=False turns that off."
     )
 
 
