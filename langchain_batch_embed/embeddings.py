@@ -52,6 +52,7 @@ class BatchEmbeddings(Embeddings):
             windows and returns their token-weighted mean at unit length, as `OpenAIEmbeddings`
             does; `"truncate"` embeds its beginning; `"error"` refuses it before anything is sent.
         max_retries: how often one batch may fail with temporary errors while others are answered.
+            With 0 a 5xx fails a single text at once, also where nothing else is in flight.
         timeout: seconds for one request; `None`: the wrapped object's own, or 120.
         deadline: seconds for one call; texts without a vector then are reported as failed.
         journal: where finished vectors are kept: a path (SQLite) or a LangChain `ByteStore`.

@@ -450,7 +450,9 @@ class Queue:
                 delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
                 self._split(batch, 2, now, delay=delay)
                 return
-        elif others_answered and self._is_to_be_lost(batch, diagnosis):
+        elif self._is_to_be_lost(batch, diagnosis) and (
+            others_answered or (self._max_retries == 0 and diagnosis.status is not None)
+        ):
             self._settle(batch, Lost(batch.rows, error))
             self._release(self._limits.dropped(batch))
             return
@@ -470,7 +472,7 @@ class Queue:
         """Tell whether one text has failed often enough, while others are answered."""
         most = self._max_retries
         if diagnosis.kind is Kind.OVERLOADED:  # most often it is the server, and not the text
-            most = OVERLOADED * (most + 1)
+            most *= OVERLOADED
         if batch.failures > most:
             return True
         # A 5xx each time for it and for all that it was a part of: it is the text.

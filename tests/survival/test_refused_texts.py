@@ -318,7 +318,8 @@ class TestOneTextThatIsTooLarge:
         assert sorted(embed(embeddings, texts_with(1000, [500]))) == [500]
         server.configure(dimensions=DIMENSIONS)
         assert embed(embeddings, [f"later {i}" for i in range(1000)]) == {}
-        assert server.stats()["requests"] <= 48
+        # 32 at best; the first requests to a server that is not known are smaller.
+        assert server.stats()["requests"] <= 80
 
     def test_texts_near_the_limit_of_a_body_are_all_embedded(
         self, batch: Batch, server: LocalServer
