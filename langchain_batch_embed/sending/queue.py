@@ -380,6 +380,8 @@ class Queue:
         if concurrency.is_starting:
             harmless = WAVE_LEAST * min(1.0, self.timeout / HARMLESS_TIMEOUT)
             first = FIRST_WORK * min(1.0, self.timeout / FIRST_TIMEOUT)
+            if (in_time := self._limits.in_time(self.timeout)) < math.inf:
+                first = min(FIRST_WORK, max(first, in_time))
             return min(most, first) if self._line.work > harmless else most
         return min(most, self._limits.in_time(self.timeout))
 
