@@ -13,8 +13,24 @@ from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
 from tests.support import FakeClock, LocalServer
 
+SLOW = {
+    "survival", "stores", "simulator", "benchmarks",
+    "test_demo", "test_faults", "test_grid", "test_ingest", "test_notebooks", "test_plan",
+    "test_prefetch", "test_promises", "test_readme", "test_recovery", "test_sqlite_stores",
+}  # fmt: skip
+"""Folders and modules whose tests take most of the time: processes, notebooks, real stores."""
+
 LONGEST = 120.0
 """Seconds after which a test fails that would otherwise wait for ever."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what the fast loop leaves out, and what needs PostgreSQL."""
+    for item in items:
+        if SLOW & {item.path.stem, item.path.parent.name}:
+            item.add_marker(pytest.mark.slow)
+        if item.path.parent.name == "stores" and "fill" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.stores)
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ EXCEPTIONS = """
 reason      ratio     %  cell
 AT_A_TIME       -    17  1M, windows 1 s, refused charged, says hint, 50 ms, 8 or 429, 5 min reset, no limits
 AT_A_TIME     3.0    15  20M, bucket 0.5 s, refused free, says zero, 2 s, 8 or 429, 5 s reset, 256 kB
-AT_A_TIME     2.4     -  40M, bucket 1 s, refused free, says hint, 50 ms, 8 or 429, 5 s of 503, 10 texts
+AT_A_TIME     2.2     -  40M, bucket 1 s, refused free, says hint, 50 ms, 8 or 429, 5 s of 503, 10 texts
 AT_A_TIME     1.6     -  40M, bucket 10 s, refused charged, says nothing, 0.3 s, 8 or 429, slow minute, 256 kB
 AT_A_TIME       -    30  40M, bucket 3 s, refused free, says all, 50 ms, 8 or 429, refused in rows, no limits
 AT_A_TIME     2.2     -  40M, windows 60 s, refused free, says nothing, 0.3 s, 8 or 429, 5 s reset, 256 kB
@@ -48,27 +48,27 @@ SCARCE        2.5    16  60 requests, windows 1 s, refused free, says hint, 50 m
 SCARCE        1.7    22  60 requests, windows 1 s, refused free, says nothing, 0.3 s, 4 at once, 5 s of 503, 10 texts
 SCARCE        1.6    21  60 requests, windows 1 s, refused free, says zero, 0.3 s, 8 or 503, restarts, 10 texts
 SCARCE       15.5    33  60 requests, windows 1 s, refused free, says zero, 2 s, 1 at once, no bad luck, no limits
-SCARCE        2.3     -  60 requests, windows 60 s, refused charged, says hint, 2 s, 1 at once, refused in rows, 10 texts
-SCARCE        8.0     -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
+SCARCE        2.5     -  60 requests, windows 60 s, refused charged, says hint, 2 s, 1 at once, refused in rows, 10 texts
+SCARCE        8.9     -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
 FIRST         1.3    10  60 requests, bucket 1 s, refused charged, says all, 5 ms, unbounded, 5 s reset, 10 texts
 FIRST           -     5  60 requests, bucket 3 s, refused free, says all, 0.3 s, 32 at once, 5 min reset, 256 kB
 SHORT         2.5     -  20M, windows 1 s, refused charged, says used, 5 ms, 32 at once, refused in rows, 10 texts
-SHORT         3.5     -  40M, bucket 3 s, refused free, says hint, 5 ms, 8 or 503, no bad luck, 10 texts
+SHORT         3.4     -  40M, bucket 3 s, refused free, says hint, 5 ms, 8 or 503, no bad luck, 10 texts
 SHORT         4.1     -  5M, bucket 60 s, refused free, says used, 50 ms, unbounded, no bad luck, 10 texts
 NOISE         3.5     -  1M, bucket 60 s, refused charged, says zero, 50 ms, 4 at once, refused in rows, 256 kB
-NOISE         2.0     -  1M, windows 60 s, refused charged, says all, 2 s, 8 or 503, slow minute, 10 texts
+NOISE         1.9     -  1M, windows 60 s, refused charged, says all, 2 s, 8 or 503, slow minute, 10 texts
 NOISE         2.7     -  1M, windows 60 s, refused charged, says hint, 50 ms, 32 at once, refused scattered, 10 texts
 NOISE        12.2     -  20M, bucket 60 s, refused free, says hint, 50 ms, 32 at once, slow minute, 10 texts
 NOISE         2.0    13  5M, bucket 3 s, refused charged, says nothing, 5 ms, 1 at once, slow minute, 256 kB
 NOISE         4.8     -  no quota, 5 ms, unbounded, slow minute, 256 kB
-OVERSIZED     3.4     -  1M, bucket 1 s, refused charged, says zero, 2 s, 1 at once, restarts, 10 texts
+OVERSIZED     2.9     -  1M, bucket 1 s, refused charged, says zero, 2 s, 1 at once, restarts, 10 texts
 OVERSIZED     2.1     -  20M, bucket 0.5 s, refused free, says hint, 0.3 s, unbounded, restarts, 256 kB
 OVERSIZED     3.8     -  40M, windows 1 s, refused charged, says nothing, 2 s, unbounded, refused scattered, 256 kB
 OVERSIZED     2.2     -  5M, bucket 0.5 s, refused charged, says hint, 50 ms, 8 or 503, refused in rows, 256 kB
-OVERSIZED    11.2    13  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
+OVERSIZED    15.6    16  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
 OVERSIZED     4.9    17  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 32 at once, 5 s reset, no limits
 OVERSIZED     1.9     -  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 4 at once, refused scattered, 256 kB
-OUTAGE        4.2     -  1M, bucket 1 s, refused charged, says nothing, 2 s, 8 or 503, 5 s of 503, 256 kB
+OUTAGE        5.0     -  1M, bucket 1 s, refused charged, says nothing, 2 s, 8 or 503, 5 s of 503, 256 kB
 OUTAGE        2.9     -  40M, bucket 0.5 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
 OUTAGE        3.1    35  5M, bucket 3 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
 OUTAGE        1.6     -  no quota, 0.3 s, 32 at once, 5 s of 503, no limits
@@ -78,8 +78,8 @@ HALVES        1.6     -  20M, bucket 1 s, refused charged, says all, 0.3 s, 1 at
 HALVES        1.9     -  40M, bucket 10 s, refused charged, says zero, 2 s, 32 at once, failing scattered, 256 kB
 HALVES        4.2     -  40M, bucket 3 s, refused free, says all, 5 ms, 4 at once, failing scattered, no limits
 WINDOWS         -    14  5M, windows 1 s, refused free, says all, 5 ms, 4 at once, 5 min of 503, 256 kB
-LINE          1.3     -  1M, windows 60 s, refused charged, says all, 2 s, 4 at once, 5 min reset, 10 texts
-LINE          2.3     -  no quota, 2 s, 4 at once, restarts, 10 texts
+LINE          1.4     -  1M, windows 60 s, refused charged, says all, 2 s, 4 at once, 5 min reset, 10 texts
+LINE          2.4     -  no quota, 2 s, 4 at once, restarts, 10 texts
 BURSTS          -    15  1M, bucket 0.5 s, refused charged, says hint, 5 ms, 8 or 503, 5 min of 503, no limits
 BURSTS          -    34  1M, bucket 3 s, refused free, says nothing, 50 ms, 32 at once, restarts, 256 kB
 TAIL          1.5     -  1M, bucket 0.5 s, refused charged, says all, 2 s, 32 at once, no bad luck, 10 texts

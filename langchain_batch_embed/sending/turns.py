@@ -15,9 +15,10 @@ from langchain_batch_embed.sending.work import Batch
 
 __all__ = ["Turns"]
 
-LINGER = 0.005
+LINGER = 0.008
 """Seconds that a small call waits for others to share its request with, for each request with small
-calls that is in flight: none for the first, so that a single query is sent at once."""
+calls that is in flight, and where several wait for one that was sent within that time: a single
+query, and those of a loop, are sent at once."""
 
 LONGEST_LINGER = 0.02
 """It never waits for longer than this many seconds."""
@@ -49,6 +50,7 @@ class Turns:
         self.with_deadline: dict[Queue, None] = {}
         self._small: dict[Queue, float] = {}  # and when each was added
         self._small_in_flight: list[Queue] = []  # the first of each request with small calls
+        self._sent = -math.inf  # the last request with small calls
         self._turn = 0
         self._overtaken = 0  # tokens that were let past the one whose turn it is
 
@@ -142,6 +144,7 @@ class Turns:
             if len(batch.rows) < queue.open:  # it needs more than one request
                 self.large[queue] = None
         self._small_in_flight.append(shared[0][0])
+        self._sent = now
         return shared
 
     def _gather(self, now: float) -> tuple[list[tuple[Queue, Batch]], float]:
@@ -149,7 +152,8 @@ class Turns:
         if not self._small:
             return [], math.inf
         self._small_in_flight = [q for q in self._small_in_flight if q.in_flight]
-        linger = min(LONGEST_LINGER, LINGER * len(self._small_in_flight))
+        is_crowd = len(self._small) > 1 and now < self._sent + LINGER
+        linger = min(LONGEST_LINGER, LINGER * max(len(self._small_in_flight), is_crowd))
         shared: list[tuple[Queue, Batch]] = []
         items = tokens = charge = 0
         wait = math.inf
