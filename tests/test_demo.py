@@ -250,7 +250,8 @@ class TestLive:
         assert match is not None
         announced, billed = int(match[1].replace(",", "")), server.stats()["tokens_billed"]
         assert said.index(cost) < said.index("Go on? [y/N] ")
-        assert billed == pytest.approx(announced, rel=0.001)  # and the warm-up's
+        # The warm-up's, and at most 5 % for requests that are sent twice.
+        assert 0.999 * announced <= billed <= 1.051 * announced
         assert match[2] == f"{announced * 0.02 / 1e6:.4f}"
 
     def test_yes_goes_on_without_asking(self, server: LocalServer, mocker: MockerFixture) -> None:
