@@ -46,8 +46,8 @@ MERGED = 1024
 read, and takes twice the memory."""
 
 OVERLOADED = 4
-"""An overloaded server uses up retries this many times more slowly: where it refuses 6 requests of
-10 at random, a text is lost once in 100 million."""
+"""An overloaded server allows this many times `max_retries`: where it refuses 6 requests of 10 at
+random, 8 retries become 32, and a text is lost once in 20 million (0.6 to the power of 33)."""
 
 SURE = 8
 """That is at least this many failures together: with one request in ten that fails by chance, they
@@ -81,7 +81,6 @@ ALONE = 3
 BY_CHANCE = 3
 """A batch that could not be delivered, or met an overloaded server, this often while others are
 answered is halved: perhaps one of its texts is what takes the server down."""
-
 
 SHARED_ROWS = 64
 """Texts of a call that may share a request with other calls, at most."""

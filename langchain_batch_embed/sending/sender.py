@@ -38,7 +38,6 @@ twice as many are needed for the next one."""
 FAILED_IN_A_ROW = 2
 """Failures of a batch after which the next probe of a server that is away is the canary."""
 
-
 FAILED_TOGETHER = 2
 """A small call that failed this often in a request with others goes alone: it may be the cause."""
 

@@ -17,8 +17,8 @@ __all__ = ["Turns"]
 
 LINGER = 0.008
 """Seconds that a small call waits for others to share its request with, for each request with small
-calls that is in flight, and where several wait for one that was sent within that time: a single
-query, and those of a loop, are sent at once."""
+calls that is in flight. If none is in flight, it waits only where several calls are waiting and a
+request was sent within that time. So a single query, and those of a loop, are sent at once."""
 
 LONGEST_LINGER = 0.02
 """It never waits for longer than this many seconds."""
