@@ -13,7 +13,7 @@ from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.sender import Flight, Sender
-from langchain_batch_embed.sending.turns import LONGEST_LINGER, SHARED_TOKENS
+from langchain_batch_embed.sending.turns import LINGER, LONGEST_LINGER, SHARED_TOKENS
 from langchain_batch_embed.sending.work import Work
 from tests.sending.calls import FakeServer, Rehearsal, answer, done, make_sender, make_work, refusal
 
@@ -99,6 +99,28 @@ class TestSmallCalls:
             if isinstance(delay, float):
                 assert 0 < delay <= LONGEST_LINGER + 1e-9
                 fly(sender, now + delay)
+
+    def test_several_wait_for_more_right_after_a_fast_answer(self) -> None:
+        """Else each answer of a near server would be followed by a request of very few calls."""
+        sender = make_sender(max_workers=100)
+        add(sender, make_work(1))
+        sender.answered(fly(sender), 0.001, headers={})
+        crowd = [add(sender, make_work(1, begin=1 + i), now=0.001) for i in range(2)]
+        delay = sender.next(0.001)
+        assert isinstance(delay, float)
+        assert 0 < delay <= LINGER
+        crowd.append(add(sender, make_work(1, begin=3), now=0.002))
+        assert [queue for queue, _ in fly(sender, 0.001 + delay).parts] == crowd
+
+    def test_queries_of_a_loop_are_sent_at_once(self) -> None:
+        """Each comes alone, right after the answer to the one before."""
+        sender = make_sender(max_workers=100)
+        for i in range(20):
+            now = i / 1000
+            query = add(sender, make_work(1, begin=i), now=now)
+            flight = fly(sender, now)
+            assert [queue for queue, _ in flight.parts] == [query]
+            sender.answered(flight, now + 0.0005, headers={})
 
     @given(st.lists(st.tuples(st.integers(1, 64), st.integers(1, 200)), min_size=1, max_size=60))
     def test_a_shared_request_keeps_every_limit(self, sizes: list[tuple[int, int]]) -> None:
