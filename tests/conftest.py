@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, Never
 
@@ -13,12 +14,16 @@ from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
 from tests.support import FakeClock, LocalServer
 
+TESTS = Path(__file__).parent
+
 SLOW = {
-    "survival", "stores", "simulator", "benchmarks",
-    "test_demo", "test_faults", "test_grid", "test_ingest", "test_notebooks", "test_plan",
-    "test_prefetch", "test_promises", "test_readme", "test_recovery", "test_sqlite_stores",
-}  # fmt: skip
-"""Folders and modules whose tests take most of the time: processes, notebooks, real stores."""
+    *("benchmarks", "simulator", "stores", "survival"),
+    *(f"calls/test_{name}.py" for name in ("plan", "prefetch", "recovery")),
+    "commands/test_demo.py",
+    "simulated/test_grid.py",
+    *(f"test_{name}.py" for name in ("faults", "notebooks", "promises", "readme")),
+}
+"""Folders and files whose tests take most of the time: processes, notebooks, real stores."""
 
 LONGEST = 120.0
 """Seconds after which a test fails that would otherwise wait for ever."""
@@ -27,9 +32,10 @@ LONGEST = 120.0
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what the fast loop leaves out, and what needs PostgreSQL."""
     for item in items:
-        if SLOW & {item.path.stem, item.path.parent.name}:
+        path = item.path.relative_to(TESTS)
+        if SLOW & {path.as_posix(), path.parts[0]}:
             item.add_marker(pytest.mark.slow)
-        if item.path.parent.name == "stores" and "fill" in getattr(item, "fixturenames", ()):
+        if path.parts[0] == "stores" and "fill" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.stores)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import langchain_batch_embed
 import langchain_batch_embed.journal
+from tests.conftest import SLOW, TESTS
 
 PACKAGE = "langchain_batch_embed"
 FOLDER = Path(langchain_batch_embed.__file__).parent
@@ -127,6 +128,18 @@ def test_every_room_has_a_place() -> None:
     """A new file at the top of the package, or a new folder, is given its line in `ROOMS`."""
     folders = {path.parent.name for path in FOLDER.glob("*/__init__.py")} - {"simulator"}
     assert folders | {path.stem for path in FOLDER.glob("*.py")} == set(HEIGHT)
+
+
+def test_every_folder_has_tests_of_its_name() -> None:
+    """The tests mirror the rooms: a test is where what it tests is."""
+    folders = {path.parent.name for path in TESTS.glob("*/test_*.py")}
+    assert {*FOLDERS, "simulator"} <= folders
+    assert folders - {*FOLDERS, "simulator"} == {"benchmarks", "simulated", "survival"}
+
+
+def test_what_is_called_slow_is_there() -> None:
+    """A file that moves without its line would make the fast loop slow."""
+    assert {path for path in SLOW if not (TESTS / path).exists()} == set()
 
 
 def test_the_top_of_the_package_is_short() -> None:

@@ -1,0 +1,232 @@
+"""The file of a journal: what is not ours stays, and what disappears is made again."""
+
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+from pytest_mock import MockerFixture
+
+from langchain_batch_embed.errors import JournalError
+from langchain_batch_embed.journal import (
+    Journal,
+    SQLiteJournal,
+)
+from langchain_batch_embed.journal.sqlite_file import identities, is_replaced
+from tests.journal.support import SPACE, keys, make_foreign, numbers, snapshot, vectors
+
+
+class TestFilesThatAreNotOurs:
+    """A clear error, and the file stays as it was, byte for byte."""
+
+    @staticmethod
+    def refuse(path: Path, reason: str) -> None:
+        """Check that the file is refused for this reason and that nothing changed."""
+        before = snapshot(path.parent)
+        with pytest.raises(JournalError, match=reason) as caught:
+            SQLiteJournal(path)
+        assert str(path) in str(caught.value)
+        assert str(path) == caught.value.path
+        assert before == snapshot(path.parent)
+
+    @pytest.mark.parametrize(
+        "content", [b"x", b"my notes\n" * 5_000, bytes(100_000)], ids=["byte", "text", "zeros"]
+    )
+    def test_a_file_that_is_no_database(self, path: Path, content: bytes) -> None:
+        """Somebody's notes are not overwritten."""
+        path.write_bytes(content)
+        self.refuse(path, "not a journal.* it was left as it is, name another file")
+
+    def test_somebody_elses_database(self, path: Path) -> None:
+        """A SQLite file of another program is left alone, and gets no companions."""
+        make_foreign(path)
+        self.refuse(path, "not a journal but something else; it was left as it is")
+
+    def test_somebody_elses_database_after_a_crash(self, tmp_path: Path) -> None:
+        """A log that waits to be read back is left to its owner."""
+        theirs = tmp_path / "theirs"
+        theirs.mkdir()
+        make_foreign(theirs / "vectors.db", application_id=7)
+        connection = sqlite3.connect(theirs / "vectors.db", isolation_level=None)
+        connection.execute("INSERT INTO theirs VALUES ('only in the log')")
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        for name in ("vectors.db", "vectors.db-wal"):
+            (copy / name).write_bytes((theirs / name).read_bytes())
+        connection.close()
+        self.refuse(copy / "vectors.db", "not a journal but something else; it was left as it is")
+
+    @pytest.mark.parametrize("version", [0, 2, 99])
+    def test_a_journal_of_another_version(self, path: Path, version: int) -> None:
+        """A newer release's journal is neither read nor changed."""
+        make_foreign(path, application_id=int.from_bytes(b"LBEJ"), version=version)
+        self.refuse(path, f"has version {version}, .* knows version 1")
+
+    @pytest.mark.parametrize("length", [50, 5_000, 40_000, 100_000])
+    def test_a_journal_that_was_cut_short(self, path: Path, length: int) -> None:
+        """A file that a full disk or a broken copy cut short is told at once."""
+        SQLiteJournal(path).close()
+        content = path.read_bytes()
+        assert len(content) > length
+        path.write_bytes(content[:length])
+        self.refuse(path, "damaged|not a journal")
+
+    def test_a_journal_with_broken_pages(self, path: Path) -> None:
+        """Damage inside shows when it is read, and reading changes nothing."""
+        journal = SQLiteJournal(path)
+        names = keys(*map(str, range(100)))
+        journal.put(names, vectors(100), space=SPACE)
+        journal.close()
+        content = path.read_bytes()
+        path.write_bytes(content[:32768] + b"\xff" * (len(content) - 32768))
+        before = snapshot(path.parent)
+        journal = SQLiteJournal(path)
+        with pytest.raises(JournalError, match="damaged; move it away"):
+            journal.get(names)
+        journal.close()
+        assert before == snapshot(path.parent)
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        """A folder cannot be a journal."""
+        with pytest.raises(JournalError, match="is a folder; name a file in it"):
+            SQLiteJournal(tmp_path)
+
+    def test_a_folder_that_is_missing(self, tmp_path: Path) -> None:
+        """A misspelt folder is told, not made."""
+        with pytest.raises(JournalError, match="check that its folder is there"):
+            SQLiteJournal(tmp_path / "missing" / "journal.sqlite")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_folder_that_is_a_file(self, path: Path) -> None:
+        """A path through a file is told."""
+        path.touch()
+        with pytest.raises(JournalError, match="check that its folder is there"):
+            SQLiteJournal(path / "journal.sqlite")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, open files cannot be deleted")
+class TestFilesThatDisappear:
+    """Nothing that was put is lost with a file that is deleted or replaced while it is open."""
+
+    @staticmethod
+    def remove(path: Path, how: str) -> None:
+        """Take the file away."""
+        if how == "renamed":
+            path.rename(path.with_name("elsewhere"))
+            return
+        path.unlink()
+        if how == "deleted with its companions":
+            for end in ("-wal", "-shm"):
+                path.with_name(path.name + end).unlink()
+
+    @staticmethod
+    def content(path: Path, *texts: str) -> list[int]:
+        """Tell which texts a new object finds, after a look at the whole file."""
+        journal = SQLiteJournal(path)
+        with journal._connected() as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        positions, found = journal.get(keys(*texts))
+        journal.close()
+        for position, vector in zip(numbers(positions), found, strict=True):
+            assert vector.tobytes() == vectors(1, seed=ord(texts[position])).tobytes()
+        return numbers(positions)
+
+    @staticmethod
+    def put(journal: Journal, *texts: str) -> None:
+        """Put vectors that are drawn from their texts."""
+        for text in texts:
+            journal.put(keys(text), vectors(1, seed=ord(text)), space=SPACE)
+
+    @pytest.mark.parametrize("how", ["deleted", "deleted with its companions", "renamed"])
+    def test_a_file_that_is_gone_is_made_again_with_all_that_it_held(
+        self, path: Path, caplog: pytest.LogCaptureFixture, how: str
+    ) -> None:
+        """By each process that had it open, with what is put then; one line tells it."""
+        first, second = SQLiteJournal(path), SQLiteJournal(path)
+        self.put(first, "a")
+        self.put(second, "b")
+        self.remove(path, how)
+        assert numbers(first.get(keys("a", "b"))[0]) == [0, 1]
+        self.put(first, "c", "d")
+        assert caplog.text.count("was deleted or replaced while it was open") == 1
+        self.put(second, "e")
+        for journal in (first, second):
+            assert numbers(journal.get(keys(*"abcde"))[0]) == [0, 1, 2, 3, 4]
+        assert path.stat().st_mode & 0o777 == 0o600
+        first.close()
+        second.close()
+        assert self.content(path, *"abcde") == [0, 1, 2, 3, 4]
+        if how == "renamed":
+            assert self.content(path.with_name("elsewhere"), *"abc") == [0, 1]
+
+    def test_another_journal_in_its_place_gets_what_the_old_one_held(self, path: Path) -> None:
+        """What that one has already stays as it is, and no log is played into the wrong file."""
+        journal, other = SQLiteJournal(path), SQLiteJournal(path.with_name("other"))
+        self.put(journal, "a", "b")
+        self.put(other, "o")
+        other.put(keys("a"), vectors(1, seed=ord("a")), space=SPACE)
+        other.close()
+        other.path.replace(path)
+        self.put(journal, "c")
+        assert numbers(journal.get(keys(*"abco"))[0]) == [0, 1, 2, 3]
+        journal.close()
+        assert self.content(path, *"abco") == [0, 1, 2, 3]
+
+    def test_something_else_in_its_place_is_an_error_and_stays(self, path: Path) -> None:
+        """The old file stays open, and the next attempt succeeds once there is a place for it."""
+        journal = SQLiteJournal(path)
+        self.put(journal, "a")
+        self.remove(path, "deleted")
+        path.write_bytes(b"my notes\n" * 5_000)
+        for _ in range(2):
+            with pytest.raises(JournalError, match="not a journal"):
+                self.put(journal, "b")
+        assert path.read_bytes() == b"my notes\n" * 5_000
+        assert numbers(journal.get(keys("a"))[0]) == [0]
+        path.unlink()
+        self.put(journal, "b")
+        journal.close()
+        assert self.content(path, "a", "b") == [0, 1]
+
+    def test_a_model_that_changed_meanwhile_is_not_mixed(self, path: Path) -> None:
+        """The new file has vectors of another width for it: the old ones are left out."""
+        journal, other = SQLiteJournal(path), SQLiteJournal(path.with_name("other"))
+        self.put(journal, "a")
+        other.put(keys("b"), vectors(1, width=4), space=SPACE)
+        other.close()
+        other.path.replace(path)
+        with pytest.raises(JournalError, match="the model has changed"):
+            self.put(journal, "c")
+        assert journal.get(keys("a", "b", "c"))[1].shape == (1, 4)
+        journal.close()
+
+    def test_pruning_follows_the_file_too(self, path: Path) -> None:
+        """It empties what is there now."""
+        journal = SQLiteJournal(path)
+        self.put(journal, "a")
+        self.remove(path, "deleted")
+        assert journal.prune(max_bytes=0) == 1
+        journal.close()
+        assert self.content(path, "a") == []
+
+    def test_a_file_that_went_while_it_was_closed_is_logged(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What it held is with the old file alone."""
+        journal = SQLiteJournal(path)
+        self.put(journal, "a")
+        journal.close()
+        path.rename(path.with_name("elsewhere"))
+        self.put(journal, "b")
+        assert "was deleted or replaced since it was open last" in caplog.text
+        journal.close()
+
+    def test_without_inodes_nothing_is_compared(self, path: Path, mocker: MockerFixture) -> None:
+        """On Windows they can be 0, and then every file would be the same."""
+        journal = SQLiteJournal(path)
+        status = mocker.patch.object(Path, "stat").return_value
+        status.st_dev = status.st_ino = 0
+        assert identities(path) == {}
+        assert not is_replaced(path, {})
+        mocker.stopall()
+        journal.close()

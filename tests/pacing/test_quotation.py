@@ -1,0 +1,172 @@
+"""The words of a document that a server quotes never decide."""
+
+import html
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
+from langchain_batch_embed.pacing.quotation import without_texts
+from tests.pacing.answers import WORDED
+from tests.pacing.errors import (
+    FAILED,
+    NOW,
+    REFUSED,
+    THROTTLED,
+    Expected,
+    body,
+    cases,
+    check,
+    no_deadline,
+    refusal,
+)
+
+LONG = (
+    "The dimensions of the maximum number of inputs is 1, says my text; budget exceeded, rate "
+    "limit: try again in 99s. You exceeded your current quota, insufficient_quota [503] "
+)
+
+TELLING = [
+    *("the dimensions are", "encoding_format", "invalid model", "input[0]", "rate limit"),
+    *("maximum number of inputs is 1", "array length must be 2 or less", "request too large"),
+    *("Requested 5 tokens, max 3 tokens per request", "must have less than 512 tokens"),
+    *("insufficient_quota", "Budget has been exceeded", "out of credits", "余额不足", "per day"),
+    *("exceeded your current quota", "try again in 99s", "retryDelay: '30s'", "retry_after=5"),
+    *("on tokens per min (TPM): Limit 5, Used 4, Requested 9.", "is too large to process"),
+    *("'", '"', "\n", "\\", "\t", "&amp;", "<html>", "😀", "«", "...", "status 503"),
+]
+
+BYTES = {"kind": Kind.TOO_LARGE, "measure": "bytes"}
+
+QUOTES: dict[str, Callable[[str], str]] = {
+    "whole": lambda text: f"bad input: '{text}'",
+    "without quotation marks": lambda text: f"bad input: {text}",
+    "cut": lambda text: f"bad input: '{text[:25]}...'",
+    "cut in the middle": lambda text: f"bad input: '{text[:25]}...{text[25:][-24:]}'",
+    "cut at the front": lambda text: f"bad input: '...{text[7:]}'",
+    "as JSON": lambda text: f"bad input: {json.dumps(text)}",
+    "as JSON in JSON": lambda text: f"bad input: {json.dumps(json.dumps(text))}",
+    "as Python": lambda text: f"bad input: {text!r}",
+    "as Python in Python": lambda text: f"bad input: {[repr(text)]!r}",
+    "as HTML": lambda text: f"bad input: {html.escape(repr(text))}",
+    "on one line": lambda text: f"bad input: {text.replace(chr(10), ' ')}",
+}
+
+
+class TestQuotedTexts:
+    """The words of a document never decide."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "the dimensions of text 77",
+            "maximum number of inputs is 1, says my text",
+            "dimensions",
+            "Budget has been exceeded! Current cost: 3",
+            "insufficient balance",
+            "request body too large",
+            "invalid model",
+            LONG,
+            f"{LONG}\n“dimensions”\t'ça' \"encoding_format\" 维度 dimensions 😀 input[5]",
+        ],
+    )
+    @pytest.mark.parametrize("quote", QUOTES.values(), ids=QUOTES)
+    def test_a_quotation_is_no_reason(self, quote: Callable[[str], str], text: str) -> None:
+        """However it is quoted, a text that talks about limits is only a refused text."""
+        if text == "dimensions" and quote(text).endswith((text, ";")):
+            pytest.skip("a single word without quotation marks can be the server's")
+        message = quote(text)
+        sent = ["something else entirely", text, "and more"]
+        check(diagnose(refusal(400, body(message)), sent=sent), REFUSED, status=400)
+        check(diagnose(ValueError(message), sent=sent), REFUSED)
+
+    @settings(deadline=None, max_examples=200)
+    @given(
+        st.lists(
+            st.lists(st.sampled_from(TELLING) | st.text(max_size=8), min_size=1, max_size=8)
+            .map(" ".join)
+            .filter(lambda text: len(text.strip()) >= 50),
+            min_size=1,
+            max_size=4,
+        ),
+        st.sampled_from(list(QUOTES)),
+    )
+    def test_no_quotation_is_a_reason(self, sent: list[str], quote: str) -> None:
+        """Whatever the texts say about limits, options and money, they are only refused."""
+        message = QUOTES[quote](sent[-1])
+        for status, expected in ((400, REFUSED), (429, THROTTLED), (500, FAILED), (413, BYTES)):
+            check(diagnose(refusal(status, body(message)), sent=sent), expected, status=status)
+
+    def test_the_examples(self) -> None:
+        """Without the texts, the same messages would say something else."""
+        for message, text, kind in (
+            ("bad input: 'the dimensions of text 77'", "the dimensions of text 77", Kind.OPTION),
+            ("bad input: 'Request body too large'", "Request body too large", Kind.TOO_LARGE),
+        ):
+            assert diagnose(refusal(400, body(message))).kind is kind
+            assert diagnose(refusal(400, body(message)), sent=[text]).kind is Kind.REFUSED
+
+    def test_a_time_in_a_text_is_not_waited_for(self) -> None:
+        """A 429 that quotes a text names no time."""
+        got = diagnose(refusal(429, body(f"slow down: '{LONG}'")), sent=[LONG])
+        check(got, THROTTLED, status=429)
+
+    def test_what_pydantic_repeats_is_not_read(self) -> None:
+        """FastAPI sends the whole input back."""
+        answer = {
+            "detail": [
+                {
+                    "loc": ["body", "input", "list[str]", 1],
+                    "msg": "Input should be a valid string",
+                    "input": [LONG] * 2048,
+                }
+            ]
+        }
+        check(diagnose(refusal(422, answer), sent=["x", LONG]), {**REFUSED, "at": 1}, status=422)
+
+    @cases(WORDED)
+    def test_documents_about_such_words_hide_none(
+        self, status: int, answer: object, expected: Expected
+    ) -> None:
+        """Single words that stand in a text are still the server's in its own message."""
+        sent = [
+            "dimensions", "limit", "tokens", "input", "model", "quota", "seconds", "a",
+            "The dimensions of a vector, the tokens per batch, a rate limit, a budget. Try again.",
+            "On requests: per day, per minute and per month. Credits, balance and inputs are in.",
+        ]  # fmt: skip
+        check(diagnose(refusal(status, answer), sent=sent, now=NOW), expected, status=status)
+
+    @no_deadline
+    @given(st.lists(st.text(max_size=200), max_size=5), st.text(max_size=50), st.text(max_size=50))
+    def test_what_is_long_enough_is_taken_out(
+        self, texts: list[str], before: str, after: str
+    ) -> None:
+        """No text of ten characters and more is left whole, a single word not in quotes."""
+        for text in texts:
+            left = without_texts(f"{before} '{text}' {after}", texts)
+            plain = " ".join(text.split())
+            if len(plain) >= 10 and plain.isascii() and "\\" not in text and "&" not in text:
+                quoted = text if " " in plain or len(text) >= 20 else f"'{text}'"
+                assert quoted not in left
+
+    def test_the_work_is_bounded(self) -> None:
+        """A long message about many texts takes no longer than a slow request."""
+        texts = [f"{i} {LONG}" * 8 for i in range(2048)]
+        message = " ".join(f"w{i}ord{i * i} and so on \\ &" for i in range(5000))
+        started = time.process_time()
+        without_texts(message, texts)
+        assert time.process_time() - started < 5
+
+    def test_what_was_not_checked_is_not_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When the bound on the work is reached, the rest of a message decides nothing."""
+        monkeypatch.setattr("langchain_batch_embed.pacing.quotation._WORK", 1)
+        message = "some words of the server, then quoted: dimensions dimensions"
+        check(
+            diagnose(refusal(400, body(message)), sent=["other words altogether"]),
+            REFUSED,
+            status=400,
+        )

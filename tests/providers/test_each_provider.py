@@ -1,0 +1,232 @@
+"""Providers: the limits of each are kept, and its refusals and throttles understood."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from langchain_batch_embed import (
+    BatchEmbeddings,
+    Limits,
+    PartialEmbeddingsError,
+)
+from langchain_batch_embed.limits import ESTIMATED, LOCAL_WORKERS, REMOTE_WORKERS, limits_of
+from langchain_batch_embed.texts.tokens import count_bytes
+from tests.providers.fakes import COUNTER, Plain, Service, fake, letters
+from tests.providers.rows import ROWS, VOYAGE, Row
+from tests.support import FakeClock, assert_right, prose
+
+NAME_THEIR_LIMIT = {
+    "CohereEmbeddings",
+    "GoogleGenerativeAIEmbeddings",
+    "HuggingFaceEndpointEmbeddings",
+}
+
+
+def rows(only: Callable[[Row], object] = bool) -> pytest.MarkDecorator:
+    """Parametrize a test by the rows that have what it needs."""
+    return pytest.mark.parametrize(
+        "row", [pytest.param(row, id=row.id) for row in ROWS if only(row)]
+    )
+
+
+class TestEachProvider:
+    """Batches keep each provider's limits; its refusals and throttles are understood."""
+
+    @rows()
+    def test_keeps_the_limits(self, row: Row) -> None:
+        """No request is refused, although the provider makes 1.42 tokens of ours."""
+        service = row.service()
+        texts = [prose(150, i) for i in range(1500)]
+        embeddings = BatchEmbeddings(
+            fake(row.name, service, **row.options), hedge=False, _clock=FakeClock()
+        )
+        assert_right(embeddings.embed_numpy(texts), texts)
+        assert service.refused == 0
+        assert sorted(service.answered) == sorted(texts)
+
+    @rows(lambda row: row.items != 1)
+    def test_understands_a_refusal_of_too_many_texts(self, row: Row) -> None:
+        """A provider that takes a third of the texts gets smaller requests, and every text once."""
+        service = row.service(share=1 / 3)
+        service.max_tokens = None
+        texts = [f"section {i}" for i in range(2500)]
+        embeddings = BatchEmbeddings(
+            fake(row.name, service, **row.options), max_workers=1, hedge=False, _clock=FakeClock()
+        )
+        assert_right(embeddings.embed_numpy(texts), texts)
+        assert service.refused > 0
+        assert sorted(service.answered) == sorted(texts)
+
+    @rows(lambda row: row.tokens)
+    def test_understands_a_refusal_of_too_many_tokens(self, row: Row) -> None:
+        """A provider that takes a third of the tokens gets smaller requests, and each text once."""
+        service = row.service(share=1 / 3)
+        service.max_items = None
+        texts = [prose(1000, i) for i in range(400)]
+        embeddings = BatchEmbeddings(
+            fake(row.name, service, **row.options), max_workers=1, hedge=False, _clock=FakeClock()
+        )
+        assert_right(embeddings.embed_numpy(texts), texts)
+        assert service.refused > 0
+        assert sorted(service.answered) == sorted(texts)
+
+    @rows(lambda row: row.tokens or row.name in NAME_THEIR_LIMIT)
+    def test_learns_a_limit_that_a_refusal_names(self, row: Row) -> None:
+        """A few refusals teach a third of the limits; the next call is refused next to nothing.
+
+        A limit that no refusal names is tested again now and then.
+        """
+        service = row.service(share=1 / 3)
+        if row.name in NAME_THEIR_LIMIT:
+            service.max_tokens = None
+        texts = [prose(100, i) for i in range(5000)]
+        embeddings = BatchEmbeddings(
+            fake(row.name, service, **row.options), max_workers=1, hedge=False, _clock=FakeClock()
+        )
+        embeddings.embed_numpy(texts[:4000])
+        refused = service.refused
+        assert 1 <= refused <= 6
+        embeddings.embed_numpy(texts[4000:])
+        assert service.refused <= refused + 2
+
+    @rows(lambda row: row.throttled)
+    def test_waits_out_a_throttle(self, row: Row) -> None:
+        """A throttled request is sent again, once, after a wait."""
+        clock = FakeClock()
+        service = row.service(script=[row.throttled])
+        embeddings = BatchEmbeddings(
+            fake(row.name, service, **row.options), hedge=False, _clock=clock, _draw=lambda: 1.0
+        )
+        assert_right(embeddings.embed_numpy(["a"]), ["a"])
+        assert service.sizes == [1, 1]
+        assert clock.time > 0
+
+    @rows(lambda row: row.too_long)
+    def test_one_text_that_is_too_long_fails_alone(self, row: Row) -> None:
+        """The provider refuses a whole request for one text: only that text has no vector."""
+        service = row.service(unwanted="endless", refusal=row.too_long)
+        texts = [*(f"section {i}" for i in range(200)), "endless", "last"]
+        embeddings = BatchEmbeddings(
+            fake(row.name, service, **row.options), hedge=False, _clock=FakeClock()
+        )
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_documents(texts)
+        assert [failure.index for failure in caught.value.failures] == [200]
+        assert caught.value.failures[0].error is row.too_long
+
+    @rows()
+    def test_works_with_a_subclass(self, row: Row) -> None:
+        """A user's own subclass has the same limits."""
+        mine = type("Mine", (type(fake(row.name, Service())),), {})(Service(), **row.options)
+        assert limits_of(mine).max_batch_size == row.items
+
+
+class TestModels:
+    """Where the models of one provider differ, the model's own limits count."""
+
+    @pytest.mark.parametrize(
+        ("model", "tokens"),
+        [
+            ("voyage-4-lite", 1_000_000),
+            ("voyage-3.5-lite", 1_000_000),
+            ("voyage-4", 320_000),
+            ("voyage-3.5", 320_000),
+            ("voyage-2", 320_000),
+            ("voyage-4-large", 120_000),
+            ("voyage-3-large", 120_000),
+            ("voyage-3-lite", 120_000),
+            ("voyage-code-3", 120_000),
+            ("voyage-context-3", 120_000),
+            ("voyage-of-next-year", 120_000),
+        ],
+    )
+    def test_voyages_token_limit_is_the_models(self, model: str, tokens: int) -> None:
+        """A model that is not known gets the smallest limit of all."""
+        limits = limits_of(fake("VoyageAIEmbeddings", Service(), model=model))
+        assert limits.max_tokens_per_request == tokens * ESTIMATED
+
+    @pytest.mark.parametrize(
+        ("model", "vertex", "expected"),
+        [
+            ("models/gemini-embedding-001", False, ("Gemini API", 100)),
+            ("gemini-embedding-001", True, ("Vertex AI", 1)),
+            ("text-embedding-005", True, ("Vertex AI", 100)),
+        ],
+    )
+    def test_geminis_class_can_stand_for_vertex(
+        self, model: str, vertex: bool, expected: tuple[str, int]
+    ) -> None:
+        """One class serves two providers, and the other one takes a single text of Gemini's."""
+        limits = limits_of(
+            fake("GoogleGenerativeAIEmbeddings", Service(), model=model, _use_vertexai=vertex)
+        )
+        assert (limits.provider, limits.max_batch_size) == expected
+
+    def test_a_table_of_digits_fits_too(self) -> None:
+        """Mistral makes a token of each digit, twice as many as are counted here: none refused."""
+        row = next(row for row in ROWS if row.name == "MistralAIEmbeddings")
+        service = row.service(count=letters)
+        rng = np.random.default_rng(0)
+        texts = [",".join(map(str, rng.integers(0, 99_999, 40).tolist())) for _ in range(400)]
+        embeddings = BatchEmbeddings(
+            fake(row.name, service, **row.options), hedge=False, _clock=FakeClock()
+        )
+        assert_right(embeddings.embed_numpy(texts), texts)
+        assert service.refused == 0
+
+    def test_far_fewer_requests_than_by_bytes(self) -> None:
+        """A request of prose holds more than twice the bytes that its limit has tokens."""
+        service = VOYAGE.service(count=lambda texts: int(COUNTER.count(texts).sum()))
+        texts = [prose(500, i) for i in range(1000)]
+        embeddings = BatchEmbeddings(
+            fake(VOYAGE.name, service, **VOYAGE.options),
+            max_workers=1,
+            hedge=False,
+            _clock=FakeClock(),
+        )
+        embeddings.embed_numpy(texts)
+        assert count_bytes(texts).sum() / len(service.sizes) > 2 * 120_000
+
+
+class Meeting(Plain):
+    """Waits in its first request for a second one to arrive beside it."""
+
+    second = threading.Event()
+    met: bool | None = None
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Note whether two requests were under way at once."""
+        kind = type(self)
+        if kind.met is None:
+            kind.met = False
+            kind.met = kind.second.wait(0.1)
+        else:
+            kind.second.set()
+        return super().embed_documents(texts)
+
+
+class TestWorkers:
+    """A model on this machine gets one request at a time, a hosted one many."""
+
+    @rows()
+    def test_only_hosted_providers_get_requests_side_by_side(self, row: Row) -> None:
+        """A second request only slows a local model down, or breaks it."""
+        service = row.service()
+        kind = type(row.name, (Meeting,), {"second": threading.Event()})
+        embeddings = BatchEmbeddings(kind(service, **row.options), max_batch_size=1)
+        embeddings.embed_numpy(["a", "b", "c"])
+        local = ("OllamaEmbeddings", "HuggingFaceEmbeddings", "LlamaCppEmbeddings")
+        assert kind.met is (row.name not in local)  # type: ignore[attr-defined]
+        workers = LOCAL_WORKERS if row.name in local else REMOTE_WORKERS
+        assert embeddings.limits.max_workers == workers
+
+    def test_limits_take_the_place_of_all_that_is_known(self) -> None:
+        """`limits=` overrides the provider's row, its name and workers too."""
+        mine = Limits(provider="my cluster", max_batch_size=7, max_workers=3)
+        service = Service()
+        embeddings = BatchEmbeddings(fake("OllamaEmbeddings", service), limits=mine)
+        embeddings.embed_numpy([f"section {i}" for i in range(20)])
+        assert embeddings.limits == mine
+        assert max(service.sizes) <= 7

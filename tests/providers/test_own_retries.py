@@ -1,0 +1,155 @@
+"""One layer retries and slices: what a wrapped class does by itself is turned off in a copy."""
+
+from typing import Any
+
+import pytest
+from langchain_core.embeddings import Embeddings
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from langchain_batch_embed import (
+    BatchEmbeddings,
+)
+from langchain_batch_embed.limits import limits_of
+from langchain_batch_embed.providers.wrapped import WrappedProvider
+from tests.providers.fakes import Plain, ProviderError, Service, fake
+from tests.support import FakeClock, assert_right
+
+
+class Retrying(Plain):
+    """Tries so often as `max_retries` says, the first attempt among them, as tenacity does."""
+
+    max_retries: int | None
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Send a request, and again after an error."""
+        for _ in range((self.max_retries or 1) - 1):
+            try:
+                return super().embed_documents(texts)
+            except ProviderError:
+                continue
+        return super().embed_documents(texts)
+
+
+class Slicing(Plain):
+    """Cuts a call into requests of its own."""
+
+    batch_size: int
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Send a request for each slice."""
+        size = self.batch_size
+        slices = [texts[i : i + size] for i in range(0, len(texts), size)]
+        return [vector for part in slices for vector in super(Slicing, self).embed_documents(part)]
+
+
+class Modelled(BaseModel, Embeddings):
+    """A pydantic class as the providers' own are, frozen, with a private client."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str = "embed-english-v3.0"
+    max_retries: int = 3
+    _service: Service = PrivateAttr()
+
+    def __init__(self, service: Service, **options: Any) -> None:
+        super().__init__(**options)
+        self._service = service
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Send a request, and again after an error."""
+        return Retrying(self._service, max_retries=self.max_retries).embed_documents(texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        """Send a request, and again after an error."""
+        return self.embed_documents([text])[0]
+
+
+class TestOneLayerRetries:
+    """What a class retries and slices by itself does not multiply with what is done here."""
+
+    @pytest.mark.parametrize(
+        ("name", "theirs"),
+        [
+            ("CohereEmbeddings", 3),
+            ("MistralAIEmbeddings", 5),
+            ("VertexAIEmbeddings", 6),
+            ("VoyageEmbeddings", 6),
+        ],
+    )
+    def test_the_classes_own_retries_are_turned_off(self, name: str, theirs: int) -> None:
+        """Three failures and a success are four requests and three retries; theirs would be one."""
+        error = ProviderError("overloaded", status_code=503)
+        service = Service(script=[error] * 3)
+        wrapped = fake(name, service, Retrying, max_retries=theirs, model="m")
+        embeddings = BatchEmbeddings(wrapped, hedge=False, _clock=FakeClock())
+        assert_right(embeddings.embed_numpy(["a"]), ["a"])
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.retries == 3
+
+    @pytest.mark.parametrize("name", ["VoyageAIEmbeddings", "VoyageEmbeddings"])
+    def test_the_classes_own_slices_are_as_large_as_a_request(self, name: str) -> None:
+        """A small `batch_size` of the class does not make several requests of one call."""
+        service = Service()
+        wrapped = fake(name, service, Slicing, batch_size=7, model="voyage-4")
+        embeddings = BatchEmbeddings(wrapped, max_workers=1, hedge=False, _clock=FakeClock())
+        embeddings.embed_numpy([f"section {i}" for i in range(500)])
+        assert service.sizes == [500]
+
+    def test_nvidias_slices_are_as_large_as_the_user_says(self) -> None:
+        """`max_batch_size=200` reaches the class, which would cut at 50."""
+        wrapped = fake("NVIDIAEmbeddings", Service(), max_batch_size=50)
+        provider = WrappedProvider(wrapped, limits=limits_of(wrapped).override(max_batch_size=200))
+        assert vars(provider._embeddings)["max_batch_size"] == 200
+
+    def test_the_users_own_object_stays_as_it_is(self) -> None:
+        """Options are changed on a copy, which shares the object's client."""
+        service = Service()
+        wrapped = fake("CohereEmbeddings", service, Retrying, max_retries=3)
+        embeddings = BatchEmbeddings(wrapped)
+        embeddings.embed_numpy(["a"])
+        embeddings.embed_query("b")
+        assert vars(wrapped) == {"service": service, "max_retries": 3}
+        assert embeddings.embeddings is wrapped
+        assert service.answered == ["a", "b"]
+
+    def test_pydantic_classes_are_copied_too_even_frozen_ones(self) -> None:
+        """The providers' own classes are pydantic models with private attributes."""
+        service = Service(script=[ProviderError("overloaded", status_code=503)] * 3)
+        wrapped = type("CohereEmbeddings", (Modelled,), {"__module__": __name__})(service)
+        embeddings = BatchEmbeddings(wrapped, hedge=False, _clock=FakeClock())
+        assert_right(embeddings.embed_numpy(["a"]), ["a"])
+        assert embeddings.last_report is not None
+        assert (embeddings.last_report.retries, wrapped.max_retries) == (3, 3)
+
+    def test_a_version_without_the_option_is_used_as_it_is(self) -> None:
+        """Nothing is invented on an object that has no such option."""
+        wrapped = fake("CohereEmbeddings", Service())
+        assert WrappedProvider(wrapped, limits=limits_of(wrapped))._embeddings is wrapped
+
+    def test_options_of_unknown_classes_are_left_alone(self) -> None:
+        """What `max_retries` means is known only for known classes."""
+        wrapped = fake("MyEmbeddings", Service(), Retrying, max_retries=3)
+        assert WrappedProvider(wrapped, limits=limits_of(wrapped))._embeddings is wrapped
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("BedrockEmbeddings", 'config=Config(retries={"total_max_attempts": 1}'),
+            ("CohereEmbeddings", "cohere SDK"),
+            ("GoogleGenerativeAIEmbeddings", "20,000 tokens"),
+            ("MistralAIEmbeddings", "16,000 tokens"),
+        ],
+    )
+    def test_what_cannot_be_turned_off_is_logged(
+        self, name: str, said: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A log line says what a class goes on doing by itself, and how to stop it if one can."""
+        caplog.set_level("INFO", logger="langchain_batch_embed")
+        BatchEmbeddings(fake(name, Service()))
+        assert f"{name}: " in caplog.text
+        assert said in caplog.text
+
+    def test_what_is_changed_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A log line names the options that are changed on the copy."""
+        caplog.set_level("INFO", logger="langchain_batch_embed")
+        BatchEmbeddings(fake("VertexAIEmbeddings", Service(), max_retries=6))
+        assert "VertexAIEmbeddings: {'max_retries': 1}, in a copy" in caplog.text
