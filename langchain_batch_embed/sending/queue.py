@@ -40,6 +40,10 @@ MERGED = 1024
 """Texts in a batch for a saturated server, at most: an answer with twice as many is no faster to
 read, and takes twice the memory."""
 
+AGAIN = 5
+"""Batches that were refused for the rate count this many times: putting them together costs less
+than sending each."""
+
 FIRST_TIMEOUT = 15.0
 """With a shorter time-out than this many seconds the first requests hold less: in one line before
 a processor that takes 40 ms for a short text, the last of 8 times 26 is answered after 8 s."""
@@ -138,7 +142,7 @@ class Queue:
         if self.is_stopped or now >= self.end or self._is_full():
             return None
         if len(self._ready) > 1 and requests_are_scarce(
-            len(self._ready), self._pacer.rate_of_requests()
+            AGAIN * len(self._ready), self._pacer.rate_of_requests()
         ):
             self._return_to_line()
         while self._ready:

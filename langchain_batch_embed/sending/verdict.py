@@ -38,12 +38,9 @@ LATE = 2
 LONGEST = 4.0
 """While others are answered, no batch waits longer than this many seconds to be sent again."""
 
-REFUSED_ALONE = 4
+REFUSED_ALONE = 2
 """A batch that is refused for the rate this often with nothing else in flight and no answer in
 between, after pauses of up to 10 s, is more than the whole quota allows at once: it is cut."""
-
-REFUSED_ALONE_AS_TOLD = 2
-"""The same where the server said each time how long to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +122,7 @@ class Judge:
             case kind if kind in FINAL:
                 return GiveUp(self._limits.dropped(batch))
             case Kind.THROTTLED:
-                return self._throttled(batch, diagnosis)
+                return self._throttled(batch)
             case Kind.REFUSED | Kind.TOO_LARGE:
                 return self._refused(batch, diagnosis)
             case Kind.ACCOUNT:
@@ -149,15 +146,15 @@ class Judge:
                 return
             batch = division.batch
 
-    def _throttled(self, batch: Batch, diagnosis: Diagnosis) -> Verdict:
+    def _throttled(self, batch: Batch) -> Verdict:
         """Wait for the quota; but cut what is refused alone after every wait: it is above it."""
         batch.refusals += not self._pacer.in_flight
-        most = REFUSED_ALONE if diagnosis.after is None else REFUSED_ALONE_AS_TOLD
         if (
-            batch.refusals >= most
-            and self._pacer.throttle.in_a_row >= most
+            batch.refusals >= REFUSED_ALONE
+            and self._pacer.throttle.in_a_row >= REFUSED_ALONE
             and len(batch.rows) > 1
             and not self._pacer.explains(batch.charge)
+            and not self._pacer.counts_requests()
             and not self._limits.has_passed(batch)
         ):
             self._limits.refused_for_quota(batch)
