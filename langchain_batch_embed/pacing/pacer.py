@@ -45,6 +45,12 @@ NUMBERS = 8
 LONG_OUTAGE = 2.0
 """After this many seconds of failures alone, the server was away, and not overloaded."""
 
+FEW = 2
+"""Answers between two refusals for overload, at most, where these are for the rate."""
+
+AWAY = 4
+"""After this many pauses without an answer, 0.5 to 4 s long, an overload is no matter of rate."""
+
 BURST = 3
 """Refusals in one pause from which on they are no chance, if they are half of what was sent."""
 
@@ -118,6 +124,8 @@ class Pacer:
         self._last_start = -math.inf
         self._which = WhichQuota()
         self._before_outage: float | None = None  # in flight, when failures began
+        self._overloads = 0  # refusals of lone requests, each after few answers
+        self._passed_since_overload = 0
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
     def delay(self, charge: int, now: float) -> float:
@@ -190,6 +198,7 @@ class Pacer:
         self._refused_share -= self._refused_share / RECENT
         self._accepted += ticket.sent <= self._refused_at
         self._passed_in_a_row += ticket.sent > self._refused_at
+        self._passed_since_overload += 1
         self._usual_number += (ticket.number - self._usual_number) / NUMBERS
         self.throttle.answered(ticket.sent)
         rate = self._which.passed(ticket.charge, sent=ticket.sent, now=now)
@@ -336,6 +345,22 @@ class Pacer:
             self.concurrency.timed_out(ticket.sent, now)
         elif overloaded and not self.health.is_down:
             self.concurrency.refused(ticket.sent, now, accepted=accepted)
+
+    def is_throttling(self, ticket: Ticket) -> bool:
+        """Tell whether a refusal for overload is one for the rate, as nginx's 503 is.
+
+        It is if nothing was in the request's way, and that after one or two answers, again and
+        again. A server that is away gives no answer in between.
+        """
+        in_its_way = any(
+            other is not ticket and other.sent <= ticket.sent for other in self.in_flight.values()
+        )
+        if not in_its_way and ticket.sent >= self.health.answered_at and self.health.has_answered:
+            if self._passed_since_overload > FEW:
+                self._overloads = 0
+            self._overloads += self._passed_since_overload > 0
+            self._passed_since_overload = 0
+        return self._overloads > 1 and self.throttle.in_a_row < AWAY
 
     def explains(self, charge: int) -> bool:
         """Tell whether a known quota lets a request of this many tokens through some time."""

@@ -10,7 +10,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_batch_embed.errors import DeadlineError
@@ -233,7 +233,7 @@ class Sender:
 
     def failed(self, flight: Flight, error: BaseException, now: float) -> None:
         """Note that a request failed, and do with its batches what is right."""
-        diagnosis = _diagnosed(error, flight.texts)
+        diagnosis = self._diagnosis(flight, error)
         begins = self._tell_pacer(flight, diagnosis, error, now)
         if begins:
             self._log_pause(diagnosis, now)
@@ -266,6 +266,12 @@ class Sender:
         elif self.pacer.gives_up(now, unreachable=kind is Kind.UNREACHABLE):
             error.add_note(f"{self._server} gave no answer")
             self.give_up(error)
+
+    def _diagnosis(self, flight: Flight, error: BaseException) -> Diagnosis:
+        found = _diagnosed(error, flight.texts)
+        if found.kind is Kind.OVERLOADED and self.pacer.is_throttling(flight.ticket):
+            return replace(found, kind=Kind.THROTTLED)
+        return found
 
     def _settle(
         self,
