@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Never
@@ -12,7 +13,7 @@ from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
-from tests.support import FakeClock, LocalServer
+from tests.support import FakeClock, LocalServer, has_requests_in_flight
 
 TESTS = Path(__file__).parent
 
@@ -103,6 +104,8 @@ def batch(
 
     def make(wrapped: Embeddings | None = None, **options: Any) -> BatchEmbeddings:
         made = {"_clock": clock, "hedge": False, **options}
-        return BatchEmbeddings(wrapped or openai_embeddings(), **made)
+        embeddings = BatchEmbeddings(wrapped or openai_embeddings(), **made)
+        clock.watched.append(partial(has_requests_in_flight, embeddings))
+        return embeddings
 
     return make

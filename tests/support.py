@@ -31,11 +31,8 @@ _WORDS = [
 ]
 
 
-BUSY = 0.05
-"""A process that used this share of a processor while a clock waited is about to answer."""
-
-LONGEST_PATIENCE = 1.0
-"""Real seconds for which a busy process is waited for, at most."""
+LONGEST_PATIENCE = 0.5
+"""Real seconds for which requests in flight are waited for before a jump, at most."""
 
 
 class FakeClock:
@@ -47,12 +44,14 @@ class FakeClock:
         time: seconds; only waiting changes it.
         waits: the jumps that were made, in seconds.
         patience: real seconds to wait for an answer before a jump.
+        watched: each tells whether requests are in flight, which are waited for longer.
     """
 
     def __init__(self) -> None:
         self.time = 0.0
         self.patience = 0.02
         self.waits: list[float] = []
+        self.watched: list[Callable[[], bool]] = []
 
     def now(self) -> float:
         """Return the time in seconds, which only waiting changes."""
@@ -67,11 +66,11 @@ class FakeClock:
     def wait(self, condition: threading.Condition, timeout: float) -> None:
         """Jump ahead by `timeout`, unless the condition is notified within a moment."""
         endless = timeout == float("inf")
-        for _ in range(max(1, int(LONGEST_PATIENCE / self.patience))):
-            used = time.process_time()
+        end = time.monotonic() + LONGEST_PATIENCE
+        while True:
             if condition.wait(60.0 if endless else self.patience) or endless:
                 return
-            if time.process_time() - used < BUSY * self.patience:
+            if time.monotonic() >= end or not any(is_busy() for is_busy in self.watched):
                 break
         self.time += timeout
         self.waits.append(timeout)
@@ -117,6 +116,11 @@ class SpoiltFirst(Embeddings):
     def embed_query(self, text: str) -> list[float]:
         """Return a vector of the next width."""
         return self.embed_documents([text])[0]
+
+
+def has_requests_in_flight(embeddings: BatchEmbeddings) -> bool:
+    """Tell whether an object waits for an answer."""
+    return bool(embeddings._pipeline.dispatcher.sender.pacer.in_flight)
 
 
 def treat_as_known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
