@@ -134,7 +134,9 @@ class Report:
     def __str__(self) -> str:
         """One line for a log or a print."""
         cost = "" if self.dollars is None else f", ${self.dollars:,.4f}"
-        kept = "".join(f", {count} {where}" for where, count in self._kept().items() if count != "0")
+        kept = "".join(
+            f", {count} {where}" for where, count in self._kept().items() if count != "0"
+        )
         twice = f", {self.hedged:,} sent twice" if self.hedged else ""
         lost = f", {self.failures:,} failed" if self.failures else ""
         return (

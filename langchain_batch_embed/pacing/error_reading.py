@@ -222,6 +222,8 @@ def _meant_status(objects: Sequence[Mapping[Any, Any]], text: str) -> int | None
             return status
     if wording.ACCOUNT_TEXT.search(text):
         return 401
+    if wording.item_limit(text) or wording.token_limit(text) or wording.ONE_TEXT.search(text):
+        return 400
     return 404 if _NO_MODEL.search(text) else None
 
 

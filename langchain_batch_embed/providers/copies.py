@@ -56,6 +56,8 @@ _SLICES = MappingProxyType(
     }
 )
 
+_BARS = ("show_progress_bar", "show_progress")
+
 # By class name: what cannot be turned off in a finished object.
 _LEFT_ON = MappingProxyType(
     {
@@ -86,6 +88,8 @@ def one_request_a_call(
             wanted[_SLICES[name]] = limits.max_batch_size
         if name in _LEFT_ON:
             logger.info("%s: %s", name, _LEFT_ON[name])
+    # One bar counts everything; of a call at a time it would show nothing but a blink.
+    wanted |= {bar: False for bar in _BARS if attribute(embeddings, bar) is True}
     # An older or newer version of the class may not have the option.
     changes: dict[str, Any] = {
         option: value
