@@ -61,5 +61,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
         if _loop is None:
             _loop = asyncio.new_event_loop()
             # A daemon, so that a coroutine that hangs does not hold up the end of the program.
-            threading.Thread(target=_loop.run_forever, name="coroutines-of-batch-embed", daemon=True).start()
+            threading.Thread(
+                target=_loop.run_forever, name="coroutines-of-batch-embed", daemon=True
+            ).start()
         return _loop
