@@ -1,14 +1,17 @@
 """`BatchEmbeddings`: its options and its methods; `calls` and `stores` do the work."""
 
+import inspect
 import os
 import random
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, Never
+from types import TracebackType
+from typing import Any, Never, Self
 
 import numpy as np
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.stores import ByteStore
 from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
@@ -21,8 +24,9 @@ from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.options import Options, check_names, check_wrapped
+from langchain_batch_embed.options import Empty, Option, Options, check_names, embeddings_of
 from langchain_batch_embed.providers.copies import pack_up, unpack
+from langchain_batch_embed.providers.replaced import warn_of_replaced
 from langchain_batch_embed.report import IngestReport, Report
 from langchain_batch_embed.stores.ingest import ingest
 from langchain_batch_embed.texts.inputs import LongInputs
@@ -40,12 +44,14 @@ class BatchEmbeddings(Embeddings):
         `pip install langchain-batch-embed`, and the package of the wrapped class with its key.
 
     Key init args:
-        embeddings: the `Embeddings` that makes the vectors. Its options are read once, here.
+        embeddings: the `Embeddings` that makes the vectors, or a name with its provider, such as
+            `"openai:text-embedding-3-small"`, for LangChain's `init_embeddings`. Its options are
+            read once, here. Those that do not act as before are named in a warning.
         max_batch_size: texts in one request; OpenAI takes 2,048.
         max_tokens_per_request: tokens in one request; OpenAI takes 300,000.
         max_tokens_per_input: tokens in one text, above which `long_inputs` applies; 8,191 at
             OpenAI.
-        max_workers: requests in flight at most, threads of one `ThreadPoolExecutor`.
+        max_workers: requests in flight at most, each in a thread.
         requests_per_minute: your quota; `None`: read from the answers' headers.
         tokens_per_minute: your quota; `None`: read from the answers' headers.
         long_inputs: what to do with a text over `max_tokens_per_input`. `"average"` embeds its
@@ -59,10 +65,15 @@ class BatchEmbeddings(Embeddings):
             `None` keeps them in memory, from a failed call until a later call has used them.
         model: the model's name, for the journal and the price, where the wrapped object has none.
         limits: limits to use in place of the recognised provider's.
-        show_progress: show a `tqdm.auto` bar that counts texts.
+        show_progress: show a `tqdm.auto` bar that counts texts; `None`: as the wrapped object does.
         hedge: send a straggler at the end of a call a second time, and use the first answer. Both
             are paid for, so never more than 5 % of the tokens. `None`: only at hosted providers.
         max_outage: seconds without any answer after which a call gives up; 600 by default.
+        empty: what to do with an empty text. `"error"` refuses it before anything is sent;
+            `"skip-vector"` gives it the server's vector of it or, where the server refuses it, of
+            a space. `None`: `"skip-vector"` if the wrapped object has `skip_empty`, else an error
+            where the provider refuses it.
+        rate_limiter: a `BaseRateLimiter` of langchain-core, asked before each request.
 
     Instantiate:
         ```python
@@ -92,7 +103,7 @@ class BatchEmbeddings(Embeddings):
 
     def __init__(
         self,
-        embeddings: Embeddings,
+        embeddings: Embeddings | str,
         *,
         max_batch_size: int | None = None,
         max_tokens_per_request: int | None = None,
@@ -107,15 +118,17 @@ class BatchEmbeddings(Embeddings):
         journal: Journal | ByteStore | str | os.PathLike[str] | None = None,
         model: str | None = None,
         limits: Limits | None = None,
-        show_progress: bool = False,
+        show_progress: bool | None = None,
         hedge: bool | None = None,
         max_outage: float = Options.max_outage,
+        empty: Empty | None = None,
+        rate_limiter: BaseRateLimiter | None = None,
         _clock: Clock = SYSTEM_CLOCK,
         _draw: Callable[[], float] = random.random,
         **unknown: Never,  # for an error that names what there is
     ) -> None:
         check_names(unknown)
-        check_wrapped(embeddings, BatchEmbeddings)
+        wrapped = embeddings_of(embeddings, BatchEmbeddings)
         options = Options(
             max_batch_size=max_batch_size,
             max_tokens_per_request=max_tokens_per_request,
@@ -133,10 +146,13 @@ class BatchEmbeddings(Embeddings):
             show_progress=show_progress,
             hedge=hedge,
             max_outage=max_outage,
+            empty=empty,
+            rate_limiter=rate_limiter,
             clock=_clock,
             draw=_draw,
         )
-        self._set_up(embeddings, options)
+        self._set_up(wrapped, options)
+        warn_of_replaced(wrapped, self.limits)
 
     def _set_up(self, embeddings: Embeddings, options: Options) -> None:
         self.embeddings = embeddings
@@ -147,15 +163,32 @@ class BatchEmbeddings(Embeddings):
     def _pipeline(self) -> Pipeline:
         return self._assembly.pipeline
 
-    @property
-    def limits(self) -> Limits:
-        """What the provider allows in one request."""
-        return self._assembly.limits
-
-    @property
-    def journal(self) -> Journal:
-        """Where finished vectors are kept."""
-        return self._assembly.journal
+    limits = Option["Limits"](lambda self: self._assembly.limits, "What one request may hold.")
+    journal = Option["Journal"](
+        lambda self: self._assembly.journal, "Where finished vectors are kept."
+    )
+    model = Option["str | None"](lambda self: self._pipeline.provider.model, "The model's name.")
+    max_batch_size = Option["int"](lambda self: self.limits.max_batch_size)
+    max_tokens_per_request = Option["int | None"](lambda self: self.limits.max_tokens_per_request)
+    max_tokens_per_input = Option["int | None"](lambda self: self.limits.max_tokens_per_input)
+    max_workers = Option["int"](lambda self: self.limits.max_workers)
+    requests_per_minute = Option["float | None"](lambda self: self._options.requests_a_minute())
+    tokens_per_minute = Option["float | None"](lambda self: self._options.tokens_per_minute)
+    long_inputs = Option["LongInputs"](lambda self: self._options.long_inputs)
+    max_retries = Option["int"](lambda self: self._options.max_retries)
+    timeout = Option["float"](
+        lambda self: self._options.timeout_for(self._pipeline.provider.timeout)
+    )
+    deadline = Option["float | None"](lambda self: self._options.deadline)
+    show_progress = Option["bool"](lambda self: self._assembly.shows_progress)
+    hedge = Option["bool"](lambda self: self._options.hedges(self.limits))
+    max_outage = Option["float"](lambda self: self._options.max_outage)
+    empty = Option["Empty | None"](
+        lambda self: (
+            "skip-vector" if self._options.replaces_empty(self.embeddings) else self._options.empty
+        )
+    )
+    rate_limiter = Option["BaseRateLimiter | None"](lambda self: self._options.rate_limiter)
 
     @property
     def last_report(self) -> Report | None:
@@ -166,19 +199,24 @@ class BatchEmbeddings(Embeddings):
         """
         return self._pipeline.last_report
 
-    def embed_documents(self, texts: Iterable[str]) -> list[list[float]]:
+    def embed_documents(
+        self, texts: Iterable[str], chunk_size: int | None = None
+    ) -> list[list[float]]:
         """Return one vector a text, in order.
 
         Args:
             texts: any iterable of strings; identical ones are sent once.
+            chunk_size: taken as `OpenAIEmbeddings` takes it, and not used: `max_batch_size` is.
 
         Raises:
             InputError: a text can never be embedded; nothing was sent.
-            PartialEmbeddingsError: some texts failed; it holds the vectors of all others.
+            PartialEmbeddingsError: some texts failed; it holds the vectors of all others. Where one
+                cause ended the call it is of the cause's class too.
             JournalError: the journal cannot be read; nothing was sent.
             DimensionsError: the journal or a `prefetch` holds vectors for the texts with other
                 dimensions than those of earlier calls.
         """
+        del chunk_size
         return self._pipeline.lists(texts)
 
     def embed_numpy(self, texts: Iterable[str]) -> NDArray[np.float32]:
@@ -198,16 +236,19 @@ class BatchEmbeddings(Embeddings):
 
         Raises:
             InputError: the text can never be embedded; nothing was sent.
-            Exception: the provider's own, after the last retry.
+            PartialEmbeddingsError: it failed; the error is of the class of the provider's own too.
         """
         return self._pipeline.query(text)
 
-    async def aembed_documents(self, texts: Iterable[str]) -> list[list[float]]:
+    async def aembed_documents(
+        self, texts: Iterable[str], chunk_size: int | None = None
+    ) -> list[list[float]]:
         """Return one vector a text, without blocking the event loop.
 
         Cancelling the task stops the work. No further request starts, and finished vectors are
         kept as after a failure. It raises what `embed_documents` raises.
         """
+        del chunk_size
         return await event_loop.embed(self._pipeline, texts)
 
     async def aembed_query(self, text: str) -> list[float]:
@@ -322,7 +363,7 @@ class BatchEmbeddings(Embeddings):
             ids=ids,
             batch_size=batch_size,
             max_buffered=max_buffered,
-            show_progress=self._options.show_progress if show_progress is None else show_progress,
+            show_progress=self.show_progress if show_progress is None else show_progress,
             cancelled=_cancelled,
         )
 
@@ -355,6 +396,39 @@ class BatchEmbeddings(Embeddings):
             self._pipeline.wake,
         )
 
+    def close(self) -> None:
+        """Release the journal's file, and end the prefetches that are open.
+
+        A later call opens the file again. A `with` block closes at its end.
+        """
+        self._assembly.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        """Name what is wrapped, and within which limits; no key."""
+        limits = ", ".join(
+            f"{name}={getattr(self, name)!r}"
+            for name in ("max_batch_size", "max_tokens_per_request", "max_workers")
+        )
+        journal = self._options.journal
+        if journal is not None:
+            path = getattr(self.journal, "path", None)
+            journal = type(journal).__name__ if path is None else str(path)
+        return (
+            f"{type(self).__name__}({type(self.embeddings).__name__}, model={self.model!r}, "
+            f"server={self._pipeline.provider.address!r}, {limits}, journal={journal!r})"
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the options and what a subclass has added; locks and threads are made again."""
         return {
@@ -367,3 +441,17 @@ class BatchEmbeddings(Embeddings):
         """Make the object from its options, as a subclass's `__init__` may take other arguments."""
         self._set_up(unpack(state["embeddings"]), state["options"])
         vars(self).update(state["added"])
+
+
+def _without_internals(function: Callable[..., Any]) -> inspect.Signature:
+    """Return a signature for `help()`, without what is only for tests and for error messages."""
+    signature = inspect.signature(function)
+    shown = [
+        each
+        for each in signature.parameters.values()
+        if not each.name.startswith("_") and each.kind is not each.VAR_KEYWORD
+    ]
+    return signature.replace(parameters=shown)
+
+
+vars(BatchEmbeddings.__init__)["__signature__"] = _without_internals(BatchEmbeddings.__init__)

@@ -52,6 +52,7 @@ class Tally:
     hedged_tokens: int = 0
     tokens: int = 0
     recalled: int = 0
+    remembered: int = 0
 
     def add(self, other: "Tally") -> None:
         """Add the counts of another tally."""
@@ -71,6 +72,7 @@ class Report:
         texts: texts of the caller.
         unique: different texts among them; identical ones are sent once.
         from_journal: unique texts whose vectors were kept from before and cost nothing.
+        from_memory: those of them that were in no journal, but left over by a call that failed.
         requests: requests sent, including those that failed.
         retries: requests sent again after an error.
         throttled: requests refused because of a rate limit (429).
@@ -98,6 +100,7 @@ class Report:
     dollars: float | None
     seconds: float
     failures: int
+    from_memory: int = 0
 
     @classmethod
     def of(
@@ -115,6 +118,7 @@ class Report:
             texts=texts,
             unique=unique,
             from_journal=tally.recalled,
+            from_memory=tally.remembered,
             requests=tally.requests,
             retries=tally.retries,
             throttled=tally.throttled,
@@ -130,7 +134,9 @@ class Report:
     def __str__(self) -> str:
         """One line for a log or a print."""
         cost = "" if self.dollars is None else f", ${self.dollars:,.4f}"
-        kept = f", {self.from_journal:,} from the journal" if self.from_journal else ""
+        kept = "".join(
+            f", {count} {where}" for where, count in self._kept().items() if count != "0"
+        )
         twice = f", {self.hedged:,} sent twice" if self.hedged else ""
         lost = f", {self.failures:,} failed" if self.failures else ""
         return (
@@ -139,6 +145,13 @@ class Report:
             f"{twice}, {self.tokens:,} tokens{cost}"
         )
 
+    def _kept(self) -> dict[str, str]:
+        """Say where vectors were kept that cost nothing."""
+        kept = {"from the journal": f"{self.from_journal - self.from_memory:,}"}
+        if self.from_memory:
+            kept["from an earlier call"] = f"{self.from_memory:,}"
+        return kept
+
     def _repr_html_(self) -> str:
         """Return a small table, for notebooks."""
         return html_table(
@@ -146,7 +159,7 @@ class Report:
             {
                 "texts": f"{self.texts:,}",
                 "unique": f"{self.unique:,}",
-                "from the journal": f"{self.from_journal:,}",
+                **self._kept(),
                 "requests": f"{self.requests:,}",
                 "retries": f"{self.retries:,} ({self.throttled:,} throttled)",
                 "splits": f"{self.splits:,}",

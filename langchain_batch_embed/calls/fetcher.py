@@ -87,6 +87,7 @@ class Fetcher:
             counter=counter or self.counter,
             limits=self.limits,
             long_inputs=self._long_inputs,
+            server=self.provider.name,
         )
 
     def begin(
@@ -175,5 +176,6 @@ class Fetcher:
     def _left_to_send(self, fetch: Fetch) -> Work:
         """Fill in what is kept from before; return the rest."""
         fetch.tally.recalled += fetch.recovery.recall()
+        fetch.tally.remembered += fetch.recovery.from_memory
         keep = fetch.recovery.keep
         return self.work(fetch.inputs, fetch.results, keep=keep, query=fetch.query)

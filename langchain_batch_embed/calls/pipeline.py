@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
 
+from langchain_batch_embed.calls.explanation import explain, what_ended
 from langchain_batch_embed.calls.fetcher import Fetch, Fetcher
 from langchain_batch_embed.calls.open_prefetches import OpenPrefetches
 from langchain_batch_embed.calls.prefetch import Prefetch
@@ -147,11 +148,13 @@ class Pipeline:
         return self.embed(given, cancelled=cancelled).lists() if held is None else to_lists(held)
 
     def query(self, text: str, *, cancelled: threading.Event | None = None) -> list[float]:
-        """Return the vector of one query; raise the provider's own error where there is none."""
+        """Return the vector of one query; raise the provider's error where there is none."""
         try:
             return self.embed([text], query=True, cancelled=cancelled).lists()[0]
         except PartialEmbeddingsError as error:
             cause = error.failures[0].error
+            if type(error) is not PartialEmbeddingsError:  # it is of the cause's class too
+                raise
         raise cause  # out here, so that its own causes are all that it has
 
     async def aquery(self, text: str) -> list[float]:
@@ -160,6 +163,8 @@ class Pipeline:
             return (await self.aembed([text], query=True)).lists()[0]
         except PartialEmbeddingsError as error:
             cause = error.failures[0].error
+            if type(error) is not PartialEmbeddingsError:  # it is of the cause's class too
+                raise
         raise cause
 
     def is_small(self, texts: Sequence[str]) -> bool:
@@ -217,13 +222,25 @@ class Pipeline:
                 dollars=dollars(self.provider.model, fetch.tally.tokens),
             )
 
-    @staticmethod
-    def _finished(call: _Call) -> Results:
+    def _finished(self, call: _Call) -> Results:
         """Return the results of a call, or raise for the texts that failed."""
         results = call.fetch.results
         if call.failures and call.report is not None:
             errors = [failure.error for failure in call.failures]
-            cause = root_of(errors)
-            raise PartialEmbeddingsError(results.partial(), call.failures, call.report) from cause
+            all_failed = len(call.failures) == len(call.given)
+            ended = what_ended(errors, all_failed=all_failed, texts=call.given)
+            cause = ended or root_of(errors)
+            raise PartialEmbeddingsError.because_of(
+                ended,
+                results.partial(),
+                call.failures,
+                call.report,
+                explain(
+                    cause,
+                    address=self.provider.address,
+                    model=self.provider.model,
+                    texts=call.given,
+                ),
+            ) from cause
         call.fetch.recovery.succeeded()
         return results

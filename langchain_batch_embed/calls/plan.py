@@ -120,7 +120,7 @@ class Plan:
 
     def __str__(self) -> str:
         """Two lines for a log or a print: requests and price, then the time."""
-        kept = f", {self.from_journal:,} from the journal" if self.from_journal else ""
+        kept = f", {self.from_journal:,} kept from before" if self.from_journal else ""
         return (
             f"{self.texts:,} texts ({self.unique:,} unique{kept}): {self.requests:,} requests, "
             f"{self._tokens()} tokens, {self._cost()}\n{self._time()}"
@@ -131,7 +131,7 @@ class Plan:
         rows = {
             "texts": f"{self.texts:,}",
             "unique": f"{self.unique:,}",
-            "from the journal": f"{self.from_journal:,}",
+            "kept from before": f"{self.from_journal:,}",
             "requests": f"{self.requests:,}",
             "tokens": self._tokens(),
             "cost": self._cost(),

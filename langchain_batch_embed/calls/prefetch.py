@@ -16,6 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,7 @@ from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import DimensionsError, ModelError
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Account, Tally
+from langchain_batch_embed.sending.threads import in_daemon, leave_behind
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
 
@@ -360,7 +362,8 @@ class Prefetch:
             self._running.update(dict.fromkeys(texts, number))
             self._runs += 1
             room -= len(texts)
-            self._threads.submit(self._run, texts, number)
+            in_daemon(partial(self._threads.submit, self._run, texts, number))
+            leave_behind(self._threads)
 
     def _run(self, texts: list[str], number: int) -> None:
         useless = False

@@ -129,6 +129,9 @@ class CallRecovery:
         inputs: what the call sends.
         results: where its vectors are gathered.
         query: neither look up nor keep anything.
+
+    Attributes:
+        from_memory: how many unique texts an earlier call that failed has left vectors of.
     """
 
     def __init__(self, shared: Recovery, inputs: Inputs, results: Results, *, query: bool) -> None:
@@ -136,6 +139,7 @@ class CallRecovery:
         self._query = query
         self._inputs = inputs
         self._results = results
+        self.from_memory = 0
         self._keys: list[bytes] | None = None
         self._lock = threading.Lock()  # guards the making of _keys
 
@@ -158,6 +162,8 @@ class CallRecovery:
             if not rows.size:
                 break
             self._recall_from(journal, rows)
+            if journal is self._shared.memory:
+                self.from_memory = self._inputs.settled(self._results.done) - before
         return self._inputs.settled(self._results.done) - before
 
     def _recall_from(self, journal: Journal, rows: NDArray[np.intp]) -> None:

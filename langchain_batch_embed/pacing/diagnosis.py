@@ -177,7 +177,8 @@ def diagnose(
 def _is_of_model(error: BaseException) -> bool:
     # SageMaker has a `ModelError` of its own, which passes.
     named = isinstance(error, BatchEmbeddingsError) and type(error).__name__ == "ModelError"
-    return named or isinstance(error, DimensionsError)
+    final = isinstance(error, ResponseError) and error.is_final
+    return named or final or isinstance(error, DimensionsError)
 
 
 def _throttled(evidence: Evidence) -> bool:

@@ -79,6 +79,7 @@ class Queue:
         open: inputs without an outcome.
         in_flight: batches that have been sent.
         charge: tokens that the limiter charges for all of it.
+        last_error: of a request of this call.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Queue:
         self.open = len(work.rows)
         self.in_flight: dict[int, Batch] = {}
         self.is_stopped = self.is_given_up = False
+        self.last_error: BaseException | None = None
         self.waits_for_answers = False  # its next batch waits for a place, not for the quota
         self._pacer = pacer
         self._limits = limits
@@ -223,7 +225,7 @@ class Queue:
         if batch.is_settled or batch.copies:
             return  # abandoned, answered by its copy, or the copy may still be answered
         self.in_flight.pop(id(batch), None)
-        batch.error = error
+        batch.error = self.last_error = error
         if diagnosis.kind is Kind.THROTTLED:
             self.tally.throttled += 1
         if self.is_given_up:

@@ -112,6 +112,7 @@ class Sender:
         self._refused_in_a_row = 0
         self._refusals_allowed = REFUSED_IN_A_ROW
         self._last_refusal: BaseException | None = None
+        self._last_error: BaseException | None = None
         self._is_outage_told = False
         self._is_canary_due = False
         self._canary: Flight | None = None
@@ -187,6 +188,12 @@ class Sender:
                     return self._fly([(queue, batch)], now, is_copy=True)
         return min(wait, turn)
 
+    def restart(self, flight: Flight, now: float) -> None:
+        """Note that a request starts only now: it had to wait in its thread."""
+        flight.ticket.sent = now
+        for _, batch in flight.parts:
+            batch.sent = now
+
     def undo(self, flight: Flight) -> None:
         """Forget a request that could not be submitted; its batches wait again."""
         self.pacer.undo(flight.ticket)
@@ -234,6 +241,7 @@ class Sender:
     def failed(self, flight: Flight, error: BaseException, now: float) -> None:
         """Note that a request failed, and do with its batches what is right."""
         diagnosis = self._diagnosis(flight, error)
+        self._last_error = error
         begins = self._tell_pacer(flight, diagnosis, error, now)
         if begins:
             self._log_pause(diagnosis, now)
@@ -403,7 +411,10 @@ class Sender:
         for queue in self._turns.with_deadline:
             if queue.open:
                 if now >= queue.end:
-                    queue.give_up(DeadlineError(queue.deadline or 0.0), abandon=True)
+                    # A call that only waited for another's probe has no error of its own.
+                    away = self._last_error if self.pacer.is_away(now) else None
+                    cause = queue.last_error or away
+                    queue.give_up(DeadlineError(queue.deadline or 0.0, cause), abandon=True)
                 else:
                     wait = min(wait, queue.end - now)
         return wait

@@ -155,7 +155,7 @@ class TestEmptyTexts:
         assert caught.value.indices == (1, 3)
         assert str(caught.value) == (
             "2 of 4 texts are empty (indices 1, 3), which OpenAI refuses; leave such texts out, or "
-            "send ' ' instead"
+            'pass empty="skip-vector", which gives them a vector'
         )
 
     def test_of_a_single_text_no_index_is_told(self) -> None:
