@@ -19,9 +19,10 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer, Ticket
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
 from langchain_batch_embed.report import Tally
-from langchain_batch_embed.sending.queue import FINAL, Queue
+from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.size_limits import SizeLimits
 from langchain_batch_embed.sending.turns import Turns
+from langchain_batch_embed.sending.verdict import FINAL, Judge
 from langchain_batch_embed.sending.work import Batch, Send, Work
 
 __all__ = ["CANARY", "Flight", "Sender"]
@@ -103,8 +104,7 @@ class Sender:
         self.limits = SizeLimits()
         self._hedge = hedge
         self._server = server
-        self._max_retries = max_retries
-        self._draw = draw
+        self._judge = Judge(pacer, self.limits, max_retries=max_retries, draw=draw)
         self._news: dict[Queue, None] = {}  # a set that keeps its order
         self._turns = Turns(pacer, self.limits)
         self._refused_in_a_row = 0
@@ -138,11 +138,10 @@ class Sender:
             hedges,
             pacer=self.pacer,
             limits=self.limits,
-            max_retries=self._max_retries,
+            judge=self._judge,
             timeout=self.timeout,
             deadline=deadline,
             end=math.inf if deadline is None else since + deadline,
-            draw=self._draw,
             news=self._news,
         )
 
