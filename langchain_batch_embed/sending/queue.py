@@ -22,7 +22,7 @@ from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.line import Line
 from langchain_batch_embed.sending.size_limits import SizeLimits
 from langchain_batch_embed.sending.verdict import Cut, GiveUp, Hold, Judge, Park, Resend, divided
-from langchain_batch_embed.sending.work import Batch, Done, Lost, Outcome, Rows, Work
+from langchain_batch_embed.sending.work import Batch, Division, Done, Lost, Outcome, Rows, Work
 from langchain_batch_embed.texts.packing import WAVE_LEAST, requests_are_scarce
 
 __all__ = ["Queue"]
@@ -210,6 +210,7 @@ class Queue:
             return  # the other copy was faster, or it was abandoned at the deadline
         self.hedges.answered(seconds)
         self._settle(batch, Done(batch.rows))
+        self._judge.answered(batch)
         self._release(self._limits.answered(batch, seconds, self.timeout))
 
     def failed(self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float) -> None:
@@ -278,9 +279,14 @@ class Queue:
             self._outcome(Lost(rest, unsent))
 
     def release_delayed(self) -> None:
-        """Make ready all that waits for the server to come back: it is back."""
-        while self._delayed:
-            self._ready.append(heapq.heappop(self._delayed)[2])
+        """Make ready all that waits for the server to come back: it is back.
+
+        What failed most often goes first, or at a server that restarts again and again it would
+        always be in what is broken next.
+        """
+        batches = sorted((batch for _, _, batch in self._delayed), key=lambda each: each.failures)
+        self._delayed.clear()
+        self._ready.extendleft(batches)
 
     def stop(self) -> None:
         """Start nothing more, and hold up no other call that waits for what is found out here."""
@@ -373,9 +379,9 @@ class Queue:
         """Put smaller batches into the place of one."""
         batch.is_settled = True
         parts = [self._batch(part) for part in rows]
+        division = Division(batch, len(parts))
         for part in reversed(parts):
-            part.failures, part.failed_at = min(batch.failures, 1), batch.failed_at
-            part.in_a_row = batch.in_a_row
+            part.failed_at, part.part_of = batch.failed_at, division
             part.signature, part.error = batch.signature, batch.error
             if delay:
                 heapq.heappush(self._delayed, (now + delay, next(self._number), part))

@@ -19,6 +19,7 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer, Ticket
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.odds import Odds
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.size_limits import SizeLimits
 from langchain_batch_embed.sending.turns import Turns
@@ -104,7 +105,8 @@ class Sender:
         self.limits = SizeLimits()
         self._hedge = hedge
         self._server = server
-        self._judge = Judge(pacer, self.limits, max_retries=max_retries, draw=draw)
+        self._odds = Odds()
+        self._judge = Judge(pacer, self.limits, self._odds, max_retries=max_retries, draw=draw)
         self._news: dict[Queue, None] = {}  # a set that keeps its order
         self._turns = Turns(pacer, self.limits)
         self._refused_in_a_row = 0
@@ -212,6 +214,7 @@ class Sender:
             errors: why the answers of some of its parts, by position, cannot be used.
         """
         self._refused_in_a_row = 0
+        self._odds.answered()
         if self.pacer.answered(flight.ticket, headers, now):
             if self._is_outage_told:
                 logger.warning("%s answers again", self._server)
@@ -302,6 +305,10 @@ class Sender:
         self, flight: Flight, diagnosis: Diagnosis, error: BaseException, now: float
     ) -> bool:
         kind, quota = diagnosis.kind, diagnosis.quota
+        if kind in _REFUSALS:
+            self._odds.answered()
+        elif kind in _OF_THE_SERVER and all(map(_is_fresh, flight.parts)):
+            self._odds.failed()
         if kind is Kind.THROTTLED:
             return self.pacer.throttled(
                 flight.ticket,
@@ -410,3 +417,9 @@ def _headers(error: BaseException) -> Mapping[str, str]:
     response: Any = getattr(error, "response", None)
     headers: Mapping[str, str] = getattr(response, "headers", None) or {}
     return headers
+
+
+def _is_fresh(part: tuple[Queue, Batch]) -> bool:
+    """Tell whether nothing that a batch holds has failed before: its texts may be the cause."""
+    _, batch = part
+    return not (batch.setbacks or batch.part_of)

@@ -3,6 +3,7 @@
 Pure: a batch, what is wrong and the time go in, a verdict comes out. The queue carries it out.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import numpy as np
 from langchain_batch_embed.pacing.backoff import Backoff
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.sending.odds import Odds
 from langchain_batch_embed.sending.size_limits import SizeLimits
 from langchain_batch_embed.sending.work import Batch, Rows
 
@@ -19,20 +21,22 @@ __all__ = ["FINAL", "Cut", "GiveUp", "Hold", "Judge", "Park", "Resend", "Verdict
 FINAL = frozenset({Kind.SPENT, Kind.OPTION, Kind.MODEL})
 """Errors that end a call: they are about all of its texts, and no waiting helps."""
 
-OVERLOADED = 4
-"""An overloaded server allows this many times `max_retries`: where it refuses 6 requests of 10 at
-random, 8 retries become 32, and a text is lost once in 20 million (0.6 to the power of 33)."""
+CERTAIN = 9.0
+"""A text is given up when chance explains its failures once in 10 to the power of this: a million
+texts at a server that fails requests at random lose one in 1,000 calls."""
 
-SURE = 8
-"""That is at least this many failures together: with one request in ten that fails by chance, they
-would come together once in 100 million."""
+SUSPECTED = 1.5
+"""A batch of several texts is cut sooner, at 1 in 30: that costs a request, and no text."""
 
 SOON = 3.0
 """While others are answered, a batch that failed once is sent again after this many round trips at
 the latest: more time would not help."""
 
-SAME_ERROR = 2
-"""A batch that fails this often in the same way, while others are answered, is halved."""
+LATE = 2
+"""A batch that was not answered in time this often is halved, even where nobody is answered."""
+
+LONGEST = 4.0
+"""While others are answered, no batch waits longer than this many seconds to be sent again."""
 
 REFUSED_ALONE = 4
 """A batch that is refused for the rate this often with nothing else in flight and no answer in
@@ -40,13 +44,6 @@ between, after pauses of up to 10 s, is more than the whole quota allows at once
 
 REFUSED_ALONE_AS_TOLD = 2
 """The same where the server said each time how long to wait."""
-
-ALONE = 3
-"""One text that fails this often with a 5xx, after all that it was a part of, is given up."""
-
-BY_CHANCE = 3
-"""A batch that could not be delivered, or met an overloaded server, this often while others are
-answered is halved: perhaps one of its texts is what takes the server down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +95,25 @@ class Judge:
     Args:
         pacer: the server's state.
         limits: what one request may hold, as far as it was learnt.
+        odds: how likely it is that a request fails by chance.
         max_retries: how often a batch may fail while others are answered.
         draw: a source of random numbers, uniform in 0 to 1.
     """
 
     def __init__(
-        self, pacer: Pacer, limits: SizeLimits, *, max_retries: int, draw: Callable[[], float]
+        self,
+        pacer: Pacer,
+        limits: SizeLimits,
+        odds: Odds,
+        *,
+        max_retries: int,
+        draw: Callable[[], float],
     ) -> None:
         self._pacer = pacer
         self._limits = limits
         self._max_retries = max_retries
+        self._odds = odds
+        self._about_texts: set[str] = set()  # signatures of failures that were a text's
         self._draw = draw
         self._backoff = Backoff()
 
@@ -126,6 +132,22 @@ class Judge:
                 return self._forbidden(batch, diagnosis)
             case _:
                 return self._failed(batch, diagnosis, error, now)
+
+    def answered(self, batch: Batch) -> None:
+        """Note that a batch is answered: it was by chance that it, or what it is of, failed."""
+        while True:
+            division = batch.part_of
+            if batch.failures:
+                # The first failure of all was counted at once.
+                self._odds.failed(batch.failures - (division is None))
+            if batch.failures == 1:
+                self._odds.retried(recovered=True)
+            if division is None:
+                return
+            division.open -= 1
+            if division.open:
+                return
+            batch = division.batch
 
     def _throttled(self, batch: Batch, diagnosis: Diagnosis) -> Verdict:
         """Wait for the quota; but cut what is refused alone after every wait: it is above it."""
@@ -172,53 +194,84 @@ class Judge:
         """Send a batch again later, in parts where it alone fails, or give its text up."""
         health, kind = self._pacer.health, diagnosis.kind
         same = batch.signature == diagnosis.signature
-        batch.failed_at = min(batch.failed_at, now)
         batch.signature = diagnosis.signature
-        others_answered = health.answered_at >= batch.failed_at or (
-            health.answered_at > batch.sent and not health.is_down
-        )
+        is_first_retry = batch.failures == (batch.part_of is None)
+        if is_first_retry and kind is Kind.FAILED and batch.failed_at < health.answered_at:
+            self._odds.retried(recovered=False)
+        batch.failed_at = now
         batch.failures += 1
-        batch.in_a_row += 1
+        batch.setbacks = (*batch.setbacks, self._odds.count)
         if kind is Kind.TIMED_OUT:
             self._limits.timed_out(batch)
         if len(batch.rows) > 1:
-            if self._is_to_be_cut(batch, kind, same=same, others_answered=others_answered):
+            is_late = kind is Kind.TIMED_OUT and (
+                batch.failures >= LATE or (health.answered_at > batch.sent and not health.is_down)
+            )
+            if is_late or self._is_suspected(batch, diagnosis):
                 if same and getattr(error, "received", None):  # one vector for several texts
                     return self._refused(batch, diagnosis)
                 waits = kind in (Kind.TIMED_OUT, Kind.OVERLOADED)
                 delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
                 return _cut(batch, 2, after=delay)
-        elif self._is_to_be_lost(batch, diagnosis) and (
-            others_answered or (self._max_retries == 0 and diagnosis.status is not None)
-        ):
+        elif self._is_guilty(batch, diagnosis):
+            self._about_texts.add(diagnosis.signature)
+            self._odds.explained(_setbacks(batch)[0])
             return GiveUp(self._limits.dropped(batch))
         return Resend(self._delay(batch, diagnosis))
 
-    def _is_to_be_cut(self, batch: Batch, kind: Kind, *, same: bool, others_answered: bool) -> bool:
-        """Tell whether a batch of several texts has failed often enough to be sent in parts."""
-        if kind is Kind.TIMED_OUT:
-            return others_answered or batch.failures >= SAME_ERROR
-        if kind in (Kind.OVERLOADED, Kind.UNREACHABLE):  # more likely the server than a text
-            return others_answered and batch.failures >= min(BY_CHANCE, self._max_retries + 1)
-        return same and batch.failures >= SAME_ERROR
+    def _is_suspected(self, batch: Batch, diagnosis: Diagnosis) -> bool:
+        """Tell whether one of several texts is likely to be the cause, and not the server."""
+        weights = self._odds.evidence(
+            _setbacks(batch), unknown=1.0, is_error=diagnosis.kind is Kind.FAILED
+        )
+        weights[-1] = self._of_the_last(weights[-1], diagnosis)
+        enough = 1.0 if batch.signature in self._about_texts else SUSPECTED
+        return sum(weights) >= enough or _count(weights) >= self._max_retries + 1
 
-    def _is_to_be_lost(self, batch: Batch, diagnosis: Diagnosis) -> bool:
-        """Tell whether one text has failed often enough, while others are answered."""
-        most = self._max_retries
-        if diagnosis.kind is Kind.OVERLOADED:  # most often it is the server, and not the text
-            most *= OVERLOADED
-        if batch.failures > most:
-            return True
-        # A 5xx each time for it and for all that it was a part of: it is the text.
-        is_known = batch.failures >= ALONE and batch.in_a_row >= SURE
-        return diagnosis.kind is Kind.FAILED and diagnosis.status is not None and is_known
+    def _is_guilty(self, batch: Batch, diagnosis: Diagnosis) -> bool:
+        """Tell whether it is certain that this one text is the cause."""
+        setbacks = _setbacks(batch, alone=True)
+        weights = self._odds.evidence(setbacks, unknown=0.0, is_error=diagnosis.kind is Kind.FAILED)
+        if len(setbacks) == 1:
+            weights[-1] = weights[-1] or 1.0  # so that with max_retries=0 it is not tried again
+        weights[-1] = self._of_the_last(weights[-1], diagnosis)
+        return sum(weights) >= CERTAIN or _count(weights) >= self._max_retries + 1
+
+    def _of_the_last(self, weight: float, diagnosis: Diagnosis) -> float:
+        """Return what the last failure counts for, as long as nobody knows what comes after it.
+
+        A connection breaks for everybody, but what the server told is about this request.
+        """
+        return weight if diagnosis.status is not None else 0.0
 
     def _delay(self, batch: Batch, diagnosis: Diagnosis) -> float:
         """Return the seconds until a batch that failed is sent again."""
-        delay = self._backoff.delay(max(0, batch.failures - 1), self._draw)
-        if batch.failures == 1 and self._pacer.health.failures <= 1 and self._limits.pace:
+        health = self._pacer.health
+        delay = self._backoff.delay(batch.failures - 1, self._draw)
+        if batch.failures == 1 and health.failures <= 1 and self._limits.pace:
             delay = min(delay, SOON * self._limits.pace)  # others are answered
+        if not health.is_down and diagnosis.kind is not Kind.OVERLOADED:
+            delay = min(delay, LONGEST)
         return delay if diagnosis.after is None else max(diagnosis.after, 0.1 * delay)
+
+
+def _setbacks(batch: Batch, *, alone: bool = False) -> list[int]:
+    """Return the failures of a batch, and of those that it is a part of, the first ones first.
+
+    Args:
+        batch: the batch.
+        alone: only where all the rest of what failed is answered: else it may be the cause.
+    """
+    setbacks = list(batch.setbacks)
+    while (division := batch.part_of) is not None and (division.open == 1 or not alone):
+        batch = division.batch
+        setbacks[:0] = batch.setbacks
+    return setbacks
+
+
+def _count(weights: Sequence[float]) -> float:
+    """Return how many failures these are, where one that says little is not a whole one."""
+    return math.fsum(min(1.0, weight) for weight in weights) + 1e-9
 
 
 def _cut(batch: Batch, parts: int, *, after: float = 0.0) -> Cut:

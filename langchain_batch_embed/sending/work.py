@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.texts.packing import Sizes
 
-__all__ = ["Batch", "Done", "Lost", "Outcome", "Rows", "Send", "Trial", "Work"]
+__all__ = ["Batch", "Division", "Done", "Lost", "Outcome", "Rows", "Send", "Trial", "Work"]
 
 Rows = NDArray[np.intp]
 
@@ -35,9 +35,10 @@ class Batch:
         charge: tokens that the limiter charges.
         octets: UTF-8 bytes of the texts.
         work: what the inputs cost a server, in tokens.
-        failures: how often the server could not answer it, while it answered others.
-        in_a_row: how often that happened to it and to those that it is a part of, together.
-        failed_at: when that happened first, for this batch or one that it is a part of.
+        failures: how often the server could not answer it.
+        setbacks: the places of these failures in the `Odds`.
+        failed_at: when it, or what it is a part of, failed last.
+        part_of: what was cut to make it, if anything.
         signature: of the last error.
         refusals: how often it was refused for the rate with nothing else in flight.
         trial: the size that is being found out with it, if any.
@@ -54,8 +55,9 @@ class Batch:
     octets: int
     work: int
     failures: int = 0
-    in_a_row: int = 0
-    failed_at: float = float("inf")
+    setbacks: tuple[int, ...] = ()
+    failed_at: float = -math.inf
+    part_of: "Division | None" = None
     signature: str = ""
     refusals: int = 0
     trial: "Trial | None" = None
@@ -64,6 +66,19 @@ class Batch:
     error: BaseException | None = None
     is_settled: bool = False
     unpark: "Callable[[Batch], None] | None" = None
+
+
+@dataclass(slots=True, eq=False)
+class Division:
+    """A batch that was cut into parts.
+
+    Attributes:
+        batch: what was cut.
+        open: parts that are not answered yet, wholly.
+    """
+
+    batch: Batch
+    open: int
 
 
 @dataclass(slots=True, eq=False)
