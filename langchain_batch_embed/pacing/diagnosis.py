@@ -82,6 +82,8 @@ class Diagnosis:
         measure: what is too large, with `TOO_LARGE`; `None`: it does not say.
         at: the position of the one input that was refused.
         whole_quota: the request asks for more than the whole quota allows at once.
+        by_words: only the words of a refusal say that it is about every request. They may be those
+            of a text, so another request has to confirm it.
         signature: status, code and class name; equal for equal errors.
     """
 
@@ -95,6 +97,7 @@ class Diagnosis:
     measure: Literal["items", "tokens", "bytes"] | None = None
     at: int | None = None
     whole_quota: bool = False
+    by_words: bool = False
     signature: str
 
 
@@ -167,7 +170,7 @@ def diagnose(
         if large is not None:
             return large
     if _out_of_quota(evidence, throttled=throttled, told=after is not None):
-        return make(kind=Kind.SPENT)
+        return make(kind=Kind.SPENT, by_words=evidence.status in _REFUSALS)
     if throttled:
         return make(kind=Kind.THROTTLED)
     kind = _by_status(evidence) if evidence.status is not None else _by_name(evidence, chain)
@@ -252,7 +255,8 @@ def _refused(make: "partial[Diagnosis]", evidence: Evidence, sent: Sequence[str]
         if (evidence.status == _LARGE and not one) or wording.BODY_TOO_LARGE.search(evidence.text):
             return make(kind=Kind.TOO_LARGE, measure="bytes")
         if evidence.status is not None and _names_an_option(evidence):
-            return make(kind=Kind.OPTION)
+            named = any(wording.OPTION_NAME.fullmatch(name) for name in evidence.params)
+            return make(kind=Kind.OPTION, by_words=not named)
     places = (wording.index_of(place) for place in (*evidence.params, evidence.text))
     at = next((place for place in places if place is not None), None)
     return make(kind=Kind.REFUSED, at=at if at is None or not sent or at < len(sent) else None)

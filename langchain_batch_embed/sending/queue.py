@@ -387,7 +387,8 @@ class Queue:
         parts = [self._batch(part) for part in rows]
         division = Division(batch, len(parts))
         for part in reversed(parts):
-            part.failed_at, part.part_of = batch.failed_at, division
+            part.failed_at, part.failed_last = batch.failed_at, batch.failed_last
+            part.part_of = division
             part.signature, part.error = batch.signature, batch.error
             if delay:
                 heapq.heappush(self._delayed, (now + delay, next(self._number), part))

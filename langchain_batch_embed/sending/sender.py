@@ -46,7 +46,9 @@ FAILED_TOGETHER = 2
 PROBE_TIMEOUT = 30.0
 """Seconds for a request to a server that is away: one that hangs must not hold up the others."""
 
-_REFUSALS = frozenset({Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL})
+_REFUSALS = frozenset(
+    {Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL, Kind.SPENT}
+)
 _OF_THE_SERVER = frozenset({Kind.TIMED_OUT, Kind.UNREACHABLE, Kind.OVERLOADED, Kind.FAILED})
 
 
@@ -113,6 +115,7 @@ class Sender:
         self._refusals_allowed = REFUSED_IN_A_ROW
         self._last_refusal: BaseException | None = None
         self._last_error: BaseException | None = None
+        self._unconfirmed: Diagnosis | None = None  # it says that it is about every request
         self._is_outage_told = False
         self._is_canary_due = False
         self._canary: Flight | None = None
@@ -231,6 +234,9 @@ class Sender:
         if flight is self._canary:
             self._canary, self._is_canary_due = None, False
             self._refusals_allowed *= 2
+            if self._unconfirmed is not None:
+                self._judge.denied(self._unconfirmed)
+                self._unconfirmed = None
         for position, (queue, batch) in enumerate(flight.parts):
             error = (errors or {}).get(position)
             if error is None:
@@ -246,22 +252,17 @@ class Sender:
         if begins:
             self._log_pause(diagnosis, now)
         if self.pacer.is_away(now) and not self._is_outage_told:
-            self._is_outage_told = True
-            logger.warning(
-                "%s does not answer (%s): one request at a time tries again, everything else "
-                "waits, for %g s at most",
-                self._server,
-                diagnosis.signature,
-                self.pacer.health.patience_for(unreachable=diagnosis.kind is Kind.UNREACHABLE),
-            )
+            self._log_outage(diagnosis)
         kind = diagnosis.kind
         if flight is self._canary:
             self._canary = None
             if kind in _REFUSALS:  # it is not the texts
-                self._is_canary_due = False
+                self._is_canary_due, self._unconfirmed = False, None
                 self.give_up(self._last_refusal or error)
                 return
-        if len(flight.parts) > 1 and kind in (Kind.REFUSED, Kind.TOO_LARGE, Kind.ACCOUNT):
+        is_doubtful = kind in (Kind.REFUSED, Kind.ACCOUNT) or diagnosis.by_words
+        is_doubtful |= kind is Kind.TOO_LARGE and len(flight.texts) == 1
+        if len(flight.parts) > 1 and (is_doubtful or kind is Kind.TOO_LARGE):
             for queue, batch in flight.parts:  # each by itself: it may be about one of them
                 queue.tally.splits += 1
                 queue.resend(batch)
@@ -269,8 +270,8 @@ class Sender:
             return
         for queue, batch in flight.parts:
             self._settle(queue, batch, diagnosis, error, now)
-        if kind in (Kind.REFUSED, Kind.ACCOUNT):
-            self._note_refusal(flight, kind, error)
+        if is_doubtful:
+            self._note_refusal(flight, diagnosis, error)
         elif self.pacer.gives_up(now, unreachable=kind is Kind.UNREACHABLE):
             error.add_note(f"{self._server} gave no answer")
             self.give_up(error)
@@ -293,20 +294,22 @@ class Sender:
         if queue.open:
             alone = diagnosis.kind in _REFUSALS or batch.failures >= FAILED_TOGETHER
             self._turns.come_back(queue, now, alone=alone)
-        if diagnosis.kind in FINAL:
+        if diagnosis.kind in FINAL and not diagnosis.by_words:
             queue.give_up(error, concerns_all=True)
         elif diagnosis.kind in _OF_THE_SERVER and batch.failures >= FAILED_IN_A_ROW:
-            # Is it the server, or this batch? Where nothing else is sent, the canary tells.
-            self._is_canary_due |= self.pacer.health.is_down
+            # Is it the server, or this batch? Where nobody else is answered, the canary tells.
+            self._is_canary_due |= self.pacer.health.is_down or batch.is_alone
 
-    def _note_refusal(self, flight: Flight, kind: Kind, error: BaseException) -> None:
+    def _note_refusal(self, flight: Flight, diagnosis: Diagnosis, error: BaseException) -> None:
         """Find out whether it is the texts that are refused, or everything."""
         health = self.pacer.health
         self._last_refusal = error
         if flight.ticket.sent >= health.answered_at:
             self._refused_in_a_row += 1
-        is_first = kind is Kind.ACCOUNT and not health.has_answered
-        if is_first or self._refused_in_a_row >= self._refusals_allowed:
+        is_doubtful = diagnosis.kind is Kind.ACCOUNT and not health.has_answered
+        if self._judge.is_to_be_confirmed(diagnosis):
+            self._unconfirmed, is_doubtful = diagnosis, True
+        if is_doubtful or self._refused_in_a_row >= self._refusals_allowed:
             self._is_canary_due = bool(self._turns.queues)
             self._refused_in_a_row = 0
 
@@ -362,6 +365,16 @@ class Sender:
         pause = self.pacer.throttle.delay(now)
         level = logging.WARNING if pause > LOOK_AGAIN else logging.INFO
         logger.log(level, "Throttled (%s): waiting %.3g s", diagnosis.signature, pause)
+
+    def _log_outage(self, diagnosis: Diagnosis) -> None:
+        self._is_outage_told = True
+        logger.warning(
+            "%s does not answer (%s): one request at a time tries again, everything else "
+            "waits, for %g s at most",
+            self._server,
+            diagnosis.signature,
+            self.pacer.health.patience_for(unreachable=diagnosis.kind is Kind.UNREACHABLE),
+        )
 
     def _send_canary(self, now: float) -> Flight | float:
         if self._canary is not None:

@@ -13,7 +13,7 @@ from langchain_batch_embed.pacing.backoff import Backoff
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.sending.odds import Odds
-from langchain_batch_embed.sending.size_limits import SizeLimits
+from langchain_batch_embed.sending.size_limits import PARTS, SizeLimits
 from langchain_batch_embed.sending.work import Batch, Rows
 
 __all__ = ["FINAL", "Cut", "GiveUp", "Hold", "Judge", "Park", "Resend", "Verdict", "divided"]
@@ -119,8 +119,12 @@ class Judge:
     ) -> Verdict:
         """Say what becomes of a batch, and note in it how it failed."""
         match diagnosis.kind:
-            case kind if kind in FINAL:
+            case kind if kind in FINAL and not diagnosis.by_words:
                 return GiveUp(self._limits.dropped(batch))
+            case Kind.SPENT | Kind.OPTION if self.is_to_be_confirmed(diagnosis):
+                return Hold()
+            case Kind.SPENT | Kind.OPTION:
+                return self._refused(batch, diagnosis)
             case Kind.THROTTLED:
                 return self._throttled(batch)
             case Kind.REFUSED | Kind.TOO_LARGE:
@@ -129,6 +133,14 @@ class Judge:
                 return self._forbidden(batch, diagnosis)
             case _:
                 return self._failed(batch, diagnosis, error, now)
+
+    def is_to_be_confirmed(self, diagnosis: Diagnosis) -> bool:
+        """Tell whether the canary has to find out if a refusal is about every request."""
+        return diagnosis.by_words and diagnosis.signature not in self._about_texts
+
+    def denied(self, diagnosis: Diagnosis) -> None:
+        """Note that the canary was answered: the words of a refusal are those of a text."""
+        self._about_texts.add(diagnosis.signature)
 
     def answered(self, batch: Batch) -> None:
         """Note that a batch is answered: it was by chance that it, or what it is of, failed."""
@@ -177,7 +189,7 @@ class Judge:
         count = len(batch.rows)
         if count == 1:
             batch.failures += 1
-            return GiveUp(self._limits.ended_at_one(batch))
+            return GiveUp(self._limits.ended_at_one(batch, diagnosis))
         at = diagnosis.at
         if at is not None and at < count and diagnosis.kind is not Kind.TOO_LARGE:
             around = (batch.rows[:at], batch.rows[at : at + 1], batch.rows[at + 1 :])
@@ -193,9 +205,10 @@ class Judge:
         same = batch.signature == diagnosis.signature
         batch.signature = diagnosis.signature
         is_first_retry = batch.failures == (batch.part_of is None)
-        if is_first_retry and kind is Kind.FAILED and batch.failed_at < health.answered_at:
+        batch.is_alone = health.answered_at < batch.failed_last
+        if is_first_retry and kind is Kind.FAILED and not batch.is_alone:
             self._odds.retried(recovered=False)
-        batch.failed_at = now
+        batch.failed_at, batch.failed_last = min(batch.failed_at, now), now
         batch.failures += 1
         batch.setbacks = (*batch.setbacks, self._odds.count)
         if kind is Kind.TIMED_OUT:
@@ -209,8 +222,9 @@ class Judge:
                     return self._refused(batch, diagnosis)
                 waits = kind in (Kind.TIMED_OUT, Kind.OVERLOADED)
                 delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
-                return _cut(batch, 2, after=delay)
-        elif self._is_guilty(batch, diagnosis):
+                is_large = not waits and len(batch.rows) > PARTS**2
+                return _cut(batch, PARTS if is_large else 2, after=delay)
+        elif not batch.is_alone and self._is_guilty(batch, diagnosis):
             self._about_texts.add(diagnosis.signature)
             self._odds.explained(_setbacks(batch)[0])
             return GiveUp(self._limits.dropped(batch))

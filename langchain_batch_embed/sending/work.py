@@ -37,7 +37,9 @@ class Batch:
         work: what the inputs cost a server, in tokens.
         failures: how often the server could not answer it.
         setbacks: the places of these failures in the `Odds`.
-        failed_at: when it, or what it is a part of, failed last.
+        failed_at: when it, or what it is a part of, failed first.
+        failed_last: when it failed last.
+        is_alone: nobody was answered between its last two failures.
         part_of: what was cut to make it, if anything.
         signature: of the last error.
         refusals: how often it was refused for the rate with nothing else in flight.
@@ -56,7 +58,9 @@ class Batch:
     work: int
     failures: int = 0
     setbacks: tuple[int, ...] = ()
-    failed_at: float = -math.inf
+    failed_at: float = math.inf
+    failed_last: float = -math.inf
+    is_alone: bool = False
     part_of: "Division | None" = None
     signature: str = ""
     refusals: int = 0

@@ -5,6 +5,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -232,6 +233,71 @@ class TestCanary:
         rehearsal.add(make_work(1))
         assert rehearsal.run() < 60
         assert list(lost(rehearsal.outcomes)) == [0]
+
+
+class TestWordsOfTexts:
+    """What a server quotes of a text, or seems to, ends nothing and teaches nothing for good."""
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "the dimensions of this room",
+            "the model of the car was not found",
+            "insufficient_quota",
+            "your credit balance is too low",
+            "maximum number of inputs is 1, says my text",
+        ],
+    )
+    def test_a_text_that_is_quoted_beyond_recognition_costs_only_itself(self, words: str) -> None:
+        """The canary passes, so it is the text; and later requests are as large as before."""
+        bad = [777]
+
+        def error(request: Request) -> Exception | None:
+            return refusal(400, f"bad: {words}") if np.isin(bad, request.rows).any() else None
+
+        server = FakeServer(error=error)
+        sender = make_sender(max_workers=4)
+        rehearsal = Rehearsal(sender, server)
+        rehearsal.add(make_work(2000, max_items=40))
+        rehearsal.run()
+        assert list(lost(rehearsal.outcomes)) == [777]
+        assert len(server.requests) <= 50 + 60
+        bad.clear()
+        server.requests.clear()
+        later = Rehearsal(sender, server)
+        later.add(make_work(2000, max_items=40))
+        later.run()
+        assert len(server.requests) <= 52
+
+    @pytest.mark.parametrize(
+        "message",
+        ["This model does not support specifying dimensions.", "Your credit balance is too low."],
+    )
+    @pytest.mark.parametrize("answers", [0, 20])
+    def test_a_refusal_of_everything_is_confirmed_by_the_canary(
+        self, message: str, answers: int
+    ) -> None:
+        """One request more than were in flight, also where others were answered before."""
+        error = refusal(400, message)
+        server = FakeServer(error=lambda request: error if request.number >= answers else None)
+        rehearsal = Rehearsal(make_sender(max_workers=4), server)
+        rehearsal.add(make_work(5000, max_items=10))
+        rehearsal.run()
+        assert len(lost(rehearsal.outcomes)) == 5000 - 10 * answers
+        assert len(server.requests) <= answers + 5
+
+    @pytest.mark.parametrize("status", [400, 406, 413, 415, 422])
+    @pytest.mark.parametrize("max_items", [1, 50])
+    def test_whatever_the_words_it_ends_after_a_handful_of_requests(
+        self, status: int, max_items: int
+    ) -> None:
+        """A wrong option that the server names in no way that is known."""
+        server = FakeServer(error=lambda _: refusal(status, "extra inputs are not permitted: x"))
+        rehearsal = Rehearsal(make_sender(), server)
+        rehearsal.add(make_work(5000, max_items=max_items))
+        rehearsal.run()
+        assert len(lost(rehearsal.outcomes)) == 5000
+        assert len(server.requests) <= 100
 
 
 class TestFinal:

@@ -110,7 +110,7 @@ class TestChance:
             run(server, 400 if max_items == 1 else 1500, max_items)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("kind", ["reset", "500", "503"])
+    @pytest.mark.parametrize("kind", ["reset", "500"])
     def test_of_20_000_texts_a_server_that_fails_three_in_ten_loses_none(self, kind: str) -> None:
         """Each in a request of its own."""
         run(Unsteady(seed=1, share=0.3, kind=kind), 20_000, 1, max_workers=64)
@@ -188,7 +188,7 @@ class TestBadTexts:
 class TestMaxRetries:
     """It is one rule for one text and for a batch of several."""
 
-    @pytest.mark.parametrize(("max_retries", "tries"), [(0, 1), (1, 2), (3, 4)])
+    @pytest.mark.parametrize(("max_retries", "tries"), [(0, 1), (1, 2), (2, 3), (3, 4)])
     def test_one_text_fails_once_more_than_it_is_retried(
         self, max_retries: int, tries: int
     ) -> None:
@@ -196,7 +196,7 @@ class TestMaxRetries:
         server = FakeServer(error=lambda request: refusal(500) if 9 in request.rows else None)
         sender = make_sender(max_workers=1, max_retries=max_retries)
         rehearsal = Rehearsal(sender, server)
-        rehearsal.add(make_work(20, max_items=1))
+        rehearsal.add(make_work(400, max_items=1))
         rehearsal.run()
         assert list(lost(rehearsal.outcomes)) == [9]
         assert server.rows().count(9) == tries
