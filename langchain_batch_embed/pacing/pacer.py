@@ -223,7 +223,8 @@ class Pacer:
             self._measure(ticket, now, is_hinted=after is not None)
         elif not told and after is None:
             # It knows nothing of the quota, so it is a limit of requests at a time.
-            self.concurrency.refused(ticket.sent, now, accepted=len(self.in_flight))
+            in_flight = [other.sent for other in self.in_flight.values()]
+            self.concurrency.crowded(ticket.sent, now, in_flight=in_flight)
             self.throttle.shorten(now)
         elif begins:
             # A quota that is known explains the refusal; the other one is not guessed at.
