@@ -37,8 +37,16 @@ STRAY = 0.3
 ROUNDS = 2
 """After this many rounds without a refusal, one for one more request at a time is about that."""
 
-OTHER_QUOTA = 4.0
-"""A quota of tokens measured with batches this many times smaller may be one of requests."""
+LEAST_QUOTA = 8192
+"""A quota of tokens holds at least one text of the usual greatest length. Where fewer tokens than
+this were sent when the first request was refused, it is a quota of requests."""
+
+TRIAL = 5.0
+"""Where it may be either quota, a batch this many times as large as the usual ones is tried: if it
+gets through as soon, requests are what is counted."""
+
+PROOFS = 2
+"""Such batches that have to get through."""
 
 LONG_OUTAGE = 2.0
 """After this many seconds of failures alone, the server was away, and not overloaded."""
@@ -57,6 +65,7 @@ class Ticket:
         sent: when it was let through, in seconds of the pacer's clock.
         ended_tokens: tokens of the requests that had ended before it started.
         ended_requests: how many these were.
+        is_trial: it is so large that the quota is one of requests if it gets through.
     """
 
     charge: int
@@ -64,6 +73,7 @@ class Ticket:
     sent: float
     ended_tokens: float
     ended_requests: float
+    is_trial: bool = False
 
 
 class Pacer:
@@ -109,6 +119,8 @@ class Pacer:
         self._ended_requests = 0.0
         self._opened_at = math.inf
         self._last_start = -math.inf
+        self._kind: str | None = None  # which quota it is that nobody tells
+        self._proofs = 0  # that it is one of requests
         self._before_outage: float | None = None  # in flight, when failures began
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
@@ -136,6 +148,7 @@ class Pacer:
             sent=now,
             ended_tokens=self._ended_tokens,
             ended_requests=self._ended_requests,
+            is_trial=self._is_trial(charge),
         )
         self.has_started = True
         self._last_start = now
@@ -179,6 +192,10 @@ class Pacer:
         self._accepted += ticket.sent <= self._refused_at
         self._passed_in_a_row += ticket.sent > self._refused_at
         self.throttle.answered(ticket.sent)
+        if ticket.is_trial and self._kind is None:
+            self._proofs += 1
+            if self._proofs >= PROOFS:
+                self._kind = "requests"
         self._passed["tokens"] += ticket.charge
         self._passed["requests"] += 1
         self.tokens.passed(ticket.charge, sent=ticket.sent, now=now)
@@ -254,6 +271,10 @@ class Pacer:
                 bucket.ease(now)
         if not is_chance and not self._is_measured:
             self._is_measured = True
+            if self._started_tokens <= LEAST_QUOTA:
+                self._kind = "requests"
+            elif ticket.is_trial and not is_lone:
+                self._kind = "tokens"
             # Refused alone after a pause, nothing is learnt of the rate.
             paused = 0.0 if is_hinted else self.throttle.paused
             if not is_lone:
@@ -308,11 +329,17 @@ class Pacer:
 
     def largest(self) -> float:
         """Return the most tokens that one request may be charged: the whole bucket."""
+        if self._is_either():
+            return TRIAL * self._usual()
         return math.inf if self.tokens.is_measured else self.tokens.capacity
 
     def rate_of_requests(self) -> float | None:
         """Return the known quota of requests a minute, or `None`."""
-        rate = None if self.requests.is_measured else self.requests.rate
+        rate = self.requests.rate
+        if self._kind == "requests" and not self.requests.is_known:
+            return 60 * min(1.0, rate or 1.0)
+        if self.requests.is_measured and not self._is_either():
+            return None
         return None if rate is None else rate * 60
 
     def has_room(self) -> bool:
@@ -328,13 +355,24 @@ class Pacer:
         tokens, requests = self.tokens.delay(charge, now), self.requests.delay(1, now)
         if not (self.tokens.is_measured and self.requests.is_measured):
             return max(tokens, requests)
-        # Measured together, only one of them is real. Where batches have become much larger since,
-        # it is tried whether it is the other one.
-        grown = charge / (self.tokens.rate or 1.0) > OTHER_QUOTA / (self.requests.rate or 1.0)
-        quota = requests if grown else tokens
+        # Measured together, only one of them is real.
+        is_of_requests = self._kind == "requests" or self._is_trial(charge)
+        quota = requests if is_of_requests else tokens
         # Whoever has waited for that long may simply ask.
         longest = LONGEST if self.in_flight or not self.throttle.in_a_row else BACKOFF.longest
         return min(quota, max(0.0, self._last_start + longest - now))
+
+    def _is_either(self) -> bool:
+        """Tell whether the quota that was measured may be one of tokens or of requests."""
+        return self._kind is None and self.tokens.is_measured and self.requests.is_measured
+
+    def _is_trial(self, charge: int) -> bool:
+        """Tell whether a batch is so large that it tells which quota it is."""
+        return self._is_either() and charge > TRIAL / 2 * self._usual()
+
+    def _usual(self) -> float:
+        """Return the charge of a usual request that got through."""
+        return self._passed["tokens"] / max(1.0, self._passed["requests"])
 
     def _is_full(self) -> bool:
         concurrency, in_flight = self.concurrency, self.in_flight
