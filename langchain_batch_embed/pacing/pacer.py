@@ -37,6 +37,9 @@ STRAY = 0.3
 ROUNDS = 2
 """After this many rounds without a refusal, one for one more request at a time is about that."""
 
+NUMBERS = 8
+"""Requests over which the number in flight is averaged."""
+
 LEAST_QUOTA = 8192
 """A quota of tokens holds at least one text of the usual greatest length. Where fewer tokens than
 this were sent when the first request was refused, it is a quota of requests."""
@@ -65,6 +68,7 @@ class Ticket:
         sent: when it was let through, in seconds of the pacer's clock.
         ended_tokens: tokens of the requests that had ended before it started.
         ended_requests: how many these were.
+        number: how many were in flight with it.
         is_trial: it is so large that the quota is one of requests if it gets through.
     """
 
@@ -73,6 +77,7 @@ class Ticket:
     sent: float
     ended_tokens: float
     ended_requests: float
+    number: int = 1
     is_trial: bool = False
 
 
@@ -111,6 +116,7 @@ class Pacer:
         self._refused_at = -math.inf  # when the current pause began
         self._refused = 0  # requests refused in it
         self._accepted = 0  # requests answered since that were sent before it
+        self._usual_number = 0.0  # in flight, with those that were let through lately
         self._passed_in_a_row = 0  # requests let through since the last refusal
         self._is_measured = False  # whether conclusions were drawn from the current pause
         self._started_tokens = 0.0  # of all requests so far
@@ -148,6 +154,7 @@ class Pacer:
             sent=now,
             ended_tokens=self._ended_tokens,
             ended_requests=self._ended_requests,
+            number=len(self.in_flight) + 1,
             is_trial=self._is_trial(charge),
         )
         self.has_started = True
@@ -174,6 +181,9 @@ class Pacer:
             self.concurrency.open()
         self.concurrency.answered(sent=ticket.sent, now=now, work=ticket.work, in_flight=in_flight)
         was_away = self.is_away(now)
+        if self.health.is_down:
+            for bucket in (self.tokens, self.requests):
+                bucket.interrupt(self.health.away_for(now))
         self.health.answered(now)
         if was_away and self._before_outage is not None:
             self.concurrency.recover(self._before_outage, now)
@@ -191,6 +201,7 @@ class Pacer:
         self._refused_share -= self._refused_share / RECENT
         self._accepted += ticket.sent <= self._refused_at
         self._passed_in_a_row += ticket.sent > self._refused_at
+        self._usual_number += (ticket.number - self._usual_number) / NUMBERS
         self.throttle.answered(ticket.sent)
         if ticket.is_trial and self._kind is None:
             self._proofs += 1
@@ -254,7 +265,7 @@ class Pacer:
     def _measure(self, ticket: Ticket, now: float, *, is_hinted: bool) -> None:
         """Draw conclusions from a refusal whose quota nobody tells, once a pause."""
         concurrency, accepted = self.concurrency, max(1, len(self.in_flight))
-        if self._refused == 1 and not is_hinted and self._is_one_too_many():
+        if self._refused == 1 and not is_hinted and self._is_one_too_many(ticket):
             # This many were fine for a while: it is a limit of requests at a time.
             concurrency.refused(ticket.sent, now, accepted=accepted)
             self.throttle.cancel()
@@ -284,13 +295,13 @@ class Pacer:
         if self._is_measured and self.throttle.in_a_row == 1:
             concurrency.accepts(accepted)
 
-    def _is_one_too_many(self) -> bool:
-        """Tell whether the number in flight was raised just now, after a while without refusals."""
+    def _is_one_too_many(self, ticket: Ticket) -> bool:
+        """Tell whether more are in flight than usual, after a while without refusals."""
         concurrency = self.concurrency
         return (
             concurrency.threshold < concurrency.most
             and not concurrency.is_slow_start
-            and len(self.in_flight) + 1 >= concurrency.limit()
+            and ticket.number > self._usual_number + 0.5  # noqa: PLR2004  # the next whole one
             and self._passed_in_a_row >= ROUNDS * concurrency.limit()
         )
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 __all__ = ["LONGEST", "TokenBucket"]
 
 PROBE = 0.0005
-"""The k-th answer in a row raises a measured rate by k times this share: by a tenth after 20, by
-half after 40. A change of the quota is found that way."""
+"""k answers in a row, or k seconds, raise a measured rate by k * k / 2 times this share: by a tenth
+after 20, by two fifths after 40. A change of the quota is found that way."""
 
 FIRST_PROBE = 0.005
-"""The same after the first measurement, which a slow start makes too low: threefold after 20
-answers, or after as many seconds."""
+"""The same after the first measurement, which a slow start makes too low: twofold after 20."""
+
+FEW = 5
+"""With fewer requests than this between two refusals the rate is lowered, and not measured."""
 
 AHEAD = 2.0
 """A measured rate is never raised above this many times what has really passed since."""
@@ -57,12 +59,14 @@ class _Period:
         paused: seconds after it in which nothing was sent; half of them count, as they may have
             been too many to be saved up.
         passed: amount let through of what was sent since.
+        count: requests that this was in.
         least: a rate that it cannot be below.
     """
 
     start: float
     paused: float = 0.0
     passed: float = 0.0
+    count: int = 0
     least: float = 0.0
 
 
@@ -93,6 +97,7 @@ class TokenBucket:
         self._period: _Period | None = None  # since the last refusal
         self._last_period: _Period | None = None  # between the last two; answers still come
         self._in_a_row = 0  # requests let through since the last refusal
+        self._lowered_at = 0.0  # when it was lowered last
         self._measurements = 0
 
     @property
@@ -129,17 +134,19 @@ class TokenBucket:
             return
         if last is not None and last.start <= sent < period.start:
             last.passed += amount
-            self._remeasure(last, period.start)
+            last.count += 1
+            if self._measurements == 1 or last.count >= FEW:
+                self._remeasure(last, period.start)
         elif sent >= period.start:
             period.passed += amount
-            self._in_a_row += 1
+            period.count += 1
             if self.rate is not None:
-                ahead = AHEAD * period.passed / max(1e-6, now - period.start)
-                growth = PROBE * self._in_a_row
-                if self._measurements == 1:
-                    growth = FIRST_PROBE * max(self._in_a_row, now - period.start)
-                grown = self.rate * (1 + growth)
-                self._measure(min(grown, max(self._base, ahead)))
+                elapsed = max(1e-6, now - period.start)
+                self._in_a_row += 1
+                steps = max(self._in_a_row, now - self._lowered_at)
+                growth = (PROBE if self._measurements > 1 else FIRST_PROBE) / 2 * steps * steps
+                ahead = AHEAD * period.passed / elapsed
+                self._measure(max(self._base, min(self._base * (1 + growth), ahead)))
 
     def learn(
         self,
@@ -222,10 +229,13 @@ class TokenBucket:
                 self._last_period = period
                 period.least = max(amount / LONGEST, 0.0 if self.rate is None else self.rate / 2)
                 self._measurements += 1
-                if period.passed:
+                if self.rate is not None and period.count < FEW:
+                    self._base = self.rate * CAUTION
+                    self._measure(self._base)
+                elif period.passed:
                     self._remeasure(period, now)
             self._period = _Period(start=now, paused=paused)
-            self._in_a_row = 0
+            self._in_a_row, self._lowered_at = 0, now
             if self.is_measured:
                 self.level = min(self.level, 0.0)
 
@@ -243,7 +253,14 @@ class TokenBucket:
             self._base = self.rate * (1 - MEASURED_EASE)
             self._measure(self._base)
             self.level = min(self.level, 0.0)
-            self._in_a_row = 0
+            self._in_a_row, self._lowered_at = 0, now
+            self._measurements += 1
+
+    def interrupt(self, seconds: float) -> None:
+        """Note that the server was away for this long: nothing could pass."""
+        if self._period is not None:
+            self._period.start += seconds
+            self._lowered_at += seconds
 
     def _measure(self, rate: float) -> None:
         self.rate, self.is_measured = rate, True

@@ -45,6 +45,10 @@ MERGED = 1024
 """Texts in a batch for a saturated server, at most: an answer with twice as many is no faster to
 read, and takes twice the memory."""
 
+AGAIN = 5
+"""Batches that were refused for the rate count this many times: putting them together costs less
+than sending each."""
+
 OVERLOADED = 4
 """An overloaded server allows this many times `max_retries`: where it refuses 6 requests of 10 at
 random, 8 retries become 32, and a text is lost once in 20 million (0.6 to the power of 33)."""
@@ -176,7 +180,7 @@ class Queue:
         if self.is_stopped or now >= self.end or self._is_full():
             return None
         if len(self._ready) > 1 and requests_are_scarce(
-            len(self._ready), self._pacer.rate_of_requests()
+            AGAIN * len(self._ready), self._pacer.rate_of_requests()
         ):
             self._return_to_line()
         while self._ready:
