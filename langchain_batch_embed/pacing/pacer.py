@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.concurrency import Concurrency
+from langchain_batch_embed.pacing.diagnosis import Quota
 from langchain_batch_embed.pacing.health import Health
 from langchain_batch_embed.pacing.quota import read_headers
 from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
@@ -45,11 +46,15 @@ LEAST_QUOTA = 8192
 this were sent when the first request was refused, it is a quota of requests."""
 
 TRIAL = 5.0
-"""Where it may be either quota, a batch this many times as large as the usual ones is tried: if it
-gets through as soon, requests are what is counted."""
+"""Where it may be either quota, batches this many times as large as the usual ones are tried: if
+they get through as soon, requests are what is counted."""
 
-PROOFS = 2
-"""Such batches that have to get through."""
+PROOF = 3.0
+"""That is once this many times the tokens have passed that would have flowed since the refusal."""
+
+LENIENT = 1.5
+"""Such a batch is sent only after this many times the seconds between usual ones, so that it is not
+refused for the requests either."""
 
 LONG_OUTAGE = 2.0
 """After this many seconds of failures alone, the server was away, and not overloaded."""
@@ -126,7 +131,10 @@ class Pacer:
         self._opened_at = math.inf
         self._last_start = -math.inf
         self._kind: str | None = None  # which quota it is that nobody tells
-        self._proofs = 0  # that it is one of requests
+        self._empty_at = math.inf  # when it was refused last
+        self._flowed = 0.0  # tokens that have passed since
+        self._flow = 0.0  # tokens a second, as measured then
+        self._size = 0.0  # tokens in a request, as measured then
         self._before_outage: float | None = None  # in flight, when failures began
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
@@ -203,10 +211,7 @@ class Pacer:
         self._passed_in_a_row += ticket.sent > self._refused_at
         self._usual_number += (ticket.number - self._usual_number) / NUMBERS
         self.throttle.answered(ticket.sent)
-        if ticket.is_trial and self._kind is None:
-            self._proofs += 1
-            if self._proofs >= PROOFS:
-                self._kind = "requests"
+        self._note_kind(ticket, now)
         self._passed["tokens"] += ticket.charge
         self._passed["requests"] += 1
         self.tokens.passed(ticket.charge, sent=ticket.sent, now=now)
@@ -219,7 +224,7 @@ class Pacer:
         *,
         after: float | None,
         headers: Mapping[str, str],
-        quota: tuple[str, float] | None = None,
+        quota: Quota | None = None,
     ) -> bool:
         """Count a request as refused for the rate: everybody waits, once.
 
@@ -228,7 +233,7 @@ class Pacer:
             now: the time.
             after: the seconds that the server asks for; `None`: it does not say.
             headers: of the refusal.
-            quota: the kind and the limit a minute that the text of the refusal names.
+            quota: what the text of the refusal says about it.
 
         Returns:
             Whether the refusal begins a pause of its own. Refusals of requests that were in flight
@@ -244,9 +249,9 @@ class Pacer:
         told = self._learn(ticket, headers, now, refused=True)
         if told:
             self.concurrency.open()
-        if quota is not None and not told and self._is_believable(*quota, now):
+        if quota is not None and not told and self._is_believable(quota, now):
             told = True
-            self._bucket(quota[0]).name(quota[1], now)
+            self._bucket(quota.kind).name(quota.limit, now, holds=_holds(quota, ticket, after))
         if not (told or self.tokens.is_known or self.requests.is_known):
             self._measure(ticket, now, is_hinted=after is not None)
         elif not told and after is None:
@@ -291,6 +296,9 @@ class Pacer:
             if not is_lone:
                 self.tokens.refused(ticket.charge, now, paused=paused)
                 self.requests.refused(1, now, paused=paused)
+                self._empty_at, self._flowed = now, 0.0
+                if self.tokens.rate and self.requests.rate:
+                    self._flow, self._size = self.tokens.rate, self.tokens.rate / self.requests.rate
             concurrency.throttled(now)
         if self._is_measured and self.throttle.in_a_row == 1:
             concurrency.accepts(accepted)
@@ -341,14 +349,14 @@ class Pacer:
     def largest(self) -> float:
         """Return the most tokens that one request may be charged: the whole bucket."""
         if self._is_either():
-            return TRIAL * self._usual()
+            return TRIAL * self._size
         return math.inf if self.tokens.is_measured else self.tokens.capacity
 
     def rate_of_requests(self) -> float | None:
         """Return the known quota of requests a minute, or `None`."""
         rate = self.requests.rate
         if self._kind == "requests" and not self.requests.is_known:
-            return 60 * min(1.0, rate or 1.0)
+            return 60 * (rate or 1.0)
         if self.requests.is_measured and not self._is_either():
             return None
         return None if rate is None else rate * 60
@@ -367,8 +375,13 @@ class Pacer:
         if not (self.tokens.is_measured and self.requests.is_measured):
             return max(tokens, requests)
         # Measured together, only one of them is real.
-        is_of_requests = self._kind == "requests" or self._is_trial(charge)
-        quota = requests if is_of_requests else tokens
+        if self._kind == "requests":
+            quota = requests
+        elif self._is_trial(charge):
+            left = self._last_start + LENIENT / (self.requests.rate or 1.0) - now
+            quota = max(requests, left if left > 1e-9 else 0.0)  # noqa: PLR2004  # rounding
+        else:
+            quota = tokens
         # Whoever has waited for that long may simply ask.
         longest = LONGEST if self.in_flight or not self.throttle.in_a_row else BACKOFF.longest
         return min(quota, max(0.0, self._last_start + longest - now))
@@ -379,11 +392,17 @@ class Pacer:
 
     def _is_trial(self, charge: int) -> bool:
         """Tell whether a batch is so large that it tells which quota it is."""
-        return self._is_either() and charge > TRIAL / 2 * self._usual()
+        return self._is_either() and charge > TRIAL / 2 * self._size
 
-    def _usual(self) -> float:
-        """Return the charge of a usual request that got through."""
-        return self._passed["tokens"] / max(1.0, self._passed["requests"])
+    def _note_kind(self, ticket: Ticket, now: float) -> None:
+        """Note what an answer tells of which quota it is that nobody tells."""
+        if ticket.sent <= self._empty_at:
+            return
+        self._flowed += ticket.charge
+        if ticket.is_trial and self._flowed > PROOF * self._flow * (now - self._empty_at):
+            self._kind = self._kind or "requests"
+        if self._kind == "requests":
+            self.requests.guess(1 / max(1e-3, ticket.sent - self._empty_at), now)
 
     def _is_full(self) -> bool:
         concurrency, in_flight = self.concurrency, self.in_flight
@@ -393,9 +412,9 @@ class Pacer:
         recent = sum(ticket.sent >= concurrency.began for ticket in in_flight.values())
         return recent >= concurrency.limit() or len(in_flight) >= concurrency.threshold
 
-    def _is_believable(self, kind: str, limit: float, now: float) -> bool:
+    def _is_believable(self, quota: Quota, now: float) -> bool:
         """Tell whether no more was let through than a quota named in a refusal allows."""
-        return self._passed[kind] <= limit * (1 + (now - self._opened_at) / 60)
+        return self._passed[quota.kind] <= quota.limit * (1 + (now - self._opened_at) / 60)
 
     def _bucket(self, kind: str) -> TokenBucket:
         return self.tokens if kind == "tokens" else self.requests
@@ -425,3 +444,15 @@ class Pacer:
                 now=now,
             )
         return bool(told)
+
+
+def _holds(quota: Quota, ticket: Ticket, after: float | None) -> float:
+    """Return what the bucket behind a refusal holds at least; `inf`: not told.
+
+    It holds what is used, and where it refills all the time, it will hold the request as well once
+    the delay is over.
+    """
+    if quota.used is None or after is None:
+        return math.inf
+    requested = ticket.charge if quota.kind == "tokens" else 1
+    return max(quota.used, quota.used + requested - after * quota.limit / 60)

@@ -97,6 +97,7 @@ class TokenBucket:
         self._period: _Period | None = None  # since the last refusal
         self._last_period: _Period | None = None  # between the last two; answers still come
         self._in_a_row = 0  # requests let through since the last refusal
+        self._holds = 0.0  # as refusals have told
         self._lowered_at = 0.0  # when it was lowered last
         self._measurements = 0
 
@@ -194,15 +195,24 @@ class TokenBucket:
         self.level = lowest if first else min(max(self.level, lowest), highest)
         self.level = min(self.level, self.capacity)
 
-    def name(self, limit: float, now: float) -> None:
-        """Take over a rate that the text of a refusal names: the bucket behind it is empty."""
-        if not 0 < limit < math.inf or (self.is_known and not self.is_set):
+    def name(self, limit: float, now: float, *, holds: float = math.inf) -> None:
+        """Take over a rate that the text of a refusal names: the bucket behind it is empty.
+
+        Args:
+            limit: the amount a minute.
+            now: the time.
+            holds: what the bucket holds at least, as far as the refusal tells.
+        """
+        if not 0 < limit < math.inf or (self.is_known and self._remaining_seen):
             return
         if self.is_set and self.rate is not None:
             limit = min(limit, self.rate * 60)
         self.rate, self.is_measured = limit / 60, False
-        # Its size is not told; a second's worth is what small buckets hold.
-        self.capacity = min(self.capacity, limit)
+        if holds < math.inf:  # else a minute's worth
+            self._holds = max(self._holds, min(holds, limit))
+            self.capacity = self._holds
+        else:
+            self.capacity = min(self.capacity, limit)
         self._refill(now)
         self.level = min(self.level, 0.0)
 
@@ -245,6 +255,13 @@ class TokenBucket:
         elapsed = max(end - period.start - period.paused / 2, (end - period.start) / 4)
         self._base = CAUTION * max(period.passed / elapsed, period.least)
         self._measure(self._base)
+
+    def guess(self, rate: float, now: float) -> None:
+        """Begin with this rate, for want of a measurement."""
+        if self.rate is None:
+            self._base, self._lowered_at = rate, now
+            self._measure(rate)
+            self.level = 0.0
 
     def ease(self, now: float) -> None:
         """Note a refusal that may be chance: a measured rate is lowered a little."""

@@ -309,7 +309,7 @@ class Sender:
                 now,
                 after=diagnosis.after,
                 headers=_headers(error),
-                quota=None if quota is None else (quota.kind, quota.limit),
+                quota=quota,
             )
         if diagnosis.whole_quota:
             self.pacer.undo(flight.ticket)  # no limiter charges what it can never let through
