@@ -52,6 +52,13 @@ they get through as soon, requests are what is counted."""
 PROOF = 3.0
 """That is once this many times the tokens have passed that would have flowed since the refusal."""
 
+PATIENCE = 12
+"""After this many refusals in a row, in more than a minute, it is not the requests."""
+
+DOUBT = 8
+"""After this many answers it is tried again whether it is the requests, then after 4 times as many:
+the refusal may have been for them."""
+
 LENIENT = 1.5
 """Such a batch is sent only after this many times the seconds between usual ones, so that it is not
 refused for the requests either."""
@@ -122,6 +129,8 @@ class Pacer:
         self._refused = 0  # requests refused in it
         self._accepted = 0  # requests answered since that were sent before it
         self._usual_number = 0.0  # in flight, with those that were let through lately
+        self._was_crowded = False
+        self._crowded_until = -math.inf  # what was sent by then was too many at a time
         self._passed_in_a_row = 0  # requests let through since the last refusal
         self._is_measured = False  # whether conclusions were drawn from the current pause
         self._started_tokens = 0.0  # of all requests so far
@@ -132,6 +141,10 @@ class Pacer:
         self._last_start = -math.inf
         self._kind: str | None = None  # which quota it is that nobody tells
         self._empty_at = math.inf  # when it was refused last
+        self._is_certain = False
+        self._certainty = DOUBT // 4
+        self._doubts = 0  # answers until it is tried again
+        self._largest = LEAST_QUOTA  # charge of a request that passed
         self._flowed = 0.0  # tokens that have passed since
         self._flow = 0.0  # tokens a second, as measured then
         self._size = 0.0  # tokens in a request, as measured then
@@ -212,6 +225,7 @@ class Pacer:
         self._usual_number += (ticket.number - self._usual_number) / NUMBERS
         self.throttle.answered(ticket.sent)
         self._note_kind(ticket, now)
+        self._largest = max(self._largest, ticket.charge)
         self._passed["tokens"] += ticket.charge
         self._passed["requests"] += 1
         self.tokens.passed(ticket.charge, sent=ticket.sent, now=now)
@@ -272,9 +286,10 @@ class Pacer:
         concurrency, accepted = self.concurrency, max(1, len(self.in_flight))
         if self._refused == 1 and not is_hinted and self._is_one_too_many(ticket):
             # This many were fine for a while: it is a limit of requests at a time.
-            concurrency.refused(ticket.sent, now, accepted=accepted)
-            self.throttle.cancel()
+            self._crowded_until = now
             self._is_measured = True
+        if ticket.sent <= self._crowded_until:
+            self._settle_crowd(ticket, now)
             return
         is_chance = (
             self._refused_share < STRAY
@@ -287,10 +302,20 @@ class Pacer:
                 bucket.ease(now)
         if not is_chance and not self._is_measured:
             self._is_measured = True
+            may_be_crowd = not (self._was_crowded or is_hinted) and bool(self.in_flight)
+            if self._started_tokens <= LEAST_QUOTA and may_be_crowd:
+                # Either a quota of requests, or a limit of them at a time: an answer will tell.
+                self._was_crowded, self._crowded_until = True, now
+                self._settle_crowd(ticket, now)
+                return
             if self._started_tokens <= LEAST_QUOTA:
-                self._kind = "requests"
-            elif ticket.is_trial and not is_lone:
-                self._kind = "tokens"
+                self._kind, self._is_certain = "requests", True
+            elif self._is_too_large(ticket, is_lone=is_lone):
+                self._kind, self._certainty = "tokens", 4 * self._certainty
+                self._doubts = self._certainty
+                if not is_lone:  # the rate was right for smaller batches
+                    self.throttle.shorten(now)
+                    return
             # Refused alone after a pause, nothing is learnt of the rate.
             paused = 0.0 if is_hinted else self.throttle.paused
             if not is_lone:
@@ -303,14 +328,20 @@ class Pacer:
         if self._is_measured and self.throttle.in_a_row == 1:
             concurrency.accepts(accepted)
 
+    def _settle_crowd(self, ticket: Ticket, now: float) -> None:
+        """Go on with as many at a time as were let in, as soon as one of them is answered."""
+        in_flight = [other.sent for other in self.in_flight.values()]
+        self.concurrency.crowded(ticket.sent, now, in_flight=in_flight)
+        self.throttle.cancel()
+
     def _is_one_too_many(self, ticket: Ticket) -> bool:
         """Tell whether more are in flight than usual, after a while without refusals."""
         concurrency = self.concurrency
         return (
             concurrency.threshold < concurrency.most
-            and not concurrency.is_slow_start
+            and not (concurrency.is_slow_start or self._is_certain)
             and ticket.number > self._usual_number + 0.5  # noqa: PLR2004  # the next whole one
-            and self._passed_in_a_row >= ROUNDS * concurrency.limit()
+            and self._passed_in_a_row >= ROUNDS * self._usual_number
         )
 
     def failed(
@@ -346,10 +377,18 @@ class Pacer:
             now, unreachable=unreachable
         )
 
+    def counts_requests(self) -> bool:
+        """Tell whether a quota that nobody tells is one of requests: batches need not be small."""
+        return self._kind == "requests"
+
     def largest(self) -> float:
         """Return the most tokens that one request may be charged: the whole bucket."""
         if self._is_either():
-            return TRIAL * self._size
+            return max(TRIAL * self._size, 2.0 * LEAST_QUOTA)
+        if self._kind == "requests" and not self._is_certain:
+            return TRIAL * self._largest
+        if self._kind == "tokens" and self.tokens.is_measured:
+            return self._largest
         return math.inf if self.tokens.is_measured else self.tokens.capacity
 
     def rate_of_requests(self) -> float | None:
@@ -377,9 +416,12 @@ class Pacer:
         # Measured together, only one of them is real.
         if self._kind == "requests":
             quota = requests
-        elif self._is_trial(charge):
+        elif self._kind is None:
+            # It may be either: whatever is in it, a request may be sent a little later than those
+            # before it were.
             left = self._last_start + LENIENT / (self.requests.rate or 1.0) - now
-            quota = max(requests, left if left > 1e-9 else 0.0)  # noqa: PLR2004  # rounding
+            lenient = max(requests, left if left > 1e-9 else 0.0)  # noqa: PLR2004  # rounding
+            quota = min(tokens, lenient)
         else:
             quota = tokens
         # Whoever has waited for that long may simply ask.
@@ -392,13 +434,25 @@ class Pacer:
 
     def _is_trial(self, charge: int) -> bool:
         """Tell whether a batch is so large that it tells which quota it is."""
-        return self._is_either() and charge > TRIAL / 2 * self._size
+        return self._is_either() and charge > max(TRIAL / 2 * self._size, LEAST_QUOTA)
+
+    def _is_too_large(self, ticket: Ticket, *, is_lone: bool) -> bool:
+        """Tell whether a batch is refused for its tokens, although requests may be counted."""
+        if ticket.is_trial and self._kind is None:
+            return not is_lone
+        if self._kind != "requests" or ticket.charge <= self._largest:
+            return False
+        return self.throttle.in_a_row >= PATIENCE or not (self._is_certain or is_lone)
 
     def _note_kind(self, ticket: Ticket, now: float) -> None:
         """Note what an answer tells of which quota it is that nobody tells."""
         if ticket.sent <= self._empty_at:
             return
         self._flowed += ticket.charge
+        if self._kind == "tokens":
+            self._doubts -= 1
+            if not self._doubts:
+                self._kind = None
         if ticket.is_trial and self._flowed > PROOF * self._flow * (now - self._empty_at):
             self._kind = self._kind or "requests"
         if self._kind == "requests":

@@ -6,6 +6,7 @@ flowed in between them.
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 __all__ = ["LONGEST", "TokenBucket"]
@@ -22,6 +23,9 @@ FEW = 5
 
 AHEAD = 2.0
 """A measured rate is never raised above this many times what has really passed since."""
+
+RECENT = 8
+"""Requests that tell what passes by now, where it was less before."""
 
 CAUTION = 0.93
 """A measured rate is used at this share, because a refused request may be charged too."""
@@ -97,6 +101,7 @@ class TokenBucket:
         self._period: _Period | None = None  # since the last refusal
         self._last_period: _Period | None = None  # between the last two; answers still come
         self._in_a_row = 0  # requests let through since the last refusal
+        self._recent: deque[tuple[float, float]] = deque()  # when what passed
         self._holds = 0.0  # as refusals have told
         self._lowered_at = 0.0  # when it was lowered last
         self._measurements = 0
@@ -146,7 +151,7 @@ class TokenBucket:
                 self._in_a_row += 1
                 steps = max(self._in_a_row, now - self._lowered_at)
                 growth = (PROBE if self._measurements > 1 else FIRST_PROBE) / 2 * steps * steps
-                ahead = AHEAD * period.passed / elapsed
+                ahead = AHEAD * max(period.passed / elapsed, self._recently(amount, now))
                 self._measure(max(self._base, min(self._base * (1 + growth), ahead)))
 
     def learn(
@@ -272,6 +277,14 @@ class TokenBucket:
             self.level = min(self.level, 0.0)
             self._in_a_row, self._lowered_at = 0, now
             self._measurements += 1
+
+    def _recently(self, amount: float, now: float) -> float:
+        """Return what passes in a second by now, over some requests."""
+        self._recent.append((now, amount))
+        if len(self._recent) < RECENT:
+            return 0.0
+        start = self._recent.popleft()[0]
+        return sum(amount for _, amount in self._recent) / max(1e-6, now - start)
 
     def interrupt(self, seconds: float) -> None:
         """Note that the server was away for this long: nothing could pass."""

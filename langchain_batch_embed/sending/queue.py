@@ -72,12 +72,9 @@ the latest: more time would not help."""
 SAME_ERROR = 2
 """A batch that fails this often in the same way, while others are answered, is halved."""
 
-REFUSED_ALONE = 4
+REFUSED_ALONE = 2
 """A batch that is refused for the rate this often with nothing else in flight and no answer in
 between, after pauses of up to 10 s, is more than the whole quota allows at once: it is cut."""
-
-REFUSED_ALONE_AS_TOLD = 2
-"""The same where the server said each time how long to wait."""
 
 ALONE = 3
 """One text that fails this often with a 5xx, after all that it was a part of, is given up."""
@@ -395,12 +392,12 @@ class Queue:
         self.tally.throttled += 1
         self.tally.retries += 1
         batch.refusals += not self._pacer.in_flight
-        most = REFUSED_ALONE if diagnosis.after is None else REFUSED_ALONE_AS_TOLD
         if (
-            batch.refusals >= most
-            and self._pacer.throttle.in_a_row >= most
+            batch.refusals >= REFUSED_ALONE
+            and self._pacer.throttle.in_a_row >= REFUSED_ALONE
             and len(batch.rows) > 1
             and not self._pacer.explains(batch.charge)
+            and not self._pacer.counts_requests()
             and not self._limits.has_passed(batch)
         ):
             self._limits.refused_for_quota(batch)
