@@ -128,7 +128,7 @@ class Pacer:
         self._refused_at = -math.inf  # when the current pause began
         self._refused = 0  # requests refused in it
         self._accepted = 0  # requests answered since that were sent before it
-        self._usual_number = 0.0  # in flight, with those that were let through lately
+        self._usual_number = 1.0  # in flight, with those that were let through lately
         self._was_crowded = False
         self._crowded_until = -math.inf  # what was sent by then was too many at a time
         self._passed_in_a_row = 0  # requests let through since the last refusal
