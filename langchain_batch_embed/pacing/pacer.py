@@ -23,6 +23,7 @@ from langchain_batch_embed.pacing.health import Health
 from langchain_batch_embed.pacing.quota import read_headers
 from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
 from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
+from langchain_batch_embed.pacing.which_quota import LENIENT, WhichQuota
 
 __all__ = ["MAX_OUTAGE", "Pacer", "Ticket"]
 
@@ -40,28 +41,6 @@ ROUNDS = 2
 
 NUMBERS = 8
 """Requests over which the number in flight is averaged."""
-
-LEAST_QUOTA = 8192
-"""A quota of tokens holds at least one text of the usual greatest length. Where fewer tokens than
-this were sent when the first request was refused, it is a quota of requests."""
-
-TRIAL = 5.0
-"""Where it may be either quota, batches this many times as large as the usual ones are tried: if
-they get through as soon, requests are what is counted."""
-
-PROOF = 3.0
-"""That is once this many times the tokens have passed that would have flowed since the refusal."""
-
-PATIENCE = 12
-"""After this many refusals in a row, in more than a minute, it is not the requests."""
-
-DOUBT = 8
-"""After this many answers it is tried again whether it is the requests, then after 4 times as many:
-the refusal may have been for them."""
-
-LENIENT = 1.5
-"""Such a batch is sent only after this many times the seconds between usual ones, so that it is not
-refused for the requests either."""
 
 LONG_OUTAGE = 2.0
 """After this many seconds of failures alone, the server was away, and not overloaded."""
@@ -81,7 +60,6 @@ class Ticket:
         ended_tokens: tokens of the requests that had ended before it started.
         ended_requests: how many these were.
         number: how many were in flight with it.
-        is_trial: it is so large that the quota is one of requests if it gets through.
     """
 
     charge: int
@@ -90,7 +68,6 @@ class Ticket:
     ended_tokens: float
     ended_requests: float
     number: int = 1
-    is_trial: bool = False
 
 
 class Pacer:
@@ -139,15 +116,7 @@ class Pacer:
         self._ended_requests = 0.0
         self._opened_at = math.inf
         self._last_start = -math.inf
-        self._kind: str | None = None  # which quota it is that nobody tells
-        self._empty_at = math.inf  # when it was refused last
-        self._is_certain = False
-        self._certainty = DOUBT // 4
-        self._doubts = 0  # answers until it is tried again
-        self._largest = LEAST_QUOTA  # charge of a request that passed
-        self._flowed = 0.0  # tokens that have passed since
-        self._flow = 0.0  # tokens a second, as measured then
-        self._size = 0.0  # tokens in a request, as measured then
+        self._which = WhichQuota()
         self._before_outage: float | None = None  # in flight, when failures began
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
@@ -176,7 +145,6 @@ class Pacer:
             ended_tokens=self._ended_tokens,
             ended_requests=self._ended_requests,
             number=len(self.in_flight) + 1,
-            is_trial=self._is_trial(charge),
         )
         self.has_started = True
         self._last_start = now
@@ -224,8 +192,9 @@ class Pacer:
         self._passed_in_a_row += ticket.sent > self._refused_at
         self._usual_number += (ticket.number - self._usual_number) / NUMBERS
         self.throttle.answered(ticket.sent)
-        self._note_kind(ticket, now)
-        self._largest = max(self._largest, ticket.charge)
+        rate = self._which.passed(ticket.charge, sent=ticket.sent, now=now)
+        if rate is not None:
+            self.requests.guess(rate, now)
         self._passed["tokens"] += ticket.charge
         self._passed["requests"] += 1
         self.tokens.passed(ticket.charge, sent=ticket.sent, now=now)
@@ -283,7 +252,7 @@ class Pacer:
 
     def _measure(self, ticket: Ticket, now: float, *, is_hinted: bool) -> None:
         """Draw conclusions from a refusal whose quota nobody tells, once a pause."""
-        concurrency, accepted = self.concurrency, max(1, len(self.in_flight))
+        accepted = max(1, len(self.in_flight))
         if self._refused == 1 and not is_hinted and self._is_one_too_many(ticket):
             # This many were fine for a while: it is a limit of requests at a time.
             self._crowded_until = now
@@ -291,42 +260,44 @@ class Pacer:
         if ticket.sent <= self._crowded_until:
             self._settle_crowd(ticket, now)
             return
-        is_chance = (
-            self._refused_share < STRAY
-            and self.throttle.in_a_row < 2  # noqa: PLR2004
-            and (self._refused < BURST or self._refused < self._accepted)
-        )
         is_lone = not self.in_flight and self.throttle.in_a_row > 1
         if self._refused == 1 and not is_lone:
             for bucket in (self.tokens, self.requests):
                 bucket.ease(now)
-        if not is_chance and not self._is_measured:
+        if not self._is_chance() and not self._is_measured:
             self._is_measured = True
-            may_be_crowd = not (self._was_crowded or is_hinted) and bool(self.in_flight)
-            if self._started_tokens <= LEAST_QUOTA and may_be_crowd:
+            excludes_tokens = self._which.excludes_tokens(self._started_tokens)
+            if excludes_tokens and self.in_flight and not (self._was_crowded or is_hinted):
                 # Either a quota of requests, or a limit of them at a time: an answer will tell.
                 self._was_crowded, self._crowded_until = True, now
                 self._settle_crowd(ticket, now)
                 return
-            if self._started_tokens <= LEAST_QUOTA:
-                self._kind, self._is_certain = "requests", True
-            elif self._is_too_large(ticket, is_lone=is_lone):
-                self._kind, self._certainty = "tokens", 4 * self._certainty
-                self._doubts = self._certainty
-                if not is_lone:  # the rate was right for smaller batches
-                    self.throttle.shorten(now)
-                    return
-            # Refused alone after a pause, nothing is learnt of the rate.
-            paused = 0.0 if is_hinted else self.throttle.paused
-            if not is_lone:
-                self.tokens.refused(ticket.charge, now, paused=paused)
-                self.requests.refused(1, now, paused=paused)
-                self._empty_at, self._flowed = now, 0.0
-                if self.tokens.rate and self.requests.rate:
-                    self._flow, self._size = self.tokens.rate, self.tokens.rate / self.requests.rate
-            concurrency.throttled(now)
+            if excludes_tokens:
+                self._which.must_be_requests()
+            in_a_row = self.throttle.in_a_row
+            if self._which.refused(ticket.charge, in_a_row=in_a_row, is_lone=is_lone):
+                self.throttle.shorten(now)  # parts of it may go at once
+                return
+            self._measure_rates(ticket, now, is_lone=is_lone, is_hinted=is_hinted)
         if self._is_measured and self.throttle.in_a_row == 1:
-            concurrency.accepts(accepted)
+            self.concurrency.accepts(accepted)
+
+    def _is_chance(self) -> bool:
+        """Tell whether the refusals of this pause may be chance."""
+        return (
+            self._refused_share < STRAY
+            and self.throttle.in_a_row < 2  # noqa: PLR2004
+            and (self._refused < BURST or self._refused < self._accepted)
+        )
+
+    def _measure_rates(self, ticket: Ticket, now: float, *, is_lone: bool, is_hinted: bool) -> None:
+        """Measure the rates of both quotas: one of them is used up."""
+        if not is_lone:  # else the pause was too short, and nothing is learnt of the rate
+            paused = 0.0 if is_hinted else self.throttle.paused
+            self.tokens.refused(ticket.charge, now, paused=paused)
+            self.requests.refused(1, now, paused=paused)
+            self._which.measured(self.tokens.rate, self.requests.rate, now)
+        self.concurrency.throttled(now)
 
     def _settle_crowd(self, ticket: Ticket, now: float) -> None:
         """Go on with as many at a time as were let in, as soon as one of them is answered."""
@@ -339,8 +310,8 @@ class Pacer:
         concurrency = self.concurrency
         return (
             concurrency.threshold < concurrency.most
-            and not (concurrency.is_slow_start or self._is_certain)
-            and ticket.number > self._usual_number + 0.5  # noqa: PLR2004  # the next whole one
+            and not (concurrency.is_slow_start or self._which.is_certain)
+            and ticket.number > self._usual_number + 0.5
             and self._passed_in_a_row >= ROUNDS * self._usual_number
         )
 
@@ -379,24 +350,20 @@ class Pacer:
 
     def counts_requests(self) -> bool:
         """Tell whether a quota that nobody tells is one of requests: batches need not be small."""
-        return self._kind == "requests"
+        return self._which.kind == "requests"
 
     def largest(self) -> float:
         """Return the most tokens that one request may be charged: the whole bucket."""
-        if self._is_either():
-            return max(TRIAL * self._size, 2.0 * LEAST_QUOTA)
-        if self._kind == "requests" and not self._is_certain:
-            return TRIAL * self._largest
-        if self._kind == "tokens" and self.tokens.is_measured:
-            return self._largest
+        if self._are_measured or self._which.kind == "requests":
+            return math.inf if self.tokens.is_known else self._which.most
         return math.inf if self.tokens.is_measured else self.tokens.capacity
 
     def rate_of_requests(self) -> float | None:
         """Return the known quota of requests a minute, or `None`."""
         rate = self.requests.rate
-        if self._kind == "requests" and not self.requests.is_known:
+        if self._which.kind == "requests" and not self.requests.is_known:
             return 60 * (rate or 1.0)
-        if self.requests.is_measured and not self._is_either():
+        if self.requests.is_measured and not (self._which.kind is None and self._are_measured):
             return None
         return None if rate is None else rate * 60
 
@@ -411,52 +378,21 @@ class Pacer:
 
     def _quota_delay(self, charge: int, now: float) -> float:
         tokens, requests = self.tokens.delay(charge, now), self.requests.delay(1, now)
-        if not (self.tokens.is_measured and self.requests.is_measured):
+        if not self._are_measured:
             return max(tokens, requests)
         # Measured together, only one of them is real.
-        if self._kind == "requests":
-            quota = requests
-        elif self._kind is None:
-            # It may be either: whatever is in it, a request may be sent a little later than those
-            # before it were.
+        quota = requests if self._which.kind == "requests" else tokens
+        if self._which.kind is None:
             left = self._last_start + LENIENT / (self.requests.rate or 1.0) - now
-            lenient = max(requests, left if left > 1e-9 else 0.0)  # noqa: PLR2004  # rounding
-            quota = min(tokens, lenient)
-        else:
-            quota = tokens
+            lenient = left if left > 1e-9 else 0.0  # noqa: PLR2004  # rounding
+            quota = min(tokens, max(requests, lenient))
         # Whoever has waited for that long may simply ask.
         longest = LONGEST if self.in_flight or not self.throttle.in_a_row else BACKOFF.longest
         return min(quota, max(0.0, self._last_start + longest - now))
 
-    def _is_either(self) -> bool:
-        """Tell whether the quota that was measured may be one of tokens or of requests."""
-        return self._kind is None and self.tokens.is_measured and self.requests.is_measured
-
-    def _is_trial(self, charge: int) -> bool:
-        """Tell whether a batch is so large that it tells which quota it is."""
-        return self._is_either() and charge > max(TRIAL / 2 * self._size, LEAST_QUOTA)
-
-    def _is_too_large(self, ticket: Ticket, *, is_lone: bool) -> bool:
-        """Tell whether a batch is refused for its tokens, although requests may be counted."""
-        if ticket.is_trial and self._kind is None:
-            return not is_lone
-        if self._kind != "requests" or ticket.charge <= self._largest:
-            return False
-        return self.throttle.in_a_row >= PATIENCE or not (self._is_certain or is_lone)
-
-    def _note_kind(self, ticket: Ticket, now: float) -> None:
-        """Note what an answer tells of which quota it is that nobody tells."""
-        if ticket.sent <= self._empty_at:
-            return
-        self._flowed += ticket.charge
-        if self._kind == "tokens":
-            self._doubts -= 1
-            if not self._doubts:
-                self._kind = None
-        if ticket.is_trial and self._flowed > PROOF * self._flow * (now - self._empty_at):
-            self._kind = self._kind or "requests"
-        if self._kind == "requests":
-            self.requests.guess(1 / max(1e-3, ticket.sent - self._empty_at), now)
+    @property
+    def _are_measured(self) -> bool:
+        return self.tokens.is_measured and self.requests.is_measured
 
     def _is_full(self) -> bool:
         concurrency, in_flight = self.concurrency, self.in_flight

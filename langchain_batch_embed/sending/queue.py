@@ -262,7 +262,7 @@ class Queue:
             self._settle(batch, Lost(batch.rows, error))
             self._release(self._limits.dropped(batch))
         elif diagnosis.kind is Kind.THROTTLED:
-            self._throttled(batch, diagnosis)
+            self._throttled(batch)
         elif diagnosis.kind in (Kind.REFUSED, Kind.TOO_LARGE):
             self._refused(batch, diagnosis, error, now)
         elif diagnosis.kind is Kind.ACCOUNT:
@@ -387,7 +387,7 @@ class Queue:
 
     # What is done with a batch that failed.
 
-    def _throttled(self, batch: Batch, diagnosis: Diagnosis) -> None:
+    def _throttled(self, batch: Batch) -> None:
         """Wait for the quota; but cut what is refused alone after every wait: it is above it."""
         self.tally.throttled += 1
         self.tally.retries += 1
