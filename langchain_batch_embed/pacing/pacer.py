@@ -282,7 +282,7 @@ class Pacer:
                 self._settle_crowd(ticket, now)
                 return
             if excludes_tokens:
-                self._which.must_be_requests()
+                self._which.exclude_tokens(ticket.charge)
             in_a_row = self.throttle.in_a_row
             if self._which.refused(ticket.charge, in_a_row=in_a_row, is_lone=is_lone):
                 self.throttle.shorten(now)  # parts of it may go at once

@@ -73,6 +73,11 @@ class _Period:
     count: int = 0
     least: float = 0.0
 
+    def elapsed(self, end: float) -> float:
+        """Return the seconds that it has lasted, as far as they count; never 0."""
+        lasted = max(1e-6, end - self.start)
+        return max(lasted - self.paused / 2, lasted / 4)
+
 
 class TokenBucket:
     """A bucket that refills continuously.
@@ -245,7 +250,9 @@ class TokenBucket:
                 period.least = max(amount / LONGEST, 0.0 if self.rate is None else self.rate / 2)
                 self._measurements += 1
                 if self.rate is not None and period.count < FEW:
-                    self._base = self.rate * CAUTION
+                    # What has passed is too little to measure, but no more can have flowed.
+                    most = (period.passed + amount) / period.elapsed(now)
+                    self._base = max(period.least, CAUTION * min(self.rate, most))
                     self._measure(self._base)
                 elif period.passed:
                     self._remeasure(period, now)
@@ -257,8 +264,7 @@ class TokenBucket:
     def _remeasure(self, period: "_Period", end: float) -> None:
         """Measure the rate: what was let through between two refusals has flowed in there."""
         # One measurement may be off, so it may not do more than halve the rate.
-        elapsed = max(end - period.start - period.paused / 2, (end - period.start) / 4)
-        self._base = CAUTION * max(period.passed / elapsed, period.least)
+        self._base = CAUTION * max(period.passed / period.elapsed(end), period.least)
         self._measure(self._base)
 
     def guess(self, rate: float, now: float) -> None:

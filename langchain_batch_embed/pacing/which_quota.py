@@ -50,7 +50,8 @@ class WhichQuota:
         self.is_certain = False
         self._patience = DOUBT  # answers after which it is tried again
         self._answers = 0  # since it was said to be the tokens
-        self._largest = float(LEAST_QUOTA)  # tokens of a request that passed
+        self._largest = float(LEAST_QUOTA)  # tokens of a request that passes
+        self._largest_passed = 0.0  # and of one that has passed
         self._refused_at = math.inf  # when the quota was used up last
         self._passed = 0.0  # tokens that have passed since
         self._rate = 0.0  # tokens a second, as measured then
@@ -89,6 +90,7 @@ class WhichQuota:
             if self.is_trial(tokens) and self._passed > PROOF * flowed:
                 self.kind = "requests"
         self._largest = max(self._largest, tokens)
+        self._largest_passed = max(self._largest_passed, tokens)
         if self.kind == "requests" and sent > self._refused_at:
             return 1 / max(1e-3, sent - self._refused_at)
         return None
@@ -98,9 +100,10 @@ class WhichQuota:
         """Tell whether a refusal after so few tokens is not about tokens."""
         return sent_in_all <= LEAST_QUOTA
 
-    def must_be_requests(self) -> None:
-        """Note that it is the quota of requests."""
-        self.kind, self.is_certain = "requests", True
+    def exclude_tokens(self, tokens: float) -> None:
+        """Note that a refusal is not about tokens, if as many of them have passed before."""
+        if tokens <= 2 * self._largest_passed:
+            self.kind, self.is_certain = "requests", True
 
     def refused(self, tokens: float, *, in_a_row: int, is_lone: bool) -> bool:
         """Note a refusal; return whether that was for the tokens in it, so that the rates hold.

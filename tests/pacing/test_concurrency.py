@@ -233,3 +233,13 @@ def test_the_number_is_between_one_and_the_most(
         assert 1 <= concurrency.limit() <= most
         assert 1 <= concurrency.useful <= most
         assert 1 <= concurrency.limit() <= most
+
+
+def test_a_wave_of_refusals_shows_how_many_were_let_in() -> None:
+    """Of 32 that were sent together 24 are refused one by one: 8 are let in at a time."""
+    concurrency = Concurrency(128, first=32)
+    in_flight = [0.0] * 32
+    for i in range(24):
+        in_flight.pop()
+        concurrency.crowded(0.0, 0.1 + i / 100, in_flight=in_flight)
+    assert concurrency.limit() == 8
