@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Never
 
-from langchain_batch_embed.calls.plan import AccountQuota, Plan
+from langchain_batch_embed.calls.estimate import AccountQuota
+from langchain_batch_embed.calls.plan import Plan
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import (

@@ -314,6 +314,10 @@ class Pacer:
         rate = None if self.requests.is_measured else self.requests.rate
         return None if rate is None else rate * 60
 
+    def usual_charge(self) -> float:
+        """Return the tokens that a request was charged on average."""
+        return self._started_tokens / max(1.0, self._started_requests)
+
     def has_room(self) -> bool:
         """Tell whether a copy of a late request does no harm: no quota binds, no line is long."""
         return not (

@@ -13,7 +13,8 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings, InputError, OptionError
-from langchain_batch_embed.calls.plan import RUNS, TIERS, AccountQuota, rehearse_quota
+from langchain_batch_embed.calls.estimate import RUNS, AccountQuota, rehearse_quota
+from langchain_batch_embed.calls.plan import TIERS
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.commands.main import main
