@@ -16,10 +16,12 @@ __all__ = [
     "IngestReport",
     "Report",
     "Tally",
+    "amount",
     "dollars",
     "duration",
     "html_table",
     "money",
+    "plural",
 ]
 
 DOLLARS_PER_MILLION_TOKENS: Mapping[str, float] = MappingProxyType(
@@ -36,6 +38,7 @@ PRICES_FROM = "OpenAI's list price of November 2026"
 BATCH_API_SHARE = 0.5
 """What OpenAI's Batch API costs of that; it answers within 24 hours. Same page."""
 
+_THOUSAND = 1000
 _MINUTE = 60
 _HOUR = 3600
 
@@ -256,6 +259,20 @@ def dollars(model: str | None, tokens: int, *, price: float | None = None) -> fl
 def money(amount: float) -> str:
     """Write dollars: with cents where they matter, and with fractions of them below a dollar."""
     return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}"
+
+
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """Write a number and what it counts: `1 text`, `2,000 texts`, `2 retries`."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def amount(number: float) -> str:
+    """Write a large number in short: `512`, `12k`, `1.2M`."""
+    if number < 10 * _THOUSAND:
+        return f"{number:,.0f}"
+    if round(number / _THOUSAND) < _THOUSAND:
+        return f"{number / _THOUSAND:.0f}k"
+    return f"{number / _THOUSAND / _THOUSAND:,.1f}M"
 
 
 def duration(seconds: float) -> str:

@@ -86,7 +86,7 @@ def rehearse_quota(
             tokens_per_minute=user_quota.tokens_per_minute,
             draw=draw,
         )
-        sender = Sender(pacer, max_retries=8, timeout=math.inf, draw=draw)
+        sender = Sender(pacer, max_retries=8, timeout=math.inf, is_rehearsal=True, draw=draw)
         queue = sender.queue(work, Tally(), Hedges())
         sender.add(queue, 0.0)
         server = _Server(quota, seed)

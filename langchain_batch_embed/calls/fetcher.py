@@ -26,6 +26,10 @@ from langchain_batch_embed.texts.tokens import TokenCounter
 __all__ = ["Fetch", "Fetcher"]
 
 
+def _ignore(work: Work) -> None:
+    """Take no interest in what is to be sent."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Fetch:
     """The inputs whose vectors are to be fetched, and what has come of them.
@@ -43,6 +47,11 @@ class Fetch:
     recovery: CallRecovery
     tally: Tally = field(default_factory=Tally)
     query: bool = False
+
+    def charge_left(self) -> int:
+        """Return the tokens, as the limiter charges them, that are still to be answered."""
+        rows = self.inputs.missing(self.results.done)
+        return int(self.inputs.charges[rows[~self.results.lost[rows]]].sum())
 
 
 class Fetcher:
@@ -105,6 +114,7 @@ class Fetcher:
         deadline: float | None = None,
         since: float | None = None,
         cancelled: threading.Event | None = None,
+        begun: Callable[[Work], object] = _ignore,
         progress: Callable[[], object],
     ) -> list[Failure]:
         """Fetch the vectors that are missing, from the journal or by requests.
@@ -115,12 +125,14 @@ class Fetcher:
             deadline: seconds until the rest is given up; `None`: any time.
             since: the clock's time from which they count; `None`: from now on.
             cancelled: set, with a `wake`, to stop from another thread.
+            begun: called with what is to be sent, once the journal was read.
             progress: called each time that some vectors have come.
 
         Returns:
             The texts that have no vector, and why.
         """
         work = self._left_to_send(fetch)
+        begun(work)
         progress()
         if len(work.rows):  # else neither a lock nor a thread is needed
             for outcome in self.dispatcher.run(
@@ -134,9 +146,17 @@ class Fetcher:
         progress()  # over-long texts are averaged at the end
         return failures
 
-    async def arun(self, fetch: Fetch, *, deadline: float | None, since: float) -> list[Failure]:
+    async def arun(
+        self,
+        fetch: Fetch,
+        *,
+        deadline: float | None,
+        since: float,
+        begun: Callable[[Work], object] = _ignore,
+    ) -> list[Failure]:
         """Do the same in an event loop, without a thread that waits."""
         work = self._left_to_send(fetch)
+        begun(work)
         if len(work.rows):
             outcomes = self.dispatcher.arun(work, fetch.tally, deadline=deadline, since=since)
             async with contextlib.aclosing(outcomes):

@@ -6,21 +6,23 @@ texts -> inputs (unique, counted, over-long ones cut) -> those that are not kept
 """
 
 import contextlib
+import logging
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tqdm.auto import tqdm
-
 from langchain_batch_embed.calls.fetcher import Fetch, Fetcher
+from langchain_batch_embed.calls.logbook import Logbook
 from langchain_batch_embed.calls.open_prefetches import OpenPrefetches
 from langchain_batch_embed.calls.prefetch import Prefetch
+from langchain_batch_embed.calls.progress import Progress, View
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import Failure, PartialEmbeddingsError, root_of
 from langchain_batch_embed.limits import check_positive
 from langchain_batch_embed.providers.decoding import to_lists
 from langchain_batch_embed.report import Report, dollars
+from langchain_batch_embed.sending.work import Work
 from langchain_batch_embed.texts.inputs import Inputs, check_texts
 
 __all__ = ["Pipeline"]
@@ -40,6 +42,7 @@ class _Call:
         started: when it began, in seconds of the clock.
         given: the texts of the caller.
         fetch: the vectors that it needs.
+        level: of its lines in the log.
         failures: texts without a vector, at its end.
         report: what it did, at its end.
     """
@@ -47,6 +50,7 @@ class _Call:
     started: float
     given: list[str]
     fetch: Fetch
+    level: int
     failures: list[Failure] = field(default_factory=list)
     report: Report | None = None
 
@@ -79,6 +83,8 @@ class Pipeline:
         self.prefetches = OpenPrefetches(fetcher)
         self._deadline = deadline
         self._show_progress = show_progress
+        pacer = self.dispatcher.sender.pacer
+        self._logbook = Logbook(self.limits, model=self.provider.model, pacer=pacer)
 
     @property
     def last_report(self) -> Report | None:
@@ -113,18 +119,18 @@ class Pipeline:
         """
         call = self._begin(texts, lists=lists, query=query)
         fetch = call.fetch
-        hidden = query or not self._show_progress or self.prefetches.is_ingesting
         with self._reported(call):
             if not query:
                 end = math.inf if self._deadline is None else call.started + self._deadline
                 self.prefetches.answer(fetch, call.given, end=end, cancelled=cancelled)
-            with tqdm(total=len(call.given), unit=" texts", disable=hidden) as bar:
+            with self._progress(call) as progress:
                 failures = self.fetcher.run(
                     fetch,
                     deadline=self._deadline,
                     since=call.started,
                     cancelled=cancelled,
-                    progress=lambda: bar.update(fetch.results.texts_done() - bar.n),
+                    begun=lambda work: self._note_start(call, work),
+                    progress=progress.update,
                 )
             call.end(failures)
         return self._finished(call)
@@ -133,9 +139,13 @@ class Pipeline:
         """Embed a small call in the event loop itself; otherwise as `embed`."""
         call = self._begin(texts, lists=True, query=query)
         with self._reported(call):
-            call.end(
-                await self.fetcher.arun(call.fetch, deadline=self._deadline, since=call.started)
+            failures = await self.fetcher.arun(
+                call.fetch,
+                deadline=self._deadline,
+                since=call.started,
+                begun=lambda work: self._note_start(call, work),
             )
+            call.end(failures)
         return self._finished(call)
 
     def lists(
@@ -194,7 +204,35 @@ class Pipeline:
         inputs = self.prepare(given)
         dimensions = self.prefetches.dimensions()
         fetch = self.fetcher.begin(inputs, dimensions, lists=lists, query=query)
-        return _Call(started=started, given=given, fetch=fetch)
+        # Queries, and small calls that are answered from large ones, come by the thousand.
+        is_one_of_many = query or bool(self.prefetches.opened)
+        level = logging.DEBUG if is_one_of_many else logging.INFO
+        return _Call(started=started, given=given, fetch=fetch, level=level)
+
+    def _note_start(self, call: _Call, work: Work) -> None:
+        self._logbook.started(len(call.given), work, level=call.level)
+
+    def _progress(self, call: _Call) -> Progress:
+        is_shown = self._show_progress and not call.fetch.query
+        return Progress(
+            lambda: self._view(call),
+            now=self.dispatcher.clock.now,
+            total=len(call.given),
+            unit="text",
+            shown=is_shown and not self.prefetches.is_ingesting,
+            logged=call.level >= logging.INFO,
+        )
+
+    def _view(self, call: _Call) -> View:
+        """Return what is done of a call."""
+        fetch, left = call.fetch, call.fetch.charge_left()
+        return View(
+            done=fetch.results.texts_done(),
+            tally=fetch.tally,
+            dollars=dollars(self.provider.model, fetch.tally.tokens),
+            left=left,
+            status=self.dispatcher.status(left),
+        )
 
     @contextlib.contextmanager
     def _reported(self, call: _Call) -> Iterator[None]:
@@ -216,6 +254,7 @@ class Pipeline:
                 seconds=self.dispatcher.clock.now() - call.started,
                 dollars=dollars(self.provider.model, fetch.tally.tokens),
             )
+            self._logbook.ended(call.report, level=call.level)
 
     @staticmethod
     def _finished(call: _Call) -> Results:

@@ -26,8 +26,10 @@ class Status:
         waits_for: the quota, a server that is away, answers that take long, or nothing to speak of.
         delay: until the next request may start, or for `"answers"` since the oldest was sent; 0:
             it is under way.
-        is_refused: whether the pause follows a refusal, and not the known quota alone.
+        refused_with: the status of the refusal that the pause follows; empty where the known quota
+            alone makes it.
         pause: nothing is sent for this long.
+        is_held_back: the next request waits for the quota, however shortly, and not for a place.
         in_flight: requests that are waited for.
         charge_in_flight: their tokens, as the limiter charges them.
         requests_per_minute: the quota that was set or that answers told; `None`: not known.
@@ -37,8 +39,9 @@ class Status:
 
     waits_for: Literal["quota", "server", "answers"] | None
     delay: float
-    is_refused: bool
+    refused_with: str
     pause: float
+    is_held_back: bool
     in_flight: int
     charge_in_flight: int
     requests_per_minute: float | None
@@ -46,18 +49,27 @@ class Status:
     quota_seconds: float | None
 
 
-def status_of(pacer: Pacer, now: float, *, left: float = 0.0) -> Status:
+def status_of(
+    pacer: Pacer,
+    now: float,
+    *,
+    left: float = 0.0,
+    usual: float | None = None,
+    refusal: str = "",
+) -> Status:
     """Return the state of the server.
 
     Args:
         pacer: knows it.
         now: the time.
         left: tokens, as the limiter charges them, that have no answer yet.
+        usual: tokens of a request that is planned; `None`: as until now.
+        refusal: the status of the last refusal for the rate.
     """
     in_flight = pacer.in_flight.values()
     pause = pacer.throttle.delay(now)
     charge_in_flight = sum(ticket.charge for ticket in in_flight)
-    usual = pacer.usual_charge()
+    usual = usual or pacer.usual_charge()
     spacing = _flows_in(pacer, min(usual, pacer.tokens.capacity), 1.0, now) or 0.0
     oldest = max((now - ticket.sent for ticket in in_flight), default=0.0)
     silent = now - max(pacer.health.answered_at, now - oldest)
@@ -75,8 +87,9 @@ def status_of(pacer: Pacer, now: float, *, left: float = 0.0) -> Status:
     return Status(
         waits_for=waits_for,
         delay=delay,
-        is_refused=pause >= NOTICEABLE,
+        refused_with=refusal if pause >= NOTICEABLE else "",
         pause=pause,
+        is_held_back=pause > 0 or spacing > 0,
         in_flight=len(in_flight),
         charge_in_flight=charge_in_flight,
         requests_per_minute=_told(pacer.requests),

@@ -21,6 +21,7 @@ from functools import partial
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.status import Status
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import Queue
@@ -144,6 +145,11 @@ class Dispatcher:
             for wake_up in list(self._wake_up.values()):
                 wake_up()
 
+    def status(self, left: float) -> Status:
+        """Return what is waited for, with this many tokens of a call without an answer."""
+        with self.lock:
+            return self.sender.status(self.clock.now(), left=left)
+
     def _queue(
         self,
         work: Work,
@@ -256,6 +262,7 @@ class Dispatcher:
         with self.lock:
             if flight.is_undone:
                 return
+        logger.debug("Sending %d texts, %d tokens", len(flight.texts), flight.ticket.charge)
         try:
             answer = flight.context.copy().run(flight.send, flight.texts, timeout=flight.timeout)
         except BaseException as error:  # noqa: BLE001  # nothing may leave a batch without outcome
@@ -264,6 +271,10 @@ class Dispatcher:
             now = (
                 self.clock.now()
             )  # before the journal writes: how long that takes is no round trip
+            seconds, count = now - flight.ticket.sent, len(flight.texts)
+            logger.debug(
+                "Answered after %.3g s: %d texts, %s tokens", seconds, count, answer.tokens
+            )
             errors = self._keep(flight, answer)
             tell = partial(self.sender.answered, headers=answer.headers, errors=errors)
             self._settle(flight, partial(tell, flight, now))

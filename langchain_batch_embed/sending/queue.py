@@ -169,6 +169,10 @@ class Queue:
         """Return how much work has not been started, in tokens."""
         return self._line.work_left + sum(batch.work for batch in self._ready)
 
+    def planned(self) -> tuple[int, int]:
+        """Return how many requests are planned for what was never sent, and their charge."""
+        return self._line.planned
+
     def peek(self, now: float) -> Batch | None:
         """Return the batch that is to start next; `None`: nothing can start now."""
         while self._delayed and self._delayed[0][0] <= now:
@@ -496,7 +500,7 @@ class Queue:
             after = delay if diagnosis.after is None else max(diagnosis.after, 0.1 * delay)
         batch.signature = diagnosis.signature
         self.tally.retries += 1
-        logger.info(
+        logger.debug(
             "%s: sending %d texts again in %.3g s", type(error).__name__, len(batch.rows), after
         )
         heapq.heappush(self._delayed, (now + after, next(self._number), batch))

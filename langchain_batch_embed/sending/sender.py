@@ -17,6 +17,7 @@ from langchain_batch_embed.errors import DeadlineError
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer, Ticket
+from langchain_batch_embed.pacing.status import Status, status_of
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import FINAL, Queue
@@ -43,6 +44,10 @@ FAILED_TOGETHER = 2
 
 PROBE_TIMEOUT = 30.0
 """Seconds for a request to a server that is away: one that hangs must not hold up the others."""
+
+PAUSE_LOGGED = 30.0
+"""Seconds after a line about a pause in which the next ones are for DEBUG: some servers refuse a
+few requests every second."""
 
 _REFUSALS = frozenset({Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL})
 _OF_THE_SERVER = frozenset({Kind.TIMED_OUT, Kind.UNREACHABLE, Kind.OVERLOADED, Kind.FAILED})
@@ -82,6 +87,7 @@ class Sender:
         timeout: seconds for one request.
         hedge: whether stragglers are sent a second time.
         server: what messages call it: its address, without a key.
+        is_rehearsal: nothing is sent, so the log says nothing.
         draw: a source of random numbers, uniform in 0 to 1.
 
     Attributes:
@@ -96,6 +102,7 @@ class Sender:
         timeout: float,
         hedge: bool = False,
         server: str = "the server",
+        is_rehearsal: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.pacer = pacer
@@ -110,7 +117,10 @@ class Sender:
         self._refused_in_a_row = 0
         self._refusals_allowed = REFUSED_IN_A_ROW
         self._last_refusal: BaseException | None = None
-        self._is_outage_told = False
+        self._is_outage_told = is_rehearsal
+        self._is_rehearsal = is_rehearsal
+        self._refusal = ""  # the status of the last one for the rate
+        self._pause_told = -math.inf
         self._is_canary_due = False
         self._canary: Flight | None = None
 
@@ -186,6 +196,13 @@ class Sender:
                     return self._fly([(queue, batch)], now, is_copy=True)
         return min(wait, turn)
 
+    def status(self, now: float, *, left: float) -> Status:
+        """Return what is waited for, with this many tokens without an answer; changes nothing."""
+        plans = [queue.planned() for queue in self._turns.queues]
+        requests = sum(count for count, _ in plans)
+        usual = sum(charge for _, charge in plans) / requests if requests else None
+        return status_of(self.pacer, now, left=left, usual=usual, refusal=self._refusal)
+
     def undo(self, flight: Flight) -> None:
         """Forget a request that could not be submitted; its batches wait again."""
         self.pacer.undo(flight.ticket)
@@ -214,9 +231,9 @@ class Sender:
         """
         self._refused_in_a_row = 0
         if self.pacer.answered(flight.ticket, headers, now):
-            if self._is_outage_told:
+            if self._is_outage_told and not self._is_rehearsal:
                 logger.warning("%s answers again", self._server)
-            self._is_outage_told = False
+            self._is_outage_told = self._is_rehearsal
             for queue in self._turns.queues:
                 queue.release_delayed()
         if flight is self._canary:
@@ -233,15 +250,15 @@ class Sender:
         """Note that a request failed, and do with its batches what is right."""
         diagnosis = _diagnosed(error, flight.texts)
         begins = self._tell_pacer(flight, diagnosis, error, now)
-        if begins:
-            self._log_pause(diagnosis, now)
+        if not self._is_rehearsal:
+            self._log_failure(flight, diagnosis, now, begins=begins)
         if self.pacer.is_away(now) and not self._is_outage_told:
             self._is_outage_told = True
             logger.warning(
                 "%s does not answer (%s): one request at a time tries again, everything else "
                 "waits, for %g s at most",
                 self._server,
-                diagnosis.signature,
+                _named(diagnosis),
                 self.pacer.health.patience_for(unreachable=diagnosis.kind is Kind.UNREACHABLE),
             )
         kind = diagnosis.kind
@@ -304,6 +321,7 @@ class Sender:
     ) -> bool:
         kind, quota = diagnosis.kind, diagnosis.quota
         if kind is Kind.THROTTLED:
+            self._refusal = str(diagnosis.status or "")
             return self.pacer.throttled(
                 flight.ticket,
                 now,
@@ -338,10 +356,22 @@ class Sender:
             )
         )
 
-    def _log_pause(self, diagnosis: Diagnosis, now: float) -> None:
+    def _log_failure(
+        self, flight: Flight, diagnosis: Diagnosis, now: float, *, begins: bool
+    ) -> None:
+        """Tell of a failed request; where it `begins` a pause, tell of that, but not of each."""
+        name = _named(diagnosis)
+        seconds, count = now - flight.ticket.sent, len(flight.texts)
+        logger.debug("Failed after %.3g s (%s): %d texts", seconds, name, count)
+        if not begins:
+            return
         pause = self.pacer.throttle.delay(now)
         level = logging.WARNING if pause > LOOK_AGAIN else logging.INFO
-        logger.log(level, "Throttled (%s): waiting %.3g s", diagnosis.signature, pause)
+        if level == logging.INFO and now < self._pause_told + PAUSE_LOGGED:
+            level = logging.DEBUG
+        else:
+            self._pause_told = now
+        logger.log(level, "Throttled (%s): waiting %.3g s", name, pause)
 
     def _send_canary(self, now: float) -> Flight | float:
         if self._canary is not None:
@@ -405,6 +435,11 @@ def _diagnosed(error: BaseException, texts: Sequence[str]) -> Diagnosis:
         names = type(error).__name__, type(mistake).__name__
         logger.error("%s cannot be understood (%s), so it is not tried again", *names)
         return Diagnosis(kind=Kind.MODEL, signature=names[0])
+
+
+def _named(diagnosis: Diagnosis) -> str:
+    """Return the status, code and class of an error, as far as it has them."""
+    return " ".join(part for part in diagnosis.signature.split(" ") if part != "-")
 
 
 def _headers(error: BaseException) -> Mapping[str, str]:
