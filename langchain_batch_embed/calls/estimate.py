@@ -21,7 +21,15 @@ from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Work
 
-__all__ = ["OPENAIS_MODELS", "RUNS", "AccountQuota", "known_quota", "rehearse_quota", "set_by_user"]
+__all__ = [
+    "OPENAIS_MODELS",
+    "RUNS",
+    "AccountQuota",
+    "QuotaServer",
+    "known_quota",
+    "rehearse_quota",
+    "set_by_user",
+]
 
 RUNS = 15
 """Rehearsals with different random numbers, of which the median counts. An answer takes 0.1 s to
@@ -89,7 +97,7 @@ def rehearse_quota(
         sender = Sender(pacer, max_retries=8, timeout=math.inf, is_rehearsal=True, draw=draw)
         queue = sender.queue(work, Tally(), Hedges())
         sender.add(queue, 0.0)
-        server = _Server(quota, seed)
+        server = QuotaServer(quota, seed)
         seconds = rehearse(sender, [queue], server)
         outcomes.append((seconds, server.answered))
     seconds, requests = sorted(outcomes)[runs // 2]
@@ -107,8 +115,13 @@ class QuotaError(Exception):
         self.response = self
 
 
-class _Server:
-    """OpenAI's side: a quota, which its headers show, and a latency."""
+class QuotaServer:
+    """OpenAI's side: a quota, which its headers show, and a latency.
+
+    Args:
+        quota: the account's.
+        seed: of the latency.
+    """
 
     def __init__(self, quota: AccountQuota, seed: int) -> None:
         self._requests = TokenBucket(quota.requests_per_minute)

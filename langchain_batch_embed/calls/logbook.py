@@ -18,6 +18,8 @@ __all__ = ["Logbook"]
 
 logger = logging.getLogger(__name__)
 
+_UNKNOWN = "quota not known yet"
+
 
 class Logbook:
     """Writes the first and the last line of each call.
@@ -53,7 +55,7 @@ class Logbook:
             f"about {plural(requests, 'request')}",
             f"{plural(tokens, 'token')}",
             *([] if price is None else [money(price)]),
-            str(quota) if is_known else "quota not known yet",
+            str(quota) if is_known else _UNKNOWN,
         ]
         if is_known:
             parts.append(f"about {duration(seconds)}")
@@ -61,7 +63,12 @@ class Logbook:
             parts.append(f"about {duration(seconds)} if none binds")
         logger.log(level, "Embedding %s: %s", plural(texts, "text"), ", ".join(parts))
 
+    def announced(self, what: str) -> None:
+        """Say what begins, where nobody has counted what it will send."""
+        quota = known_quota(self._pacer)
+        logger.info("%s: %s", what, quota if quota != AccountQuota() else _UNKNOWN)
+
     @staticmethod
-    def ended(report: Report, *, level: int) -> None:
+    def ended(report: Report, *, level: int = logging.INFO) -> None:
         """Say what a call did and cost."""
         logger.log(level, "%s", report)

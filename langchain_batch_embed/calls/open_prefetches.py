@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.calls.dimensions import Dimensions
 from langchain_batch_embed.calls.fetcher import Fetch, Fetcher
+from langchain_batch_embed.calls.logbook import Logbook
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.errors import DimensionsError, InputError, ModelError
 from langchain_batch_embed.report import dollars
@@ -227,7 +228,9 @@ class OpenPrefetches:
         dispatcher, account = self._fetcher.dispatcher, prefetch.account
         dispatcher.wake()
         cost = dollars(self._fetcher.provider.model, account.total().tokens)
-        self._fetcher.last_report = account.report(now=dispatcher.clock.now(), dollars=cost)
+        report = account.report(now=dispatcher.clock.now(), dollars=cost)
+        self._fetcher.last_report = report
+        Logbook.ended(report)
 
 
 class _Counted:

@@ -21,7 +21,7 @@ from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import Failure, PartialEmbeddingsError, root_of
 from langchain_batch_embed.limits import check_positive
 from langchain_batch_embed.providers.decoding import to_lists
-from langchain_batch_embed.report import Report, dollars
+from langchain_batch_embed.report import Report, dollars, plural
 from langchain_batch_embed.sending.work import Work
 from langchain_batch_embed.texts.inputs import Inputs, check_texts
 
@@ -72,6 +72,7 @@ class Pipeline:
 
     Attributes:
         prefetches: those that are open.
+        logbook: the first and the last line of a call in the log.
     """
 
     def __init__(self, fetcher: Fetcher, *, deadline: float | None, show_progress: bool) -> None:
@@ -84,7 +85,7 @@ class Pipeline:
         self._deadline = deadline
         self._show_progress = show_progress
         pacer = self.dispatcher.sender.pacer
-        self._logbook = Logbook(self.limits, model=self.provider.model, pacer=pacer)
+        self.logbook = Logbook(self.limits, model=self.provider.model, pacer=pacer)
 
     @property
     def last_report(self) -> Report | None:
@@ -185,6 +186,7 @@ class Pipeline:
         """Embed texts in the background; see `BatchEmbeddings.prefetch`."""
         check_positive("max_buffered", max_buffered)
         announced = check_texts(texts)
+        self.logbook.announced(f"Embedding {plural(len(announced), 'text')} in the background")
         prefetch = self.prefetches.open(max_buffered=max_buffered)
         prefetch.announce(announced)
         return prefetch
@@ -210,7 +212,7 @@ class Pipeline:
         return _Call(started=started, given=given, fetch=fetch, level=level)
 
     def _note_start(self, call: _Call, work: Work) -> None:
-        self._logbook.started(len(call.given), work, level=call.level)
+        self.logbook.started(len(call.given), work, level=call.level)
 
     def _progress(self, call: _Call) -> Progress:
         is_shown = self._show_progress and not call.fetch.query
@@ -254,7 +256,7 @@ class Pipeline:
                 seconds=self.dispatcher.clock.now() - call.started,
                 dollars=dollars(self.provider.model, fetch.tally.tokens),
             )
-            self._logbook.ended(call.report, level=call.level)
+            self.logbook.ended(call.report, level=call.level)
 
     @staticmethod
     def _finished(call: _Call) -> Results:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from tqdm.auto import tqdm
 
-from langchain_batch_embed.calls.time_left import TimeLeft
+from langchain_batch_embed.calls.time_left import Pace, TimeLeft
 from langchain_batch_embed.pacing.status import Status
 from langchain_batch_embed.report import Tally, amount, duration, money, plural
 
@@ -40,6 +40,7 @@ class View:
         tally: what was sent for them.
         dollars: its price; `None`: not known.
         left: tokens without an answer, as the limiter charges them; `None`: not known.
+        unwritten: documents that a store has yet to write; `None`: not known, or there is none.
         status: of the server.
     """
 
@@ -48,6 +49,7 @@ class View:
     dollars: float | None
     left: float | None
     status: Status
+    unwritten: int | None = None
 
 
 class Progress:
@@ -79,6 +81,7 @@ class Progress:
         self._logs = logged and logger.isEnabledFor(logging.INFO)
         self._started = self._drawn = self._logged = now()
         self._time_left = TimeLeft()
+        self._writing = Pace()
         self._drawing = threading.Lock()
         self._ended = threading.Event()
         self._bar: Any = None
@@ -130,9 +133,7 @@ class Progress:
 
     def _draw(self, now: float) -> tuple[View, float | None]:
         view = self._look()
-        seconds = None
-        if view.left is not None:
-            seconds = self._time_left.seconds(now, view.left, view.status)
+        seconds = self._seconds(now, view)
         self._drawn = now
         if self._bar is not None:
             text = _beside(view, now - self._started, seconds)
@@ -140,6 +141,16 @@ class Progress:
             self._bar.n = view.done
             self._bar.refresh()
         return view, seconds
+
+    def _seconds(self, now: float, view: View) -> float | None:
+        """Return the seconds that are left, of embedding or of writing; `None`: not known."""
+        if view.left is None:
+            return None
+        seconds = self._time_left.seconds(now, view.left, view.status)
+        if seconds is None or view.unwritten is None:
+            return seconds
+        pace = self._writing.measure(now, view.unwritten)
+        return seconds if pace is None else max(seconds, view.unwritten / pace)
 
     def _watch(self) -> None:
         while not self._ended.wait(LOG_EVERY if self._bar is None else BAR_EVERY):
@@ -157,16 +168,14 @@ def _format(total: int | None, unit: str, text: str) -> str:
 def _beside(view: View, elapsed: float, seconds: float | None) -> str:
     """Return what stands beside the bar; what matters most comes first, as the rest is cut off."""
     left = "?" if seconds is None else _clock(seconds)
-    parts = [waiting(view.status), *_costs(view)]
-    if (told := _quota(view.status)) is not None:
-        parts.append(told)
+    parts = [waiting(view.status), *_costs(view), *_quota(view.status)]
     return f"[{_clock(elapsed)}<{left}] {', '.join(part for part in parts if part)}"
 
 
 def _line(view: View, seconds: float | None, total: int | None, unit: str) -> str:
     of = "" if total is None else f" of {total:,}"
     left = "" if seconds is None else f"about {duration(seconds)} left"
-    parts = [*_costs(view), left, waiting(view.status)]
+    parts = [*_costs(view), left, waiting(view.status), *_quota(view.status)]
     return f"{view.done:,}{of} {unit}s: {', '.join(part for part in parts if part)}"
 
 
@@ -191,12 +200,10 @@ def _costs(view: View) -> list[str]:
     return [f"{amount(tally.tokens)} tokens", cost, retries]
 
 
-def _quota(status: Status) -> str | None:
-    if status.tokens_per_minute is not None:
-        return f"quota {amount(status.tokens_per_minute)} tokens/min"
-    if status.requests_per_minute is not None:
-        return f"quota {amount(status.requests_per_minute)} requests/min"
-    return None
+def _quota(status: Status) -> list[str]:
+    told = (status.requests_per_minute, "requests"), (status.tokens_per_minute, "tokens")
+    limits = [f"{amount(limit)} {kind}" for limit, kind in told if limit is not None]
+    return [f"quota {' and '.join(limits)} a minute"] if limits else []
 
 
 def _clock(seconds: float) -> str:

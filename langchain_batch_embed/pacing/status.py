@@ -32,6 +32,7 @@ class Status:
         is_held_back: the next request waits for the quota, however shortly, and not for a place.
         in_flight: requests that are waited for.
         charge_in_flight: their tokens, as the limiter charges them.
+        charged: what the limiter has let through in all, in tokens.
         requests_per_minute: the quota that was set or that answers told; `None`: not known.
         tokens_per_minute: the same.
         quota_seconds: until the quota has let the rest through; `None`: no quota is known.
@@ -44,6 +45,7 @@ class Status:
     is_held_back: bool
     in_flight: int
     charge_in_flight: int
+    charged: float
     requests_per_minute: float | None
     tokens_per_minute: float | None
     quota_seconds: float | None
@@ -92,6 +94,7 @@ def status_of(
         is_held_back=pause > 0 or spacing > 0,
         in_flight=len(in_flight),
         charge_in_flight=charge_in_flight,
+        charged=pacer.let_through,
         requests_per_minute=_told(pacer.requests),
         tokens_per_minute=_told(pacer.tokens),
         quota_seconds=_flows_in(pacer, unsent, unsent / usual if usual else 0.0, now, pause=pause),

@@ -62,7 +62,7 @@ class Screens:
         Args:
             since: the first second that counts.
         """
-        right = {second: self.end - second for second in self.lines if second >= since}
+        right = {s: self.end - s for s in self.lines if since <= s < self.end}
         return {
             second: abs((self.left(second) or 0.0) - true) / true for second, true in right.items()
         }
