@@ -23,7 +23,7 @@ from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.options import Options, check_names, check_wrapped
 from langchain_batch_embed.providers.copies import pack_up, unpack
-from langchain_batch_embed.report import IngestReport, Report
+from langchain_batch_embed.report import IngestReport, Report, Usage
 from langchain_batch_embed.stores.ingest import ingest
 from langchain_batch_embed.texts.inputs import LongInputs
 
@@ -63,6 +63,11 @@ class BatchEmbeddings(Embeddings):
         hedge: send a straggler at the end of a call a second time, and use the first answer. Both
             are paid for, so never more than 5 % of the tokens. `None`: only at hosted providers.
         max_outage: seconds without any answer after which a call gives up; 600 by default.
+        query_cache_size: queries whose vectors are kept in memory, those asked last; 0: none.
+        on_usage: called with the `Usage` of each answer, one at a time, in the thread that received
+            it. Its sum is what is billed, queries and late answers among them.
+        max_dollars: what one call, `prefetch` or `ingest` may cost. Texts that it cannot afford are
+            reported as failed. Only for models whose price is known.
 
     Instantiate:
         ```python
@@ -110,6 +115,9 @@ class BatchEmbeddings(Embeddings):
         show_progress: bool = False,
         hedge: bool | None = None,
         max_outage: float = Options.max_outage,
+        query_cache_size: int = 0,
+        on_usage: Callable[[Usage], object] | None = None,
+        max_dollars: float | None = None,
         _clock: Clock = SYSTEM_CLOCK,
         _draw: Callable[[], float] = random.random,
         **unknown: Never,  # for an error that names what there is
@@ -133,6 +141,9 @@ class BatchEmbeddings(Embeddings):
             show_progress=show_progress,
             hedge=hedge,
             max_outage=max_outage,
+            query_cache_size=query_cache_size,
+            on_usage=on_usage,
+            max_dollars=max_dollars,
             clock=_clock,
             draw=_draw,
         )

@@ -16,6 +16,7 @@ __all__ = [
     "IngestReport",
     "Report",
     "Tally",
+    "Usage",
     "amount",
     "dollars",
     "duration",
@@ -160,6 +161,23 @@ class Report:
                 "failed texts": f"{self.failures:,}",
             },
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one answer has cost.
+
+    Attributes:
+        model: that the answer names, or else the wrapped object's; `None`: not known.
+        texts: texts in the request.
+        tokens: billed by the server's count, or an estimate where the answer names none.
+        dollars: their price; `None` for a model whose price is not known.
+    """
+
+    model: str | None
+    texts: int
+    tokens: int
+    dollars: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

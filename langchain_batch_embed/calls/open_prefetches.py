@@ -46,6 +46,7 @@ class OpenPrefetches:
             max_buffered=max_buffered,
             until_released=until_released,
             dimensions=self._fetcher.known_dimensions,
+            budget=self._fetcher.budget(),
             on_close=self._close,
             clock=self._fetcher.dispatcher.clock,
         )
@@ -198,7 +199,7 @@ class OpenPrefetches:
                 failed |= {part[position]: cause for position, cause in causes.items()}
             return failed
         fetch = self._fetcher.begin(inputs, prefetch.dimensions, lists=False)
-        fetch.tally = prefetch.new_tally()
+        fetch.tally, fetch.budget = prefetch.new_tally(), prefetch.budget
         prefetch.note_tokens(inputs.texts, inputs.tokens.tolist())
         handed_over = np.zeros(len(texts), dtype=np.bool_)
 

@@ -17,11 +17,12 @@ from langchain_batch_embed.calls.logbook import Logbook
 from langchain_batch_embed.calls.open_prefetches import OpenPrefetches
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.calls.progress import Progress, View
+from langchain_batch_embed.calls.queries import QueryCache
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import Failure, PartialEmbeddingsError, root_of
 from langchain_batch_embed.limits import check_positive
 from langchain_batch_embed.providers.decoding import to_lists
-from langchain_batch_embed.report import Report, dollars, plural
+from langchain_batch_embed.report import Report, Tally, dollars, plural
 from langchain_batch_embed.sending.work import Work
 from langchain_batch_embed.texts.inputs import Inputs, check_texts
 
@@ -69,13 +70,21 @@ class Pipeline:
         fetcher: fetches vectors from the journal or the server.
         deadline: seconds for one call; `None`: any time.
         show_progress: show a bar that counts texts.
+        query_cache_size: queries whose vectors are kept in memory.
 
     Attributes:
         prefetches: those that are open.
         logbook: the first and the last line of a call in the log.
     """
 
-    def __init__(self, fetcher: Fetcher, *, deadline: float | None, show_progress: bool) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        *,
+        deadline: float | None,
+        show_progress: bool,
+        query_cache_size: int = 0,
+    ) -> None:
         self.fetcher = fetcher
         self.dispatcher = fetcher.dispatcher
         self.limits = fetcher.limits
@@ -84,6 +93,7 @@ class Pipeline:
         self.prefetches = OpenPrefetches(fetcher)
         self._deadline = deadline
         self._show_progress = show_progress
+        self._queries = QueryCache(query_cache_size)
         pacer = self.dispatcher.sender.pacer
         self.logbook = Logbook(self.limits, model=self.provider.model, pacer=pacer)
 
@@ -159,18 +169,28 @@ class Pipeline:
 
     def query(self, text: str, *, cancelled: threading.Event | None = None) -> list[float]:
         """Return the vector of one query; raise the provider's own error where there is none."""
+        if (kept := self._kept_query(text)) is not None:
+            return kept
         try:
-            return self.embed([text], query=True, cancelled=cancelled).lists()[0]
+            vector = self.embed([text], query=True, cancelled=cancelled).lists()[0]
         except PartialEmbeddingsError as error:
             cause = error.failures[0].error
+        else:
+            self._queries.put(text, vector)
+            return vector
         raise cause  # out here, so that its own causes are all that it has
 
     async def aquery(self, text: str) -> list[float]:
         """Return the same in the event loop itself."""
+        if (kept := self._kept_query(text)) is not None:
+            return kept
         try:
-            return (await self.aembed([text], query=True)).lists()[0]
+            vector = (await self.aembed([text], query=True)).lists()[0]
         except PartialEmbeddingsError as error:
             cause = error.failures[0].error
+        else:
+            self._queries.put(text, vector)
+            return vector
         raise cause
 
     def is_small(self, texts: Sequence[str]) -> bool:
@@ -200,12 +220,29 @@ class Pipeline:
         self.dispatcher.wake()
         self.prefetches.wake()
 
+    def _kept_query(self, text: str) -> list[float] | None:
+        """Return the vector of a query that was asked before, and report that it cost nothing."""
+        check_texts([text])
+        kept = self._queries.get(text)
+        if kept is not None:
+            self.fetcher.last_report = Report.of(
+                Tally(recalled=1),
+                texts=1,
+                unique=1,
+                done=1,
+                seconds=0.0,
+                dollars=dollars(self.provider.model, 0),
+            )
+        return kept
+
     def _begin(self, texts: Iterable[str], *, lists: bool, query: bool) -> _Call:
         started = self.dispatcher.clock.now()
         given = check_texts(texts)
         inputs = self.prepare(given)
         dimensions = self.prefetches.dimensions()
         fetch = self.fetcher.begin(inputs, dimensions, lists=lists, query=query)
+        if opened := self.prefetches.opened:
+            fetch.budget = opened[-1].budget
         # Queries, and small calls that are answered from large ones, come by the thousand.
         is_one_of_many = query or bool(self.prefetches.opened)
         level = logging.DEBUG if is_one_of_many else logging.INFO

@@ -307,6 +307,10 @@ class Dispatcher:
                 # Before anybody sees the vectors: who has the last of them may ask what they cost.
                 with self.lock:
                     queue.tally.answered(part.tokens, batch.charge)
+                    if queue.work.budget is not None:
+                        queue.work.budget.billed(
+                            batch.charge if part.tokens is None else part.tokens
+                        )
                 queue.work.keep(batch.rows, part)
             except BaseException as error:  # noqa: BLE001  # the width, or whatever a journal does
                 errors[position] = error

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from langchain_batch_embed.errors import DeadlineError, NotSentError
+from langchain_batch_embed.errors import BudgetError, DeadlineError, NotSentError
 from langchain_batch_embed.pacing.backoff import Backoff
 from langchain_batch_embed.pacing.concurrency import FIRST_WORK
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
@@ -308,7 +308,7 @@ class Queue:
         self._ready.clear()
         self._delayed.clear()
         self._parked.clear()
-        is_late = isinstance(error, DeadlineError)
+        is_late = isinstance(error, DeadlineError | BudgetError)
         unsent = error if is_late else NotSentError(error)
         for batch in tried:
             own = error if is_late or (concerns_all and batch.error) else batch.error
@@ -364,7 +364,10 @@ class Queue:
             # While nothing is known of the quota, what comes next waits for the first answers.
             smallest_first=concurrency.is_opening,
         )
-        if has_changed or self._cut is None:
+        budget = self.work.budget
+        affordable = math.inf if budget is None else budget.left
+        if has_changed or self._cut is None or self._cut.tokens > affordable:
+            tokens = min(tokens, affordable)
             rows = self._line.next(
                 items=items, tokens=tokens, octets=limits.octets, work=self._most_work()
             )

@@ -188,7 +188,7 @@ class Sender:
                 batch, delay = queue.straggler(now)
                 if batch is None:
                     wait = min(wait, delay)
-                elif self.pacer.delay(batch.charge, now) == 0:
+                elif self._may_start(queue, batch, now):
                     queue.hedges.spend(batch.charge)
                     queue.tally.hedged += 1
                     queue.tally.hedged_tokens += batch.charge
@@ -205,6 +205,7 @@ class Sender:
 
     def undo(self, flight: Flight) -> None:
         """Forget a request that could not be submitted; its batches wait again."""
+        _note_end(flight)
         self.pacer.undo(flight.ticket)
         if flight is self._canary:
             self._canary = None
@@ -229,6 +230,7 @@ class Sender:
             headers: of the answer.
             errors: why the answers of some of its parts, by position, cannot be used.
         """
+        _note_end(flight)
         self._refused_in_a_row = 0
         if self.pacer.answered(flight.ticket, headers, now):
             if self._is_outage_told and not self._is_rehearsal:
@@ -248,6 +250,7 @@ class Sender:
 
     def failed(self, flight: Flight, error: BaseException, now: float) -> None:
         """Note that a request failed, and do with its batches what is right."""
+        _note_end(flight)
         diagnosis = _diagnosed(error, flight.texts)
         begins = self._tell_pacer(flight, diagnosis, error, now)
         if not self._is_rehearsal:
@@ -399,8 +402,10 @@ class Sender:
             work=sum(batch.work for _, batch in parts) or 1,
         )
         end = min(queue.end for queue, _ in parts) if parts else self._turns.end
-        for queue, _ in parts:
+        for queue, batch in parts:
             queue.tally.requests += 1
+            if queue.work.budget is not None:
+                queue.work.budget.sent(batch.tokens)
         timeout = min(self.timeout, max(0.001, end - now))
         if self.pacer.health.is_down:
             timeout = min(timeout, PROBE_TIMEOUT)
@@ -415,6 +420,11 @@ class Sender:
             texts=texts or (CANARY,),
         )
 
+    def _may_start(self, queue: Queue, copy: Batch, now: float) -> bool:
+        budget = queue.work.budget
+        is_affordable = budget is None or copy.tokens <= budget.left
+        return is_affordable and self.pacer.delay(copy.charge, now) == 0
+
     def _end_late(self, now: float) -> float:
         """Give up the calls whose deadline has passed; return the seconds until the next one."""
         wait = math.inf
@@ -425,6 +435,12 @@ class Sender:
                 else:
                     wait = min(wait, queue.end - now)
         return wait
+
+
+def _note_end(flight: Flight) -> None:
+    for queue, batch in flight.parts:
+        if queue.work.budget is not None:
+            queue.work.budget.ended(batch.tokens)
 
 
 def _diagnosed(error: BaseException, texts: Sequence[str]) -> Diagnosis:
