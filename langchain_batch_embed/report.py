@@ -39,6 +39,7 @@ PRICES_FROM = "OpenAI's list price of November 2026"
 BATCH_API_SHARE = 0.5
 """What OpenAI's Batch API costs of that; it answers within 24 hours. Same page."""
 
+_LEAST_SHOWN = 0.0001  # dollars
 _THOUSAND = 1000
 _MINUTE = 60
 _HOUR = 3600
@@ -138,9 +139,10 @@ class Report:
         twice = f", {self.hedged:,} sent twice" if self.hedged else ""
         lost = f", {self.failures:,} failed" if self.failures else ""
         return (
-            f"{self.texts:,} texts ({self.unique:,} unique{kept}{lost}) in {self.seconds:.2f} s: "
-            f"{self.requests:,} requests, {self.retries:,} retries ({self.throttled:,} throttled)"
-            f"{twice}, {self.tokens:,} tokens{cost}"
+            f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}{lost}) in "
+            f"{self.seconds:.2f} s: {plural(self.requests, 'request')}, "
+            f"{plural(self.retries, 'retry', 'retries')} ({self.throttled:,} throttled){twice}, "
+            f"{plural(self.tokens, 'token')}{cost}"
         )
 
     def _repr_html_(self) -> str:
@@ -276,6 +278,8 @@ def dollars(model: str | None, tokens: int, *, price: float | None = None) -> fl
 
 def money(amount: float) -> str:
     """Write dollars: with cents where they matter, and with fractions of them below a dollar."""
+    if 0 < amount < _LEAST_SHOWN:
+        return f"<${_LEAST_SHOWN:.4f}"
     return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}"
 
 

@@ -5,7 +5,7 @@ simulated time.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -30,6 +30,7 @@ from langchain_batch_embed.report import (
     duration,
     html_table,
     money,
+    plural,
 )
 from langchain_batch_embed.sending.work import Rows
 from langchain_batch_embed.texts.inputs import check_texts
@@ -48,6 +49,10 @@ TIERS: Mapping[int, AccountQuota] = MappingProxyType(
 )
 """OpenAI's usage tiers for text-embedding-3-small and -3-large, from the rate limits on its model
 pages as of November 2026. Your own limits are on the limits page of your account."""
+
+
+NOISE = 0.1
+"""Rehearsals of the same work differ by this share, which is no difference between tiers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +92,11 @@ class Plan:
     def __str__(self) -> str:
         """Two lines for a log or a print: requests and price, then the time."""
         kept = f", {self.from_journal:,} from the journal" if self.from_journal else ""
+        tokens = "token" if self.tokens == 1 else "tokens"
         return (
-            f"{self.texts:,} texts ({self.unique:,} unique{kept}): {self.requests:,} requests, "
-            f"{self._tokens()} tokens, {self._cost()}\n{self._time()}"
+            f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}): "
+            f"{plural(self.requests, 'request')}, {self._tokens()} {tokens}, {self._cost()}\n"
+            f"{self._time()}"
         )
 
     def _repr_html_(self) -> str:
@@ -121,8 +128,23 @@ class Plan:
             return "time not known for this provider"
         if not self.seconds_by_tier:
             return f"about {duration(self.seconds)} with {self.quota}"
-        tiers = [f"tier {tier}: {duration(s)}" for tier, s in self.seconds_by_tier.items()]
-        return f"about {duration(self.seconds)} if no quota binds; {', '.join(tiers)}"
+        free, slower = self._tiers(self.seconds)
+        if not slower:
+            return f"about {duration(self.seconds)} in every tier"
+        tiers = [f"{_numbers(tiers)}: {time}" for time, tiers in slower.items()]
+        where = f" (as in {_numbers(free)})" if free else ""
+        return f"about {duration(self.seconds)} if no quota binds{where}; {', '.join(tiers)}"
+
+    def _tiers(self, unbound: float) -> tuple[list[int], dict[str, list[int]]]:
+        """Return the tiers whose quota does not bind, and the others by the time that they take."""
+        free: list[int] = []
+        slower: dict[str, list[int]] = {}
+        for tier, seconds in self.seconds_by_tier.items():
+            if seconds <= unbound * (1 + NOISE):
+                free.append(tier)
+            else:
+                slower.setdefault(duration(seconds), []).append(tier)
+        return free, slower
 
 
 def make_plan(
@@ -185,6 +207,13 @@ def make_plan(
         quota=quota,
         seconds_by_tier=by_tier,
     )
+
+
+def _numbers(tiers: Sequence[int]) -> str:
+    """Name some tiers: `tier 1`, `tier 1 and 2`, `tier 3 to 5`."""
+    if len(tiers) > 2 and tiers[-1] - tiers[0] == len(tiers) - 1:  # noqa: PLR2004
+        return f"tier {tiers[0]} to {tiers[-1]}"
+    return f"tier {' and '.join(map(str, tiers))}"
 
 
 def _keep_nothing(rows: Rows, answer: Answer) -> None:

@@ -20,6 +20,7 @@ from langchain_core.vectorstores import VectorStore
 
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.prefetch import RUNS, Prefetch
+from langchain_batch_embed.calls.prefetch_progress import watched
 from langchain_batch_embed.errors import (
     IngestError,
     InputError,
@@ -30,7 +31,6 @@ from langchain_batch_embed.errors import (
 )
 from langchain_batch_embed.limits import check_positive
 from langchain_batch_embed.report import IngestFailure, IngestReport
-from langchain_batch_embed.stores.progress import watched
 from langchain_batch_embed.stores.sqlite import large_page_cache, roll_back
 
 __all__ = ["BATCH_SIZE", "ingest"]
@@ -99,7 +99,7 @@ def ingest(
     total = len(documents) if isinstance(documents, Sized) else None
     with (
         pipeline.prefetches.open(max_buffered=ahead, until_released=True) as prefetch,
-        watched(pipeline, prefetch, total=total, shown=show_progress) as bar,
+        watched(pipeline, prefetch, total=total, unit="document", shown=show_progress) as bar,
     ):
         return Ingestion(
             store,

@@ -1,4 +1,4 @@
-"""What the user sees of an ingest: documents in the store, and what the embedding waits for."""
+"""What the user sees of texts that are embedded ahead of whoever writes them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,21 +8,22 @@ from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.calls.progress import Progress, View
 from langchain_batch_embed.report import dollars, plural
 
-__all__ = ["IngestProgress", "watched"]
+__all__ = ["PrefetchProgress", "watched"]
 
 
-class IngestProgress:
-    """The bar and the log's lines of one ingest.
+class PrefetchProgress:
+    """The bar and the log's lines of one prefetch.
 
     Args:
         pipeline: embeds.
-        prefetch: of the ingest.
-        total: documents in all; `None`: not known.
+        prefetch: holds what is not written yet.
+        total: texts or documents in all; `None`: not known.
+        unit: what they are: `"text"` or `"document"`.
         shown: draw a bar.
     """
 
     def __init__(
-        self, pipeline: Pipeline, prefetch: Prefetch, *, total: int | None, shown: bool
+        self, pipeline: Pipeline, prefetch: Prefetch, *, total: int | None, unit: str, shown: bool
     ) -> None:
         self._pipeline = pipeline
         self._prefetch = prefetch
@@ -33,14 +34,14 @@ class IngestProgress:
             self._view,
             now=pipeline.dispatcher.clock.now,
             total=total,
-            unit="document",
+            unit=unit,
             shown=shown,
             logged=True,
         )
 
-    def update(self, documents: int) -> None:
-        """Note that this many more documents are stored or have failed."""
-        self._done += documents
+    def update(self, count: int) -> None:
+        """Note that this many more are written or have failed."""
+        self._done += count
         self.progress.update()
 
     def _view(self) -> View:
@@ -66,11 +67,11 @@ class IngestProgress:
 
 @contextmanager
 def watched(
-    pipeline: Pipeline, prefetch: Prefetch, *, total: int | None, shown: bool
-) -> Iterator[IngestProgress]:
-    """Show an ingest while it runs."""
-    what = "documents" if total is None else plural(total, "document")
+    pipeline: Pipeline, prefetch: Prefetch, *, total: int | None, unit: str, shown: bool
+) -> Iterator[PrefetchProgress]:
+    """Show a prefetch while it is written."""
+    what = f"{unit}s" if total is None else plural(total, unit)
     pipeline.logbook.announced(f"Embedding and storing {what}")
-    ingest = IngestProgress(pipeline, prefetch, total=total, shown=shown)
-    with ingest.progress:
-        yield ingest
+    watching = PrefetchProgress(pipeline, prefetch, total=total, unit=unit, shown=shown)
+    with watching.progress:
+        yield watching
