@@ -149,7 +149,10 @@ class Progress:
         seconds = self._time_left.seconds(now, view.left, view.status)
         if seconds is None or view.unwritten is None:
             return seconds
-        pace = self._writing.measure(now, view.unwritten)
+        # While something is embedded, it may be the embedding that writing waits for.
+        status = view.status
+        is_embedding = status.in_flight > 0 or status.is_held_back
+        pace = self._writing.measure(now, view.unwritten, is_held_back=is_embedding)
         return seconds if pace is None else max(seconds, view.unwritten / pace)
 
     def _watch(self) -> None:

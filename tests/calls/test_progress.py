@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -207,7 +208,7 @@ class TestLog:
         embeddings.embed_query("a question")
         start, end = [r.getMessage() for r in caplog.records]
         assert re.fullmatch(
-            r"Embedding 300 texts: about \d+ requests?, [\d,]+ tokens, \$0\.000\d, "
+            r"Embedding 300 texts: about \d+ requests?, [\d,]+ tokens, <\$0\.0001, "
             r"3,000 requests and 1,000,000 tokens a minute, about [\d.]+ s",
             start,
         )
@@ -305,6 +306,50 @@ class TestBar:
         with Progress(self.view, now=lambda: 0.0, total=5, unit="text", shown=True, logged=False):
             pass
         assert "{0} {x}" in terminal.line()
+
+
+class TestWriting:
+    """Documents that a store writes while others are embedded."""
+
+    def left(self, monkeypatch: pytest.MonkeyPatch, *, in_flight: int) -> str:
+        """Return the time left after 20 s in which a store wrote 10 of 1,000 documents a second.
+
+        The rest of the embedding would take 40 s.
+        """
+        terminal = Terminal()
+        monkeypatch.setattr("sys.stderr", terminal)
+        now = 0.0
+        idle = make_sender().status(0.0, left=0)
+        status = replace(idle, in_flight=in_flight, quota_seconds=40.0)
+
+        def look() -> View:
+            written = int(10 * now)
+            return View(
+                done=written,
+                tally=Tally(),
+                dollars=None,
+                left=5_000,
+                unwritten=1_000 - written,
+                status=status,
+            )
+
+        bar = Progress(
+            look, now=lambda: now, total=1_000, unit="document", shown=True, logged=False
+        )
+        for second in range(21):
+            now = float(second)
+            bar.refresh()
+        line = terminal.line()
+        bar.close()
+        return line
+
+    def test_a_slow_store_sets_the_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """800 documents are left, at 10 a second."""
+        assert "[0:20<1:20]" in self.left(monkeypatch, in_flight=0)
+
+    def test_a_store_that_waits_for_vectors_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It writes as fast as they come, so they set the time."""
+        assert "[0:20<0:40]" in self.left(monkeypatch, in_flight=3)
 
 
 class TestPace:

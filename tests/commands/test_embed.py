@@ -501,9 +501,9 @@ class TestKilled:
         assert Command(server, *options, "--out", out).wait()[0] == 0
         assert server.stats()["inputs_billed"] == SECTIONS - kept
         server.configure()
-        journal = file.with_name("in_one_go.db")  # for all kinds, to save time
-        fresh = (file, "--dimensions", 64, "--journal", journal, "--out", whole)
-        billed = 0 if journal.exists() else SECTIONS
+        one_go = file.with_name("one_go.db")  # for all kinds, to save time
+        fresh = (file, "--dimensions", 64, "--journal", one_go, "--out", whole)
+        billed = 0 if one_go.exists() else SECTIONS
         assert Command(server, *fresh).wait()[0] == 0
         assert server.stats()["inputs_billed"] == billed
         assert out.read_bytes() == whole.read_bytes()
