@@ -139,6 +139,20 @@ class TestThrottle:
         assert len(told) == 1
         assert re.fullmatch(r"Throttled \(429 StatusError\): waiting 4\d(\.\d)? s", told[0])
 
+    def test_a_server_that_refuses_now_and_then_has_a_line_each_half_minute(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """One request in ten is refused, for two minutes."""
+        caplog.set_level(logging.DEBUG, logger=PACKAGE)
+        server = FakeServer(
+            error=lambda request: refusal(429) if request.number % 10 == 9 else None, seconds=1.0
+        )
+        work = make_work(4_000, tokens=100, max_items=10)
+        screens = watch(monkeypatch, work, server, max_workers=4)
+        told = [r.levelname for r in caplog.records if "Throttled" in r.getMessage()]
+        assert len(told) > 20
+        assert 1 <= told.count("INFO") <= screens.end / 30 + 1
+
 
 class TestOutage:
     """A server that is away."""
