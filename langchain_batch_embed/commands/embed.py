@@ -17,7 +17,7 @@ from langchain_batch_embed.commands.records import Reading, Record, read
 from langchain_batch_embed.commands.sources import Skipped, Source, SourceError
 from langchain_batch_embed.commands.writing import Output
 from langchain_batch_embed.embeddings import BatchEmbeddings
-from langchain_batch_embed.errors import root_of
+from langchain_batch_embed.errors import BudgetError, root_of
 from langchain_batch_embed.report import amount, plural
 
 __all__ = ["Contents", "Failed", "Outcome", "StoppedError", "embed", "list_failures", "survey"]
@@ -34,7 +34,7 @@ texts."""
 
 
 class StoppedError(Exception):
-    """Everything fails, so nothing more is sent; chained from the cause."""
+    """Everything fails, or the dollars are used up, so nothing more is sent; has its cause."""
 
 
 @dataclass(slots=True)
@@ -157,6 +157,9 @@ def embed(
                 outcome.failed.append(Failed(id=record.id, error=name, status=status))
                 in_a_row += 1
         errors = [error for _, _, error in portion if error is not None]
+        spent = next((error for error in errors if isinstance(error, BudgetError)), None)
+        if spent is not None:
+            raise StoppedError from spent
         is_last = outcome.written + outcome.blank + len(outcome.failed) >= total
         has_none = errors and not any(vector is not None for _, vector, _ in portion)
         if has_none and (in_a_row >= HOPELESS or (is_last and not outcome.written)):
