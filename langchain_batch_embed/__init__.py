@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, Never
 
-from langchain_batch_embed.calls.plan import AccountQuota, Plan
+from langchain_batch_embed.calls.estimate import AccountQuota
+from langchain_batch_embed.calls.plan import Plan
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import (
     BatchEmbeddingsError,
+    BudgetError,
     DeadlineError,
     DimensionsError,
     Failure,
@@ -31,12 +33,13 @@ from langchain_batch_embed.journal import (
     SQLiteJournal,
 )
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.report import IngestFailure, IngestReport, Report
+from langchain_batch_embed.report import IngestFailure, IngestReport, Report, Usage
 
 __all__ = [
     "AccountQuota",
     "BatchEmbeddings",
     "BatchEmbeddingsError",
+    "BudgetError",
     "ByteStoreJournal",
     "DeadlineError",
     "DimensionsError",
@@ -63,6 +66,7 @@ __all__ = [
     "SQLiteJournal",
     "Space",
     "UnknownOptionError",
+    "Usage",
 ]
 __version__ = "0.1.0"
 

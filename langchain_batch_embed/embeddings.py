@@ -27,7 +27,7 @@ from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.options import Empty, Option, Options, check_names, embeddings_of
 from langchain_batch_embed.providers.copies import pack_up, unpack
 from langchain_batch_embed.providers.replaced import warn_of_replaced
-from langchain_batch_embed.report import IngestReport, Report
+from langchain_batch_embed.report import IngestReport, Report, Usage
 from langchain_batch_embed.stores.ingest import ingest
 from langchain_batch_embed.texts.inputs import LongInputs
 
@@ -74,6 +74,11 @@ class BatchEmbeddings(Embeddings):
             a space. `None`: `"skip-vector"` if the wrapped object has `skip_empty`, else an error
             where the provider refuses it.
         rate_limiter: a `BaseRateLimiter` of langchain-core, asked before each request.
+        query_cache_size: queries whose vectors are kept in memory, those asked last; 0: none.
+        on_usage: called with the `Usage` of each answer, one at a time, in the thread that received
+            it. Its sum is what is billed, queries and late answers among them.
+        max_dollars: what one call, `prefetch` or `ingest` may cost. Texts that it cannot afford are
+            reported as failed. Only for models whose price is known.
 
     Instantiate:
         ```python
@@ -123,6 +128,9 @@ class BatchEmbeddings(Embeddings):
         max_outage: float = Options.max_outage,
         empty: Empty | None = None,
         rate_limiter: BaseRateLimiter | None = None,
+        query_cache_size: int = 0,
+        on_usage: Callable[[Usage], object] | None = None,
+        max_dollars: float | None = None,
         _clock: Clock = SYSTEM_CLOCK,
         _draw: Callable[[], float] = random.random,
         **unknown: Never,  # for an error that names what there is
@@ -148,6 +156,9 @@ class BatchEmbeddings(Embeddings):
             max_outage=max_outage,
             empty=empty,
             rate_limiter=rate_limiter,
+            query_cache_size=query_cache_size,
+            on_usage=on_usage,
+            max_dollars=max_dollars,
             clock=_clock,
             draw=_draw,
         )

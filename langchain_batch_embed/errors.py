@@ -11,6 +11,7 @@
      ├─ ModelError                          vectors are of another model than those before
      ├─ NotSentError                        the call ended before the text was sent
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
+     ├─ BudgetError                         max_dollars is used up
      ├─ JournalError                        the journal cannot be read or written
      ├─ IngestError                         several documents in a row cannot be stored
      └─ PartialEmbeddingsError              some texts have no vector; it holds the others
@@ -35,6 +36,7 @@ from langchain_batch_embed.report import IngestReport, Report
 
 __all__ = [
     "BatchEmbeddingsError",
+    "BudgetError",
     "DeadlineError",
     "DimensionsError",
     "Failure",
@@ -192,6 +194,25 @@ class DeadlineError(BatchEmbeddingsError, TimeoutError):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the argument, from which the message is made again, without the cause."""
         return type(self), (self.deadline,)
+
+
+class BudgetError(BatchEmbeddingsError):
+    """The dollars allowed for the whole call are used up.
+
+    Attributes:
+        max_dollars: what was allowed.
+    """
+
+    def __init__(self, max_dollars: float) -> None:
+        super().__init__(
+            f"the text was not sent: with it the call would cost more than "
+            f"max_dollars={max_dollars:g}; call again to go on from here, or allow more"
+        )
+        self.max_dollars = max_dollars
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the argument, from which the message is made again."""
+        return type(self), (self.max_dollars,)
 
 
 class NotSentError(BatchEmbeddingsError):

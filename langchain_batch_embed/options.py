@@ -19,6 +19,7 @@ from langchain_batch_embed.errors import FixedOptionError, OptionError, UnknownO
 from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits, attribute, limits_of
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE
+from langchain_batch_embed.report import Usage
 from langchain_batch_embed.texts.inputs import LongInputs
 
 __all__ = ["OPTIONS", "Empty", "Option", "Options", "check_names", "embeddings_of"]
@@ -34,7 +35,14 @@ OpenAI answers the largest request in about 2 s, and one in a hundred takes many
 machine's own server can take minutes.
 """
 
-_AMOUNTS = ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "max_outage")
+_AMOUNTS = (
+    "requests_per_minute",
+    "tokens_per_minute",
+    "timeout",
+    "deadline",
+    "max_outage",
+    "max_dollars",
+)
 _HANDED_IN = frozenset({"clock", "draw"})
 """Fields for tests, which no message offers."""
 
@@ -174,20 +182,23 @@ class Options:
     max_outage: float = MAX_OUTAGE
     empty: Empty | None = None
     rate_limiter: BaseRateLimiter | None = None
+    query_cache_size: int = 0
+    on_usage: Callable[[Usage], object] | None = None
+    max_dollars: float | None = None
     clock: Clock = SYSTEM_CLOCK
     draw: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if not isinstance(self.limits, Limits | None):
-            raise OptionError("limits must be a Limits object: limits=Limits(provider=..., ...)")
+        self._check_objects()
         for name in _AMOUNTS:
             _check_amount(name, getattr(self, name))
         if not isinstance(self.model, str | None):
             raise OptionError(f"model must be a name, not {type(self.model).__name__}")
-        retries = self.max_retries
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise OptionError("max_retries must be a whole number of at least 0")
+        for name in ("max_retries", "query_cache_size"):
+            count = getattr(self, name)
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+                raise OptionError(f"{name} must be a whole number of at least 0")
         if self.long_inputs not in get_args(LongInputs):
             allowed = ", ".join(map(repr, get_args(LongInputs)))
             raise OptionError(f"long_inputs must be one of {allowed}")
@@ -197,6 +208,12 @@ class Options:
         if self.empty is not None and self.empty not in get_args(Empty):
             allowed = ", ".join(map(repr, get_args(Empty)))
             raise OptionError(f"empty must be one of {allowed}")
+
+    def _check_objects(self) -> None:
+        if not isinstance(self.limits, Limits | None):
+            raise OptionError("limits must be a Limits object: limits=Limits(provider=..., ...)")
+        if self.on_usage is not None and not callable(self.on_usage):
+            raise OptionError("on_usage must be a function of one argument, a Usage")
         if not isinstance(self.rate_limiter, BaseRateLimiter | None):
             raise OptionError(
                 "rate_limiter takes a BaseRateLimiter of langchain_core, such as "

@@ -16,10 +16,13 @@ __all__ = [
     "IngestReport",
     "Report",
     "Tally",
+    "Usage",
+    "amount",
     "dollars",
     "duration",
     "html_table",
     "money",
+    "plural",
 ]
 
 DOLLARS_PER_MILLION_TOKENS: Mapping[str, float] = MappingProxyType(
@@ -36,6 +39,8 @@ PRICES_FROM = "OpenAI's list price of November 2026"
 BATCH_API_SHARE = 0.5
 """What OpenAI's Batch API costs of that; it answers within 24 hours. Same page."""
 
+_LEAST_SHOWN = 0.0001  # dollars
+_THOUSAND = 1000
 _MINUTE = 60
 _HOUR = 3600
 
@@ -140,9 +145,10 @@ class Report:
         twice = f", {self.hedged:,} sent twice" if self.hedged else ""
         lost = f", {self.failures:,} failed" if self.failures else ""
         return (
-            f"{self.texts:,} texts ({self.unique:,} unique{kept}{lost}) in {self.seconds:.2f} s: "
-            f"{self.requests:,} requests, {self.retries:,} retries ({self.throttled:,} throttled)"
-            f"{twice}, {self.tokens:,} tokens{cost}"
+            f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}{lost}) in "
+            f"{self.seconds:.2f} s: {plural(self.requests, 'request')}, "
+            f"{plural(self.retries, 'retry', 'retries')} ({self.throttled:,} throttled){twice}, "
+            f"{plural(self.tokens, 'token')}{cost}"
         )
 
     def _kept(self) -> dict[str, str]:
@@ -170,6 +176,23 @@ class Report:
                 "failed texts": f"{self.failures:,}",
             },
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one answer has cost.
+
+    Attributes:
+        model: that the answer names, or else the wrapped object's; `None`: not known.
+        texts: texts in the request.
+        tokens: billed by the server's count, or an estimate where the answer names none.
+        dollars: their price; `None` for a model whose price is not known.
+    """
+
+    model: str | None
+    texts: int
+    tokens: int
+    dollars: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +291,23 @@ def dollars(model: str | None, tokens: int, *, price: float | None = None) -> fl
 
 def money(amount: float) -> str:
     """Write dollars: with cents where they matter, and with fractions of them below a dollar."""
+    if 0 < amount < _LEAST_SHOWN:
+        return f"<${_LEAST_SHOWN:.4f}"
     return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}"
+
+
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """Write a number and what it counts: `1 text`, `2,000 texts`, `2 retries`."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def amount(number: float) -> str:
+    """Write a large number in short: `512`, `12k`, `1.2M`."""
+    if number < 10 * _THOUSAND:
+        return f"{number:,.0f}"
+    if round(number / _THOUSAND) < _THOUSAND:
+        return f"{number / _THOUSAND:.0f}k"
+    return f"{number / _THOUSAND / _THOUSAND:,.1f}M"
 
 
 def duration(seconds: float) -> str:

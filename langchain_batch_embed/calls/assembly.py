@@ -14,6 +14,7 @@ from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.options import Options
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.providers import Connections, provider_for
+from langchain_batch_embed.report import DOLLARS_PER_MILLION_TOKENS, dollars
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.texts.tokens import counter_for
@@ -101,6 +102,12 @@ class Assembly:
                 f"{type(self._embeddings).__name__} does not say which model it uses, and a "
                 "journal must not mix models: pass model= with its name"
             )
+        if options.max_dollars is not None and dollars(provider.model, 1) is None:
+            raise OptionError(
+                f"max_dollars needs the model's price, which is known for "
+                f"{', '.join(DOLLARS_PER_MILLION_TOKENS)}, and this is {provider.model!r}: leave "
+                "it out, and count what on_usage tells"
+            )
         pacer = Pacer(
             max_workers=limits.max_workers,
             first_requests=limits.first_requests if provider.is_known else FIRST_REQUESTS,
@@ -130,5 +137,12 @@ class Assembly:
             ),
             recovery=Recovery(self.journal, provider.space),
             long_inputs=options.long_inputs,
+            on_usage=options.on_usage,
+            max_dollars=options.max_dollars,
         )
-        return Pipeline(fetcher, deadline=options.deadline, show_progress=self.shows_progress)
+        return Pipeline(
+            fetcher,
+            deadline=options.deadline,
+            show_progress=self.shows_progress,
+            query_cache_size=options.query_cache_size,
+        )

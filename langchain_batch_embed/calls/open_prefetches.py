@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.calls.dimensions import Dimensions
 from langchain_batch_embed.calls.fetcher import Fetch, Fetcher
+from langchain_batch_embed.calls.logbook import Logbook
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.errors import DimensionsError, InputError, ModelError
 from langchain_batch_embed.report import dollars
@@ -45,6 +46,7 @@ class OpenPrefetches:
             max_buffered=max_buffered,
             until_released=until_released,
             dimensions=self._fetcher.known_dimensions,
+            budget=self._fetcher.budget(),
             on_close=self._close,
             clock=self._fetcher.dispatcher.clock,
         )
@@ -197,7 +199,7 @@ class OpenPrefetches:
                 failed |= {part[position]: cause for position, cause in causes.items()}
             return failed
         fetch = self._fetcher.begin(inputs, prefetch.dimensions, lists=False)
-        fetch.tally = prefetch.new_tally()
+        fetch.tally, fetch.budget = prefetch.new_tally(), prefetch.budget
         prefetch.note_tokens(inputs.texts, inputs.tokens.tolist())
         handed_over = np.zeros(len(texts), dtype=np.bool_)
 
@@ -227,7 +229,9 @@ class OpenPrefetches:
         dispatcher, account = self._fetcher.dispatcher, prefetch.account
         dispatcher.wake()
         cost = dollars(self._fetcher.provider.model, account.total().tokens)
-        self._fetcher.last_report = account.report(now=dispatcher.clock.now(), dollars=cost)
+        report = account.report(now=dispatcher.clock.now(), dollars=cost)
+        self._fetcher.last_report = report
+        Logbook.ended(report)
 
 
 class _Counted:

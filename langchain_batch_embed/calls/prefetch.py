@@ -29,6 +29,7 @@ from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import DimensionsError, ModelError
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Account, Tally
+from langchain_batch_embed.sending.budget import Budget
 from langchain_batch_embed.sending.threads import in_daemon, leave_behind
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
@@ -56,12 +57,14 @@ class Prefetch:
         max_buffered: vectors that may be here or on their way at a time.
         until_released: keep vectors that were handed out until `release`.
         dimensions: those of earlier vectors, where they are known.
+        budget: what its runs may spend; `None`: any amount.
         on_close: called when this ends.
         clock: how to wait.
 
     Attributes:
         account: what became of the announced texts, and what was sent for them.
         dimensions: those of its vectors, which all its runs share.
+        budget: what its runs, and the calls that it answers, may spend together.
         hedges: what its runs together may spend on stragglers: of one run alone, even a single
             batch would be too much.
     """
@@ -73,6 +76,7 @@ class Prefetch:
         max_buffered: int,
         until_released: bool = False,
         dimensions: int | None = None,
+        budget: Budget | None = None,
         on_close: Callable[["Prefetch"], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -84,6 +88,7 @@ class Prefetch:
         self.account = Account(clock.now())
         self.dimensions = Dimensions(dimensions)
         self.hedges = Hedges()
+        self.budget = budget
         self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(RUNS, "batch-embed-prefetch")
         # Guards all below; notified when vectors arrive and when a run ends.

@@ -31,6 +31,7 @@ class Results:
 
     Attributes:
         done: which rows have their vector, shape (rows,).
+        lost: which rows are given up, shape (rows,).
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Results:
         self.dimensions = dimensions or Dimensions()
         self.as_lists = lists
         self.done = np.zeros(len(inputs.texts), dtype=np.bool_)
+        self.lost = np.zeros(len(inputs.texts), dtype=np.bool_)
         self._inputs = inputs
         self._lock = threading.Lock()  # guards the adding of rows, and `_is_abandoned`
         count = len(inputs.texts)
@@ -70,6 +72,7 @@ class Results:
         if isinstance(outcome, Done):
             self._store.convert(outcome.rows)
         else:
+            self.lost[outcome.rows] = True
             for row in outcome.rows.tolist():
                 for text in self._inputs.owners(row):
                     self._errors.setdefault(text, outcome.error)

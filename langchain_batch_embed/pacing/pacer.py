@@ -392,6 +392,15 @@ class Pacer:
             return None
         return None if rate is None else rate * 60
 
+    @property
+    def let_through(self) -> float:
+        """The tokens of all requests that the limiter has let through."""
+        return self._passed["tokens"]
+
+    def usual_charge(self) -> float:
+        """Return the tokens that a request was charged on average."""
+        return self._started_tokens / max(1.0, self._started_requests)
+
     def has_room(self) -> bool:
         """Tell whether a copy of a late request does no harm: no quota binds, no line is long."""
         return not (

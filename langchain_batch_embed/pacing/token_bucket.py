@@ -128,6 +128,20 @@ class TokenBucket:
         # Ignore rounding errors, or the delay never reaches 0.
         return 0.0 if missing <= 1e-9 * amount else missing / (self.rate * self._share)
 
+    def flows_in(self, amount: float, now: float, *, pause: float = 0.0) -> float:
+        """Return the seconds until this much has been let through in all; changes nothing.
+
+        Args:
+            amount: any number, also many times what the bucket can hold.
+            now: the time.
+            pause: seconds from now on in which nothing is taken, while the bucket fills.
+        """
+        if self.rate is None:
+            return pause
+        rate = self.rate * self._share
+        level = self.level + (max(0.0, now - self._updated) + pause) * rate
+        return pause + max(0.0, amount - min(self.capacity, level)) / rate
+
     def take(self, amount: float, now: float) -> None:
         """Take this much out, even where that leaves less than nothing."""
         self._refill(now)

@@ -23,6 +23,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.status import Status
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import Queue
@@ -156,6 +157,11 @@ class Dispatcher:
             for wake_up in list(self._wake_up.values()):
                 wake_up()
 
+    def status(self, left: float) -> Status:
+        """Return what is waited for, with this many tokens of a call without an answer."""
+        with self.lock:
+            return self.sender.status(self.clock.now(), left=left)
+
     def _queue(
         self,
         work: Work,
@@ -269,6 +275,7 @@ class Dispatcher:
         with self.lock:
             if flight.is_undone:
                 return
+        logger.debug("Sending %d texts, %d tokens", len(flight.texts), flight.ticket.charge)
         try:
             if not self._is_permitted(flight):
                 return
@@ -278,6 +285,10 @@ class Dispatcher:
         else:
             # Before the journal writes: how long that takes is no round trip.
             now = self.clock.now()
+            seconds, count = now - flight.ticket.sent, len(flight.texts)
+            logger.debug(
+                "Answered after %.3g s: %d texts, %s tokens", seconds, count, answer.tokens
+            )
             with finishing():
                 errors = self._keep(flight, answer)
             tell = partial(self.sender.answered, headers=answer.headers, errors=errors)
@@ -327,6 +338,10 @@ class Dispatcher:
                 # Before anybody sees the vectors: who has the last of them may ask what they cost.
                 with self.lock:
                     queue.tally.answered(part.tokens, batch.charge)
+                    if queue.work.budget is not None:
+                        queue.work.budget.billed(
+                            batch.charge if part.tokens is None else part.tokens
+                        )
                 queue.work.keep(batch.rows, part)
             except BaseException as error:  # noqa: BLE001  # the width, or whatever a journal does
                 errors[position] = error

@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from langchain_batch_embed.errors import DeadlineError, NotSentError
+from langchain_batch_embed.errors import BudgetError, DeadlineError, NotSentError
 from langchain_batch_embed.pacing.concurrency import FIRST_WORK
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 from langchain_batch_embed.pacing.hedging import Hedges
@@ -136,6 +136,10 @@ class Queue:
     def left(self) -> int:
         """Return how much work has not been started, in tokens."""
         return self._line.work_left + sum(batch.work for batch in self._ready)
+
+    def planned(self) -> tuple[int, int]:
+        """Return how many requests are planned for what was never sent, and their charge."""
+        return self._line.planned
 
     def peek(self, now: float) -> Batch | None:
         """Return the batch that is to start next; `None`: nothing can start now."""
@@ -275,7 +279,7 @@ class Queue:
         self._ready.clear()
         self._delayed.clear()
         self._parked.clear()
-        is_late = isinstance(error, DeadlineError)
+        is_late = isinstance(error, DeadlineError | BudgetError)
         unsent = error if is_late else NotSentError(error)
         for batch in tried:
             own = error if is_late or (concerns_all and batch.error) else batch.error
@@ -336,7 +340,10 @@ class Queue:
             # While nothing is known of the quota, what comes next waits for the first answers.
             smallest_first=concurrency.is_opening,
         )
-        if has_changed or self._cut is None:
+        budget = self.work.budget
+        affordable = math.inf if budget is None else budget.left
+        if has_changed or self._cut is None or self._cut.tokens > affordable:
+            tokens = min(tokens, affordable)
             rows = self._line.next(
                 items=items, tokens=tokens, octets=limits.octets, work=self._most_work()
             )
@@ -367,7 +374,7 @@ class Queue:
         if not after:
             self._ready.appendleft(batch)
             return
-        logger.info(
+        logger.debug(
             "%s: sending %d texts again in %.3g s", type(error).__name__, len(batch.rows), after
         )
         heapq.heappush(self._delayed, (now + after, next(self._number), batch))

@@ -17,6 +17,7 @@ from langchain_batch_embed.errors import DeadlineError
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer, Ticket
+from langchain_batch_embed.pacing.status import Status, status_of
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.odds import Odds
@@ -45,6 +46,10 @@ FAILED_TOGETHER = 2
 
 PROBE_TIMEOUT = 30.0
 """Seconds for a request to a server that is away: one that hangs must not hold up the others."""
+
+PAUSE_LOGGED = 30.0
+"""Seconds after a line about a pause in which the next ones are for DEBUG: some servers refuse a
+few requests every second."""
 
 _REFUSALS = frozenset(
     {Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL, Kind.SPENT}
@@ -86,6 +91,7 @@ class Sender:
         timeout: seconds for one request.
         hedge: whether stragglers are sent a second time.
         server: what messages call it: its address, without a key.
+        is_rehearsal: nothing is sent, so the log says nothing.
         draw: a source of random numbers, uniform in 0 to 1.
 
     Attributes:
@@ -100,6 +106,7 @@ class Sender:
         timeout: float,
         hedge: bool = False,
         server: str = "the server",
+        is_rehearsal: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.pacer = pacer
@@ -116,7 +123,10 @@ class Sender:
         self._last_refusal: BaseException | None = None
         self._last_error: BaseException | None = None
         self._unconfirmed: Diagnosis | None = None  # it says that it is about every request
-        self._is_outage_told = False
+        self._is_outage_told = is_rehearsal
+        self._is_rehearsal = is_rehearsal
+        self._refusal = ""  # the status of the last one for the rate
+        self._pause_told = -math.inf
         self._is_canary_due = False
         self._canary: Flight | None = None
 
@@ -183,7 +193,7 @@ class Sender:
                 batch, delay = queue.straggler(now)
                 if batch is None:
                     wait = min(wait, delay)
-                elif self.pacer.delay(batch.charge, now) == 0:
+                elif self._may_start(queue, batch, now):
                     queue.hedges.spend(batch.charge)
                     queue.tally.hedged += 1
                     queue.tally.hedged_tokens += batch.charge
@@ -197,8 +207,16 @@ class Sender:
         for _, batch in flight.parts:
             batch.sent = now
 
+    def status(self, now: float, *, left: float) -> Status:
+        """Return what is waited for, with this many tokens without an answer; changes nothing."""
+        plans = [queue.planned() for queue in self._turns.queues]
+        requests = sum(count for count, _ in plans)
+        usual = sum(charge for _, charge in plans) / requests if requests else None
+        return status_of(self.pacer, now, left=left, usual=usual, refusal=self._refusal)
+
     def undo(self, flight: Flight) -> None:
         """Forget a request that could not be submitted; its batches wait again."""
+        _note_end(flight)
         self.pacer.undo(flight.ticket)
         if flight is self._canary:
             self._canary = None
@@ -223,12 +241,13 @@ class Sender:
             headers: of the answer.
             errors: why the answers of some of its parts, by position, cannot be used.
         """
+        _note_end(flight)
         self._refused_in_a_row = 0
         self._odds.answered()
         if self.pacer.answered(flight.ticket, headers, now):
-            if self._is_outage_told:
+            if self._is_outage_told and not self._is_rehearsal:
                 logger.warning("%s answers again", self._server)
-            self._is_outage_told = False
+            self._is_outage_told = self._is_rehearsal
             for queue in self._turns.queues:
                 queue.release_delayed()
         if flight is self._canary:
@@ -246,11 +265,12 @@ class Sender:
 
     def failed(self, flight: Flight, error: BaseException, now: float) -> None:
         """Note that a request failed, and do with its batches what is right."""
+        _note_end(flight)
         diagnosis = self._diagnosis(flight, error)
         self._last_error = error
         begins = self._tell_pacer(flight, diagnosis, error, now)
-        if begins:
-            self._log_pause(diagnosis, now)
+        if not self._is_rehearsal:
+            self._log_failure(flight, diagnosis, now, begins=begins)
         if self.pacer.is_away(now) and not self._is_outage_told:
             self._log_outage(diagnosis)
         kind = diagnosis.kind
@@ -327,6 +347,7 @@ class Sender:
         elif kind in _OF_THE_SERVER and all(map(_is_fresh, flight.parts)):
             self._odds.failed()
         if kind is Kind.THROTTLED:
+            self._refusal = str(diagnosis.status or "")
             return self.pacer.throttled(
                 flight.ticket,
                 now,
@@ -361,10 +382,22 @@ class Sender:
             )
         )
 
-    def _log_pause(self, diagnosis: Diagnosis, now: float) -> None:
+    def _log_failure(
+        self, flight: Flight, diagnosis: Diagnosis, now: float, *, begins: bool
+    ) -> None:
+        """Tell of a failed request; where it `begins` a pause, tell of that, but not of each."""
+        name = _named(diagnosis)
+        seconds, count = now - flight.ticket.sent, len(flight.texts)
+        logger.debug("Failed after %.3g s (%s): %d texts", seconds, name, count)
+        if not begins:
+            return
         pause = self.pacer.throttle.delay(now)
         level = logging.WARNING if pause > LOOK_AGAIN else logging.INFO
-        logger.log(level, "Throttled (%s): waiting %.3g s", diagnosis.signature, pause)
+        if level == logging.INFO and now < self._pause_told + PAUSE_LOGGED:
+            level = logging.DEBUG
+        else:
+            self._pause_told = now
+        logger.log(level, "Throttled (%s): waiting %.3g s", name, pause)
 
     def _log_outage(self, diagnosis: Diagnosis) -> None:
         self._is_outage_told = True
@@ -372,7 +405,7 @@ class Sender:
             "%s does not answer (%s): one request at a time tries again, everything else "
             "waits, for %g s at most",
             self._server,
-            diagnosis.signature,
+            _named(diagnosis),
             self.pacer.health.patience_for(unreachable=diagnosis.kind is Kind.UNREACHABLE),
         )
 
@@ -402,8 +435,10 @@ class Sender:
             work=sum(batch.work for _, batch in parts) or 1,
         )
         end = min(queue.end for queue, _ in parts) if parts else self._turns.end
-        for queue, _ in parts:
+        for queue, batch in parts:
             queue.tally.requests += 1
+            if queue.work.budget is not None:
+                queue.work.budget.sent(batch.tokens)
         timeout = min(self.timeout, max(0.001, end - now))
         if self.pacer.health.is_down:
             timeout = min(timeout, PROBE_TIMEOUT)
@@ -417,6 +452,11 @@ class Sender:
             is_copy=is_copy,
             texts=texts or (CANARY,),
         )
+
+    def _may_start(self, queue: Queue, copy: Batch, now: float) -> bool:
+        budget = queue.work.budget
+        is_affordable = budget is None or copy.tokens <= budget.left
+        return is_affordable and self.pacer.delay(copy.charge, now) == 0
 
     def _end_late(self, now: float) -> float:
         """Give up the calls whose deadline has passed; return the seconds until the next one."""
@@ -433,6 +473,12 @@ class Sender:
         return wait
 
 
+def _note_end(flight: Flight) -> None:
+    for queue, batch in flight.parts:
+        if queue.work.budget is not None:
+            queue.work.budget.ended(batch.tokens)
+
+
 def _diagnosed(error: BaseException, texts: Sequence[str]) -> Diagnosis:
     """Say what is wrong; a mistake of ours in that must not leave a batch without an outcome."""
     try:
@@ -441,6 +487,11 @@ def _diagnosed(error: BaseException, texts: Sequence[str]) -> Diagnosis:
         names = type(error).__name__, type(mistake).__name__
         logger.error("%s cannot be understood (%s), so it is not tried again", *names)
         return Diagnosis(kind=Kind.MODEL, signature=names[0])
+
+
+def _named(diagnosis: Diagnosis) -> str:
+    """Return the status, code and class of an error, as far as it has them."""
+    return " ".join(part for part in diagnosis.signature.split(" ") if part != "-")
 
 
 def _headers(error: BaseException) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.sending.budget import Budget
 from langchain_batch_embed.texts.packing import Sizes
 
 __all__ = ["Batch", "Division", "Done", "Lost", "Outcome", "Rows", "Send", "Trial", "Work"]
@@ -137,6 +138,7 @@ class Work:
         send: sends texts within a time-out in seconds, and returns the checked answer.
         keep: takes a checked answer in the worker's thread, before anybody else sees it.
         makes_lists: the caller's thread makes lists of floats of each outcome that it is handed.
+        budget: what it may cost; `None`: anything.
         context: the caller's context, in which requests are sent: traces depend on it.
     """
 
@@ -148,6 +150,7 @@ class Work:
     send: Send
     keep: Callable[[Rows, Answer], None]
     makes_lists: bool = False
+    budget: Budget | None = None
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
     def batch(self, rows: Rows) -> Batch:

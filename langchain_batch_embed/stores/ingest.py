@@ -17,10 +17,10 @@ from typing import Any, Literal
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
-from tqdm.auto import tqdm
 
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.prefetch import RUNS, Prefetch
+from langchain_batch_embed.calls.prefetch_progress import watched
 from langchain_batch_embed.errors import (
     IngestError,
     InputError,
@@ -99,7 +99,7 @@ def ingest(
     total = len(documents) if isinstance(documents, Sized) else None
     with (
         pipeline.prefetches.open(max_buffered=ahead, until_released=True) as prefetch,
-        tqdm(total=total, unit=" documents", disable=not show_progress) as bar,
+        watched(pipeline, prefetch, total=total, unit="document", shown=show_progress) as bar,
     ):
         return Ingestion(
             store,

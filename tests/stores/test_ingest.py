@@ -793,7 +793,7 @@ class TestInterrupts:
             embeddings.ingest(store, documents(90), batch_size=20, show_progress=asked)
             shown = capsys.readouterr().err
             assert "90/90" in shown
-            assert "documents/s" in shown
+            assert "90/90 documents [" in shown
             assert "texts" not in shown
             embeddings.ingest(store, documents(9), show_progress=False)
             assert capsys.readouterr().err == ""
