@@ -200,6 +200,9 @@ class BatchEmbeddings(Embeddings):
         )
     )
     rate_limiter = Option["BaseRateLimiter | None"](lambda self: self._options.rate_limiter)
+    query_cache_size = Option["int"](lambda self: self._options.query_cache_size)
+    on_usage = Option["Callable[[Usage], object] | None"](lambda self: self._options.on_usage)
+    max_dollars = Option["float | None"](lambda self: self._options.max_dollars)
 
     @property
     def last_report(self) -> Report | None:

@@ -100,6 +100,12 @@ _MEANT: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("progress", "progress_bar", "show_progress_bar", "tqdm"), "show_progress"),
         **dict.fromkeys(("hedging", "speculative"), "hedge"),
         **dict.fromkeys(("skip_empty", "empty_texts", "on_empty"), "empty"),
+        **dict.fromkeys(
+            ("query_cache", "cache_size", "query_embedding_cache", "query_cache_maxsize"),
+            "query_cache_size",
+        ),
+        **dict.fromkeys(("callback", "usage_callback", "callbacks"), "on_usage"),
+        **dict.fromkeys(("budget", "max_cost", "max_budget", "cost_limit"), "max_dollars"),
     }
 )
 """By other packages' names of an option: ours."""
