@@ -74,6 +74,7 @@ OUTAGE        1.6     -  no quota, 0.3 s, 32 at once, 5 s of 503, no limits
 HALVES        2.9     -  1M, bucket 10 s, refused free, says all, 5 ms, 1 at once, refused scattered, no limits
 HALVES        1.6     -  20M, bucket 1 s, refused charged, says all, 0.3 s, 1 at once, failing scattered, 256 kB
 HALVES        2.8     -  40M, bucket 3 s, refused free, says all, 5 ms, 4 at once, failing scattered, no limits
+HALVES        1.9     -  40M, bucket 10 s, refused charged, says zero, 2 s, 32 at once, failing scattered, 256 kB
 WINDOWS         -    14  5M, windows 1 s, refused free, says all, 5 ms, 4 at once, 5 min of 503, 256 kB
 LINE          1.4     -  1M, windows 60 s, refused charged, says all, 2 s, 4 at once, 5 min reset, 10 texts
 LINE          2.4     -  no quota, 2 s, 4 at once, restarts, 10 texts
