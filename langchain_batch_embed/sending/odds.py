@@ -28,39 +28,46 @@ RETRIED = 64
 NO_ANSWER = 0.01
 """What a failure counts for amid failures alone. Above 0, so that whatever is tried ends."""
 
-LONGEST = 1 << 20
+LONGEST = 1 << 14
 """Requests that are remembered at most, a byte each. Older ones decide nothing any more."""
 
 
+_ANSWERED, _FAILED, _UNKNOWN = 0, 1, 2
+
+
 class Odds:
-    """Which of the latest requests the server failed.
+    """Which of the latest requests the server failed, in the order in which they were sent.
 
-    Only requests that tell of the server count: those with texts that never failed before, and the
-    canary. What failed before may fail for its texts, so only its answer counts, and with it the
-    failures that the answer shows to have been chance.
-
-    Attributes:
-        count: requests so far: the place of what happens next.
+    An answer to what was sent before an outage says nothing of what was sent in it, so the order of
+    sending counts, and not that of the answers. Only requests that tell of the server count: those
+    with texts that never failed before, and the canary. What failed before may fail for its texts,
+    so only its answer counts, and with it the failures that the answer shows to have been chance.
     """
 
     def __init__(self) -> None:
-        self.count = 0
-        self._failed = bytearray()  # 1: failed; the end of all
+        self._begin = 0  # the place of the first that is remembered
+        self._fates = bytearray()
         self._recovered = self._persisted = 0.0
 
-    def answered(self) -> None:
+    def sent(self) -> int:
+        """Return the place of a request that is sent now."""
+        self._fates.append(_UNKNOWN)
+        if len(self._fates) > 2 * LONGEST:
+            self._begin += len(self._fates) - LONGEST
+            del self._fates[:-LONGEST]
+        return self._begin + len(self._fates) - 1
+
+    def answered(self, place: int) -> None:
         """Note an answer."""
-        self._note(b"\0")
+        self._note(place, _ANSWERED)
 
-    def failed(self, times: int = 1) -> None:
-        """Note that the server failed a request, this often."""
-        self._note(b"\1" * times)
+    def failed(self, place: int) -> None:
+        """Note that the server failed a request."""
+        self._note(place, _FAILED)
 
-    def explained(self, at: int) -> None:
-        """Note that it was the texts, and not the server, that failed the request before `at`."""
-        place = at - 1 - (self.count - len(self._failed))
-        if place >= 0:
-            self._failed[place] = 0
+    def explained(self, place: int) -> None:
+        """Note that it was the texts, and not the server, that failed a request."""
+        self._note(place, _UNKNOWN)
 
     def retried(self, *, recovered: bool) -> None:
         """Note whether texts that had met an error were answered when they were sent again.
@@ -78,46 +85,47 @@ class Odds:
         100. So chance explains all of them together once in 10 to the power of the sum.
 
         Args:
-            setbacks: the value of `count` after each failure of the texts.
+            setbacks: the places of the requests with these texts that failed.
             unknown: what counts for a failure with no other request around it.
             is_error: the server answered with an error, as it does to bad texts. What cannot be
                 delivered, and an overloaded server, have nothing to do with texts most often.
         """
-        own = setbacks[0] - 1 if setbacks else -1
+        fates = bytearray(self._fates)
+        for place in setbacks:
+            if place >= self._begin:
+                fates[place - self._begin] = _UNKNOWN  # they do not speak of themselves
         chance = 1.0
         if is_error:
             chance = (self._recovered + 1) / (self._recovered + self._persisted + 1)
-        return [self._weight(at, own, unknown, chance) for at in setbacks]
+        return [self._weight(fates, max(0, at - self._begin), unknown, chance) for at in setbacks]
 
-    def _weight(self, at: int, own: int, unknown: float, chance: float) -> float:
-        failed, begin = self._failed, self.count - len(self._failed)
-        # Two more, as one of each may be left out.
-        first, last = max(begin, at - AROUND - 1), min(self.count, at + AROUND + 1)
-        before = [failed[i - begin] for i in range(at - 1, first - 1, -1) if i != own][:AROUND]
-        after = [failed[i - begin] for i in range(max(at, begin), last) if i != own][:AROUND]
+    @staticmethod
+    def _weight(fates: bytearray, at: int, unknown: float, chance: float) -> float:
+        before = _known(fates[max(0, at - RECENT) : at])[-AROUND:][::-1]
+        after = _known(fates[at : at + RECENT])[:AROUND]
         around = len(before) + len(after)
         if not around:
             return unknown
         row = _leading(before) + _leading(after)
         if row == around:
             return NO_ANSWER
-        is_known = own >= begin
-        recent = failed[-RECENT:]
-        all_failed = sum(recent) - (is_known and own - begin >= len(failed) - RECENT)
+        recent = _known(fates[-2 * RECENT :])[-RECENT:]
         share = max(
             (sum(before) + sum(after)) / around,
             row / (row + 1),  # at the edge of an outage this tells more than the average
-            (all_failed + 1) / (len(recent) + ASSUMED),
+            (sum(recent) + 1) / (len(recent) + ASSUMED),
         )
         return -math.log10(max(LEAST, share * min(1.0, chance / (1 - share))))
 
-    def _note(self, failed: bytes) -> None:
-        self._failed += failed
-        self.count += len(failed)
-        if len(self._failed) > 2 * LONGEST:
-            del self._failed[:-LONGEST]
+    def _note(self, place: int, fate: int) -> None:
+        if place >= self._begin:
+            self._fates[place - self._begin] = fate
 
 
-def _leading(failed: Sequence[int]) -> int:
+def _known(fates: bytearray) -> bytes:
+    return bytes(fates).translate(None, bytes([_UNKNOWN]))
+
+
+def _leading(failed: bytes) -> int:
     """Return how many failures there are before the first answer."""
-    return next((i for i, each in enumerate(failed) if not each), len(failed))
+    return len(failed) - len(failed.lstrip(bytes([_FAILED])))

@@ -69,6 +69,7 @@ class Flight:
         texts: what is in it.
         context: in which it is sent, of the caller.
         is_copy: a batch in it was sent before, and is still waited for.
+        place: among all requests, in the `Odds`.
         is_undone: it could not be submitted, so it must not be sent.
     """
 
@@ -77,6 +78,7 @@ class Flight:
     send: Send
     timeout: float
     context: contextvars.Context
+    place: int
     is_copy: bool = False
     is_undone: bool = False
     texts: Sequence[str] = field(default=(CANARY,))
@@ -243,7 +245,7 @@ class Sender:
         """
         _note_end(flight)
         self._refused_in_a_row = 0
-        self._odds.answered()
+        self._odds.answered(flight.place)
         if self.pacer.answered(flight.ticket, headers, now):
             if self._is_outage_told and not self._is_rehearsal:
                 logger.warning("%s answers again", self._server)
@@ -343,9 +345,9 @@ class Sender:
     ) -> bool:
         kind, quota = diagnosis.kind, diagnosis.quota
         if kind in _REFUSALS:
-            self._odds.answered()
+            self._odds.answered(flight.place)
         elif kind in _OF_THE_SERVER and all(map(_is_fresh, flight.parts)):
-            self._odds.failed()
+            self._odds.failed(flight.place)
         if kind is Kind.THROTTLED:
             self._refusal = str(diagnosis.status or "")
             return self.pacer.throttled(
@@ -435,8 +437,10 @@ class Sender:
             work=sum(batch.work for _, batch in parts) or 1,
         )
         end = min(queue.end for queue, _ in parts) if parts else self._turns.end
+        place = self._odds.sent()
         for queue, batch in parts:
             queue.tally.requests += 1
+            batch.place = place
             if queue.work.budget is not None:
                 queue.work.budget.sent(batch.tokens)
         timeout = min(self.timeout, max(0.001, end - now))
@@ -449,6 +453,7 @@ class Sender:
             send=work.send,
             timeout=timeout,
             context=work.context,
+            place=place,
             is_copy=is_copy,
             texts=texts or (CANARY,),
         )

@@ -146,9 +146,8 @@ class Judge:
         """Note that a batch is answered: it was by chance that it, or what it is of, failed."""
         while True:
             division = batch.part_of
-            if batch.failures:
-                # The first failure of all was counted at once.
-                self._odds.failed(batch.failures - (division is None))
+            for place in batch.setbacks:
+                self._odds.failed(place)
             if batch.failures == 1:
                 self._odds.retried(recovered=True)
             if division is None:
@@ -210,7 +209,7 @@ class Judge:
             self._odds.retried(recovered=False)
         batch.failed_at, batch.failed_last = min(batch.failed_at, now), now
         batch.failures += 1
-        batch.setbacks = (*batch.setbacks, self._odds.count)
+        batch.setbacks = (*batch.setbacks, batch.place)
         if kind is Kind.TIMED_OUT:
             self._limits.timed_out(batch)
         if len(batch.rows) > 1:
@@ -241,9 +240,11 @@ class Judge:
 
     def _is_guilty(self, batch: Batch, diagnosis: Diagnosis) -> bool:
         """Tell whether it is certain that this one text is the cause."""
-        setbacks = _setbacks(batch, alone=True)
-        weights = self._odds.evidence(setbacks, unknown=0.0, is_error=diagnosis.kind is Kind.FAILED)
-        if len(setbacks) == 1:
+        weights = self._odds.evidence(
+            _setbacks(batch), unknown=0.0, is_error=diagnosis.kind is Kind.FAILED
+        )
+        weights = weights[-len(_setbacks(batch, alone=True)) :]
+        if len(weights) == 1:
             weights[-1] = weights[-1] or 1.0  # so that with max_retries=0 it is not tried again
         weights[-1] = self._of_the_last(weights[-1], diagnosis)
         return sum(weights) >= CERTAIN or _count(weights) >= self._max_retries + 1

@@ -37,7 +37,8 @@ class Batch:
         octets: UTF-8 bytes of the texts.
         work: what the inputs cost a server, in tokens.
         failures: how often the server could not answer it.
-        setbacks: the places of these failures in the `Odds`.
+        place: of the request that it was sent in last, in the `Odds`.
+        setbacks: the places of those that failed.
         failed_at: when it, or what it is a part of, failed first.
         failed_last: when it failed last.
         is_alone: nobody was answered between its last two failures.
@@ -58,6 +59,7 @@ class Batch:
     octets: int
     work: int
     failures: int = 0
+    place: int = -1
     setbacks: tuple[int, ...] = ()
     failed_at: float = math.inf
     failed_last: float = -math.inf

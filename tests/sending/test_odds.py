@@ -10,19 +10,20 @@ from langchain_batch_embed.sending.odds import ASSUMED, LEAST, NO_ANSWER, Odds
 
 
 def odds_after(events: str) -> Odds:
-    """Return the odds after requests that were answered (`.`) or failed (`F`)."""
+    """Return odds after requests: answered (`.`), failed (`F`) or under way (` `)."""
     odds = Odds()
     for event in events:
+        place = odds.sent()
         if event == "F":
-            odds.failed()
-        else:
-            odds.answered()
+            odds.failed(place)
+        elif event == ".":
+            odds.answered(place)
     return odds
 
 
 def weight(odds: Odds, at: int, *, unknown: float = 0.0, is_error: bool = False) -> float:
-    """Return what the failure counts for that was noted as number `at`, from 1."""
-    (found,) = odds.evidence([at], unknown=unknown, is_error=is_error)
+    """Return what the failure counts for of the request number `at`, from 1."""
+    (found,) = odds.evidence([at - 1], unknown=unknown, is_error=is_error)
     return found
 
 
@@ -44,7 +45,7 @@ class TestEvidence:
         odds = odds_after("." * 50 + "F")
         before = weight(odds, 51)
         for _ in range(8):
-            odds.failed()
+            odds.failed(odds.sent())
         assert weight(odds, 51) < 0.1 < before
 
     @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
@@ -53,6 +54,13 @@ class TestEvidence:
         every = round(1 / share)
         odds = odds_after("".join("F" if i % every == 0 else "." for i in range(400)))
         assert weight(odds, 201) <= -math.log10(share) * 1.2
+
+    def test_answers_to_what_was_sent_before_an_outage_are_none_in_it(self) -> None:
+        """A server that refuses what is new still answers what is in its line."""
+        odds = odds_after("." * 50 + " " * 100 + "F" * 20)
+        for place in range(50, 150):
+            odds.answered(place)
+        assert weight(odds, 160) == NO_ANSWER
 
     def test_with_nobody_around_it_counts_for_what_the_caller_says(self) -> None:
         """Its own failure is no sign of the server's state."""
@@ -67,7 +75,7 @@ class TestEvidence:
         """It is taken back when the text is given up."""
         odds = odds_after("." * 20 + "F" + "." * 4 + "F" + "." * 20)
         before = weight(odds, 26)
-        odds.explained(21)
+        odds.explained(20)
         assert weight(odds, 26) > before
 
     def test_errors_that_do_not_pass_are_no_chance(self) -> None:
