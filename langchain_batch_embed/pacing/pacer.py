@@ -123,6 +123,7 @@ class Pacer:
         self._opened_at = math.inf
         self._last_start = -math.inf
         self._which = WhichQuota()
+        self._is_hinted = False  # whether the last refusal said how long to wait
         self._before_outage: float | None = None  # in flight, when failures began
         self._overloads = 0  # refusals of lone requests, each after few answers
         self._passed_since_overload = 0
@@ -202,7 +203,7 @@ class Pacer:
         self._usual_number += (ticket.number - self._usual_number) / NUMBERS
         self.throttle.answered(ticket.sent)
         rate = self._which.passed(ticket.charge, sent=ticket.sent, now=now)
-        if rate is not None:
+        if rate is not None and not self._is_hinted:  # else the server says how long to wait
             self.requests.guess(rate, now)
         self._passed["tokens"] += ticket.charge
         self._passed["requests"] += 1
@@ -261,6 +262,7 @@ class Pacer:
 
     def _measure(self, ticket: Ticket, now: float, *, is_hinted: bool) -> None:
         """Draw conclusions from a refusal whose quota nobody tells, once a pause."""
+        self._is_hinted = is_hinted
         accepted = max(1, len(self.in_flight))
         if self._refused == 1 and not is_hinted and self._is_one_too_many(ticket):
             # This many were fine for a while: it is a limit of requests at a time.

@@ -29,6 +29,10 @@ LENIENT = 1.5
 """Where it may be either, a request waits for at most this many times the seconds between usual
 ones, so that it is not refused for the requests either."""
 
+SLOWEST = 1.0
+"""Seconds between requests to begin with, at most: a server that asks for a pause of 40 s need not
+mean one request in 40 s."""
+
 PATIENCE = 12
 """After this many refusals in a row, in more than a minute, it is not the requests."""
 
@@ -92,7 +96,7 @@ class WhichQuota:
         self._largest = max(self._largest, tokens)
         self._largest_passed = max(self._largest_passed, tokens)
         if self.kind == "requests" and sent > self._refused_at:
-            return 1 / max(1e-3, sent - self._refused_at)
+            return 1 / min(SLOWEST, max(1e-3, sent - self._refused_at))
         return None
 
     @staticmethod
