@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
@@ -13,23 +14,11 @@ from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.pacing.concurrency import Concurrency
 from langchain_batch_embed.simulator import Scenario, Simulator, vectors
 
-_WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "while",
-    "seven",
-    "wizards",
-    "brew",
-    "potions",
-]
+_WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog"]
+_WORDS += ["while", "seven", "wizards", "brew", "potions"]
 
+_LINE: list[str] = np.random.default_rng(0).choice(_WORDS, 4096).tolist()
+"""Words of which every text of prose is a part: drawing them for each took most of its time."""
 
 LONGEST_PATIENCE = 0.5
 """Real seconds for which requests in flight are waited for before a jump, at most."""
@@ -123,6 +112,11 @@ def has_requests_in_flight(embeddings: BatchEmbeddings) -> bool:
     return bool(embeddings._pipeline.dispatcher.sender.pacer.in_flight)
 
 
+def examples(count: int) -> settings:
+    """Draw this number of examples, or the fast loop's share of it, in place of a hundred."""
+    return settings(max_examples=count * settings().max_examples // 100)
+
+
 def treat_as_known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
     """Make an object take the local server for OpenAI's own, and return it.
 
@@ -135,7 +129,11 @@ def treat_as_known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
 
 def prose(tokens: int, seed: int = 0) -> str:
     """Return a text of about so many tokens, one a word, that no other seed gives."""
-    words = np.random.default_rng(seed).choice(_WORDS, max(0, tokens - 3))
+    count = max(0, tokens - 3)
+    begin = seed * 7919 % len(_LINE)  # a prime number, so that neighbours begin far apart
+    words = _LINE[begin : begin + count]
+    while len(words) < count:
+        words += _LINE[: count - len(words)]
     return " ".join([f"text {seed}", *words])
 
 

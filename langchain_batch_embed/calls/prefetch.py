@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.calls.dimensions import Dimensions
+from langchain_batch_embed.calls.vector_blocks import VectorBlocks
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import DimensionsError, ModelError
 from langchain_batch_embed.pacing.hedging import Hedges
@@ -40,9 +41,6 @@ RUNS = 4
 """Runs at a time. Each may buffer this part of everything, so that others are under way while one
 waits for its last answers. More and smaller runs would make many small requests for a slow
 consumer. Fewer would leave a fast consumer waiting for the last answers of all."""
-
-_BLOCK = 1024
-"""Vectors in one block of memory: 6 MB at 1,536 dimensions."""
 
 Embed = Callable[["Prefetch", Sequence[str], threading.Event], object]
 """Embeds different texts for a prefetch, adds their vectors to it as they come, and stops when the
@@ -95,7 +93,7 @@ class Prefetch:
         self._state_changed = threading.Condition()
         self._waiting: dict[str, None] = {}  # a set that keeps its order
         self._running: dict[str, int] = {}  # and the number of the run
-        self._ready = _Vectors()
+        self._ready = VectorBlocks()
         self._expected: Counter[str] = Counter()  # how often each text is still to be asked for
         self._spare: dict[str, None] = {}  # were asked for, and may be once more
         self._wanted: Counter[str] = Counter()  # are being asked for, and by how many
@@ -247,7 +245,7 @@ class Prefetch:
         """Drop all vectors: most answers have other dimensions, or are of another model."""
         with self._state_changed:
             if refuted is self.dimensions:  # else another run has done it
-                self._ready = _Vectors()
+                self._ready = VectorBlocks()
                 self.dimensions = Dimensions()
 
     def new_tally(self) -> Tally:
@@ -292,7 +290,7 @@ class Prefetch:
                 self._tokens,
             ):
                 texts.clear()
-            self._ready = _Vectors()
+            self._ready = VectorBlocks()
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._state_changed.notify_all()
         self._on_close(self)
@@ -389,50 +387,3 @@ class Prefetch:
                 self._runs -= 1
                 self._start_runs()
                 self._state_changed.notify_all()
-
-
-class _Vectors:
-    """Vectors by their text, in blocks of memory that stay while vectors come and go.
-
-    Arrays of their own would leave many small holes in the memory, and the large arrays that follow
-    would not fit into them.
-    """
-
-    def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-        self._free: list[int] = []
-        self._blocks: list[NDArray[np.float32]] = []
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __contains__(self, text: str) -> bool:
-        return text in self._places
-
-    def put(self, text: str, vector: NDArray[np.float32]) -> None:
-        """Keep a copy of a vector."""
-        place = self._places.get(text)
-        if place is None:
-            if not self._free:
-                first = len(self._blocks) * _BLOCK
-                self._blocks.append(np.empty((_BLOCK, len(vector)), dtype=np.float32))
-                self._free.extend(reversed(range(first, first + _BLOCK)))
-            place = self._free.pop()
-        self._row(place)[:] = vector
-        self._places[text] = place  # last, so that every place has its vector
-
-    def drop(self, text: str) -> bool:
-        """Forget a vector; return whether it was there."""
-        place = self._places.pop(text, None)
-        if place is not None:
-            self._free.append(place)
-        return place is not None
-
-    def stack(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return a copy of the vectors, (k, d)."""
-        return np.array([self._row(self._places[text]) for text in texts], dtype=np.float32)
-
-    def _row(self, place: int) -> NDArray[np.float32]:
-        block, row = divmod(place, _BLOCK)
-        vector: NDArray[np.float32] = self._blocks[block][row]
-        return vector

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import openai
 import pytest
-from hypothesis import settings
 
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 
@@ -36,8 +35,6 @@ Case = tuple[int, object, Expected]
 """Status and answer, and what is expected to be read in them."""
 Row = tuple[str, int, object, Expected]
 """The same with a name before it, and without the kind that its table has."""
-
-no_deadline = settings(deadline=None)
 
 
 def refusal(

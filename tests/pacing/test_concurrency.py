@@ -6,11 +6,12 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.concurrency import Concurrency
+from tests.support import examples
 
 MOST = 128
 WORK = 10_000.0
@@ -196,7 +197,7 @@ class TestOverload:
         assert refused <= sent_in_all / 20
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(
     most=st.integers(1, 200),
     first=st.integers(1, 200),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.errors import DimensionsError, NotSentError, ResponseError
@@ -27,6 +27,7 @@ from tests.sending.calls import (
 )
 from tests.simulated.grid import Cell, sample
 from tests.simulated.server import SimulatedServer
+from tests.support import examples
 
 SPENT = refusal(429, "You exceeded your current quota", code="insufficient_quota")
 
@@ -93,7 +94,7 @@ KINDS = ["429", "retry", "500", "503", "reset", "silence", "garbage", "403"]
 class TestEveryRunEnds:
     """Every row has exactly one outcome, whatever happens."""
 
-    @settings(max_examples=150, deadline=None)
+    @examples(150)
     @given(
         seed=st.integers(0, 10_000),
         counts=st.lists(st.integers(1, 200), min_size=1, max_size=5),
@@ -143,7 +144,7 @@ class TestEveryRunEnds:
         assert set(done(rehearsal.outcomes)) <= server.answered
         assert end <= (24 * 3600 if deadline is None else deadline + 1e-6)
 
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     @given(
         seed=st.integers(0, 10_000),
         luck=st.one_of(
@@ -159,12 +160,19 @@ class TestEveryRunEnds:
     def test_no_text_fails_for_the_servers_state(
         self, seed: int, luck: tuple[list[str], float], count: int, max_items: int
     ) -> None:
-        """Refused for the rate, timed out or not reached now and then, every text is done."""
+        """Refused for the rate, timed out or not reached now and then, every text is done.
+
+        The server has answered before: one that never did is given up after seconds.
+        """
         kinds, share = luck
+        sender = make_sender(timeout=30.0, max_retries=8, seed=seed)
+        before = Rehearsal(sender, FakeServer())
+        before.add(make_work(1))
+        now = before.run()
         server = Misfortunes(seed=seed, bad=frozenset(), kinds=kinds, share=share)
-        rehearsal = Rehearsal(make_sender(timeout=30.0, max_retries=8, seed=seed), server)
-        rehearsal.add(make_work(count, max_items=max_items))
-        rehearsal.run()
+        rehearsal = Rehearsal(sender, server)
+        rehearsal.add(make_work(count, max_items=max_items), now=now)
+        rehearsal.run(now=now)
         assert done(rehearsal.outcomes) == list(range(count))
 
     @pytest.mark.parametrize("cell", sample(24, seed=11), ids=lambda cell: cell.name)
@@ -466,7 +474,6 @@ class TestHedging:
         assert (tally.hedged, tally.hedged_tokens) == ((1, 20) if hedge else (0, 0))
         assert tally.requests == len(server.requests)
 
-    @settings(deadline=None)
     @given(seed=st.integers(0, 1000), count=st.integers(1, 300))
     def test_no_more_than_a_twentieth_is_sent_twice(self, seed: int, count: int) -> None:
         """Whatever the luck."""
