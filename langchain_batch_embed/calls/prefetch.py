@@ -116,6 +116,7 @@ class Prefetch:
         self._tokens: dict[str, int] = {}  # of texts that a run has counted
         self._places: dict[str, int] = {}  # of announced texts that nobody has asked for yet
         self._reached = 0  # behind the last place that was asked for
+        self._lost = 0  # texts whose runs failed, since the last question
         self._credit = first if until_released else 0.0  # texts that may be ahead
         self._runs = 0
         self._number = itertools.count()  # of runs
@@ -407,7 +408,7 @@ class Prefetch:
         share = len(places) / max(len(places), reached - self._reached)
         self._credit = GROWTH * (self._credit + len(places)) * share**DISTRUST
         self._credit = min(self._credit, self._max_buffered)
-        self._reached = reached
+        self._reached, self._lost = reached, 0
         if not self._runs:  # then a run takes them, and has what is ahead in its requests, too
             asked = [text for text in texts if text in self._waiting or text in self._passed]
             self._start_runs(asked)
@@ -419,8 +420,10 @@ class Prefetch:
             self._passed[text] = None
 
     def _ahead(self) -> int:
-        """Return how many texts without a question are here or on their way."""
-        return len(self._running) + len(self._ready) - len(self._spare)
+        """Return how many texts without a question are here, on their way, or have failed."""
+        if self.until_released:
+            return len(self._expected) - len(self._waiting)
+        return len(self._running) + len(self._ready) + self._lost - len(self._spare)
 
     def _note_taken(self, texts: Iterable[str], uses: Mapping[str, int]) -> None:
         """Drop what a caller has received, or has to embed itself."""
@@ -499,6 +502,7 @@ class Prefetch:
                 for text in texts:
                     if self._running.get(text) == number:  # else a later run has it now
                         del self._running[text]
+                        self._lost += 1
                 self._runs -= 1
                 self._start_runs()
                 self._state_changed.notify_all()

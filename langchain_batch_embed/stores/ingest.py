@@ -95,7 +95,9 @@ def ingest(
     calls = StoreCalls(store, wait)
     takes_ids = replaces_by_id(store)
     if ids == "content" and not takes_ids:
-        logger.warning("%s takes no ids: a second ingest adds its rows again", type(store).__name__)
+        logger.warning(
+            "%s takes no ids, so a second ingest adds its rows again", type(store).__name__
+        )
     reader = Reader(_take(documents, wait), ids, make_ids=takes_ids, place=place_of(core_of(store)))
     total = len(documents) if isinstance(documents, Sized) else None
     clock = pipeline.dispatcher.clock

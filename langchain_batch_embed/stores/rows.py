@@ -93,10 +93,11 @@ class _RowsById:
         except Exception as error:  # noqa: BLE001  # then it is not known
             logger.info("the store does not tell its rows (%s)", type(error).__name__)
             return [None] * len(items)
-        by_id = {_plain(document.id): document for document in found or ()}
+        by_id = {_plain(_id_of(document)): document for document in found or ()}
+        is_unclear = found is None or "none" in by_id
         return [
             None
-            if found is None or item.id is None
+            if is_unclear or item.id is None
             else _is_there(item.document, by_id.get(_plain(item.id)))
             for item in items
         ]
@@ -221,6 +222,10 @@ def _is_there(wanted: Document, found: Document | None) -> bool | None:
     if _comparable(list(same)) == _comparable([(True, v) for v in wanted.metadata.values()]):
         return True
     return None  # an older one, or the store keeps metadata in its own way
+
+
+def _id_of(document: Document) -> object:
+    return document.id or document.metadata.get("_id")  # Qdrant's place for it
 
 
 def _comparable(metadata: object) -> str:

@@ -36,6 +36,7 @@ class Trouble(enum.Enum):
 
 
 _LINKS: Final = 20  # of a chain of causes
+_STATEMENT: Final = "\n[SQL: "  # SQLAlchemy quotes its statement, whose words mean nothing here
 
 _BY_KIND: Final = {
     Kind.THROTTLED: Trouble.PASSING,
@@ -130,7 +131,7 @@ def read_trouble(error: BaseException, sent: Sequence[str]) -> Trouble:
     chain = list(islice(causes(error), _LINKS))
     if any(isinstance(link, NotImplementedError | PermissionError) for link in chain):
         return Trouble.FATAL
-    text = without_texts("\n".join(map(str, chain)), sent)
+    text = without_texts("\n".join(str(link).split(_STATEMENT)[0] for link in chain), sent)
     by_code = next(filter(None, map(_by_code, _codes(chain, text))), None)
     by_words = next((trouble for words, trouble in _BY_WORDS if words.search(text)), None)
     if by_code is Trouble.REFUSED and by_words is Trouble.FATAL:

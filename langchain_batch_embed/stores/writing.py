@@ -260,7 +260,7 @@ class Writer:
             self._try_later(part, error)
         elif not is_one:
             self._halve(part, error, trouble)
-        elif not self._try_without_id(part):
+        elif trouble is not Trouble.REFUSED or not self._try_without_id(part):
             self._try_once_more(part, error, trouble)
 
     def _wrote_nothing(self, part: _Part, trouble: Trouble) -> bool:
