@@ -1,12 +1,12 @@
 """`BatchEmbeddings`: its options and its methods; `calls` and `stores` do the work."""
 
+import asyncio
 import inspect
 import os
 import random
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Never, Self
+from typing import Any, Literal, Never, Self
 
 import numpy as np
 from langchain_core.documents import Document
@@ -336,37 +336,48 @@ class BatchEmbeddings(Embeddings):
         store: VectorStore,
         documents: Iterable[Document],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str] | Literal["content"] | None = None,
         batch_size: int | None = None,
         max_buffered: int = 8_000,
         show_progress: bool | None = None,
-        _cancelled: threading.Event | None = None,
     ) -> IngestReport:
         """Add any number of documents to a store; embedding and writing overlap.
 
         Documents are read when they are needed, so they may be a generator over more than fits into
-        memory. The store's own `add_documents` writes them in order, in this thread. Halving finds
-        a document that cannot be embedded or written. It is in the report, and all others are in
-        the store. With a journal, a second run pays for nothing twice. Whether it also writes
-        nothing twice depends on the store and the ids. While it runs, a store with a SQLite
-        connection of its own (`_connection`, as SQLiteVec) has a page cache of at least 32 MB.
+        memory. The store's own `add_documents` writes them in order, in this thread.
+
+        A store that is away or busy is waited for, up to `max_outage`. A call that is too large is
+        halved, and the size is remembered. Halving also finds a document that cannot be embedded
+        or written: it is in the report, and all others are in the store. A few documents are
+        written before more are paid for, so that a wrong table costs little.
+
+        Every document has an id before it is written, where the store takes ids. Writing it again,
+        after an error or in another run, replaces its row. Where the store takes none, as
+        SQLiteVec, another run adds rows again, and `report.keeps_ids` is `False`. Nothing is
+        written twice there within a run: if nothing tells what became of a call, the ingest stops.
+
+        While it runs, a store with a SQLite connection of its own (`_connection`, as SQLiteVec) has
+        a page cache of at least 32 MB.
 
         Args:
             store: a vector store whose embeddings are this object.
             documents: any iterable.
-            ids: one a document; `None`: the documents' own, or those that the store makes.
-            batch_size: documents in one call of the store, at most; `None`: its `chunk_size`,
-                which Supabase writes in one statement, or 1,024. A store that writes a call in
-                several parts may keep some of them when another part fails. It needs ids, or the
-                documents of those parts are stored twice.
+            ids: one a document. `"content"`: made of text and metadata, so that equal documents are
+                one row. `None`: the documents' own, else made of the content, so that a second run
+                replaces rows, and one for each of several equal documents. Where an id comes twice,
+                the last document counts.
+            batch_size: documents in one call of the store, at most; `None`: its `chunk_size` or
+                `bulk_size`, or 1,024.
             max_buffered: documents read ahead, and so vectors held at a time, here or on their
                 way; at least `batch_size`.
             show_progress: show a `tqdm.auto` bar that counts documents; `None`: as this object.
 
         Raises:
-            OptionError: the store uses other embeddings, or there are not as many ids as
+            OptionError: not a store, one that uses other embeddings, or not as many ids as
                 documents.
-            IngestError: several documents in a row failed, and none between them succeeded.
+            IngestError: nothing was stored, whole batches failed one after the other, the store was
+                away for too long, or it cannot tell what it has stored. Vectors that are paid for
+                are kept for the next call.
             Exception: whatever `documents` raises, with a note of how many documents are stored.
         """
         return ingest(
@@ -378,34 +389,43 @@ class BatchEmbeddings(Embeddings):
             batch_size=batch_size,
             max_buffered=max_buffered,
             show_progress=self.show_progress if show_progress is None else show_progress,
-            cancelled=_cancelled,
+            patience=self._options.max_outage,
+            draw=self._options.draw,
         )
 
     async def aingest(
         self,
         store: VectorStore,
-        documents: Iterable[Document],
+        documents: Iterable[Document] | AsyncIterable[Document],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str] | Literal["content"] | None = None,
         batch_size: int | None = None,
         max_buffered: int = 8_000,
         show_progress: bool | None = None,
     ) -> IngestReport:
         """Add any number of documents to a store, without blocking the event loop.
 
-        It takes and raises what `ingest` does. Another thread reads the documents and calls the
-        store. A SQLite connection has to allow that: `check_same_thread=False`.
+        It takes and raises what `ingest` does, and takes asynchronous iterables, too. The store's
+        `aadd_documents` is awaited in this loop. Where that is LangChain's own, it calls
+        `add_documents` in another thread, which a SQLite connection has to allow:
+        `check_same_thread=False`. Another thread also reads the documents of an ordinary iterable.
         Cancelling the task stops it after the batch that is being written.
         """
+        loop = asyncio.get_running_loop()
         return await event_loop.in_thread(
-            lambda cancelled: self.ingest(
+            lambda cancelled: ingest(
+                self._pipeline,
                 store,
                 documents,
+                embeddings=self,
                 ids=ids,
                 batch_size=batch_size,
                 max_buffered=max_buffered,
-                show_progress=show_progress,
-                _cancelled=cancelled,
+                show_progress=self.show_progress if show_progress is None else show_progress,
+                patience=self._options.max_outage,
+                draw=self._options.draw,
+                cancelled=cancelled,
+                loop=loop,
             ),
             self._pipeline.wake,
         )

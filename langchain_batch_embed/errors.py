@@ -13,7 +13,8 @@
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
      ├─ BudgetError                         max_dollars is used up
      ├─ JournalError                        the journal cannot be read or written
-     ├─ IngestError                         several documents in a row cannot be stored
+     ├─ IngestError                         an ingest stopped, or stored nothing
+     ├─ NotKeptError                        a store has silently dropped a document
      └─ PartialEmbeddingsError              some texts have no vector; it holds the others
 
 Where one cause ends a whole call, the `PartialEmbeddingsError` is also of the cause's class:
@@ -46,6 +47,7 @@ __all__ = [
     "InputTypeError",
     "JournalError",
     "ModelError",
+    "NotKeptError",
     "NotSentError",
     "OptionError",
     "PartialEmbeddingsError",
@@ -358,24 +360,52 @@ def _both(theirs: type[Exception]) -> type[PartialEmbeddingsError]:
 
 
 class IngestError(BatchEmbeddingsError):
-    """The store refuses everything, so `ingest` stops; chained from the cause.
+    """An `ingest` stopped, or stored nothing; chained from the cause.
 
     Attributes:
-        report: what was stored before, and what failed.
+        report: what was stored before, what failed, and of which documents it is not known.
+        why: why nothing more is written.
     """
 
-    def __init__(self, report: IngestReport) -> None:
+    def __init__(self, report: IngestReport, why: str = "several in a row failed") -> None:
         kinds = ", ".join(sorted({type(failure.error).__name__ for failure in report.failures}))
+        stored = f"{report.stored:,} are" if report.stored else "none is"
+        named = ["failures"] * bool(report.failures)
+        look = ""
+        if report.unknown and report.keeps_ids:
+            named.append("unknown")
+        elif report.unknown:
+            look = (
+                f"look in the store for {len(report.unknown):,} documents that may be there "
+                f"(numbers {name_indices(report.unknown)}), "
+            )
+        left = [f"those in .report.{' and .report.'.join(named)}"] if named else []
+        if report.tried < report.documents or not left:
+            left.append(f"all from number {report.tried:,} on")
         super().__init__(
-            f"of the first {report.tried:,} documents {report.stored:,} are stored, then several "
-            f"in a row failed ({kinds}) and none succeeded; fix the cause, then ingest those "
-            f"that .report.failures names, and all from number {report.tried:,} on"
+            f"of the first {report.tried:,} documents {stored} stored: {why}"
+            f"{f' ({kinds})' if kinds else ''}; {look}fix the cause, then ingest "
+            f"{', and '.join(left)}"
         )
         self.report = report
+        self.why = why
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the argument, from which the message is made again."""
-        return type(self), (self.report,)
+        """Pickle the arguments, from which the message is made again."""
+        return type(self), (self.report, self.why)
+
+
+class NotKeptError(BatchEmbeddingsError):
+    """The store took a call without an error, but returned no id for this document."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the store returned no id for this document, so it is not there: look into its log"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle without arguments."""
+        return type(self), ()
 
 
 def _picklable(error: BaseException) -> BaseException:

@@ -50,6 +50,7 @@ PURE = [
     *("errors.py", "limits.py", "options.py", "report.py"),
     *(f"pacing/{path.name}" for path in FILES["pacing"]),
     *(f"texts/{path.name}" for path in FILES["texts"]),
+    *(f"stores/{name}.py" for name in ("streak", "troubles", "write_size")),
     *(f"sending/{path.name}" for path in FILES["sending"] if path.name not in STARTERS),
 ]
 """Files that only calculate: time, waiting and randomness are handed in."""

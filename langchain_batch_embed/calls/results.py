@@ -97,6 +97,10 @@ class Results:
         lost = np.flatnonzero(np.isin(row_of, list(self._errors)) & ~self.has_vector())
         return [Failure(index=i, error=self._errors[int(row_of[i])]) for i in lost.tolist()]
 
+    def get(self, positions: Sequence[int]) -> NDArray[np.float32]:
+        """Return the vectors of some of the caller's texts, (k, d); they must be there."""
+        return self._store.get(self._inputs.row_of[positions].tolist())
+
     def array(self) -> NDArray[np.float32]:
         """Return the vectors in the caller's order, shape (n, d); all must be there."""
         assert isinstance(self._store, _Array)  # noqa: S101  # nobody asks for both forms

@@ -1,6 +1,6 @@
 """Where a prefetch keeps the vectors that have arrived."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ class VectorBlocks:
 
     def __contains__(self, text: str) -> bool:
         return text in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
 
     def put(self, text: str, vector: NDArray[np.float32]) -> None:
         """Keep a copy of a vector."""
