@@ -84,6 +84,7 @@ class Diagnosis:
         whole_quota: the request asks for more than the whole quota allows at once.
         by_words: only the words of a refusal say that it is about every request. They may be those
             of a text, so another request has to confirm it.
+        reached: there was a connection, so that the address is right.
         signature: status, code and class name; equal for equal errors.
     """
 
@@ -98,6 +99,7 @@ class Diagnosis:
     at: int | None = None
     whole_quota: bool = False
     by_words: bool = False
+    reached: bool = False
     signature: str
 
 
@@ -130,6 +132,13 @@ _BY_NAME = (
     (r"internalserver|decodingerror|jsondecode|responsevalidation", Kind.FAILED),
     (r"oserror|connect|network|protocol|transport", Kind.UNREACHABLE),
 )
+_BROKEN = re.compile(
+    r"connection_?reset|broken_?pipe|connection_?aborted|\b(?:Read|Write)Error\b"
+    r"|remote_?protocol|server_?disconnected|incomplete_?read|remote_?disconnected",
+    re.IGNORECASE,
+)
+"""Errors of connections that had been made, so that the address is right."""
+
 _NAMED_KINDS = tuple((re.compile(names, re.IGNORECASE), kind) for names, kind in _BY_NAME)
 
 # No key and no sentence looks like this: letters joined by underscores, or a short number.
@@ -157,6 +166,7 @@ def diagnose(
         status=evidence.status,
         after=after,
         quota=quota,
+        reached=evidence.status is not None or _BROKEN.search(evidence.names) is not None,
         signature=_signature(evidence, sent),
     )
     chain = list(islice(causes(error), _LINKS))

@@ -327,7 +327,13 @@ class Pacer:
         )
 
     def failed(
-        self, ticket: Ticket, now: float, *, timed_out: bool = False, overloaded: bool = False
+        self,
+        ticket: Ticket,
+        now: float,
+        *,
+        timed_out: bool = False,
+        overloaded: bool = False,
+        reached: bool = False,
     ) -> None:
         """Count a request as one that the server could not answer.
 
@@ -336,11 +342,13 @@ class Pacer:
             now: the time.
             timed_out: no complete answer came in time.
             overloaded: the server said that it has too much to do.
+            reached: there was a connection before it failed.
         """
         self._end(ticket)
         accepted = sum(other.sent <= ticket.sent for other in self.in_flight.values())
         if not self.health.failures:
             self._before_outage = self.concurrency.estimate
+        self.health.was_reached |= reached
         self.health.failed(ticket.sent, now)
         if timed_out:
             self._before_outage = None  # it is there, and has too much to do

@@ -365,6 +365,7 @@ class Sender:
                 now,
                 timed_out=kind is Kind.TIMED_OUT,
                 overloaded=kind is Kind.OVERLOADED,
+                reached=diagnosis.reached,
             )
         else:
             self.pacer.passed(flight.ticket, now)
