@@ -1,8 +1,10 @@
 """What tests have in common: a clock that needs no waiting, a local server, and texts."""
 
+import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -147,8 +149,25 @@ def assert_right(
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads are about to do; ten seconds at most."""
-    end = time.monotonic() + 10
+    """Wait for what other threads are about to do; a minute at most, for a machine that is busy."""
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@contextmanager
+def no_thread_left(name: str = "batch-embed") -> Iterator[None]:
+    """Wait for the end of every thread of this name that is started in the block."""
+    before = set(threading.enumerate())  # other tests' requests may still be timing out
+
+    def ended() -> bool:
+        gc.collect()  # an executor's threads end with it
+        return not [t for t in set(threading.enumerate()) - before if name in t.name]
+
+    gc.freeze()  # then the collector need not look at all that is imported
+    try:
+        yield
+        wait_until(ended)
+    finally:
+        gc.unfreeze()

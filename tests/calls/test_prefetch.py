@@ -33,6 +33,7 @@ from tests.support import (
     LocalServer,
     SpoiltFirst,
     assert_right,
+    no_thread_left,
     treat_as_known,
     wait_until,
 )
@@ -45,9 +46,8 @@ TEXTS = [f"section {i}" for i in range(1000)]
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
     """Wait for the end of every thread that a test started."""
-    before = set(threads("batch-embed"))  # other tests' requests may still be timing out
-    yield
-    wait_until(lambda: not set(threads("batch-embed")) - before)
+    with no_thread_left():
+        yield
 
 
 def threads(name: str) -> list[threading.Thread]:

@@ -34,7 +34,14 @@ from langchain_batch_embed.calls import recovery
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.journal import SQLiteJournal
-from tests.support import FakeClock, LocalServer, SpoiltFirst, assert_right, treat_as_known
+from tests.support import (
+    FakeClock,
+    LocalServer,
+    SpoiltFirst,
+    assert_right,
+    treat_as_known,
+    wait_until,
+)
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -546,15 +553,15 @@ class TestDeadlines:
         """Hung, or dripping a byte at a time: the finished part comes with the exception."""
         server.configure(script=("ok", "ok", fault, "ok"), drip_seconds=0.05)
         embeddings = treat_as_known(
-            batch(max_workers=2, max_batch_size=100, deadline=0.6, timeout=30, _clock=SYSTEM_CLOCK)
+            batch(max_workers=2, max_batch_size=100, deadline=2.5, timeout=60, _clock=SYSTEM_CLOCK)
         )
         with pytest.raises(PartialEmbeddingsError) as caught:
             embeddings.embed_numpy(TEXTS[:400])
         cause = caught.value.__cause__
         assert isinstance(cause, DeadlineError)
-        assert cause.deadline == 0.6  # as it was given, not what was left of it
+        assert cause.deadline == 2.5  # as it was given, not what was left of it
         assert len(caught.value.failures) == 100
-        assert 0.5 < caught.value.report.seconds < 2
+        assert 2.4 < caught.value.report.seconds < 30
 
     @pytest.mark.parametrize("fault", ["hang", "drip"])
     def test_the_time_out_of_a_request_makes_it_be_sent_again(
@@ -562,7 +569,7 @@ class TestDeadlines:
     ) -> None:
         """A request without an answer in `timeout` seconds is given up and repeated."""
         server.configure(script=(fault, "ok"), drip_seconds=0.05)
-        embeddings = batch(timeout=0.3)
+        embeddings = batch(timeout=1.5)
         assert_right(embeddings.embed_numpy(["a"]), ["a"])
         assert server.stats()["requests"] == 2
 
@@ -600,10 +607,10 @@ class TestInterrupts:
         others = _workers()  # of earlier tests, still timing out
         with pytest.raises(KeyboardInterrupt):
             embeddings.embed_documents(TEXTS[:2000])
-        _wait_until(lambda: not _workers() - others)
+        wait_until(lambda: not _workers() - others)
         paid = server.stats()["inputs_billed"]
         assert paid < 2000
-        _wait_until(lambda: embeddings._pipeline.recovery.memory.stats().vectors == paid)
+        wait_until(lambda: embeddings._pipeline.recovery.memory.stats().vectors == paid)
         mocker.stopall()
         assert_right(embeddings.embed_documents(TEXTS[:2000]), TEXTS[:2000])
         assert server.stats()["inputs_billed"] == 2000
@@ -623,10 +630,10 @@ class TestInterrupts:
 
         others = _workers()  # of earlier tests, still timing out
         asyncio.run(cancel_early())
-        _wait_until(lambda: not _workers() - others)
+        wait_until(lambda: not _workers() - others)
         paid = server.stats()["inputs_billed"]
         assert paid < 1000
-        _wait_until(lambda: embeddings._pipeline.recovery.memory.stats().vectors == paid)
+        wait_until(lambda: embeddings._pipeline.recovery.memory.stats().vectors == paid)
         assert not [t for t in threading.enumerate() if "async" in t.name and t.is_alive()]
 
     def test_an_instance_can_be_pickled(self, batch: Batch, tmp_path: Path) -> None:
@@ -664,14 +671,6 @@ class Nameless(Embeddings):
 def _workers() -> set[threading.Thread]:
     """Return the threads that still send or receive."""
     return {t for t in threading.enumerate() if t.name.startswith("batch-embed_")}
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads are about to do; five seconds at most."""
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_call_that_needs_nothing_sent_touches_no_dispatcher(

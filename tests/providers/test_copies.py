@@ -19,9 +19,9 @@ from langchain_batch_embed import (
     BatchEmbeddingsError,
     OptionError,
 )
-from langchain_batch_embed.clock import SYSTEM_CLOCK
 from tests.providers.fakes import Prefixed
 from tests.support import LocalServer, assert_right, wait_until
+from tests.survival.support import Asked, Endpoint
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -112,7 +112,7 @@ class TestForks:
 
         process = multiprocessing.get_context("fork").Process(target=child)
         process.start()
-        process.join(30)
+        process.join(60)
         assert process.exitcode == 0
 
     def test_each_process_has_connections_of_its_own(
@@ -159,17 +159,25 @@ class TestForks:
         wrapped.client._client.close()
 
     def test_what_is_under_way_in_the_parent_is_not_waited_for(
-        self, batch: Batch, server: LocalServer
+        self, batch: Batch, openai_embeddings: Callable[..., OpenAIEmbeddings]
     ) -> None:
         """Neither its requests nor its prefetches: their threads are not in the child."""
-        server.configure(script=("hang",), hang_seconds=2)
-        embeddings = batch(max_workers=1, max_retries=1, _clock=SYSTEM_CLOCK)
-        with embeddings.prefetch(["child"]) as prefetch:
-            prefetch.go_ahead()
-            wait_until(lambda: server.stats()["requests"] == 1)
-            self.fork(embeddings)
-            assert prefetch._running
-            assert_right(embeddings.embed_numpy(["child"]), ["child"])
+        child_has_ended = threading.Event()
+
+        def decide(asked: Asked) -> None:
+            if asked.number == 0:
+                child_has_ended.wait(60)
+
+        with Endpoint(decide) as endpoint:
+            embeddings = batch(openai_embeddings(base_url=endpoint.url), max_workers=1)
+            with embeddings.prefetch(["child"]) as prefetch:
+                prefetch.go_ahead()
+                wait_until(lambda: bool(endpoint.asked))
+                self.fork(embeddings)
+                assert prefetch._running
+                child_has_ended.set()
+                assert_right(embeddings.embed_numpy(["child"]), ["child"])
+        assert len(endpoint.asked) == 2
 
     def test_a_users_own_http_client_is_not_shared(
         self,

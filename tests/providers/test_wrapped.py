@@ -92,14 +92,14 @@ class TestOwnMethods:
 
 def test_the_time_out_holds_for_a_subclass_that_is_asked_itself(server: LocalServer) -> None:
     """Its client is told ours, in a copy of the object."""
-    server.configure(script=("hang",), hang_seconds=5)
+    server.configure(script=("hang",), hang_seconds=60)
     wrapped = Prefixed(
         base_url=server.url, api_key=SecretStr("k"), check_embedding_ctx_length=False
     )
-    embeddings = BatchEmbeddings(wrapped, timeout=0.3, max_retries=1, deadline=4)
+    embeddings = BatchEmbeddings(wrapped, timeout=1.5, deadline=30)
     assert_right(embeddings.embed_numpy(["a"]), ["passage: a"])
     assert embeddings.last_report is not None
-    assert embeddings.last_report.retries == 1
+    assert embeddings.last_report.retries >= 1
     wrapped.client._client.close()
 
 

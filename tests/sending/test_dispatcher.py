@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import gc
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,20 +19,14 @@ from langchain_batch_embed.sending import sender as sender_module
 from langchain_batch_embed.sending.dispatcher import SUBMIT_TRIES, Dispatcher
 from langchain_batch_embed.sending.work import Done, Lost, Outcome, Rows, Work
 from tests.sending.calls import answer, done, lost, make_sender, make_work, refusal
-from tests.support import FakeClock, wait_until
-
-NAMES = "batch-embed"
+from tests.support import FakeClock, no_thread_left, wait_until
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
     """Wait for the end of every thread that a test has started."""
-    before = set(threading.enumerate())
-    gc.freeze()  # the collector need not look at all that is imported, after each test
-    yield
-    gc.collect()  # an executor's threads end with it
-    gc.unfreeze()
-    wait_until(lambda: not [t for t in set(threading.enumerate()) - before if NAMES in t.name])
+    with no_thread_left():
+        yield
 
 
 def make_dispatcher(

@@ -25,7 +25,14 @@ from langchain_batch_embed import (
 )
 from langchain_batch_embed.stores.sqlite import PAGE_CACHE
 from tests.stores.callers import CALLERS
-from tests.support import FakeClock, LocalServer, assert_right, treat_as_known, wait_until
+from tests.support import (
+    FakeClock,
+    LocalServer,
+    assert_right,
+    no_thread_left,
+    treat_as_known,
+    wait_until,
+)
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -85,11 +92,8 @@ class ListStore(VectorStore):
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
     """Wait for the end of every thread that a test started."""
-    before = set(threading.enumerate())  # other tests' requests may still be timing out
-    yield
-    wait_until(
-        lambda: not [t for t in set(threading.enumerate()) - before if "batch-embed" in t.name]
-    )
+    with no_thread_left():
+        yield
 
 
 @pytest.fixture
