@@ -36,14 +36,15 @@ AT_A_TIME       -    19  40M, bucket 3 s, refused free, says all, 50 ms, 8 or 42
 AT_A_TIME       -    14  40M, windows 60 s, refused free, says nothing, 0.3 s, 8 or 429, 5 s reset, 256 kB
 AT_A_TIME     1.4     -  5M, bucket 1 s, refused free, says all, 50 ms, 8 or 429, no bad luck, 10 texts
 AT_A_TIME     1.8     -  60 requests, bucket 60 s, refused free, says used, 2 s, 8 or 429, failing scattered, no limits
-AT_A_TIME       -    15  no quota, 2 s, 8 or 429, 5 min of 503, no limits
+AT_A_TIME       -    14  no quota, 2 s, 8 or 429, 5 min of 503, no limits
 AT_A_TIME     2.9     -  no quota, 5 ms, 8 or 429, refused in rows, 256 kB
 AT_A_TIME     1.6     -  no quota, 50 ms, 8 or 429, refused scattered, 10 texts
-SCARCE        2.7    15  60 requests, bucket 1 s, refused charged, says zero, 2 s, 32 at once, refused scattered, 256 kB
-SCARCE          -    30  60 requests, bucket 1 s, refused charged, says zero, 5 ms, blind worker, slow minute, no limits
+SCARCE        2.8    15  60 requests, bucket 1 s, refused charged, says zero, 2 s, 32 at once, refused scattered, 256 kB
+SCARCE        2.3    18  60 requests, bucket 1 s, refused charged, says zero, 5 ms, blind worker, slow minute, no limits
 SCARCE          -    15  60 requests, bucket 10 s, refused charged, says nothing, 50 ms, unbounded, 5 min of 503, 10 texts
+SCARCE          -    13  60 requests, windows 1 s, refused free, says nothing, 0.3 s, 4 at once, 5 s of 503, 10 texts
 SCARCE          -    12  60 requests, windows 1 s, refused free, says zero, 0.3 s, 8 or 503, restarts, 10 texts
-SCARCE        8.0    14  60 requests, windows 1 s, refused free, says zero, 2 s, 1 at once, no bad luck, no limits
+SCARCE        8.6    13  60 requests, windows 1 s, refused free, says zero, 2 s, 1 at once, no bad luck, no limits
 SCARCE        3.7     -  60 requests, windows 60 s, refused charged, says hint, 2 s, 1 at once, refused in rows, 10 texts
 SCARCE        9.1     -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
 FIRST         1.3     6  60 requests, bucket 1 s, refused charged, says all, 5 ms, unbounded, 5 s reset, 10 texts
