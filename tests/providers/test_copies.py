@@ -165,6 +165,7 @@ class TestForks:
         server.configure(script=("hang",), hang_seconds=2)
         embeddings = batch(max_workers=1, max_retries=1, _clock=SYSTEM_CLOCK)
         with embeddings.prefetch(["child"]) as prefetch:
+            prefetch.go_ahead()
             wait_until(lambda: server.stats()["requests"] == 1)
             self.fork(embeddings)
             assert prefetch._running
