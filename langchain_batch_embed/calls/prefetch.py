@@ -314,6 +314,14 @@ class Prefetch:
             for text in texts:
                 self.account.missing.pop(text, None)
 
+    def keep_elsewhere(self, texts: Iterable[str]) -> None:
+        """Hand over the vectors of these texts as if this had ended by an exception."""
+        with self._state_changed:
+            here = [text for text in dict.fromkeys(texts) if text in self._ready]
+            vectors = self._ready.stack(here)
+        if here:
+            self._on_failure(here, vectors)
+
     def release(self, texts: Iterable[str]) -> None:
         """Drop vectors that were kept after they were handed out."""
         with self._state_changed:

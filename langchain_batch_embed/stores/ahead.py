@@ -74,6 +74,7 @@ class Ahead:
         self._cancelled = cancelled
         self._queue: deque[Item] = deque()
         self._handed_out = 0
+        self._kept = 0
 
     def read(self) -> bool:
         """Read on; return whether there is anything to write."""
@@ -109,6 +110,17 @@ class Ahead:
         self._handed_out += count
         return Batch(items, failed, is_whole=from_start and (count == most or not self._queue))
 
-    def release(self, items: Sequence[Item]) -> None:
-        """Drop the vectors of documents that are written, or have failed."""
+    def release(self, items: Sequence[Item], *, lost: Sequence[int] = ()) -> None:
+        """Drop the vectors of documents that are written, or have failed.
+
+        Args:
+            items: the documents.
+            lost: positions of those that the store has refused; somebody will try them again.
+        """
+        if lost and self._kept < self._most:
+            self._kept += len(lost)
+            indices = set(lost)
+            self._prefetch.keep_elsewhere(
+                item.document.page_content for item in items if item.index in indices
+            )
         self._prefetch.release(item.document.page_content for item in items)

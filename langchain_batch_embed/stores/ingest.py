@@ -196,7 +196,7 @@ class Ingestion:
         writer.settled.clear()
         for item, error in batch.failed:
             writer.lose(item, "embedding", error)
-        stored = writer.written.stored
+        stored, failed = writer.written.stored, len(writer.written.failures)
         try:
             if batch.good:
                 writer.write(batch.good)
@@ -208,7 +208,8 @@ class Ingestion:
             self._note_tried(batch)
         if writer.written.stored:
             self._ahead.go_on()
-        self._ahead.release(batch.items)
+        lost = [failure.index for failure in writer.written.failures[failed:]]
+        self._ahead.release(batch.items, lost=lost)
         return len(batch.items)
 
     def _note_whole_batch_failed(self, batch: Batch) -> None:

@@ -506,6 +506,25 @@ class TestPaid:
         assert embeddings.ingest(second, rest).stored == len(rest)
         assert wrapped.sent <= max(paid, 5000)
 
+    def test_those_of_documents_that_the_store_refuses_are_kept_too(self) -> None:
+        """Whoever mends the table tries them again."""
+
+        def look(texts: list[str]) -> None:
+            if not store.mended and any(text.endswith("7") for text in texts):
+                raise ValueError("no")
+
+        class Mended(TableStore):
+            mended = False
+
+        wrapped = CountingEmbeddings()
+        embeddings = batching(wrapped)
+        store = Mended(embeddings, look)
+        report = embeddings.ingest(store, documents(500))
+        store.mended = True
+        again = [documents(500)[failure.index] for failure in report.failures]
+        assert embeddings.ingest(store, again).stored == 50
+        assert wrapped.sent == 500
+
     def test_also_where_the_documents_raise(self) -> None:
         """Or somebody presses Ctrl-C."""
         wrapped = CountingEmbeddings()
