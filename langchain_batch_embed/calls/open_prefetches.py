@@ -213,23 +213,21 @@ class OpenPrefetches:
         def hand_over() -> None:
             rows = np.flatnonzero(fetch.results.done[: len(texts)] & ~handed_over)
             if rows.size:
-                handed_over[rows] = True
-                prefetch.add([texts[row] for row in rows.tolist()], fetch.results.array()[rows])
+                vectors = fetch.results.array()[rows]
+                handed_over[rows] = prefetch.add([texts[row] for row in rows.tolist()], vectors)
 
         # No `recovery.failed()` otherwise: what is done is in the prefetch.
         try:
             failures = self._fetcher.run(
                 fetch, prefetch.hedges, cancelled=cancelled, progress=hand_over
             )
-        except BaseException:
+        finally:
             if prefetch.is_failed:
                 fetch.recovery.failed(but=handed_over)
-            raise
-        finally:
             self._fetcher.learn_dimensions(fetch.results.dimensions)
             if fetch.results.dimensions.is_refuted:
                 prefetch.drop_all(fetch.results.dimensions)
-        if not failures:
+        if not failures and not prefetch.is_failed:
             fetch.recovery.succeeded()
         return {failure.index: failure.error for failure in failures}
 

@@ -255,8 +255,11 @@ class Prefetch:
                 ready += here
         return settled
 
-    def add(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+    def add(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> bool:
         """Save the vectors of those texts, (k, d), that are still expected.
+
+        Returns:
+            Whether this is still open; else nothing is saved.
 
         Raises:
             DimensionsError: they have other dimensions than those that came before.
@@ -269,6 +272,7 @@ class Prefetch:
                 if text in self._expected:
                     self._ready.put(text, vector)
             self._state_changed.notify_all()
+            return not self._closed.is_set()
 
     def drop_all(self, refuted: Dimensions) -> None:
         """Drop all vectors: most answers have other dimensions, or are of another model."""
