@@ -3,11 +3,12 @@
 import signal
 import ssl
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache, partial, wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any, Never
 
+import openai
 import pytest
 from hypothesis import HealthCheck, settings
 from langchain_core.embeddings import Embeddings
@@ -106,18 +107,36 @@ def server(running_simulator: Simulator) -> LocalServer:
     return local
 
 
+@pytest.fixture(autouse=True)
+def _clients_are_closed() -> Iterator[None]:
+    """Close every client of the SDK that a test makes, and with it the connections.
+
+    A client is part of a cycle, so it stays until the collector comes, in the midst of another
+    test. That may find a connection before its client, and warns that nobody has closed it.
+    """
+    made: list[openai.OpenAI] = []
+    init = openai.OpenAI.__init__
+
+    @wraps(init)
+    def note(client: openai.OpenAI, *args: Any, **options: Any) -> None:
+        init(client, *args, **options)
+        made.append(client)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openai.OpenAI, "__init__", note)
+        yield
+    for client in made:
+        client.close()
+
+
 @pytest.fixture
-def openai_embeddings(server: LocalServer) -> Iterator[Callable[..., OpenAIEmbeddings]]:
+def openai_embeddings(server: LocalServer) -> Callable[..., OpenAIEmbeddings]:
     """Make an `OpenAIEmbeddings` whose requests go to the local server."""
-    made = []
 
     def make(**options: Any) -> OpenAIEmbeddings:
-        made.append(OpenAIEmbeddings(**{"base_url": server.url, "api_key": "sk-test", **options}))
-        return made[-1]
+        return OpenAIEmbeddings(**{"base_url": server.url, "api_key": "sk-test", **options})
 
-    yield make
-    for embeddings in made:
-        embeddings.client._client.close()
+    return make
 
 
 @pytest.fixture

@@ -226,7 +226,6 @@ class TestPartialResults:
         with pytest.raises(PartialEmbeddingsError):
             batch(wrapped, max_workers=1).embed_documents(TEXTS)
         assert server.stats()["requests"] == 1
-        wrapped.client._client.close()
 
     def test_a_refusal_of_everything_is_not_bisected_to_the_end(
         self, batch: Batch, server: LocalServer
@@ -643,7 +642,6 @@ class TestInterrupts:
         other = pickle.loads(pickle.dumps(embeddings))  # noqa: S301
         assert other.embed_documents(["a"]) == expected
         assert other.last_report.from_journal == 1
-        other.embeddings.client._client.close()
 
     @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled])
     def test_a_copy_of_a_subclass_keeps_what_that_added(
@@ -653,7 +651,6 @@ class TestInterrupts:
         other = again(Prefixing("passage: ", batch().embeddings))
         assert_right(other.embed_documents(["a"]), ["passage: a"])
         assert isinstance(other.embeddings, OpenAIEmbeddings)
-        other.embeddings.client._client.close()
 
 
 class Nameless(Embeddings):

@@ -1,6 +1,6 @@
 """Azure's class of OpenAI's SDK, against a real local server."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -17,9 +17,8 @@ Azure = Callable[..., AzureOpenAIEmbeddings]
 
 
 @pytest.fixture
-def azure(server: LocalServer) -> Iterator[Callable[..., AzureOpenAIEmbeddings]]:
+def azure(server: LocalServer) -> Callable[..., AzureOpenAIEmbeddings]:
     """Make an `AzureOpenAIEmbeddings` whose requests go to the local server."""
-    made: list[AzureOpenAIEmbeddings] = []
 
     def make(**options: Any) -> AzureOpenAIEmbeddings:
         defaults: dict[str, Any] = {
@@ -28,12 +27,9 @@ def azure(server: LocalServer) -> Iterator[Callable[..., AzureOpenAIEmbeddings]]
             "api_version": "2024-10-21",
             "model": "text-embedding-3-small",
         }
-        made.append(AzureOpenAIEmbeddings(**{**defaults, **options}))
-        return made[-1]
+        return AzureOpenAIEmbeddings(**{**defaults, **options})
 
-    yield make
-    for embeddings in made:
-        embeddings.client._client.close()
+    return make
 
 
 class TestAzure:

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -19,6 +19,7 @@ from langchain_batch_embed import (
     BatchEmbeddingsError,
     OptionError,
 )
+from langchain_batch_embed.clock import SYSTEM_CLOCK
 from tests.providers.fakes import Prefixed
 from tests.support import LocalServer, assert_right, wait_until
 from tests.survival.support import Asked, Endpoint
@@ -46,21 +47,17 @@ class TestCopies:
             return super().embed_documents(texts, chunk_size, **options)
 
     @pytest.fixture
-    def make(self, server: LocalServer) -> Iterator[Callable[[str], OpenAIEmbeddings]]:
+    def make(self, server: LocalServer) -> Callable[[str], OpenAIEmbeddings]:
         """Return what makes one with a prefix."""
-        made: list[OpenAIEmbeddings] = []
 
         def make(prefix: str) -> OpenAIEmbeddings:
             wrapped = self.Private(
                 base_url=server.url, api_key=SecretStr("k"), check_embedding_ctx_length=False
             )
             wrapped._prefix = prefix
-            made.append(wrapped)
             return wrapped
 
-        yield make
-        for wrapped in made:
-            wrapped.client._client.close()
+        return make
 
     @pytest.mark.parametrize(
         "again",
@@ -75,7 +72,6 @@ class TestCopies:
         other = again(BatchEmbeddings(make("p: ")))
         assert_right(other.embed_numpy(["a"]), ["p: a"])
         assert isinstance(other.embeddings, OpenAIEmbeddings)
-        other.embeddings.client._client.close()
 
     def test_private_attributes_tell_vectors_apart(
         self, make: Callable[[str], OpenAIEmbeddings]
@@ -156,7 +152,6 @@ class TestForks:
         self.fork(embeddings, "passage: child")
         assert_right(embeddings.embed_numpy(["parent"]), ["passage: parent"])
         assert server.stats()["connections"] == 2
-        wrapped.client._client.close()
 
     def test_what_is_under_way_in_the_parent_is_not_waited_for(
         self, batch: Batch, openai_embeddings: Callable[..., OpenAIEmbeddings]
@@ -169,7 +164,8 @@ class TestForks:
                 child_has_ended.wait(60)
 
         with Endpoint(decide) as endpoint:
-            embeddings = batch(openai_embeddings(base_url=endpoint.url), max_workers=1)
+            wrapped = openai_embeddings(base_url=endpoint.url)
+            embeddings = batch(wrapped, max_workers=1, _clock=SYSTEM_CLOCK)
             with embeddings.prefetch(["child"]) as prefetch:
                 prefetch.go_ahead()
                 wait_until(lambda: bool(endpoint.asked))

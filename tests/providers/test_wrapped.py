@@ -1,6 +1,6 @@
 """Classes that embed in their own way are asked themselves, with what the user set on them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,17 @@ def test_a_users_subclass_of_openais_class_keeps_the_raw_path(
     wrapped = Mine(base_url=server.url, api_key=SecretStr("sk-test"))
     assert_right(BatchEmbeddings(wrapped).embed_numpy(["a"]), ["a"])
     slow.assert_not_called()
-    wrapped.client._client.close()
 
 
 class TestOwnMethods:
     """A subclass of OpenAI's class that embeds in its own way is asked itself."""
 
     @pytest.fixture
-    def wrapped(self, server: LocalServer) -> Iterator[Prefixed]:
+    def wrapped(self, server: LocalServer) -> Prefixed:
         """Return one that sends strings, for which it needs no vocabulary."""
-        made = Prefixed(
+        return Prefixed(
             base_url=server.url, api_key=SecretStr("sk-test"), check_embedding_ctx_length=False
         )
-        yield made
-        made.client._client.close()
 
     def test_its_vectors_are_those_that_it_makes_itself(self, wrapped: Prefixed) -> None:
         """A prefix is not lost, of documents or of a query."""
@@ -71,7 +68,6 @@ class TestOwnMethods:
         assert_right(BatchEmbeddings(plain, journal=journal).embed_numpy(["a"]), ["a"])
         own = BatchEmbeddings(wrapped, journal=journal)
         assert_right(own.embed_numpy(["a"]), ["passage: a"])
-        plain.client._client.close()
 
     def test_one_call_is_one_request_and_none_is_sent_twice(
         self, wrapped: Prefixed, server: LocalServer, clock: FakeClock
@@ -100,7 +96,6 @@ def test_the_time_out_holds_for_a_subclass_that_is_asked_itself(server: LocalSer
     assert_right(embeddings.embed_numpy(["a"]), ["passage: a"])
     assert embeddings.last_report is not None
     assert embeddings.last_report.retries >= 1
-    wrapped.client._client.close()
 
 
 @pytest.mark.parametrize(
