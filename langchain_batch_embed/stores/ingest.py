@@ -20,7 +20,13 @@ from langchain_core.vectorstores import VectorStore
 
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.prefetch_progress import watched
-from langchain_batch_embed.errors import IngestError, InputError, InputTypeError, root_of
+from langchain_batch_embed.errors import (
+    BatchEmbeddingsError,
+    IngestError,
+    InputError,
+    InputTypeError,
+    root_of,
+)
 from langchain_batch_embed.limits import check_positive
 from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
 from langchain_batch_embed.report import IngestReport
@@ -270,4 +276,6 @@ class Ingestion:
 
 
 def _is_of_the_text(error: BaseException) -> bool:
-    return isinstance(error, InputError) or diagnose(error).kind in _OF_THE_TEXT
+    if isinstance(error, BatchEmbeddingsError):  # a budget, a deadline, or the end of a call
+        return isinstance(error, InputError)
+    return diagnose(error).kind in _OF_THE_TEXT
