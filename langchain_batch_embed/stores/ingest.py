@@ -276,6 +276,6 @@ class Ingestion:
 
 
 def _is_of_the_text(error: BaseException) -> bool:
-    if isinstance(error, BatchEmbeddingsError):  # the others end the call: time or dollars are up
+    if isinstance(error, BatchEmbeddingsError):  # a budget, a deadline, or the end of a call
         return isinstance(error, InputError)
     return diagnose(error).kind in _OF_THE_TEXT
