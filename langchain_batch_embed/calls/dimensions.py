@@ -99,10 +99,9 @@ class Dimensions:
         """Whether the last vectors had other dimensions, so that nobody knows which are right."""
         return self._number.in_doubt
 
-    @property
-    def model_in_doubt(self) -> bool:
-        """Whether the last vectors were of another model, so that nobody knows which is right."""
-        return self._model.in_doubt
+    def model_after(self, earlier: str | None) -> str | None:
+        """Return the model that is known after an earlier one; `None` while it is in doubt."""
+        return None if self._model.in_doubt else self._model.value or earlier
 
     @property
     def is_refuted(self) -> bool:

@@ -117,7 +117,7 @@ class Recovery:
 
     def learn_model(self, dimensions: Dimensions) -> None:
         """Hold later calls to the model that a call's answers named, unless it is in doubt."""
-        self._model = None if dimensions.model_in_doubt else dimensions.model or self._model
+        self._model = dimensions.model_after(self._model)
 
     def forget(self, keys: Sequence[bytes]) -> None:
         """Drop vectors from memory, unless the journal has yet to get them."""

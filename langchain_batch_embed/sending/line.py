@@ -25,6 +25,7 @@ class Line:
 
     Attributes:
         count: inputs that are left.
+        work: of all inputs, in tokens, also of those that were cut.
         are_requests_scarce: whether the plan is to send as few requests as possible.
     """
 
@@ -37,11 +38,6 @@ class Line:
         self._plan_for: tuple[object, ...] = ()
         self._stops: deque[int] = deque()  # where the plan cuts the rest
         self._sums = self._sum()
-
-    @property
-    def work(self) -> int:
-        """Work of all inputs, in tokens, also of those that were cut."""
-        return int(self._sums["work"][-1])
 
     @property
     def work_left(self) -> int:
@@ -141,6 +137,7 @@ class Line:
             )
         }
         sums["work"] = sums["tokens"] + sizes.input_work * np.arange(len(rows) + 1)
+        self.work = int(sums["work"][-1])
         return sums
 
     def _within(self, name: str, most: float) -> int:

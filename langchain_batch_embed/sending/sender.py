@@ -47,6 +47,10 @@ FAILED_TOGETHER = 2
 PROBE_TIMEOUT = 30.0
 """Seconds for a request to a server that is away: one that hangs must not hold up the others."""
 
+OVERLOADS = 3
+"""Refusals for overload of one batch that are taken for a matter of rate. After that one of its
+texts may be what the server cannot bear."""
+
 PAUSE_LOGGED = 30.0
 """Seconds after a line about a pause in which the next ones are for DEBUG: some servers refuse a
 few requests every second."""
@@ -300,7 +304,8 @@ class Sender:
 
     def _diagnosis(self, flight: Flight, error: BaseException) -> Diagnosis:
         found = _diagnosed(error, flight.texts)
-        if found.kind is Kind.OVERLOADED and self.pacer.is_throttling(flight.ticket):
+        is_rate = found.kind is Kind.OVERLOADED and self.pacer.is_throttling(flight.ticket)
+        if is_rate and all(batch.refusals < OVERLOADS for _, batch in flight.parts):
             return replace(found, kind=Kind.THROTTLED)
         return found
 

@@ -106,7 +106,7 @@ def test_some_answers_in_a_row_may_name_another_model(fits: int, tolerated: int)
     with pytest.raises(ModelError) as caught:
         width.check(3, answer=True, model="b")
     assert (caught.value.expected, caught.value.received) == ("a", "b")
-    assert width.model_in_doubt
+    assert width.model_after("earlier") is None
     assert not width.in_doubt  # their width is right
     assert width.model == "a"
 
@@ -117,7 +117,7 @@ def test_the_right_model_in_between_starts_the_count_again() -> None:
     for _ in range(5):
         assert named(width, "a", "b", "c") == ["fits", "ResponseError", "ResponseError"]
     assert named(width, "a") == ["fits"]
-    assert not width.model_in_doubt
+    assert width.model_after("earlier") is not None
 
 
 def test_an_answer_that_names_no_model_says_nothing() -> None:
@@ -172,4 +172,4 @@ def test_of_another_width_the_model_is_not_looked_at() -> None:
     width = Dimensions()
     named(width, "a")
     assert named(width, "b", numbers=4) == ["ResponseError"]
-    assert not width.model_in_doubt
+    assert width.model_after("earlier") is not None

@@ -160,7 +160,9 @@ class TestBadTexts:
             bad = frozenset({123})
             server = Unsteady(seed=seed, share=share, kind=kind, bad=bad, bad_kind=bad_kind)
             run(server, 400 if max_items == 1 else 2000, max_items)
-            assert server.tries[123] <= (12 if share == 0 else 20 if share < 0.2 else 45)
+            most = 12 if share == 0 else 20 if share < 0.2 else 45
+            # Alone again and again, an overload is first taken for a matter of rate.
+            assert server.tries[123] <= most + 6 * (bad_kind == "503")
 
     @pytest.mark.parametrize("max_items", [1, 50])
     def test_amid_restarts(self, max_items: int) -> None:
