@@ -216,7 +216,7 @@ class TestPartialResults:
         assert server.stats()["requests"] <= 2 + 8 + 1
 
     def test_a_wrong_option_is_not_bisected(self, batch: Batch, server: LocalServer) -> None:
-        """A refusal of another parameter than the input concerns every request."""
+        """A refusal of another parameter than the input concerns every request: one word tells."""
         wrapped = OpenAIEmbeddings(
             model="text-embedding-ada-002",
             dimensions=99,
@@ -225,7 +225,7 @@ class TestPartialResults:
         )
         with pytest.raises(PartialEmbeddingsError):
             batch(wrapped, max_workers=1).embed_documents(TEXTS)
-        assert server.stats()["requests"] == 1
+        assert server.stats()["requests"] <= 2
 
     def test_a_refusal_of_everything_is_not_bisected_to_the_end(
         self, batch: Batch, server: LocalServer
