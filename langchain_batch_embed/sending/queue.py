@@ -356,8 +356,8 @@ class Queue:
         """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
         most = self._limits.work
         concurrency = self._pacer.concurrency
-        is_hosted = concurrency.is_known or self._pacer.rate_of_requests() is not None
-        if is_hosted or concurrency.most == 1 or self._line.are_requests_scarce:
+        # A quota of requests that nobody tells says nothing of how fast the server is.
+        if concurrency.is_known or concurrency.most == 1 or self._pacer.requests.is_known:
             return most
         if concurrency.is_starting:
             harmless = WAVE_LEAST * min(1.0, self.timeout / HARMLESS_TIMEOUT)

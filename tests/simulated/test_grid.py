@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.simulated.grid import Cell, pairwise
+from tests.simulated.grid import Cell, cell_of, pairwise
 from tests.simulated.trial import Client, clients_of, try_cell
 
 REASONS = {
@@ -139,3 +139,23 @@ def test_the_same_seed_gives_the_same_run() -> None:
     """Nothing else decides what happens, so a failure can be looked into."""
     cell = next(iter(CELLS.values()))
     assert try_cell(cell, 3, Client()) == try_cell(cell, 3, Client())
+
+
+def test_scarce_requests_do_not_overload_a_slow_worker() -> None:
+    """To send few requests, batches grow only as fast as they are answered in time.
+
+    Nobody tells the quota, and the worker takes 40 ms for each text: 2,000 of them, which fit into
+    one request, take 80 s, or 640 s where it stalls.
+    """
+    cell = cell_of(
+        {
+            "quota": "60 requests",
+            "limiter": "windows 1 s",
+            "says": "says zero",
+            "latency": "50 ms",
+            "concurrency": "blind worker",
+            "luck": "failing scattered",
+        }
+    )
+    trial = try_cell(cell, 1, Client(), ideal=False)
+    assert (trial.lost, trial.kept) == (0, 0)
