@@ -325,7 +325,8 @@ class Sender:
             queue.give_up(error, concerns_all=True)
         elif diagnosis.kind in _OF_THE_SERVER and batch.failures >= FAILED_IN_A_ROW:
             # Is it the server, or this batch? Where nobody else is answered, the canary tells.
-            self._is_canary_due |= self.pacer.health.is_down or batch.is_alone
+            is_alone = batch.is_alone and batch.failures > FAILED_IN_A_ROW
+            self._is_canary_due |= self.pacer.health.is_down or is_alone
 
     def _note_refusal(self, flight: Flight, diagnosis: Diagnosis, error: BaseException) -> None:
         """Find out whether it is the texts that are refused, or everything."""
