@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.sending.budget import Budget
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.size_limits import SizeLimits
 from langchain_batch_embed.sending.work import Batch
@@ -173,6 +174,7 @@ class Turns:
                 and items <= min(work.max_items, self._limits.items)
                 and tokens <= min(work.max_tokens, self._limits.tokens, SHARED_TOKENS)
                 and charge <= self._pacer.largest()
+                and _can_afford(shared, batch, work.budget)
                 if shared
                 else True
             )
@@ -190,6 +192,14 @@ class Turns:
         self, turn: tuple[Queue, Batch], shared: Sequence[tuple[Queue, Batch]], now: float
     ) -> float:
         return self._pacer.delay(self._charge(turn, shared), now)
+
+
+def _can_afford(shared: Sequence[tuple[Queue, Batch]], batch: Batch, budget: Budget | None) -> bool:
+    """Tell whether calls that share a budget can afford to send one more batch together."""
+    if budget is None:
+        return True
+    spent = sum(other.tokens for queue, other in shared if queue.work.budget is budget)
+    return spent + batch.tokens <= budget.left
 
 
 def _affordable(queue: Queue, now: float) -> Batch | None:
