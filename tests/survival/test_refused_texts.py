@@ -343,3 +343,22 @@ def _ollama(kind: str, host: str) -> Iterator[Embeddings]:
     made = importlib.import_module("langchain_ollama").OllamaEmbeddings(model="m", base_url=host)
     yield made
     made._client._client.close()
+
+
+class TestNamesOfParameters:
+    """Only names of options that are sent say that a refusal concerns every request."""
+
+    @pytest.mark.parametrize(
+        "param", ["None", "prompt", "contents[3]", "body.inputs", "text", "", "requests[0].content"]
+    )
+    def test_an_unknown_param_of_one_text_ends_nothing(
+        self, batch: Batch, serve: Serve, wrapped: Wrapped, param: str
+    ) -> None:
+        """LiteLLM writes "None", Gemini "contents[3]": exactly the refused text fails."""
+        error = {"message": "invalid content", "type": "invalid_request_error", "param": param}
+        reply = Reply(status=400, body={"error": error})
+        endpoint = serve(lambda asked: reply if any(BAD in t for t in asked.texts) else None)
+        failed = embed(batch(wrapped(endpoint)), texts_with(1000, [500]))
+        assert list(failed) == [500]
+        assert isinstance(failed[500], openai.BadRequestError)
+        assert len(endpoint.asked) < 80

@@ -1,0 +1,27 @@
+"""A quota smaller than a batch, which no header tells, takes about as long as it has to."""
+
+import pytest
+
+from .grid import Cell
+from .trial import Client, try_cell
+
+
+@pytest.mark.parametrize("says", ["hint", "nothing", "zero"])
+@pytest.mark.parametrize(
+    ("per_minute", "limiter_seconds"),
+    [(6_000, 60.0), (16_000, 10.0), (16_000, 60.0), (30_000, 10.0), (30_000, 60.0)],
+)
+def test_a_batch_above_the_whole_quota_is_cut(
+    says: str, per_minute: int, limiter_seconds: float
+) -> None:
+    """Azure under 16,000 tokens a minute: minutes, and not hours."""
+    cell = Cell(
+        tokens_per_minute=per_minute,
+        limiter_seconds=limiter_seconds,
+        says=says,  # type: ignore[arg-type]
+        refused_share=0.0,
+    )
+    trial = try_cell(cell, 0, Client(max_workers=16))
+    assert not trial.error
+    assert (trial.lost, trial.kept) == (0, 0)
+    assert trial.ratio < 2, f"{trial.seconds:.0f} s of {trial.ideal:.0f}"
