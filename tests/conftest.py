@@ -24,6 +24,7 @@ SLOW = {
     *("benchmarks", "simulator", "stores", "survival"),
     *(f"calls/test_{name}.py" for name in ("plan", "prefetch", "recovery")),
     "commands/test_demo.py",
+    *(f"sending/test_{name}.py" for name in ("threads", "verdict")),
     "simulated/test_grid.py",
     *(f"test_{name}.py" for name in ("faults", "notebooks", "promises", "readme")),
 }

@@ -303,3 +303,15 @@ class TestContributing:
         assert "_BY_CLASS: " in limits or "_BY_CLASS = " in limits
         assert "_BY_MODEL: " in limits or "_BY_MODEL = " in limits
         assert "_NO_RETRIES: " in copies or "_NO_RETRIES = " in copies
+
+    def test_the_locks_whose_order_is_told_exist(self) -> None:
+        """By their names, in the modules of their classes."""
+        code = "\n".join(path.read_text(encoding="utf-8") for path in self.PACKAGE.rglob("*.py"))
+        told = self.TEXT.split("\n## The order of the locks\n")[1].split("\n## ")[0]
+        names = re.findall(r"\b(?:\w+\.)?_\w+\b|\btouching\b|`\w+\.lock`", told)
+        assert len(names) > 5
+        for name in names:
+            owner, _, lock = name.strip("`").rpartition(".")
+            made = rf"\b{lock} = threading\.(?:R?Lock|Condition)\("
+            body = rf"^class {owner}\b(?:(?!^class )[\s\S])*?\bself\." if owner else "^"
+            assert re.search(body + made, code, re.MULTILINE), name
