@@ -19,7 +19,7 @@ from tests.support import FakeClock
 
 STORES: Final = ("in_memory", "faiss", "sqlite_vec", "qdrant", "chroma", "pgvector", "supabase")
 
-SEEDS: Final = int(os.environ.get("STORE_SEEDS", "16"))
+SEEDS: Final = int(os.environ.get("STORE_SEEDS", "4"))
 """Ways to fail, of each store. With 200 all seven take half an hour."""
 
 ROUNDS: Final = 4
