@@ -30,11 +30,11 @@ REASONS = {
 
 EXCEPTIONS = """
 reason      ratio     %  cell
-AT_A_TIME       -    14  1M, windows 1 s, refused charged, says hint, 50 ms, 8 or 429, 5 min reset, no limits
+AT_A_TIME       -    13  1M, windows 1 s, refused charged, says hint, 50 ms, 8 or 429, 5 min reset, no limits
 AT_A_TIME       -    19  20M, bucket 0.5 s, refused free, says zero, 2 s, 8 or 429, 5 s reset, 256 kB
 AT_A_TIME       -    19  40M, bucket 3 s, refused free, says all, 50 ms, 8 or 429, refused in rows, no limits
-AT_A_TIME       -    14  40M, windows 60 s, refused free, says nothing, 0.3 s, 8 or 429, 5 s reset, 256 kB
 AT_A_TIME     1.4     -  5M, bucket 1 s, refused free, says all, 50 ms, 8 or 429, no bad luck, 10 texts
+AT_A_TIME     8.2    14  60 requests, bucket 1 s, refused charged, says used, 0.3 s, 8 or 429, 5 min of 503, 256 kB
 AT_A_TIME     1.8     -  60 requests, bucket 60 s, refused free, says used, 2 s, 8 or 429, failing scattered, no limits
 AT_A_TIME       -    14  no quota, 2 s, 8 or 429, 5 min of 503, no limits
 AT_A_TIME     2.9     -  no quota, 5 ms, 8 or 429, refused in rows, 256 kB
@@ -43,11 +43,11 @@ SCARCE        2.8    15  60 requests, bucket 1 s, refused charged, says zero, 2 
 SCARCE        2.3    18  60 requests, bucket 1 s, refused charged, says zero, 5 ms, blind worker, slow minute, no limits
 SCARCE          -    15  60 requests, bucket 10 s, refused charged, says nothing, 50 ms, unbounded, 5 min of 503, 10 texts
 SCARCE          -    13  60 requests, windows 1 s, refused free, says nothing, 0.3 s, 4 at once, 5 s of 503, 10 texts
-SCARCE          -    12  60 requests, windows 1 s, refused free, says zero, 0.3 s, 8 or 503, restarts, 10 texts
+SCARCE          -    13  60 requests, windows 1 s, refused free, says zero, 0.3 s, 8 or 503, restarts, 10 texts
 SCARCE        8.6    13  60 requests, windows 1 s, refused free, says zero, 2 s, 1 at once, no bad luck, no limits
 SCARCE        3.7     -  60 requests, windows 60 s, refused charged, says hint, 2 s, 1 at once, refused in rows, 10 texts
 SCARCE        9.1     -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
-FIRST         1.3     6  60 requests, bucket 1 s, refused charged, says all, 5 ms, unbounded, 5 s reset, 10 texts
+FIRST         1.4     6  60 requests, bucket 1 s, refused charged, says all, 5 ms, unbounded, 5 s reset, 10 texts
 SHORT         2.6     -  1M, windows 60 s, refused charged, says hint, 50 ms, 32 at once, refused scattered, 10 texts
 SHORT         2.4     -  20M, windows 1 s, refused charged, says used, 5 ms, 32 at once, refused in rows, 10 texts
 SHORT         4.0     -  40M, bucket 3 s, refused free, says hint, 5 ms, 8 or 503, no bad luck, 10 texts
@@ -60,9 +60,9 @@ OVERSIZED     2.6     -  1M, bucket 1 s, refused charged, says zero, 2 s, 1 at o
 OVERSIZED     2.3     -  20M, bucket 0.5 s, refused free, says hint, 0.3 s, unbounded, restarts, 256 kB
 OVERSIZED     1.7     -  5M, bucket 0.5 s, refused charged, says hint, 50 ms, 8 or 503, refused in rows, 256 kB
 OVERSIZED     2.6     -  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
-OVERSIZED     1.7    13  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 32 at once, 5 s reset, no limits
+OVERSIZED     1.6    15  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 32 at once, 5 s reset, no limits
 OVERSIZED     1.6     -  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 4 at once, refused scattered, 256 kB
-OUTAGE        4.2     -  1M, bucket 1 s, refused charged, says nothing, 2 s, 8 or 503, 5 s of 503, 256 kB
+OUTAGE        5.9     -  1M, bucket 1 s, refused charged, says nothing, 2 s, 8 or 503, 5 s of 503, 256 kB
 OUTAGE        2.5     -  40M, bucket 0.5 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
 OUTAGE        3.1    35  5M, bucket 3 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
 OUTAGE        1.6     -  no quota, 0.3 s, 32 at once, 5 s of 503, no limits
@@ -70,7 +70,7 @@ HALVES        2.8     -  1M, bucket 10 s, refused free, says all, 5 ms, 1 at onc
 HALVES        1.5     -  20M, bucket 1 s, refused charged, says all, 0.3 s, 1 at once, failing scattered, 256 kB
 HALVES        1.4     -  40M, bucket 1 s, refused free, says all, 0.3 s, unbounded, refused in rows, no limits
 HALVES        1.6     -  40M, bucket 10 s, refused charged, says zero, 2 s, 32 at once, failing scattered, 256 kB
-HALVES        2.9     -  40M, bucket 3 s, refused free, says all, 5 ms, 4 at once, failing scattered, no limits
+HALVES        3.1     -  40M, bucket 3 s, refused free, says all, 5 ms, 4 at once, failing scattered, no limits
 WINDOWS         -    13  5M, windows 1 s, refused free, says all, 5 ms, 4 at once, 5 min of 503, 256 kB
 LINE          1.4     -  1M, windows 60 s, refused charged, says all, 2 s, 4 at once, 5 min reset, 10 texts
 LINE          2.1     -  no quota, 2 s, 4 at once, restarts, 10 texts
