@@ -60,6 +60,9 @@ def run_in_loop(
     """
 
     def wait(coroutine: Coroutine[Any, Any, _T]) -> _T:
+        if cancelled.is_set():  # the loop may end before it would run
+            coroutine.close()
+            raise asyncio.CancelledError
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         except RuntimeError as error:  # the loop is closed
