@@ -213,6 +213,8 @@ class OpenPrefetches:
         def hand_over() -> None:
             rows = np.flatnonzero(fetch.results.done[: len(texts)] & ~handed_over)
             if rows.size:
+                # Before the prefetch has them: from then on it may put them back.
+                fetch.recovery.forget(rows)
                 vectors = fetch.results.array()[rows]
                 handed_over[rows] = prefetch.add([texts[row] for row in rows.tolist()], vectors)
 
@@ -227,8 +229,8 @@ class OpenPrefetches:
             self._fetcher.learn_dimensions(fetch.results.dimensions)
             if fetch.results.dimensions.is_refuted:
                 prefetch.drop_all(fetch.results.dimensions)
-        if not failures and not prefetch.is_failed:
-            fetch.recovery.succeeded()
+        if not failures:  # the windows of long texts, which are in nobody's line
+            fetch.recovery.forget(np.arange(len(texts), len(inputs.texts)))
         return {failure.index: failure.error for failure in failures}
 
     def _close(self, prefetch: Prefetch) -> None:

@@ -54,6 +54,10 @@ DISTRUST = 4
 """The power by which skipped texts count. If every second text is skipped, runs go ahead by a
 quarter of a question; if every fourth, or fewer, without a limit."""
 
+LAST_RUNS = 0.5
+"""Seconds for which one that ends by an exception waits for its runs to keep what they have. They
+wait for no answer any more, so that takes milliseconds."""
+
 Embed = Callable[["Prefetch", Sequence[str], threading.Event], object]
 """Embeds different texts for a prefetch, adds their vectors to it as they come, and stops when the
 event is set."""
@@ -378,6 +382,9 @@ class Prefetch:
         if left:
             self._on_failure(left, vectors)
         self._on_close(self)
+        if failed:
+            with self._state_changed:  # whoever calls next finds what they have kept
+                self._state_changed.wait_for(lambda: not self._runs, LAST_RUNS)
 
     def __enter__(self) -> Self:
         return self

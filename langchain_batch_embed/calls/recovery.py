@@ -214,18 +214,19 @@ class CallRecovery:
         if self._query or self._shared.journal.persistent:
             return
         if dimensions.is_refuted:  # else the next call would meet the same contradiction
-            self._forget()
+            self.forget(np.arange(len(self._inputs.texts)))
         elif rows.size:
             self._shared.remember(self._keys_of(rows), vectors, model=dimensions.model)
 
     def succeeded(self) -> None:
         """Forget what was kept in memory for this call alone."""
         if not self._query:
-            self._forget()
+            self.forget(np.arange(len(self._inputs.texts)))
 
-    def _forget(self) -> None:
+    def forget(self, rows: NDArray[np.intp]) -> None:
+        """Forget what was kept in memory of these rows: somebody else has their vectors now."""
         if self._shared.remembers:
-            self._shared.forget(self._keys_of(np.arange(len(self._inputs.texts))))
+            self._shared.forget(self._keys_of(rows))
 
     def _keys_of(self, rows: NDArray[np.intp]) -> list[bytes]:
         with self._lock:
