@@ -20,6 +20,7 @@ from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.concurrency import Concurrency
 from langchain_batch_embed.pacing.diagnosis import Quota
 from langchain_batch_embed.pacing.health import Health
+from langchain_batch_embed.pacing.overload import Overload
 from langchain_batch_embed.pacing.quota import read_headers
 from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
 from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
@@ -44,12 +45,6 @@ NUMBERS = 8
 
 LONG_OUTAGE = 2.0
 """After this many seconds of failures alone, the server was away, and not overloaded."""
-
-FEW = 2
-"""Answers between two refusals for overload, at most, where these are for the rate."""
-
-AWAY = 4
-"""After this many pauses without an answer, 0.5 to 4 s long, an overload is no matter of rate."""
 
 BURST = 3
 """Refusals in one pause from which on they are no chance, if they are half of what was sent."""
@@ -125,8 +120,7 @@ class Pacer:
         self._which = WhichQuota()
         self._is_hinted = False  # whether the last refusal said how long to wait
         self._before_outage: float | None = None  # in flight, when failures began
-        self._overloads = 0  # refusals of lone requests, each after few answers
-        self._passed_since_overload = 0
+        self._overload = Overload()
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
     def delay(self, charge: int, now: float) -> float:
@@ -199,7 +193,6 @@ class Pacer:
         self._refused_share -= self._refused_share / RECENT
         self._accepted += ticket.sent <= self._refused_at
         self._passed_in_a_row += ticket.sent > self._refused_at
-        self._passed_since_overload += 1
         self._usual_number += (ticket.number - self._usual_number) / NUMBERS
         self.throttle.answered(ticket.sent)
         rate = self._which.passed(ticket.charge, sent=ticket.sent, now=now)
@@ -356,21 +349,19 @@ class Pacer:
         elif overloaded and not self.health.is_down:
             self.concurrency.refused(ticket.sent, now, accepted=accepted)
 
-    def is_throttling(self, ticket: Ticket) -> bool:
-        """Tell whether a refusal for overload is one for the rate, as nginx's 503 is.
+    def overloaded(self, ticket: Ticket, *, refusals: int) -> bool:
+        """Note a refusal for overload; return whether it is one for the rate, as nginx's 503 is.
 
-        It is if nothing was in the request's way, and that after one or two answers, again and
-        again. A server that is away gives no answer in between.
+        Args:
+            ticket: the request.
+            refusals: of the same batch that were taken for a matter of rate before.
         """
-        in_its_way = any(
-            other is not ticket and other.sent <= ticket.sent for other in self.in_flight.values()
+        is_alone = all(
+            other is ticket or other.sent > ticket.sent for other in self.in_flight.values()
         )
-        if not in_its_way and ticket.sent >= self.health.answered_at and self.health.has_answered:
-            if self._passed_since_overload > FEW:
-                self._overloads = 0
-            self._overloads += self._passed_since_overload > 0
-            self._passed_since_overload = 0
-        return self._overloads > 1 and self.throttle.in_a_row < AWAY
+        if is_alone and self.health.has_answered and ticket.sent >= self.health.answered_at:
+            self._overload.refused(self._passed["requests"])
+        return self._overload.is_rate(pauses=self.throttle.in_a_row, refusals=refusals)
 
     def explains(self, charge: int) -> bool:
         """Tell whether a known quota lets a request of this many tokens through some time."""

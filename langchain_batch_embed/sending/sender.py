@@ -47,10 +47,6 @@ FAILED_TOGETHER = 2
 PROBE_TIMEOUT = 30.0
 """Seconds for a request to a server that is away: one that hangs must not hold up the others."""
 
-OVERLOADS = 3
-"""Refusals for overload of one batch that are taken for a matter of rate. After that one of its
-texts may be what the server cannot bear."""
-
 PAUSE_LOGGED = 30.0
 """Seconds after a line about a pause in which the next ones are for DEBUG: some servers refuse a
 few requests every second."""
@@ -304,10 +300,11 @@ class Sender:
 
     def _diagnosis(self, flight: Flight, error: BaseException) -> Diagnosis:
         found = _diagnosed(error, flight.texts)
-        is_rate = found.kind is Kind.OVERLOADED and self.pacer.is_throttling(flight.ticket)
-        if is_rate and all(batch.refusals < OVERLOADS for _, batch in flight.parts):
-            return replace(found, kind=Kind.THROTTLED)
-        return found
+        if found.kind is not Kind.OVERLOADED:
+            return found
+        refusals = max((batch.refusals for _, batch in flight.parts), default=0)
+        is_rate = self.pacer.overloaded(flight.ticket, refusals=refusals)
+        return replace(found, kind=Kind.THROTTLED) if is_rate else found
 
     def _settle(
         self,
