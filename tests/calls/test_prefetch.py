@@ -643,6 +643,21 @@ class TestErrors:
             let_go.set()
             wait_until(lambda: sorted(came) == ["a", "b", "c", "d"])
 
+    def test_one_that_fails_ends_only_when_its_runs_have_kept_what_they_have(self) -> None:
+        """The next call finds it, and does not pay for it again."""
+        kept: list[str] = []
+
+        def embed(_: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
+            assert cancelled.wait(10)
+            threading.Event().wait(0.05)  # it is still writing
+            kept.extend(texts)
+
+        prefetch = started(Prefetch(embed, max_buffered=4, on_close=lambda _: None))
+        with pytest.raises(KeyboardInterrupt), prefetch:
+            prefetch.announce(["a", "b"])
+            raise KeyboardInterrupt
+        assert sorted(kept) == ["a", "b"]
+
 
 class TestTokens:
     """The tokens of a text are counted once."""
