@@ -4,10 +4,12 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from .answers import NO_ANSWER
+from .batches import Batches, Line
 from .periods import seconds_away, seconds_to_outage, slowness
 from .pool import Pool
 from .question import Cache, Question
@@ -81,6 +83,9 @@ class Run:
         self._seen: set[int] = set()
         self._billed: set[int] = set()
         self._log: deque[list[Any]] = deque(maxlen=_LOG_LENGTH)
+        self.batches = Batches(scenario, self.cache)
+        self.batch_calls: Counter[str] = Counter()
+        self.first_batch_call: float | None = None
 
     def arrive(self, *, on_new_connection: bool, is_cold: bool) -> Call:
         """Count a request and deal it its luck.
@@ -150,6 +155,15 @@ class Run:
         self._counts["charged"] += call.charge
         self._billed.update(map(hash, question.texts))
 
+    def bill_lines(self, lines: Iterable[Line]) -> None:
+        """Note that lines of batches were computed, and are paid for at half the price."""
+        for line in lines:
+            self._counts["batch_inputs_billed"] += len(line.texts)
+            self._counts["batch_tokens_billed"] += line.tokens
+            self._counts["inputs_billed"] += len(line.texts)
+            self._billed.update(line.texts)
+            self._seen.update(line.texts)
+
     def free_place(self, call: Call) -> None:
         """Let another request in for this one, at the latest when it ends."""
         self._places_held -= call.holds_place
@@ -178,6 +192,8 @@ class Run:
 
     def stats(self) -> dict[str, Any]:
         """Return the counters (see `Simulator.stats`)."""
+        now = time.monotonic()
+        self.bill_lines(self.batches.settle(now))
         counts, highest = self._counts, self._highest
         return {
             "requests": counts["requests"],
@@ -194,6 +210,10 @@ class Run:
             "max_inputs_seen": highest["inputs"],
             "max_tokens_seen": highest["tokens"],
             "max_charge_seen": highest["charge"],
+            "batch_inputs_billed": counts["batch_inputs_billed"],
+            "batch_tokens_billed": counts["batch_tokens_billed"],
+            "batch_calls": dict(self.batch_calls),
+            **self.batches.stats(now),
             "connections": counts["connections"],
             "processor_seconds": time.process_time() - self._processor,
             "log": list(self._log),
