@@ -13,6 +13,8 @@ from langchain_batch_embed.errors import (
     IngestError,
     InputError,
     InputTypeError,
+    JobError,
+    JobTimeoutError,
     JournalError,
     ModelError,
     NotSentError,
@@ -21,6 +23,7 @@ from langchain_batch_embed.errors import (
     ResponseError,
     UnknownOptionError,
 )
+from langchain_batch_embed.jobs import Job, JobReport, JobStatus
 from langchain_batch_embed.journal import (
     ByteStoreJournal,
     Journal,
@@ -45,6 +48,11 @@ __all__ = [
     "IngestReport",
     "InputError",
     "InputTypeError",
+    "Job",
+    "JobError",
+    "JobReport",
+    "JobStatus",
+    "JobTimeoutError",
     "Journal",
     "JournalError",
     "JournalStats",

@@ -11,7 +11,7 @@ from typing import get_args
 from langchain_core.embeddings import Embeddings
 from langchain_core.stores import ByteStore
 
-from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.clock import SYSTEM_CALENDAR, SYSTEM_CLOCK, Calendar, Clock
 from langchain_batch_embed.errors import OptionError, UnknownOptionError
 from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits, limits_of
@@ -28,7 +28,7 @@ machine's own server can take minutes.
 """
 
 _AMOUNTS = ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "max_outage")
-_HANDED_IN = frozenset({"clock", "draw"})
+_HANDED_IN = frozenset({"calendar", "clock", "draw"})
 """Fields for tests, which no message offers."""
 
 
@@ -40,6 +40,7 @@ class Options:
 
     Attributes:
         clock: time and waiting.
+        calendar: the time of day, and waiting for hours.
         draw: returns a random number from 0 to 1, for jitter.
 
     Raises:
@@ -63,6 +64,7 @@ class Options:
     hedge: bool | None = None
     max_outage: float = MAX_OUTAGE
     clock: Clock = SYSTEM_CLOCK
+    calendar: Calendar = SYSTEM_CALENDAR
     draw: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ ROOMS = [
     {"limits", "journal"},
     {"texts", "pacing", "providers"},
     {"options", "sending"},
-    {"calls"},
+    {"calls", "jobs"},
     {"stores"},
     {"embeddings"},
     {"__init__", "commands"},
@@ -43,11 +43,16 @@ FILES = {path.stem: [path] for path in FOLDER.glob("*.py")} | {
     name: sorted((FOLDER / name).glob("*.py")) for name in FOLDERS
 }
 
+PURE_JOBS = {"answers", "decisions", "files", "packing", "records", "status"}
 PURE = [
     *("errors.py", "limits.py", "options.py", "report.py"),
     *(f"pacing/{path.name}" for path in FILES["pacing"]),
     *(f"texts/{path.name}" for path in FILES["texts"]),
     *(f"sending/{path.name}" for path in FILES["sending"] if path.name != "dispatcher.py"),
+    *(
+        f"jobs/{name}.py"
+        for name in ("answers", "decisions", "files", "packing", "records", "status")
+    ),
 ]
 """Files that only calculate: time, waiting and randomness are handed in."""
 

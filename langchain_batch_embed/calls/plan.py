@@ -36,10 +36,10 @@ from langchain_batch_embed.report import (
 from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Rows, Work
-from langchain_batch_embed.texts.inputs import check_texts
+from langchain_batch_embed.texts.inputs import Inputs, check_texts
 from langchain_batch_embed.texts.tokens import ByteCounter
 
-__all__ = ["TIERS", "AccountQuota", "Plan", "make_plan", "rehearse_quota"]
+__all__ = ["TIERS", "AccountQuota", "Plan", "make_plan", "ordinary_seconds", "rehearse_quota"]
 
 RUNS = 15
 """Rehearsals with different random numbers, of which the median counts. An answer takes 0.1 s to
@@ -222,6 +222,24 @@ def make_plan(
         quota=quota,
         seconds_by_tier=by_tier,
     )
+
+
+def ordinary_seconds(pipeline: Pipeline, inputs: Inputs, rows: Rows) -> float:
+    """Return how long ordinary requests would take for some rows of inputs.
+
+    Where nothing is known of the account's quota, that of OpenAI's lowest paid tier counts.
+    """
+    results = Results(inputs, lists=False)
+    results.done[:] = True
+    results.done[rows] = False
+    pacer = pipeline.dispatcher.sender.pacer
+    _, seconds = rehearse_quota(
+        pipeline.fetcher.work(inputs, results, keep=_keep_nothing),
+        quota=_merged(_known(pacer), TIERS[1]),
+        max_workers=pipeline.limits.max_workers,
+        first_requests=pipeline.limits.first_requests,
+    )
+    return seconds
 
 
 def rehearse_quota(

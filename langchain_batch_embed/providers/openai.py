@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from langchain_batch_embed.errors import DimensionsError
+from langchain_batch_embed.errors import DimensionsError, OptionError
 from langchain_batch_embed.journal import Space
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.providers.copies import Connections, client_of
@@ -26,6 +26,10 @@ _AROUND = 100
 Instructor models, which has 10 to 40 tokens."""
 
 
+_BESIDE_THE_BODY = frozenset({"extra_headers", "extra_query", "timeout"})
+"""Options of the SDK that are not in the body of a request."""
+
+
 class OpenAIProvider:
     """Sends through the OpenAI SDK, with its own retrying turned off."""
 
@@ -38,7 +42,7 @@ class OpenAIProvider:
         connections: Connections = "ours",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        client = client_of(embeddings, connections)
+        self.client = client = client_of(embeddings, connections)
         limit_reads(client._client)  # noqa: SLF001  # no public way to it
         self._create = client.embeddings.with_streaming_response.create
         self.model: str | None = model or embeddings.model
@@ -50,7 +54,7 @@ class OpenAIProvider:
         port = "" if client.base_url.port is None else f":{client.base_url.port}"
         self.address = f"{client.base_url.scheme}://{host}{port}{client.base_url.path}"
         self.is_known = host == "api.openai.com" or host.endswith(".azure.com")
-        self._dimensions = embeddings.dimensions
+        self.dimensions = embeddings.dimensions
         # What OpenAIEmbeddings does with the texts of first-generation models.
         self._joins_lines = embeddings.model.endswith("001")
         self._options: dict[str, Any] = {**embeddings.model_kwargs, "model": embeddings.model}
@@ -88,9 +92,26 @@ class OpenAIProvider:
         vectors, tokens, model = read_answer(
             _joined(chunks), expected=len(texts), most_tokens=_most_tokens(texts)
         )
-        if self._dimensions not in (None, vectors.shape[1]):
-            raise DimensionsError(expected=self._dimensions, received=vectors.shape[1])
+        if self.dimensions not in (None, vectors.shape[1]):
+            raise DimensionsError(expected=self.dimensions, received=vectors.shape[1])
         return Answer(vectors=vectors, tokens=tokens, model=model, headers=headers)
+
+    def request_body(self) -> dict[str, Any]:
+        """Return the JSON of a request but for its texts, for a batch.
+
+        Raises:
+            OptionError: a request has more than a body, or its texts are changed on their way.
+        """
+        options = dict(self._options)
+        body = options.pop("extra_body", None) or {}
+        others = sorted(name for name in options if name in _BESIDE_THE_BODY)
+        if others:
+            raise OptionError(
+                f"the Batch API sends no {', '.join(others)}; leave them out of model_kwargs"
+            )
+        if self._joins_lines:
+            raise OptionError("the Batch API is not for OpenAI's first-generation models")
+        return {**options, **body, "encoding_format": "base64"}
 
     send_query = send
     """OpenAI embeds a query as it does a document."""
