@@ -97,8 +97,12 @@ class Desk:
             done = self._known(keys)
             missing = inputs.missing(done)
             pending = store.pending(tools.space.digest)
-            jobs = {pending[keys[row]]: None for row in missing.tolist() if keys[row] in pending}
-            fresh = np.array([row for row in missing.tolist() if keys[row] not in pending], np.intp)
+            # Also those that have all they need, and have yet to note it.
+            jobs = dict.fromkeys(pending[key][0] for key in keys if key in pending)
+            fresh = np.array(
+                [row for row in missing.tolist() if not pending.get(keys[row], ("", False))[1]],
+                np.intp,
+            )
             if len(jobs) == 1 and not fresh.size:
                 job_id = next(iter(jobs))
                 wishes = {"finish_by": deadline, "max_dollars": max_dollars}

@@ -171,7 +171,7 @@ class JobStore:
         """Note that the vectors of some lines are in the journal, and what they cost."""
         with self._transaction() as connection:
             connection.executemany(
-                "UPDATE job_line SET state = 'done', keys = x'' WHERE id = ? AND state = 'open'",
+                "UPDATE job_line SET state = 'done' WHERE id = ? AND state = 'open'",
                 [(line_id,) for line_id in done],
             )
             _add_to(connection, job_id, amounts)
@@ -230,7 +230,7 @@ class JobStore:
         """
         with self._transaction() as connection:
             connection.executemany(
-                "UPDATE job_line SET state = 'done', keys = x'' WHERE id = ?",
+                "UPDATE job_line SET state = 'done' WHERE id = ?",
                 [(line_id,) for line_id in done],
             )
             connection.executemany(
@@ -296,19 +296,23 @@ class JobStore:
             )
             return [_line(row) for row in rows]
 
-    def pending(self, space: bytes) -> dict[bytes, str]:
-        """Return the keys of all texts that jobs are still to bring, and the job of each."""
-        found: dict[bytes, str] = {}
+    def pending(self, space: bytes) -> dict[bytes, tuple[str, bool]]:
+        """Return the keys of the texts of all jobs that go on.
+
+        Returns:
+            The key -> its job, and whether the job has yet to bring its vector.
+        """
+        found: dict[bytes, tuple[str, bool]] = {}
         with self._journal.reading() as connection:
             rows = connection.execute(
-                "SELECT job.id, job_line.keys FROM job_line "
+                "SELECT job.id, job_line.state = 'open', job_line.keys FROM job_line "
                 "JOIN job_part ON job_part.id = job_line.part JOIN job ON job.id = job_part.job "
                 "WHERE job.space = ? AND job.ended IS NULL AND job.cancelled IS NULL "
-                "AND job_line.state = 'open'",
+                "AND job_line.state IN ('open', 'done') ORDER BY 2",
                 (space,),
             )
-            for job_id, keys in rows:
-                found.update(dict.fromkeys(_keys(keys), job_id))
+            for job_id, is_open, keys in rows:
+                found.update(dict.fromkeys(_keys(keys), (job_id, bool(is_open))))
         return found
 
     def enqueued(self, space: bytes) -> int:
