@@ -45,6 +45,9 @@ _LOOKED_UP = 2000
 _BUSY = 0.5
 """Seconds between two attempts to get the lock."""
 
+_ROUNDS = 5
+"""Rounds of work in a `submit`, as long as one makes the next possible."""
+
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 64.0
 """Seconds between two attempts to upload the files; the pause doubles."""
 
@@ -131,7 +134,9 @@ class Desk:
         pause = _FIRST_PAUSE
         while True:
             try:
-                worker.round(job_id, takes_over=False)
+                for _ in range(_ROUNDS):
+                    if worker.round(job_id, takes_over=False) > 0:
+                        break
             except Exception as error:
                 if not passes(error):
                     raise

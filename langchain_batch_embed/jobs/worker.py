@@ -108,6 +108,7 @@ class Worker:
         self._given = given or {}
         self._read: tuple[str, dict[bytes, str]] = "", {}  # the texts of the file read last
         self.stranded = 0
+        self._lacks_room = False
 
     def round(self, job_id: str, *, takes_over: bool = True) -> float:
         """Do all that can be done about a job now.
@@ -123,13 +124,25 @@ class Worker:
             Exception: whatever the SDK raises. All that was done before is in the journal.
         """
         self.stranded = 0
+        self._lacks_room = False
         job = self._store.job(job_id)
         due = [
             self._round(self._store.job(other), takes_over=takes_over)
             for other in (*job.waits_for, job_id)
         ]
+        if self._lacks_room:
+            self._make_room((*job.waits_for, job_id))
         self._sweep()
         return max(0.0, min(due) - self._now())
+
+    def _make_room(self, done: Sequence[str]) -> None:
+        """Look after other jobs, whose batches may have ended while nobody waits for them."""
+        for job in self._store.jobs():
+            if job.ended is None and job.space == self._space and job.id not in done:
+                try:
+                    self._round(job, takes_over=False)
+                except Exception as error:  # noqa: BLE001  # for those who wait for that job
+                    logger.info("job %s cannot go on now: %s", job.id, type(error).__name__)
 
     def _round(self, job: JobRecord, *, takes_over: bool) -> float:
         if job.ended is not None:
@@ -173,13 +186,15 @@ class Worker:
                 part, now=now, room=room, is_cancelled=is_cancelled, is_late=is_late
             )
             if step.step is Step.REST:
+                self._lacks_room |= part.state == "ready" and room < part.tokens
                 return step.until
             if step.step is Step.COLLECT:
                 self._collect(self._store.job(job.id), part)
                 return now  # its successors are next
             found = steps[step.step](part)
-            if found is None:
-                return float("inf") if step.step is Step.SUPPLY else now
+            if found is None:  # it is stranded, or others have its lines now
+                is_open = self._store.part(part.id).state != "closed"
+                return float("inf") if is_open else now
             part = found
 
     # --- Files ---------------------------------------------------------------------------------

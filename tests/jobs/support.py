@@ -75,7 +75,7 @@ def assert_all_there(embeddings: BatchEmbeddings, texts: list[str], server: Loca
 
 def assert_paid_once(stats: dict[str, Any], texts: int) -> None:
     """Check that each text was computed once, and that no intent has two batches."""
-    assert stats["inputs_billed"] == stats["texts_billed_distinct"] == texts
+    assert (stats["inputs_billed"], stats["texts_billed_distinct"]) == (texts, texts)
     assert_one_batch_an_intent(stats)
 
 
