@@ -14,7 +14,7 @@ from langchain_batch_embed.providers.decoding import read_parsed
 
 __all__ = ["MOST_FAILURES", "Read", "Verdict", "again", "read_line"]
 
-MOST_FAILURES = 5
+MOST_FAILURES = 8
 """The server may fail a line this often; then its texts have failed."""
 
 _HOPES = 2

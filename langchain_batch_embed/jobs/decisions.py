@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from langchain_batch_embed.jobs.records import JobRecord, Part
+from langchain_batch_embed.report import BATCH_API_SHARE
 
 __all__ = [
     "SETTLED",
@@ -18,6 +19,7 @@ __all__ = [
     "Waiting",
     "created",
     "failed",
+    "may_take_over",
     "next_step",
     "observed",
     "reason_of",
@@ -66,6 +68,9 @@ _MARGIN, _MARGIN_SHARE = 30.0, 0.1
 _CANCELLING, _CANCELLING_SHARE = 600.0, 0.2
 """Seconds that a batch may take to end when it is cancelled, from the Batch API's guide, and their
 largest share of the time allowed."""
+
+_OUTPUT_TRIES = 10
+"""A batch that has ended, with answers and without an output, is looked at this often."""
 
 _ENDED = frozenset({"completed", "expired", "cancelled"})
 
@@ -118,11 +123,13 @@ class BatchView:
 
     Attributes:
         answered: share of the lines that are answered, which is only a hint.
+        completed: lines with an answer, by the server's count.
     """
 
     id: str
     status: str
     answered: float = 0.0
+    completed: int = 0
     output_id: str | None = None
     error_id: str | None = None
     faults: tuple[Fault, ...] = ()
@@ -210,22 +217,31 @@ def created(part: Part, view: BatchView, *, now: float) -> Part:
 
 def observed(part: Part, view: BatchView, *, now: float) -> Part:
     """Return a part whose batch is as the server shows it; a failed one is for `failed`."""
+    # Without its output, what was answered would be sent and paid for again.
+    lacks_output = view.completed > 0 and not view.output_id and part.tries < _OUTPUT_TRIES
+    has_ended = view.status in _ENDED and not lacks_output
     part = replace(
         part,
-        state="ended" if view.status in _ENDED else "running",
+        state="ended" if has_ended else "running",
         batch_id=view.id,
         status=view.status,
         answered=view.answered,
         output_id=view.output_id or None,
         error_id=view.error_id or None,
         trouble=None,
-        tries=part.tries if view.status == "validating" else 0,
+        tries=_tries_after(part, view),
         not_before=0.0,
     )
     if part.state == "ended":
         return part
     pause = min(_LAST_POLL, max(_FIRST_POLL, (now - part.asked) / 10))
     return replace(part, not_before=now + pause)
+
+
+def _tries_after(part: Part, view: BatchView) -> int:
+    if view.status in _ENDED:
+        return part.tries + 1
+    return part.tries if view.status == "validating" else 0
 
 
 def failed(
@@ -368,6 +384,15 @@ def take_over(job: JobRecord, parts: Sequence[Part], *, now: float) -> Takeover:
     ahead = [moment for moment in moments if moment > 0]
     until = now + min(ahead) if ahead else now
     return Takeover(cancel=tuple(cancel), take=tuple(take), until=until)
+
+
+def may_take_over(job: JobRecord, parts: Sequence[Part]) -> bool:
+    """Tell whether all that is left may be sent at full price, by what the job may cost."""
+    if job.max_dollars is None or job.price is None:
+        return True
+    full = job.full_tokens + sum(part.tokens for part in parts)
+    cost = (full + BATCH_API_SHARE * job.half_tokens) * job.price / 1e6
+    return cost <= job.max_dollars
 
 
 def _pause(tries: int, first: float, last: float) -> float:

@@ -179,12 +179,14 @@ def _text(value: object) -> str:
 def _view(batch: Any) -> BatchView:
     counts = batch.request_counts
     total = getattr(counts, "total", 0) or 0
-    done = (getattr(counts, "completed", 0) or 0) + (getattr(counts, "failed", 0) or 0)
+    completed = getattr(counts, "completed", 0) or 0
+    done = completed + (getattr(counts, "failed", 0) or 0)
     data = getattr(batch.errors, "data", None) or []
     return BatchView(
         id=batch.id,
         status=batch.status,
         answered=min(1.0, done / total) if total else 0.0,
+        completed=completed,
         output_id=batch.output_file_id,
         error_id=batch.error_file_id,
         faults=tuple(

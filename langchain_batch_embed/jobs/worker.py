@@ -17,7 +17,7 @@ from langchain_batch_embed.clock import Calendar
 from langchain_batch_embed.errors import Failure, NotSentError
 from langchain_batch_embed.jobs import decisions
 from langchain_batch_embed.jobs.answers import Read, Verdict, again, read_line
-from langchain_batch_embed.jobs.decisions import BatchView, Fault, Reason, Step
+from langchain_batch_embed.jobs.decisions import BatchView, Fault, Reason, Step, Takeover
 from langchain_batch_embed.jobs.files import texts_in, written
 from langchain_batch_embed.jobs.packing import chosen, cut, group, splits
 from langchain_batch_embed.jobs.records import JobRecord, Line, Part
@@ -25,7 +25,7 @@ from langchain_batch_embed.jobs.service import BatchService, faults_of, is_doubt
 from langchain_batch_embed.jobs.store import JobStore
 from langchain_batch_embed.journal import Journal, Space
 from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
-from langchain_batch_embed.report import BATCH_API_SHARE, Report
+from langchain_batch_embed.report import Report
 
 __all__ = ["LIMIT_HOLDS", "EmbedNow", "Tools", "Worker", "new_id", "part_of", "passes"]
 
@@ -40,8 +40,14 @@ LIMIT_HOLDS = 86_400.0
 _TAKEN_SECONDS = 20.0
 """Seconds of ordinary requests between two looks at the batches."""
 
+_LATE_PAUSE = 1.0
+"""Seconds between two looks at what is late, where nothing could be sent."""
+
 _MOST_BARREN = 10
 """After this many batches in a row that ended without an answer, a job is given up."""
+
+_warned: set[str] = set()
+"""Jobs for which the log has said that they are late."""
 
 _RATE_LIMITED = 429
 _RATE_PAUSE = 30.0
@@ -150,7 +156,7 @@ class Worker:
         passing: list[Exception] = []
         due = []
         parts = self._store.parts(job.id)
-        late = decisions.take_over(job, parts, now=self._now()).take
+        late = self._late(job, parts).take
         for part in parts:
             try:
                 due.append(self._work_on(job, part, is_late=part.id in late))
@@ -528,19 +534,33 @@ class Worker:
 
     # --- What is late --------------------------------------------------------------------------
 
+    def _late(self, job: JobRecord, parts: Sequence[Part]) -> Takeover:
+        """Decide what ordinary requests have to take over, and may."""
+        if job.cancelled is not None or job.fatal is not None:
+            return Takeover()
+        plan = decisions.take_over(job, parts, now=self._now())
+        if (plan.take or plan.cancel) and not decisions.may_take_over(job, parts):
+            if job.id not in _warned:
+                logger.warning(
+                    "job %s is late, and max_dollars=%g does not allow ordinary requests",
+                    job.id,
+                    job.max_dollars,
+                )
+                _warned.add(job.id)
+            return Takeover()
+        return plan
+
     def _take_over(self, job_id: str) -> float:
         """Send what is late by ordinary requests, a little at a time; return when to look again."""
         job = self._store.job(job_id)
-        if job.finish_by is None or job.cancelled is not None or job.fatal is not None:
-            return float("inf")
         parts = {part.id: part for part in self._store.parts(job_id)}
-        plan = decisions.take_over(job, list(parts.values()), now=self._now())
+        plan = self._late(job, list(parts.values()))
         for part_id in plan.cancel:
             self._cancel(parts[part_id])
         for part_id in plan.take:
             if self._take(job, self._store.part(part_id)):
                 return self._now()
-        return plan.until
+        return max(plan.until, self._now() + _LATE_PAUSE)
 
     def _take(self, job: JobRecord, part: Part) -> bool:
         """Send some lines of a part now; return whether anything was sent."""
@@ -553,8 +573,6 @@ class Worker:
         ):
             count += 1
         chunk = lines[:count]
-        if not self._may_spend(job, sum(line.weight for line in chunk)):
-            return False
         texts = self._texts(part, {key for line in chunk for key in line.keys})
         if texts is None:
             return False  # as long as nobody has them
@@ -591,22 +609,6 @@ class Worker:
         self._store.add_to_job(job.id, barren=1)
         self._give_up_if_barren(job.id, "ordinary requests failed")
         return False
-
-    def _may_spend(self, job: JobRecord, tokens: int) -> bool:
-        """Tell whether some tokens may be sent at full price without going over `max_dollars`."""
-        if job.max_dollars is None or job.price is None:
-            return True
-        rest = sum(part.tokens for part in self._store.parts(job.id)) - tokens
-        half = job.half_tokens + max(0, rest)
-        total = (job.full_tokens + tokens + BATCH_API_SHARE * half) * job.price / 1e6
-        if total > job.max_dollars:
-            logger.warning(
-                "job %s is late, and max_dollars=%g does not allow ordinary requests",
-                job.id,
-                job.max_dollars,
-            )
-            return False
-        return True
 
     # --- The end -------------------------------------------------------------------------------
 

@@ -69,7 +69,6 @@ class BatchCalls:
                 key = request.headers.get("authorization", "").removeprefix("Bearer ")
                 if api_key not in (None, key):
                     raise errors.wrong_key(key)
-                run.bill_lines(run.batches.settle(time.monotonic()))
                 response = await answer(run, request)
             except Refusal as refusal:
                 return Response(refusal.body, refusal.status, refusal.headers)
@@ -150,31 +149,29 @@ async def _create(run: Run, request: Request) -> Response:
     batch = run.batches.create(options, time.monotonic(), call)
     read = partial(run.batches.read, batch)
     await asyncio.get_running_loop().run_in_executor(None, read)
-    return Reset() if call in ("lost", "late") else JSONResponse(batch.shown(time.monotonic()))
+    return Reset() if call in ("lost", "late") else JSONResponse(batch.shown(run.settle_batches()))
 
 
 async def _list_batches(run: Run, request: Request) -> Response:
-    now = time.monotonic()
+    now = run.settle_batches()
     batches = [batch.shown(now) for batch in run.batches.listed(now)]
     return _page(batches, request, most=_LISTED_AT_MOST, usual=_LISTED)
 
 
 async def _show_batch(run: Run, request: Request) -> Response:
-    return _shown(_batch(run.batches, request))
+    now = run.settle_batches()
+    return JSONResponse(_batch(run.batches, request).shown(now))
 
 
 async def _cancel(run: Run, request: Request) -> Response:
+    now = run.settle_batches()
     batch = _batch(run.batches, request)
-    run.batches.cancel(batch, time.monotonic())
-    return _shown(batch)
+    run.batches.cancel(batch, now)
+    return JSONResponse(batch.shown(now))
 
 
 def _batch(batches: Batches, request: Request) -> Batch:
     return batches.batch(request.path_params["id"])
-
-
-def _shown(batch: Batch) -> Response:
-    return JSONResponse(batch.shown(time.monotonic()))
 
 
 def _page(items: list[dict[str, Any]], request: Request, *, most: int, usual: int) -> Response:

@@ -4,12 +4,11 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from .answers import NO_ANSWER
-from .batches import Batches, Line
+from .batches import Batches
 from .periods import seconds_away, seconds_to_outage, slowness
 from .pool import Pool
 from .question import Cache, Question
@@ -155,14 +154,19 @@ class Run:
         self._counts["charged"] += call.charge
         self._billed.update(map(hash, question.texts))
 
-    def bill_lines(self, lines: Iterable[Line]) -> None:
-        """Note that lines of batches were computed, and are paid for at half the price."""
-        for line in lines:
+    def settle_batches(self) -> float:
+        """Write and bill what batches have done, and return until when.
+
+        What is shown of a batch must be of that moment: later it may have ended, without a file.
+        """
+        now = time.monotonic()
+        for line in self.batches.settle(now):
             self._counts["batch_inputs_billed"] += len(line.texts)
             self._counts["batch_tokens_billed"] += line.tokens
             self._counts["inputs_billed"] += len(line.texts)
             self._billed.update(line.texts)
             self._seen.update(line.texts)
+        return now
 
     def free_place(self, call: Call) -> None:
         """Let another request in for this one, at the latest when it ends."""
@@ -192,8 +196,7 @@ class Run:
 
     def stats(self) -> dict[str, Any]:
         """Return the counters (see `Simulator.stats`)."""
-        now = time.monotonic()
-        self.bill_lines(self.batches.settle(now))
+        now = self.settle_batches()
         counts, highest = self._counts, self._highest
         return {
             "requests": counts["requests"],

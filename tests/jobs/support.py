@@ -47,7 +47,8 @@ def make(url: str, journal: Path, *, factor: float = FACTOR, **options: Any) -> 
         model="text-embedding-3-small",
         **options.pop("wrapped", {}),
     )
-    return BatchEmbeddings(wrapped, journal=journal, _calendar=FastCalendar(factor), **options)
+    made = {"hedge": False, "_calendar": FastCalendar(factor), **options}  # a hedge is paid twice
+    return BatchEmbeddings(wrapped, journal=journal, **made)
 
 
 def configure(server: LocalServer, *, dimensions: int = 16, **batch: Any) -> None:

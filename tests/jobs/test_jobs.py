@@ -3,12 +3,12 @@
 import json
 import logging
 import pickle
-import resource
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from tests.jobs.support import (
     make,
     texts_of,
 )
-from tests.support import LocalServer, assert_right, prose
+from tests.support import LocalServer, prose
 
 TEXTS = texts_of(6000)
 POISONED = (17, 2048, 5999)
@@ -122,9 +122,7 @@ class TestPacking:
         ordinary = BatchEmbeddings(embeddings.embeddings).embed_numpy(texts)
         np.testing.assert_array_equal(got, ordinary)
 
-    def test_options_of_the_wrapped_object_are_sent(
-        self, server: LocalServer, half: Half
-    ) -> None:
+    def test_options_of_the_wrapped_object_are_sent(self, server: LocalServer, half: Half) -> None:
         """Its dimensions, as in any request."""
         configure(server, dimensions=64)
         embeddings = half(wrapped={"dimensions": 8})
@@ -172,8 +170,18 @@ class TestBadBatches:
 
     @pytest.mark.parametrize(
         "fault",
-        ["status_500", "status_429", "status_0", "missing", "twice", "nan", "short", "nulls"]
-        + ["doubled", "zeros", "wrong_width", "wrong_model", "error_200", "shuffled", "no_index"],
+        [
+            *("status_500", "status_429", "status_0", "missing", "twice", "nan", "short", "nulls"),
+            *(
+                "doubled",
+                "zeros",
+                "wrong_width",
+                "wrong_model",
+                "error_200",
+                "shuffled",
+                "no_index",
+            ),
+        ],
     )
     def test_some_lines_are_bad(self, server: LocalServer, half: Half, fault: str) -> None:
         """A tenth of the lines has an error, or an answer that is not sound."""
@@ -217,7 +225,9 @@ class TestBadBatches:
         self, server: LocalServer, half: Half, options: dict[str, Any]
     ) -> None:
         """It is found too, although the error does not say that it is the text."""
-        configure(server, refuse_marker=None if "firewall_marker" in options else "poison", **options)
+        configure(
+            server, refuse_marker=None if "firewall_marker" in options else "poison", **options
+        )
         texts = poisoned()
         report = half().submit(texts).wait(show_progress=False)
         assert [failure.index for failure in report.failures] == list(POISONED)
@@ -259,9 +269,7 @@ class TestBadBatches:
         assert len(stats["batches"]) == 1
         assert_paid_once(stats, len(TEXTS))
 
-    def test_a_file_that_is_not_visible_for_a_while(
-        self, server: LocalServer, half: Half
-    ) -> None:
+    def test_a_file_that_is_not_visible_for_a_while(self, server: LocalServer, half: Half) -> None:
         """It is tried again, and in the end everything is there."""
         configure(server, visible_after=1.0)
         embeddings = half()
@@ -288,7 +296,8 @@ class TestBadBatches:
         assert_all_there(embeddings, TEXTS, server)
 
     @pytest.mark.parametrize(
-        ("fates", "word"), [(("bad_model",), "model_not_found"), (("unknown_failure",) * 9, "internal")]
+        ("fates", "word"),
+        [(("bad_model",), "model_not_found"), (("unknown_failure",) * 9, "internal")],
     )
     def test_a_job_that_cannot_go_on(
         self, server: LocalServer, half: Half, fates: tuple[str, ...], word: str
@@ -304,9 +313,7 @@ class TestBadBatches:
         with pytest.raises(JobError):
             job.wait(show_progress=False)
 
-    def test_batches_that_never_bring_anything_end(
-        self, server: LocalServer, half: Half
-    ) -> None:
+    def test_batches_that_never_bring_anything_end(self, server: LocalServer, half: Half) -> None:
         """After ten of them the job is given up."""
         configure(server, fates=("expires",) * 20, day=0.1, validating=0.01, expired_share=0.0001)
         job = half().submit(TEXTS)
@@ -545,13 +552,11 @@ class TestJobs:
         configure(server)
         embeddings = half()
         with monkeypatch.context() as patch:
-            patch.setattr(
-                "langchain_batch_embed.jobs.service.BatchService.upload", _interrupted
-            )
+            patch.setattr("langchain_batch_embed.jobs.service.BatchService.upload", _interrupted)
             with pytest.raises(KeyboardInterrupt):
                 embeddings.submit(TEXTS)
         (job,) = half().jobs()
-        with pytest.raises(JobError, match="6,000 texts .* submit\\(\\) with them again"):
+        with pytest.raises(JobError, match=r"6,000 texts .* submit\(\) with them again"):
             job.wait(show_progress=False)
         again = embeddings.submit(TEXTS[:2500])  # some of them
         assert again.id == job.id
@@ -628,7 +633,7 @@ class TestRefusals:
             ({"max_dollars": "1"}, "must be a number"),
             ({"finish_by": 0}, "more than 0 seconds"),
             ({"finish_by": "tomorrow"}, "a timedelta or a datetime"),
-            ({"finish_by": __import__("datetime").datetime(2030, 1, 1)}, "time zone"),
+            ({"finish_by": datetime(2030, 1, 1)}, "time zone"),  # noqa: DTZ001
         ],
     )
     def test_options_that_cannot_work(
@@ -755,4 +760,3 @@ def test_the_output_of_300_000_texts_takes_little_memory(
     assert finished == 300_000
     assert kilobytes < 600_000
     assert_one_batch_an_intent(server.stats())
-    assert resource.getrusage is not None
