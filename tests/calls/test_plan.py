@@ -10,10 +10,17 @@ from statistics import median
 
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_openai import OpenAIEmbeddings
+from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
+from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings, InputError, OptionError
-from langchain_batch_embed.calls.plan import RUNS, TIERS, AccountQuota, rehearse_quota
+from langchain_batch_embed.calls.plan import (
+    BATCH_QUEUES,
+    RUNS,
+    TIERS,
+    AccountQuota,
+    rehearse_quota,
+)
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.commands.main import main
@@ -24,6 +31,7 @@ from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Work
 from langchain_batch_embed.simulator import TIERS as SERVERS_TIERS
+from langchain_batch_embed.simulator.batch_scenario import QUEUES
 from langchain_batch_embed.simulator.quota import Quota as ServerQuota
 from langchain_batch_embed.texts.tokens import ByteCounter
 from tests.sending.calls import make_work
@@ -300,6 +308,39 @@ class TestPrice:
         assert (plan.dollars, plan.price) == (None, None)
         assert "price not known" in str(plan)
 
+    def test_of_the_batch_api_is_half(self, batch: Batch, openai_embeddings: OpenAI) -> None:
+        """And a queue that is too small for all of it is filled several times."""
+        embeddings = batch(openai_embeddings(model="text-embedding-3-small"))
+        texts = [prose(8000, seed) for seed in range(500)]
+        plan = embeddings.plan(texts, tier=1)
+        assert plan.dollars is not None
+        assert plan.batch_dollars == pytest.approx(plan.dollars / 2)
+        assert plan.batch_rounds == 2
+        assert "in 2 rounds, as the account's queue is smaller, usually within 2.0 h" in str(plan)
+        assert embeddings.plan(texts, tier=2).batch_rounds == 1
+        assert embeddings.plan(texts).batch_rounds is None
+        assert "by submit()" in plan._repr_html_()
+
+    def test_of_the_batch_api_is_told_where_there_is_one(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Azure's takes no embeddings, and a price of one's own is not halved."""
+        azure = AzureOpenAIEmbeddings(
+            azure_endpoint=server.azure_endpoint,
+            api_key=SecretStr("k"),
+            api_version="2024-10-21",
+            azure_deployment="text-embedding-3-small",
+            model="text-embedding-3-small",
+        )
+        for plan in (BatchEmbeddings(azure).plan(["a"]), batch().plan(["a"], price=1.0)):
+            assert plan.dollars is not None
+            assert plan.batch_dollars is None
+            assert "Batch API" not in str(plan)
+
+    def test_the_queues_are_those_of_the_simulator(self) -> None:
+        """Written down twice, as the simulator imports nothing of the rest."""
+        assert dict(BATCH_QUEUES) == dict(QUEUES)
+
     @pytest.mark.parametrize(
         ("amount", "written"), [(0.047612, "$0.0476"), (0, "$0.0000"), (1234.5, "$1,234.50")]
     )
@@ -368,14 +409,15 @@ class TestOtherProviders:
 class TestShown:
     """As text and as a table."""
 
-    def test_two_lines_say_it(self, batch: Batch, openai_embeddings: OpenAI) -> None:
+    def test_three_lines_say_it(self, batch: Batch, openai_embeddings: OpenAI) -> None:
         """What is sent and costs, and how long it takes."""
         embeddings = batch(openai_embeddings(model="text-embedding-3-small"))
         plan = embeddings.plan([prose(1000, seed) for seed in range(1000)], tier=1)
-        assert f"{plan:}".count("\n") == 1
+        assert f"{plan:}".count("\n") == 2
         assert f"1,000 texts (1,000 unique): {plan.requests} requests, 1,0" in str(plan)
-        assert "$0.0200 ($0.02 a million, OpenAI's list price of November 2026; $0.0100" in str(
-            plan
+        assert "$0.0200 ($0.02 a million, OpenAI's list price of November 2026)\n" in str(plan)
+        assert str(plan).endswith(
+            "\nby submit(): $0.0100 through the Batch API, usually within 60 min, at most 24 h"
         )
         assert "with 3,000 requests and 1,000,000 tokens a minute" in str(plan)
 
