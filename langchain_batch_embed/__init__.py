@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Never
 
+from langchain_batch_embed.batch_api import Job, JobReport, JobStatus
 from langchain_batch_embed.calls.plan import AccountQuota, Plan
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.embeddings import BatchEmbeddings
@@ -23,7 +24,6 @@ from langchain_batch_embed.errors import (
     ResponseError,
     UnknownOptionError,
 )
-from langchain_batch_embed.jobs import Job, JobReport, JobStatus
 from langchain_batch_embed.journal import (
     ByteStoreJournal,
     Journal,

@@ -14,6 +14,7 @@ from langchain_core.stores import ByteStore
 from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
 
+from langchain_batch_embed.batch_api import Desk, Job
 from langchain_batch_embed.calls import event_loop
 from langchain_batch_embed.calls.assembly import Assembly
 from langchain_batch_embed.calls.dimensions import Dimensions
@@ -22,7 +23,6 @@ from langchain_batch_embed.calls.plan import Plan, make_plan, ordinary_seconds
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.clock import SYSTEM_CALENDAR, SYSTEM_CLOCK, Calendar, Clock
 from langchain_batch_embed.errors import Failure, PartialEmbeddingsError
-from langchain_batch_embed.jobs import Desk, Job
 from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.options import Options, check_names, check_wrapped

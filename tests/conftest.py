@@ -20,7 +20,7 @@ SLOW = {
     *("benchmarks", "simulator", "stores", "survival"),
     *(f"calls/test_{name}.py" for name in ("plan", "prefetch", "recovery")),
     "commands/test_demo.py",
-    *(f"jobs/test_{name}.py" for name in ("crashes", "finish_by", "jobs")),
+    *(f"batch_api/test_{name}.py" for name in ("crashes", "finish_by", "jobs")),
     "simulated/test_grid.py",
     *(f"test_{name}.py" for name in ("faults", "notebooks", "promises", "readme")),
 }

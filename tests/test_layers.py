@@ -23,7 +23,7 @@ ROOMS = [
     {"limits", "journal"},
     {"texts", "pacing", "providers"},
     {"options", "sending"},
-    {"calls", "jobs"},
+    {"calls", "batch_api"},
     {"stores"},
     {"embeddings"},
     {"__init__", "commands"},
@@ -43,14 +43,14 @@ FILES = {path.stem: [path] for path in FOLDER.glob("*.py")} | {
     name: sorted((FOLDER / name).glob("*.py")) for name in FOLDERS
 }
 
-PURE_JOBS = {"answers", "decisions", "files", "packing", "records", "status"}
+PURE_BATCH_API = {"answers", "decisions", "files", "packing", "records", "status"}
 PURE = [
     *("errors.py", "limits.py", "options.py", "report.py"),
     *(f"pacing/{path.name}" for path in FILES["pacing"]),
     *(f"texts/{path.name}" for path in FILES["texts"]),
     *(f"sending/{path.name}" for path in FILES["sending"] if path.name != "dispatcher.py"),
     *(
-        f"jobs/{name}.py"
+        f"batch_api/{name}.py"
         for name in ("answers", "decisions", "files", "packing", "records", "status")
     ),
 ]

@@ -470,21 +470,23 @@ class TestCommand:
     ) -> None:
         """All text files in it, cut as the demo cuts them, and every tier is told."""
         main(["plan", str(folder)])
-        head, sent, took = capsys.readouterr().out.splitlines()
+        head, sent, took, half = capsys.readouterr().out.splitlines()
         assert head == "3 files, cut into sections, for text-embedding-3-small"
         assert sent.startswith("10 texts (10 unique): 1 requests, ")
         assert "tier 1: " in took
+        assert half.startswith("by submit(): $0.0")
 
     def test_whole_files_and_a_tier(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """A file is a text then; files can be named one by one."""
         files = [str(folder / "one.md"), str(folder / "two.txt")]
         model = "text-embedding-3-large"
         main(["plan", *files, "--whole", "--tier", "1", "--model", model])
-        head, sent, took = capsys.readouterr().out.splitlines()
+        head, sent, took, half = capsys.readouterr().out.splitlines()
         assert head == f"2 files, for {model}"
         assert sent.startswith("2 texts (2 unique): 1 requests, ")
         assert "$0.13 a million" in sent
         assert took.endswith("with 3,000 requests and 1,000,000 tokens a minute")
+        assert half.endswith("usually within 60 min, at most 24 h")
 
     def test_a_price_can_be_given(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """For a model whose price is not known."""

@@ -162,7 +162,7 @@ def test_a_batch_that_is_cancelled_keeps_what_it_has(
 
 @pytest.mark.parametrize("empty", ["null", "empty", "file"])
 def test_errors_have_a_file_of_their_own(
-    account: Account, configure: Configure, empty: str
+    account: Account, configure: Configure, empty: Any
 ) -> None:
     """Where every line fails there is no output."""
     configure(refuse_marker="bad", batch_api=BatchApi(empty_ids=empty))

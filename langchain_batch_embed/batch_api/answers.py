@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from langchain_batch_embed.batch_api.packing import cut
+from langchain_batch_embed.batch_api.records import Line
 from langchain_batch_embed.errors import DimensionsError, ModelError, ResponseError
-from langchain_batch_embed.jobs.packing import cut
-from langchain_batch_embed.jobs.records import Line
 from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.providers.decoding import read_parsed

@@ -7,8 +7,8 @@ answer means. The texts are not in the journal. They are in the part's file at t
 answers are in the journal, and what has to be sent again is read back from there.
 """
 
-from langchain_batch_embed.jobs.desk import Desk
-from langchain_batch_embed.jobs.job import Job
-from langchain_batch_embed.jobs.status import JobReport, JobStatus
+from langchain_batch_embed.batch_api.desk import Desk
+from langchain_batch_embed.batch_api.job import Job
+from langchain_batch_embed.batch_api.status import JobReport, JobStatus
 
 __all__ = ["Desk", "Job", "JobReport", "JobStatus"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from langchain_batch_embed.batch_api.records import KEY_BYTES, JobRecord, Line, Part
 from langchain_batch_embed.errors import JournalError
-from langchain_batch_embed.jobs.records import KEY_BYTES, JobRecord, Line, Part
 from langchain_batch_embed.journal import SQLiteJournal
 
 __all__ = ["JobStore"]

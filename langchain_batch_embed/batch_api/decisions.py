@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from langchain_batch_embed.jobs.records import JobRecord, Part
+from langchain_batch_embed.batch_api.records import JobRecord, Part
 from langchain_batch_embed.report import BATCH_API_SHARE
 
 __all__ = [

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from langchain_batch_embed.batch_api.decisions import BatchView, Fault
 from langchain_batch_embed.errors import OptionError
-from langchain_batch_embed.jobs.decisions import BatchView, Fault
 
 if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported it; nobody else needs it
     import openai

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from langchain_batch_embed.batch_api.answers import MOST_FAILURES, Read, Verdict, again, read_line
+from langchain_batch_embed.batch_api.records import Line
 from langchain_batch_embed.errors import DimensionsError, ResponseError
-from langchain_batch_embed.jobs.answers import MOST_FAILURES, Read, Verdict, again, read_line
-from langchain_batch_embed.jobs.records import Line
 
 
 def line_of(count: int, *, sent: int = 0) -> Line:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.jobs.records import Line
+from langchain_batch_embed.batch_api.records import Line
 from langchain_batch_embed.texts.packing import pack
 
 __all__ = [

@@ -5,6 +5,11 @@ from collections.abc import Callable
 
 from tqdm.auto import tqdm
 
+from langchain_batch_embed.batch_api.lock import jobs_lock
+from langchain_batch_embed.batch_api.records import JobRecord
+from langchain_batch_embed.batch_api.status import JobReport, JobStatus
+from langchain_batch_embed.batch_api.store import JobStore
+from langchain_batch_embed.batch_api.worker import Worker, passes
 from langchain_batch_embed.clock import Calendar
 from langchain_batch_embed.errors import (
     BatchEmbeddingsError,
@@ -13,11 +18,6 @@ from langchain_batch_embed.errors import (
     JobTimeoutError,
     OptionError,
 )
-from langchain_batch_embed.jobs.lock import jobs_lock
-from langchain_batch_embed.jobs.records import JobRecord
-from langchain_batch_embed.jobs.status import JobReport, JobStatus
-from langchain_batch_embed.jobs.store import JobStore
-from langchain_batch_embed.jobs.worker import Worker, passes
 from langchain_batch_embed.journal import SQLiteJournal
 from langchain_batch_embed.report import BATCH_API_SHARE, html_table
 

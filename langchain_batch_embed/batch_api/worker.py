@@ -13,16 +13,16 @@ import jiter
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_batch_embed.batch_api import decisions
+from langchain_batch_embed.batch_api.answers import Read, Verdict, again, read_line
+from langchain_batch_embed.batch_api.decisions import BatchView, Fault, Reason, Step, Takeover
+from langchain_batch_embed.batch_api.files import texts_in, written
+from langchain_batch_embed.batch_api.packing import chosen, cut, group, splits
+from langchain_batch_embed.batch_api.records import JobRecord, Line, Part
+from langchain_batch_embed.batch_api.service import BatchService, faults_of, is_doubtful, is_gone
+from langchain_batch_embed.batch_api.store import JobStore
 from langchain_batch_embed.clock import Calendar
 from langchain_batch_embed.errors import Failure, NotSentError
-from langchain_batch_embed.jobs import decisions
-from langchain_batch_embed.jobs.answers import Read, Verdict, again, read_line
-from langchain_batch_embed.jobs.decisions import BatchView, Fault, Reason, Step, Takeover
-from langchain_batch_embed.jobs.files import texts_in, written
-from langchain_batch_embed.jobs.packing import chosen, cut, group, splits
-from langchain_batch_embed.jobs.records import JobRecord, Line, Part
-from langchain_batch_embed.jobs.service import BatchService, faults_of, is_doubtful, is_gone
-from langchain_batch_embed.jobs.store import JobStore
 from langchain_batch_embed.journal import Journal, Space
 from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
 from langchain_batch_embed.report import Report

@@ -6,7 +6,7 @@ from typing import Any
 
 import jiter
 
-from langchain_batch_embed.jobs.records import Line
+from langchain_batch_embed.batch_api.records import Line
 from langchain_batch_embed.journal import Space, content_keys
 
 __all__ = ["URL", "octets_of", "texts_in", "written"]

@@ -29,9 +29,9 @@ from langchain_batch_embed import (
     PartialEmbeddingsError,
     SQLiteJournal,
 )
+from langchain_batch_embed.batch_api.lock import jobs_lock
 from langchain_batch_embed.commands.corpus import sections, standard_library
-from langchain_batch_embed.jobs.lock import jobs_lock
-from tests.jobs.support import (
+from tests.batch_api.support import (
     ROOT,
     assert_all_there,
     assert_one_batch_an_intent,
@@ -552,7 +552,9 @@ class TestJobs:
         configure(server)
         embeddings = half()
         with monkeypatch.context() as patch:
-            patch.setattr("langchain_batch_embed.jobs.service.BatchService.upload", _interrupted)
+            patch.setattr(
+                "langchain_batch_embed.batch_api.service.BatchService.upload", _interrupted
+            )
             with pytest.raises(KeyboardInterrupt):
                 embeddings.submit(TEXTS)
         (job,) = half().jobs()
@@ -733,7 +735,7 @@ class TestFile:
 MEMORY = """
 import json, resource, sys
 from pathlib import Path
-from tests.jobs.support import make
+from tests.batch_api.support import make
 url, journal, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 job = make(url, journal, factor=40).submit(f"text number {i}" for i in range(count))
 job.wait(show_progress=False)

@@ -9,16 +9,14 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.clock import Calendar
-from langchain_batch_embed.errors import OptionError
-from langchain_batch_embed.jobs.files import octets_of
-from langchain_batch_embed.jobs.job import Job
-from langchain_batch_embed.jobs.lock import jobs_lock
-from langchain_batch_embed.jobs.packing import group, lines_of
-from langchain_batch_embed.jobs.records import JobRecord, Line, Part
-from langchain_batch_embed.jobs.service import BatchService
-from langchain_batch_embed.jobs.store import JobStore
-from langchain_batch_embed.jobs.worker import (
+from langchain_batch_embed.batch_api.files import octets_of
+from langchain_batch_embed.batch_api.job import Job
+from langchain_batch_embed.batch_api.lock import jobs_lock
+from langchain_batch_embed.batch_api.packing import group, lines_of
+from langchain_batch_embed.batch_api.records import JobRecord, Line, Part
+from langchain_batch_embed.batch_api.service import BatchService
+from langchain_batch_embed.batch_api.store import JobStore
+from langchain_batch_embed.batch_api.worker import (
     LIMIT_HOLDS,
     EmbedNow,
     Tools,
@@ -27,6 +25,8 @@ from langchain_batch_embed.jobs.worker import (
     part_of,
     passes,
 )
+from langchain_batch_embed.clock import Calendar
+from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.journal import Journal, SQLiteJournal, content_keys
 from langchain_batch_embed.limits import AZURE, Limits
 from langchain_batch_embed.providers import Provider

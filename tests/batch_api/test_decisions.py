@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from langchain_batch_embed.jobs import decisions
-from langchain_batch_embed.jobs.decisions import (
+from langchain_batch_embed.batch_api import decisions
+from langchain_batch_embed.batch_api.decisions import (
     SETTLED,
     BatchView,
     Fault,
@@ -21,7 +21,7 @@ from langchain_batch_embed.jobs.decisions import (
     told_limit,
     unseen,
 )
-from langchain_batch_embed.jobs.records import JobRecord, Part, PartState
+from langchain_batch_embed.batch_api.records import JobRecord, Part, PartState
 
 INF = float("inf")
 QUEUE = (

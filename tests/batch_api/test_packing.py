@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_batch_embed.jobs.files import octets_of, texts_in, written
-from langchain_batch_embed.jobs.packing import chosen, cut, group, lines_of, splits
-from langchain_batch_embed.jobs.records import Line
+from langchain_batch_embed.batch_api.files import octets_of, texts_in, written
+from langchain_batch_embed.batch_api.packing import chosen, cut, group, lines_of, splits
+from langchain_batch_embed.batch_api.records import Line
 from langchain_batch_embed.journal import Space, content_keys
 
 SPACE = Space(provider="OpenAI", model="m")

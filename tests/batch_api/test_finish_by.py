@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from langchain_batch_embed import BatchEmbeddings
-from tests.jobs.support import (
+from tests.batch_api.support import (
     FACTOR,
     FastCalendar,
     assert_all_there,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.support import (
+from tests.batch_api.support import (
     assert_all_there,
     assert_one_batch_an_intent,
     assert_paid_once,

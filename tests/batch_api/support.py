@@ -89,7 +89,7 @@ def assert_one_batch_an_intent(stats: dict[str, Any]) -> None:
 PROGRAM = """
 import sys, json
 from pathlib import Path
-from tests.jobs.support import make, texts_of, kill_at
+from tests.batch_api.support import make, texts_of, kill_at
 options = json.loads(sys.argv[1])
 kill_at(options["point"])
 embeddings = make(options["url"], Path(options["journal"]), **options["made"])
@@ -152,7 +152,7 @@ def kill_at(point: str) -> None:
     """
     if not point:
         return
-    from langchain_batch_embed.jobs import service, store, worker  # noqa: PLC0415
+    from langchain_batch_embed.batch_api import service, store, worker  # noqa: PLC0415
 
     when, _, name = point.partition(" ")
     owners: dict[str, tuple[type, str]] = {
