@@ -30,10 +30,11 @@ __all__ = [
 ]
 
 SETTLED = 60.0
-"""Seconds after which a batch that was asked for is in the account's list, or does not exist."""
+"""Seconds for which a batch that was asked for is looked for in the account's list. One that is not
+there by then does not exist."""
 
 _LOOK = 2.0
-"""Seconds between two looks at the list at first; the pause doubles."""
+"""Seconds between the first looks at the list; the pause doubles."""
 
 _FIRST_POLL, _LAST_POLL = 2.0, 60.0
 """Seconds between two looks at a batch, which grow with its age: most take minutes, some hours."""
@@ -201,11 +202,15 @@ def next_step(
 
 
 def unseen(part: Part, *, now: float) -> Part:
-    """Return a part whose batch was not in the list: it is looked for until that is certain."""
-    if now >= part.asked + SETTLED:
-        return replace(part, state="ready", asked=0.0, tries=0, not_before=0.0)
-    later = min(_LOOK * 2**part.tries, part.asked + SETTLED - now)
-    return replace(part, tries=part.tries + 1, not_before=now + later)
+    """Return a part whose batch was not in the list: it is looked for until that is certain.
+
+    The time counts from the first look: the request may have been on its way until then.
+    """
+    since = part.doubted or now
+    if now >= since + SETTLED:
+        return replace(part, state="ready", asked=0.0, doubted=0.0, not_before=0.0)
+    pause = min(max(_LOOK, now - since), since + SETTLED - now)  # twice as long each time
+    return replace(part, doubted=since, not_before=now + pause)
 
 
 def created(part: Part, view: BatchView, *, now: float) -> Part:

@@ -67,6 +67,7 @@ class Part:
         attempt: how often a batch was asked for, on purpose.
         anchor: the newest batch of the account when one was asked for.
         asked: when it was asked for, in seconds since 1970, as all times.
+        doubted: when the batch was first looked for, as its creation was not confirmed; 0: never.
         batch_id: its batch at the server.
         status: the batch's state at the server.
         answered: share of the lines that are answered, by the server's count.
@@ -90,6 +91,7 @@ class Part:
     attempt: int = 0
     anchor: str | None = None
     asked: float = 0.0
+    doubted: float = 0.0
     batch_id: str | None = None
     status: str | None = None
     answered: float = 0.0

@@ -37,9 +37,9 @@ _SCHEMA = (
         id TEXT PRIMARY KEY, job TEXT NOT NULL REFERENCES job, number INTEGER NOT NULL,
         state TEXT NOT NULL, source TEXT, file_id TEXT, texts INTEGER NOT NULL,
         tokens INTEGER NOT NULL, octets INTEGER NOT NULL, attempt INTEGER NOT NULL, anchor TEXT,
-        asked REAL NOT NULL, batch_id TEXT, status TEXT, answered REAL NOT NULL, output_id TEXT,
-        error_id TEXT, tries INTEGER NOT NULL, not_before REAL NOT NULL, trouble TEXT,
-        is_cancelling INTEGER NOT NULL
+        asked REAL NOT NULL, doubted REAL NOT NULL, batch_id TEXT, status TEXT,
+        answered REAL NOT NULL, output_id TEXT, error_id TEXT, tries INTEGER NOT NULL,
+        not_before REAL NOT NULL, trouble TEXT, is_cancelling INTEGER NOT NULL
     )
     """,
     """

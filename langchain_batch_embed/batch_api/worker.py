@@ -280,7 +280,12 @@ class Worker:
             return None
         anchor = self._service.newest()
         asked = replace(
-            part, state="asked", attempt=part.attempt + 1, asked=self._now(), anchor=anchor
+            part,
+            state="asked",
+            attempt=part.attempt + 1,
+            asked=self._now(),
+            doubted=0.0,
+            anchor=anchor,
         )
         part = self._store.save_part(asked)
         assert part.file_id is not None  # noqa: S101  # or it would not be `ready`

@@ -11,7 +11,8 @@ import pytest
 from langchain_batch_embed import BatchEmbeddings
 from tests.batch_api.support import (
     FACTOR,
-    FastCalendar,
+    START,
+    JumpingCalendar,
     assert_all_there,
     configure,
     make,
@@ -27,8 +28,11 @@ Half = Callable[..., BatchEmbeddings]
 
 @pytest.fixture
 def half(server: LocalServer, tmp_path: Path) -> Half:
-    """Make embeddings on the local server, with a journal."""
-    return lambda **options: make(server.url, tmp_path / "vectors.db", **options)
+    """Make embeddings on the local server, with a journal; time passes by waiting alone."""
+    calendar = JumpingCalendar()
+    return lambda **options: make(
+        server.url, tmp_path / "vectors.db", **{"_calendar": calendar, **options}
+    )
 
 
 @pytest.mark.parametrize("fate", ["stuck", "stuck_validating", "stuck_for_good"])
@@ -36,13 +40,13 @@ def test_a_batch_that_is_stuck_is_taken_over_in_time(
     server: LocalServer, half: Half, fate: str
 ) -> None:
     """Everything is done by then, by ordinary requests; the report tells both prices."""
-    configure(server, fates=(fate,))
+    configure(server, fates=(fate,), cancelling=0.0)
     embeddings = half()
-    job = embeddings.submit(TEXTS, finish_by=10 * FACTOR)
+    job = embeddings.submit(TEXTS, finish_by=10)
     assert len(server.stats()["batches"]) == 1  # the Batch API has its chance
     report = job.wait(show_progress=False)
     stats = server.stats()
-    assert report.seconds < 10 * FACTOR
+    assert report.seconds < 10
     assert report.failures == ()
     assert report.half_price_tokens == 0
     assert report.full_price_tokens == stats["tokens_billed"]
@@ -59,7 +63,7 @@ def test_a_batch_that_is_stuck_is_taken_over_in_time(
 def test_what_is_in_time_stays_at_half_price(server: LocalServer, half: Half) -> None:
     """No ordinary request is sent."""
     configure(server)
-    report = half().submit(TEXTS, finish_by=10 * FACTOR).wait(show_progress=False)
+    report = half().submit(TEXTS, finish_by=100_000).wait(show_progress=False)
     assert (report.requests, report.full_price_tokens) == (0, 0)
     assert report.half_price_tokens == server.stats()["batch_tokens_billed"]
 
@@ -68,29 +72,35 @@ def test_half_of_a_batch_is_kept_and_the_rest_is_taken_over(
     server: LocalServer, half: Half
 ) -> None:
     """The batch is cancelled first, so that nothing is paid for twice."""
-    configure(server, running=60.0)
+    configure(server, running=30.0, cancelling=0.0)
     texts = texts_of(30_000)
     embeddings = half()
-    report = embeddings.submit(texts, finish_by=12 * FACTOR).wait(show_progress=False)
+    job = embeddings.submit(texts, finish_by=3600)
+    while not server.stats()["batch_inputs_billed"]:
+        time.sleep(0.05)
+    report = job.wait(show_progress=False)
     stats = server.stats()
     assert stats["batches"][0]["status"] == "cancelled"
     assert stats["inputs_billed"] == stats["texts_billed_distinct"] == len(texts)
     assert report.half_price_tokens == stats["batch_tokens_billed"] > 0
     assert report.full_price_tokens == stats["tokens_billed"] > 0
     assert report.overtaken == 0
+    assert report.seconds < 3600
     assert_all_there(embeddings, texts, server)
 
 
 def test_what_waits_for_the_queue_is_taken_over_first(server: LocalServer, half: Half) -> None:
-    """Both pools work at once, and what has a batch keeps it."""
-    configure(server, max_enqueued_tokens=60_000, running=2.5)
+    """What has a batch keeps it for as long as there is time."""
+    configure(server, max_enqueued_tokens=60_000, fates=("ok", "stuck"), cancelling=0.0)
     texts = texts_of(20_000)  # 120,000 tokens and more
     embeddings = half()
-    report = embeddings.submit(texts, finish_by=10 * FACTOR).wait(show_progress=False)
+    report = embeddings.submit(texts, finish_by=3600).wait(show_progress=False)
     stats = server.stats()
-    assert report.half_price_tokens > 0
-    assert report.full_price_tokens > 0
+    first, second = stats["batches"]
+    assert (first["status"], second["status"]) == ("failed", "cancelled")
+    assert report.full_price_tokens == stats["tokens_billed"]
     assert stats["inputs_billed"] == stats["texts_billed_distinct"] == len(texts)
+    assert report.overtaken == 0
     assert_all_there(embeddings, texts, server)
 
 
@@ -112,22 +122,21 @@ def test_a_time_and_a_moment_are_understood(
     server: LocalServer, half: Half, kind: type[Any]
 ) -> None:
     """As seconds are."""
-    configure(server, fates=("stuck",))
-    span = timedelta(seconds=8 * FACTOR)
-    finish_by = span
-    if kind is datetime:
-        finish_by = datetime.fromtimestamp(FastCalendar().time(), UTC) + span  # type: ignore[assignment]
+    configure(server, fates=("stuck",), cancelling=0.0)
+    span = timedelta(seconds=300)
+    now = datetime.fromtimestamp(START, UTC)
+    finish_by = span if kind is timedelta else now + span
     report = half().submit(TEXTS[:100], finish_by=finish_by).wait(show_progress=False)
     assert report.requests > 0
-    assert report.seconds < 8 * FACTOR
+    assert 100 < report.seconds < 300
 
 
 def test_a_second_submit_can_press_a_job(server: LocalServer, half: Half) -> None:
     """It is the same job, with a moment now."""
-    configure(server, fates=("stuck",))
+    configure(server, fates=("stuck",), cancelling=0.0)
     embeddings = half()
     first = embeddings.submit(TEXTS)
-    second = embeddings.submit(TEXTS, finish_by=8 * FACTOR)
+    second = embeddings.submit(TEXTS, finish_by=300)
     assert first.id == second.id
     second.wait(show_progress=False)
     assert server.stats()["inputs_billed"] == len(TEXTS)
@@ -137,11 +146,11 @@ def test_max_dollars_forbids_ordinary_requests(
     server: LocalServer, half: Half, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The batch goes on, late, and the log says why."""
-    configure(server, fates=("expires",), day=4.0, expired_share=0.5)
+    configure(server, fates=("expires",), day=2.0, expired_share=0.5)
     embeddings = half()
     plan = embeddings.plan(TEXTS)
     assert plan.dollars is not None
-    job = embeddings.submit(TEXTS, finish_by=4 * FACTOR, max_dollars=plan.dollars * 0.6)
+    job = embeddings.submit(TEXTS, finish_by=10, max_dollars=plan.dollars * 0.6)
     report = job.wait(show_progress=False)
     assert report.full_price_tokens == 0
     assert report.dollars is not None
@@ -152,16 +161,14 @@ def test_max_dollars_forbids_ordinary_requests(
 
 def test_texts_that_are_refused_end_as_failures(server: LocalServer, half: Half) -> None:
     """Also where ordinary requests find that out."""
-    configure(server, fates=("stuck",), refuse_marker="section 17 ")
-    report = half().submit(TEXTS, finish_by=8 * FACTOR).wait(show_progress=False)
+    configure(server, fates=("stuck",), refuse_marker="section 17 ", cancelling=0.0)
+    report = half().submit(TEXTS, finish_by=300).wait(show_progress=False)
     assert [failure.index for failure in report.failures] == [17]
     assert "section" not in str(report.failures[0].error)
 
 
 @pytest.mark.parametrize("point", ["before take over", "after take over"])
-def test_a_crash_while_it_takes_over(
-    server: LocalServer, tmp_path: Path, half: Half, point: str
-) -> None:
+def test_a_crash_while_it_takes_over(server: LocalServer, tmp_path: Path, point: str) -> None:
     """What ordinary requests have brought is in the journal and is not sent again."""
     configure(server, fates=("stuck",))
     program = start(
@@ -173,15 +180,7 @@ def test_a_crash_while_it_takes_over(
     )
     program.communicate(timeout=60)
     assert program.returncode == -9
-    (job,) = half().jobs()
+    (job,) = make(server.url, tmp_path / "vectors.db").jobs()
     job.wait(show_progress=False)
     stats = server.stats()
     assert stats["inputs_billed"] == stats["texts_billed_distinct"] == len(TEXTS)
-
-
-def test_no_time_passes_in_vain(server: LocalServer, half: Half) -> None:
-    """A batch that is answered ends the wait, long before the moment."""
-    configure(server)
-    started = time.monotonic()
-    half().submit(TEXTS, finish_by=3600 * FACTOR).wait(show_progress=False)
-    assert time.monotonic() - started < 1800
