@@ -12,7 +12,7 @@ import openai
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
-from langchain_batch_embed.commands import corpus, demo
+from langchain_batch_embed.commands import batch_api, corpus, demo
 from langchain_batch_embed.commands.demo import say
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import BatchEmbeddingsError
@@ -57,19 +57,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    files = [
-        file
-        for path in options.paths
-        for file in ([path] if path.is_file() else corpus.text_files(path))
-    ]
-    if options.whole:
-        read = (file.read_text(encoding="utf-8", errors="replace") for file in files)
-        texts = [text for text in read if text.strip()]
-    else:
-        texts = [section.text for section in corpus.sections(files)]
-    if not texts:
-        suffixes = " ".join(sorted(corpus.SUFFIXES))
-        sys.exit(f"no text found: give files that are not empty, or folders of {suffixes} files")
+    files, texts = _files(options), _texts(options)
     # Nothing is sent, so any key works, and the user's variables must not interfere.
     wrapped = OpenAIEmbeddings(
         model=options.model,
@@ -81,6 +69,28 @@ def _plan(options: argparse.Namespace) -> None:
     cut = "" if options.whole else ", cut into sections"
     say(f"{len(files):,} {'file' if len(files) == 1 else 'files'}{cut}, for {options.model}")
     say(plan)
+
+
+def _files(options: argparse.Namespace) -> list[Path]:
+    return [
+        file
+        for path in options.paths
+        for file in ([path] if path.is_file() else corpus.text_files(path))
+    ]
+
+
+def _texts(options: argparse.Namespace) -> list[str]:
+    """Return the texts of the files that the command line names."""
+    files = _files(options)
+    if options.whole:
+        read = (file.read_text(encoding="utf-8", errors="replace") for file in files)
+        texts = [text for text in read if text.strip()]
+    else:
+        texts = [section.text for section in corpus.sections(files)]
+    if not texts:
+        suffixes = " ".join(sorted(corpus.SUFFIXES))
+        sys.exit(f"no text found: give files that are not empty, or folders of {suffixes} files")
+    return texts
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -119,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(
         commands.add_parser("plan", help="show the price and the time of embedding your files")
     )
+    _add_submit(commands.add_parser("submit", help="send your files at half the price"))
+    batch_api.add_collect(commands.add_parser("collect", help="wait for what was submitted"))
+    batch_api.add_jobs(commands.add_parser("jobs", help="list what was submitted"))
     _add_simulate(commands.add_parser("simulate", help="run a local server to rehearse against"))
     return parser
 
@@ -155,6 +168,26 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "Shows requests, tokens, dollars and seconds for your files, at OpenAI's prices and under "
         "its quotas. It needs no key, sends nothing and costs nothing."
     )
+    _add_inputs(parser)
+    parser.add_argument(
+        "--tier", type=int, choices=list(TIERS), help="your usage tier (default: show all of them)"
+    )
+    parser.add_argument(
+        "--price",
+        type=float,
+        metavar="DOLLARS",
+        help="for a million tokens (default: OpenAI's list price)",
+    )
+    parser.set_defaults(run=_plan)
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    _add_inputs(parser)
+    batch_api.add_submit(parser, _texts)
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add what `plan` and `submit` have in common."""
     suffixes = " ".join(sorted(corpus.SUFFIXES))
     parser.add_argument(
         "paths",
@@ -164,23 +197,13 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         help=f"files, or folders, of which all {suffixes} files are taken",
     )
     parser.add_argument(
-        "--tier", type=int, choices=list(TIERS), help="your usage tier (default: show all of them)"
-    )
-    parser.add_argument(
         "--model", metavar="NAME", default="text-embedding-3-small", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--price",
-        type=float,
-        metavar="DOLLARS",
-        help="for a million tokens (default: OpenAI's list price)",
     )
     parser.add_argument(
         "--whole",
         action="store_true",
         help="each file is one text (default: sections of some 125 tokens, as the demo cuts them)",
     )
-    parser.set_defaults(run=_plan)
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
