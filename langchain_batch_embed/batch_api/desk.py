@@ -21,6 +21,7 @@ from langchain_batch_embed.batch_api.worker import (
     EmbedNow,
     Tools,
     Worker,
+    known,
     new_id,
     part_of,
     passes,
@@ -38,9 +39,6 @@ __all__ = ["Desk", "FinishBy"]
 
 FinishBy = float | timedelta | datetime
 """Seconds from now, a time from now, or a moment."""
-
-_LOOKED_UP = 2000
-"""Keys looked up at a time, so that their vectors take 12 MB at 1,536 dimensions."""
 
 _BUSY = 0.5
 """Seconds between two attempts to get the lock."""
@@ -97,7 +95,7 @@ class Desk:
         tools.service.newest()  # an error now, before anything is written or uploaded
         store.prepare()
         with self._locked(journal):
-            done = self._known(keys)
+            done = known(journal, keys)
             missing = inputs.missing(done)
             pending = store.pending(tools.space.digest)
             # Also those that have all they need, and have yet to note it.
@@ -148,14 +146,6 @@ class Desk:
                 return
             self.calendar.sleep(pause)
             pause *= 2
-
-    def _known(self, keys: Sequence[bytes]) -> NDArray[np.bool_]:
-        """Tell which keys the journal has, a few at a time, as it reads the vectors too."""
-        known = np.zeros(len(keys), np.bool_)
-        for start in range(0, len(keys), _LOOKED_UP):
-            positions, _ = self.journal.get(keys[start : start + _LOOKED_UP])
-            known[start + positions] = True
-        return known
 
     def _record(
         self,

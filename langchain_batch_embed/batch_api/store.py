@@ -215,17 +215,20 @@ class JobStore:
         self,
         part: Part,
         done: Sequence[str],
-        replaced: Sequence[str],
         pieces: Sequence[Line],
+        successor: tuple[Part, Sequence[Line]] | None,
         **amounts: int,
     ) -> None:
-        """Note what ordinary requests have brought of a part, and what they cost.
+        """Close a part of which ordinary requests have brought something.
+
+        What is left goes into another part at once: the file of this one has more in it, and a
+        batch of it would be paid for twice.
 
         Args:
             part: the part.
             done: lines of which each text has its vector.
-            replaced: lines of which some texts have not.
-            pieces: the lines in their place.
+            pieces: lines in place of others, which are done in part, or have failed.
+            successor: a part with all lines that are left; `None`: none are.
             amounts: to be added to the job's counts.
         """
         with self._transaction() as connection:
@@ -233,10 +236,11 @@ class JobStore:
                 "UPDATE job_line SET state = 'done' WHERE id = ?",
                 [(line_id,) for line_id in done],
             )
-            connection.executemany(
-                "DELETE FROM job_line WHERE id = ?", [(line_id,) for line_id in replaced]
-            )
+            connection.execute("DELETE FROM job_line WHERE part = ? AND state = 'open'", (part.id,))
             _add_lines(connection, part.id, pieces)
+            if successor is not None:
+                _add_part(connection, *successor)
+            _update(connection, "job_part", part.id, {"state": "closed"})
             _add_to(connection, part.job, amounts)
 
     def release_files(self, space: bytes) -> None:

@@ -27,7 +27,7 @@ from langchain_batch_embed.journal import Journal, Space
 from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
 from langchain_batch_embed.report import Report
 
-__all__ = ["LIMIT_HOLDS", "EmbedNow", "Tools", "Worker", "new_id", "part_of", "passes"]
+__all__ = ["LIMIT_HOLDS", "EmbedNow", "Tools", "Worker", "known", "new_id", "part_of", "passes"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ _MOST_BARREN = 10
 _warned: set[str] = set()
 """Jobs for which the log has said that they are late."""
 
-_RATE_LIMITED = 429
 _RATE_PAUSE = 30.0
 
 _PASSING = frozenset(
@@ -137,7 +136,9 @@ class Worker:
             for other in (*job.waits_for, job_id)
         ]
         if self._lacks_room:
+            stranded = self.stranded
             self._make_room((*job.waits_for, job_id))
+            self.stranded = stranded
         self._sweep()
         return max(0.0, min(due) - self._now())
 
@@ -184,7 +185,10 @@ class Worker:
                 self._give_up(part)
                 return self._now()
             now = self._now()
-            room = self._limit(now) - self._store.enqueued(self._space)
+            limit = self._limit(now)
+            room = limit - self._store.enqueued(self._space)
+            if part.tokens > limit:  # it never fits: `_create` cuts it
+                room = part.tokens
             is_cancelled = job.cancelled is not None
             if is_cancelled and part.state == "running" and not part.is_cancelling:
                 part = self._cancel(part)
@@ -304,9 +308,10 @@ class Worker:
         reason = decisions.reason_of(faults)
         ready = replace(part, state="ready", asked=0.0)
         if reason in (Reason.ODD, Reason.LINES, Reason.FATAL):
-            if getattr(error, "status_code", None) == _RATE_LIMITED:
+            kind = diagnose(error).kind
+            if kind is Kind.THROTTLED:
                 return self._store.save_part(replace(ready, not_before=self._now() + _RATE_PAUSE))
-            if diagnose(error).kind is not Kind.REFUSED:
+            if kind is not Kind.REFUSED:
                 self._store.save_part(ready)
                 raise error
         return self._failed(part, faults)
@@ -585,31 +590,30 @@ class Worker:
             [texts[key] for line in chunk for key in line.keys]
         )
         lost = {failure.index: failure.error for failure in failures}
+        keys = [key for line in chunk for key in line.keys]
+        is_there = known(self._tools.journal, keys)  # else the journal could not be written
         done: list[str] = []
-        replaced: list[str] = []
         pieces: list[Line] = []
+        left = lines[count:]
         start = 0
         for line in chunk:
-            here = {i - start: lost[i] for i in range(start, start + len(line.keys)) if i in lost}
-            start += len(line.keys)
-            if not here:
+            stop = start + len(line.keys)
+            if is_there[start:stop].all():
                 done.append(line.id)
             else:
-                replaced.append(line.id)
-                pieces += _pieces(line, here)
-        is_bound = part.state in ("asked", "running")
+                for piece in _pieces(line, is_there[start:stop], lost, start):
+                    (left if piece.state == "open" else pieces).append(piece)
+            start = stop
         self._store.overtake(
             part,
             done,
-            replaced,
             pieces,
+            (_after(part, left), left) if left else None,
             full_tokens=report.tokens,
             requests=report.requests,
-            overtaken=sum(len(line.keys) for line in chunk) if is_bound else 0,
+            overtaken=len(keys) if part.state in ("asked", "running") else 0,
         )
-        if not self._store.lines(part.id):
-            self._store.replace_lines(part, [], space=self._space)
-        if done or any(piece.state != "open" for piece in pieces):
+        if done or pieces:
             return True
         self._store.add_to_job(job.id, barren=1)
         self._give_up_if_barren(job.id, "ordinary requests failed")
@@ -663,18 +667,37 @@ def _after(part: Part, lines: Sequence[Line]) -> Part:
     return part_of(part.job, part.number, lines, source)
 
 
-def _pieces(line: Line, lost: Mapping[int, BaseException]) -> list[Line]:
-    """Cut a line of which some texts have failed; the others have their vectors."""
-    borders = {border for position in lost for border in (position, position + 1)}
+def known(journal: Journal, keys: Sequence[bytes]) -> NDArray[np.bool_]:
+    """Tell which keys a journal has, a few at a time, as it reads the vectors too."""
+    found = np.zeros(len(keys), np.bool_)
+    for start in range(0, len(keys), WRITTEN_AT_ONCE):
+        positions, _ = journal.get(keys[start : start + WRITTEN_AT_ONCE])
+        found[start + positions] = True
+    return found
+
+
+def _pieces(
+    line: Line, is_there: NDArray[np.bool_], lost: Mapping[int, BaseException], offset: int
+) -> list[Line]:
+    """Cut a line of which some texts have no vector.
+
+    Args:
+        line: the line.
+        is_there: which of its texts have one.
+        lost: why others have none, by their position from `offset` on.
+        offset: the position of its first text.
+    """
+    missing = np.flatnonzero(~is_there).tolist()
+    borders = {border for position in missing for border in (position, position + 1)}
     pieces: list[Line] = []
     start = 0
     for piece in cut(line, borders, name=new_id, sent=line.sent):
-        error = lost.get(start)
-        start += len(piece.keys)
-        if error is None:
+        error = lost.get(offset + start)
+        if is_there[start]:
             pieces.append(replace(piece, state="done"))
-        elif passes(error) or isinstance(error, NotSentError):
-            pieces.append(piece)  # the batch, or another request, may bring it yet
+        elif error is None or passes(error) or isinstance(error, NotSentError):
+            pieces.append(piece)  # another request may bring it yet
         else:
             pieces.append(replace(piece, state="failed", error=diagnose(error).signature))
+        start += len(piece.keys)
     return pieces

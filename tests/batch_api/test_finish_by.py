@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from langchain_batch_embed import BatchEmbeddings
+from langchain_batch_embed import BatchEmbeddings, JournalError, SQLiteJournal
 from tests.batch_api.support import (
     FACTOR,
     START,
@@ -165,6 +165,45 @@ def test_texts_that_are_refused_end_as_failures(server: LocalServer, half: Half)
     report = half().submit(TEXTS, finish_by=300).wait(show_progress=False)
     assert [failure.index for failure in report.failures] == [17]
     assert "section" not in str(report.failures[0].error)
+
+
+def test_a_job_is_taken_over_a_little_at_a_time(
+    server: LocalServer, half: Half, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a file gets no batch of the whole file any more."""
+    monkeypatch.setattr("langchain_batch_embed.batch_api.worker._TAKEN_SECONDS", 0.0)
+    configure(server, fates=("stuck",), cancelling=0.0)
+    embeddings = half()
+    job = embeddings.submit(TEXTS, finish_by=300)
+    while not job.refresh().finished:
+        embeddings._options.calendar.sleep(10)
+    assert 0 < job.status.finished < len(TEXTS)
+    (part,) = job._store.parts(job.id)
+    assert (part.state, part.texts) == ("packed", len(TEXTS) - job.status.finished)
+    job.wait(show_progress=False)
+    assert server.stats()["inputs_billed"] == len(TEXTS)
+    assert len(server.stats()["batches"]) == 1
+
+
+def test_what_the_journal_could_not_take_is_not_done(
+    server: LocalServer, half: Half, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full for a while: the vectors are in memory then, and not in the journal."""
+    configure(server, fates=("stuck",), cancelling=0.0)
+    embeddings = half()
+    job = embeddings.submit(TEXTS, finish_by=300)
+    put, calls = SQLiteJournal.put, []
+
+    def fail_first(self: SQLiteJournal, *args: Any, **options: Any) -> None:
+        calls.append(args)
+        if len(calls) == 1:
+            raise JournalError("the disk is full")
+        put(self, *args, **options)
+
+    monkeypatch.setattr(SQLiteJournal, "put", fail_first)
+    report = job.wait(show_progress=False)
+    assert report.failures == ()
+    assert_all_there(half(), TEXTS, server)
 
 
 @pytest.mark.parametrize("point", ["before take over", "after take over"])

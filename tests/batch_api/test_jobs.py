@@ -30,9 +30,11 @@ from langchain_batch_embed import (
     SQLiteJournal,
 )
 from langchain_batch_embed.batch_api.lock import jobs_lock
+from langchain_batch_embed.batch_api.store import JobStore
 from langchain_batch_embed.commands.corpus import sections, standard_library
 from tests.batch_api.support import (
     ROOT,
+    FastCalendar,
     assert_all_there,
     assert_one_batch_an_intent,
     assert_paid_once,
@@ -336,6 +338,31 @@ class TestQueue:
         assert max(b["tokens"] for b in stats["batches"] if b not in failed) <= 80_000
         assert_paid_once(stats, len(BULKY))
         assert_all_there(embeddings, BULKY, server)
+
+    def test_a_limit_is_learnt_from_a_creation_that_is_refused(
+        self, server: LocalServer, half: Half
+    ) -> None:
+        """Some clients saw it there, and not in a batch that had failed."""
+        configure(server, max_enqueued_tokens=80_000, creations=("token_limit",))
+        embeddings = half(factor=200)
+        embeddings.submit(BULKY).wait(show_progress=False)
+        stats = server.stats()
+        assert [b["status"] for b in stats["batches"]] == ["completed"] * len(stats["batches"])
+        assert_paid_once(stats, len(BULKY))
+
+    def test_a_limit_below_what_is_packed_cuts_it_when_its_turn_comes(
+        self, server: LocalServer, half: Half
+    ) -> None:
+        """It was learnt after the files were made, and nothing waits in vain."""
+        configure(server, max_enqueued_tokens=80_000, creations=("503",))
+        embeddings = half(factor=200)
+        job = embeddings.submit(BULKY)
+        store = JobStore(SQLiteJournal(embeddings.journal.path))  # type: ignore[attr-defined]
+        store.learn_limit(
+            embeddings._pipeline.provider.space.digest, 80_000, FastCalendar(200).time()
+        )
+        job.wait(show_progress=False)
+        assert_paid_once(server.stats(), len(BULKY))
 
     def test_a_limit_that_is_known_is_kept_to(self, server: LocalServer, half: Half) -> None:
         """The next job does not run into it."""
