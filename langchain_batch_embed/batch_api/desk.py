@@ -44,7 +44,7 @@ _BUSY = 0.5
 """Seconds between two attempts to get the lock."""
 
 _ROUNDS = 5
-"""Rounds of work in a `submit`, as long as one makes the next possible."""
+"""Rounds of work in a `submit`, as long as files are cut and have to be uploaded again."""
 
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 64.0
 """Seconds between two attempts to upload the files; the pause doubles."""
@@ -133,19 +133,24 @@ class Desk:
         while True:
             try:
                 for _ in range(_ROUNDS):
-                    if worker.round(job_id, takes_over=False) > 0:
-                        break
+                    due = worker.round(job_id, takes_over=False)
+                    if due > 0 or self._are_uploaded(store, job_id):
+                        break  # the rest is for `wait`
             except Exception as error:
                 if not passes(error):
                     raise
-                if all(part.state not in ("packed", "uploading") for part in store.parts(job_id)):
-                    return  # the texts are at the server: `wait` goes on from here
+                if self._are_uploaded(store, job_id):
+                    return  # `wait` goes on from here
                 if pause > _LAST_PAUSE:
                     raise
             else:
                 return
             self.calendar.sleep(pause)
             pause *= 2
+
+    @staticmethod
+    def _are_uploaded(store: JobStore, job_id: str) -> bool:
+        return all(part.state not in ("packed", "uploading") for part in store.parts(job_id))
 
     def _record(
         self,
