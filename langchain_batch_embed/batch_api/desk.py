@@ -92,7 +92,8 @@ class Desk:
         given = check_texts(texts)
         inputs = self.prepare(given)
         keys = content_keys(inputs.texts, tools.space)
-        tools.service.newest()  # an error now, before anything is written or uploaded
+        # An error comes now, before anything is written or uploaded.
+        self._patiently(tools.service.newest, is_enough=lambda: False)
         store.prepare()
         with self._locked(journal):
             done = known(journal, keys)
@@ -129,18 +130,27 @@ class Desk:
 
     def _begin(self, worker: Worker, store: JobStore, job_id: str) -> None:
         """Upload a job's files and create its first batches."""
+
+        def upload() -> None:
+            for _ in range(_ROUNDS):
+                due = worker.round(job_id, takes_over=False)
+                if due > 0 or self._are_uploaded(store, job_id):
+                    break
+
+        # What is left when all files are uploaded is for `wait`.
+        self._patiently(upload, is_enough=lambda: self._are_uploaded(store, job_id))
+
+    def _patiently(self, call: Callable[[], object], *, is_enough: Callable[[], bool]) -> None:
+        """Call until it succeeds, or until what it has done is enough, for about two minutes."""
         pause = _FIRST_PAUSE
         while True:
             try:
-                for _ in range(_ROUNDS):
-                    due = worker.round(job_id, takes_over=False)
-                    if due > 0 or self._are_uploaded(store, job_id):
-                        break  # the rest is for `wait`
+                call()
             except Exception as error:
                 if not passes(error):
                     raise
-                if self._are_uploaded(store, job_id):
-                    return  # `wait` goes on from here
+                if is_enough():
+                    return
                 if pause > _LAST_PAUSE:
                     raise
             else:

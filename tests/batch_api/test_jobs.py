@@ -35,6 +35,7 @@ from langchain_batch_embed.commands.corpus import sections, standard_library
 from tests.batch_api.support import (
     ROOT,
     FastCalendar,
+    JumpingCalendar,
     assert_all_there,
     assert_one_batch_an_intent,
     assert_paid_once,
@@ -490,10 +491,11 @@ class TestJobs:
     ) -> None:
         """And of some of the same texts waits for them, and sends the others."""
         configure(server, running=0.5)
-        embeddings = half()
+        calendar = JumpingCalendar()  # so that no submit has the time to look at a batch
+        embeddings = half(_calendar=calendar)
         first = embeddings.submit(TEXTS[:4000])
         assert embeddings.submit(TEXTS[:4000]).id == first.id
-        assert half().submit(TEXTS[1000:2000]).id == first.id
+        assert half(_calendar=calendar).submit(TEXTS[1000:2000]).id == first.id
         second = embeddings.submit(TEXTS[2000:])
         assert second.id != first.id
         assert second.status.texts == 4000
