@@ -3,14 +3,17 @@
 from typing import TYPE_CHECKING, Never
 
 from langchain_batch_embed.batch_api import Job, JobReport, JobStatus
-from langchain_batch_embed.calls.plan import AccountQuota, Plan
+from langchain_batch_embed.calls.estimate import AccountQuota
+from langchain_batch_embed.calls.plan import Plan
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import (
     BatchEmbeddingsError,
+    BudgetError,
     DeadlineError,
     DimensionsError,
     Failure,
+    FixedOptionError,
     IngestError,
     InputError,
     InputTypeError,
@@ -18,6 +21,7 @@ from langchain_batch_embed.errors import (
     JobTimeoutError,
     JournalError,
     ModelError,
+    NotKeptError,
     NotSentError,
     OptionError,
     PartialEmbeddingsError,
@@ -33,16 +37,18 @@ from langchain_batch_embed.journal import (
     SQLiteJournal,
 )
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.report import IngestFailure, IngestReport, Report
+from langchain_batch_embed.report import IngestFailure, IngestReport, Report, Usage
 
 __all__ = [
     "AccountQuota",
     "BatchEmbeddings",
     "BatchEmbeddingsError",
+    "BudgetError",
     "ByteStoreJournal",
     "DeadlineError",
     "DimensionsError",
     "Failure",
+    "FixedOptionError",
     "IngestError",
     "IngestFailure",
     "IngestReport",
@@ -59,6 +65,7 @@ __all__ = [
     "Limits",
     "MemoryJournal",
     "ModelError",
+    "NotKeptError",
     "NotSentError",
     "OptionError",
     "PartialEmbeddingsError",
@@ -69,6 +76,7 @@ __all__ = [
     "SQLiteJournal",
     "Space",
     "UnknownOptionError",
+    "Usage",
 ]
 __version__ = "0.1.0"
 

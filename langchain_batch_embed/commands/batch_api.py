@@ -8,6 +8,7 @@ from pathlib import Path
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
+from langchain_batch_embed.commands.account import wrapped_of
 from langchain_batch_embed.commands.demo import say
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import OptionError
@@ -110,8 +111,7 @@ def _jobs(options: argparse.Namespace) -> None:
 
 
 def _embeddings(options: argparse.Namespace) -> BatchEmbeddings:
-    wrapped = OpenAIEmbeddings(model=options.model, dimensions=options.dimensions)
-    return BatchEmbeddings(wrapped, journal=options.journal)
+    return BatchEmbeddings(wrapped_of(options), journal=options.journal)
 
 
 def _add_journal(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,8 @@ import heapq
 import math
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -14,13 +15,8 @@ from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
 from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings, InputError, OptionError
-from langchain_batch_embed.calls.plan import (
-    BATCH_QUEUES,
-    RUNS,
-    TIERS,
-    AccountQuota,
-    rehearse_quota,
-)
+from langchain_batch_embed.calls.estimate import RUNS, AccountQuota, rehearse_quota
+from langchain_batch_embed.calls.plan import BATCH_QUEUES, TIERS
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.commands.main import main
@@ -311,14 +307,14 @@ class TestPrice:
     def test_of_the_batch_api_is_half(self, batch: Batch, openai_embeddings: OpenAI) -> None:
         """And a queue that is too small for all of it is filled several times."""
         embeddings = batch(openai_embeddings(model="text-embedding-3-small"))
-        texts = [prose(8000, seed) for seed in range(500)]
+        texts = [prose(8000, seed) for seed in range(400)]
         plan = embeddings.plan(texts, tier=1)
         assert plan.dollars is not None
         assert plan.batch_dollars == pytest.approx(plan.dollars / 2)
         assert plan.batch_rounds == 2
         assert "in 2 rounds, as the account's queue is smaller, usually within 2.0 h" in str(plan)
         assert embeddings.plan(texts, tier=2).batch_rounds == 1
-        assert embeddings.plan(texts).batch_rounds is None
+        assert embeddings.plan(texts[:1]).batch_rounds is None
         assert "by submit()" in plan._repr_html_()
 
     def test_of_the_batch_api_is_told_where_there_is_one(
@@ -342,7 +338,14 @@ class TestPrice:
         assert dict(BATCH_QUEUES) == dict(QUEUES)
 
     @pytest.mark.parametrize(
-        ("amount", "written"), [(0.047612, "$0.0476"), (0, "$0.0000"), (1234.5, "$1,234.50")]
+        ("amount", "written"),
+        [
+            (0.047612, "$0.0476"),
+            (0, "$0.0000"),
+            (0.00004, "<$0.0001"),
+            (0.0001, "$0.0001"),
+            (1234.5, "$1,234.50"),
+        ],
     )
     def test_is_written_with_the_digits_that_matter(self, amount: float, written: str) -> None:
         """Cents from a dollar on, fractions of cents below."""
@@ -421,13 +424,50 @@ class TestShown:
         )
         assert "with 3,000 requests and 1,000,000 tokens a minute" in str(plan)
 
+    @pytest.mark.parametrize(
+        ("seconds", "said"),
+        [
+            ((2.2, 2.2, 2.1, 2.1, 2.3), "about 2.2 s in every tier"),
+            (
+                (89.2, 89.4, 2.1, 2.2, 2.1),
+                "about 2.2 s if no quota binds (as in tier 3 to 5); tier 1 and 2: 89 s",
+            ),
+            (
+                (900, 600, 100, 100, 50),
+                "about 2.2 s if no quota binds; tier 1: 15 min, tier 2: 10 min, "
+                "tier 3 and 4: 100 s, tier 5: 50 s",
+            ),
+            (
+                (40, 40, 40, 2.2, 2.2),
+                "about 2.2 s if no quota binds (as in tier 4 and 5); tier 1 to 3: 40 s",
+            ),
+        ],
+    )
+    def test_equal_tiers_are_told_together(
+        self, batch: Batch, seconds: Sequence[float], said: str
+    ) -> None:
+        """And those that nothing binds are not told at all."""
+        plan = replace(
+            batch().plan(["a text"]), seconds=2.2, seconds_by_tier=dict(enumerate(seconds, 1))
+        )
+        assert said in str(plan).splitlines()
+
+    def test_one_is_no_plural(self, batch: Batch) -> None:
+        """Neither in a plan nor in a report."""
+        embeddings = batch()
+        assert str(embeddings.plan(["text"])).startswith("1 text (1 unique): 1 request, 1 token, ")
+        embeddings.embed_documents(["text"])
+        said = str(embeddings.last_report)
+        assert said.startswith("1 text (1 unique) in ")
+        assert ": 1 request, 0 retries (0 throttled), 1 token, $" in said
+
     def test_a_notebook_shows_a_table(self, batch: Batch) -> None:
         """A row a value, and the text's apostrophe escaped."""
         table = batch().plan(["a text", "a text"])._repr_html_()
         assert table.startswith("<table>")
         assert '>unique</th><td style="text-align: left">1<' in table
         assert "OpenAI&#x27;s list price" in table
-        assert "tier 5: " in table
+        assert "in every tier" in table
 
     def test_a_report_is_a_table_too(self) -> None:
         """So both can be compared."""
@@ -472,9 +512,9 @@ class TestCommand:
         main(["plan", str(folder)])
         head, sent, took, half = capsys.readouterr().out.splitlines()
         assert head == "3 files, cut into sections, for text-embedding-3-small"
-        assert sent.startswith("10 texts (10 unique): 1 requests, ")
-        assert "tier 1: " in took
-        assert half.startswith("by submit(): $0.0")
+        assert sent.startswith("10 texts (10 unique): 1 request, ")
+        assert took == "about 0.5 s in every tier"
+        assert half.startswith("by submit(): <$0.0001 through the Batch API, ")
 
     def test_whole_files_and_a_tier(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """A file is a text then; files can be named one by one."""
@@ -483,7 +523,7 @@ class TestCommand:
         main(["plan", *files, "--whole", "--tier", "1", "--model", model])
         head, sent, took, half = capsys.readouterr().out.splitlines()
         assert head == f"2 files, for {model}"
-        assert sent.startswith("2 texts (2 unique): 1 requests, ")
+        assert sent.startswith("2 texts (2 unique): 1 request, ")
         assert "$0.13 a million" in sent
         assert took.endswith("with 3,000 requests and 1,000,000 tokens a minute")
         assert half.endswith("usually within 60 min, at most 24 h")
