@@ -341,7 +341,7 @@ class BatchEmbeddings(Embeddings):
                 `datetime` with its zone. `Job.wait` and `Job.refresh` send what is late by ordinary
                 requests, at full price.
             max_dollars: nothing is sent if it costs more at half price, and no ordinary request if
-                that would cost more.
+                that would cost more. `None`: this object's `max_dollars`.
 
         Raises:
             OptionError: the journal is no file, or the server has no Batch API for embeddings, as
@@ -508,6 +508,8 @@ class BatchEmbeddings(Embeddings):
             seconds=lambda inputs, rows: ordinary_seconds(pipeline, inputs, rows),
             agree=lambda number, model: dimensions.check(number, answer=True, model=model),
             expect_model=dimensions.expect_model,
+            on_usage=pipeline.fetcher.on_usage,
+            max_dollars=self._options.max_dollars,
             calendar=self._options.calendar,
         )
 

@@ -32,7 +32,13 @@ from langchain_batch_embed.journal import Journal, SQLiteJournal, content_keys
 from langchain_batch_embed.limits import AZURE, Limits
 from langchain_batch_embed.providers import Provider
 from langchain_batch_embed.providers.openai import OpenAIProvider
-from langchain_batch_embed.report import BATCH_API_SHARE, DOLLARS_PER_MILLION_TOKENS, money
+from langchain_batch_embed.report import (
+    BATCH_API_SHARE,
+    DOLLARS_PER_MILLION_TOKENS,
+    Usage,
+    dollars,
+    money,
+)
 from langchain_batch_embed.texts.inputs import Inputs, check_texts
 
 __all__ = ["Desk", "FinishBy"]
@@ -63,6 +69,8 @@ class Desk:
         seconds: returns how long ordinary requests would take for the rows of inputs.
         agree: raises if vectors do not go with earlier ones.
         expect_model: names the model of earlier ones.
+        on_usage: is told of each line of a batch that is billed.
+        max_dollars: that a job may cost, where `submit` does not say it.
         calendar: time and waiting.
     """
 
@@ -74,6 +82,8 @@ class Desk:
     seconds: Callable[[Inputs, NDArray[np.intp]], float]
     agree: Callable[[int, str | None], None]
     expect_model: Callable[[str | None], None]
+    on_usage: Callable[[Usage], object] | None
+    max_dollars: float | None
     calendar: Calendar
 
     def submit(
@@ -179,6 +189,8 @@ class Desk:
         """
         model = self.provider.model or ""
         price = DOLLARS_PER_MILLION_TOKENS.get(model)
+        if max_dollars is None:
+            max_dollars = self.max_dollars
         if max_dollars is not None:
             _check_price(model, price, int(inputs.tokens[fresh].sum()), max_dollars)
         now = self.calendar.time()
@@ -274,11 +286,21 @@ class Desk:
             space=provider.space,
             dimensions=provider.dimensions,
             body=provider.request_body(),
+            empty=provider.empty_in_batches,
             agree=self.agree,
             expect_model=self.expect_model,
             embed_now=self.embed_now,
+            tell=self._tell,
             calendar=self.calendar,
         )
+
+    def _tell(self, model: str | None, texts: int, tokens: int) -> None:
+        if self.on_usage is not None:
+            full = dollars(self.provider.model, tokens)
+            price = None if full is None else BATCH_API_SHARE * full
+            self.on_usage(
+                Usage(model=model or self.provider.model, texts=texts, tokens=tokens, dollars=price)
+            )
 
     @contextmanager
     def _locked(self, journal: SQLiteJournal) -> Iterator[None]:

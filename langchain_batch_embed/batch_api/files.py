@@ -19,7 +19,7 @@ _LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 def written(
-    lines: Iterable[Line], texts: Mapping[bytes, str], body: Mapping[str, Any]
+    lines: Iterable[Line], texts: Mapping[bytes, str], body: Mapping[str, Any], *, empty: str = ""
 ) -> Iterator[bytes]:
     """Yield the lines of a file, with their ends.
 
@@ -27,13 +27,14 @@ def written(
         lines: what is in it.
         texts: the texts by their keys.
         body: the JSON of a request but for its texts.
+        empty: what is sent for an empty text.
     """
     for line in lines:
         request = {
             "custom_id": line.id,
             "method": "POST",
             "url": URL,
-            "body": {**body, "input": [texts[key] for key in line.keys]},
+            "body": {**body, "input": [texts[key] or empty for key in line.keys]},
         }
         yield _json(request) + b"\n"
 
@@ -46,7 +47,13 @@ def octets_of(texts: Sequence[str]) -> list[int]:
 def texts_in(
     lines: Iterable[bytes], space: Space, wanted: Callable[[bytes], bool]
 ) -> Iterator[tuple[bytes, str]]:
-    """Yield the texts of a file that are wanted, by their keys."""
+    """Yield the texts of a file that are wanted, by their keys.
+
+    The empty text is always among them, as nobody sees in a file what was sent for it.
+    """
+    (nothing,) = content_keys([""], space)
+    if wanted(nothing):
+        yield nothing, ""
     for line in lines:
         texts = jiter.from_json(line)["body"]["input"]
         for key, text in zip(content_keys(texts, space), texts, strict=True):

@@ -22,7 +22,7 @@ from langchain_batch_embed.batch_api.records import JobRecord, Line, Part
 from langchain_batch_embed.batch_api.service import BatchService, faults_of, is_doubtful, is_gone
 from langchain_batch_embed.batch_api.store import JobStore
 from langchain_batch_embed.clock import Calendar
-from langchain_batch_embed.errors import Failure, NotSentError
+from langchain_batch_embed.errors import BudgetError, Failure, NotSentError
 from langchain_batch_embed.journal import Journal, Space
 from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
 from langchain_batch_embed.report import Report
@@ -75,9 +75,11 @@ class Tools:
         space: what makes them.
         dimensions: that the requests ask for.
         body: the JSON of a request but for its texts.
+        empty: what is sent for an empty text.
         agree: raises if vectors of so many dimensions, of that model, do not go with earlier ones.
         expect_model: names the model of earlier ones.
         embed_now: sends what is late by ordinary requests.
+        tell: is told of the model, the texts and the tokens of each line that is billed.
         calendar: time and waiting.
     """
 
@@ -87,9 +89,11 @@ class Tools:
     space: Space
     dimensions: int | None
     body: Mapping[str, Any]
+    empty: str
     agree: Callable[[int, str | None], None]
     expect_model: Callable[[str | None], None]
     embed_now: EmbedNow
+    tell: Callable[[str | None, int, int], object]
     calendar: Calendar
 
 
@@ -222,7 +226,7 @@ class Worker:
             if not self._split_off(part, lines):
                 self.stranded += part.texts
             return None
-        content = b"".join(written(lines, texts, self._tools.body))
+        content = b"".join(written(lines, texts, self._tools.body, empty=self._tools.empty))
         part = self._store.save_part(replace(part, state="uploading", octets=len(content)))
         file_id = self._service.upload(part.file_name, content)
         return self._store.save_part(replace(part, state="ready", file_id=file_id))
@@ -438,13 +442,11 @@ class Worker:
         left = {line.id: line for line in self._store.lines(part.id)}
         before = len(left)
         reads: dict[str, Read] = {}
-        wasted = 0
         for file_id in (part.output_id, part.error_id):
             for line, read in self._reads(job.id, file_id, left):
                 if read.verdict is Verdict.ANSWERED:
                     continue  # it is in the journal
                 reads[line.id] = read
-                wasted += read.tokens
         unread = Read(verdict=Verdict.FAILED, error="no answer in the output")
         if part.status != "completed":
             unread = Read(verdict=Verdict.UNANSWERED, error=part.status or "")
@@ -463,8 +465,10 @@ class Worker:
             pieces,
             unneeded=(part.output_id, part.error_id),
             barren=barren,
-            half_tokens=wasted,
+            half_tokens=sum(read.tokens for read in reads.values()),
         )
+        for line in left.values():
+            self._tell(line, reads.get(line.id, unread))
         self._give_up_if_barren(job.id, f"batches ended ({part.status})")
 
     def _give_up_if_barren(self, job_id: str, what: str) -> None:
@@ -541,6 +545,14 @@ class Worker:
             answered_by=answers[0].model,
             half_tokens=sum(read.tokens for _, read in found),
         )
+        for line, read in found:
+            self._tell(line, read)
+
+    def _tell(self, line: Line, read: Read) -> None:
+        """Tell the user of a line that is billed."""
+        if read.tokens:
+            model = None if read.answer is None else read.answer.model
+            self._tools.tell(model, len(line.keys), read.tokens)
 
     # --- What is late --------------------------------------------------------------------------
 
@@ -695,7 +707,7 @@ def _pieces(
         error = lost.get(offset + start)
         if is_there[start]:
             pieces.append(replace(piece, state="done"))
-        elif error is None or passes(error) or isinstance(error, NotSentError):
+        elif error is None or passes(error) or isinstance(error, NotSentError | BudgetError):
             pieces.append(piece)  # another request may bring it yet
         else:
             pieces.append(replace(piece, state="failed", error=diagnose(error).signature))

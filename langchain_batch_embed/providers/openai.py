@@ -145,9 +145,9 @@ class OpenAIProvider:
     """OpenAI embeds a query as it does a document."""
 
     @property
-    def empty(self) -> str:
-        """What is sent for an empty text."""
-        return self._form.empty
+    def empty_in_batches(self) -> str:
+        """What a batch has for an empty text: it cannot be tried there what the server takes."""
+        return " " if self._replaces_empty else ""
 
     def request_body(self) -> dict[str, Any]:
         """Return the JSON of a request but for its texts, for a batch.

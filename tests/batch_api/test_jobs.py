@@ -28,6 +28,7 @@ from langchain_batch_embed import (
     OptionError,
     PartialEmbeddingsError,
     SQLiteJournal,
+    Usage,
 )
 from langchain_batch_embed.batch_api.lock import jobs_lock
 from langchain_batch_embed.batch_api.store import JobStore
@@ -43,7 +44,7 @@ from tests.batch_api.support import (
     make,
     texts_of,
 )
-from tests.support import LocalServer, prose
+from tests.support import LocalServer, assert_right, prose
 
 TEXTS = texts_of(6000)
 POISONED = (17, 2048, 5999)
@@ -689,6 +690,37 @@ class TestRefusals:
         configure(server)
         with pytest.raises(ValueError, match="empty"):
             half().submit(["a", ""])
+
+    def test_an_empty_text_that_is_to_have_a_vector(self, server: LocalServer, half: Half) -> None:
+        """It has that of a space, also when it is sent again from a file."""
+        configure(server, fates=("expires",), day=0.5, expired_share=0.01)
+        embeddings = half(empty="skip-vector")
+        report = embeddings.submit(["a", ""]).wait(show_progress=False)
+        assert report.failures == ()
+        assert server.stats()["requests"] == 0
+        assert_all_there(embeddings, ["a"], server)
+        assert_right(embeddings.embed_numpy([""]), [" "])
+        assert server.stats()["requests"] == 0
+
+    def test_the_dollars_of_the_object_are_kept_to(self, server: LocalServer, half: Half) -> None:
+        """Unless `submit` names others."""
+        configure(server)
+        embeddings = half(max_dollars=1e-9)
+        with pytest.raises(OptionError, match="nothing was uploaded"):
+            embeddings.submit(TEXTS[:9])
+        assert server.stats()["files"]["uploaded"] == 0
+        report = embeddings.submit(TEXTS[:9], max_dollars=1).wait(show_progress=False)
+        assert report.failures == ()
+
+    def test_on_usage_is_told_what_is_billed(self, server: LocalServer, half: Half) -> None:
+        """At half the price, and also for answers that are of no use."""
+        configure(server, line_faults={"nan": 0.5})
+        told: list[Usage] = []
+        report = half(on_usage=told.append, max_batch_size=5).submit(TEXTS[:100])
+        done = report.wait(show_progress=False)
+        assert sum(usage.tokens for usage in told) == done.half_price_tokens
+        assert sum(usage.dollars or 0 for usage in told) == pytest.approx(done.dollars)
+        assert sum(usage.texts for usage in told) > 100
 
 
 class TestFile:
