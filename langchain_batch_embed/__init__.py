@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Never
 
+from langchain_batch_embed.batch_api import Job, JobReport, JobStatus
 from langchain_batch_embed.calls.estimate import AccountQuota
 from langchain_batch_embed.calls.plan import Plan
 from langchain_batch_embed.calls.prefetch import Prefetch
@@ -16,6 +17,8 @@ from langchain_batch_embed.errors import (
     IngestError,
     InputError,
     InputTypeError,
+    JobError,
+    JobTimeoutError,
     JournalError,
     ModelError,
     NotKeptError,
@@ -51,6 +54,11 @@ __all__ = [
     "IngestReport",
     "InputError",
     "InputTypeError",
+    "Job",
+    "JobError",
+    "JobReport",
+    "JobStatus",
+    "JobTimeoutError",
     "Journal",
     "JournalError",
     "JournalStats",

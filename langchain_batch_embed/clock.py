@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Protocol
 
-__all__ = ["SYSTEM_CLOCK", "Clock"]
+__all__ = ["SYSTEM_CALENDAR", "SYSTEM_CLOCK", "Calendar", "Clock"]
 
 
 class Clock(Protocol):
@@ -43,3 +43,26 @@ class _SystemClock:
 
 
 SYSTEM_CLOCK: Clock = _SystemClock()
+
+
+class Calendar(Protocol):
+    """The time of day, which processes share, and waiting for hours."""
+
+    def time(self) -> float:
+        """Return seconds since 1970."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class _SystemCalendar:
+    def time(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+SYSTEM_CALENDAR: Calendar = _SystemCalendar()

@@ -4,7 +4,8 @@ import asyncio
 import inspect
 import os
 import random
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, Never, Self
 
@@ -16,12 +17,15 @@ from langchain_core.stores import ByteStore
 from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
 
+from langchain_batch_embed.batch_api import Desk, Job
 from langchain_batch_embed.calls import event_loop
 from langchain_batch_embed.calls.assembly import Assembly
+from langchain_batch_embed.calls.dimensions import Dimensions
 from langchain_batch_embed.calls.pipeline import Pipeline
-from langchain_batch_embed.calls.plan import Plan, make_plan
+from langchain_batch_embed.calls.plan import Plan, make_plan, ordinary_seconds
 from langchain_batch_embed.calls.prefetch import Prefetch
-from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.clock import SYSTEM_CALENDAR, SYSTEM_CLOCK, Calendar, Clock
+from langchain_batch_embed.errors import Failure, PartialEmbeddingsError
 from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.options import Empty, Option, Options, check_names, embeddings_of
@@ -132,6 +136,7 @@ class BatchEmbeddings(Embeddings):
         on_usage: Callable[[Usage], object] | None = None,
         max_dollars: float | None = None,
         _clock: Clock = SYSTEM_CLOCK,
+        _calendar: Calendar = SYSTEM_CALENDAR,
         _draw: Callable[[], float] = random.random,
         **unknown: Never,  # for an error that names what there is
     ) -> None:
@@ -160,6 +165,7 @@ class BatchEmbeddings(Embeddings):
             on_usage=on_usage,
             max_dollars=max_dollars,
             clock=_clock,
+            calendar=_calendar,
             draw=_draw,
         )
         self._set_up(wrapped, options)
@@ -305,6 +311,56 @@ class BatchEmbeddings(Embeddings):
             price=price,
         )
 
+    def submit(
+        self,
+        texts: Iterable[str],
+        *,
+        finish_by: float | timedelta | datetime | None = None,
+        max_dollars: float | None = None,
+    ) -> Job:
+        """Send texts through OpenAI's Batch API, at half the price; return at once.
+
+        ```python
+        job = embeddings.submit(texts)
+        job.wait()  # or tomorrow, in another process: embeddings.jobs()[0].wait()
+        SQLiteVec.from_texts(texts, embeddings)  # no request: all is in the journal
+        ```
+
+        Most batches are answered within an hour, and all within a day or sent again. The texts are
+        uploaded now. Batches are created as far as the account's queue has room, the others while
+        somebody calls `Job.wait` or `Job.refresh`. Texts whose vectors are in the journal, or on
+        their way in an earlier job, are not sent. So after a crash the same call goes on where it
+        was, and nothing is paid for twice. It needs a journal in a file.
+
+        The texts are in files at OpenAI until their vectors are in the journal. Then the files are
+        deleted. The journal has no text.
+
+        Args:
+            texts: any iterable of strings.
+            finish_by: when everything is to be done: seconds from now, a `timedelta`, or a
+                `datetime` with its zone. `Job.wait` and `Job.refresh` send what is late by ordinary
+                requests, at full price.
+            max_dollars: nothing is sent if it costs more at half price, and no ordinary request if
+                that would cost more. `None`: this object's `max_dollars`.
+
+        Raises:
+            OptionError: the journal is no file, or the server has no Batch API for embeddings, as
+                Azure; or the price is over `max_dollars`. Nothing was uploaded.
+            InputError: a text can never be embedded; nothing was uploaded.
+            JournalError: the journal cannot be read or written.
+            Exception: whatever the SDK raises. What was uploaded is not uploaded again.
+        """
+        return self._desk().submit(texts, finish_by=finish_by, max_dollars=max_dollars)
+
+    def jobs(self) -> list[Job]:
+        """Return the jobs that the journal knows: first those that have not ended, newest first.
+
+        Raises:
+            OptionError: the journal is no file.
+            JournalError: the journal cannot be read.
+        """
+        return self._desk().jobs()
+
     def prefetch(self, texts: Iterable[str], *, max_buffered: int = 20_000) -> Prefetch:
         """Embed texts in the background, for callers that ask for them in small portions.
 
@@ -428,6 +484,33 @@ class BatchEmbeddings(Embeddings):
                 loop=loop,
             ),
             self._pipeline.wake,
+        )
+
+    def _desk(self) -> Desk:
+        """Return where jobs come in, of this process."""
+        pipeline = self._pipeline
+        dimensions = Dimensions(pipeline.fetcher.known_dimensions)
+
+        def embed_now(texts: list[str]) -> tuple[Report, Sequence[Failure]]:
+            try:
+                pipeline.embed(texts, lists=False)
+            except PartialEmbeddingsError as error:
+                return error.report, error.failures
+            assert pipeline.last_report is not None  # noqa: S101  # of the call just now
+            return pipeline.last_report, ()
+
+        return Desk(
+            journal=self.journal,
+            provider=pipeline.provider,
+            limits=self.limits,
+            prepare=pipeline.prepare,
+            embed_now=embed_now,
+            seconds=lambda inputs, rows: ordinary_seconds(pipeline, inputs, rows),
+            agree=lambda number, model: dimensions.check(number, answer=True, model=model),
+            expect_model=dimensions.expect_model,
+            on_usage=pipeline.fetcher.on_usage,
+            max_dollars=self._options.max_dollars,
+            calendar=self._options.calendar,
         )
 
     def close(self) -> None:

@@ -13,6 +13,8 @@
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
      ├─ BudgetError                         max_dollars is used up
      ├─ JournalError                        the journal cannot be read or written
+     ├─ JobError                            a job of the Batch API cannot go on
+     │   └─ JobTimeoutError (TimeoutError)  it has not ended within the time of a wait
      ├─ IngestError                         an ingest stopped, or stored nothing
      ├─ NotKeptError                        a store has silently dropped a document
      └─ PartialEmbeddingsError              some texts have no vector; it holds the others
@@ -45,6 +47,8 @@ __all__ = [
     "IngestError",
     "InputError",
     "InputTypeError",
+    "JobError",
+    "JobTimeoutError",
     "JournalError",
     "ModelError",
     "NotKeptError",
@@ -242,6 +246,26 @@ class JournalError(BatchEmbeddingsError):
     def __init__(self, message: str, *, path: str | None = None) -> None:
         super().__init__(message)
         self.path = path
+
+
+class JobError(BatchEmbeddingsError):
+    """A job of the Batch API cannot go on; what it has brought is in the journal.
+
+    Attributes:
+        job: the job's id.
+    """
+
+    def __init__(self, message: str, *, job: str) -> None:
+        super().__init__(message)
+        self.job = job
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the arguments."""
+        return partial(type(self), str(self), job=self.job), ()
+
+
+class JobTimeoutError(JobError, TimeoutError):
+    """A job has not ended within the time of a `wait`; it goes on at the server."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.stores import ByteStore
 
-from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.clock import SYSTEM_CALENDAR, SYSTEM_CLOCK, Calendar, Clock
 from langchain_batch_embed.errors import FixedOptionError, OptionError, UnknownOptionError
 from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits, attribute, limits_of
@@ -43,7 +43,7 @@ _AMOUNTS = (
     "max_outage",
     "max_dollars",
 )
-_HANDED_IN = frozenset({"clock", "draw"})
+_HANDED_IN = frozenset({"calendar", "clock", "draw"})
 """Fields for tests, which no message offers."""
 
 _BARS = ("show_progress_bar", "show_progress")
@@ -164,6 +164,7 @@ class Options:
 
     Attributes:
         clock: time and waiting.
+        calendar: the time of day, and waiting for hours.
         draw: returns a random number from 0 to 1, for jitter.
 
     Raises:
@@ -192,6 +193,7 @@ class Options:
     on_usage: Callable[[Usage], object] | None = None
     max_dollars: float | None = None
     clock: Clock = SYSTEM_CLOCK
+    calendar: Calendar = SYSTEM_CALENDAR
     draw: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:

@@ -180,13 +180,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What one answer has cost.
+    """What one answer, or one line of a batch, has cost.
 
     Attributes:
         model: that the answer names, or else the wrapped object's; `None`: not known.
         texts: texts in the request.
         tokens: billed by the server's count, or an estimate where the answer names none.
-        dollars: their price; `None` for a model whose price is not known.
+        dollars: their price, half of it in a batch of `submit`; `None` for a model whose price is
+            not known.
     """
 
     model: str | None

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-__all__ = ["bars", "billed", "dots", "quota", "refusals", "requests", "stacked"]
+__all__ = ["bars", "billed", "dots", "pools", "quota", "refusals", "requests", "stacked"]
 
 OURS, OTHERS, REFUSED = "#1f6feb", "#98a2b3", "#d1495b"
 PALE = {OURS: "#a9c8fb", OTHERS: "#d0d5dd"}
@@ -157,5 +157,23 @@ def stacked(ways: Mapping[str, tuple[float, float]], title: str) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, max(map(sum, ways.values())) * 1.45)
     axes.set_xlabel("seconds")
+    axes.set_title(title)
+    plt.show()
+
+
+def pools(seen: Sequence[tuple[float, int, int]], finish_by: float, title: str) -> None:
+    """Draw texts done over time: in the Batch API at half price, and by ordinary requests."""
+    seconds, half, full = zip(*seen, strict=True)
+    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    labels = ["Batch API, half price", "ordinary requests, full price"]
+    axes.stackplot(seconds, half, full, labels=labels, colors=[OURS, OTHERS], step="post")
+    axes.set_ylim(0, (half[-1] + full[-1]) * 1.2)
+    axes.axvline(finish_by, color="black", linewidth=1, linestyle=":")
+    axes.text(finish_by, axes.get_ylim()[1], "finish_by ", ha="right", va="top")
+    axes.set_xlim(0, finish_by * 1.03)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("texts done")
+    axes.legend(loc="upper left", frameon=False)
     axes.set_title(title)
     plt.show()

@@ -23,7 +23,8 @@ TESTS = Path(__file__).parent
 SLOW = {
     *("benchmarks", "simulator", "stores", "survival"),
     *(f"calls/test_{name}.py" for name in ("plan", "prefetch", "recovery")),
-    "commands/test_demo.py",
+    *(f"batch_api/test_{name}.py" for name in ("crashes", "finish_by", "jobs")),
+    *(f"commands/test_{name}.py" for name in ("batch_api", "demo")),
     *(f"sending/test_{name}.py" for name in ("threads", "verdict")),
     "simulated/test_grid.py",
     *(f"test_{name}.py" for name in ("faults", "notebooks", "promises", "readme")),

@@ -17,7 +17,10 @@ from langchain_batch_embed import BatchEmbeddings, errors
 PACKAGE = "langchain_batch_embed"
 EXPORTED = {name: getattr(langchain_batch_embed, name) for name in langchain_batch_embed.__all__}
 
-MADE_BY_THE_PACKAGE = {"Prefetch": {"close"}}
+MADE_BY_THE_PACKAGE = {
+    "Job": {"cancel", "refresh", "report", "status", "wait"},
+    "Prefetch": {"close"},
+}
 """Classes that users do not make themselves, and what they call on them."""
 
 

@@ -23,7 +23,7 @@ ROOMS = [
     {"limits", "journal"},
     {"texts", "pacing", "providers"},
     {"options", "sending"},
-    {"calls"},
+    {"calls", "batch_api"},
     {"stores"},
     {"embeddings"},
     {"__init__", "commands"},
@@ -50,6 +50,10 @@ PURE = [
     *("errors.py", "limits.py", "options.py", "report.py"),
     *(f"pacing/{path.name}" for path in FILES["pacing"]),
     *(f"texts/{path.name}" for path in FILES["texts"]),
+    *(
+        f"batch_api/{name}.py"
+        for name in ("answers", "decisions", "files", "packing", "records", "status")
+    ),
     *(f"stores/{name}.py" for name in ("streak", "troubles", "write_size")),
     *(f"sending/{path.name}" for path in FILES["sending"] if path.name not in STARTERS),
 ]

@@ -39,7 +39,7 @@ def code_cells(path: Path) -> list[Any]:
 def missing(notebook: str) -> list[str]:
     """Return which packages a notebook lacks."""
     absent = [name for name in EXTRA if importlib.util.find_spec(name) is None]
-    stores = {"05_supabase": "supabase", "06_other_stores_and_providers": "chroma"}
+    stores = {"05_supabase": "supabase", "07_other_stores_and_providers": "chroma"}
     return absent + (missing_packages(stores[notebook]) if notebook in stores else [])
 
 
@@ -55,9 +55,9 @@ def offline_environment() -> dict[str, str]:
     return {**kept, **proxies, "NO_PROXY": "127.0.0.1,localhost"}
 
 
-def test_there_are_six() -> None:
+def test_there_are_seven() -> None:
     """A notebook that is not found would not be tested."""
-    assert len(NOTEBOOKS) == 6
+    assert len(NOTEBOOKS) == 7
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from langchain_batch_embed.calls.dimensions import Dimensions
 from langchain_batch_embed.calls.recovery import CallRecovery, Recovery
 from langchain_batch_embed.calls.results import Results
-from langchain_batch_embed.calls.usage import told
+from langchain_batch_embed.calls.usage import one_at_a_time, told
 from langchain_batch_embed.errors import Failure
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.pacing.hedging import Hedges
@@ -62,6 +62,7 @@ class Fetcher:
     """Fetches for all calls of one object.
 
     Attributes:
+        on_usage: tells the user of an answer that is paid for; `None`: nobody asks.
         known_dimensions: of the vectors that have come, unless they are in doubt.
         last_report: of the call or the prefetch that ended last.
     """
@@ -85,8 +86,9 @@ class Fetcher:
         self.recovery = recovery
         self._long_inputs: LongInputs = long_inputs
         model = provider.model
-        self._send = told(provider.send, on_usage, model=model, counter=counter)
-        self._send_query = told(provider.send_query, on_usage, model=model, counter=counter)
+        self.on_usage = one_at_a_time(on_usage)
+        self._send = told(provider.send, self.on_usage, model=model, counter=counter)
+        self._send_query = told(provider.send_query, self.on_usage, model=model, counter=counter)
         self._max_dollars = max_dollars
         self.known_dimensions: int | None = None
         self.last_report: Report | None = None

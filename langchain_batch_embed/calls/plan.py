@@ -33,10 +33,21 @@ from langchain_batch_embed.report import (
     plural,
 )
 from langchain_batch_embed.sending.work import Rows
-from langchain_batch_embed.texts.inputs import check_texts
+from langchain_batch_embed.texts.inputs import Inputs, check_texts
 from langchain_batch_embed.texts.tokens import ByteCounter
 
-__all__ = ["TIERS", "Plan", "make_plan"]
+__all__ = ["BATCH_QUEUES", "TIERS", "Plan", "make_plan", "ordinary_seconds"]
+
+BATCH_ROUND_SECONDS = 3600.0
+"""What a batch usually takes at most. Of 230,000 batches that OpenRouter sent to several providers,
+half were answered in 7 minutes and 90 % within an hour (openrouter.ai, announcement of its batch
+API, 2026)."""
+
+BATCH_QUEUES: Mapping[int, int] = MappingProxyType(
+    {1: 3_000_000, 2: 20_000_000, 3: 100_000_000, 4: 500_000_000, 5: 4_000_000_000}
+)
+"""Tokens of text-embedding-3-small or -3-large that an account of a tier may have in batches at a
+time, from the rate limits on OpenAI's model pages."""
 
 TIERS: Mapping[int, AccountQuota] = MappingProxyType(
     {
@@ -74,6 +85,11 @@ class Plan:
             latency is not known. The work of this machine and of a vector store comes on top.
         quota: the account's quota that `seconds` assumes.
         seconds_by_tier: the same for each of OpenAI's tiers, where no quota is known.
+        batch_dollars: price of the tokens through the Batch API, by `submit`; `None` where there is
+            no such price.
+        batch_rounds: how often the account's queue of batches is filled, as it holds only so many
+            tokens at a time. Usually a round takes less than an hour, and at most 24 hours. `None`
+            without a tier.
     """
 
     texts: int
@@ -88,15 +104,18 @@ class Plan:
     seconds: float | None
     quota: AccountQuota
     seconds_by_tier: Mapping[int, float] = field(default_factory=dict)
+    batch_dollars: float | None = None
+    batch_rounds: int | None = None
 
     def __str__(self) -> str:
-        """Two lines for a log or a print: requests and price, then the time."""
+        """Lines for a log or a print: requests and price, the time, and the same at half price."""
         kept = f", {self.from_journal:,} kept from before" if self.from_journal else ""
         tokens = "token" if self.tokens == 1 else "tokens"
         return (
             f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}): "
             f"{plural(self.requests, 'request')}, {self._tokens()} {tokens}, {self._cost()}\n"
             f"{self._time()}"
+            + ("" if self.batch_dollars is None else f"\nby submit(): {self._batch()}")
         )
 
     def _repr_html_(self) -> str:
@@ -110,6 +129,8 @@ class Plan:
             "cost": self._cost(),
             "time": self._time(),
         }
+        if self.batch_dollars is not None:
+            rows["by submit()"] = self._batch()
         return html_table("Plan", rows)
 
     def _tokens(self) -> str:
@@ -118,10 +139,15 @@ class Plan:
     def _cost(self) -> str:
         if self.dollars is None:
             return "price not known: give one as price"
-        half = ""
-        if self.price_from == PRICES_FROM:
-            half = f"; {money(self.dollars * BATCH_API_SHARE)} through its Batch API, within 24 h"
-        return f"{money(self.dollars)} (${self.price:g} a million, {self.price_from}{half})"
+        return f"{money(self.dollars)} (${self.price:g} a million, {self.price_from})"
+
+    def _batch(self) -> str:
+        rounds = self.batch_rounds or 1
+        most = f"{24 * rounds:,} h"
+        usual = duration(rounds * BATCH_ROUND_SECONDS)
+        several = f" in {rounds:,} rounds, as the account's queue is smaller," if rounds > 1 else ""
+        price = money(self.batch_dollars or 0.0)
+        return f"{price} through the Batch API,{several} usually within {usual}, at most {most}"
 
     def _time(self) -> str:
         if self.seconds is None:
@@ -192,6 +218,9 @@ def make_plan(
 
     model = pipeline.provider.model
     tokens = int(inputs.tokens[rows].sum())
+    full = dollars(model, tokens, price=price)
+    # Azure's Batch API takes no embeddings, and nobody else's prices are known.
+    is_halved = provider == OPENAI.provider and price is None and full is not None
     return Plan(
         texts=len(listed),
         unique=inputs.unique,
@@ -200,13 +229,34 @@ def make_plan(
         tokens=tokens,
         is_exact=provider in OPENAIS_MODELS
         and not isinstance(pipeline.fetcher.counter, ByteCounter),
-        dollars=dollars(model, tokens, price=price),
+        dollars=full,
         price=DOLLARS_PER_MILLION_TOKENS.get(model or "") if price is None else price,
         price_from=PRICES_FROM if price is None else "as given",
         seconds=seconds if provider in OPENAIS_MODELS else None,
         quota=quota,
         seconds_by_tier=by_tier,
+        batch_dollars=BATCH_API_SHARE * (full or 0.0) if is_halved else None,
+        batch_rounds=None if tier is None else max(1, -(-tokens // BATCH_QUEUES[tier])),
     )
+
+
+def ordinary_seconds(pipeline: Pipeline, inputs: Inputs, rows: Rows) -> float:
+    """Return how long ordinary requests would take for some rows of inputs.
+
+    Where nothing is known of the account's quota, that of OpenAI's lowest paid tier counts.
+    """
+    results = Results(inputs, lists=False)
+    results.done[:] = True
+    results.done[rows] = False
+    pacer = pipeline.dispatcher.sender.pacer
+    _, seconds = rehearse_quota(
+        pipeline.fetcher.work(inputs, results, keep=_keep_nothing),
+        quota=_merged(known_quota(pacer), TIERS[1]),
+        user_quota=set_by_user(pacer),
+        max_workers=pipeline.limits.max_workers,
+        first_requests=pipeline.limits.first_requests,
+    )
+    return seconds
 
 
 def _numbers(tiers: Sequence[int]) -> str:

@@ -9,9 +9,28 @@ from langchain_batch_embed.report import Usage, dollars
 from langchain_batch_embed.sending.work import Send
 from langchain_batch_embed.texts.tokens import TokenCounter
 
-__all__ = ["told"]
+__all__ = ["one_at_a_time", "told"]
 
 logger = logging.getLogger(__name__)
+
+
+def one_at_a_time(on_usage: Callable[[Usage], object] | None) -> Callable[[Usage], None] | None:
+    """Return a user's function made safe for many threads; `None`: nobody asks.
+
+    What it raises is logged, and nothing else: the answer is paid for.
+    """
+    if on_usage is None:
+        return None
+    lock = threading.Lock()  # users' functions add up numbers
+
+    def tell(usage: Usage) -> None:
+        try:
+            with lock:
+                on_usage(usage)
+        except Exception as error:  # noqa: BLE001  # whatever a user's function raises
+            logger.warning("on_usage raised %s; the call goes on", type(error).__name__)
+
+    return tell
 
 
 def told(
@@ -27,31 +46,26 @@ def told(
 
     Args:
         send: sends one request.
-        on_usage: is given each answer's usage, one at a time, in the thread that received it. What
-            it raises is logged, and nothing else: the answer is paid for. `None`: nobody asks.
+        on_usage: is given each answer's usage in the thread that received it; `None`: nobody asks.
         model: the wrapped object's.
         counter: counts the tokens where the answer names none.
     """
     if on_usage is None:
         return send
-    lock = threading.Lock()  # users' functions add up numbers
 
     def send_and_tell(texts: Sequence[str], *, timeout: float) -> Answer:
         answer = send(texts, timeout=timeout)
         tokens = answer.tokens
         if tokens is None:
             tokens = int(counter.count(texts).sum())
-        usage = Usage(
-            model=answer.model or model,
-            texts=len(texts),
-            tokens=tokens,
-            dollars=dollars(model, tokens),
+        on_usage(
+            Usage(
+                model=answer.model or model,
+                texts=len(texts),
+                tokens=tokens,
+                dollars=dollars(model, tokens),
+            )
         )
-        try:
-            with lock:
-                on_usage(usage)
-        except Exception as error:  # noqa: BLE001  # whatever a user's function raises
-            logger.warning("on_usage raised %s; the call goes on", type(error).__name__)
         return answer
 
     return send_and_tell

@@ -5,7 +5,6 @@ import dataclasses
 import errno
 import importlib.metadata
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -17,9 +16,11 @@ from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
 from langchain_batch_embed.calls import logbook
-from langchain_batch_embed.commands import corpus, demo
+from langchain_batch_embed.commands import batch_api, corpus, demo
+from langchain_batch_embed.commands.account import wrapped_of
 from langchain_batch_embed.commands.demo import say
 from langchain_batch_embed.commands.embed import (
+    Contents,
     StoppedError,
     embed,
     list_failures,
@@ -31,6 +32,7 @@ from langchain_batch_embed.commands.sources import (
     STDIN,
     Format,
     Skipped,
+    Source,
     SourceError,
     find,
 )
@@ -110,10 +112,8 @@ def _embed(options: argparse.Namespace) -> None:
         cost = dollars(options.model, contents.octets // 4)
         price = "" if cost is None else f", {money(cost)}"
         say(f"{plural(len(sources), 'file')}: {contents}{price}, for {options.model}")
-        if not os.environ.get("OPENAI_API_KEY"):
-            sys.exit("OPENAI_API_KEY is not set; a server that needs no key takes any")
         embeddings = BatchEmbeddings(
-            OpenAIEmbeddings(model=options.model, dimensions=options.dimensions),
+            wrapped_of(options),
             journal=journal,
             max_dollars=options.max_dollars,
             hedge=False,  # who embeds files can wait for the last answer, and pays for each once
@@ -147,11 +147,7 @@ def _embed(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    how = _reading(options)
-    with find(options.paths, format=options.format) as (sources, skipped):
-        contents = survey(sources, how, skipped)
-        _check_found(contents.records - contents.blank, skipped)
-        texts = [record.text for source in sources for record in read(source, how) if record.text]
+    sources, contents, texts = _read_all(options)
     # Nothing is sent, so any key works, and the user's variables must not interfere.
     wrapped = OpenAIEmbeddings(
         model=options.model,
@@ -166,6 +162,23 @@ def _plan(options: argparse.Namespace) -> None:
     if contents.blank:
         say(f"{plural(contents.blank, 'record has', 'records have')} no text")
     say(plan)
+
+
+def _texts_to_submit(options: argparse.Namespace) -> list[str]:
+    """Read the files that the command line names, and say what is in them."""
+    sources, contents, texts = _read_all(options)
+    say(f"{plural(len(sources), 'file')}: {contents}, for {options.model}")
+    return texts
+
+
+def _read_all(options: argparse.Namespace) -> tuple[list[Source], Contents, list[str]]:
+    """Return the files that the command line names, what is in them, and all their texts."""
+    how = _reading(options)
+    with find(options.paths, format=options.format) as (sources, skipped):
+        contents = survey(sources, how, skipped)
+        _check_found(contents.records - contents.blank, skipped)
+        texts = [record.text for source in sources for record in read(source, how) if record.text]
+    return sources, contents, texts
 
 
 def _reading(options: argparse.Namespace) -> Reading:
@@ -259,6 +272,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(
         commands.add_parser("plan", help="show the price and the time of embedding your files")
     )
+    _add_submit(commands.add_parser("submit", help="send your files at half the price"))
+    batch_api.add_collect(commands.add_parser("collect", help="wait for what was submitted"))
+    batch_api.add_jobs(commands.add_parser("jobs", help="list what was submitted"))
     _add_demo(commands.add_parser("demo", help="embed real text in three ways, and compare"))
     _add_simulate(commands.add_parser("simulate", help="run a local server to rehearse against"))
     return parser
@@ -296,7 +312,7 @@ the same command goes on from there. OPENAI_API_KEY and OPENAI_BASE_URL say wher
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Add what `embed` and `plan` have in common."""
+    """Add what `embed`, `plan` and `submit` have in common."""
     suffixes = " ".join(sorted(corpus.SUFFIXES | DATA_SUFFIXES.keys()))
     parser.add_argument(
         "paths",
@@ -378,6 +394,11 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         help="for a million tokens (default: OpenAI's list price)",
     )
     parser.set_defaults(run=_plan)
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    _add_inputs(parser)
+    batch_api.add_submit(parser, _texts_to_submit)
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ from langchain_batch_embed.journal.base import Journal, JournalStats, Space, con
 from langchain_batch_embed.journal.byte_store import ByteStoreJournal
 from langchain_batch_embed.journal.memory import MemoryJournal
 from langchain_batch_embed.journal.sqlite import SQLiteJournal
+from langchain_batch_embed.journal.sqlite_file import sqlite_errors
 
 __all__ = [
     "ByteStoreJournal",
@@ -30,6 +31,7 @@ __all__ = [
     "Space",
     "content_keys",
     "open_journal",
+    "sqlite_errors",
 ]
 
 

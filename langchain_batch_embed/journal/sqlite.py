@@ -157,6 +157,21 @@ class SQLiteJournal:
             self._disconnect()
 
     @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection, to read tables of others than this class; for no long time."""
+        with self._connected() as connection:
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection in a transaction, to write tables whose names begin with `job`.
+
+        They go with the vectors where the file was deleted or replaced.
+        """
+        with self._transaction() as connection:
+            yield connection
+
+    @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         # With the time-out, so that threads do not wait 30 s one after the other.
         if not self._lock.acquire(timeout=self._timeout):
@@ -203,6 +218,7 @@ class SQLiteJournal:
                 new.execute("BEGIN IMMEDIATE")
                 new.executemany(_CARRY_SPACE, old.execute(_SPACES))
                 new.executemany(_CARRY_VECTOR, old.execute(_VECTORS))
+                _carry_jobs(old, new)
         except BaseException:
             new.close()
             raise
@@ -268,6 +284,22 @@ _PRUNE_BY_SIZE = """
         ) WHERE bytes_from_newest > ?
     )
 """
+
+
+def _carry_jobs(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+    """Copy the tables of jobs, whose rows have names that are nowhere else."""
+    made = {name for (name,) in new.execute("SELECT name FROM sqlite_master")}
+    found = old.execute(
+        "SELECT name, type, sql FROM sqlite_master WHERE name GLOB 'job*' AND sql IS NOT NULL "
+        "ORDER BY type = 'index'"
+    ).fetchall()
+    for name, kind, statement in found:
+        if name not in made:
+            new.execute(statement)
+        if kind == "table":
+            rows = old.execute(f'SELECT * FROM "{name}"')  # noqa: S608  # of our own schema
+            marks = ", ".join("?" * len(rows.description))
+            new.executemany(f'INSERT OR IGNORE INTO "{name}" VALUES ({marks})', rows)  # noqa: S608
 
 
 def _select(

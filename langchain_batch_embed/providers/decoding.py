@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import ResponseError
 
-__all__ = ["OrderError", "as_array", "check", "read_answer", "to_lists"]
+__all__ = ["OrderError", "as_array", "check", "read_answer", "read_parsed", "to_lists"]
 
 _INDEX = re.compile(r"[0-9]{1,9}")
 """An index written as a string, with no more digits than any list needs."""
@@ -69,6 +69,17 @@ def read_answer(
     except ValueError as error:
         raise ResponseError(f"the answer is not JSON ({len(body):,} bytes)") from error
     del body  # each form of it is equally large, so none is kept longer than necessary
+    return read_parsed(answer, expected=expected, most_tokens=most_tokens)
+
+
+def read_parsed(
+    answer: object, *, expected: int, most_tokens: float = math.inf
+) -> tuple[NDArray[np.float32], int | None, str | None]:
+    """Read an answer whose JSON is parsed already, and drop its vectors from it; as `read_answer`.
+
+    Raises:
+        ResponseError: it is not one sound vector a text.
+    """
     if not isinstance(answer, dict):
         raise ResponseError(f"the answer is a JSON {type(answer).__name__}, not an object")
     data = answer.get("data")

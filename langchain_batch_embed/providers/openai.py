@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from langchain_batch_embed.errors import DimensionsError, ResponseError
+from langchain_batch_embed.errors import DimensionsError, OptionError, ResponseError
 from langchain_batch_embed.journal import Space
 from langchain_batch_embed.limits import Limits, attribute, is_hosted_by_openai
 from langchain_batch_embed.providers.copies import Connections, client_of
@@ -64,6 +64,10 @@ class _Form:
     empty: str = ""
 
 
+_BESIDE_THE_BODY = frozenset({"extra_headers", "extra_query", "timeout"})
+"""Options of the SDK that are not in the body of a request."""
+
+
 class OpenAIProvider:
     """Sends through the OpenAI SDK, with its own retrying turned off."""
 
@@ -77,7 +81,7 @@ class OpenAIProvider:
         replaces_empty: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        client = client_of(embeddings, connections)
+        self.client = client = client_of(embeddings, connections)
         limit_reads(client._client)  # noqa: SLF001  # no public way to it
         self._resource = client.embeddings
         named: str = attribute(embeddings, "model") or ""
@@ -91,13 +95,13 @@ class OpenAIProvider:
         # A gateway or a private server only speaks the same protocol.
         self.is_known = is_hosted_by_openai(url)
         self.name = limits.provider if self.is_known else self.address
-        self._dimensions: int | None = attribute(embeddings, "dimensions")
+        self.dimensions: int | None = attribute(embeddings, "dimensions")
         # What OpenAIEmbeddings does with the texts of first-generation models.
         self._joins_lines = named.endswith("001")
         extra: dict[str, Any] = attribute(embeddings, "model_kwargs") or {}
         self._options: dict[str, Any] = {**extra, "model": named}
-        if self._dimensions is not None:
-            self._options["dimensions"] = self._dimensions
+        if self.dimensions is not None:
+            self._options["dimensions"] = self.dimensions
         own = {**extra, **(extra.get("extra_body") or {})}
         self._is_form_fixed = self.is_known or "encoding_format" in own
         self._form = _Form(encoding=own.get("encoding_format", "base64"))
@@ -110,7 +114,7 @@ class OpenAIProvider:
         self.space = Space(
             provider=limits.provider,
             model=named,
-            dimensions=self._dimensions,
+            dimensions=self.dimensions,
             endpoint=url,
             variant=digest(extra),
         )
@@ -140,6 +144,28 @@ class OpenAIProvider:
     send_query = send
     """OpenAI embeds a query as it does a document."""
 
+    @property
+    def empty_in_batches(self) -> str:
+        """What a batch has for an empty text: it cannot be tried there what the server takes."""
+        return " " if self._replaces_empty else ""
+
+    def request_body(self) -> dict[str, Any]:
+        """Return the JSON of a request but for its texts, for a batch.
+
+        Raises:
+            OptionError: a request has more than a body, or its texts are changed on their way.
+        """
+        options = dict(self._options)
+        body = options.pop("extra_body", None) or {}
+        others = sorted(name for name in options if name in _BESIDE_THE_BODY)
+        if others:
+            raise OptionError(
+                f"the Batch API sends no {', '.join(others)}; leave them out of model_kwargs"
+            )
+        if self._joins_lines:
+            raise OptionError("the Batch API is not for OpenAI's first-generation models")
+        return {**options, **body, "encoding_format": self._form.encoding}
+
     def _ask(self, texts: Sequence[str], form: _Form, end: float, timeout: float) -> Answer:
         if form.empty and "" in texts:
             texts = [text or form.empty for text in texts]
@@ -166,8 +192,8 @@ class OpenAIProvider:
         except OrderError as error:
             raise self._judged(error) from None
         self._suspects -= len(texts) > 1  # the server can number its vectors
-        if self._dimensions not in (None, vectors.shape[1]):
-            raise DimensionsError(expected=self._dimensions, received=vectors.shape[1])
+        if self.dimensions not in (None, vectors.shape[1]):
+            raise DimensionsError(expected=self.dimensions, received=vectors.shape[1])
         self._has_answered = True
         return Answer(vectors=vectors, tokens=tokens, model=model, headers=headers)
 

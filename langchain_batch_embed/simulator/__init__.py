@@ -8,9 +8,10 @@ It runs in its own process and needs the extra `demo`:
 or, for clients in any language, `python -m langchain_batch_embed.simulator --tier 1`.
 """
 
+from .batch_scenario import BatchApi
 from .process import Simulator, serve
 from .quota import Bucket
 from .scenario import FAULTS, TIERS, Scenario
 from .vectors import vectors
 
-__all__ = ["FAULTS", "TIERS", "Bucket", "Scenario", "Simulator", "serve", "vectors"]
+__all__ = ["FAULTS", "TIERS", "BatchApi", "Bucket", "Scenario", "Simulator", "serve", "vectors"]

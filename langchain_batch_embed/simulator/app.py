@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from . import errors
 from .answers import Answer, Dripping, Hanging, Reset, Truncated, gone
+from .batch_calls import BatchCalls
 from .errors import Refusal
 from .faults import belied, injected, replaced, spoil
 from .question import Question, count_tokens
@@ -247,6 +248,7 @@ def build_app(scenario: Scenario) -> Starlette:
         routes=[
             Route("/v1/embeddings", embeddings, methods=post),
             Route("/openai/deployments/{deployment}/embeddings", embeddings, methods=post),
+            *BatchCalls(lambda: embeddings.run).routes(),
             Route("/v1/models", control.models, methods=get),
             Route("/simulator/stats", control.stats, methods=get),
             Route("/simulator/scenario", control.scenario, methods=post),

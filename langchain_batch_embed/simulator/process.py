@@ -197,6 +197,12 @@ class Simulator:
             charged: what the limiter charged for them: UTF-8 bytes / 4, each request rounded up.
             max_inputs_seen, max_tokens_seen, max_charge_seen: the largest of any one request,
                 also of refused ones.
+            batch_inputs_billed, batch_tokens_billed: of lines of batches, at half the price. The
+                inputs are in inputs_billed too, the tokens are not in tokens_billed.
+            batch_calls: calls of files and batches, by what they ask for.
+            batches: a mapping for each batch, with its id, status, metadata, lines, inputs, tokens,
+                bytes and the most inputs of a line, in the order of their creation.
+            files: how many were uploaded and deleted, and how many there are.
             connections: TCP connections that carried requests.
             processor_seconds: the server's processor time, user and system.
             log: [start_s, end_s, inputs, tokens, charge, status, fault] of the last 100,000

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .answers import NO_ANSWER
+from .batches import Batches
 from .periods import seconds_away, seconds_to_outage, slowness
 from .pool import Pool
 from .question import Cache, Question
@@ -81,6 +82,9 @@ class Run:
         self._seen: set[int] = set()
         self._billed: set[int] = set()
         self._log: deque[list[Any]] = deque(maxlen=_LOG_LENGTH)
+        self.batches = Batches(scenario, self.cache)
+        self.batch_calls: Counter[str] = Counter()
+        self.first_batch_call: float | None = None
 
     def arrive(self, *, on_new_connection: bool, is_cold: bool) -> Call:
         """Count a request and deal it its luck.
@@ -150,6 +154,20 @@ class Run:
         self._counts["charged"] += call.charge
         self._billed.update(map(hash, question.texts))
 
+    def settle_batches(self) -> float:
+        """Write and bill what batches have done, and return until when.
+
+        What is shown of a batch must be of that moment: later it may have ended, without a file.
+        """
+        now = time.monotonic()
+        for line in self.batches.settle(now):
+            self._counts["batch_inputs_billed"] += len(line.texts)
+            self._counts["batch_tokens_billed"] += line.tokens
+            self._counts["inputs_billed"] += len(line.texts)
+            self._billed.update(line.texts)
+            self._seen.update(line.texts)
+        return now
+
     def free_place(self, call: Call) -> None:
         """Let another request in for this one, at the latest when it ends."""
         self._places_held -= call.holds_place
@@ -178,6 +196,7 @@ class Run:
 
     def stats(self) -> dict[str, Any]:
         """Return the counters (see `Simulator.stats`)."""
+        now = self.settle_batches()
         counts, highest = self._counts, self._highest
         return {
             "requests": counts["requests"],
@@ -194,6 +213,10 @@ class Run:
             "max_inputs_seen": highest["inputs"],
             "max_tokens_seen": highest["tokens"],
             "max_charge_seen": highest["charge"],
+            "batch_inputs_billed": counts["batch_inputs_billed"],
+            "batch_tokens_billed": counts["batch_tokens_billed"],
+            "batch_calls": dict(self.batch_calls),
+            **self.batches.stats(now),
             "connections": counts["connections"],
             "processor_seconds": time.process_time() - self._processor,
             "log": list(self._log),

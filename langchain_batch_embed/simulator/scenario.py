@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, get_args
 
+from .batch_scenario import LINE_FAULTS, QUEUES, BatchApi
 from .quota import UsedOf
 
 # Requests and tokens a minute of text-embedding-3-small and -large
@@ -190,6 +191,7 @@ class Scenario:
             another.
         vector_cache: keep what was computed for a text, so that the same texts cost next to
             nothing the next time (8 KB a text at 1,536 dimensions).
+        batch_api: files and batches; see `BatchApi`.
         seed: of everything random. The same seed gives the n-th request the same luck.
 
     Raises:
@@ -246,6 +248,7 @@ class Scenario:
     drip_seconds: float = 1.0
     retry_after: float | None = None
     vector_cache: bool = False
+    batch_api: BatchApi = field(default_factory=BatchApi)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -255,6 +258,7 @@ class Scenario:
         object.__setattr__(self, "models", tuple(self.models))
         object.__setattr__(self, "script", tuple(self.script))
         object.__setattr__(self, "faults", dict(self.faults))
+        object.__setattr__(self, "batch_api", BatchApi.of(self.batch_api))
         for name in _PERIODS:
             object.__setattr__(self, name, _tuples(name, getattr(self, name)))
         self._check_numbers()
@@ -302,6 +306,9 @@ class Scenario:
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, not {share!r}")
+        odd = {*self.batch_api.line_faults} - {*SPOILED, *LINE_FAULTS}
+        if any(status_of(name) is None for name in odd):
+            raise ValueError(f"unknown line_faults {sorted(odd)} of batch_api")
         names = {*self.faults} | ({*self.script} - {"ok"})
         unknown = sorted(name for name in names - {*FAULTS} if status_of(name) is None)
         if unknown:
@@ -320,6 +327,12 @@ class Scenario:
             requests if self.requests_per_minute is None else self.requests_per_minute,
             tokens if self.tokens_per_minute is None else self.tokens_per_minute,
         )
+
+    @property
+    def queue(self) -> int | None:
+        """Tokens that may be enqueued in batches, from the tier where it is not given itself."""
+        given = self.batch_api.max_enqueued_tokens
+        return QUEUES.get(self.tier or 0) if given is None else given
 
     def to_json(self) -> str:
         """Write the scenario as a JSON object, for `from_json`."""

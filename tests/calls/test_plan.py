@@ -11,11 +11,12 @@ from statistics import median
 
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_openai import OpenAIEmbeddings
+from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
+from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings, InputError, OptionError
 from langchain_batch_embed.calls.estimate import RUNS, AccountQuota, rehearse_quota
-from langchain_batch_embed.calls.plan import TIERS
+from langchain_batch_embed.calls.plan import BATCH_QUEUES, TIERS
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.commands.main import main
@@ -26,6 +27,7 @@ from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Work
 from langchain_batch_embed.simulator import TIERS as SERVERS_TIERS
+from langchain_batch_embed.simulator.batch_scenario import QUEUES
 from langchain_batch_embed.simulator.quota import Quota as ServerQuota
 from langchain_batch_embed.texts.tokens import ByteCounter
 from tests.sending.calls import make_work
@@ -302,6 +304,39 @@ class TestPrice:
         assert (plan.dollars, plan.price) == (None, None)
         assert "price not known" in str(plan)
 
+    def test_of_the_batch_api_is_half(self, batch: Batch, openai_embeddings: OpenAI) -> None:
+        """And a queue that is too small for all of it is filled several times."""
+        embeddings = batch(openai_embeddings(model="text-embedding-3-small"))
+        texts = [prose(8000, seed) for seed in range(400)]
+        plan = embeddings.plan(texts, tier=1)
+        assert plan.dollars is not None
+        assert plan.batch_dollars == pytest.approx(plan.dollars / 2)
+        assert plan.batch_rounds == 2
+        assert "in 2 rounds, as the account's queue is smaller, usually within 2.0 h" in str(plan)
+        assert embeddings.plan(texts, tier=2).batch_rounds == 1
+        assert embeddings.plan(texts[:1]).batch_rounds is None
+        assert "by submit()" in plan._repr_html_()
+
+    def test_of_the_batch_api_is_told_where_there_is_one(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Azure's takes no embeddings, and a price of one's own is not halved."""
+        azure = AzureOpenAIEmbeddings(
+            azure_endpoint=server.azure_endpoint,
+            api_key=SecretStr("k"),
+            api_version="2024-10-21",
+            azure_deployment="text-embedding-3-small",
+            model="text-embedding-3-small",
+        )
+        for plan in (BatchEmbeddings(azure).plan(["a"]), batch().plan(["a"], price=1.0)):
+            assert plan.dollars is not None
+            assert plan.batch_dollars is None
+            assert "Batch API" not in str(plan)
+
+    def test_the_queues_are_those_of_the_simulator(self) -> None:
+        """Written down twice, as the simulator imports nothing of the rest."""
+        assert dict(BATCH_QUEUES) == dict(QUEUES)
+
     @pytest.mark.parametrize(
         ("amount", "written"),
         [
@@ -377,14 +412,15 @@ class TestOtherProviders:
 class TestShown:
     """As text and as a table."""
 
-    def test_two_lines_say_it(self, batch: Batch, openai_embeddings: OpenAI) -> None:
+    def test_three_lines_say_it(self, batch: Batch, openai_embeddings: OpenAI) -> None:
         """What is sent and costs, and how long it takes."""
         embeddings = batch(openai_embeddings(model="text-embedding-3-small"))
         plan = embeddings.plan([prose(1000, seed) for seed in range(1000)], tier=1)
-        assert f"{plan:}".count("\n") == 1
+        assert f"{plan:}".count("\n") == 2
         assert f"1,000 texts (1,000 unique): {plan.requests} requests, 1,0" in str(plan)
-        assert "$0.0200 ($0.02 a million, OpenAI's list price of November 2026; $0.0100" in str(
-            plan
+        assert "$0.0200 ($0.02 a million, OpenAI's list price of November 2026)\n" in str(plan)
+        assert str(plan).endswith(
+            "\nby submit(): $0.0100 through the Batch API, usually within 60 min, at most 24 h"
         )
         assert "with 3,000 requests and 1,000,000 tokens a minute" in str(plan)
 
@@ -414,7 +450,7 @@ class TestShown:
         plan = replace(
             batch().plan(["a text"]), seconds=2.2, seconds_by_tier=dict(enumerate(seconds, 1))
         )
-        assert str(plan).endswith(f"\n{said}")
+        assert said in str(plan).splitlines()
 
     def test_one_is_no_plural(self, batch: Batch) -> None:
         """Neither in a plan nor in a report."""
@@ -474,21 +510,23 @@ class TestCommand:
     ) -> None:
         """All text files in it, cut as the demo cuts them, and every tier is told."""
         main(["plan", str(folder)])
-        head, sent, took = capsys.readouterr().out.splitlines()
+        head, sent, took, half = capsys.readouterr().out.splitlines()
         assert head == "3 files, cut into sections, for text-embedding-3-small"
         assert sent.startswith("10 texts (10 unique): 1 request, ")
         assert took == "about 0.5 s in every tier"
+        assert half.startswith("by submit(): <$0.0001 through the Batch API, ")
 
     def test_whole_files_and_a_tier(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """A file is a text then; files can be named one by one."""
         files = [str(folder / "one.md"), str(folder / "two.txt")]
         model = "text-embedding-3-large"
         main(["plan", *files, "--whole", "--tier", "1", "--model", model])
-        head, sent, took = capsys.readouterr().out.splitlines()
+        head, sent, took, half = capsys.readouterr().out.splitlines()
         assert head == f"2 files, for {model}"
         assert sent.startswith("2 texts (2 unique): 1 request, ")
         assert "$0.13 a million" in sent
         assert took.endswith("with 3,000 requests and 1,000,000 tokens a minute")
+        assert half.endswith("usually within 60 min, at most 24 h")
 
     def test_a_price_can_be_given(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """For a model whose price is not known."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from langchain_batch_embed.simulator import FAULTS, Scenario
+from langchain_batch_embed.simulator import FAULTS, BatchApi, Scenario
 
 
 def test_a_scenario_survives_json() -> None:
@@ -27,6 +27,15 @@ def test_a_scenario_survives_json() -> None:
         {"firewall_marker": "<script>", "refuse_marker": "m", "marker_status": 500},
         {"text_limit_words": "input should not be larger than 10"},
         {"faults": {"status_424": 0.5}, "script": ("status_599", "short_one")},
+        {
+            "batch_api": BatchApi(
+                fates=("expires", "stuck"),
+                creations=("lost",),
+                line_faults={"nan": 0.1, "status_500": 0.2},
+                outages=((1, 2.5),),
+                max_enqueued_tokens=7,
+            )
+        },
     ],
 )
 def test_every_option_survives_json(options: dict[str, Any]) -> None:
@@ -58,6 +67,16 @@ def test_a_tier_sets_the_quotas_that_are_not_given(
     ("options", "message"),
     [
         ({"dimensions": 0}, "dimensions must be"),
+        ({"batch_api": 1}, "batch_api is an object"),
+        ({"batch_api": {"days": 1}}, r"unknown options \['days'\]"),
+        ({"batch_api": {"day": 0}}, "day must be"),
+        ({"batch_api": {"max_lines": 0}}, "max_lines must be"),
+        ({"batch_api": {"exists": 1}}, "exists must be"),
+        ({"batch_api": {"fates": ["odd"]}}, r"unknown fates \['odd'\]"),
+        ({"batch_api": {"empty_ids": "odd"}}, "empty_ids must be"),
+        ({"batch_api": {"call_faults": {"odd": 0.1}}}, r"unknown call_faults \['odd'\]"),
+        ({"batch_api": {"call_faults": {"lost": 2}}}, "between 0 and 1"),
+        ({"batch_api": {"line_faults": {"odd": 0.1}}}, r"unknown line_faults \['odd'\]"),
         ({"max_inputs": 1.5}, "max_inputs must be"),
         ({"tokens_per_minute": 0}, "tokens_per_minute must be"),
         ({"latency": -1}, "latency must be"),

@@ -1,0 +1,187 @@
+"""What a line of a batch's output means, and what is to be done about the texts in it. Pure."""
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_batch_embed.batch_api.packing import cut
+from langchain_batch_embed.batch_api.records import Line
+from langchain_batch_embed.errors import DimensionsError, ModelError, ResponseError
+from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
+from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.providers.decoding import read_parsed
+
+__all__ = ["MOST_FAILURES", "Read", "Verdict", "again", "read_line"]
+
+MOST_FAILURES = 8
+"""The server may fail a line this often; then its texts have failed."""
+
+_HOPES = 2
+"""It may fail a line of several texts this often. Then one of them may be the cause, and each gets
+a line of its own."""
+
+_OK = 200
+_FORBIDDEN = 403
+_PASSING_CODES = frozenset({"batch_expired", "batch_cancelled"})
+
+
+class Verdict(enum.Enum):
+    """What became of a line."""
+
+    ANSWERED = "answered"
+    UNANSWERED = "unanswered"
+    """It was not executed: the batch expired or was cancelled before."""
+    FAILED = "failed"
+    """An error that may pass, or an answer that cannot be believed."""
+    REFUSED = "refused"
+    """One of its texts is refused."""
+    BARRED = "barred"
+    """The refusal concerns the key, the model or an option, and so every request alike."""
+    TOO_LARGE = "too large"
+    """It has more texts or tokens than a request may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """What a line of the output says.
+
+    Attributes:
+        verdict: what became of the request.
+        answer: the vectors, where it was answered.
+        at: the position of the text that was refused, where it is known.
+        error: the status and the code, without a word of the server.
+        tokens: billed.
+    """
+
+    verdict: Verdict
+    answer: Answer | None = None
+    at: int | None = None
+    error: str = ""
+    tokens: int = 0
+
+
+class _LineError(Exception):
+    """An answer with another status than 200, in the form in which SDKs raise it."""
+
+    def __init__(self, status: int, body: object) -> None:
+        super().__init__(f"status {status}")
+        self.status_code = status
+        self.body = body
+
+
+def read_line(
+    parsed: Mapping[str, Any],
+    line: Line,
+    *,
+    dimensions: int | None,
+    agree: Callable[[int, str | None], None],
+) -> Read:
+    """Read what a line of the output or of the error file says about a request.
+
+    Args:
+        parsed: the line's JSON.
+        line: the request.
+        dimensions: that the request asks for.
+        agree: raises if vectors of so many dimensions, of that model, do not go with earlier ones.
+
+    Raises:
+        DimensionsError: the vectors have other dimensions than requested or than earlier ones.
+        ModelError: they are of another model.
+    """
+    response = parsed.get("response")
+    if not isinstance(response, Mapping):
+        error = parsed.get("error")
+        code = error.get("code") if isinstance(error, Mapping) else None
+        if code in _PASSING_CODES:
+            return Read(verdict=Verdict.UNANSWERED, error=str(code))
+        return _failed(line, 0, {"error": error if isinstance(error, Mapping) else {}})
+    status, body = response.get("status_code"), response.get("body")
+    if status != _OK:
+        return _failed(line, status if isinstance(status, int) else 0, body)
+    tokens = _billed(body, line)
+    most = 4 * line.weight + 100 * len(line.keys)
+    try:
+        vectors, usage, model = read_parsed(body, expected=len(line.keys), most_tokens=most)
+        if dimensions not in (None, vectors.shape[1]):
+            raise DimensionsError(expected=dimensions or 0, received=vectors.shape[1])
+        agree(vectors.shape[1], model)
+    except (DimensionsError, ModelError):
+        raise
+    except ResponseError:
+        return Read(verdict=Verdict.FAILED, error="an answer that is not sound", tokens=tokens)
+    answer = Answer(vectors=vectors, tokens=usage, model=model)
+    return Read(
+        verdict=Verdict.ANSWERED, answer=answer, tokens=line.weight if usage is None else usage
+    )
+
+
+def again(line: Line, read: Read, *, name: Callable[[], str]) -> list[Line]:
+    """Return the lines in which the texts of a line without an answer are sent again.
+
+    A text that will not be sent again has a line of its own, which has failed.
+
+    Args:
+        line: the line.
+        read: what the output says about it.
+        name: returns an id that no other line has.
+    """
+    count = len(line.keys)
+    borders: list[int] = []
+    sent = line.sent
+    match read.verdict:
+        case Verdict.UNANSWERED:
+            pass
+        case Verdict.TOO_LARGE if count > 1:
+            borders = [count // 2]
+        case Verdict.REFUSED if count > 1:
+            borders = list(range(count)) if read.at is None else [read.at, read.at + 1]
+        case Verdict.TOO_LARGE | Verdict.REFUSED:
+            return [_lost(line, read.error, name)]
+        case Verdict.BARRED:
+            sent += 1
+            if sent >= _HOPES:
+                return [_lost(line, read.error, name)]
+        case _:
+            sent += 1
+            if sent >= MOST_FAILURES:
+                return [_lost(line, read.error, name)]
+            borders = list(range(count)) if sent >= _HOPES else []
+    return cut(line, borders, name=name, sent=sent)
+
+
+def _lost(line: Line, error: str, name: Callable[[], str]) -> Line:
+    return Line(
+        id=name(),
+        keys=line.keys,
+        places=line.places,
+        tokens=line.tokens,
+        sent=line.sent,
+        state="failed",
+        error=error,
+    )
+
+
+def _failed(line: Line, status: int, body: object) -> Read:
+    diagnosis = diagnose(_LineError(status, body))
+    error = diagnosis.signature.removesuffix(" _LineError").replace(" -", "")
+    at = diagnosis.at if diagnosis.at is not None and diagnosis.at < len(line.keys) else None
+    match diagnosis.kind:
+        case Kind.TOO_LARGE if not diagnosis.whole_quota:
+            return Read(verdict=Verdict.TOO_LARGE, error=error)
+        case Kind.REFUSED if status:
+            return Read(verdict=Verdict.REFUSED, at=at, error=error)
+        case Kind.ACCOUNT if status == _FORBIDDEN:
+            # No line has a key of its own, so it is what a filter says about a text.
+            return Read(verdict=Verdict.REFUSED, at=at, error=error)
+        case Kind.ACCOUNT | Kind.OPTION | Kind.SPENT:
+            return Read(verdict=Verdict.BARRED, error=error)
+        case _:
+            return Read(verdict=Verdict.FAILED, error=error)
+
+
+def _billed(body: object, line: Line) -> int:
+    """Return the tokens of an answer that may turn out not to be sound."""
+    usage = body.get("usage") if isinstance(body, Mapping) else None
+    tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
+    return tokens if type(tokens) is int and tokens >= 0 else line.weight

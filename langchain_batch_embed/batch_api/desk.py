@@ -1,0 +1,368 @@
+"""Takes texts in: what `submit` and `jobs` do."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_batch_embed.batch_api.files import octets_of
+from langchain_batch_embed.batch_api.job import Job
+from langchain_batch_embed.batch_api.lock import jobs_lock
+from langchain_batch_embed.batch_api.packing import group, lines_of
+from langchain_batch_embed.batch_api.records import JobRecord, Line, Part
+from langchain_batch_embed.batch_api.service import BatchService
+from langchain_batch_embed.batch_api.store import JobStore
+from langchain_batch_embed.batch_api.worker import (
+    LIMIT_HOLDS,
+    EmbedNow,
+    Tools,
+    Worker,
+    known,
+    new_id,
+    part_of,
+    passes,
+)
+from langchain_batch_embed.clock import Calendar
+from langchain_batch_embed.errors import OptionError
+from langchain_batch_embed.journal import Journal, SQLiteJournal, content_keys
+from langchain_batch_embed.limits import AZURE, Limits
+from langchain_batch_embed.providers import Provider
+from langchain_batch_embed.providers.openai import OpenAIProvider
+from langchain_batch_embed.report import (
+    BATCH_API_SHARE,
+    DOLLARS_PER_MILLION_TOKENS,
+    Usage,
+    dollars,
+    money,
+)
+from langchain_batch_embed.texts.inputs import Inputs, check_texts
+
+__all__ = ["Desk", "FinishBy"]
+
+FinishBy = float | timedelta | datetime
+"""Seconds from now, a time from now, or a moment."""
+
+_BUSY = 0.5
+"""Seconds between two attempts to get the lock."""
+
+_ROUNDS = 5
+"""Rounds of work in a `submit`, as long as files are cut and have to be uploaded again."""
+
+_FIRST_PAUSE, _LAST_PAUSE = 1.0, 64.0
+"""Seconds between two attempts to upload the files; the pause doubles."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """Where the jobs of one `BatchEmbeddings` come in.
+
+    Attributes:
+        journal: of the object.
+        provider: sends its requests.
+        limits: of a request.
+        prepare: finds what has to be sent for texts.
+        embed_now: sends texts by ordinary requests, into the journal.
+        seconds: returns how long ordinary requests would take for the rows of inputs.
+        agree: raises if vectors do not go with earlier ones.
+        expect_model: names the model of earlier ones.
+        on_usage: is told of each line of a batch that is billed.
+        max_dollars: that a job may cost, where `submit` does not say it.
+        calendar: time and waiting.
+    """
+
+    journal: Journal
+    provider: Provider
+    limits: Limits
+    prepare: Callable[[Sequence[str]], Inputs]
+    embed_now: EmbedNow
+    seconds: Callable[[Inputs, NDArray[np.intp]], float]
+    agree: Callable[[int, str | None], None]
+    expect_model: Callable[[str | None], None]
+    on_usage: Callable[[Usage], object] | None
+    max_dollars: float | None
+    calendar: Calendar
+
+    def submit(
+        self,
+        texts: Iterable[str],
+        *,
+        finish_by: FinishBy | None = None,
+        max_dollars: float | None = None,
+    ) -> Job:
+        """Take texts in; see `BatchEmbeddings.submit`."""
+        journal = self._journal()
+        tools = self._tools(journal)
+        store = tools.store
+        deadline = _moment(finish_by, self.calendar.time())
+        _check_dollars(max_dollars)
+        given = check_texts(texts)
+        inputs = self.prepare(given)
+        keys = content_keys(inputs.texts, tools.space)
+        # An error comes now, before anything is written or uploaded.
+        self._patiently(tools.service.newest, is_enough=lambda: False)
+        store.prepare()
+        with self._locked(journal):
+            done = known(journal, keys)
+            missing = inputs.missing(done)
+            pending = store.pending(tools.space.digest)
+            # Also those that have all they need, and have yet to note it.
+            jobs = dict.fromkeys(pending[key][0] for key in keys if key in pending)
+            fresh = np.array(
+                [row for row in missing.tolist() if not pending.get(keys[row], ("", False))[1]],
+                np.intp,
+            )
+            if len(jobs) == 1 and not fresh.size:
+                job_id = next(iter(jobs))
+                wishes = {"finish_by": deadline, "max_dollars": max_dollars}
+                wishes = {name: value for name, value in wishes.items() if value is not None}
+                if wishes:
+                    store.change_job(job_id, **wishes)
+            else:
+                record = self._record(
+                    given, inputs, fresh, deadline, max_dollars, recalled=inputs.settled(done)
+                )
+                record = replace(record, shared=missing.size - fresh.size, waits_for=tuple(jobs))
+                limit = store.limit(tools.space.digest, since=self.calendar.time() - LIMIT_HOLDS)
+                job_id = record.id
+                store.add(record, self._parts(record.id, inputs, keys, fresh, limit))
+            texts_by_key = {keys[row]: inputs.texts[row] for row in missing.tolist()}
+            self._begin(Worker(tools, texts_by_key), store, job_id)
+        return self._job(store.job(job_id), store)
+
+    def jobs(self) -> list[Job]:
+        """Return the jobs that the journal knows; see `BatchEmbeddings.jobs`."""
+        store = JobStore(self._journal())
+        return [self._job(record, store) for record in store.jobs()] if store.exists() else []
+
+    def _begin(self, worker: Worker, store: JobStore, job_id: str) -> None:
+        """Upload a job's files and create its first batches."""
+
+        def upload() -> None:
+            for _ in range(_ROUNDS):
+                due = worker.round(job_id, takes_over=False)
+                if due > 0 or self._are_uploaded(store, job_id):
+                    break
+
+        # What is left when all files are uploaded is for `wait`.
+        self._patiently(upload, is_enough=lambda: self._are_uploaded(store, job_id))
+
+    def _patiently(self, call: Callable[[], object], *, is_enough: Callable[[], bool]) -> None:
+        """Call until it succeeds, or until what it has done is enough, for about two minutes."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                call()
+            except Exception as error:
+                if not passes(error):
+                    raise
+                if is_enough():
+                    return
+                if pause > _LAST_PAUSE:
+                    raise
+            else:
+                return
+            self.calendar.sleep(pause)
+            pause *= 2
+
+    @staticmethod
+    def _are_uploaded(store: JobStore, job_id: str) -> bool:
+        return all(part.state not in ("packed", "uploading") for part in store.parts(job_id))
+
+    def _record(
+        self,
+        given: Sequence[str],
+        inputs: Inputs,
+        fresh: NDArray[np.intp],
+        deadline: float | None,
+        max_dollars: float | None,
+        *,
+        recalled: int,
+    ) -> JobRecord:
+        """Return the record of a new job.
+
+        Raises:
+            OptionError: it costs more than it may.
+        """
+        model = self.provider.model or ""
+        price = DOLLARS_PER_MILLION_TOKENS.get(model)
+        if max_dollars is None:
+            max_dollars = self.max_dollars
+        if max_dollars is not None:
+            _check_price(model, price, int(inputs.tokens[fresh].sum()), max_dollars)
+        now = self.calendar.time()
+        return JobRecord(
+            id=new_id(),
+            space=self.provider.space.digest,
+            model=model,
+            created=now,
+            finish_by=deadline,
+            max_dollars=max_dollars,
+            price=price,
+            texts=len(given),
+            unique=inputs.unique,
+            recalled=recalled,
+            inputs=fresh.size,
+            tokens=int(inputs.sizes.tokens[fresh].sum()),
+            seconds=0.0 if deadline is None or not fresh.size else self.seconds(inputs, fresh),
+            ended=None,
+        )
+
+    def _parts(
+        self,
+        job_id: str,
+        inputs: Inputs,
+        keys: Sequence[bytes],
+        rows: NDArray[np.intp],
+        limit: float,
+    ) -> list[tuple[Part, Sequence[Line]]]:
+        """Cut the rows of inputs into lines, and these into files."""
+        most = self.limits.max_tokens_per_request
+        lines = lines_of(
+            [keys[row] for row in rows.tolist()],
+            _places(inputs)[rows],
+            inputs.sizes.tokens[rows].astype(np.int32),
+            max_items=self.limits.max_batch_size,
+            max_tokens=int(min(limit, most)) if most is not None else None,
+            name=new_id,
+        )
+        octets = dict(
+            zip(
+                (keys[row] for row in rows.tolist()),
+                octets_of([inputs.texts[row] for row in rows.tolist()]),
+                strict=True,
+            )
+        )
+        files = group(
+            lines,
+            max_tokens=limit,
+            octets=lambda line: sum(octets[key] for key in line.keys),
+        )
+        return [(part_of(job_id, number, file), file) for number, file in enumerate(files)]
+
+    def _job(self, record: JobRecord, store: JobStore) -> Job:
+        journal = self._journal()
+        return Job(
+            record,
+            journal=journal,
+            store=store,
+            worker=lambda: Worker(self._tools(journal)),
+            space=self.provider.space.digest,
+            calendar=self.calendar,
+        )
+
+    def _journal(self) -> SQLiteJournal:
+        if not isinstance(self.journal, SQLiteJournal):
+            raise OptionError(
+                "the Batch API answers hours later, so it needs a journal in a file: make "
+                'BatchEmbeddings with journal="vectors.db"'
+            )
+        return self.journal
+
+    def _tools(self, journal: SQLiteJournal) -> Tools:
+        """Return what a worker needs.
+
+        Raises:
+            OptionError: the wrapped object has no Batch API for embeddings.
+        """
+        provider = self.provider
+        if not isinstance(provider, OpenAIProvider):
+            raise OptionError(
+                "the Batch API is OpenAI's: wrap an OpenAIEmbeddings, and not a subclass with an "
+                "embed_documents of its own; embed_documents works with any class"
+            )
+        if self.limits.provider == AZURE.provider or ".azure.com" in provider.address:
+            raise OptionError(
+                "Azure's Batch API takes no embeddings (its documentation says so); nothing was "
+                "uploaded. Use embed_documents"
+            )
+        return Tools(
+            store=JobStore(journal),
+            service=BatchService(provider.client, provider.address),
+            journal=journal,
+            space=provider.space,
+            dimensions=provider.dimensions,
+            body=provider.request_body(),
+            empty=provider.empty_in_batches,
+            agree=self.agree,
+            expect_model=self.expect_model,
+            embed_now=self.embed_now,
+            tell=self._tell,
+            calendar=self.calendar,
+        )
+
+    def _tell(self, model: str | None, texts: int, tokens: int) -> None:
+        if self.on_usage is not None:
+            full = dollars(self.provider.model, tokens)
+            price = None if full is None else BATCH_API_SHARE * full
+            self.on_usage(
+                Usage(model=model or self.provider.model, texts=texts, tokens=tokens, dollars=price)
+            )
+
+    @contextmanager
+    def _locked(self, journal: SQLiteJournal) -> Iterator[None]:
+        """Hold the lock of the journal's jobs; wait for a process that works on them."""
+        while True:
+            with jobs_lock(journal.path) as is_held:
+                if is_held:
+                    yield
+                    return
+            self.calendar.sleep(_BUSY)
+
+
+def _places(inputs: Inputs) -> NDArray[np.int32]:
+    """Return for each row the first of the caller's texts that needs it."""
+    places = np.zeros(len(inputs.texts), np.int32)
+    count = len(inputs.row_of)
+    places[inputs.row_of[::-1]] = np.arange(count - 1, -1, -1, dtype=np.int32)
+    for row, (windows, _) in inputs.windows.items():
+        for window in windows:
+            if window >= inputs.unique:
+                places[window] = places[row]
+    return places
+
+
+def _moment(finish_by: FinishBy | None, now: float) -> float | None:
+    """Return the time in seconds since 1970.
+
+    Raises:
+        OptionError: it is none, or a time of day without its zone.
+    """
+    if finish_by is None:
+        return None
+    if isinstance(finish_by, datetime):
+        if finish_by.tzinfo is None:
+            raise OptionError("finish_by needs a time zone: datetime.now().astimezone(), or UTC")
+        return finish_by.timestamp()
+    seconds = finish_by.total_seconds() if isinstance(finish_by, timedelta) else finish_by
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise OptionError(
+            "finish_by must be seconds from now, a timedelta or a datetime, not "
+            f"{type(finish_by).__name__}"
+        )
+    if not 0 < seconds < math.inf:
+        raise OptionError(f"finish_by must be more than 0 seconds from now, not {seconds:g}")
+    return now + seconds
+
+
+def _check_dollars(value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise OptionError(f"max_dollars must be a number, not {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise OptionError(f"max_dollars must be more than 0, not {value}")
+
+
+def _check_price(model: str, price: float | None, tokens: int, most: float) -> None:
+    if price is None:
+        raise OptionError(f"the price of {model} is not known, so max_dollars cannot be kept to")
+    cost = BATCH_API_SHARE * tokens * price / 1e6
+    if cost > most:
+        raise OptionError(
+            f"{tokens:,} tokens cost about {money(cost)} at half price, and max_dollars is "
+            f"{money(most)}; nothing was uploaded"
+        )

@@ -1,0 +1,264 @@
+"""`Job`: one call of `submit`, in this process or from the journal."""
+
+import time
+from collections.abc import Callable
+
+from tqdm.auto import tqdm
+
+from langchain_batch_embed.batch_api.lock import jobs_lock
+from langchain_batch_embed.batch_api.records import JobRecord
+from langchain_batch_embed.batch_api.status import JobReport, JobStatus
+from langchain_batch_embed.batch_api.store import JobStore
+from langchain_batch_embed.batch_api.worker import Worker, passes
+from langchain_batch_embed.clock import Calendar
+from langchain_batch_embed.errors import (
+    BatchEmbeddingsError,
+    Failure,
+    JobError,
+    JobTimeoutError,
+    OptionError,
+)
+from langchain_batch_embed.journal import SQLiteJournal
+from langchain_batch_embed.report import BATCH_API_SHARE, html_table
+
+__all__ = ["Job"]
+
+_OTHERS = 1.0
+"""Seconds between two looks at a job on which another process works."""
+
+_FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
+"""Seconds to wait when the server cannot be reached; the pause doubles."""
+
+_MOST_SILENCE = 86_400.0
+"""Seconds without an answer of the server after which a wait gives up."""
+
+
+class Job:
+    """Texts on their way through the Batch API, at half the price.
+
+    `BatchEmbeddings.submit` makes it, and `BatchEmbeddings.jobs` finds it again, also in another
+    process. Its vectors go into the journal, where every later call finds them. All that is known
+    about it is in the journal too, except for the texts. Those are in a file at the provider until
+    their vectors are here, so that any process can send again what was not answered.
+
+    Attributes:
+        id: its name.
+        model: the model that makes the vectors.
+        created: when it was submitted, in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        record: JobRecord,
+        *,
+        journal: SQLiteJournal,
+        store: JobStore,
+        worker: Callable[[], Worker],
+        space: bytes,
+        calendar: Calendar,
+    ) -> None:
+        self.id = record.id
+        self.model = record.model
+        self.created = record.created
+        self._space = record.space
+        self._journal = journal
+        self._store = store
+        self._make_worker = worker
+        self._own_space = space
+        self._calendar = calendar
+        self._stranded = 0
+
+    @property
+    def status(self) -> JobStatus:
+        """How far the job is, as the journal knows it; `refresh` asks the server."""
+        job = self._store.job(self.id)
+        counts = self._store.counts(self.id)
+        running = {part.id: part.answered for part in self._store.parts(self.id)}
+        waiting = in_batches = 0
+        answered = 0.0
+        by_state = dict.fromkeys(("done", "failed", "cancelled"), 0)
+        for (state, part_state, part), texts in counts.items():
+            if state != "open":
+                by_state[state] += texts
+            elif part_state in ("running", "ended"):
+                in_batches += texts
+                answered += texts * (running.get(part or "", 0.0) if part else 1.0)
+            else:
+                waiting += texts
+        shared = job.shared
+        is_there = all(self._store.job(other).ended is not None for other in job.waits_for)
+        return JobStatus(
+            texts=job.inputs + shared,
+            waiting=waiting,
+            running=in_batches + (0 if is_there else shared),
+            answered=int(answered),
+            finished=by_state["done"] + (shared if is_there else 0),
+            failed=by_state["failed"],
+            cancelled=by_state["cancelled"],
+            has_ended=job.ended is not None,
+        )
+
+    @property
+    def report(self) -> JobReport:
+        """What the job did and cost so far."""
+        job = self._store.job(self.id)
+        end = self._calendar.time() if job.ended is None else job.ended
+        price = None if job.price is None else job.price / 1e6
+        failures = [
+            Failure(index=place, error=_error(line.error))
+            for line in self._store.failed(self.id)
+            for place in line.places.tolist()
+        ]
+        return JobReport(
+            texts=job.texts,
+            unique=job.unique,
+            from_journal=job.recalled,
+            batches=job.batches,
+            requests=job.requests,
+            half_price_tokens=job.half_tokens,
+            full_price_tokens=job.full_tokens,
+            half_price_dollars=None if price is None else BATCH_API_SHARE * job.half_tokens * price,
+            full_price_dollars=None if price is None else job.full_tokens * price,
+            overtaken=job.overtaken,
+            seconds=max(0.0, end - job.created),
+            failures=tuple(sorted(failures, key=lambda failure: failure.index)),
+        )
+
+    def refresh(self) -> JobStatus:
+        """Do all that can be done now, and return how far the job is.
+
+        It asks the server, reads what has been answered into the journal, and sends again what was
+        not, as far as there is room. While another process does that, it only looks.
+
+        Raises:
+            Exception: whatever the SDK raises. Nothing is lost, and the next call goes on.
+        """
+        self._round()
+        return self.status
+
+    def wait(self, timeout: float | None = None, *, show_progress: bool = True) -> JobReport:
+        """Wait until every text has its vector in the journal, or has failed.
+
+        It asks the server every few seconds at first and every minute later. Batches that expire,
+        fail or are answered in part are sent again, with texts that it reads back from their files
+        at the provider. A server that cannot be reached is waited for, up to a day. Several
+        processes may wait for one job: one of them works, and the others look.
+
+        Args:
+            timeout: seconds; `None`: as long as it takes.
+            show_progress: show a `tqdm.auto` bar that counts texts.
+
+        Returns:
+            What the job did and cost; its `failures` are the texts without a vector.
+
+        Raises:
+            JobTimeoutError: it has not ended in time. It goes on at the server.
+            JobError: it cannot go on.
+            OptionError: it is a job of another model or server than this object's.
+            JournalError: the journal cannot be read or written.
+            DimensionsError, ModelError: the vectors do not go with earlier ones.
+        """
+        started = heard = self._calendar.time()
+        pause = _FIRST_PAUSE
+        with tqdm(total=self.status.texts, unit=" texts", disable=not show_progress) as bar:
+            while True:
+                try:
+                    delay = self._round()
+                    heard, pause = self._calendar.time(), _FIRST_PAUSE
+                except Exception as error:
+                    if not passes(error) or self._calendar.time() - heard > _MOST_SILENCE:
+                        raise
+                    delay, pause = pause, min(_LAST_PAUSE, 2 * pause)
+                status = self.status
+                _show(bar, status)
+                if status.has_ended:
+                    break
+                if self._stranded and self._stranded >= status.waiting + status.running:
+                    raise JobError(
+                        f"{self._stranded:,} texts of job {self.id} were not uploaded before the "
+                        "process that submitted them ended; call submit() with them again",
+                        job=self.id,
+                    )
+                left = float("inf") if timeout is None else started + timeout
+                left -= self._calendar.time()
+                if left <= 0:
+                    raise JobTimeoutError(
+                        f"job {self.id} has not ended after {timeout:g} s ({status}); it goes on "
+                        "at the server, and wait() goes on from here",
+                        job=self.id,
+                    )
+                self._calendar.sleep(max(0.0, min(delay, left, _LAST_PAUSE)))
+        self._check()
+        return self.report
+
+    def cancel(self) -> None:
+        """Ask for the job's batches to be cancelled, and send nothing more.
+
+        What they have answered by then is paid for; `wait` reads it into the journal.
+        """
+        self._belongs()
+        self._store.prepare()
+        if self._store.job(self.id).ended is None:
+            self._store.change_job(self.id, cancelled=self._calendar.time())
+            self._round()
+
+    def __str__(self) -> str:
+        """One line for a log or a print."""
+        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.created))
+        return f"job {self.id[:8]} of {day}, {self.model}: {self.status}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return a small table, for notebooks."""
+        status = self.status
+        rows = {
+            "model": self.model,
+            "texts": f"{status.texts:,}",
+            "waiting": f"{status.waiting:,}",
+            "running": f"{status.running:,} ({status.answered:,} answered)",
+            "finished": f"{status.finished:,}",
+            "failed": f"{status.failed:,}",
+            "cancelled": f"{status.cancelled:,}",
+        }
+        return html_table(f"Job {self.id[:8]}", rows)
+
+    def _round(self) -> float:
+        """Work on the job, if nobody else does; return seconds until the next time."""
+        if self._store.job(self.id).ended is not None:
+            return float("inf")
+        self._belongs()
+        with jobs_lock(self._journal.path) as is_held:
+            if not is_held:
+                return _OTHERS
+            worker = self._make_worker()
+            try:
+                return worker.round(self.id)
+            finally:
+                self._stranded = worker.stranded
+
+    def _belongs(self) -> None:
+        if self._space != self._own_space:
+            raise OptionError(
+                f"job {self.id} is of {self.model} with other options, or at another server; make "
+                "BatchEmbeddings around an object like the one that submitted it"
+            )
+
+    def _check(self) -> None:
+        fatal = self._store.job(self.id).fatal
+        if fatal is not None:
+            raise JobError(
+                f"job {self.id} cannot go on: {fatal}. What it has brought is in the journal; "
+                "embed_documents sends the rest, and so does submit() when the cause is gone",
+                job=self.id,
+            )
+
+
+def _show(bar: "tqdm[object]", status: JobStatus) -> None:
+    done = status.finished + status.failed + status.cancelled + status.answered
+    bar.update(min(status.texts, done) - bar.n)
+    bar.set_postfix_str(str(status).partition(": ")[2], refresh=False)
+
+
+def _error(words: str | None) -> BatchEmbeddingsError:
+    return BatchEmbeddingsError(f"the text has no vector: {words or 'refused'}")

@@ -1,0 +1,42 @@
+"""Lets one process at a time work on the jobs of a journal."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from langchain_batch_embed.journal import sqlite_errors
+
+__all__ = ["jobs_lock"]
+
+
+@contextmanager
+def jobs_lock(journal: Path) -> Iterator[bool]:
+    """Hold the lock of a journal's jobs, if nobody else does; yield whether it is held.
+
+    It is SQLite's lock on an empty file beside the journal. The operating system drops it when the
+    process ends, however it ends, so there is no lease that a slow process could outlive.
+
+    Args:
+        journal: the journal's file.
+    """
+    path = journal.with_name(f"{journal.name}-jobs")
+    with sqlite_errors(path, 0.0):
+        with suppress(FileExistsError):
+            path.touch(mode=0o600, exist_ok=False)
+        connection = sqlite3.connect(path, timeout=0.0, isolation_level=None)
+    try:
+        yield _begin(connection, path)
+    finally:
+        connection.close()
+
+
+def _begin(connection: sqlite3.Connection, path: Path) -> bool:
+    with sqlite_errors(path, 0.0):
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True

@@ -1,0 +1,132 @@
+"""Cuts inputs into lines, and lines into files: pure arithmetic."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_batch_embed.batch_api.records import Line
+from langchain_batch_embed.texts.packing import pack
+
+__all__ = [
+    "MAX_INPUTS",
+    "MAX_OCTETS",
+    "chosen",
+    "cut",
+    "group",
+    "lines_of",
+    "splits",
+]
+
+MAX_INPUTS = 50_000
+"""Inputs over all lines of a batch, from the Batch API's guide."""
+
+MAX_OCTETS = 190_000_000
+"""Bytes of a batch's file. The guide allows 200 MB; the rest is for lines that are split later."""
+
+LINE_OCTETS = 400
+"""Bytes of a line beside its texts, with room for the options of the request."""
+
+
+def lines_of(
+    keys: Sequence[bytes],
+    places: NDArray[np.int32],
+    tokens: NDArray[np.int32],
+    *,
+    max_items: int,
+    max_tokens: int | None,
+    name: Callable[[], str],
+) -> list[Line]:
+    """Cut inputs into the fewest lines that keep the limits of a request.
+
+    Args:
+        keys: of the inputs.
+        places: of the inputs among the caller's texts.
+        tokens: of the inputs by the stricter count.
+        max_items: inputs in one line.
+        max_tokens: tokens in one line.
+        name: returns an id that no other line has.
+    """
+    runs, _ = pack(tokens.astype(np.int64), max_items=max_items, max_tokens=max_tokens, workers=1)
+    return [
+        Line(
+            id=name(),
+            keys=tuple(keys[run.start : run.stop]),
+            places=places[run.start : run.stop],
+            tokens=tokens[run.start : run.stop],
+        )
+        for run in runs
+    ]
+
+
+def group(
+    lines: Iterable[Line],
+    *,
+    max_tokens: float,
+    octets: Callable[[Line], int] = lambda _: 0,
+    max_inputs: int = MAX_INPUTS,
+    max_octets: int = MAX_OCTETS,
+) -> list[list[Line]]:
+    """Put lines into files, in order, as many into each as its limits allow.
+
+    Args:
+        lines: the lines.
+        max_tokens: that may be enqueued at a time.
+        octets: returns the bytes of a line's texts.
+        max_inputs: inputs in a file.
+        max_octets: bytes in a file.
+    """
+    files: list[list[Line]] = []
+    inputs = size = 0
+    tokens = 0.0
+    for line in lines:
+        more = len(line.keys), octets(line) + LINE_OCTETS, line.weight
+        fits = (
+            inputs + more[0] <= max_inputs
+            and size + more[1] <= max_octets
+            and tokens + more[2] <= max_tokens
+        )
+        if not files or not fits:
+            files.append([])
+            inputs = size = 0
+            tokens = 0.0
+        files[-1].append(line)
+        inputs, size, tokens = inputs + more[0], size + more[1], tokens + more[2]
+    return files
+
+
+def cut(line: Line, borders: Iterable[int], *, name: Callable[[], str], sent: int) -> list[Line]:
+    """Cut a line before the texts at `borders`, into new lines."""
+    edges = sorted({0, len(line.keys), *borders})
+    return [
+        Line(
+            id=name(),
+            keys=line.keys[start:stop],
+            places=line.places[start:stop],
+            tokens=line.tokens[start:stop],
+            sent=sent,
+        )
+        for start, stop in pairwise(edges)
+    ]
+
+
+def chosen(line: Line, positions: NDArray[np.intp], *, name: Callable[[], str]) -> Line:
+    """Return a new line with some of a line's texts."""
+    return Line(
+        id=name(),
+        keys=tuple(line.keys[position] for position in positions.tolist()),
+        places=line.places[positions],
+        tokens=line.tokens[positions],
+        sent=line.sent,
+    )
+
+
+def splits(line: Line, *, max_tokens: float) -> Iterator[int]:
+    """Yield where to cut a line, so that its pieces have at most so many tokens, if they can."""
+    total = 0.0
+    for position, tokens in enumerate(line.tokens.tolist()):
+        if total and total + tokens > max_tokens:
+            yield position
+            total = 0.0
+        total += tokens

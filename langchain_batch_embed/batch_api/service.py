@@ -1,0 +1,201 @@
+"""The Batch API over HTTP, through the OpenAI SDK's client of the wrapped object."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from langchain_batch_embed.batch_api.decisions import BatchView, Fault
+from langchain_batch_embed.errors import OptionError
+
+if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported it; nobody else needs it
+    import openai
+
+__all__ = ["BatchService", "faults_of", "is_doubtful", "is_gone"]
+
+INTENT = "langchain_batch_embed"
+"""The name in a batch's metadata by which it is recognised."""
+
+_TIMEOUT = 120.0
+"""Seconds for a call, and for each piece of a file."""
+
+_PAGE = 100
+_FILES_LOOKED_AT = 10_000
+_NOT_FOUND = 404
+_NO_SUCH_ADDRESS = frozenset({404, 405, 501})
+_DOUBTFUL = frozenset({408, 409, 425, 499})
+
+
+class BatchService:
+    """Files and batches of one account.
+
+    Every method raises what the SDK raises, and sends each request once: a batch that is created
+    twice is paid for twice.
+
+    Args:
+        client: of the SDK, which does not retry.
+        address: the server's name in messages.
+    """
+
+    def __init__(self, client: "openai.OpenAI", address: str) -> None:
+        self._client = client
+        self._address = address
+
+    def newest(self) -> str:
+        """Return the id of the account's newest batch, or "" where there is none.
+
+        Raises:
+            OptionError: the server has no Batch API.
+        """
+        try:
+            page: Any = self._client.batches.list(limit=1, timeout=_TIMEOUT)
+        except Exception as error:
+            if getattr(error, "status_code", None) in _NO_SUCH_ADDRESS:
+                raise OptionError(self._has_none()) from error
+            raise
+        data = getattr(page, "data", None)
+        if not isinstance(data, list):  # some gateways answer any address with a page
+            raise OptionError(self._has_none())
+        return str(data[0].id) if data else ""
+
+    def upload(self, name: str, content: bytes) -> str:
+        """Upload a file; return its id."""
+        made = self._client.files.create(
+            file=(name, content, "application/jsonl"), purpose="batch", timeout=_TIMEOUT
+        )
+        return made.id
+
+    def find_file(self, name: str, octets: int) -> str | None:
+        """Return the id of a file that was uploaded, or `None` where there is none."""
+        files = self._client.files.list(purpose="batch", order="desc", timeout=_TIMEOUT)
+        for file in islice(files, _FILES_LOOKED_AT):
+            if file.filename == name and file.bytes == octets:
+                return file.id
+        return None
+
+    def create(self, file_id: str, intent: str) -> BatchView:
+        """Create a batch."""
+        batch = self._client.batches.create(
+            input_file_id=file_id,
+            endpoint="/v1/embeddings",
+            completion_window="24h",
+            metadata={INTENT: intent},
+            timeout=_TIMEOUT,
+        )
+        return _view(batch)
+
+    def find(self, intent: str, anchor: str | None) -> BatchView | None:
+        """Return the batch with this intent, or `None` where there is none.
+
+        Args:
+            intent: in its metadata.
+            anchor: a batch that is older; what is behind its page is not looked at.
+        """
+        page: Any = self._client.batches.list(limit=_PAGE, timeout=_TIMEOUT)
+        while True:
+            for batch in page.data:
+                if isinstance(batch.metadata, Mapping) and batch.metadata.get(INTENT) == intent:
+                    return _view(batch)
+            if any(batch.id == anchor for batch in page.data) or not page.has_next_page():
+                return None
+            page = page.get_next_page()
+
+    def retrieve(self, batch_id: str) -> BatchView:
+        """Return a batch as it is now."""
+        return _view(self._client.batches.retrieve(batch_id, timeout=_TIMEOUT))
+
+    def cancel(self, batch_id: str) -> None:
+        """Ask for a batch to be cancelled; one that has ended stays as it is."""
+        try:
+            self._client.batches.cancel(batch_id, timeout=_TIMEOUT)
+        except Exception as error:
+            status = getattr(error, "status_code", None)
+            if status not in (400, 409):  # it has ended by now
+                raise
+
+    def lines(self, file_id: str) -> Iterator[bytes]:
+        """Yield the lines of a file while it is being read, so that one is in memory at a time."""
+        pieces: list[bytes] = []
+        content = self._client.files.with_streaming_response.content
+        with content(file_id, timeout=_TIMEOUT) as response:
+            for chunk in response.iter_bytes():
+                # Not at other ends of lines, which may stand in a string.
+                *whole, rest = chunk.split(b"\n")
+                for end in whole:
+                    pieces.append(end)
+                    line = b"".join(pieces)
+                    pieces.clear()
+                    if line.strip():
+                        yield line
+                pieces.append(rest)
+        line = b"".join(pieces)
+        if line.strip():
+            yield line
+
+    def delete(self, file_id: str) -> None:
+        """Delete a file; one that is gone already is no error."""
+        try:
+            self._client.files.delete(file_id, timeout=_TIMEOUT)
+        except Exception as error:
+            if not is_gone(error):
+                raise
+
+    def _has_none(self) -> str:
+        return (
+            f"the server at {self._address} has no Batch API (GET /batches fails); nothing was "
+            "uploaded. Use embed_documents, which needs none"
+        )
+
+
+def is_doubtful(error: BaseException) -> bool:
+    """Tell whether a request may have been carried out although it failed."""
+    status = getattr(error, "status_code", None)
+    return not (isinstance(status, int) and 400 <= status < 500 and status not in _DOUBTFUL)  # noqa: PLR2004
+
+
+def is_gone(error: BaseException) -> bool:
+    """Tell whether what was asked for does not exist any more."""
+    return getattr(error, "status_code", None) == _NOT_FOUND
+
+
+def faults_of(error: BaseException) -> tuple[Fault, ...]:
+    """Return the reasons of a refusal, in the form in which a failed batch has them."""
+    body = getattr(error, "body", None)
+    inner = body.get("error", body) if isinstance(body, Mapping) else {}
+    inner = inner if isinstance(inner, Mapping) else {}
+    return (
+        Fault(
+            code=_text(inner.get("code")) or _text(getattr(error, "code", None)) or None,
+            line=None,
+            words=_text(inner.get("message")) or str(error),
+            param=_text(inner.get("param")) or None,
+        ),
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _view(batch: Any) -> BatchView:
+    counts = batch.request_counts
+    total = getattr(counts, "total", 0) or 0
+    completed = getattr(counts, "completed", 0) or 0
+    done = completed + (getattr(counts, "failed", 0) or 0)
+    data = getattr(batch.errors, "data", None) or []
+    return BatchView(
+        id=batch.id,
+        status=batch.status,
+        answered=min(1.0, done / total) if total else 0.0,
+        completed=completed,
+        output_id=batch.output_file_id,
+        error_id=batch.error_file_id,
+        faults=tuple(
+            Fault(
+                code=_text(fault.code) or None,
+                line=fault.line if isinstance(fault.line, int) else None,
+                words=_text(fault.message),
+                param=_text(fault.param) or None,
+            )
+            for fault in data
+        ),
+    )

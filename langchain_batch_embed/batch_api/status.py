@@ -1,0 +1,119 @@
+"""How far a job is, and what it did."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from langchain_batch_embed.errors import Failure
+from langchain_batch_embed.report import duration, html_table, money
+
+__all__ = ["JobReport", "JobStatus"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """How far a job is: counts of texts, where an over-long one counts as its windows.
+
+    Attributes:
+        texts: that the job has to bring, without those that were in the journal.
+        waiting: they have no batch yet: the queue is full, or the server was not asked.
+        running: they are in a batch.
+        answered: those among the running that the server says it has answered.
+        finished: their vectors are in the journal.
+        failed: they were refused, or the server could not embed them; see the report.
+        cancelled: they were in a batch, or waited for one, when the job was cancelled.
+        has_ended: nothing is left to do.
+    """
+
+    texts: int
+    waiting: int = 0
+    running: int = 0
+    answered: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    has_ended: bool = False
+
+    def __str__(self) -> str:
+        """One line: the counts that are not 0."""
+        counts = {
+            "waiting": self.waiting,
+            "running": self.running,
+            "finished": self.finished,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+        }
+        shown = [f"{count:,} {name}" for name, count in counts.items() if count]
+        return f"{self.texts:,} texts: {', '.join(shown) or 'nothing to do'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobReport:
+    """What a job did and cost so far.
+
+    Attributes:
+        texts: texts of the caller.
+        unique: different texts among them.
+        from_journal: unique texts whose vectors were in the journal and cost nothing.
+        batches: batches created.
+        requests: ordinary requests, for what was late.
+        half_price_tokens: tokens billed through the Batch API.
+        full_price_tokens: tokens billed for ordinary requests.
+        half_price_dollars: their price; `None` where it is not known.
+        full_price_dollars: their price; `None` where it is not known.
+        overtaken: texts sent by ordinary requests while their batch had not confirmed that it had
+            ended. OpenAI may bill some of them in the batch too.
+        seconds: from `submit` to the end, or until now.
+        failures: texts without a vector, by their index among the caller's.
+    """
+
+    texts: int
+    unique: int
+    from_journal: int
+    batches: int
+    requests: int
+    half_price_tokens: int
+    full_price_tokens: int
+    half_price_dollars: float | None
+    full_price_dollars: float | None
+    overtaken: int
+    seconds: float
+    failures: tuple[Failure, ...] = field(default=(), repr=False)
+
+    @property
+    def dollars(self) -> float | None:
+        """Dollars for all tokens; `None` where the price is not known."""
+        if self.half_price_dollars is None or self.full_price_dollars is None:
+            return None
+        return self.half_price_dollars + self.full_price_dollars
+
+    def __str__(self) -> str:
+        """One line for a log or a print."""
+        kept = f", {self.from_journal:,} from the journal" if self.from_journal else ""
+        lost = f", {len(self.failures):,} failed" if self.failures else ""
+        return (
+            f"{self.texts:,} texts ({self.unique:,} unique{kept}{lost}) in "
+            f"{duration(self.seconds)}: {self.batches:,} batches with "
+            f"{self.half_price_tokens:,} tokens at half price{_price(self.half_price_dollars)}, "
+            f"{self.requests:,} requests with {self.full_price_tokens:,} at full price"
+            f"{_price(self.full_price_dollars)}"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a small table, for notebooks."""
+        rows: Mapping[str, str] = {
+            "texts": f"{self.texts:,}",
+            "unique": f"{self.unique:,}",
+            "from the journal": f"{self.from_journal:,}",
+            "batches": f"{self.batches:,}",
+            "at half price": f"{self.half_price_tokens:,} tokens{_price(self.half_price_dollars)}",
+            "requests": f"{self.requests:,}",
+            "at full price": f"{self.full_price_tokens:,} tokens{_price(self.full_price_dollars)}",
+            "overtaken": f"{self.overtaken:,}",
+            "time": duration(self.seconds),
+            "failed texts": f"{len(self.failures):,}",
+        }
+        return html_table("Job", rows)
+
+
+def _price(dollars: float | None) -> str:
+    return "" if dollars is None else f" ({money(dollars)})"

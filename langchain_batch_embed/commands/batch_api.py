@@ -1,0 +1,135 @@
+"""The commands `submit`, `collect` and `jobs`: OpenAI's Batch API from the shell."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from langchain_openai import OpenAIEmbeddings
+from pydantic import SecretStr
+
+from langchain_batch_embed.commands.account import wrapped_of
+from langchain_batch_embed.commands.demo import say
+from langchain_batch_embed.embeddings import BatchEmbeddings
+from langchain_batch_embed.errors import OptionError
+
+__all__ = ["add_collect", "add_jobs", "add_submit"]
+
+_PARTIAL = 3
+"""The exit status where some texts have a vector and others have none."""
+
+_FAILURES_SHOWN = 20
+
+
+def add_submit(
+    parser: argparse.ArgumentParser, texts: Callable[[argparse.Namespace], Sequence[str]]
+) -> None:
+    """Add what `submit` has beside its files.
+
+    Args:
+        parser: of the command.
+        texts: reads the files that the command line names.
+    """
+    parser.description = (
+        "Sends the texts of files through OpenAI's Batch API, at half the price, and returns when "
+        "they are uploaded. collect gets the vectors into the journal, where BatchEmbeddings with "
+        "the same model finds them. The same command again sends nothing twice. OPENAI_API_KEY and "
+        "OPENAI_BASE_URL say where."
+    )
+    _add_account(parser)
+    parser.add_argument(
+        "--finish-by",
+        type=float,
+        metavar="HOURS",
+        help="from now; collect then sends what is late by ordinary requests, at full price",
+    )
+    parser.add_argument(
+        "--max-dollars", type=float, metavar="X", help="send nothing if it costs more"
+    )
+    parser.set_defaults(run=lambda options: _submit(options, texts(options)))
+
+
+def add_collect(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `collect`."""
+    parser.description = (
+        "Waits until all jobs of a journal are done, and reads their vectors into it. What expired "
+        "or failed is sent again. It may be stopped and started at any time."
+    )
+    _add_account(parser)
+    parser.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="wait no longer (default: until the end)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no bar")
+    parser.set_defaults(run=_collect)
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `jobs`."""
+    parser.description = "Lists the jobs of a journal, as it knows them. It needs no key."
+    _add_journal(parser)
+    parser.set_defaults(run=_jobs)
+
+
+def _submit(options: argparse.Namespace, texts: Sequence[str]) -> None:
+    hours: float | None = options.finish_by
+    job = _embeddings(options).submit(
+        texts,
+        finish_by=None if hours is None else hours * 3600,
+        max_dollars=options.max_dollars,
+    )
+    say(job)
+
+
+def _collect(options: argparse.Namespace) -> None:
+    failed = 0
+    for job in _embeddings(options).jobs():
+        if job.status.has_ended:
+            continue
+        say(job)
+        try:
+            shown = sys.stderr.isatty() and not options.quiet
+            report = job.wait(options.timeout, show_progress=shown)
+        except OptionError as error:  # of another model
+            say(error)
+            continue
+        say(report)
+        failed += len(report.failures)
+        for failure in report.failures[:_FAILURES_SHOWN]:
+            sys.stderr.write(f"  text {failure.index}: {failure.error}\n")
+    if failed:
+        sys.exit(_PARTIAL)
+
+
+def _jobs(options: argparse.Namespace) -> None:
+    # Nothing is sent, so any key works.
+    wrapped = OpenAIEmbeddings(api_key=SecretStr("never sent"), openai_api_type=None)
+    jobs = BatchEmbeddings(wrapped, journal=options.journal).jobs()
+    for job in jobs:
+        say(f"{job}; {job.report}" if job.status.has_ended else job)
+    if not jobs:
+        say(f"{options.journal} has no jobs")
+
+
+def _embeddings(options: argparse.Namespace) -> BatchEmbeddings:
+    return BatchEmbeddings(wrapped_of(options), journal=options.journal)
+
+
+def _add_journal(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        default=Path("vectors.db"),
+        metavar="FILE",
+        help="where jobs and vectors are kept (default: %(default)s)",
+    )
+
+
+def _add_account(parser: argparse.ArgumentParser) -> None:
+    _add_journal(parser)
+    if not any(action.dest == "model" for action in parser._actions):  # noqa: SLF001  # no other way
+        parser.add_argument(
+            "--model", metavar="NAME", default="text-embedding-3-small", help="default: %(default)s"
+        )
+    parser.add_argument(
+        "--dimensions", type=int, metavar="N", help="of the vectors (default: the model's)"
+    )

@@ -1,0 +1,323 @@
+"""What is done about a part, for each state and each word of the server."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from langchain_batch_embed.batch_api import decisions
+from langchain_batch_embed.batch_api.decisions import (
+    SETTLED,
+    BatchView,
+    Fault,
+    Reason,
+    Step,
+    failed,
+    may_take_over,
+    next_step,
+    observed,
+    reason_of,
+    take_over,
+    told_limit,
+    unseen,
+)
+from langchain_batch_embed.batch_api.records import JobRecord, Part, PartState
+
+INF = float("inf")
+QUEUE = (
+    "Enqueued token limit reached for text-embedding-3-small in organization org-x. Limit: "
+    "3,000,000 enqueued tokens. Please try again once some in_progress batches have been completed."
+)
+REQUESTS = (
+    "Enqueued request limit reached for text-embedding-3-small in organization org-x. Limit: "
+    "1,000,000 enqueued requests. Please try again once some in_progress batches have been "
+    "completed."
+)
+FILE = "Cannot find file file-X, or organization org-X does not have access to it."
+
+
+def part_in(state: PartState, **values: Any) -> Part:
+    """Return a part in a state."""
+    made = {"id": "p", "job": "j", "number": 0, "texts": 100, "tokens": 1000, **values}
+    return Part(state=state, **made)
+
+
+def fault(words: str = "", code: str | None = None, **values: Any) -> Fault:
+    """Return an entry of a failed batch's errors."""
+    return Fault(code=code, words=words, line=values.pop("line", None), **values)
+
+
+@pytest.mark.parametrize(
+    ("state", "step"),
+    [
+        ("packed", Step.SUPPLY),
+        ("uploading", Step.SUPPLY),
+        ("ready", Step.CREATE),
+        ("asked", Step.LOOK),
+        ("running", Step.POLL),
+        ("ended", Step.COLLECT),
+    ],
+)
+def test_each_state_has_its_step(state: PartState, step: Step) -> None:
+    """Unless it has to wait."""
+    assert next_step(part_in(state), now=10, room=INF).step is step
+    rest = next_step(part_in(state, not_before=20), now=10, room=INF)
+    assert (rest.step, rest.until) == (Step.REST, 20)
+
+
+def test_a_batch_needs_room() -> None:
+    """More is never enqueued than the account may have."""
+    assert next_step(part_in("ready"), now=0, room=999).step is Step.REST
+    assert next_step(part_in("ready"), now=0, room=1000).step is Step.CREATE
+    assert next_step(part_in("running"), now=0, room=-5).step is Step.POLL
+
+
+@pytest.mark.parametrize("state", ["packed", "uploading", "ready"])
+def test_what_is_cancelled_is_not_sent(state: PartState) -> None:
+    """What may have a batch is looked for, and its answers are read."""
+    assert next_step(part_in(state), now=0, room=INF, is_cancelled=True).step is Step.COLLECT
+    for other in ("asked", "running", "ended"):
+        cancelled = next_step(part_in(other), now=0, room=INF, is_cancelled=True)
+        assert cancelled == next_step(part_in(other), now=0, room=INF)
+
+
+def test_what_is_late_gets_no_batch() -> None:
+    """But a file, while this process has the texts."""
+    assert next_step(part_in("ready"), now=0, room=INF, is_late=True).step is Step.REST
+    assert next_step(part_in("packed"), now=0, room=INF, is_late=True).step is Step.SUPPLY
+    with_source = part_in("packed", source="other")
+    assert next_step(with_source, now=0, room=INF, is_late=True).step is Step.REST
+
+
+def test_a_batch_is_looked_for_until_it_cannot_exist() -> None:
+    """Then, and not before, it may be asked for again."""
+    part = part_in("asked", asked=1.0)
+    now = 100.0  # the request may have been on its way until now
+    looks = 0
+    while part.state == "asked":
+        part = unseen(part, now=now)
+        looks += 1
+        assert looks < 20
+        if part.state == "asked":
+            assert part.not_before > now
+            now = part.not_before
+    assert now >= 100.0 + SETTLED
+    assert part.state == "ready"
+    assert looks >= 4
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        *((status, "running") for status in ("validating", "in_progress", "finalizing")),
+        ("cancelling", "running"),
+        *((status, "ended") for status in ("completed", "expired", "cancelled")),
+        ("a new state", "running"),
+    ],
+)
+def test_a_batch_ends_in_three_states(status: str, state: str) -> None:
+    """A failed one has another way."""
+    part = observed(part_in("running"), BatchView(id="b", status=status), now=0)
+    assert (part.state, part.status, part.batch_id) == (state, status, "b")
+
+
+def test_empty_ids_are_none() -> None:
+    """Some servers send "" for a file that does not exist."""
+    view = BatchView(id="b", status="completed", output_id="", error_id="e")
+    part = observed(part_in("running"), view, now=0)
+    assert (part.output_id, part.error_id) == (None, "e")
+
+
+def test_answers_without_an_output_are_not_believed_at_once() -> None:
+    """Or all of them would be paid for again; it ends all the same."""
+    view = BatchView(id="b", status="completed", completed=5)
+    part = part_in("running")
+    looks = 0
+    while part.state == "running":
+        part = observed(part, view, now=0)
+        looks += 1
+        assert looks < 50
+    assert looks > 5
+    whole = replace(view, output_id="f")
+    assert observed(part_in("running"), whole, now=0).state == "ended"
+
+
+def test_polls_are_polite() -> None:
+    """Seconds at first, then a minute."""
+    ages = (0.0, 60.0, 600.0, 86_400.0)
+    view = BatchView(id="b", status="in_progress")
+    pauses = [
+        observed(part_in("running", asked=0.0), view, now=age).not_before - age for age in ages
+    ]
+    assert pauses == [2.0, 6.0, 60.0, 60.0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (fault(QUEUE, "token_limit_exceeded"), Reason.QUEUE),
+        (fault(QUEUE), Reason.QUEUE),
+        (fault(REQUESTS), Reason.QUEUE),
+        (fault("", "token_limit_exceeded"), Reason.QUEUE),
+        (
+            fault("The number of enqueued tokens has surpassed the configured limit of 30K"),
+            Reason.QUEUE,
+        ),
+        (fault(FILE, "invalid_request", param="file_id"), Reason.UNSEEN),
+        (fault(FILE), Reason.UNSEEN),
+        (fault("", "invalid_request", param="file_id"), Reason.UNSEEN),
+        (fault("Input file not found"), Reason.UNSEEN),
+        (
+            fault("This line is not parseable as valid JSON.", "invalid_json_line", line=3),
+            Reason.LINES,
+        ),
+        (fault("not valid", "invalid_request", line=1), Reason.LINES),
+        (fault("", "too_many_tasks"), Reason.TOO_MANY),
+        (fault("", "model_not_found"), Reason.FATAL),
+        (fault("", "mismatched_model"), Reason.FATAL),
+        (fault("", "url_mismatch", line=1), Reason.FATAL),
+        (fault("", "empty_file"), Reason.FATAL),
+        (fault("Something went wrong.", "internal_error"), Reason.ODD),
+        (fault(), Reason.ODD),
+    ],
+)
+def test_each_failure_has_its_reason(fault: Fault, reason: Reason) -> None:
+    """By code, by words or by the parameter that it names."""
+    assert reason_of([fault]) is reason
+
+
+def test_a_failure_may_say_nothing() -> None:
+    """The list of errors may be empty."""
+    assert reason_of([]) is Reason.ODD
+
+
+@pytest.mark.parametrize(
+    ("words", "limit"),
+    [(QUEUE, 3_000_000), (REQUESTS, None), ("limit of 30K for", 30_000), ("", None)],
+)
+def test_the_limit_of_the_queue_is_learnt(words: str, limit: int | None) -> None:
+    """Where it is one of tokens."""
+    assert told_limit([fault(words)]) == limit
+
+
+class TestFailed:
+    """What becomes of a part whose batch has failed."""
+
+    def after(self, what: Fault, part: Part, **values: Any) -> decisions.Waiting:
+        """Return it."""
+        given = {"now": 100.0, "limit": INF, "in_queue": False, **values}
+        return failed(part, [what], **given)
+
+    def test_the_queue_is_waited_for(self) -> None:
+        """Longer each time, up to half an hour."""
+        part = part_in("running", batch_id="b", texts=1)
+        pauses = []
+        for _ in range(10):
+            part = self.after(fault(QUEUE), part).part
+            assert (part.state, part.batch_id) == ("ready", None)
+            pauses.append(part.not_before - 100)
+        assert pauses == [30, 60, 120, 240, 480, 960, *[1800] * 4]
+
+    def test_a_file_over_the_limit_is_cut(self) -> None:
+        """It would never fit."""
+        waiting = self.after(fault(QUEUE), part_in("running"), limit=300)
+        assert waiting.repack == 300
+
+    def test_smaller_files_are_tried_where_the_queue_is_full_of_others(self) -> None:
+        """Small ones find a gap."""
+        part = part_in("running", tries=2)
+        assert self.after(fault(QUEUE), part).repack == 500
+        assert self.after(fault(QUEUE), part, in_queue=True).repack is None
+        assert self.after(fault(QUEUE), replace(part, texts=1)).repack is None
+
+    def test_a_file_that_cannot_be_found_is_uploaded_again_at_last(self) -> None:
+        """Every sixth time."""
+        part = part_in("running")
+        again = []
+        for _ in range(12):
+            waiting = self.after(fault(FILE), part)
+            part = waiting.part
+            again.append(waiting.again)
+        assert again == ([False] * 5 + [True]) * 2
+
+    @pytest.mark.parametrize("words", [QUEUE, FILE, ""])
+    def test_it_ends(self, words: str) -> None:
+        """Whatever can repeat has a bound."""
+        waiting = self.after(fault(words), part_in("running", texts=1))
+        count = 1
+        while waiting.fatal is None and count < 1000:
+            waiting = self.after(fault(words), waiting.part)
+            count += 1
+        assert count == (3 if not words else 301)
+
+    def test_what_cannot_succeed_ends_at_once(self) -> None:
+        """And names the code, not the words."""
+        waiting = self.after(fault("my words", "model_not_found"), part_in("running"))
+        assert waiting.fatal is not None
+        assert "model_not_found" in waiting.fatal
+        assert "my words" not in waiting.fatal
+
+    def test_too_many_inputs_are_halved(self) -> None:
+        """Whatever the limit is."""
+        assert self.after(fault("", "too_many_tasks"), part_in("running")).repack == 500
+
+
+def job(**values: Any) -> JobRecord:
+    """Return a job of 1,000 tokens, for which ordinary requests take 100 s; it has 1,000 s."""
+    made = {"finish_by": 1000.0, "tokens": 1000, "seconds": 100.0, "created": 0.0, **values}
+    return JobRecord(id="j", space=b"", model="m", **made)
+
+
+class TestTakeOver:
+    """What ordinary requests take over, and when."""
+
+    # Of 1,000 s: 30 s in hand, 200 s for a batch to end, 150 s for ordinary requests.
+
+    def test_without_a_moment_nothing_is_late(self) -> None:
+        """The Batch API takes as long as it takes."""
+        plan = take_over(job(finish_by=None), [part_in("running")], now=1e9)
+        assert (plan.take, plan.cancel, plan.until) == ((), (), INF)
+
+    def test_a_batch_is_cancelled_in_time(self) -> None:
+        """So early that it can end, and its rest be sent."""
+        running = [part_in("running")]
+        early = take_over(job(), running, now=600)
+        assert (early.cancel, early.take) == ((), ())
+        assert early.until == pytest.approx(620)
+        assert take_over(job(), running, now=621).cancel == ("p",)
+        cancelling = [part_in("running", is_cancelling=True)]
+        later = take_over(job(), cancelling, now=700)
+        assert (later.cancel, later.take) == ((), ())
+        assert later.until == pytest.approx(820)
+
+    def test_at_the_last_moment_it_is_taken_all_the_same(self) -> None:
+        """Whether or not the batch has ended."""
+        cancelling = [part_in("running", is_cancelling=True)]
+        assert take_over(job(), cancelling, now=821).take == ("p",)
+
+    def test_what_has_no_batch_goes_first(self) -> None:
+        """The last one at first; those with a batch keep it for as long as they can."""
+        parts = [
+            part_in("running", id="a", tokens=400),
+            part_in("ready", id="b", tokens=300),
+            part_in("packed", id="c", tokens=300),
+        ]
+        plan = take_over(job(), parts, now=640)
+        assert (plan.cancel, plan.take) == ((), ("c", "b"))
+
+    def test_what_has_ended_is_not_taken(self) -> None:
+        """Its answers are about to be read."""
+        assert take_over(job(), [part_in("ended")], now=999).take == ()
+
+    def test_a_moment_that_has_passed(self) -> None:
+        """Everything at once."""
+        plan = take_over(job(), [part_in("running"), part_in("ready", id="q")], now=5000)
+        assert plan.take == ("q", "p")
+
+    @pytest.mark.parametrize(
+        ("dollars", "allowed"), [(None, True), (0.0009, False), (0.0011, True)]
+    )
+    def test_it_costs_no_more_than_it_may(self, dollars: float | None, *, allowed: bool) -> None:
+        """What was paid, and all the rest at full price."""
+        record = job(price=1.0, max_dollars=dollars, half_tokens=100, full_tokens=50)
+        assert may_take_over(record, [part_in("ready")]) == allowed

@@ -1,0 +1,225 @@
+"""`finish_by`: ordinary requests take over what is late."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langchain_batch_embed import BatchEmbeddings, JournalError, SQLiteJournal
+from tests.batch_api.support import (
+    FACTOR,
+    START,
+    JumpingCalendar,
+    assert_all_there,
+    configure,
+    make,
+    start,
+    texts_of,
+)
+from tests.support import LocalServer
+
+TEXTS = texts_of(3000)
+
+Half = Callable[..., BatchEmbeddings]
+
+
+@pytest.fixture
+def half(server: LocalServer, tmp_path: Path) -> Half:
+    """Make embeddings on the local server, with a journal; time passes by waiting alone."""
+    calendar = JumpingCalendar()
+    return lambda **options: make(
+        server.url, tmp_path / "vectors.db", **{"_calendar": calendar, **options}
+    )
+
+
+@pytest.mark.parametrize("fate", ["stuck", "stuck_validating", "stuck_for_good"])
+def test_a_batch_that_is_stuck_is_taken_over_in_time(
+    server: LocalServer, half: Half, fate: str
+) -> None:
+    """Everything is done by then, by ordinary requests; the report tells both prices."""
+    configure(server, fates=(fate,), cancelling=0.0)
+    embeddings = half()
+    job = embeddings.submit(TEXTS, finish_by=10)
+    assert len(server.stats()["batches"]) == 1  # the Batch API has its chance
+    report = job.wait(show_progress=False)
+    stats = server.stats()
+    assert report.seconds < 10
+    assert report.failures == ()
+    assert report.half_price_tokens == 0
+    assert report.full_price_tokens == stats["tokens_billed"]
+    assert report.half_price_dollars == 0
+    assert report.full_price_dollars == pytest.approx(stats["tokens_billed"] * 0.02e-6)
+    assert report.dollars == report.full_price_dollars
+    assert report.requests == stats["requests"]
+    assert stats["inputs_billed"] == len(TEXTS)
+    assert report.overtaken == (len(TEXTS) if fate == "stuck_for_good" else 0)
+    assert stats["files"]["kept"] == 0
+    assert_all_there(embeddings, TEXTS, server)
+
+
+def test_what_is_in_time_stays_at_half_price(server: LocalServer, half: Half) -> None:
+    """No ordinary request is sent."""
+    configure(server)
+    report = half().submit(TEXTS, finish_by=100_000).wait(show_progress=False)
+    assert (report.requests, report.full_price_tokens) == (0, 0)
+    assert report.half_price_tokens == server.stats()["batch_tokens_billed"]
+
+
+def test_half_of_a_batch_is_kept_and_the_rest_is_taken_over(
+    server: LocalServer, half: Half
+) -> None:
+    """The batch is cancelled first, so that nothing is paid for twice."""
+    configure(server, running=30.0, cancelling=0.0)
+    texts = texts_of(30_000)
+    embeddings = half()
+    job = embeddings.submit(texts, finish_by=3600)
+    while not server.stats()["batch_inputs_billed"]:
+        time.sleep(0.05)
+    report = job.wait(show_progress=False)
+    stats = server.stats()
+    assert stats["batches"][0]["status"] == "cancelled"
+    assert stats["inputs_billed"] == stats["texts_billed_distinct"] == len(texts)
+    assert report.half_price_tokens == stats["batch_tokens_billed"] > 0
+    assert report.full_price_tokens == stats["tokens_billed"] > 0
+    assert report.overtaken == 0
+    assert report.seconds < 3600
+    assert_all_there(embeddings, texts, server)
+
+
+def test_what_waits_for_the_queue_is_taken_over_first(server: LocalServer, half: Half) -> None:
+    """What has a batch keeps it for as long as there is time."""
+    configure(server, max_enqueued_tokens=60_000, fates=("ok", "stuck"), cancelling=0.0)
+    texts = texts_of(20_000)  # 120,000 tokens and more
+    embeddings = half()
+    report = embeddings.submit(texts, finish_by=3600).wait(show_progress=False)
+    stats = server.stats()
+    first, second = stats["batches"]
+    assert (first["status"], second["status"]) == ("failed", "cancelled")
+    assert report.full_price_tokens == stats["tokens_billed"]
+    assert stats["inputs_billed"] == stats["texts_billed_distinct"] == len(texts)
+    assert report.overtaken == 0
+    assert_all_there(embeddings, texts, server)
+
+
+def test_a_moment_that_is_too_near_is_for_ordinary_requests(
+    server: LocalServer, half: Half
+) -> None:
+    """There is no time for a batch."""
+    configure(server)
+    embeddings = half()
+    report = embeddings.submit(TEXTS, finish_by=0.5).wait(show_progress=False)
+    assert report.batches == 0
+    assert report.full_price_tokens == server.stats()["tokens_billed"]
+    assert server.stats()["inputs_billed"] == len(TEXTS)
+    assert server.stats()["files"]["kept"] == 0
+
+
+@pytest.mark.parametrize("kind", [timedelta, datetime])
+def test_a_time_and_a_moment_are_understood(
+    server: LocalServer, half: Half, kind: type[Any]
+) -> None:
+    """As seconds are."""
+    configure(server, fates=("stuck",), cancelling=0.0)
+    span = timedelta(seconds=300)
+    now = datetime.fromtimestamp(START, UTC)
+    finish_by = span if kind is timedelta else now + span
+    report = half().submit(TEXTS[:100], finish_by=finish_by).wait(show_progress=False)
+    assert report.requests > 0
+    assert 100 < report.seconds < 300
+
+
+def test_a_second_submit_can_press_a_job(server: LocalServer, half: Half) -> None:
+    """It is the same job, with a moment now."""
+    configure(server, fates=("stuck",), cancelling=0.0)
+    embeddings = half()
+    first = embeddings.submit(TEXTS)
+    second = embeddings.submit(TEXTS, finish_by=300)
+    assert first.id == second.id
+    second.wait(show_progress=False)
+    assert server.stats()["inputs_billed"] == len(TEXTS)
+
+
+def test_max_dollars_forbids_ordinary_requests(
+    server: LocalServer, half: Half, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The batch goes on, late, and the log says why."""
+    configure(server, fates=("expires",), day=2.0, expired_share=0.5)
+    embeddings = half()
+    plan = embeddings.plan(TEXTS)
+    assert plan.dollars is not None
+    job = embeddings.submit(TEXTS, finish_by=10, max_dollars=plan.dollars * 0.6)
+    report = job.wait(show_progress=False)
+    assert report.full_price_tokens == 0
+    assert report.dollars is not None
+    assert report.dollars <= plan.dollars * 0.6
+    assert "max_dollars" in caplog.text
+    assert_all_there(embeddings, TEXTS, server)
+
+
+def test_texts_that_are_refused_end_as_failures(server: LocalServer, half: Half) -> None:
+    """Also where ordinary requests find that out."""
+    configure(server, fates=("stuck",), refuse_marker="section 17 ", cancelling=0.0)
+    report = half().submit(TEXTS, finish_by=300).wait(show_progress=False)
+    assert [failure.index for failure in report.failures] == [17]
+    assert "section" not in str(report.failures[0].error)
+
+
+def test_a_job_is_taken_over_a_little_at_a_time(
+    server: LocalServer, half: Half, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a file gets no batch of the whole file any more."""
+    monkeypatch.setattr("langchain_batch_embed.batch_api.worker._TAKEN_SECONDS", 0.0)
+    configure(server, fates=("stuck",), cancelling=0.0)
+    embeddings = half()
+    job = embeddings.submit(TEXTS, finish_by=300)
+    while not job.refresh().finished:
+        embeddings._options.calendar.sleep(10)
+    assert 0 < job.status.finished < len(TEXTS)
+    (part,) = job._store.parts(job.id)
+    assert (part.state, part.texts) == ("packed", len(TEXTS) - job.status.finished)
+    job.wait(show_progress=False)
+    assert server.stats()["inputs_billed"] == len(TEXTS)
+    assert len(server.stats()["batches"]) == 1
+
+
+def test_what_the_journal_could_not_take_is_not_done(
+    server: LocalServer, half: Half, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full for a while: the vectors are in memory then, and not in the journal."""
+    configure(server, fates=("stuck",), cancelling=0.0)
+    embeddings = half()
+    job = embeddings.submit(TEXTS, finish_by=300)
+    put, calls = SQLiteJournal.put, []
+
+    def fail_first(self: SQLiteJournal, *args: Any, **options: Any) -> None:
+        calls.append(args)
+        if len(calls) == 1:
+            raise JournalError("the disk is full")
+        put(self, *args, **options)
+
+    monkeypatch.setattr(SQLiteJournal, "put", fail_first)
+    report = job.wait(show_progress=False)
+    assert report.failures == ()
+    assert_all_there(half(), TEXTS, server)
+
+
+@pytest.mark.parametrize("point", ["before take over", "after take over"])
+def test_a_crash_while_it_takes_over(server: LocalServer, tmp_path: Path, point: str) -> None:
+    """What ordinary requests have brought is in the journal and is not sent again."""
+    configure(server, fates=("stuck",))
+    program = start(
+        server.url,
+        tmp_path / "vectors.db",
+        texts=len(TEXTS),
+        point=point,
+        submitted={"finish_by": 6 * FACTOR},
+    )
+    program.communicate(timeout=60)
+    assert program.returncode == -9
+    (job,) = make(server.url, tmp_path / "vectors.db").jobs()
+    job.wait(show_progress=False)
+    stats = server.stats()
+    assert stats["inputs_billed"] == stats["texts_billed_distinct"] == len(TEXTS)

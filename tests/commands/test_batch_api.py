@@ -1,0 +1,124 @@
+"""`submit`, `collect` and `jobs`, as a user calls them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from langchain_openai import OpenAIEmbeddings
+
+from langchain_batch_embed import BatchEmbeddings
+from langchain_batch_embed.commands.main import main
+from langchain_batch_embed.simulator import BatchApi
+from tests.support import LocalServer, assert_right
+
+Run = Callable[..., str]
+
+BODIES = [f"The first line of file {i}.\nAnd more of it." for i in range(6)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six text files."""
+    made = tmp_path / "texts"
+    made.mkdir()
+    for number, body in enumerate(BODIES):
+        (made / f"{number}.md").write_text(body)
+    return made
+
+
+@pytest.fixture
+def run(
+    server: LocalServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Run:
+    """Run a command on the local server, in a folder of its own; return what it prints."""
+    server.configure(dimensions=8, batch_api=BatchApi())
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> str:
+        main([str(argument) for argument in arguments])
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_what_is_submitted_is_collected(
+    run: Run, server: LocalServer, folder: Path, tmp_path: Path
+) -> None:
+    """Then it is in the journal, and the list says so."""
+    assert "has no jobs" in run("jobs")
+    assert "6 texts: 6 running" in run("submit", folder, "--whole")
+    assert "6 texts: 6 running" in run("jobs")
+    out = run("collect")
+    assert "1 batches" in out
+    assert "at half price" in out
+    assert "6 finished; 6 texts (6 unique)" in run("jobs")
+    assert run("collect") == ""
+    wrapped = OpenAIEmbeddings(model="text-embedding-3-small")
+    embeddings = BatchEmbeddings(wrapped, journal=tmp_path / "vectors.db")
+    assert_right(embeddings.embed_numpy(BODIES), BODIES)
+    assert server.stats()["requests"] == 0
+
+
+def test_the_same_command_sends_nothing_twice(run: Run, server: LocalServer, folder: Path) -> None:
+    """Neither before it is collected nor afterwards."""
+    for _ in range(2):
+        run("submit", folder)
+    run("collect")
+    run("submit", folder)
+    run("collect")
+    assert server.stats()["inputs_billed"] == 6
+
+
+def test_a_journal_a_model_and_dimensions_can_be_named(
+    run: Run, server: LocalServer, folder: Path, tmp_path: Path
+) -> None:
+    """A job of other ones is left alone, and named."""
+    ours = ("--journal", tmp_path / "mine.db", "--model", "text-embedding-3-large")
+    run("submit", folder, *ours, "--dimensions", 4)
+    assert "with other options" in run("collect", *ours)
+    run("collect", *ours, "--dimensions", 4)
+    assert server.stats()["inputs_billed"] == 6
+    assert "6 finished" in run("jobs", "--journal", tmp_path / "mine.db")
+
+
+def test_refused_texts_are_named(
+    run: Run, server: LocalServer, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By their number and not by their words; the status says that some are missing."""
+    server.configure(dimensions=8, refuse_marker="file 3", batch_api=BatchApi())
+    run("submit", folder, "--whole")
+    with pytest.raises(SystemExit) as ended:
+        run("collect")
+    assert ended.value.code == 3
+    told = capsys.readouterr().err
+    assert "text 3: " in told
+    assert "line of file" not in told
+
+
+def test_a_price_that_is_too_high_is_told(run: Run, server: LocalServer, folder: Path) -> None:
+    """Before anything is uploaded."""
+    with pytest.raises(SystemExit, match="nothing was uploaded"):
+        run("submit", folder, "--max-dollars", 1e-9)
+    assert server.stats()["files"]["uploaded"] == 0
+
+
+def test_what_is_late_is_sent_by_ordinary_requests(
+    run: Run, server: LocalServer, folder: Path
+) -> None:
+    """`--finish-by` is in hours."""
+    server.configure(dimensions=8, batch_api=BatchApi(fates=("stuck",), cancelling=0.0))
+    run("submit", folder, "--finish-by", 1 / 3600)
+    assert "1 requests" in run("collect")
+
+
+def test_a_wait_has_an_end(run: Run, server: LocalServer, folder: Path) -> None:
+    """The job goes on, and so does the next `collect`."""
+    server.configure(dimensions=8, batch_api=BatchApi(fates=("stuck",)))
+    run("submit", folder)
+    with pytest.raises(SystemExit, match=r"has not ended after 0\.1 s"):
+        run("collect", "--timeout", 0.1, "--quiet")
