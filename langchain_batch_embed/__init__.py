@@ -31,6 +31,7 @@ from langchain_batch_embed.journal import (
 )
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.report import IngestFailure, IngestReport, Report
+from langchain_batch_embed.shared.quota import SharedQuota
 
 __all__ = [
     "AccountQuota",
@@ -59,6 +60,7 @@ __all__ = [
     "Report",
     "ResponseError",
     "SQLiteJournal",
+    "SharedQuota",
     "Space",
     "UnknownOptionError",
 ]

@@ -24,6 +24,7 @@ from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.options import Options, check_names, check_wrapped
 from langchain_batch_embed.providers.copies import pack_up, unpack
 from langchain_batch_embed.report import IngestReport, Report
+from langchain_batch_embed.shared.quota import SharedQuota
 from langchain_batch_embed.stores.ingest import ingest
 from langchain_batch_embed.texts.inputs import LongInputs
 
@@ -63,6 +64,7 @@ class BatchEmbeddings(Embeddings):
         hedge: send a straggler at the end of a call a second time, and use the first answer. Both
             are paid for, so never more than 5 % of the tokens. `None`: only at hosted providers.
         max_outage: seconds without any answer after which a call gives up; 600 by default.
+        quota: a `SharedQuota`, with which all processes that name it keep to one account's quota.
 
     Instantiate:
         ```python
@@ -110,6 +112,7 @@ class BatchEmbeddings(Embeddings):
         show_progress: bool = False,
         hedge: bool | None = None,
         max_outage: float = Options.max_outage,
+        quota: SharedQuota | None = None,
         _clock: Clock = SYSTEM_CLOCK,
         _draw: Callable[[], float] = random.random,
         **unknown: Never,  # for an error that names what there is
@@ -133,6 +136,7 @@ class BatchEmbeddings(Embeddings):
             show_progress=show_progress,
             hedge=hedge,
             max_outage=max_outage,
+            quota=quota,
             clock=_clock,
             draw=_draw,
         )

@@ -16,6 +16,7 @@ from langchain_batch_embed.errors import OptionError, UnknownOptionError
 from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits, limits_of
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE
+from langchain_batch_embed.shared.quota import SharedQuota
 from langchain_batch_embed.texts.inputs import LongInputs
 
 __all__ = ["Options", "check_names", "check_wrapped"]
@@ -62,6 +63,7 @@ class Options:
     show_progress: bool = False
     hedge: bool | None = None
     max_outage: float = MAX_OUTAGE
+    quota: SharedQuota | None = None
     clock: Clock = SYSTEM_CLOCK
     draw: Callable[[], float] = random.random
 
@@ -79,6 +81,10 @@ class Options:
         if self.long_inputs not in get_args(LongInputs):
             allowed = ", ".join(map(repr, get_args(LongInputs)))
             raise OptionError(f"long_inputs must be one of {allowed}")
+        if not isinstance(self.quota, SharedQuota | None):
+            raise OptionError(
+                'quota must be a SharedQuota: quota=SharedQuota("redis://host:6379/0")'
+            )
         if not isinstance(self.hedge, bool | None):
             raise OptionError(f"hedge must be True, False or None, not {self.hedge!r}")
 

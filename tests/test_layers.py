@@ -22,6 +22,7 @@ ROOMS = [
     {"errors"},
     {"limits", "journal"},
     {"texts", "pacing", "providers"},
+    {"shared"},
     {"options", "sending"},
     {"calls"},
     {"stores"},

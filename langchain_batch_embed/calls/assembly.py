@@ -1,6 +1,7 @@
 """Puts the parts of one `BatchEmbeddings` together, and again in each forked process."""
 
 import os
+import secrets
 import threading
 
 from langchain_core.embeddings import Embeddings
@@ -14,8 +15,10 @@ from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.options import Options
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.providers import Connections, provider_for
+from langchain_batch_embed.providers.identity import account_of
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.sender import Sender
+from langchain_batch_embed.shared import Lease, Leaser
 from langchain_batch_embed.texts.tokens import counter_for
 
 __all__ = ["Assembly"]
@@ -91,15 +94,25 @@ class Assembly:
                 f"{type(self._embeddings).__name__} does not say which model it uses, and a "
                 "journal must not mix models: pass model= with its name"
             )
+        lease = self._lease()
         pacer = Pacer(
             max_workers=limits.max_workers,
             first_requests=limits.first_requests if provider.is_known else FIRST_REQUESTS,
             is_known=provider.is_known,
             requests_per_minute=options.requests_per_minute,
             tokens_per_minute=options.tokens_per_minute,
+            requests=lease and lease.requests,
+            tokens=lease and lease.tokens,
+            throttle=lease and lease.throttle,
             max_outage=options.max_outage,
             draw=options.draw,
         )
+        leaser = None
+        if lease is not None and options.quota is not None:
+            account = account_of(
+                self._embeddings, address=provider.address, model=provider.space.model
+            )
+            leaser = Leaser(lease, options.quota.ledger(account), pacer.amounts_in_flight)
         sender = Sender(
             pacer,
             max_retries=options.max_retries,
@@ -112,8 +125,23 @@ class Assembly:
             limits=limits,
             provider=provider,
             counter=counter_for(provider.encoding),
-            dispatcher=Dispatcher(sender, max_workers=limits.max_workers, clock=options.clock),
+            dispatcher=Dispatcher(
+                sender, max_workers=limits.max_workers, clock=options.clock, leaser=leaser
+            ),
             recovery=Recovery(self.journal, provider.space),
             long_inputs=options.long_inputs,
         )
         return Pipeline(fetcher, deadline=options.deadline, show_progress=options.show_progress)
+
+    def _lease(self) -> Lease | None:
+        """Return what a shared quota leases to this process; `None`: the quota is not shared."""
+        options = self._options
+        if options.quota is None:
+            return None
+        return Lease(
+            secrets.token_hex(8),
+            draw=options.draw,
+            tokens_per_minute=options.tokens_per_minute,
+            requests_per_minute=options.requests_per_minute,
+            workers=options.quota.workers,
+        )

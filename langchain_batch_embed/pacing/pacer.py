@@ -75,6 +75,9 @@ class Pacer:
         is_known: the provider is known to take any number of requests at once.
         requests_per_minute: the user's quota; `None`: learnt.
         tokens_per_minute: the user's quota; `None`: learnt.
+        requests: a bucket to use in place of one of this process alone.
+        tokens: likewise.
+        throttle: likewise.
         max_outage: seconds without any answer after which the server is given up.
         draw: a source of random numbers, uniform in 0 to 1.
     """
@@ -87,14 +90,17 @@ class Pacer:
         is_known: bool = False,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
+        requests: TokenBucket | None = None,
+        tokens: TokenBucket | None = None,
+        throttle: Throttle | None = None,
         max_outage: float = MAX_OUTAGE,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self.requests = TokenBucket(requests_per_minute)
-        self.tokens = TokenBucket(tokens_per_minute)
+        self.requests = requests or TokenBucket(requests_per_minute)
+        self.tokens = tokens or TokenBucket(tokens_per_minute)
         self.concurrency = Concurrency(max_workers, first=first_requests, is_known=is_known)
         self.health = Health(max_outage, draw)
-        self.throttle = Throttle(draw)
+        self.throttle = throttle or Throttle(draw)
         self.in_flight: dict[int, Ticket] = {}
         self.has_started = False
         self._refused_share = 0.0  # among recent requests
@@ -346,6 +352,11 @@ class Pacer:
     def _is_believable(self, kind: str, limit: float, now: float) -> bool:
         """Tell whether no more was let through than a quota named in a refusal allows."""
         return self._passed[kind] <= limit * (1 + (now - self._opened_at) / 60)
+
+    def amounts_in_flight(self) -> Mapping[str, float]:
+        """Return what the requests in flight are charged, by kind of quota."""
+        tokens = sum(ticket.charge for ticket in self.in_flight.values())
+        return {"tokens": tokens, "requests": len(self.in_flight)}
 
     def _bucket(self, kind: str) -> TokenBucket:
         return self.tokens if kind == "tokens" else self.requests

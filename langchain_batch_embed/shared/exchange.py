@@ -17,7 +17,6 @@ class Told:
         reset: seconds until it is full again; `None`: not told.
         age: seconds since the request was sent.
         ended_then: what the ledger had counted as ended when it was sent; `None`: not known.
-        charge: of the request itself.
     """
 
     limit: float
@@ -25,7 +24,6 @@ class Told:
     reset: float | None
     age: float
     ended_then: float | None
-    charge: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +62,7 @@ class Claim:
     def fields(self) -> tuple[float | None, ...]:
         """Return the numbers in the script's order."""
         own = (self.ask, self.back, self.spent, self.held, self.in_flight, self.ended, self.place)
-        told: tuple[float | None, ...] = (None,) * 6 if self.told is None else astuple(self.told)
+        told: tuple[float | None, ...] = (None,) * 5 if self.told is None else astuple(self.told)
         return (*own, self.most, self.known, self.capacity, *told)
 
 

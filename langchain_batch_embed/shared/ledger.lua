@@ -16,7 +16,7 @@ local KEPT = 600000   -- milliseconds for which an unused ledger is kept
 local EASE, RECOVER, LEAST = 0.03, 0.004, 0.8  -- of the share in use, as in pacing/token_bucket.py
 
 local CLAIM = {'ask', 'back', 'spent', 'held', 'in_flight', 'ended', 'place', 'most', 'known',
-  'capacity', 'limit', 'remaining', 'reset', 'age', 'ended_then', 'charge'}
+  'capacity', 'limit', 'remaining', 'reset', 'age', 'ended_then'}
 local KIND = {'rate', 'capacity', 'flowed', 'reserved', 'ended', 'held', 'seen', 'most'}
 local REPORT = {'held', 'in_flight', 'place', 'spent', 'back', 'ended'}
 local KINDS = 2
@@ -140,7 +140,7 @@ for k = 1, KINDS do
       local highest = remaining - kind.held + claim.age * kind.rate
       local lowest = -math.huge
       if claim.ended_then then
-        lowest = remaining - (kind.reserved - claim.ended_then) + claim.charge
+        lowest = remaining - (kind.reserved - claim.ended_then)
       end
       if is_first then
         level = claim.ended_then and lowest or math.min(0, remaining - kind.held)

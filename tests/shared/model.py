@@ -168,7 +168,7 @@ class Ledger:
                 highest = remaining - line.held + told.age * line.rate
                 lowest = -math.inf
                 if told.ended_then is not None:
-                    lowest = remaining - (line.reserved - told.ended_then) + told.charge
+                    lowest = remaining - (line.reserved - told.ended_then)
                 if not is_first:
                     level = min(max(level, lowest), highest)
                 elif told.ended_then is not None:

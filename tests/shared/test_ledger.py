@@ -26,7 +26,6 @@ told = st.builds(
     reset=st.none() | st.floats(0, 100),
     age=st.floats(0, 10),
     ended_then=st.none() | amounts,
-    charge=amounts,
 )
 claims = st.builds(
     Claim,
@@ -244,7 +243,7 @@ def test_a_lost_ledger_begins_with_an_empty_bucket() -> None:
 
 def seen(**options: Any) -> Told:
     """Return what an answer told just now."""
-    made = {"limit": 60.0, "reset": None, "age": 0.0, "charge": 0.0, **options}
+    made = {"limit": 60.0, "reset": None, "age": 0.0, **options}
     return Told(**made)
 
 
