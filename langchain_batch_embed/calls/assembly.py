@@ -18,7 +18,7 @@ from langchain_batch_embed.providers import Connections, provider_for
 from langchain_batch_embed.providers.identity import account_of
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.sender import Sender
-from langchain_batch_embed.shared import Lease, Leaser
+from langchain_batch_embed.shared import Lease, Leaser, open_ledger
 from langchain_batch_embed.texts.tokens import counter_for
 
 __all__ = ["Assembly"]
@@ -94,16 +94,15 @@ class Assembly:
                 f"{type(self._embeddings).__name__} does not say which model it uses, and a "
                 "journal must not mix models: pass model= with its name"
             )
-        lease = self._lease()
+        first_requests = limits.first_requests if provider.is_known else FIRST_REQUESTS
+        lease = self._lease(first_requests)
         pacer = Pacer(
             max_workers=limits.max_workers,
-            first_requests=limits.first_requests if provider.is_known else FIRST_REQUESTS,
+            first_requests=first_requests,
             is_known=provider.is_known,
             requests_per_minute=options.requests_per_minute,
             tokens_per_minute=options.tokens_per_minute,
-            requests=lease and lease.requests,
-            tokens=lease and lease.tokens,
-            throttle=lease and lease.throttle,
+            meters=None if lease is None else lease.meters,
             max_outage=options.max_outage,
             draw=options.draw,
         )
@@ -112,7 +111,7 @@ class Assembly:
             account = account_of(
                 self._embeddings, address=provider.address, model=provider.space.model
             )
-            leaser = Leaser(lease, options.quota.ledger(account), pacer.amounts_in_flight)
+            leaser = Leaser(lease, open_ledger(options.quota, account), pacer.amounts_in_flight)
         sender = Sender(
             pacer,
             max_retries=options.max_retries,
@@ -133,7 +132,7 @@ class Assembly:
         )
         return Pipeline(fetcher, deadline=options.deadline, show_progress=options.show_progress)
 
-    def _lease(self) -> Lease | None:
+    def _lease(self, first_requests: int) -> Lease | None:
         """Return what a shared quota leases to this process; `None`: the quota is not shared."""
         options = self._options
         if options.quota is None:
@@ -143,5 +142,6 @@ class Assembly:
             draw=options.draw,
             tokens_per_minute=options.tokens_per_minute,
             requests_per_minute=options.requests_per_minute,
+            first_requests=first_requests,
             workers=options.quota.workers,
         )

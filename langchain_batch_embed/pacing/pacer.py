@@ -23,7 +23,7 @@ from langchain_batch_embed.pacing.quota import read_headers
 from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
 from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
 
-__all__ = ["MAX_OUTAGE", "Pacer", "Ticket"]
+__all__ = ["MAX_OUTAGE", "Meters", "Pacer", "Ticket"]
 
 MAX_OUTAGE = 600.0
 """Seconds without any answer after which a call gives up, where the user says nothing else."""
@@ -66,6 +66,21 @@ class Ticket:
     ended_requests: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meters:
+    """What is counted of a quota: for one process, or for all that share it.
+
+    Attributes:
+        requests: a minute.
+        tokens: a minute.
+        throttle: the pause after a refusal.
+    """
+
+    requests: TokenBucket
+    tokens: TokenBucket
+    throttle: Throttle
+
+
 class Pacer:
     """Lets requests through within the quota, for all calls of one object.
 
@@ -75,9 +90,7 @@ class Pacer:
         is_known: the provider is known to take any number of requests at once.
         requests_per_minute: the user's quota; `None`: learnt.
         tokens_per_minute: the user's quota; `None`: learnt.
-        requests: a bucket to use in place of one of this process alone.
-        tokens: likewise.
-        throttle: likewise.
+        meters: to use in place of this process's own, where the quota is shared.
         max_outage: seconds without any answer after which the server is given up.
         draw: a source of random numbers, uniform in 0 to 1.
     """
@@ -90,17 +103,21 @@ class Pacer:
         is_known: bool = False,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
-        requests: TokenBucket | None = None,
-        tokens: TokenBucket | None = None,
-        throttle: Throttle | None = None,
+        meters: Meters | None = None,
         max_outage: float = MAX_OUTAGE,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self.requests = requests or TokenBucket(requests_per_minute)
-        self.tokens = tokens or TokenBucket(tokens_per_minute)
+        if meters is None:
+            meters = Meters(
+                requests=TokenBucket(requests_per_minute),
+                tokens=TokenBucket(tokens_per_minute),
+                throttle=Throttle(draw),
+            )
+        self.requests = meters.requests
+        self.tokens = meters.tokens
         self.concurrency = Concurrency(max_workers, first=first_requests, is_known=is_known)
         self.health = Health(max_outage, draw)
-        self.throttle = throttle or Throttle(draw)
+        self.throttle = meters.throttle
         self.in_flight: dict[int, Ticket] = {}
         self.has_started = False
         self._refused_share = 0.0  # among recent requests

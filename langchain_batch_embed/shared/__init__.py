@@ -2,6 +2,6 @@
 
 from langchain_batch_embed.shared.lease import Lease
 from langchain_batch_embed.shared.leaser import Leaser
-from langchain_batch_embed.shared.quota import SharedQuota
+from langchain_batch_embed.shared.quota import SharedQuota, open_ledger
 
-__all__ = ["Lease", "Leaser", "SharedQuota"]
+__all__ = ["Lease", "Leaser", "SharedQuota", "open_ledger"]

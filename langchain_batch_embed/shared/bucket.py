@@ -24,6 +24,9 @@ OWN_SHARE = 0.95
 OWN_SECONDS = 1.0
 """It can save up this many seconds' worth."""
 
+LOOK = 60.0
+"""A place whose time is not known is looked at again after this many seconds, if not before."""
+
 _REMEMBERED = 512
 """Answers of the ledger that are kept: four minutes of heartbeats."""
 
@@ -39,6 +42,16 @@ class _Heard:
     reset: float | None
     sent: float
     ended_then: float | None
+
+    def told(self, now: float) -> Told:
+        """Return what the ledger is told of it."""
+        return Told(
+            limit=self.limit,
+            remaining=self.remaining,
+            reset=self.reset,
+            age=max(0.0, now - self.sent),
+            ended_then=self.ended_then,
+        )
 
 
 class SharedBucket(TokenBucket):
@@ -79,10 +92,16 @@ class SharedBucket(TokenBucket):
         """Whether an answer has told a quota that the ledger does not know."""
         return self._heard is not None and not self._is_shared
 
+    @property
+    def _is_free(self) -> bool:
+        """Whether only the other kind of quota is known, so that this one needs no lease."""
+        return self._terms.is_known and not self._is_shared
+
     def is_short(self, now: float) -> bool:
         """Tell whether something was asked for that is neither there nor reserved."""
         self._settle(now)
-        return not self.pending and self.wanted > self.balance + _ROUNDING * self.wanted
+        is_asked_for = self.pending or self._is_free
+        return not is_asked_for and self.wanted > self.balance + _ROUNDING * self.wanted
 
     def delay(self, amount: float, now: float) -> float:
         """Return the seconds until this much can be taken; note if a lease is needed for it."""
@@ -93,12 +112,11 @@ class SharedBucket(TokenBucket):
             return super().delay(amount, now) if own is None else own.delay(amount, now)
         if not terms.has_joined or self.has_news:
             return terms.await_answer(now)
-        if not self._is_shared:
-            return super().delay(amount, now)
-        if amount - self.balance <= _ROUNDING * amount:
-            return 0.0
+        measured = 0.0 if self._is_shared else super().delay(amount, now)
+        if self._is_free or measured > 0 or amount - self.balance <= _ROUNDING * amount:
+            return measured
         self.wanted = max(self.wanted, amount)
-        return terms.due - now if self.pending else terms.await_answer(now)
+        return min(terms.due - now, LOOK) if self.pending else terms.await_answer(now)
 
     def take(self, amount: float, now: float) -> None:
         """Take this much out, even where that leaves less than nothing."""
@@ -107,13 +125,15 @@ class SharedBucket(TokenBucket):
         if self._own is not None:
             self._own.take(amount, now)
             self._spent += amount
-        elif self._is_shared:
-            self.balance -= amount
-            if amount >= self.wanted:
-                self.wanted = 0.0
-        else:
-            super().take(amount, now)
+            return
+        if not self._is_shared:
+            super().take(amount, now)  # it measures
+        if self._is_free or self._terms.is_cut_off(now):
             self._spent += amount
+            return
+        self.balance -= amount
+        if amount >= self.wanted:
+            self.wanted = 0.0
 
     def give_back(self, amount: float) -> None:
         """Put back what was taken for a request that was never sent."""
@@ -121,11 +141,13 @@ class SharedBucket(TokenBucket):
         if self._own is not None:
             self._own.give_back(amount)
             self._spent -= amount
-        elif self._is_shared:
-            self.balance += amount
-        else:
+            return
+        if not self._is_shared:
             super().give_back(amount)
+        if self._is_free:
             self._spent -= amount
+        else:
+            self.balance += amount
 
     def learn(
         self,
@@ -165,13 +187,16 @@ class SharedBucket(TokenBucket):
         if not self._is_shared:
             super().refused(amount, now, paused=paused)
 
-    def claim(self, now: float, *, in_flight: float, lease: float, leaves: bool) -> Claim:
+    def claim(
+        self, now: float, *, in_flight: float, lease: float, pieces: int, leaves: bool
+    ) -> Claim:
         """Return what this worker reports and asks for.
 
         Args:
             now: the time.
             in_flight: of requests without an answer.
             lease: seconds' worth of the whole quota to ask for at least; 0: ask for nothing.
+            pieces: where the quota is not known, how many times as much as is wanted.
             leaves: give everything back.
         """
         self._settle(now)
@@ -181,18 +206,13 @@ class SharedBucket(TokenBucket):
             self.wanted = 0.0
         rate = self.rate if self._is_shared else None
         self._asked = 0.0
-        if rate is not None and lease > 0 and not self.pending:
-            amount = max(self.wanted, lease * rate * self._terms.share)
+        if lease > 0 and not self.pending and not self._is_free:
+            amount = self.wanted * pieces
+            if rate is not None:
+                amount = max(self.wanted, lease * rate * self._terms.share)
             self._asked = max(0.0, amount - self.balance)
             self.wanted = 0.0
         heard, self._heard = self._heard, None
-        told = heard and Told(
-            limit=heard.limit,
-            remaining=heard.remaining,
-            reset=heard.reset,
-            age=max(0.0, now - heard.sent),
-            ended_then=heard.ended_then,
-        )
         return Claim(
             ask=self._asked,
             back=self._back,
@@ -204,7 +224,7 @@ class SharedBucket(TokenBucket):
             most=self._most,
             known=None if rate is None else rate * 60,
             capacity=None if rate is None else self.capacity,
-            told=told,
+            told=None if heard is None else heard.told(now),
         )
 
     def accept(self, balance: Balance, now: float, *, is_new: bool) -> None:
@@ -227,6 +247,8 @@ class SharedBucket(TokenBucket):
             self.pending, self._place = self._asked, balance.place
             self._asked = 0.0
             self._used_at = now
+        if self._is_free:
+            self.wanted = 0.0
         self._ended.append((now, balance.ended))
 
     def _settle(self, now: float) -> None:

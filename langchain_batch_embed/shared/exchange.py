@@ -36,7 +36,7 @@ class Claim:
     Attributes:
         ask: the amount to reserve; 0: none.
         back: given back unused.
-        spent: used without a reservation: before the quota was known, or while cut off.
+        spent: used without a reservation: while cut off, or where only the other kind is known.
         held: reserved and not used, with what waits for its place.
         in_flight: of requests without an answer.
         ended: of requests that have ended.
@@ -77,6 +77,7 @@ class Exchange:
         passed: requests let through since its last report.
         refused_ago: seconds since a request was sent that was refused; `None`: none was.
         pause: seconds for which everybody is to wait for that.
+        opening: requests that may be in flight before anything is known, of all workers.
         claims: by kind, `"tokens"` and `"requests"`.
     """
 
@@ -86,13 +87,14 @@ class Exchange:
     passed: int = 0
     refused_ago: float | None = None
     pause: float = 0.0
+    opening: int = 8
     claims: Mapping[str, Claim] = field(
         default_factory=lambda: {"tokens": Claim(), "requests": Claim()}
     )
 
     def arguments(self) -> list[str]:
         """Return the script's arguments."""
-        numbers: list[float | None] = [self.passed, self.refused_ago, self.pause]
+        numbers: list[float | None] = [self.passed, self.refused_ago, self.pause, self.opening]
         for kind in ("tokens", "requests"):
             numbers += self.claims[kind].fields()
         first = [self.worker, _text(self.epoch), str(int(self.leaves))]
@@ -128,7 +130,7 @@ class Reply:
         workers: how many share the quota.
         share: of the rate that is used.
         pause: seconds for which everybody waits after a refusal.
-        delay: seconds until what is reserved may be used.
+        delay: seconds until what is reserved may be used; -1: not known, ask again.
         balances: by kind, `"tokens"` and `"requests"`.
     """
 

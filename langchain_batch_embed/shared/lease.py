@@ -8,6 +8,8 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 
+from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.pacing.pacer import Meters
 from langchain_batch_embed.shared.bucket import SharedBucket
 from langchain_batch_embed.shared.exchange import Exchange, Reply
 from langchain_batch_embed.shared.terms import PATIENCE, Terms
@@ -29,6 +31,12 @@ MOST_SECONDS = 2.0
 HEARTBEAT = 0.5
 """Seconds between two exchanges, at most; a worker is given up after four times as long."""
 
+OPENING = 0.1
+"""Seconds until the ledger is asked again where it does not know yet when it is this one's turn."""
+
+PIECES = 4
+"""While the quota is not known, a lease is as much as this part of the requests in flight took."""
+
 RETRY = 0.5
 """Seconds until the ledger is tried again, up to twice that."""
 
@@ -44,12 +52,14 @@ class Lease:
         draw: a source of random numbers, uniform in 0 to 1.
         tokens_per_minute: the account's quota as the user sets it; `None`: learnt.
         requests_per_minute: likewise.
+        first_requests: in flight before anything is known of the quota, of all workers.
         workers: how many share the quota, until the ledger says it.
 
     Attributes:
         tokens: stands where the pacer's bucket does.
         requests: likewise.
         throttle: stands where the pacer's does.
+        meters: the three for the pacer.
     """
 
     def __init__(
@@ -59,13 +69,16 @@ class Lease:
         draw: Callable[[], float],
         tokens_per_minute: float | None = None,
         requests_per_minute: float | None = None,
+        first_requests: int = FIRST_REQUESTS,
         workers: int = 1,
     ) -> None:
         self._terms = Terms(workers=workers)
         self.tokens = SharedBucket(self._terms, tokens_per_minute)
         self.requests = SharedBucket(self._terms, requests_per_minute)
         self.throttle = SharedThrottle(draw, self._terms)
+        self.meters = Meters(requests=self.requests, tokens=self.tokens, throttle=self.throttle)
         self._worker = worker
+        self._first_requests = first_requests
         self._draw = draw
         self._epoch: float | None = None
         self._begun_at: float | None = None  # the exchange under way
@@ -96,7 +109,8 @@ class Lease:
             or (terms.refused_sent is not None and self.throttle.own_delay(now) > 0)
             or any(bucket.has_news or bucket.is_short(now) for bucket in self._buckets.values())
         )
-        return 0.0 if is_urgent else max(0.0, self._last + HEARTBEAT - now)
+        pause = OPENING if terms.due == math.inf else HEARTBEAT
+        return 0.0 if is_urgent else max(0.0, self._last + pause - now)
 
     def begin(
         self, now: float, *, in_flight: Mapping[str, float], leaves: bool = False
@@ -114,6 +128,7 @@ class Lease:
         is_short = any(bucket.is_short(now) for bucket in buckets.values())
         seconds = min(MOST_SECONDS, max(SECONDS, TRIPS * self._trip))
         lease = 0.0 if leaves or not is_short else seconds / terms.workers
+        pieces = max(1, int(in_flight["requests"]) // PIECES)
         passed, terms.passed = terms.passed, 0
         pause, sent = self.throttle.own_delay(now), terms.refused_sent
         terms.refused_sent = None
@@ -126,8 +141,11 @@ class Lease:
             passed=passed,
             refused_ago=None if sent is None or pause <= 0 else now - sent,
             pause=pause,
+            opening=self._first_requests,
             claims={
-                kind: bucket.claim(now, in_flight=in_flight[kind], lease=lease, leaves=leaves)
+                kind: bucket.claim(
+                    now, in_flight=in_flight[kind], lease=lease, pieces=pieces, leaves=leaves
+                )
                 for kind, bucket in buckets.items()
             },
         )
@@ -149,10 +167,11 @@ class Lease:
             if now >= terms.pause_until:
                 terms.paused_at = now
             terms.pause_until = now + reply.pause
+        terms.is_known = any(balance.rate for balance in reply.balances.values())
         for kind, bucket in self._buckets.items():
             bucket.accept(reply.balances[kind], now, is_new=is_new)
         # Of a place that has come meanwhile nobody asks any more.
-        terms.due = now + reply.delay
+        terms.due = now + reply.delay if reply.delay >= 0 else math.inf
 
     def left(self) -> None:
         """Note that the last exchange, with which this worker left, has ended."""

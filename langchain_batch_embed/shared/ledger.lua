@@ -7,7 +7,7 @@
 --
 -- KEYS: the ledger, when each worker was last heard, what each worker last reported.
 -- ARGV: worker, epoch that it knows, 1 if it leaves, requests passed, seconds since a refused
---   request was sent, seconds to pause, then for each kind the fields of CLAIM; '' is unknown.
+--   request was sent, seconds to pause, requests to begin with, then for each kind the fields of CLAIM; '' is unknown.
 
 local DEAD = 2        -- seconds without a word after which a worker is given up
 local SILENT = 1      -- seconds without any word: workers that were there went on by themselves
@@ -32,7 +32,7 @@ local kinds, claims = {}, {}
 for k = 1, KINDS do
   local kind, claim = {}, {}
   for i = 1, #KIND do kind[KIND[i]] = state[6 + (k - 1) * #KIND + i] or 0 end
-  for i = 1, #CLAIM do claim[CLAIM[i]] = tonumber(ARGV[6 + (k - 1) * #CLAIM + i]) end
+  for i = 1, #CLAIM do claim[CLAIM[i]] = tonumber(ARGV[7 + (k - 1) * #CLAIM + i]) end
   kinds[k], claims[k] = kind, claim
 end
 local id, leaves = ARGV[1], ARGV[3] == '1'
@@ -64,7 +64,8 @@ for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', horizon, 'LI
   if report then
     local has_come = true
     for k = 1, KINDS do
-      has_come = has_come and report[(k - 1) * #REPORT + 3] <= kinds[k].flowed
+      local place = report[(k - 1) * #REPORT + 3]
+      has_come = has_come and (kinds[k].rate == 0 or place <= kinds[k].flowed)
     end
     if has_come then
       for k = 1, KINDS do
@@ -87,7 +88,7 @@ for k = 1, KINDS do
   local kind, claim, first = kinds[k], claims[k], (k - 1) * #REPORT
   if not is_same then
     -- Its requests in flight belong to another ledger; they will end in this one.
-    claim.held, claim.place = 0, nil
+    claim.held, claim.place, claim.ended_then = 0, nil, nil
     if not before then
       kind.reserved, kind.flowed = kind.reserved + claim.in_flight, kind.flowed + claim.in_flight
     end
@@ -174,7 +175,7 @@ if ago then
 end
 
 -- What it asks for
-local delay = 0
+local delay, is_unknown = 0, kinds[1].rate == 0 and kinds[2].rate == 0
 for k = 1, KINDS do
   local kind, claim, first = kinds[k], claims[k], (k - 1) * #REPORT
   if claim.ask > 0 then
@@ -187,6 +188,11 @@ for k = 1, KINDS do
   report[first + 1], report[first + 2] = claim.held + claim.ask, claim.in_flight
   report[first + 3] = claim.place or 0
   report[first + 4], report[first + 5], report[first + 6] = claim.spent, claim.back, claim.ended
+end
+
+-- Before anything is known, all together begin as slowly as one alone: each answer lets two more in.
+if is_unknown and (claims[2].place or 0) > tonumber(ARGV[7]) + 2 * kinds[2].ended then
+  delay = -1
 end
 
 -- Keep it

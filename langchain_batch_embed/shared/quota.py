@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.shared.redis_ledger import RedisLedger
 
-__all__ = ["SharedQuota"]
+__all__ = ["SharedQuota", "open_ledger"]
 
 _PASSWORD = re.compile(r"//[^/@]*@")
 
@@ -56,15 +56,17 @@ class SharedQuota:
         """The URL without its password."""
         return _PASSWORD.sub("//", self.url)
 
-    def ledger(self, account: str) -> RedisLedger:
-        """Return a connection to the ledger, for this process alone.
 
-        Args:
-            account: a digest of what names it, which counts where the user names none.
+def open_ledger(quota: SharedQuota, account: str) -> RedisLedger:
+    """Return a connection to the ledger, for this process alone.
 
-        Raises:
-            OptionError: redis-py is not installed, or cannot read the URL.
-        """
-        if self.account is not None:
-            account = hashlib.blake2b(self.account.encode(), digest_size=16).hexdigest()
-        return RedisLedger(self.url, account)
+    Args:
+        quota: what the user names.
+        account: a digest of what names the account, where the user does not.
+
+    Raises:
+        OptionError: redis-py is not installed, or cannot read the URL.
+    """
+    if quota.account is not None:
+        account = hashlib.blake2b(quota.account.encode(), digest_size=16).hexdigest()
+    return RedisLedger(quota.url, account)

@@ -17,6 +17,7 @@ class Terms:
         workers: how many share the quota.
         share: of the rate that is used.
         has_joined: the ledger has answered since the calls began.
+        is_known: the ledger knows at least one kind of quota.
         is_failing: it cannot be reached.
         answer_by: when an answer is due at the latest; `inf`: nothing waits for one.
         due: when the reservation that waits may be used.
@@ -29,6 +30,7 @@ class Terms:
     workers: int = 1
     share: float = 1.0
     has_joined: bool = False
+    is_known: bool = False
     is_failing: bool = False
     answer_by: float = math.inf
     due: float = -math.inf

@@ -1,7 +1,7 @@
 """The ledger's script again, in Python: for simulated time, and to check the script with."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from langchain_batch_embed.shared.exchange import Balance, Claim, Exchange, Reply
 
@@ -58,7 +58,7 @@ class Ledger:
         for kind in KINDS:
             self._learn(self.lines[kind], claims[kind])
         self._refuse(asked, now)
-        delay = 0.0
+        delay, is_unknown = 0.0, not any(line.rate for line in self.lines.values())
         for kind in KINDS:
             line, claim = self.lines[kind], claims[kind]
             place = claim.place
@@ -76,6 +76,9 @@ class Ledger:
                 back=claim.back,
                 ended=claim.ended,
             )
+        begun = asked.opening + 2 * self.lines["requests"].ended
+        if is_unknown and (claims["requests"].place or 0.0) > begun:
+            delay = -1.0
         self.reports[asked.worker] = claims
         self.heard[asked.worker] = 0.0 if asked.leaves else now
         workers = sum(at >= max(1.0, horizon) for at in self.heard.values())
@@ -105,7 +108,10 @@ class Ledger:
             if other == worker or other not in self.reports:
                 continue
             report = self.reports[other]
-            if all((report[kind].place or 0.0) <= self.lines[kind].flowed for kind in KINDS):
+            if all(
+                line.rate == 0 or (report[kind].place or 0.0) <= line.flowed
+                for kind, line in self.lines.items()
+            ):
                 for kind, line in self.lines.items():
                     held = report[kind].held
                     line.flowed += held
@@ -123,7 +129,8 @@ class Ledger:
             if before is None:
                 line.reserved += claim.in_flight
                 line.flowed += claim.in_flight
-            return Claim(**{**_dict(claim), "held": 0.0, "place": None})
+            told = claim.told and replace(claim.told, ended_then=None)
+            return replace(claim, held=0.0, place=None, told=told)
         if before is not None:
             spent, back = claim.spent - before.spent, claim.back - before.back
             line.reserved += spent
@@ -137,7 +144,7 @@ class Ledger:
         return claim
 
     @staticmethod
-    def _learn(line: Line, claim: Claim) -> None:
+    def _learn(line: Line, claim: Claim) -> None:  # noqa: PLR0912  # as the script has them
         if claim.most is not None and (line.most == 0 or claim.most < line.most):
             line.most = claim.most
         most = line.most or math.inf
@@ -202,7 +209,3 @@ class Ledger:
             ended=line.ended,
             place=claim.place or 0.0,
         )
-
-
-def _dict(claim: Claim) -> dict[str, object]:
-    return {name: getattr(claim, name) for name in Claim.__slots__}
