@@ -20,7 +20,7 @@ SLOW = {
     *("benchmarks", "simulator", "stores", "survival"),
     *(f"calls/test_{name}.py" for name in ("plan", "prefetch", "recovery")),
     "commands/test_demo.py",
-    "shared/test_processes.py",
+    *("shared/test_fleet.py", "shared/test_processes.py"),
     "simulated/test_grid.py",
     *(f"test_{name}.py" for name in ("faults", "notebooks", "promises", "readme")),
 }

@@ -116,7 +116,7 @@ def test_large_requests_among_small_ones_are_not_starved() -> None:
     fleet = Fleet()
     large = fleet.add(20, tokens=50_000, max_items=1)
     for _ in range(7):
-        fleet.add(10_000, tokens=TEXT, max_items=5)
+        fleet.add(5_000, tokens=TEXT, max_items=5)
     fleet.run(until=40)
     assert large.done == 20
     # 20 places of 50,000, with 7 leases of 5,200 in front of each.
@@ -159,10 +159,10 @@ def test_one_round_trip_is_paid_for_many_small_requests() -> None:
     """A lease of a quarter of a second holds many of them."""
     fleet = Fleet()
     for _ in range(8):
-        fleet.add(4000, tokens=50, max_items=5)
+        fleet.add(1500, tokens=150, max_items=5)
     end = fleet.run()
     exchanges = sum(worker.exchanges for worker in fleet.workers)
-    assert fleet.requests == 6400
+    assert fleet.requests == 2400
     assert exchanges < 8 * 8 * end
 
 
