@@ -147,7 +147,12 @@ def test_a_forked_process_is_a_worker_of_its_own(server: LocalServer, valkey: Se
         from langchain_batch_embed import BatchEmbeddings, SharedQuota
 
         embeddings = BatchEmbeddings(
-            OpenAIEmbeddings(base_url={server.url!r}, api_key="any", dimensions=8, model="text-embedding-3-small"),
+            OpenAIEmbeddings(
+                base_url={server.url!r},
+                api_key="any",
+                dimensions=8,
+                model="text-embedding-3-small",
+            ),
             quota=SharedQuota({valkey.url!r}),
         )
         assert len(embeddings.embed_documents(["parent"])) == 1
