@@ -26,6 +26,7 @@ from langchain_batch_embed.journal import (
     Journal,
     JournalStats,
     MemoryJournal,
+    RedisStore,
     Space,
     SQLiteJournal,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "PartialEmbeddingsError",
     "Plan",
     "Prefetch",
+    "RedisStore",
     "Report",
     "ResponseError",
     "SQLiteJournal",

@@ -13,11 +13,12 @@ from langchain_openai import OpenAIEmbeddings
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
 from tests.support import FakeClock, LocalServer
+from tests.valkey_server import Server, running
 
 TESTS = Path(__file__).parent
 
 SLOW = {
-    *("benchmarks", "simulator", "stores", "survival"),
+    *("benchmarks", "ray", "simulator", "stores", "survival"),
     *(f"calls/test_{name}.py" for name in ("plan", "prefetch", "recovery")),
     "commands/test_demo.py",
     *("shared/test_fleet.py", "shared/test_processes.py"),
@@ -69,6 +70,13 @@ def running_simulator() -> Iterator[Simulator]:
     """The process that all tests of a session talk to."""
     with Simulator(Scenario(latency=0)) as simulator:
         yield simulator
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Server]:
+    """A Valkey server, for tests that use an account or keys of their own each."""
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ ROOMS = [
     {"calls"},
     {"stores"},
     {"embeddings"},
-    {"__init__", "commands"},
+    {"__init__", "commands", "ray"},
     {"__main__"},
 ]
 """The rooms from the ground up. A room imports only from lines below its own, imports for types
@@ -192,6 +192,9 @@ def test_only_the_commands_import_the_simulator() -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
+        ("ray", {"ray"}),
+        ("pyarrow", {"ray"}),
+        ("redis", {"journal", "shared"}),
         ("langchain_community", {"commands"}),
         ("starlette", set()),
         ("uvicorn", set()),
@@ -216,7 +219,7 @@ def test_what_only_calculates_imports_nothing_that_waits(file: str) -> None:
 
 def test_importing_the_package_imports_no_provider_and_no_server() -> None:
     """`import langchain_batch_embed` is quick, and works without the optional packages."""
-    heavy = "starlette uvicorn langchain_openai langchain_community openai pandas"
+    heavy = "starlette uvicorn langchain_openai langchain_community openai pandas redis ray"
     code = (
         f"import sys, {PACKAGE}\n"
         f"print([name for name in {heavy.split()} if name in sys.modules])\n"

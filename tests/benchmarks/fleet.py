@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from langchain_batch_embed import BatchEmbeddings, SharedQuota
 from langchain_batch_embed.shared.leaser import Leaser
 from langchain_batch_embed.simulator import Scenario, Simulator
-from tests.shared.places import Server, running
+from tests.valkey_server import Server, running
 
 WORKERS = 8
 PER_MINUTE = 10_000_000

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from langchain_batch_embed.shared.exchange import Claim, Exchange, Reply, Told
 from langchain_batch_embed.shared.redis_ledger import RedisLedger
+from tests.valkey_server import Server, needs_server
 
 from .model import KINDS, Ledger
-from .places import Server, needs_server
 
 accounts = itertools.count()
 

@@ -16,8 +16,7 @@ from pydantic import SecretStr
 from langchain_batch_embed import BatchEmbeddings, SharedQuota
 from langchain_batch_embed.shared.bucket import SharedBucket
 from tests.support import LocalServer, assert_right, prose, wait_until
-
-from .places import Server, needs_server, running
+from tests.valkey_server import Server, needs_server, running
 
 pytestmark = needs_server
 

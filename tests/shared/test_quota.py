@@ -14,8 +14,7 @@ from pydantic import SecretStr
 from langchain_batch_embed import BatchEmbeddings, OptionError, SharedQuota
 from langchain_batch_embed.providers.identity import account_of
 from langchain_batch_embed.shared import Lease, open_ledger
-
-from .places import Server, needs_server
+from tests.valkey_server import Server, needs_server
 
 SECRET = "sk-very-secret-0123456789"  # noqa: S105  # of nobody
 
