@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Never
 
+from langchain_batch_embed.calls.fleet_plan import FleetPlan
 from langchain_batch_embed.calls.plan import AccountQuota, Plan
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.embeddings import BatchEmbeddings
@@ -42,6 +43,7 @@ __all__ = [
     "DeadlineError",
     "DimensionsError",
     "Failure",
+    "FleetPlan",
     "IngestError",
     "IngestFailure",
     "IngestReport",

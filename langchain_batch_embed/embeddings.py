@@ -4,7 +4,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, Never
+from typing import Any, Never, overload
 
 import numpy as np
 from langchain_core.documents import Document
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.calls import event_loop
 from langchain_batch_embed.calls.assembly import Assembly
+from langchain_batch_embed.calls.fleet_plan import FleetPlan, make_fleet_plan
 from langchain_batch_embed.calls.pipeline import Pipeline
-from langchain_batch_embed.calls.plan import Plan, make_plan
+from langchain_batch_embed.calls.plan import AccountQuota, Plan, make_plan
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.journal import Journal
@@ -218,6 +219,7 @@ class BatchEmbeddings(Embeddings):
         """Return the vector of one query, without blocking the event loop."""
         return await event_loop.embed_query(self._pipeline, text)
 
+    @overload
     def plan(
         self,
         texts: Iterable[str],
@@ -226,15 +228,63 @@ class BatchEmbeddings(Embeddings):
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         price: float | None = None,
-    ) -> Plan:
+    ) -> Plan: ...
+
+    @overload
+    def plan(
+        self,
+        texts: Iterable[str],
+        *,
+        workers: int,
+        quota: AccountQuota | None = None,
+        tier: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        price: float | None = None,
+    ) -> FleetPlan: ...
+
+    @overload
+    def plan(
+        self,
+        *,
+        count: int,
+        tokens_each: float,
+        workers: int = 1,
+        quota: AccountQuota | None = None,
+        tier: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        price: float | None = None,
+    ) -> FleetPlan: ...
+
+    def plan(
+        self,
+        texts: Iterable[str] | None = None,
+        *,
+        count: int | None = None,
+        tokens_each: float | None = None,
+        workers: int | None = None,
+        quota: AccountQuota | None = None,
+        tier: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        price: float | None = None,
+    ) -> Plan | FleetPlan:
         """Predict requests, price and time of embedding these texts; nothing is sent.
 
         Texts whose vectors are in the journal are free. The seconds come from a rehearsal in
         simulated time, with OpenAI's latency and the account's quota. The quota is the first known
         one of the arguments, the tier, this object's options and earlier answers.
 
+        With `workers`, or a `count` of texts that are not here yet, it is arithmetic instead: which
+        limit binds, and what more machines or more quota would change.
+
         Args:
             texts: any iterable of strings.
+            count: how many texts, in place of `texts`.
+            tokens_each: tokens in each of those, on average.
+            workers: processes that share the quota, each with a processor core.
+            quota: your account's, for a plan with `workers` or `count`.
             tier: OpenAI's usage tier of your account, 1 to 5.
             requests_per_minute: your account's quota.
             tokens_per_minute: your account's quota.
@@ -245,9 +295,23 @@ class BatchEmbeddings(Embeddings):
             OptionError: an option cannot work.
             JournalError: the journal cannot be read.
         """
-        return make_plan(
+        given = (count, tokens_each, workers, quota)
+        if texts is not None and all(each is None for each in given):
+            return make_plan(
+                self._pipeline,
+                texts,
+                tier=tier,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+                price=price,
+            )
+        return make_fleet_plan(
             self._pipeline,
             texts,
+            count=count,
+            tokens_each=tokens_each,
+            workers=1 if workers is None else workers,
+            quota=quota,
             tier=tier,
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,

@@ -39,7 +39,18 @@ from langchain_batch_embed.sending.work import Rows, Work
 from langchain_batch_embed.texts.inputs import check_texts
 from langchain_batch_embed.texts.tokens import ByteCounter
 
-__all__ = ["TIERS", "AccountQuota", "Plan", "make_plan", "rehearse_quota"]
+__all__ = [
+    "OPENAIS_MODELS",
+    "TIERS",
+    "AccountQuota",
+    "Plan",
+    "check_plan",
+    "keep_nothing",
+    "known_quota",
+    "make_plan",
+    "merged",
+    "rehearse_quota",
+]
 
 RUNS = 15
 """Rehearsals with different random numbers, of which the median counts. An answer takes 0.1 s to
@@ -179,17 +190,17 @@ def make_plan(
     given = AccountQuota(
         requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute
     )
-    _check(provider, tier, given, price)
+    check_plan(provider, tier, given, price)
     listed = check_texts(texts)
     inputs = pipeline.prepare(listed)
     results = Results(inputs, lists=False)
     recalled = pipeline.recovery.for_call(inputs, results, query=False).recall()
-    work = pipeline.fetcher.work(inputs, results, keep=_keep_nothing)
+    work = pipeline.fetcher.work(inputs, results, keep=keep_nothing)
     rows = work.rows
 
     sender = pipeline.dispatcher.sender
     pacer = sender.pacer
-    quota = _merged(given, TIERS.get(tier or 0, AccountQuota()), _known(pacer))
+    quota = merged(given, TIERS.get(tier or 0, AccountQuota()), known_quota(pacer))
     set_by_user = AccountQuota(
         requests_per_minute=_set_rate(pacer.requests), tokens_per_minute=_set_rate(pacer.tokens)
     )
@@ -267,7 +278,7 @@ def rehearse_quota(
     return requests, seconds
 
 
-def _keep_nothing(rows: Rows, answer: Answer) -> None:
+def keep_nothing(rows: Rows, answer: Answer) -> None:
     """Keep the answers of a rehearsal, which has none."""
 
 
@@ -332,7 +343,7 @@ class _Server:
         return headers
 
 
-def _check(provider: str, tier: int | None, given: AccountQuota, price: float | None) -> None:
+def check_plan(provider: str, tier: int | None, given: AccountQuota, price: float | None) -> None:
     """Raise `OptionError` for arguments that no plan can use."""
     if tier is not None and provider != OPENAI.provider:
         raise OptionError(
@@ -355,7 +366,7 @@ def _check(provider: str, tier: int | None, given: AccountQuota, price: float | 
             raise OptionError(f"{name} must be more than 0, not {value}")
 
 
-def _merged(*quotas: AccountQuota) -> AccountQuota:
+def merged(*quotas: AccountQuota) -> AccountQuota:
     """Return the first number of each kind that is known."""
 
     def first(numbers: Iterable[float | None]) -> float | None:
@@ -367,7 +378,7 @@ def _merged(*quotas: AccountQuota) -> AccountQuota:
     )
 
 
-def _known(pacer: Pacer) -> AccountQuota:
+def known_quota(pacer: Pacer) -> AccountQuota:
     """Return the quota that the user set or that earlier answers showed."""
     rates = pacer.requests.rate, pacer.tokens.rate
     requests, tokens = (None if rate is None else rate * 60 for rate in rates)
