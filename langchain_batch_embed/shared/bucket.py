@@ -100,8 +100,7 @@ class SharedBucket(TokenBucket):
     def is_short(self, now: float) -> bool:
         """Tell whether something was asked for that is neither there nor reserved."""
         self._settle(now)
-        is_asked_for = self.pending or self._is_free
-        return not is_asked_for and self.wanted > self.balance + _ROUNDING * self.wanted
+        return not self.pending and self.wanted > self.balance + _ROUNDING * self.wanted
 
     def delay(self, amount: float, now: float) -> float:
         """Return the seconds until this much can be taken; note if a lease is needed for it."""
@@ -110,7 +109,7 @@ class SharedBucket(TokenBucket):
         if terms.is_cut_off(now):
             own = self._go_on_alone(now)
             return super().delay(amount, now) if own is None else own.delay(amount, now)
-        if not terms.has_joined or self.has_news:
+        if not terms.has_joined:
             return terms.await_answer(now)
         measured = 0.0 if self._is_shared else super().delay(amount, now)
         if self._is_free or measured > 0 or amount - self.balance <= _ROUNDING * amount:
@@ -201,7 +200,8 @@ class SharedBucket(TokenBucket):
         """
         self._settle(now)
         if self.balance > 0 and (leaves or now - self._used_at > UNUSED):
-            self._return_lease()
+            self._back += self.balance
+            self.balance = 0.0
         if leaves:
             self.wanted = 0.0
         rate = self.rate if self._is_shared else None
@@ -257,10 +257,6 @@ class SharedBucket(TokenBucket):
             self.pending, self._place = 0.0, None
             self._used_at = now
 
-    def _return_lease(self) -> None:
-        self._back += max(0.0, self.balance)
-        self.balance = min(self.balance, 0.0)
-
     def _ended_by(self, sent: float) -> float | None:
         """Return what the ledger had counted as ended by then; `None`: not known."""
         position = bisect_right(self._ended, sent, key=lambda each: each[0])
@@ -269,7 +265,6 @@ class SharedBucket(TokenBucket):
     def _go_on_alone(self, now: float) -> TokenBucket | None:
         """Return a bucket with this worker's part of the last known quota; `None`: not known."""
         if self._own is None and self.rate is not None and not self.is_measured:
-            self._return_lease()
             own = TokenBucket()
             own.take(0.0, now)  # it fills from now on
             own.rate = OWN_SHARE * self.rate * self._terms.share / self._terms.workers

@@ -12,7 +12,7 @@ from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.pacer import Meters
 from langchain_batch_embed.shared.bucket import SharedBucket
 from langchain_batch_embed.shared.exchange import Exchange, Reply
-from langchain_batch_embed.shared.terms import PATIENCE, Terms
+from langchain_batch_embed.shared.terms import Terms
 from langchain_batch_embed.shared.throttle import SharedThrottle
 
 __all__ = ["Lease"]
@@ -124,7 +124,6 @@ class Lease:
         """
         terms, buckets = self._terms, self._buckets
         self._begun_at = now
-        terms.answer_by = min(terms.answer_by, now + PATIENCE)
         is_short = any(bucket.is_short(now) for bucket in buckets.values())
         seconds = min(MOST_SECONDS, max(SECONDS, TRIPS * self._trip))
         lease = 0.0 if leaves or not is_short else seconds / terms.workers

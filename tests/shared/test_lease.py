@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from langchain_batch_embed.shared.lease import FAILURES, Lease
+from langchain_batch_embed.shared.lease import FAILURES, OPENING, Lease
 from langchain_batch_embed.shared.terms import PATIENCE
 
 from .model import Ledger
@@ -173,6 +173,49 @@ def alone(process: Process, amount: float, now: float) -> float:
     raise AssertionError("it hangs")
 
 
+def test_a_lease_is_still_there_after_a_time_without_a_ledger(ledger: Ledger) -> None:
+    """It was paid for, and is given back if nobody uses it."""
+    process = empty(ledger)
+    process.use(1.0, 1.0)
+    for _ in range(FAILURES):
+        process.fail(1.6)
+    assert alone(process, 5.0, 1.6) > 1.6  # from its part, which begins empty
+    process.talk(2.2)
+    assert process.lease.tokens.balance == pytest.approx(24)
+    assert process.lease.tokens.delay(20.0, 2.2) == 0
+    process.talk(4.9)
+    assert ledger.lines["tokens"].held == 0
+
+
+def test_a_place_in_a_lost_ledger_is_taken_again(ledger: Ledger) -> None:
+    """A place far behind what the new one has let in would be waited for without end."""
+    process = empty(ledger)
+    assert process.lease.tokens.delay(300.0, 0.0) > 0
+    process.talk(0.0)
+    process.ledger = Ledger(epoch=1000.5)
+    process.talk(0.6)
+    assert process.lease.tokens.pending == 0
+    assert process.use(300.0, 0.6) == pytest.approx(0.6 + 3.0)
+
+
+def test_a_kind_that_nobody_limits_needs_no_lease(ledger: Ledger) -> None:
+    """Once the tokens are known, requests are not asked for, and nobody waits for them."""
+    process = Process(ledger, limit=None)
+    process.talk(0.0)
+    process.lease.tokens.learn(
+        limit=LIMIT, remaining=100.0, reset=None, unseen=0.0, sent=0.0, now=0.0
+    )
+    exchange = process.lease.begin(0.0, in_flight=NOTHING)
+    process.lease.requests.delay(1.0, 0.0)  # noted while nothing is known
+    process.lease.accept(ledger.exchange(exchange, 1000.0), 0.0)
+    process.talk(0.0)
+    before = process.exchanges
+    assert process.lease.requests.delay(1.0, 0.0) == 0
+    process.lease.requests.take(1.0, 0.0)
+    process.talk(0.1)
+    assert process.exchanges == before
+
+
 def test_an_exchange_that_never_ends_is_not_waited_for(ledger: Ledger) -> None:
     """The thread may hang in a look-up of the host's name; the others go on without it."""
     process = empty(ledger)
@@ -250,3 +293,5 @@ def test_all_together_begin_as_slowly_as_one(ledger: Ledger) -> None:
         process.talk(0.0)
         sent += process.lease.requests.delay(1.0, 0.0) == 0
     assert sent == 8
+    # The others ask again soon, and not only with the next heartbeat.
+    assert processes[-1].lease.delay(0.0) == pytest.approx(OPENING)
