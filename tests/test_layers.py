@@ -48,6 +48,7 @@ PURE = [
     *("errors.py", "limits.py", "options.py", "report.py"),
     *(f"pacing/{path.name}" for path in FILES["pacing"]),
     *(f"texts/{path.name}" for path in FILES["texts"]),
+    *(f"shared/{name}.py" for name in ("bucket", "exchange", "lease", "terms", "throttle")),
     *(f"sending/{path.name}" for path in FILES["sending"] if path.name != "dispatcher.py"),
 ]
 """Files that only calculate: time, waiting and randomness are handed in."""
