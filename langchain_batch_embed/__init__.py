@@ -2,20 +2,24 @@
 
 from typing import TYPE_CHECKING, Never
 
+from langchain_batch_embed.calls.estimate import AccountQuota
 from langchain_batch_embed.calls.fleet_plan import FleetPlan
-from langchain_batch_embed.calls.plan import AccountQuota, Plan
+from langchain_batch_embed.calls.plan import Plan
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import (
     BatchEmbeddingsError,
+    BudgetError,
     DeadlineError,
     DimensionsError,
     Failure,
+    FixedOptionError,
     IngestError,
     InputError,
     InputTypeError,
     JournalError,
     ModelError,
+    NotKeptError,
     NotSentError,
     OptionError,
     PartialEmbeddingsError,
@@ -32,17 +36,19 @@ from langchain_batch_embed.journal import (
     SQLiteJournal,
 )
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.report import IngestFailure, IngestReport, Report
+from langchain_batch_embed.report import IngestFailure, IngestReport, Report, Usage
 from langchain_batch_embed.shared.quota import SharedQuota
 
 __all__ = [
     "AccountQuota",
     "BatchEmbeddings",
     "BatchEmbeddingsError",
+    "BudgetError",
     "ByteStoreJournal",
     "DeadlineError",
     "DimensionsError",
     "Failure",
+    "FixedOptionError",
     "FleetPlan",
     "IngestError",
     "IngestFailure",
@@ -55,6 +61,7 @@ __all__ = [
     "Limits",
     "MemoryJournal",
     "ModelError",
+    "NotKeptError",
     "NotSentError",
     "OptionError",
     "PartialEmbeddingsError",
@@ -67,6 +74,7 @@ __all__ = [
     "SharedQuota",
     "Space",
     "UnknownOptionError",
+    "Usage",
 ]
 __version__ = "0.1.0"
 

@@ -1,30 +1,35 @@
 """`BatchEmbeddings`: its options and its methods; `calls` and `stores` do the work."""
 
+import asyncio
+import inspect
 import os
 import random
-import threading
-from collections.abc import Callable, Iterable
-from typing import Any, Never, overload
+from collections.abc import AsyncIterable, Callable, Iterable
+from types import TracebackType
+from typing import Any, Literal, Never, Self, overload
 
 import numpy as np
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.stores import ByteStore
 from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
 
 from langchain_batch_embed.calls import event_loop
 from langchain_batch_embed.calls.assembly import Assembly
+from langchain_batch_embed.calls.estimate import AccountQuota
 from langchain_batch_embed.calls.fleet_plan import FleetPlan, make_fleet_plan
 from langchain_batch_embed.calls.pipeline import Pipeline
-from langchain_batch_embed.calls.plan import AccountQuota, Plan, make_plan
+from langchain_batch_embed.calls.plan import Plan, make_plan
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.options import Options, check_names, check_wrapped
+from langchain_batch_embed.options import Empty, Option, Options, check_names, embeddings_of
 from langchain_batch_embed.providers.copies import pack_up, unpack
-from langchain_batch_embed.report import IngestReport, Report
+from langchain_batch_embed.providers.replaced import warn_of_replaced
+from langchain_batch_embed.report import IngestReport, Report, Usage
 from langchain_batch_embed.shared.quota import SharedQuota
 from langchain_batch_embed.stores.ingest import ingest
 from langchain_batch_embed.texts.inputs import LongInputs
@@ -42,12 +47,14 @@ class BatchEmbeddings(Embeddings):
         `pip install langchain-batch-embed`, and the package of the wrapped class with its key.
 
     Key init args:
-        embeddings: the `Embeddings` that makes the vectors. Its options are read once, here.
+        embeddings: the `Embeddings` that makes the vectors, or a name with its provider, such as
+            `"openai:text-embedding-3-small"`, for LangChain's `init_embeddings`. Its options are
+            read once, here. Those that do not act as before are named in a warning.
         max_batch_size: texts in one request; OpenAI takes 2,048.
         max_tokens_per_request: tokens in one request; OpenAI takes 300,000.
         max_tokens_per_input: tokens in one text, above which `long_inputs` applies; 8,191 at
             OpenAI.
-        max_workers: requests in flight at most, threads of one `ThreadPoolExecutor`.
+        max_workers: requests in flight at most, each in a thread.
         requests_per_minute: your quota; `None`: read from the answers' headers.
         tokens_per_minute: your quota; `None`: read from the answers' headers.
         long_inputs: what to do with a text over `max_tokens_per_input`. `"average"` embeds its
@@ -61,10 +68,20 @@ class BatchEmbeddings(Embeddings):
             `None` keeps them in memory, from a failed call until a later call has used them.
         model: the model's name, for the journal and the price, where the wrapped object has none.
         limits: limits to use in place of the recognised provider's.
-        show_progress: show a `tqdm.auto` bar that counts texts.
+        show_progress: show a `tqdm.auto` bar that counts texts; `None`: as the wrapped object does.
         hedge: send a straggler at the end of a call a second time, and use the first answer. Both
             are paid for, so never more than 5 % of the tokens. `None`: only at hosted providers.
         max_outage: seconds without any answer after which a call gives up; 600 by default.
+        empty: what to do with an empty text. `"error"` refuses it before anything is sent;
+            `"skip-vector"` gives it the server's vector of it or, where the server refuses it, of
+            a space. `None`: `"skip-vector"` if the wrapped object has `skip_empty`, else an error
+            where the provider refuses it.
+        rate_limiter: a `BaseRateLimiter` of langchain-core, asked before each request.
+        query_cache_size: queries whose vectors are kept in memory, those asked last; 0: none.
+        on_usage: called with the `Usage` of each answer, one at a time, in the thread that received
+            it. Its sum is what is billed, queries and late answers among them.
+        max_dollars: what one call, `prefetch` or `ingest` may cost. Texts that it cannot afford are
+            reported as failed. Only for models whose price is known.
         quota: a `SharedQuota`, with which all processes that name it keep to one account's quota.
 
     Instantiate:
@@ -95,7 +112,7 @@ class BatchEmbeddings(Embeddings):
 
     def __init__(
         self,
-        embeddings: Embeddings,
+        embeddings: Embeddings | str,
         *,
         max_batch_size: int | None = None,
         max_tokens_per_request: int | None = None,
@@ -110,16 +127,21 @@ class BatchEmbeddings(Embeddings):
         journal: Journal | ByteStore | str | os.PathLike[str] | None = None,
         model: str | None = None,
         limits: Limits | None = None,
-        show_progress: bool = False,
+        show_progress: bool | None = None,
         hedge: bool | None = None,
         max_outage: float = Options.max_outage,
+        empty: Empty | None = None,
+        rate_limiter: BaseRateLimiter | None = None,
+        query_cache_size: int = 0,
+        on_usage: Callable[[Usage], object] | None = None,
+        max_dollars: float | None = None,
         quota: SharedQuota | None = None,
         _clock: Clock = SYSTEM_CLOCK,
         _draw: Callable[[], float] = random.random,
         **unknown: Never,  # for an error that names what there is
     ) -> None:
         check_names(unknown)
-        check_wrapped(embeddings, BatchEmbeddings)
+        wrapped = embeddings_of(embeddings, BatchEmbeddings)
         options = Options(
             max_batch_size=max_batch_size,
             max_tokens_per_request=max_tokens_per_request,
@@ -137,11 +159,17 @@ class BatchEmbeddings(Embeddings):
             show_progress=show_progress,
             hedge=hedge,
             max_outage=max_outage,
+            empty=empty,
+            rate_limiter=rate_limiter,
+            query_cache_size=query_cache_size,
+            on_usage=on_usage,
+            max_dollars=max_dollars,
             quota=quota,
             clock=_clock,
             draw=_draw,
         )
-        self._set_up(embeddings, options)
+        self._set_up(wrapped, options)
+        warn_of_replaced(wrapped, self.limits)
 
     def _set_up(self, embeddings: Embeddings, options: Options) -> None:
         self.embeddings = embeddings
@@ -152,15 +180,35 @@ class BatchEmbeddings(Embeddings):
     def _pipeline(self) -> Pipeline:
         return self._assembly.pipeline
 
-    @property
-    def limits(self) -> Limits:
-        """What the provider allows in one request."""
-        return self._assembly.limits
-
-    @property
-    def journal(self) -> Journal:
-        """Where finished vectors are kept."""
-        return self._assembly.journal
+    limits = Option["Limits"](lambda self: self._assembly.limits, "What one request may hold.")
+    journal = Option["Journal"](
+        lambda self: self._assembly.journal, "Where finished vectors are kept."
+    )
+    model = Option["str | None"](lambda self: self._pipeline.provider.model, "The model's name.")
+    max_batch_size = Option["int"](lambda self: self.limits.max_batch_size)
+    max_tokens_per_request = Option["int | None"](lambda self: self.limits.max_tokens_per_request)
+    max_tokens_per_input = Option["int | None"](lambda self: self.limits.max_tokens_per_input)
+    max_workers = Option["int"](lambda self: self.limits.max_workers)
+    requests_per_minute = Option["float | None"](lambda self: self._options.requests_a_minute())
+    tokens_per_minute = Option["float | None"](lambda self: self._options.tokens_per_minute)
+    long_inputs = Option["LongInputs"](lambda self: self._options.long_inputs)
+    max_retries = Option["int"](lambda self: self._options.max_retries)
+    timeout = Option["float"](
+        lambda self: self._options.timeout_for(self._pipeline.provider.timeout)
+    )
+    deadline = Option["float | None"](lambda self: self._options.deadline)
+    show_progress = Option["bool"](lambda self: self._assembly.shows_progress)
+    hedge = Option["bool"](lambda self: self._options.hedges(self.limits))
+    max_outage = Option["float"](lambda self: self._options.max_outage)
+    empty = Option["Empty | None"](
+        lambda self: (
+            "skip-vector" if self._options.replaces_empty(self.embeddings) else self._options.empty
+        )
+    )
+    rate_limiter = Option["BaseRateLimiter | None"](lambda self: self._options.rate_limiter)
+    query_cache_size = Option["int"](lambda self: self._options.query_cache_size)
+    on_usage = Option["Callable[[Usage], object] | None"](lambda self: self._options.on_usage)
+    max_dollars = Option["float | None"](lambda self: self._options.max_dollars)
 
     @property
     def last_report(self) -> Report | None:
@@ -171,19 +219,24 @@ class BatchEmbeddings(Embeddings):
         """
         return self._pipeline.last_report
 
-    def embed_documents(self, texts: Iterable[str]) -> list[list[float]]:
+    def embed_documents(
+        self, texts: Iterable[str], chunk_size: int | None = None
+    ) -> list[list[float]]:
         """Return one vector a text, in order.
 
         Args:
             texts: any iterable of strings; identical ones are sent once.
+            chunk_size: taken as `OpenAIEmbeddings` takes it, and not used: `max_batch_size` is.
 
         Raises:
             InputError: a text can never be embedded; nothing was sent.
-            PartialEmbeddingsError: some texts failed; it holds the vectors of all others.
+            PartialEmbeddingsError: some texts failed; it holds the vectors of all others. Where one
+                cause ended the call it is of the cause's class too.
             JournalError: the journal cannot be read; nothing was sent.
             DimensionsError: the journal or a `prefetch` holds vectors for the texts with other
                 dimensions than those of earlier calls.
         """
+        del chunk_size
         return self._pipeline.lists(texts)
 
     def embed_numpy(self, texts: Iterable[str]) -> NDArray[np.float32]:
@@ -203,16 +256,19 @@ class BatchEmbeddings(Embeddings):
 
         Raises:
             InputError: the text can never be embedded; nothing was sent.
-            Exception: the provider's own, after the last retry.
+            PartialEmbeddingsError: it failed; the error is of the class of the provider's own too.
         """
         return self._pipeline.query(text)
 
-    async def aembed_documents(self, texts: Iterable[str]) -> list[list[float]]:
+    async def aembed_documents(
+        self, texts: Iterable[str], chunk_size: int | None = None
+    ) -> list[list[float]]:
         """Return one vector a text, without blocking the event loop.
 
         Cancelling the task stops the work. No further request starts, and finished vectors are
         kept as after a failure. It raises what `embed_documents` raises.
         """
+        del chunk_size
         return await event_loop.embed(self._pipeline, texts)
 
     async def aembed_query(self, text: str) -> list[float]:
@@ -349,37 +405,48 @@ class BatchEmbeddings(Embeddings):
         store: VectorStore,
         documents: Iterable[Document],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str] | Literal["content"] | None = None,
         batch_size: int | None = None,
         max_buffered: int = 8_000,
         show_progress: bool | None = None,
-        _cancelled: threading.Event | None = None,
     ) -> IngestReport:
         """Add any number of documents to a store; embedding and writing overlap.
 
         Documents are read when they are needed, so they may be a generator over more than fits into
-        memory. The store's own `add_documents` writes them in order, in this thread. Halving finds
-        a document that cannot be embedded or written. It is in the report, and all others are in
-        the store. With a journal, a second run pays for nothing twice. Whether it also writes
-        nothing twice depends on the store and the ids. While it runs, a store with a SQLite
-        connection of its own (`_connection`, as SQLiteVec) has a page cache of at least 32 MB.
+        memory. The store's own `add_documents` writes them in order, in this thread.
+
+        A store that is away or busy is waited for, up to `max_outage`. A call that is too large is
+        halved, and the size is remembered. Halving also finds a document that cannot be embedded
+        or written: it is in the report, and all others are in the store. A few documents are
+        written before more are paid for, so that a wrong table costs little.
+
+        Every document has an id before it is written, where the store takes ids. Writing it again,
+        after an error or in another run, replaces its row. Where the store takes none, as
+        SQLiteVec, another run adds rows again, and `report.keeps_ids` is `False`. Nothing is
+        written twice there within a run: if nothing tells what became of a call, the ingest stops.
+
+        While it runs, a store with a SQLite connection of its own (`_connection`, as SQLiteVec) has
+        a page cache of at least 32 MB.
 
         Args:
             store: a vector store whose embeddings are this object.
             documents: any iterable.
-            ids: one a document; `None`: the documents' own, or those that the store makes.
-            batch_size: documents in one call of the store, at most; `None`: its `chunk_size`,
-                which Supabase writes in one statement, or 1,024. A store that writes a call in
-                several parts may keep some of them when another part fails. It needs ids, or the
-                documents of those parts are stored twice.
+            ids: one a document. `"content"`: made of text and metadata, so that equal documents are
+                one row. `None`: the documents' own, else made of the content, so that a second run
+                replaces rows, and one for each of several equal documents. Where an id comes twice,
+                the last document counts.
+            batch_size: documents in one call of the store, at most; `None`: its `chunk_size` or
+                `bulk_size`, or 1,024.
             max_buffered: documents read ahead, and so vectors held at a time, here or on their
                 way; at least `batch_size`.
             show_progress: show a `tqdm.auto` bar that counts documents; `None`: as this object.
 
         Raises:
-            OptionError: the store uses other embeddings, or there are not as many ids as
+            OptionError: not a store, one that uses other embeddings, or not as many ids as
                 documents.
-            IngestError: several documents in a row failed, and none between them succeeded.
+            IngestError: nothing was stored, whole batches failed one after the other, the store was
+                away for too long, or it cannot tell what it has stored. Vectors that are paid for
+                are kept for the next call.
             Exception: whatever `documents` raises, with a note of how many documents are stored.
         """
         return ingest(
@@ -390,37 +457,79 @@ class BatchEmbeddings(Embeddings):
             ids=ids,
             batch_size=batch_size,
             max_buffered=max_buffered,
-            show_progress=self._options.show_progress if show_progress is None else show_progress,
-            cancelled=_cancelled,
+            show_progress=self.show_progress if show_progress is None else show_progress,
+            patience=self._options.max_outage,
+            draw=self._options.draw,
         )
 
     async def aingest(
         self,
         store: VectorStore,
-        documents: Iterable[Document],
+        documents: Iterable[Document] | AsyncIterable[Document],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str] | Literal["content"] | None = None,
         batch_size: int | None = None,
         max_buffered: int = 8_000,
         show_progress: bool | None = None,
     ) -> IngestReport:
         """Add any number of documents to a store, without blocking the event loop.
 
-        It takes and raises what `ingest` does. Another thread reads the documents and calls the
-        store. A SQLite connection has to allow that: `check_same_thread=False`.
+        It takes and raises what `ingest` does, and takes asynchronous iterables, too. The store's
+        `aadd_documents` is awaited in this loop. Where that is LangChain's own, it calls
+        `add_documents` in another thread, which a SQLite connection has to allow:
+        `check_same_thread=False`. Another thread also reads the documents of an ordinary iterable.
         Cancelling the task stops it after the batch that is being written.
         """
+        loop = asyncio.get_running_loop()
         return await event_loop.in_thread(
-            lambda cancelled: self.ingest(
+            lambda cancelled: ingest(
+                self._pipeline,
                 store,
                 documents,
+                embeddings=self,
                 ids=ids,
                 batch_size=batch_size,
                 max_buffered=max_buffered,
-                show_progress=show_progress,
-                _cancelled=cancelled,
+                show_progress=self.show_progress if show_progress is None else show_progress,
+                patience=self._options.max_outage,
+                draw=self._options.draw,
+                cancelled=cancelled,
+                loop=loop,
             ),
             self._pipeline.wake,
+        )
+
+    def close(self) -> None:
+        """Release the journal's file, and end the prefetches that are open.
+
+        A later call opens the file again. A `with` block closes at its end.
+        """
+        self._assembly.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        """Name what is wrapped, and within which limits; no key."""
+        limits = ", ".join(
+            f"{name}={getattr(self, name)!r}"
+            for name in ("max_batch_size", "max_tokens_per_request", "max_workers")
+        )
+        journal = self._options.journal
+        if journal is not None:
+            path = getattr(self.journal, "path", None)
+            journal = type(journal).__name__ if path is None else str(path)
+        return (
+            f"{type(self).__name__}({type(self.embeddings).__name__}, model={self.model!r}, "
+            f"server={self._pipeline.provider.address!r}, {limits}, journal={journal!r})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -435,3 +544,17 @@ class BatchEmbeddings(Embeddings):
         """Make the object from its options, as a subclass's `__init__` may take other arguments."""
         self._set_up(unpack(state["embeddings"]), state["options"])
         vars(self).update(state["added"])
+
+
+def _without_internals(function: Callable[..., Any]) -> inspect.Signature:
+    """Return a signature for `help()`, without what is only for tests and for error messages."""
+    signature = inspect.signature(function)
+    shown = [
+        each
+        for each in signature.parameters.values()
+        if not each.name.startswith("_") and each.kind is not each.VAR_KEYWORD
+    ]
+    return signature.replace(parameters=shown)
+
+
+vars(BatchEmbeddings.__init__)["__signature__"] = _without_internals(BatchEmbeddings.__init__)

@@ -2,7 +2,8 @@
 
     BatchEmbeddingsError
      ├─ OptionError (ValueError)            an option has a value that cannot work
-     │   └─ UnknownOptionError (TypeError)  an option does not exist
+     │   ├─ UnknownOptionError (TypeError)  an option does not exist
+     │   └─ FixedOptionError (AttributeError)  an option was set on a finished object
      ├─ InputError (ValueError)             a text can never be embedded; nothing was sent
      │   └─ InputTypeError (TypeError)      the input is not a list of strings
      ├─ ResponseError                       an answer is not sound (retried)
@@ -10,14 +11,21 @@
      ├─ ModelError                          vectors are of another model than those before
      ├─ NotSentError                        the call ended before the text was sent
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
+     ├─ BudgetError                         max_dollars is used up
      ├─ JournalError                        the journal cannot be read or written
-     ├─ IngestError                         several documents in a row cannot be stored
+     ├─ IngestError                         an ingest stopped, or stored nothing
+     ├─ NotKeptError                        a store has silently dropped a document
      └─ PartialEmbeddingsError              some texts have no vector; it holds the others
+
+Where one cause ends a whole call, the `PartialEmbeddingsError` is also of the cause's class:
+`except openai.AuthenticationError`, or `except TimeoutError`, catches it.
 
 No exception holds document text or a key. Texts are named by their index.
 """
 
+import contextlib
 import pickle
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,14 +37,17 @@ from langchain_batch_embed.report import IngestReport, Report
 
 __all__ = [
     "BatchEmbeddingsError",
+    "BudgetError",
     "DeadlineError",
     "DimensionsError",
     "Failure",
+    "FixedOptionError",
     "IngestError",
     "InputError",
     "InputTypeError",
     "JournalError",
     "ModelError",
+    "NotKeptError",
     "NotSentError",
     "OptionError",
     "PartialEmbeddingsError",
@@ -61,6 +72,10 @@ class OptionError(BatchEmbeddingsError, ValueError):
 
 class UnknownOptionError(OptionError, TypeError):
     """An option does not exist and is perhaps misspelt; raised when the object is made."""
+
+
+class FixedOptionError(OptionError, AttributeError):
+    """An option was set on a finished object, which reads its options once, when it is made."""
 
 
 class InputError(BatchEmbeddingsError, ValueError):
@@ -89,6 +104,7 @@ class ResponseError(BatchEmbeddingsError):
         body: the error object of an answer that was an error under status 200, else `None`.
         expected: how many vectors the request asked for, if another number came; else `None`.
         received: how many came in that case; 0 where the answer holds no list of vectors.
+        is_final: whether all answers of the server are so, and none is asked for again.
     """
 
     def __init__(
@@ -98,11 +114,13 @@ class ResponseError(BatchEmbeddingsError):
         body: Mapping[str, object] | None = None,
         expected: int | None = None,
         received: int | None = None,
+        is_final: bool = False,
     ) -> None:
         super().__init__(message)
         self.body = body
         self.expected = expected
         self.received = received
+        self.is_final = is_final
 
 
 class DimensionsError(BatchEmbeddingsError):
@@ -161,22 +179,42 @@ class ModelError(BatchEmbeddingsError):
 
 
 class DeadlineError(BatchEmbeddingsError, TimeoutError):
-    """The time allowed for the whole call has passed.
+    """The time allowed for the whole call is over; chained (`__cause__`) from the last error.
 
     Attributes:
         deadline: the time that was allowed, in seconds.
     """
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, cause: BaseException | None = None) -> None:
         super().__init__(
             f"the deadline of {deadline:g} s passed before the text was embedded; call again "
             "to go on from here, or allow more time with deadline="
         )
         self.deadline = deadline
+        self.__cause__ = cause
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the argument, from which the message is made again, without the cause."""
+        return type(self), (self.deadline,)
+
+
+class BudgetError(BatchEmbeddingsError):
+    """The dollars allowed for the whole call are used up.
+
+    Attributes:
+        max_dollars: what was allowed.
+    """
+
+    def __init__(self, max_dollars: float) -> None:
+        super().__init__(
+            f"the text was not sent: with it the call would cost more than "
+            f"max_dollars={max_dollars:g}; call again to go on from here, or allow more"
+        )
+        self.max_dollars = max_dollars
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the argument, from which the message is made again."""
-        return type(self), (self.deadline,)
+        return type(self), (self.max_dollars,)
 
 
 class NotSentError(BatchEmbeddingsError):
@@ -222,13 +260,15 @@ class Failure:
 class PartialEmbeddingsError(BatchEmbeddingsError):
     """Some texts could not be embedded; the error holds all vectors that were finished.
 
-    It is chained (`__cause__`) from the first failure's exception.
+    It is chained (`__cause__`) from the exception that explains the others. Where that one ends the
+    whole call, it is of that one's class too, and has its attributes, such as `status_code`.
 
     Attributes:
         embeddings: one entry a text, in order: its vector, or `None` where it failed. A
             vector is a list of floats, or float32 of shape (d,) from `embed_numpy`.
         failures: one `Failure` for each `None`, in order of index.
         report: what the call did and cost, as `last_report`.
+        why: what went wrong, where, and what to do; empty where that is not known.
     """
 
     def __init__(
@@ -236,19 +276,56 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
         embeddings: Sequence[list[float] | NDArray[np.float32] | None],
         failures: Sequence[Failure],
         report: Report,
+        why: str = "",
     ) -> None:
         self.embeddings = list(embeddings)
         self.failures = tuple(failures)
         self.report = report
-        super().__init__(self._message())
+        self.why = why
+        # Not `super()`: beside this class there may be an SDK's, which takes other arguments.
+        Exception.__init__(self, self._message())
+
+    @classmethod
+    def because_of(
+        cls,
+        cause: BaseException | None,
+        embeddings: Sequence[list[float] | NDArray[np.float32] | None],
+        failures: Sequence[Failure],
+        report: Report,
+        why: str = "",
+    ) -> "PartialEmbeddingsError":
+        """Return the error of a call that one cause has ended, or none (`None`)."""
+        if isinstance(cause, Exception) and not isinstance(cause, cls):
+            # Whatever a foreign class does when it is derived from: then it is not.
+            with contextlib.suppress(Exception):
+                kind = _both(type(cause))
+                error = kind(embeddings, failures, report, why)
+                for name, value in vars(cause).items():
+                    if name not in vars(error):
+                        vars(error)[name] = value
+                return error
+        return cls(embeddings, failures, report, why)
+
+    def __str__(self) -> str:
+        """Return the message, whatever else the error is."""
+        return self._message()
 
     def _message(self) -> str:
         kinds = ", ".join(sorted({type(failure.error).__name__ for failure in self.failures}))
         if len(self.failures) == len(self.embeddings):
-            return (
-                f"none of {len(self.embeddings):,} texts could be embedded ({kinds}); fix the "
-                "cause, which .failures and the error above name, and call again"
+            which = (
+                "the text could not be embedded"
+                if len(self.failures) == 1
+                else f"none of {len(self.embeddings):,} texts could be embedded"
             )
+            if self.why:
+                return f"{which}: {self.why}"
+            return (
+                f"{which} ({kinds}); fix the cause, which .failures and the error above name, and "
+                "call again"
+            )
+        if self.why:
+            kinds = f"{kinds}; first {self.why}" if "," in kinds else self.why
         return (
             f"{len(self.failures):,} of {len(self.embeddings):,} texts could not be embedded "
             f"({kinds}; indices {name_indices([f.index for f in self.failures])}). "
@@ -257,33 +334,78 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the three parts, so that worker processes can hand the error back."""
+        """Pickle the parts, so that worker processes can hand the error back.
+
+        The SDK's class may be unable to, so what is read back is of this class alone.
+        """
         failures = [
             Failure(index=failure.index, error=_picklable(failure.error))
             for failure in self.failures
         ]
-        return type(self), (self.embeddings, failures, self.report)
+        return PartialEmbeddingsError, (self.embeddings, failures, self.report, self.why)
+
+
+def _both(theirs: type[Exception]) -> type[PartialEmbeddingsError]:
+    """Return a class that is caught as a `PartialEmbeddingsError` and as another one."""
+    if issubclass(theirs, StopIteration | StopAsyncIteration):
+        raise TypeError(f"{theirs.__name__} would end a loop of somebody's")
+    # As the first class, ours decides how it is made, printed and pickled. `new_class` finds the
+    # metaclass that both have in common.
+    kind: type[PartialEmbeddingsError] = types.new_class(
+        PartialEmbeddingsError.__name__,
+        (PartialEmbeddingsError, theirs),
+        exec_body=lambda names: names.update(__module__=__name__),
+    )
+    return kind
 
 
 class IngestError(BatchEmbeddingsError):
-    """The store refuses everything, so `ingest` stops; chained from the cause.
+    """An `ingest` stopped, or stored nothing; chained from the cause.
 
     Attributes:
-        report: what was stored before, and what failed.
+        report: what was stored before, what failed, and of which documents it is not known.
+        why: why nothing more is written.
     """
 
-    def __init__(self, report: IngestReport) -> None:
+    def __init__(self, report: IngestReport, why: str = "several in a row failed") -> None:
         kinds = ", ".join(sorted({type(failure.error).__name__ for failure in report.failures}))
+        stored = f"{report.stored:,} are" if report.stored else "none is"
+        named = ["failures"] * bool(report.failures)
+        look = ""
+        if report.unknown and report.keeps_ids:
+            named.append("unknown")
+        elif report.unknown:
+            look = (
+                f"look in the store for {len(report.unknown):,} documents that may be there "
+                f"(numbers {name_indices(report.unknown)}), "
+            )
+        left = [f"those in .report.{' and .report.'.join(named)}"] if named else []
+        if report.tried < report.documents or not left:
+            left.append(f"all from number {report.tried:,} on")
         super().__init__(
-            f"of the first {report.tried:,} documents {report.stored:,} are stored, then several "
-            f"in a row failed ({kinds}) and none succeeded; fix the cause, then ingest those "
-            f"that .report.failures names, and all from number {report.tried:,} on"
+            f"of the first {report.tried:,} documents {stored} stored: {why}"
+            f"{f' ({kinds})' if kinds else ''}; {look}fix the cause, then ingest "
+            f"{', and '.join(left)}"
         )
         self.report = report
+        self.why = why
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the argument, from which the message is made again."""
-        return type(self), (self.report,)
+        """Pickle the arguments, from which the message is made again."""
+        return type(self), (self.report, self.why)
+
+
+class NotKeptError(BatchEmbeddingsError):
+    """The store took a call without an error, but returned no id for this document."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the store returned no id for this document, so it is not there: look into its log"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle without arguments."""
+        return type(self), ()
 
 
 def _picklable(error: BaseException) -> BaseException:

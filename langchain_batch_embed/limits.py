@@ -11,12 +11,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
 
 from langchain_core.embeddings import Embeddings
 
 from langchain_batch_embed.errors import OptionError
 
-__all__ = ["FIRST_REQUESTS", "Limits", "check_positive", "limits_of", "model_of"]
+__all__ = [
+    "FIRST_REQUESTS",
+    "Limits",
+    "attribute",
+    "check_positive",
+    "is_hosted_by_openai",
+    "limits_of",
+    "model_of",
+    "set_by_user",
+]
 
 REMOTE_WORKERS = 128
 """Requests in flight at a hosted provider; measured, see "How many at once" in README."""
@@ -213,27 +224,94 @@ _BY_MODEL: Mapping[str, Mapping[str, Mapping[str, int]]] = MappingProxyType(
 
 _MODEL_ATTRIBUTES = ("model", "model_name", "model_id", "deployment", "repo_id")
 
+# By class name: the option with the number of texts at which a class cuts a call into requests. A
+# user who sets it asks for requests of that size at most. Voyage's classes set it by themselves.
+_CUT_AT = MappingProxyType({"OpenAIEmbeddings": "chunk_size", "NVIDIAEmbeddings": "max_batch_size"})
+
+_WORKER_COUNTS = ("parallel", "num_workers", "n_workers", "num_processes", "n_jobs")
+"""Options with the number of a class's own workers; 0 and -1 mean one for each processor."""
+
+WHOLE = 1_000_000_000
+"""Texts in one request of a class that shares a call among its own workers: all of them."""
+
 
 def limits_of(embeddings: Embeddings) -> Limits:
     """Return the limits of the provider, and where it matters the model, of an `Embeddings`.
 
     An unknown class gets 100 texts a request and no token limit. `OpenAIEmbeddings` has the length
-    of a text in `embedding_ctx_length`.
+    of a text in `embedding_ctx_length`, unless it is told to send texts as they are.
     """
-    names = (base.__name__ for base in type(embeddings).__mro__)
+    names = [base.__name__ for base in type(embeddings).__mro__]
     limits = next((_BY_CLASS[name] for name in names if name in _BY_CLASS), UNKNOWN)
-    if limits.provider == "Gemini API" and getattr(embeddings, "_use_vertexai", False):
+    if limits.provider == "Gemini API" and attribute(embeddings, "_use_vertexai"):
         limits = replace(VERTEX, max_batch_size=limits.max_batch_size)  # where the class cuts
-    length = getattr(embeddings, "embedding_ctx_length", None)
-    if limits in (OPENAI, AZURE) and isinstance(length, int) and length > 0:
-        limits = replace(limits, max_tokens_per_input=length)  # where the class cuts a text
+    if limits in (OPENAI, AZURE):
+        limits = _of_openais_class(embeddings, limits)
     for pattern, changes in _BY_MODEL.get(limits.provider, {}).items():
         if re.search(pattern, model_of(embeddings) or ""):
-            return replace(limits, **changes)  # type: ignore[arg-type]  # checked when made
+            limits = replace(limits, **changes)  # type: ignore[arg-type]  # checked when made
+            break
+    if _has_own_workers(embeddings, limits):
+        return replace(
+            limits, max_batch_size=WHOLE, max_tokens_per_request=None, max_workers=LOCAL_WORKERS
+        )
+    option = next((_CUT_AT[name] for name in names if name in _CUT_AT), None)
+    size = None if option is None else set_by_user(embeddings, option)
+    if isinstance(size, int) and 0 < size < limits.max_batch_size:
+        limits = replace(limits, max_batch_size=size)
     return limits
+
+
+def _of_openais_class(embeddings: Embeddings, limits: Limits) -> Limits:
+    """Return the limits of `OpenAIEmbeddings` as it is set up, perhaps for another server."""
+    length = attribute(embeddings, "embedding_ctx_length")
+    if attribute(embeddings, "check_embedding_ctx_length") is False:
+        limits = replace(limits, max_tokens_per_input=None)  # it sends texts whole
+    elif isinstance(length, int) and length > 0:
+        limits = replace(limits, max_tokens_per_input=length)  # where the class cuts a text
+    # Another server may take more, and shows it by its refusals.
+    url = attribute(attribute(attribute(embeddings, "client"), "_client"), "base_url")
+    return limits if url is None or is_hosted_by_openai(str(url)) else replace(limits, strict=False)
+
+
+def is_hosted_by_openai(url: str) -> bool:
+    """Tell whether an address is OpenAI's or Azure's, and not one that only speaks the protocol."""
+    host = (urlsplit(url).hostname or "").lower()
+    return host == "api.openai.com" or host.endswith(".azure.com")
+
+
+def _has_own_workers(embeddings: Embeddings, limits: Limits) -> bool:
+    """Tell whether the class shares each call among workers that it starts for it.
+
+    Sentence Transformers start a pool of processes with `multi_process`, FastEmbed with `parallel`.
+    """
+    if attribute(embeddings, "multi_process") is True:
+        return True
+    counts = (attribute(embeddings, name) for name in _WORKER_COUNTS)
+    return not limits.is_remote and any(type(count) is int and count != 1 for count in counts)
 
 
 def model_of(embeddings: Embeddings) -> str | None:
     """Return the name of the model that an `Embeddings` object uses, if it has one."""
-    names = (getattr(embeddings, name, None) for name in _MODEL_ATTRIBUTES)
+    names = (attribute(embeddings, name) for name in _MODEL_ATTRIBUTES)
     return next((name for name in names if isinstance(name, str)), None)
+
+
+def attribute(owner: object, name: str, default: Any = None) -> Any:
+    """Return an attribute of somebody else's object; the default where reading it fails."""
+    try:
+        return getattr(owner, name, default)
+    except Exception:  # noqa: BLE001  # a property can raise anything
+        return default
+
+
+def set_by_user(embeddings: Embeddings, option: str) -> Any:
+    """Return a pydantic object's option that was set to something else than its default.
+
+    `None`: it was not, or that cannot be told.
+    """
+    field = attribute(type(embeddings), "model_fields", {}).get(option)
+    if field is None or option not in attribute(embeddings, "model_fields_set", ()):
+        return None
+    value = attribute(embeddings, option)
+    return None if field.is_required() or value == field.get_default() else value

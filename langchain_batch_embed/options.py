@@ -1,25 +1,33 @@
 """The options of `BatchEmbeddings`: their names, types and defaults, checked when they are set."""
 
 import difflib
+import importlib
 import math
 import os
 import random
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
-from typing import get_args
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any, Generic, Literal, Self, TypeVar, get_args, overload
 
 from langchain_core.embeddings import Embeddings
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.stores import ByteStore
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
-from langchain_batch_embed.errors import OptionError, UnknownOptionError
+from langchain_batch_embed.errors import FixedOptionError, OptionError, UnknownOptionError
 from langchain_batch_embed.journal import Journal
-from langchain_batch_embed.limits import Limits, limits_of
+from langchain_batch_embed.limits import Limits, attribute, limits_of
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE
+from langchain_batch_embed.report import Usage
 from langchain_batch_embed.shared.quota import SharedQuota
 from langchain_batch_embed.texts.inputs import LongInputs
 
-__all__ = ["Options", "check_names", "check_wrapped"]
+__all__ = ["OPTIONS", "Empty", "Option", "Options", "check_names", "embeddings_of"]
+
+_T = TypeVar("_T")
+
+Empty = Literal["error", "skip-vector"]
 
 TIMEOUT = 120.0
 """Seconds for one request where neither the user nor the wrapped object sets a time-out.
@@ -28,9 +36,126 @@ OpenAI answers the largest request in about 2 s, and one in a hundred takes many
 machine's own server can take minutes.
 """
 
-_AMOUNTS = ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "max_outage")
+_AMOUNTS = (
+    "requests_per_minute",
+    "tokens_per_minute",
+    "timeout",
+    "deadline",
+    "max_outage",
+    "max_dollars",
+)
 _HANDED_IN = frozenset({"clock", "draw"})
 """Fields for tests, which no message offers."""
+
+_BARS = ("show_progress_bar", "show_progress")
+"""Where wrapped classes have the option of a progress bar."""
+
+_MEANT: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            ("batch_size", "chunk_size", "max_batch_items", "embed_batch_size"), "max_batch_size"
+        ),
+        **dict.fromkeys(("max_batch_tokens", "batch_tokens"), "max_tokens_per_request"),
+        **dict.fromkeys(
+            ("max_tokens", "embedding_ctx_length", "max_length", "max_seq_length"),
+            "max_tokens_per_input",
+        ),
+        **dict.fromkeys(
+            (
+                "concurrency",
+                "max_concurrency",
+                "max_concurrent",
+                "max_concurrent_requests",
+                "max_in_flight",
+                "max_parallel",
+                "n_jobs",
+                "num_workers",
+                "parallelism",
+                "threads",
+                "workers",
+            ),
+            "max_workers",
+        ),
+        **dict.fromkeys(("rpm", "rpm_limit", "requests_per_min"), "requests_per_minute"),
+        **dict.fromkeys(("tpm", "tpm_limit", "tokens_per_min"), "tokens_per_minute"),
+        **dict.fromkeys(("limiter", "ratelimiter"), "rate_limiter"),
+        **dict.fromkeys(("redis", "redis_url", "shared_quota"), "quota"),
+        **dict.fromkeys(
+            ("on_long_input", "on_long_inputs", "truncate", "truncation"), "long_inputs"
+        ),
+        **dict.fromkeys(("retries", "num_retries", "max_attempts", "attempts"), "max_retries"),
+        **dict.fromkeys(("request_timeout", "time_out"), "timeout"),
+        **dict.fromkeys(("max_time", "total_timeout", "time_limit"), "deadline"),
+        **dict.fromkeys(
+            (
+                "byte_store",
+                "cache",
+                "cache_dir",
+                "cache_path",
+                "checkpoint",
+                "document_embedding_cache",
+                "store",
+            ),
+            "journal",
+        ),
+        **dict.fromkeys(("model_name", "namespace"), "model"),
+        **dict.fromkeys(("progress", "progress_bar", "show_progress_bar", "tqdm"), "show_progress"),
+        **dict.fromkeys(("hedging", "speculative"), "hedge"),
+        **dict.fromkeys(("skip_empty", "empty_texts", "on_empty"), "empty"),
+        **dict.fromkeys(
+            ("query_cache", "cache_size", "query_embedding_cache", "query_cache_maxsize"),
+            "query_cache_size",
+        ),
+        **dict.fromkeys(("callback", "usage_callback", "callbacks"), "on_usage"),
+        **dict.fromkeys(("budget", "max_cost", "max_budget", "cost_limit"), "max_dollars"),
+    }
+)
+"""By other packages' names of an option: ours."""
+
+_ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            (
+                "api_key",
+                "api_version",
+                "azure_deployment",
+                "azure_endpoint",
+                "base_url",
+                "default_headers",
+                "dimensions",
+                "encoding_format",
+                "http_client",
+                "model_kwargs",
+                "normalize",
+                "openai_api_base",
+                "openai_api_key",
+                "openai_proxy",
+                "organization",
+                "proxy",
+            ),
+            "it belongs to the object that is wrapped: "
+            "BatchEmbeddings(OpenAIEmbeddings({name}=...))",
+        ),
+        "tier": "the quota is read from the answers; plan(texts, tier=1) takes one, and "
+        "requests_per_minute= and tokens_per_minute= set one",
+        "requests_per_second": "use requests_per_minute, 60 times as many",
+        "requests_per_day": "use requests_per_minute; a spent quota of a day ends a call",
+        **dict.fromkeys(
+            ("verbose", "debug", "logger", "log_level"),
+            "use show_progress=True, or the logger 'langchain_batch_embed' at level INFO",
+        ),
+        **dict.fromkeys(
+            ("callbacks", "callback_manager"), "use show_progress=True, and last_report afterwards"
+        ),
+        **dict.fromkeys(
+            ("ids", "metadatas", "vectorstore", "vector_store"),
+            "it belongs to ingest(store, documents)",
+        ),
+        "max_buffered": "it belongs to prefetch(texts) and to ingest(store, documents)",
+        "price": "it belongs to plan(texts)",
+    }
+)
+"""By names of what is no option here: where it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,33 +185,53 @@ class Options:
     journal: Journal | ByteStore | str | os.PathLike[str] | None = None
     model: str | None = None
     limits: Limits | None = None
-    show_progress: bool = False
+    show_progress: bool | None = None
     hedge: bool | None = None
     max_outage: float = MAX_OUTAGE
+    empty: Empty | None = None
+    rate_limiter: BaseRateLimiter | None = None
+    query_cache_size: int = 0
+    on_usage: Callable[[Usage], object] | None = None
+    max_dollars: float | None = None
     quota: SharedQuota | None = None
     clock: Clock = SYSTEM_CLOCK
     draw: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if not isinstance(self.limits, Limits | None):
-            raise OptionError("limits must be a Limits object: limits=Limits(provider=..., ...)")
+        self._check_objects()
         for name in _AMOUNTS:
             _check_amount(name, getattr(self, name))
         if not isinstance(self.model, str | None):
             raise OptionError(f"model must be a name, not {type(self.model).__name__}")
-        retries = self.max_retries
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise OptionError("max_retries must be a whole number of at least 0")
+        for name in ("max_retries", "query_cache_size"):
+            count = getattr(self, name)
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+                raise OptionError(f"{name} must be a whole number of at least 0")
         if self.long_inputs not in get_args(LongInputs):
             allowed = ", ".join(map(repr, get_args(LongInputs)))
             raise OptionError(f"long_inputs must be one of {allowed}")
+        for name in ("hedge", "show_progress"):
+            if not isinstance(value := getattr(self, name), bool | None):
+                raise OptionError(f"{name} must be True, False or None, not {value!r}")
+        if self.empty is not None and self.empty not in get_args(Empty):
+            allowed = ", ".join(map(repr, get_args(Empty)))
+            raise OptionError(f"empty must be one of {allowed}")
+
+    def _check_objects(self) -> None:
+        if not isinstance(self.limits, Limits | None):
+            raise OptionError("limits must be a Limits object: limits=Limits(provider=..., ...)")
+        if self.on_usage is not None and not callable(self.on_usage):
+            raise OptionError("on_usage must be a function of one argument, a Usage")
         if not isinstance(self.quota, SharedQuota | None):
             raise OptionError(
                 'quota must be a SharedQuota: quota=SharedQuota("redis://host:6379/0")'
             )
-        if not isinstance(self.hedge, bool | None):
-            raise OptionError(f"hedge must be True, False or None, not {self.hedge!r}")
+        if not isinstance(self.rate_limiter, BaseRateLimiter | None):
+            raise OptionError(
+                "rate_limiter takes a BaseRateLimiter of langchain_core, such as "
+                f"InMemoryRateLimiter(requests_per_second=5), not {self.rate_limiter!r}"
+            )
 
     def limits_for(self, embeddings: Embeddings) -> Limits:
         """Return the limits of the wrapped object's provider, or those that the user sets.
@@ -94,12 +239,34 @@ class Options:
         Raises:
             OptionError: a size is not a positive whole number, or the provider refuses it.
         """
-        return (self.limits or limits_of(embeddings)).override(
+        limits = (self.limits or limits_of(embeddings)).override(
             max_batch_size=self.max_batch_size,
             max_tokens_per_request=self.max_tokens_per_request,
             max_tokens_per_input=self.max_tokens_per_input,
             max_workers=self.max_workers,
         )
+        if self.empty == "error":
+            return replace(limits, refuses_empty=True)
+        return replace(limits, refuses_empty=False) if self.replaces_empty(embeddings) else limits
+
+    def replaces_empty(self, embeddings: Embeddings) -> bool:
+        """Tell whether an empty text gets a vector, also where the server refuses it."""
+        if self.empty is None:
+            return attribute(embeddings, "skip_empty") is True
+        return self.empty == "skip-vector"
+
+    def shows_progress(self, embeddings: Embeddings) -> bool:
+        """Tell whether there is a progress bar: by default where the wrapped object wants one."""
+        if self.show_progress is None:
+            return any(attribute(embeddings, name) is True for name in _BARS)
+        return self.show_progress
+
+    def requests_a_minute(self) -> float | None:
+        """Return the quota of requests that the user set, as a number or as a rate limiter."""
+        if self.requests_per_minute is None and self.rate_limiter is not None:
+            second = attribute(self.rate_limiter, "requests_per_second")
+            return 60.0 * second if isinstance(second, int | float) and second > 0 else None
+        return self.requests_per_minute
 
     def timeout_for(self, own: float | None) -> float:
         """Return the seconds for one request.
@@ -110,32 +277,102 @@ class Options:
         return self.timeout or own or TIMEOUT
 
     def hedges(self, limits: Limits) -> bool:
-        """Tell whether a straggler is sent a second time: by default at hosted providers."""
-        return limits.is_remote if self.hedge is None else self.hedge
+        """Tell whether a straggler is sent a second time: by default at hosted providers.
+
+        Not with a rate limiter: a request that waits for it is no straggler.
+        """
+        if self.hedge is None:
+            return limits.is_remote and self.rate_limiter is None
+        return self.hedge
+
+
+OPTIONS = tuple(field.name for field in fields(Options) if field.name not in _HANDED_IN)
+"""The names of all options."""
+
+
+class Option(Generic[_T]):
+    """An option of a finished object, which can be read and not be set.
+
+    Args:
+        read: returns its value.
+    """
+
+    def __init__(self, read: Callable[[Any], _T], doc: str = "") -> None:
+        self._read = read
+        self._name = ""
+        self.__doc__ = doc or "As it was set, or as the wrapped object has it."
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Learn the option's name."""
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> _T: ...
+
+    def __get__(self, instance: object | None, owner: type) -> "_T | Self":
+        """Return the value."""
+        return self if instance is None else self._read(instance)
+
+    def __set__(self, instance: object, value: object) -> None:
+        """Refuse to change it: requests under way rely on it.
+
+        Raises:
+            FixedOptionError: always.
+        """
+        raise FixedOptionError(
+            f"{self._name} is read once, when the object is made: make another one, "
+            f"BatchEmbeddings(wrapped, {self._name}=...)"
+        )
 
 
 def check_names(unknown: Collection[str]) -> None:
-    """Refuse options that do not exist, and offer the name that may be meant.
+    """Refuse options that do not exist, and offer the name or the place that may be meant.
 
     Raises:
         UnknownOptionError: there is one.
     """
-    names = [field.name for field in fields(Options) if field.name not in _HANDED_IN]
     for name in unknown:
-        close = [n for n in names if n in name] or difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
-        raise UnknownOptionError(f"BatchEmbeddings has no option {name!r}; {hint}")
+        raise UnknownOptionError(f"BatchEmbeddings has no option {name!r}; {_hint(name)}")
 
 
-def check_wrapped(wrapped: object, wrapper: type[Embeddings]) -> None:
-    """Refuse to wrap anything but an `Embeddings` object that is not wrapped yet.
+def _hint(name: str) -> str:
+    plain = name.lower().strip("_")
+    if plain in _ELSEWHERE:
+        return _ELSEWHERE[plain].replace("{name}", plain)
+    meant = _MEANT.get(plain) or next((option for option in OPTIONS if option in plain), None)
+    if meant is None:
+        names = [*OPTIONS, *_MEANT, *_ELSEWHERE]
+        close = next(iter(difflib.get_close_matches(plain, names, n=1)), "")
+        if close in _ELSEWHERE:
+            return _hint(close)
+        meant = _MEANT.get(close, close)
+    return f"did you mean {meant!r}?" if meant else f"there are {', '.join(OPTIONS)}"
+
+
+def embeddings_of(wrapped: object, wrapper: type[Embeddings]) -> Embeddings:
+    """Return what is to be wrapped: an object that is not wrapped yet, or one by its name.
+
+    Args:
+        wrapped: an `Embeddings` object, or a name such as `"openai:text-embedding-3-small"`, of
+            which LangChain's `init_embeddings` makes one.
+        wrapper: the class that is not to be wrapped again.
 
     Raises:
         OptionError: it is a class, something else, or a `wrapper`.
     """
+    if isinstance(wrapped, str) and ":" in wrapped:
+        return _named(wrapped)
     if isinstance(wrapped, type):
         raise OptionError(
             f"BatchEmbeddings wraps an object, not a class: make one, {wrapped.__name__}(...)"
+        )
+    if isinstance(wrapped, str):
+        raise OptionError(
+            "BatchEmbeddings wraps an Embeddings object, for example OpenAIEmbeddings(model=...), "
+            "or a name with its provider, for example 'openai:text-embedding-3-small'"
         )
     if not isinstance(wrapped, Embeddings):
         raise OptionError(
@@ -147,6 +384,35 @@ def check_wrapped(wrapped: object, wrapper: type[Embeddings]) -> None:
             "BatchEmbeddings around BatchEmbeddings would batch twice; wrap the inner one's "
             ".embeddings, or use that one"
         )
+    return wrapped
+
+
+def _named(name: str) -> Embeddings:
+    """Make the object of a name such as `"openai:text-embedding-3-small"`.
+
+    Raises:
+        OptionError: `langchain`, the provider's package or its key is missing, or the provider does
+            not exist.
+    """
+    for package in ("langchain", "langchain_classic"):
+        try:
+            module = importlib.import_module(f"{package}.embeddings")
+        except ImportError:
+            continue
+        try:
+            made = module.init_embeddings(name)
+        except Exception as error:
+            provider = name.partition(":")[0]
+            raise OptionError(
+                f"LangChain's init_embeddings can make no embeddings of provider {provider!r} "
+                f"({type(error).__name__}, above); make the object, and wrap that"
+            ) from error
+        if isinstance(made, Embeddings):
+            return made
+    raise OptionError(
+        "a name needs LangChain's init_embeddings: pip install langchain; or wrap an object, for "
+        "example OpenAIEmbeddings(...)"
+    )
 
 
 def _check_amount(name: str, value: object) -> None:

@@ -16,10 +16,13 @@ __all__ = [
     "IngestReport",
     "Report",
     "Tally",
+    "Usage",
+    "amount",
     "dollars",
     "duration",
     "html_table",
     "money",
+    "plural",
 ]
 
 DOLLARS_PER_MILLION_TOKENS: Mapping[str, float] = MappingProxyType(
@@ -36,6 +39,8 @@ PRICES_FROM = "OpenAI's list price of November 2026"
 BATCH_API_SHARE = 0.5
 """What OpenAI's Batch API costs of that; it answers within 24 hours. Same page."""
 
+_LEAST_SHOWN = 0.0001  # dollars
+_THOUSAND = 1000
 _MINUTE = 60
 _HOUR = 3600
 
@@ -52,6 +57,7 @@ class Tally:
     hedged_tokens: int = 0
     tokens: int = 0
     recalled: int = 0
+    remembered: int = 0
 
     def add(self, other: "Tally") -> None:
         """Add the counts of another tally."""
@@ -71,6 +77,7 @@ class Report:
         texts: texts of the caller.
         unique: different texts among them; identical ones are sent once.
         from_journal: unique texts whose vectors were kept from before and cost nothing.
+        from_memory: those of them that were in no journal, but left over by a call that failed.
         requests: requests sent, including those that failed.
         retries: requests sent again after an error.
         throttled: requests refused because of a rate limit (429).
@@ -98,6 +105,7 @@ class Report:
     dollars: float | None
     seconds: float
     failures: int
+    from_memory: int = 0
 
     @classmethod
     def of(
@@ -115,6 +123,7 @@ class Report:
             texts=texts,
             unique=unique,
             from_journal=tally.recalled,
+            from_memory=tally.remembered,
             requests=tally.requests,
             retries=tally.retries,
             throttled=tally.throttled,
@@ -130,14 +139,24 @@ class Report:
     def __str__(self) -> str:
         """One line for a log or a print."""
         cost = "" if self.dollars is None else f", ${self.dollars:,.4f}"
-        kept = f", {self.from_journal:,} from the journal" if self.from_journal else ""
+        kept = "".join(
+            f", {count} {where}" for where, count in self._kept().items() if count != "0"
+        )
         twice = f", {self.hedged:,} sent twice" if self.hedged else ""
         lost = f", {self.failures:,} failed" if self.failures else ""
         return (
-            f"{self.texts:,} texts ({self.unique:,} unique{kept}{lost}) in {self.seconds:.2f} s: "
-            f"{self.requests:,} requests, {self.retries:,} retries ({self.throttled:,} throttled)"
-            f"{twice}, {self.tokens:,} tokens{cost}"
+            f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}{lost}) in "
+            f"{self.seconds:.2f} s: {plural(self.requests, 'request')}, "
+            f"{plural(self.retries, 'retry', 'retries')} ({self.throttled:,} throttled){twice}, "
+            f"{plural(self.tokens, 'token')}{cost}"
         )
+
+    def _kept(self) -> dict[str, str]:
+        """Say where vectors were kept that cost nothing."""
+        kept = {"from the journal": f"{self.from_journal - self.from_memory:,}"}
+        if self.from_memory:
+            kept["from an earlier call"] = f"{self.from_memory:,}"
+        return kept
 
     def _repr_html_(self) -> str:
         """Return a small table, for notebooks."""
@@ -146,7 +165,7 @@ class Report:
             {
                 "texts": f"{self.texts:,}",
                 "unique": f"{self.unique:,}",
-                "from the journal": f"{self.from_journal:,}",
+                **self._kept(),
                 "requests": f"{self.requests:,}",
                 "retries": f"{self.retries:,} ({self.throttled:,} throttled)",
                 "splits": f"{self.splits:,}",
@@ -157,6 +176,23 @@ class Report:
                 "failed texts": f"{self.failures:,}",
             },
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one answer has cost.
+
+    Attributes:
+        model: that the answer names, or else the wrapped object's; `None`: not known.
+        texts: texts in the request.
+        tokens: billed by the server's count, or an estimate where the answer names none.
+        dollars: their price; `None` for a model whose price is not known.
+    """
+
+    model: str | None
+    texts: int
+    tokens: int
+    dollars: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,11 +218,17 @@ class IngestReport:
 
     Attributes:
         documents: how many were read.
-        tried: how many of the first ones are stored or have failed; all of them, unless an
-            `IngestError` ended the ingest.
-        stored: how many of them are in the store now.
+        tried: of how many of the first ones it is known what became of them, or that it is not
+            known; all of them, unless an `IngestError` ended the ingest.
+        stored: how many of them are in the store now, as far as the store tells.
+        replaced: those whose place in the store a later document with the same id has taken.
         failures: those that could not be stored, in order.
+        unknown: positions of those that are in the store or not: a call with them failed, or
+            returned too few ids, and the store does not tell.
         ids: the ids that the store returned, in the order of the documents stored.
+        keeps_ids: whether the store keeps the ids that it is given, so that another ingest of the
+            same documents replaces rows. Otherwise it adds them again.
+        retries: calls of the store that were made again, or in parts.
         seconds: duration of the ingest.
         waited: seconds that the store waited for vectors: nearly 0 where writing takes the time,
             and most of them where embedding does.
@@ -195,10 +237,54 @@ class IngestReport:
     documents: int
     tried: int
     stored: int
+    replaced: int = 0
     failures: tuple[IngestFailure, ...]
+    unknown: tuple[int, ...] = ()
     ids: tuple[str, ...] = field(repr=False)  # long
+    keeps_ids: bool = True
+    retries: int = 0
     seconds: float
     waited: float
+
+    def missing(self) -> str:
+        """Say how many documents are not in the store, and why, without their texts."""
+        kinds = sorted({f"{f.stage}: {type(f.error).__name__}" for f in self.failures})
+        count = len(self.failures)
+        is_not = "document is" if self.documents == 1 else "documents are"
+        said = f"{count:,} of {self.documents:,} {is_not} not in the store ({', '.join(kinds)})"
+        unsure = f"{len(self.unknown):,} may be in the store or not (report.unknown)"
+        return " and ".join([said] * bool(count) + [unsure] * bool(self.unknown))
+
+    def __str__(self) -> str:
+        """One line for a log or a print."""
+        lost = f", {len(self.failures):,} failed" if self.failures else ""
+        unsure = f", {len(self.unknown):,} unknown" if self.unknown else ""
+        replaced = f", {self.replaced:,} replaced by a later one" if self.replaced else ""
+        again = f", {self.retries:,} retries" if self.retries else ""
+        adds = (
+            "" if self.keeps_ids else "; the store keeps no ids, so another ingest adds rows again"
+        )
+        return (
+            f"{self.documents:,} documents ({self.stored:,} stored{replaced}{lost}{unsure}) in "
+            f"{self.seconds:.2f} s, {self.waited:.2f} s of them waiting for vectors{again}{adds}"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a small table, for notebooks."""
+        return html_table(
+            "IngestReport",
+            {
+                "documents": f"{self.documents:,}",
+                "stored": f"{self.stored:,}",
+                "replaced by a later one": f"{self.replaced:,}",
+                "failed": f"{len(self.failures):,}",
+                "unknown": f"{len(self.unknown):,}",
+                "retries": f"{self.retries:,}",
+                "another ingest": "replaces rows" if self.keeps_ids else "adds rows again",
+                "time": duration(self.seconds),
+                "waiting for vectors": duration(self.waited),
+            },
+        )
 
 
 @dataclass(slots=True)
@@ -255,7 +341,23 @@ def dollars(model: str | None, tokens: int, *, price: float | None = None) -> fl
 
 def money(amount: float) -> str:
     """Write dollars: with cents where they matter, and with fractions of them below a dollar."""
+    if 0 < amount < _LEAST_SHOWN:
+        return f"<${_LEAST_SHOWN:.4f}"
     return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}"
+
+
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """Write a number and what it counts: `1 text`, `2,000 texts`, `2 retries`."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def amount(number: float) -> str:
+    """Write a large number in short: `512`, `12k`, `1.2M`."""
+    if number < 10 * _THOUSAND:
+        return f"{number:,.0f}"
+    if round(number / _THOUSAND) < _THOUSAND:
+        return f"{number / _THOUSAND:.0f}k"
+    return f"{number / _THOUSAND / _THOUSAND:,.1f}M"
 
 
 def duration(seconds: float) -> str:

@@ -1,18 +1,21 @@
 """What several test modules share: a real local server, and embeddings that ask it."""
 
 import signal
+import ssl
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Never
 
 import pytest
+from hypothesis import HealthCheck, settings
 from langchain_core.embeddings import Embeddings
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
-from tests.support import FakeClock, LocalServer
+from tests.support import FakeClock, LocalServer, has_requests_in_flight
 from tests.valkey_server import Server, running
 
 TESTS = Path(__file__).parent
@@ -29,6 +32,23 @@ SLOW = {
 
 LONGEST = 120.0
 """Seconds after which a test fails that would otherwise wait for ever."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw a quarter of the examples in the fast loop, and others in each run.
+
+    No example fails for the time that it takes, which depends on what else the machine does.
+    """
+    is_fast = "not slow" in config.getoption("markexpr")
+    given = settings()  # on a CI server, those with which Hypothesis draws the same ones each time
+    settings.register_profile(
+        "tests",
+        given,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        max_examples=given.max_examples // (4 if is_fast else 1),
+    )
+    settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,6 +77,14 @@ def _ends() -> Iterator[None]:
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _certificates_are_read_once() -> Iterator[None]:
+    """Reading them for each client takes longer than most tests do, none of which uses TLS."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
+        yield
 
 
 @pytest.fixture
@@ -112,6 +140,8 @@ def batch(
 
     def make(wrapped: Embeddings | None = None, **options: Any) -> BatchEmbeddings:
         made = {"_clock": clock, "hedge": False, **options}
-        return BatchEmbeddings(wrapped or openai_embeddings(), **made)
+        embeddings = BatchEmbeddings(wrapped or openai_embeddings(), **made)
+        clock.watched.append(partial(has_requests_in_flight, embeddings))
+        return embeddings
 
     return make

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
@@ -13,29 +14,14 @@ from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.pacing.concurrency import Concurrency
 from langchain_batch_embed.simulator import Scenario, Simulator, vectors
 
-_WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "while",
-    "seven",
-    "wizards",
-    "brew",
-    "potions",
-]
+_WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog"]
+_WORDS += ["while", "seven", "wizards", "brew", "potions"]
 
+_LINE: list[str] = np.random.default_rng(0).choice(_WORDS, 4096).tolist()
+"""Words of which every text of prose is a part: drawing them for each took most of its time."""
 
-BUSY = 0.05
-"""A process that used this share of a processor while a clock waited is about to answer."""
-
-LONGEST_PATIENCE = 1.0
-"""Real seconds for which a busy process is waited for, at most."""
+LONGEST_PATIENCE = 0.5
+"""Real seconds for which requests in flight are waited for before a jump, at most."""
 
 
 class FakeClock:
@@ -47,12 +33,14 @@ class FakeClock:
         time: seconds; only waiting changes it.
         waits: the jumps that were made, in seconds.
         patience: real seconds to wait for an answer before a jump.
+        watched: each tells whether requests are in flight, which are waited for longer.
     """
 
     def __init__(self) -> None:
         self.time = 0.0
         self.patience = 0.02
         self.waits: list[float] = []
+        self.watched: list[Callable[[], bool]] = []
 
     def now(self) -> float:
         """Return the time in seconds, which only waiting changes."""
@@ -67,11 +55,11 @@ class FakeClock:
     def wait(self, condition: threading.Condition, timeout: float) -> None:
         """Jump ahead by `timeout`, unless the condition is notified within a moment."""
         endless = timeout == float("inf")
-        for _ in range(max(1, int(LONGEST_PATIENCE / self.patience))):
-            used = time.process_time()
+        end = time.monotonic() + LONGEST_PATIENCE
+        while True:
             if condition.wait(60.0 if endless else self.patience) or endless:
                 return
-            if time.process_time() - used < BUSY * self.patience:
+            if time.monotonic() >= end or not any(is_busy() for is_busy in self.watched):
                 break
         self.time += timeout
         self.waits.append(timeout)
@@ -119,6 +107,16 @@ class SpoiltFirst(Embeddings):
         return self.embed_documents([text])[0]
 
 
+def has_requests_in_flight(embeddings: BatchEmbeddings) -> bool:
+    """Tell whether an object waits for an answer."""
+    return bool(embeddings._pipeline.dispatcher.sender.pacer.in_flight)
+
+
+def examples(count: int) -> settings:
+    """Draw this number of examples, or the fast loop's share of it, in place of a hundred."""
+    return settings(max_examples=count * settings().max_examples // 100)
+
+
 def treat_as_known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
     """Make an object take the local server for OpenAI's own, and return it.
 
@@ -131,7 +129,11 @@ def treat_as_known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
 
 def prose(tokens: int, seed: int = 0) -> str:
     """Return a text of about so many tokens, one a word, that no other seed gives."""
-    words = np.random.default_rng(seed).choice(_WORDS, max(0, tokens - 3))
+    count = max(0, tokens - 3)
+    begin = seed * 7919 % len(_LINE)  # a prime number, so that neighbours begin far apart
+    words = _LINE[begin : begin + count]
+    while len(words) < count:
+        words += _LINE[: count - len(words)]
     return " ".join([f"text {seed}", *words])
 
 

@@ -77,6 +77,7 @@ async def longest_gap(embeddings: BatchEmbeddings, texts: list[str]) -> float:
 class TestTheLoopGoesOn:
     """Nothing is done in the event loop's thread that takes its time."""
 
+    @pytest.mark.slow
     def test_while_vectors_come_and_are_turned_into_lists(
         self, batch: Batch, server: LocalServer
     ) -> None:

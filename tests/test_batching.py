@@ -36,7 +36,7 @@ class TestTokenAwareBatching:
         self, batch: Batch, server: LocalServer
     ) -> None:
         """With `max_tokens_per_request=8191` no request holds more than 8,191 tokens."""
-        embeddings = batch(max_tokens_per_request=8191)
+        embeddings = batch(max_tokens_per_request=8191, max_workers=1)
         texts = [prose(int(n), i) for i, n in enumerate(np.linspace(10, 4000, 60))]
         assert_right(embeddings.embed_numpy(texts), texts)
         stats = server.stats()
@@ -137,8 +137,8 @@ class TestTokenAwareBatching:
             return works
 
         first, others = (works := cut())[:96], works[96:]
-        assert max(first) <= 10_200 <= median(others)
-        assert sum(first) <= 1_000_000  # tier 1 lets so much through at once
+        most = 1_000_000 / len(first)  # tier 1 lets a million tokens through at once
+        assert max(first) <= most <= median(others)
 
         pipeline.dispatcher.sender.pacer.concurrency.open()
         assert (opened := cut())[0] == max(opened)

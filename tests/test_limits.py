@@ -1,7 +1,7 @@
 """Limits: each provider is recognised by its class's name, and options stay within reason."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 
@@ -155,7 +155,6 @@ def test_limits_cannot_be_changed() -> None:
         OPENAI.max_batch_size = 1  # type: ignore[misc]
 
 
-@settings(deadline=None)
 @given(
     st.none() | st.integers(1, 400_000),
     st.none() | st.integers(1, 400_000),

@@ -158,11 +158,10 @@ def test_a_misspelt_option_gets_a_suggestion(name: str, meant: str) -> None:
     assert str(caught.value) == f"BatchEmbeddings has no option {name!r}; did you mean {meant!r}?"
 
 
-@pytest.mark.parametrize("name", ["chunk_size", "dimensions", "zzz"])
-def test_an_option_that_resembles_none_gets_the_list(name: str) -> None:
+def test_an_option_that_resembles_none_gets_the_list() -> None:
     """Where nothing is close, the message lists the options that there are, and no others."""
     with pytest.raises(UnknownOptionError) as caught:
-        make(**{name: 3})
+        make(zzz=3)
     _, _, listed = str(caught.value).partition("there are ")
     assert {"max_batch_size", "journal", "show_progress"} < set(listed.split(", "))
     assert not {"self", "unknown", "_clock", "_draw"} & set(listed.split(", "))

@@ -54,7 +54,6 @@ def expected(text: str, longest: int) -> NDArray[np.float32]:
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
@@ -139,7 +138,8 @@ def test_every_promise_holds(
 
 
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(texts=TEXTS, places=st.sets(st.integers(0, 60), min_size=1, max_size=5))
 def test_empty_texts_are_named_before_anything_is_sent(

@@ -16,6 +16,7 @@ from langchain_batch_embed.options import Options
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.providers import Connections, provider_for
 from langchain_batch_embed.providers.identity import account_of
+from langchain_batch_embed.report import DOLLARS_PER_MILLION_TOKENS, dollars
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.shared import Lease, Leaser, open_ledger
@@ -46,6 +47,7 @@ class Assembly:
     Attributes:
         limits: of the provider, or those that the user sets.
         journal: where finished vectors are kept.
+        shows_progress: whether calls show a bar.
 
     Raises:
         OptionError: an option cannot work.
@@ -55,6 +57,7 @@ class Assembly:
     def __init__(self, embeddings: Embeddings, options: Options) -> None:
         self.limits = options.limits_for(embeddings)
         self.journal = open_journal(options.journal)
+        self.shows_progress = options.shows_progress(embeddings)
         self._embeddings = embeddings
         self._options = options
         self._process = os.getpid()
@@ -79,6 +82,13 @@ class Assembly:
                     self._process = os.getpid()
         return self._pipeline
 
+    def close(self) -> None:
+        """End the prefetches that are open, and release the files that were opened here."""
+        for prefetch in self.pipeline.prefetches.opened:
+            prefetch.close()
+        if self.journal is not self._options.journal:  # else it is the user's, like a client
+            self.journal.close()
+
     def _assemble(self, connections: Connections) -> Pipeline:
         """Make a pipeline for this process; see `provider_for` for `connections`."""
         limits, options = self.limits, self._options
@@ -88,11 +98,18 @@ class Assembly:
             model=options.model,
             timeout=options.timeout,
             connections=connections,
+            replaces_empty=options.replaces_empty(self._embeddings),
         )
         if self.journal.persistent and not provider.space.model:
             raise OptionError(
                 f"{type(self._embeddings).__name__} does not say which model it uses, and a "
                 "journal must not mix models: pass model= with its name"
+            )
+        if options.max_dollars is not None and dollars(provider.model, 1) is None:
+            raise OptionError(
+                f"max_dollars needs the model's price, which is known for "
+                f"{', '.join(DOLLARS_PER_MILLION_TOKENS)}, and this is {provider.model!r}: leave "
+                "it out, and count what on_usage tells"
             )
         first_requests = limits.first_requests if provider.is_known else FIRST_REQUESTS
         lease = self._lease(first_requests)
@@ -100,7 +117,7 @@ class Assembly:
             max_workers=limits.max_workers,
             first_requests=first_requests,
             is_known=provider.is_known,
-            requests_per_minute=options.requests_per_minute,
+            requests_per_minute=options.requests_a_minute(),
             tokens_per_minute=options.tokens_per_minute,
             meters=None if lease is None else lease.meters,
             max_outage=options.max_outage,
@@ -125,12 +142,23 @@ class Assembly:
             provider=provider,
             counter=counter_for(provider.encoding),
             dispatcher=Dispatcher(
-                sender, max_workers=limits.max_workers, clock=options.clock, leaser=leaser
+                sender,
+                max_workers=limits.max_workers,
+                rate_limiter=options.rate_limiter,
+                clock=options.clock,
+                leaser=leaser,
             ),
             recovery=Recovery(self.journal, provider.space),
             long_inputs=options.long_inputs,
+            on_usage=options.on_usage,
+            max_dollars=options.max_dollars,
         )
-        return Pipeline(fetcher, deadline=options.deadline, show_progress=options.show_progress)
+        return Pipeline(
+            fetcher,
+            deadline=options.deadline,
+            show_progress=self.shows_progress,
+            query_cache_size=options.query_cache_size,
+        )
 
     def _lease(self, first_requests: int) -> Lease | None:
         """Return what a shared quota leases to this process; `None`: the quota is not shared."""
@@ -141,7 +169,7 @@ class Assembly:
             secrets.token_hex(8),
             draw=options.draw,
             tokens_per_minute=options.tokens_per_minute,
-            requests_per_minute=options.requests_per_minute,
+            requests_per_minute=options.requests_a_minute(),
             first_requests=first_requests,
             workers=options.quota.workers,
         )

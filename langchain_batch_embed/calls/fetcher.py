@@ -13,17 +13,23 @@ from dataclasses import dataclass, field
 from langchain_batch_embed.calls.dimensions import Dimensions
 from langchain_batch_embed.calls.recovery import CallRecovery, Recovery
 from langchain_batch_embed.calls.results import Results
+from langchain_batch_embed.calls.usage import told
 from langchain_batch_embed.errors import Failure
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.providers import Answer, Provider
-from langchain_batch_embed.report import Report, Tally
+from langchain_batch_embed.report import DOLLARS_PER_MILLION_TOKENS, Report, Tally, Usage
+from langchain_batch_embed.sending.budget import Budget
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.work import Rows, Work
 from langchain_batch_embed.texts.inputs import Inputs, LongInputs, prepare
 from langchain_batch_embed.texts.tokens import TokenCounter
 
 __all__ = ["Fetch", "Fetcher"]
+
+
+def _ignore(work: Work) -> None:
+    """Take no interest in what is to be sent."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +41,7 @@ class Fetch:
         results: where the vectors are gathered.
         recovery: looks them up and keeps them.
         tally: counts what they cost.
+        budget: what they may cost; `None`: anything.
         query: the text is a query: not kept, and sent as the provider sends queries.
     """
 
@@ -42,7 +49,13 @@ class Fetch:
     results: Results
     recovery: CallRecovery
     tally: Tally = field(default_factory=Tally)
+    budget: Budget | None = None
     query: bool = False
+
+    def charge_left(self) -> int:
+        """Return the tokens, as the limiter charges them, that are still to be answered."""
+        rows = self.inputs.missing(self.results.done)
+        return int(self.inputs.charges[rows[~self.results.lost[rows]]].sum())
 
 
 class Fetcher:
@@ -62,6 +75,8 @@ class Fetcher:
         dispatcher: Dispatcher,
         recovery: Recovery,
         long_inputs: LongInputs,
+        on_usage: Callable[[Usage], object] | None = None,
+        max_dollars: float | None = None,
     ) -> None:
         self.limits = limits
         self.provider = provider
@@ -69,6 +84,10 @@ class Fetcher:
         self.dispatcher = dispatcher
         self.recovery = recovery
         self._long_inputs: LongInputs = long_inputs
+        model = provider.model
+        self._send = told(provider.send, on_usage, model=model, counter=counter)
+        self._send_query = told(provider.send_query, on_usage, model=model, counter=counter)
+        self._max_dollars = max_dollars
         self.known_dimensions: int | None = None
         self.last_report: Report | None = None
 
@@ -87,6 +106,7 @@ class Fetcher:
             counter=counter or self.counter,
             limits=self.limits,
             long_inputs=self._long_inputs,
+            server=self.provider.name,
         )
 
     def begin(
@@ -95,7 +115,16 @@ class Fetcher:
         """Return the fetch of prepared texts, of which nothing has come yet."""
         results = Results(inputs, dimensions=dimensions, lists=lists)
         recovery = self.recovery.for_call(inputs, results, query=query)
-        return Fetch(inputs=inputs, results=results, recovery=recovery, query=query)
+        return Fetch(
+            inputs=inputs, results=results, recovery=recovery, query=query, budget=self.budget()
+        )
+
+    def budget(self) -> Budget | None:
+        """Return what one call may spend; `None`: anything."""
+        price = DOLLARS_PER_MILLION_TOKENS.get(self.provider.model or "")
+        if self._max_dollars is None or price is None:
+            return None
+        return Budget(self._max_dollars, price=price)
 
     def run(
         self,
@@ -105,6 +134,7 @@ class Fetcher:
         deadline: float | None = None,
         since: float | None = None,
         cancelled: threading.Event | None = None,
+        begun: Callable[[Work], object] = _ignore,
         progress: Callable[[], object],
     ) -> list[Failure]:
         """Fetch the vectors that are missing, from the journal or by requests.
@@ -115,12 +145,14 @@ class Fetcher:
             deadline: seconds until the rest is given up; `None`: any time.
             since: the clock's time from which they count; `None`: from now on.
             cancelled: set, with a `wake`, to stop from another thread.
+            begun: called with what is to be sent, once the journal was read.
             progress: called each time that some vectors have come.
 
         Returns:
             The texts that have no vector, and why.
         """
         work = self._left_to_send(fetch)
+        begun(work)
         progress()
         if len(work.rows):  # else neither a lock nor a thread is needed
             for outcome in self.dispatcher.run(
@@ -134,9 +166,17 @@ class Fetcher:
         progress()  # over-long texts are averaged at the end
         return failures
 
-    async def arun(self, fetch: Fetch, *, deadline: float | None, since: float) -> list[Failure]:
+    async def arun(
+        self,
+        fetch: Fetch,
+        *,
+        deadline: float | None,
+        since: float,
+        begun: Callable[[Work], object] = _ignore,
+    ) -> list[Failure]:
         """Do the same in an event loop, without a thread that waits."""
         work = self._left_to_send(fetch)
+        begun(work)
         if len(work.rows):
             outcomes = self.dispatcher.arun(work, fetch.tally, deadline=deadline, since=since)
             async with contextlib.aclosing(outcomes):
@@ -151,6 +191,7 @@ class Fetcher:
         *,
         keep: Callable[[Rows, Answer], None],
         query: bool = False,
+        budget: Budget | None = None,
     ) -> Work:
         """Return what has to be sent for the vectors that are missing."""
         limit = self.limits.max_tokens_per_request
@@ -160,9 +201,10 @@ class Fetcher:
             max_items=self.limits.max_batch_size,
             max_tokens=math.inf if limit is None else limit,
             texts=inputs.texts,
-            send=self.provider.send_query if query else self.provider.send,
+            send=self._send_query if query else self._send,
             keep=keep,
             makes_lists=results.as_lists,
+            budget=budget,
         )
 
     def learn_dimensions(self, dimensions: Dimensions) -> None:
@@ -175,5 +217,8 @@ class Fetcher:
     def _left_to_send(self, fetch: Fetch) -> Work:
         """Fill in what is kept from before; return the rest."""
         fetch.tally.recalled += fetch.recovery.recall()
+        fetch.tally.remembered += fetch.recovery.from_memory
         keep = fetch.recovery.keep
-        return self.work(fetch.inputs, fetch.results, keep=keep, query=fetch.query)
+        return self.work(
+            fetch.inputs, fetch.results, keep=keep, query=fetch.query, budget=fetch.budget
+        )

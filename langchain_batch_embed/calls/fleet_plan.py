@@ -4,16 +4,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from langchain_batch_embed.calls.estimate import OPENAIS_MODELS, AccountQuota, known_quota
 from langchain_batch_embed.calls.pipeline import Pipeline
-from langchain_batch_embed.calls.plan import (
-    OPENAIS_MODELS,
-    TIERS,
-    AccountQuota,
-    check_plan,
-    keep_nothing,
-    known_quota,
-    merged,
-)
+from langchain_batch_embed.calls.plan import TIERS, check_plan, keep_nothing, merged
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.limits import Limits

@@ -1,5 +1,6 @@
 """The open prefetches of one object: their runs, and the calls that are answered from them."""
 
+import math
 import threading
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.calls.dimensions import Dimensions
 from langchain_batch_embed.calls.fetcher import Fetch, Fetcher
+from langchain_batch_embed.calls.logbook import Logbook
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.errors import DimensionsError, InputError, ModelError
 from langchain_batch_embed.report import dollars
@@ -38,14 +40,19 @@ class OpenPrefetches:
         """Whether an ingest is under way."""
         return any(prefetch.until_released for prefetch in self.opened)
 
-    def open(self, *, max_buffered: int, until_released: bool = False) -> Prefetch:
+    def open(
+        self, *, max_buffered: int, until_released: bool = False, first: float = math.inf
+    ) -> Prefetch:
         """Open a prefetch, from which all calls are answered until it is closed."""
         prefetch = Prefetch(
             self._run,
             max_buffered=max_buffered,
             until_released=until_released,
+            first=first,
             dimensions=self._fetcher.known_dimensions,
+            budget=self._fetcher.budget(),
             on_close=self._close,
+            on_failure=self._fetcher.recovery.remember_texts,
             clock=self._fetcher.dispatcher.clock,
         )
         with self._lock:
@@ -123,6 +130,8 @@ class OpenPrefetches:
         done = [] if fetch.query else np.flatnonzero(fetch.results.has_vector()).tolist()
         for prefetch in prefetches:
             prefetch.note_call(fetch.tally, (given[i] for i in done))
+            if again := prefetch.still_expected({given[i]: i for i in done}):
+                prefetch.keep(list(again), fetch.results.get(list(again.values())))
 
     # What fills them.
 
@@ -197,7 +206,7 @@ class OpenPrefetches:
                 failed |= {part[position]: cause for position, cause in causes.items()}
             return failed
         fetch = self._fetcher.begin(inputs, prefetch.dimensions, lists=False)
-        fetch.tally = prefetch.new_tally()
+        fetch.tally, fetch.budget = prefetch.new_tally(), prefetch.budget
         prefetch.note_tokens(inputs.texts, inputs.tokens.tolist())
         handed_over = np.zeros(len(texts), dtype=np.bool_)
 
@@ -207,11 +216,15 @@ class OpenPrefetches:
                 handed_over[rows] = True
                 prefetch.add([texts[row] for row in rows.tolist()], fetch.results.array()[rows])
 
-        # No `recovery.failed()`: what is done is in the prefetch, which only a journal outlives.
+        # No `recovery.failed()` otherwise: what is done is in the prefetch.
         try:
             failures = self._fetcher.run(
                 fetch, prefetch.hedges, cancelled=cancelled, progress=hand_over
             )
+        except BaseException:
+            if prefetch.is_failed:
+                fetch.recovery.failed(but=handed_over)
+            raise
         finally:
             self._fetcher.learn_dimensions(fetch.results.dimensions)
             if fetch.results.dimensions.is_refuted:
@@ -227,7 +240,9 @@ class OpenPrefetches:
         dispatcher, account = self._fetcher.dispatcher, prefetch.account
         dispatcher.wake()
         cost = dollars(self._fetcher.provider.model, account.total().tokens)
-        self._fetcher.last_report = account.report(now=dispatcher.clock.now(), dollars=cost)
+        report = account.report(now=dispatcher.clock.now(), dollars=cost)
+        self._fetcher.last_report = report
+        Logbook.ended(report)
 
 
 class _Counted:

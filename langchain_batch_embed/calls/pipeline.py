@@ -6,21 +6,25 @@ texts -> inputs (unique, counted, over-long ones cut) -> those that are not kept
 """
 
 import contextlib
+import logging
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tqdm.auto import tqdm
-
+from langchain_batch_embed.calls.explanation import explain, what_ended
 from langchain_batch_embed.calls.fetcher import Fetch, Fetcher
+from langchain_batch_embed.calls.logbook import Logbook
 from langchain_batch_embed.calls.open_prefetches import OpenPrefetches
 from langchain_batch_embed.calls.prefetch import Prefetch
+from langchain_batch_embed.calls.progress import Progress, View
+from langchain_batch_embed.calls.queries import QueryCache
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import Failure, PartialEmbeddingsError, root_of
 from langchain_batch_embed.limits import check_positive
 from langchain_batch_embed.providers.decoding import to_lists
-from langchain_batch_embed.report import Report, dollars
+from langchain_batch_embed.report import Report, Tally, dollars, plural
+from langchain_batch_embed.sending.work import Work
 from langchain_batch_embed.texts.inputs import Inputs, check_texts
 
 __all__ = ["Pipeline"]
@@ -40,6 +44,7 @@ class _Call:
         started: when it began, in seconds of the clock.
         given: the texts of the caller.
         fetch: the vectors that it needs.
+        level: of its lines in the log.
         failures: texts without a vector, at its end.
         report: what it did, at its end.
     """
@@ -47,6 +52,7 @@ class _Call:
     started: float
     given: list[str]
     fetch: Fetch
+    level: int
     failures: list[Failure] = field(default_factory=list)
     report: Report | None = None
 
@@ -65,12 +71,21 @@ class Pipeline:
         fetcher: fetches vectors from the journal or the server.
         deadline: seconds for one call; `None`: any time.
         show_progress: show a bar that counts texts.
+        query_cache_size: queries whose vectors are kept in memory.
 
     Attributes:
         prefetches: those that are open.
+        logbook: the first and the last line of a call in the log.
     """
 
-    def __init__(self, fetcher: Fetcher, *, deadline: float | None, show_progress: bool) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        *,
+        deadline: float | None,
+        show_progress: bool,
+        query_cache_size: int = 0,
+    ) -> None:
         self.fetcher = fetcher
         self.dispatcher = fetcher.dispatcher
         self.limits = fetcher.limits
@@ -79,6 +94,9 @@ class Pipeline:
         self.prefetches = OpenPrefetches(fetcher)
         self._deadline = deadline
         self._show_progress = show_progress
+        self._queries = QueryCache(query_cache_size)
+        pacer = self.dispatcher.sender.pacer
+        self.logbook = Logbook(self.limits, model=self.provider.model, pacer=pacer)
 
     @property
     def last_report(self) -> Report | None:
@@ -113,18 +131,18 @@ class Pipeline:
         """
         call = self._begin(texts, lists=lists, query=query)
         fetch = call.fetch
-        hidden = query or not self._show_progress or self.prefetches.is_ingesting
         with self._reported(call):
             if not query:
                 end = math.inf if self._deadline is None else call.started + self._deadline
                 self.prefetches.answer(fetch, call.given, end=end, cancelled=cancelled)
-            with tqdm(total=len(call.given), unit=" texts", disable=hidden) as bar:
+            with self._progress(call) as progress:
                 failures = self.fetcher.run(
                     fetch,
                     deadline=self._deadline,
                     since=call.started,
                     cancelled=cancelled,
-                    progress=lambda: bar.update(fetch.results.texts_done() - bar.n),
+                    begun=lambda work: self._note_start(call, work),
+                    progress=progress.update,
                 )
             call.end(failures)
         return self._finished(call)
@@ -133,9 +151,13 @@ class Pipeline:
         """Embed a small call in the event loop itself; otherwise as `embed`."""
         call = self._begin(texts, lists=True, query=query)
         with self._reported(call):
-            call.end(
-                await self.fetcher.arun(call.fetch, deadline=self._deadline, since=call.started)
+            failures = await self.fetcher.arun(
+                call.fetch,
+                deadline=self._deadline,
+                since=call.started,
+                begun=lambda work: self._note_start(call, work),
             )
+            call.end(failures)
         return self._finished(call)
 
     def lists(
@@ -147,19 +169,33 @@ class Pipeline:
         return self.embed(given, cancelled=cancelled).lists() if held is None else to_lists(held)
 
     def query(self, text: str, *, cancelled: threading.Event | None = None) -> list[float]:
-        """Return the vector of one query; raise the provider's own error where there is none."""
+        """Return the vector of one query; raise the provider's error where there is none."""
+        if (kept := self._kept_query(text)) is not None:
+            return kept
         try:
-            return self.embed([text], query=True, cancelled=cancelled).lists()[0]
+            vector = self.embed([text], query=True, cancelled=cancelled).lists()[0]
         except PartialEmbeddingsError as error:
             cause = error.failures[0].error
+            if type(error) is not PartialEmbeddingsError:  # it is of the cause's class too
+                raise
+        else:
+            self._queries.put(text, vector)
+            return vector
         raise cause  # out here, so that its own causes are all that it has
 
     async def aquery(self, text: str) -> list[float]:
         """Return the same in the event loop itself."""
+        if (kept := self._kept_query(text)) is not None:
+            return kept
         try:
-            return (await self.aembed([text], query=True)).lists()[0]
+            vector = (await self.aembed([text], query=True)).lists()[0]
         except PartialEmbeddingsError as error:
             cause = error.failures[0].error
+            if type(error) is not PartialEmbeddingsError:  # it is of the cause's class too
+                raise
+        else:
+            self._queries.put(text, vector)
+            return vector
         raise cause
 
     def is_small(self, texts: Sequence[str]) -> bool:
@@ -175,6 +211,7 @@ class Pipeline:
         """Embed texts in the background; see `BatchEmbeddings.prefetch`."""
         check_positive("max_buffered", max_buffered)
         announced = check_texts(texts)
+        self.logbook.announced(f"Embedding {plural(len(announced), 'text')} in the background")
         prefetch = self.prefetches.open(max_buffered=max_buffered)
         prefetch.announce(announced)
         return prefetch
@@ -188,13 +225,58 @@ class Pipeline:
         self.dispatcher.wake()
         self.prefetches.wake()
 
+    def _kept_query(self, text: str) -> list[float] | None:
+        """Return the vector of a query that was asked before, and report that it cost nothing."""
+        check_texts([text])
+        kept = self._queries.get(text)
+        if kept is not None:
+            self.fetcher.last_report = Report.of(
+                Tally(recalled=1),
+                texts=1,
+                unique=1,
+                done=1,
+                seconds=0.0,
+                dollars=dollars(self.provider.model, 0),
+            )
+        return kept
+
     def _begin(self, texts: Iterable[str], *, lists: bool, query: bool) -> _Call:
         started = self.dispatcher.clock.now()
         given = check_texts(texts)
         inputs = self.prepare(given)
         dimensions = self.prefetches.dimensions()
         fetch = self.fetcher.begin(inputs, dimensions, lists=lists, query=query)
-        return _Call(started=started, given=given, fetch=fetch)
+        if opened := self.prefetches.opened:
+            fetch.budget = opened[-1].budget
+        # Queries, and small calls that are answered from large ones, come by the thousand.
+        is_one_of_many = query or bool(self.prefetches.opened)
+        level = logging.DEBUG if is_one_of_many else logging.INFO
+        return _Call(started=started, given=given, fetch=fetch, level=level)
+
+    def _note_start(self, call: _Call, work: Work) -> None:
+        self.logbook.started(len(call.given), work, level=call.level)
+
+    def _progress(self, call: _Call) -> Progress:
+        is_shown = self._show_progress and not call.fetch.query
+        return Progress(
+            lambda: self._view(call),
+            now=self.dispatcher.clock.now,
+            total=len(call.given),
+            unit="text",
+            shown=is_shown and not self.prefetches.is_ingesting,
+            logged=call.level >= logging.INFO,
+        )
+
+    def _view(self, call: _Call) -> View:
+        """Return what is done of a call."""
+        fetch, left = call.fetch, call.fetch.charge_left()
+        return View(
+            done=fetch.results.texts_done(),
+            tally=fetch.tally,
+            dollars=dollars(self.provider.model, fetch.tally.tokens),
+            left=left,
+            status=self.dispatcher.status(left),
+        )
 
     @contextlib.contextmanager
     def _reported(self, call: _Call) -> Iterator[None]:
@@ -216,14 +298,27 @@ class Pipeline:
                 seconds=self.dispatcher.clock.now() - call.started,
                 dollars=dollars(self.provider.model, fetch.tally.tokens),
             )
+            self.logbook.ended(call.report, level=call.level)
 
-    @staticmethod
-    def _finished(call: _Call) -> Results:
+    def _finished(self, call: _Call) -> Results:
         """Return the results of a call, or raise for the texts that failed."""
         results = call.fetch.results
         if call.failures and call.report is not None:
             errors = [failure.error for failure in call.failures]
-            cause = root_of(errors)
-            raise PartialEmbeddingsError(results.partial(), call.failures, call.report) from cause
+            all_failed = len(call.failures) == len(call.given)
+            ended = what_ended(errors, all_failed=all_failed, texts=call.given)
+            cause = ended or root_of(errors)
+            raise PartialEmbeddingsError.because_of(
+                ended,
+                results.partial(),
+                call.failures,
+                call.report,
+                explain(
+                    cause,
+                    address=self.provider.address,
+                    model=self.provider.model,
+                    texts=call.given,
+                ),
+            ) from cause
         call.fetch.recovery.succeeded()
         return results

@@ -1,86 +1,42 @@
 """What a call will send, cost and take, before a cent is spent.
 
 The texts are prepared and packed as in the real call. The seconds come from a rehearsal in
-simulated time, in which the real `Sender` sends to a server that is a few lines of arithmetic.
-Hours take milliseconds there.
+simulated time.
 """
 
-import heapq
 import math
-import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 
-import numpy as np
-
+from langchain_batch_embed.calls.estimate import (
+    OPENAIS_MODELS,
+    AccountQuota,
+    known_quota,
+    rehearse_quota,
+    set_by_user,
+)
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import OptionError
-from langchain_batch_embed.limits import AZURE, FIRST_REQUESTS, OPENAI
-from langchain_batch_embed.pacing.hedging import Hedges
-from langchain_batch_embed.pacing.pacer import Pacer
-from langchain_batch_embed.pacing.token_bucket import TokenBucket
+from langchain_batch_embed.limits import OPENAI
 from langchain_batch_embed.providers.provider import Answer
 from langchain_batch_embed.report import (
     BATCH_API_SHARE,
     DOLLARS_PER_MILLION_TOKENS,
     PRICES_FROM,
-    Tally,
     dollars,
     duration,
     html_table,
     money,
+    plural,
 )
-from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
-from langchain_batch_embed.sending.sender import Sender
-from langchain_batch_embed.sending.work import Rows, Work
+from langchain_batch_embed.sending.work import Rows
 from langchain_batch_embed.texts.inputs import check_texts
 from langchain_batch_embed.texts.tokens import ByteCounter
 
-__all__ = [
-    "OPENAIS_MODELS",
-    "TIERS",
-    "AccountQuota",
-    "Plan",
-    "check_plan",
-    "keep_nothing",
-    "known_quota",
-    "make_plan",
-    "merged",
-    "rehearse_quota",
-]
-
-RUNS = 15
-"""Rehearsals with different random numbers, of which the median counts. An answer takes 0.1 s to
-several seconds, so where no quota binds single rehearsals differ by a fifth."""
-
-OPENAIS_MODELS = frozenset({OPENAI.provider, AZURE.provider})
-"""Providers whose latency and tokenizer are known well enough to predict seconds."""
-
-COLD_SECONDS = 0.3
-"""Extra seconds of a request on a new connection."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountQuota:
-    """The quota of an account; `None`: no limit.
-
-    Attributes:
-        requests_per_minute: requests.
-        tokens_per_minute: tokens as the limiter charges them, a quarter of the UTF-8 bytes.
-    """
-
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-
-    def __str__(self) -> str:
-        """The quota in words."""
-        limits = {"requests": self.requests_per_minute, "tokens": self.tokens_per_minute}
-        parts = [f"{limit:,.0f} {kind}" for kind, limit in limits.items() if limit is not None]
-        return f"{' and '.join(parts)} a minute" if parts else "no quota"
-
+__all__ = ["TIERS", "Plan", "check_plan", "keep_nothing", "make_plan", "merged"]
 
 TIERS: Mapping[int, AccountQuota] = MappingProxyType(
     {
@@ -93,6 +49,10 @@ TIERS: Mapping[int, AccountQuota] = MappingProxyType(
 )
 """OpenAI's usage tiers for text-embedding-3-small and -3-large, from the rate limits on its model
 pages as of November 2026. Your own limits are on the limits page of your account."""
+
+
+NOISE = 0.1
+"""Rehearsals of the same work differ by this share, which is no difference between tiers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +91,12 @@ class Plan:
 
     def __str__(self) -> str:
         """Two lines for a log or a print: requests and price, then the time."""
-        kept = f", {self.from_journal:,} from the journal" if self.from_journal else ""
+        kept = f", {self.from_journal:,} kept from before" if self.from_journal else ""
+        tokens = "token" if self.tokens == 1 else "tokens"
         return (
-            f"{self.texts:,} texts ({self.unique:,} unique{kept}): {self.requests:,} requests, "
-            f"{self._tokens()} tokens, {self._cost()}\n{self._time()}"
+            f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}): "
+            f"{plural(self.requests, 'request')}, {self._tokens()} {tokens}, {self._cost()}\n"
+            f"{self._time()}"
         )
 
     def _repr_html_(self) -> str:
@@ -142,7 +104,7 @@ class Plan:
         rows = {
             "texts": f"{self.texts:,}",
             "unique": f"{self.unique:,}",
-            "from the journal": f"{self.from_journal:,}",
+            "kept from before": f"{self.from_journal:,}",
             "requests": f"{self.requests:,}",
             "tokens": self._tokens(),
             "cost": self._cost(),
@@ -166,8 +128,23 @@ class Plan:
             return "time not known for this provider"
         if not self.seconds_by_tier:
             return f"about {duration(self.seconds)} with {self.quota}"
-        tiers = [f"tier {tier}: {duration(s)}" for tier, s in self.seconds_by_tier.items()]
-        return f"about {duration(self.seconds)} if no quota binds; {', '.join(tiers)}"
+        free, slower = self._tiers(self.seconds)
+        if not slower:
+            return f"about {duration(self.seconds)} in every tier"
+        tiers = [f"{_numbers(tiers)}: {time}" for time, tiers in slower.items()]
+        where = f" (as in {_numbers(free)})" if free else ""
+        return f"about {duration(self.seconds)} if no quota binds{where}; {', '.join(tiers)}"
+
+    def _tiers(self, unbound: float) -> tuple[list[int], dict[str, list[int]]]:
+        """Return the tiers whose quota does not bind, and the others by the time that they take."""
+        free: list[int] = []
+        slower: dict[str, list[int]] = {}
+        for tier, seconds in self.seconds_by_tier.items():
+            if seconds <= unbound * (1 + NOISE):
+                free.append(tier)
+            else:
+                slower.setdefault(duration(seconds), []).append(tier)
+        return free, slower
 
 
 def make_plan(
@@ -201,13 +178,10 @@ def make_plan(
     sender = pipeline.dispatcher.sender
     pacer = sender.pacer
     quota = merged(given, TIERS.get(tier or 0, AccountQuota()), known_quota(pacer))
-    set_by_user = AccountQuota(
-        requests_per_minute=_set_rate(pacer.requests), tokens_per_minute=_set_rate(pacer.tokens)
-    )
     run = partial(
         rehearse_quota,
         work,
-        set_by_user=set_by_user,
+        user_quota=set_by_user(pacer),
         max_workers=pipeline.limits.max_workers,
         first_requests=pipeline.limits.first_requests,
     )
@@ -235,112 +209,15 @@ def make_plan(
     )
 
 
-def rehearse_quota(
-    work: Work,
-    *,
-    quota: AccountQuota,
-    max_workers: int,
-    first_requests: int = FIRST_REQUESTS,
-    set_by_user: AccountQuota | None = None,
-    runs: int = RUNS,
-) -> tuple[int, float]:
-    """Send work in simulated time; return the number of requests, and seconds.
-
-    Both are of the rehearsal with the median seconds. The same arguments give the same result.
-
-    Args:
-        work: what to send.
-        quota: the server's, which its headers show.
-        max_workers: requests in flight at most.
-        first_requests: requests sent before anything is known of the quota.
-        set_by_user: the quota among the user's options.
-        runs: rehearsals, each with different random numbers.
-    """
-    set_by_user = set_by_user or AccountQuota()
-    outcomes = []
-    for seed in range(runs):
-        draw = random.Random(seed).random  # noqa: S311  # random, not secret
-        pacer = Pacer(
-            max_workers=max_workers,
-            first_requests=first_requests,
-            is_known=True,
-            requests_per_minute=set_by_user.requests_per_minute,
-            tokens_per_minute=set_by_user.tokens_per_minute,
-            draw=draw,
-        )
-        sender = Sender(pacer, max_retries=8, timeout=math.inf, draw=draw)
-        queue = sender.queue(work, Tally(), Hedges())
-        sender.add(queue, 0.0)
-        server = _Server(quota, seed)
-        seconds = rehearse(sender, [queue], server)
-        outcomes.append((seconds, server.answered))
-    seconds, requests = sorted(outcomes)[runs // 2]
-    return requests, seconds
+def _numbers(tiers: Sequence[int]) -> str:
+    """Name some tiers: `tier 1`, `tier 1 and 2`, `tier 3 to 5`."""
+    if len(tiers) > 2 and tiers[-1] - tiers[0] == len(tiers) - 1:  # noqa: PLR2004
+        return f"tier {tiers[0]} to {tiers[-1]}"
+    return f"tier {' and '.join(map(str, tiers))}"
 
 
 def keep_nothing(rows: Rows, answer: Answer) -> None:
     """Keep the answers of a rehearsal, which has none."""
-
-
-class QuotaError(Exception):
-    """A 429 of the rehearsal's server."""
-
-    status_code = 429
-
-    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
-        super().__init__(message)
-        self.headers = headers
-        self.response = self
-
-
-class _Server:
-    """OpenAI's side: a quota, which its headers show, and a latency."""
-
-    def __init__(self, quota: AccountQuota, seed: int) -> None:
-        self._requests = TokenBucket(quota.requests_per_minute)
-        self._tokens = TokenBucket(quota.tokens_per_minute)
-        self._dice = np.random.default_rng(seed)
-        self._free: list[float] = []  # when each connection is free again
-        self.answered = 0
-
-    def receive(self, request: Request) -> Reply:
-        """Answer a request, or refuse it."""
-        now, charge = request.sent, request.charge
-        # Network and server time, fitted to public recordings of OpenAI's endpoint. The few
-        # requests that stall for many times as long are left out, as they hold up no others.
-        after = float(self._dice.uniform(0.04, 0.15))
-        if self._free and self._free[0] <= now:
-            heapq.heappop(self._free)
-        else:  # all connections are busy
-            after += COLD_SECONDS
-        wait = max(self._tokens.delay(charge, now), self._requests.delay(1, now))
-        error: Exception | None = None
-        if charge > self._tokens.capacity:
-            limit = self._tokens.capacity
-            error = QuotaError(
-                f"Request too large on tokens per min (TPM): Limit {limit:.0f}, "
-                f"Requested {charge}.",
-                self._headers(),
-            )
-        elif wait:
-            error = QuotaError("", {**self._headers(), "retry-after": f"{wait:.3f}"})
-        else:
-            self._tokens.take(charge, now)
-            self._requests.take(1, now)
-            after += (0.08 + 7e-6 * charge) * float(self._dice.lognormal(0, 0.85))
-            self.answered += 1
-        heapq.heappush(self._free, now + after)
-        return Reply(after=after, headers=self._headers(), error=error)
-
-    def _headers(self) -> dict[str, str]:
-        headers = {}
-        for kind, bucket in (("requests", self._requests), ("tokens", self._tokens)):
-            if bucket.rate is not None:
-                reset = (bucket.capacity - bucket.level) / bucket.rate
-                headers[f"x-ratelimit-limit-{kind}"] = str(bucket.capacity)
-                headers[f"x-ratelimit-remaining-{kind}"] = str(max(0.0, bucket.level))
-                headers[f"x-ratelimit-reset-{kind}"] = f"{reset:.3f}s"
-        return headers
 
 
 def check_plan(provider: str, tier: int | None, given: AccountQuota, price: float | None) -> None:
@@ -376,14 +253,3 @@ def merged(*quotas: AccountQuota) -> AccountQuota:
         requests_per_minute=first(quota.requests_per_minute for quota in quotas),
         tokens_per_minute=first(quota.tokens_per_minute for quota in quotas),
     )
-
-
-def known_quota(pacer: Pacer) -> AccountQuota:
-    """Return the quota that the user set or that earlier answers showed."""
-    rates = pacer.requests.rate, pacer.tokens.rate
-    requests, tokens = (None if rate is None else rate * 60 for rate in rates)
-    return AccountQuota(requests_per_minute=requests, tokens_per_minute=tokens)
-
-
-def _set_rate(bucket: TokenBucket) -> float | None:
-    return bucket.rate * 60 if bucket.is_set and bucket.rate is not None else None

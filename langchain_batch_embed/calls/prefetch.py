@@ -7,6 +7,10 @@ from what has arrived, and wait only for what is on its way.
 An announced text is waiting (for a run), running (in one) or ready (its vector is here). Any
 other text, and one that is still waiting when it is asked for, is embedded by the caller's own
 call. So is a text whose run failed: its error reaches the caller whose text it is.
+
+Runs start with the first question, and go only as far ahead as the questions bear out: `index()`
+does not ask for what it skips, and that should not be paid for. Vectors that are kept until they
+are released, as an ingest's, are all needed, so their runs start at once.
 """
 
 import itertools
@@ -16,6 +20,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Self
@@ -24,10 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.calls.dimensions import Dimensions
+from langchain_batch_embed.calls.vector_blocks import VectorBlocks
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import DimensionsError, ModelError
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Account, Tally
+from langchain_batch_embed.sending.budget import Budget
+from langchain_batch_embed.sending.threads import in_daemon, leave_behind
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
 
@@ -38,8 +46,13 @@ RUNS = 4
 waits for its last answers. More and smaller runs would make many small requests for a slow
 consumer. Fewer would leave a fast consumer waiting for the last answers of all."""
 
-_BLOCK = 1024
-"""Vectors in one block of memory: 6 MB at 1,536 dimensions."""
+GROWTH = 4
+"""Each question that follows on the last one multiplies the texts that may be ahead by this, so a
+few questions are enough to fill the buffer."""
+
+DISTRUST = 4
+"""The power by which skipped texts count. If every second text is skipped, runs go ahead by a
+quarter of a question; if every fourth, or fewer, without a limit."""
 
 Embed = Callable[["Prefetch", Sequence[str], threading.Event], object]
 """Embeds different texts for a prefetch, adds their vectors to it as they come, and stops when the
@@ -53,13 +66,19 @@ class Prefetch:
         embed: embeds the texts of one run.
         max_buffered: vectors that may be here or on their way at a time.
         until_released: keep vectors that were handed out until `release`.
+        first: texts that are embedded before `go_ahead`, where vectors are kept until `release`.
         dimensions: those of earlier vectors, where they are known.
+        budget: what its runs may spend; `None`: any amount.
         on_close: called when this ends.
+        on_failure: called when this ends by an exception, with the texts that have a vector and
+            were not asked for, and their vectors, (k, d).
         clock: how to wait.
 
     Attributes:
         account: what became of the announced texts, and what was sent for them.
         dimensions: those of its vectors, which all its runs share.
+        budget: what its runs, and the calls that it answers, may spend together.
+        is_failed: whether it has ended by an exception, after which what arrives is kept.
         hedges: what its runs together may spend on stragglers: of one run alone, even a single
             batch would be too much.
     """
@@ -70,29 +89,40 @@ class Prefetch:
         *,
         max_buffered: int,
         until_released: bool = False,
+        first: float = math.inf,
         dimensions: int | None = None,
+        budget: Budget | None = None,
         on_close: Callable[["Prefetch"], None],
+        on_failure: Callable[[Sequence[str], NDArray[np.float32]], object] = lambda *_: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.until_released = until_released
         self._embed = embed
         self._max_buffered = max_buffered
         self._on_close = on_close
+        self._on_failure = on_failure
         self._clock = clock
         self.account = Account(clock.now())
         self.dimensions = Dimensions(dimensions)
         self.hedges = Hedges()
+        self.budget = budget
+        self.is_failed = False
         self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(RUNS, "batch-embed-prefetch")
         # Guards all below; notified when vectors arrive and when a run ends.
         self._state_changed = threading.Condition()
         self._waiting: dict[str, None] = {}  # a set that keeps its order
+        self._passed: dict[str, None] = {}  # were waiting when later ones were asked for
         self._running: dict[str, int] = {}  # and the number of the run
-        self._ready = _Vectors()
+        self._ready = VectorBlocks()
         self._expected: Counter[str] = Counter()  # how often each text is still to be asked for
         self._spare: dict[str, None] = {}  # were asked for, and may be once more
         self._wanted: Counter[str] = Counter()  # are being asked for, and by how many
         self._tokens: dict[str, int] = {}  # of texts that a run has counted
+        self._places: dict[str, int] = {}  # of announced texts that nobody has asked for yet
+        self._reached = 0  # behind the last place that was asked for
+        self._lost = 0  # texts whose runs failed, since the last question
+        self._credit = first if until_released else 0.0  # texts that may be ahead
         self._runs = 0
         self._number = itertools.count()  # of runs
 
@@ -103,6 +133,8 @@ class Prefetch:
             for text in texts:
                 self.account.unique += text not in self._expected
                 self._expected[text] += 1
+                if not self.until_released:
+                    self._places.setdefault(text, self.account.unique)
                 if text in self._ready:
                     continue
                 self.account.missing[text] += 1
@@ -132,6 +164,8 @@ class Prefetch:
         left = dict.fromkeys(uses)
         with self._state_changed:
             self._wanted.update(uses.keys())
+            if not borrow:
+                self._note_question(uses)
         try:
             while left:
                 with self._state_changed:
@@ -157,7 +191,7 @@ class Prefetch:
         with self._state_changed:
             here = []
             for text in texts:
-                self._waiting.pop(text, None)
+                self._take_from_line(text)
                 if text in self._ready or text in self._running:
                     here.append(text)
             return here
@@ -240,7 +274,7 @@ class Prefetch:
         """Drop all vectors: most answers have other dimensions, or are of another model."""
         with self._state_changed:
             if refuted is self.dimensions:  # else another run has done it
-                self._ready = _Vectors()
+                self._ready = VectorBlocks()
                 self.dimensions = Dimensions()
 
     def new_tally(self) -> Tally:
@@ -255,6 +289,25 @@ class Prefetch:
             self.account.calls.add(tally)
         self.embedded_elsewhere(texts)
 
+    def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Keep vectors that a caller has made itself, if there is room and they are expected."""
+        with self._state_changed:
+            room = self._max_buffered - len(self._running) - len(self._ready)
+            for text, vector in zip(texts, vectors, strict=True):
+                if room > 0 and text in self._expected and text not in self._ready:
+                    self._take_from_line(text)
+                    self._ready.put(text, vector)
+                    room -= 1
+
+    def still_expected(self, positions: Mapping[str, int]) -> dict[str, int]:
+        """Return those of the texts that are to be asked for again, and have no vector here."""
+        with self._state_changed:
+            return {
+                text: position
+                for text, position in positions.items()
+                if text in self._expected and text not in self._ready and text not in self._running
+            }
+
     def embedded_elsewhere(self, texts: Iterable[str]) -> None:
         """Note that these texts have a vector, whoever embedded them."""
         with self._state_changed:
@@ -268,26 +321,50 @@ class Prefetch:
                 self._drop(text, 1)
             self._start_runs()
 
+    def go_ahead(self) -> None:
+        """Embed as far ahead as there is room: all texts that are announced will be needed."""
+        with self._state_changed:
+            self._credit = math.inf
+            self._start_runs()
+
+    def pause(self, seconds: float, *, cancelled: threading.Event | None = None) -> None:
+        """Wait for some seconds, or until it is cancelled with a `wake`."""
+        end = self._clock.now() + seconds
+        with self._state_changed:
+            while (left := end - self._clock.now()) > 0 and not _is_set(cancelled):
+                self._clock.wait(self._state_changed, left)
+
     def wake(self) -> None:
         """Make every waiting caller look again at what it waits for."""
         with self._state_changed:
             self._state_changed.notify_all()
 
-    def close(self) -> None:
-        """Send nothing more, and drop all vectors."""
+    def close(self, *, failed: bool = False) -> None:
+        """Send nothing more, and drop all vectors.
+
+        Args:
+            failed: hand over the vectors that nobody has asked for, which are paid for.
+        """
         with self._state_changed:
+            self.is_failed = failed
+            left = list(self._ready) if failed else []
+            vectors = self._ready.stack(left)
             self._closed.set()
             for texts in (
                 self._waiting,
+                self._passed,
                 self._running,
                 self._expected,
                 self._spare,
                 self._tokens,
+                self._places,
             ):
                 texts.clear()
-            self._ready = _Vectors()
+            self._ready = VectorBlocks()
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._state_changed.notify_all()
+        if left:
+            self._on_failure(left, vectors)
         self._on_close(self)
 
     def __enter__(self) -> Self:
@@ -299,7 +376,7 @@ class Prefetch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(failed=error is not None)
 
     # All below but `_run` is called with `_state_changed` held.
 
@@ -312,14 +389,46 @@ class Prefetch:
     ) -> None:
         """Wait until any or all of the texts are ready, or none is on its way."""
         for text in texts:  # the caller embeds these, sooner than a later run would
-            self._waiting.pop(text, None)
+            self._take_from_line(text)
         while (
             not enough(text in self._ready for text in texts)
             and any(text in self._running for text in texts)
-            and not (cancelled is not None and cancelled.is_set())
+            and not _is_set(cancelled)
             and (left := end - self._clock.now()) > 0
         ):
             self._clock.wait(self._state_changed, left)
+
+    def _take_from_line(self, text: str) -> None:
+        self._waiting.pop(text, None)
+        self._passed.pop(text, None)
+
+    def _note_question(self, texts: Iterable[str]) -> None:
+        """Find out from what is asked for how far ahead of it runs should go."""
+        if self.until_released:
+            return
+        places = [self._places.pop(text) for text in texts if text in self._places]
+        if not places:
+            return
+        reached = max(self._reached, *places)
+        share = len(places) / max(len(places), reached - self._reached)
+        self._credit = GROWTH * (self._credit + len(places)) * share**DISTRUST
+        self._credit = min(self._credit, self._max_buffered)
+        self._reached, self._lost = reached, 0
+        if not self._runs:  # then a run takes them, and has what is ahead in its requests, too
+            asked = [text for text in texts if text in self._waiting or text in self._passed]
+            self._start_runs(asked)
+        # Whoever asks in order will not come back for these.
+        for text in list(
+            itertools.takewhile(lambda text: self._places.get(text, 0) < reached, self._waiting)
+        ):
+            del self._waiting[text]
+            self._passed[text] = None
+
+    def _ahead(self) -> int:
+        """Return how many texts without a question are here, on their way, or have failed."""
+        if self.until_released:
+            return len(self._expected) - len(self._waiting)
+        return len(self._running) + len(self._ready) + self._lost - len(self._spare)
 
     def _note_taken(self, texts: Iterable[str], uses: Mapping[str, int]) -> None:
         """Drop what a caller has received, or has to embed itself."""
@@ -341,26 +450,47 @@ class Prefetch:
             self._tokens.pop(text, None)
             self._ready.drop(text)
 
-    def _start_runs(self) -> None:
-        room = self._max_buffered - len(self._running) - len(self._ready)
-        while self._waiting and self._runs < RUNS and not self._closed.is_set():
-            size = min(len(self._waiting), max(1, self._max_buffered // RUNS))
-            # A text that is announced twice may be asked for once: `index()` skips what it has.
-            if room < size and not self.until_released:
-                here = (t for t in self._spare if t in self._ready and t not in self._wanted)
-                for text in list(islice(here, size - room)):
-                    del self._spare[text]
-                    room += self._ready.drop(text)
-            if room < size:
+    def _start_runs(self, asked: Sequence[str] = ()) -> None:
+        """Start runs of what is waiting, as far as there is room.
+
+        Args:
+            asked: texts for the first run, and at most as many as fit into it.
+        """
+        while (asked or self._waiting) and self._runs < RUNS and not self._closed.is_set():
+            most = max(1, self._max_buffered // RUNS)
+            asked = asked[:most]
+            size = min(len(self._waiting.keys() | asked) if asked else len(self._waiting), most)
+            if asked:
+                size = min(size, len(asked) + max(0, int(self._credit) - self._ahead()))
+            elif self._credit < self._max_buffered:  # in runs of a quarter of it, too
+                allowed = int(self._credit) - self._ahead()
+                if allowed < max(1, min(size, int(self._credit) // RUNS)):
+                    return
+                size = min(size, allowed)
+            if not self._make_room(size):
                 return
-            texts = list(islice(self._waiting, size))
-            for text in texts:
+            for text in asked:
+                self._take_from_line(text)
+            texts = [*asked, *islice(self._waiting, size - len(asked))]
+            for text in texts[len(asked) :]:
                 del self._waiting[text]
+            asked = ()
             number = next(self._number)
             self._running.update(dict.fromkeys(texts, number))
             self._runs += 1
-            room -= len(texts)
-            self._threads.submit(self._run, texts, number)
+            in_daemon(partial(self._threads.submit, self._run, texts, number))
+            leave_behind(self._threads)
+
+    def _make_room(self, size: int) -> bool:
+        """Drop vectors that may not be asked for again; return whether there is room for a run."""
+        room = self._max_buffered - len(self._running) - len(self._ready)
+        # A text that is announced twice may be asked for once: `index()` skips what it has.
+        if room < size and not self.until_released:
+            here = (t for t in self._spare if t in self._ready and t not in self._wanted)
+            for text in list(islice(here, size - room)):
+                del self._spare[text]
+                room += self._ready.drop(text)
+        return room >= size
 
     def _run(self, texts: list[str], number: int) -> None:
         useless = False
@@ -378,53 +508,11 @@ class Prefetch:
                 for text in texts:
                     if self._running.get(text) == number:  # else a later run has it now
                         del self._running[text]
+                        self._lost += 1
                 self._runs -= 1
                 self._start_runs()
                 self._state_changed.notify_all()
 
 
-class _Vectors:
-    """Vectors by their text, in blocks of memory that stay while vectors come and go.
-
-    Arrays of their own would leave many small holes in the memory, and the large arrays that follow
-    would not fit into them.
-    """
-
-    def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-        self._free: list[int] = []
-        self._blocks: list[NDArray[np.float32]] = []
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __contains__(self, text: str) -> bool:
-        return text in self._places
-
-    def put(self, text: str, vector: NDArray[np.float32]) -> None:
-        """Keep a copy of a vector."""
-        place = self._places.get(text)
-        if place is None:
-            if not self._free:
-                first = len(self._blocks) * _BLOCK
-                self._blocks.append(np.empty((_BLOCK, len(vector)), dtype=np.float32))
-                self._free.extend(reversed(range(first, first + _BLOCK)))
-            place = self._free.pop()
-        self._row(place)[:] = vector
-        self._places[text] = place  # last, so that every place has its vector
-
-    def drop(self, text: str) -> bool:
-        """Forget a vector; return whether it was there."""
-        place = self._places.pop(text, None)
-        if place is not None:
-            self._free.append(place)
-        return place is not None
-
-    def stack(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return a copy of the vectors, (k, d)."""
-        return np.array([self._row(self._places[text]) for text in texts], dtype=np.float32)
-
-    def _row(self, place: int) -> NDArray[np.float32]:
-        block, row = divmod(place, _BLOCK)
-        vector: NDArray[np.float32] = self._blocks[block][row]
-        return vector
+def _is_set(event: threading.Event | None) -> bool:
+    return event is not None and event.is_set()

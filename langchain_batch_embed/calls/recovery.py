@@ -110,6 +110,11 @@ class Recovery:
             self.memory_model = model or self.memory_model
             self.memory.put(keys, vectors, space=self.space)
 
+    def remember_texts(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Keep vectors of a prefetch that has failed, where no journal does."""
+        if not self.journal.persistent:
+            self.remember(content_keys(texts, self.space), vectors)
+
     def learn_model(self, dimensions: Dimensions) -> None:
         """Hold later calls to the model that a call's answers named, unless it is in doubt."""
         self._model = None if dimensions.model_in_doubt else dimensions.model or self._model
@@ -129,6 +134,9 @@ class CallRecovery:
         inputs: what the call sends.
         results: where its vectors are gathered.
         query: neither look up nor keep anything.
+
+    Attributes:
+        from_memory: how many unique texts an earlier call that failed has left vectors of.
     """
 
     def __init__(self, shared: Recovery, inputs: Inputs, results: Results, *, query: bool) -> None:
@@ -136,6 +144,7 @@ class CallRecovery:
         self._query = query
         self._inputs = inputs
         self._results = results
+        self.from_memory = 0
         self._keys: list[bytes] | None = None
         self._lock = threading.Lock()  # guards the making of _keys
 
@@ -158,6 +167,8 @@ class CallRecovery:
             if not rows.size:
                 break
             self._recall_from(journal, rows)
+            if journal is self._shared.memory:
+                self.from_memory = self._inputs.settled(self._results.done) - before
         return self._inputs.settled(self._results.done) - before
 
     def _recall_from(self, journal: Journal, rows: NDArray[np.intp]) -> None:
@@ -188,9 +199,16 @@ class CallRecovery:
         elif not is_wanted:
             self._shared.remember(self._keys_of(rows), vectors, model=dimensions.model)
 
-    def failed(self) -> None:
-        """Keep what is done of a call that fails, and what still arrives."""
+    def failed(self, *, but: NDArray[np.bool_] | None = None) -> None:
+        """Keep what is done of a call that fails, and what still arrives.
+
+        Args:
+            but: rows that are not to be kept, (n,); others hold their vectors.
+        """
         rows, vectors = self._results.abandon()
+        if but is not None:
+            new = ~np.isin(rows, np.flatnonzero(but))
+            rows, vectors = rows[new], vectors[new]
         dimensions = self._results.dimensions
         self._shared.learn_model(dimensions)
         if self._query or self._shared.journal.persistent:

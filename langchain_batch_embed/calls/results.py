@@ -31,6 +31,7 @@ class Results:
 
     Attributes:
         done: which rows have their vector, shape (rows,).
+        lost: which rows are given up, shape (rows,).
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Results:
         self.dimensions = dimensions or Dimensions()
         self.as_lists = lists
         self.done = np.zeros(len(inputs.texts), dtype=np.bool_)
+        self.lost = np.zeros(len(inputs.texts), dtype=np.bool_)
         self._inputs = inputs
         self._lock = threading.Lock()  # guards the adding of rows, and `_is_abandoned`
         count = len(inputs.texts)
@@ -70,6 +72,7 @@ class Results:
         if isinstance(outcome, Done):
             self._store.convert(outcome.rows)
         else:
+            self.lost[outcome.rows] = True
             for row in outcome.rows.tolist():
                 for text in self._inputs.owners(row):
                     self._errors.setdefault(text, outcome.error)
@@ -93,6 +96,10 @@ class Results:
         row_of = self._inputs.row_of
         lost = np.flatnonzero(np.isin(row_of, list(self._errors)) & ~self.has_vector())
         return [Failure(index=i, error=self._errors[int(row_of[i])]) for i in lost.tolist()]
+
+    def get(self, positions: Sequence[int]) -> NDArray[np.float32]:
+        """Return the vectors of some of the caller's texts, (k, d); they must be there."""
+        return self._store.get(self._inputs.row_of[positions].tolist())
 
     def array(self) -> NDArray[np.float32]:
         """Return the vectors in the caller's order, shape (n, d); all must be there."""

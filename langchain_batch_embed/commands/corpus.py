@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["SUFFIXES", "Section", "evenly", "sections", "standard_library", "text_files"]
+__all__ = [
+    "SKIPPED_FOLDERS",
+    "SUFFIXES",
+    "Section",
+    "cut",
+    "evenly",
+    "sections",
+    "standard_library",
+    "text_files",
+]
 
 _T = TypeVar("_T")
 
@@ -22,7 +31,7 @@ _ENOUGH = 350
 _PLENTY = 600
 
 # Folders of other people's files, or of files that no reader looks for.
-_SKIPPED_FOLDERS = frozenset({"__pycache__", "dist-packages", "node_modules", "site-packages"})
+SKIPPED_FOLDERS = frozenset({"__pycache__", "dist-packages", "node_modules", "site-packages"})
 _TEST_FOLDERS = frozenset({"idle_test", "test", "tests"})
 
 
@@ -47,13 +56,13 @@ def standard_library() -> tuple[Path, list[Path]]:
     Its tests are left out, as many installations of Python do not have them.
     """
     folder = Path(sysconfig.get_path("stdlib"))
-    files = _find(folder, {".py"}, skipped=_SKIPPED_FOLDERS | _TEST_FOLDERS)
+    files = _find(folder, {".py"}, skipped=SKIPPED_FOLDERS | _TEST_FOLDERS)
     return folder, files
 
 
 def text_files(folder: Path) -> list[Path]:
     """Return the text files in a folder and below it, sorted; hidden ones are left out."""
-    return _find(folder, SUFFIXES, skipped=_SKIPPED_FOLDERS)
+    return _find(folder, SUFFIXES, skipped=SKIPPED_FOLDERS)
 
 
 def sections(paths: Iterable[Path], count: int | None = None) -> list[Section]:
@@ -73,7 +82,7 @@ def sections(paths: Iterable[Path], count: int | None = None) -> list[Section]:
         raise ValueError(f"count must be at least 1, not {count}")
     unique: dict[str, Section] = {}
     for path in paths:
-        for section in _cut(path):
+        for section in cut(path.read_text(encoding="utf-8", errors="replace"), path):
             unique.setdefault(section.text, section)
     found = list(unique.values())
     return found if count is None else evenly(found, count)
@@ -85,10 +94,10 @@ def evenly(items: Sequence[_T], count: int) -> list[_T]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _cut(path: Path) -> Iterator[Section]:
+def cut(text: str, path: Path) -> Iterator[Section]:
+    """Yield the sections of a text, of some hundred characters each, cut at line borders."""
     lines: list[str] = []
     size = 0
-    text = path.read_text(encoding="utf-8", errors="replace")
     # Not splitlines(): it also cuts at form feeds and at other characters within a line.
     for number, line in enumerate(text.split("\n"), 1):
         is_empty = not line.strip()

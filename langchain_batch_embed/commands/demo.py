@@ -31,7 +31,7 @@ from langchain_batch_embed.commands import corpus
 from langchain_batch_embed.commands.corpus import Section
 from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from langchain_batch_embed.embeddings import BatchEmbeddings
-from langchain_batch_embed.report import Report, dollars
+from langchain_batch_embed.report import Report, dollars, plural
 from langchain_batch_embed.simulator import Scenario, Simulator
 from langchain_batch_embed.texts.tokens import counter_for
 
@@ -319,8 +319,8 @@ def _sent_twice(report: Report | None) -> str | None:
         return None
     share = report.hedged_tokens / max(1, report.tokens)
     return (
-        f"Late answers made it send {report.hedged} requests twice, {share:.1%} of the tokens;"
-        " hedge=False turns that off."
+        f"Late answers made it send {plural(report.hedged, 'request')} twice, {share:.1%} of the "
+        "tokens;\nhedge=False turns that off."
     )
 
 

@@ -1,21 +1,43 @@
-"""The command line of `python -m langchain_batch_embed`."""
+"""The command line, `langchain-batch-embed` or `python -m langchain_batch_embed`."""
 
 import argparse
 import dataclasses
 import errno
+import importlib.metadata
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import openai
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
+from langchain_batch_embed.calls import logbook
 from langchain_batch_embed.commands import corpus, demo
 from langchain_batch_embed.commands.demo import say
+from langchain_batch_embed.commands.embed import (
+    StoppedError,
+    embed,
+    list_failures,
+    survey,
+)
+from langchain_batch_embed.commands.records import Reading, read
+from langchain_batch_embed.commands.sources import (
+    DATA_SUFFIXES,
+    STDIN,
+    Format,
+    Skipped,
+    SourceError,
+    find,
+)
+from langchain_batch_embed.commands.writing import SUFFIXES, OutputError, open_output
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import BatchEmbeddingsError
+from langchain_batch_embed.report import dollars, money, plural
 from langchain_batch_embed.simulator import TIERS, Scenario, serve
 
 __all__ = ["main"]
@@ -23,19 +45,38 @@ __all__ = ["main"]
 _PORT = 8000
 """The simulator's port if it is free, so that its address is the same next time."""
 
+_WRONG = 2
+"""The exit status after arguments or files that cannot be used, as argparse has it."""
+
+_PARTIAL = 3
+"""The exit status where some texts have a vector and others have none."""
+
 _INTERRUPTED = 130
 """The exit status of a program that Ctrl-C ended: 128 + SIGINT."""
+
+_FAILURES_SHOWN = 20
+
+_STATUSES = f"""exit status:
+  0    all texts have a vector
+  1    nothing could be embedded, or not any more; the journal has what is paid for
+  {_WRONG}    wrong arguments, or a file that cannot be read
+  {_PARTIAL}    some texts have no vector: they are listed
+  {_INTERRUPTED}  ended with Ctrl-C; the same command goes on from there"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; `arguments` are the command line's.
 
     Raises:
-        SystemExit: a wrong argument (status 2), or the command cannot run (status 1).
+        SystemExit: a wrong argument or file (status 2), the command cannot run (status 1), some
+            texts have no vector (status 3), or Ctrl-C (status 130).
     """
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
+    except (SourceError, OutputError) as error:
+        _tell(f"{options.prog}: error: {error}")
+        sys.exit(_WRONG)
     except (BatchEmbeddingsError, ImportError, OSError) as error:
         sys.exit(f"{error}")
     except openai.OpenAIError as error:
@@ -56,20 +97,61 @@ def _demo(options: argparse.Namespace) -> None:
     )
 
 
+def _embed(options: argparse.Namespace) -> None:
+    out: Path = options.out
+    journal: Path = options.journal or out.with_suffix(".journal.db")
+    if journal.resolve() == out.resolve():
+        raise OutputError("--journal and --out are the same file: name another one")
+    output = open_output(out, model=options.model)
+    how = _reading(options)
+    with find(options.paths, format=options.format) as (sources, skipped):
+        contents = survey(sources, how, skipped)
+        _check_found(contents.records - contents.blank, skipped)
+        cost = dollars(options.model, contents.octets // 4)
+        price = "" if cost is None else f", {money(cost)}"
+        say(f"{plural(len(sources), 'file')}: {contents}{price}, for {options.model}")
+        if not os.environ.get("OPENAI_API_KEY"):
+            sys.exit("OPENAI_API_KEY is not set; a server that needs no key takes any")
+        embeddings = BatchEmbeddings(
+            OpenAIEmbeddings(model=options.model, dimensions=options.dimensions),
+            journal=journal,
+            max_dollars=options.max_dollars,
+            hedge=False,  # who embeds files can wait for the last answer, and pays for each once
+        )
+        shown = sys.stderr.isatty() and not options.quiet
+        _log(logging.WARNING if shown or options.quiet else logging.INFO)
+        records = (record for source in sources for record in read(source, how))
+        try:
+            outcome = embed(embeddings, records, output, total=contents.records, shown=shown)
+            output.finish()
+        except KeyboardInterrupt:
+            _tell(f"interrupted: what is paid for is in {journal}, and the same command goes on")
+            raise
+        except StoppedError as error:
+            cause = error.__cause__
+            _tell(f"stopped: {_named(cause)}; what is paid for is in {journal}")
+            sys.exit(1)
+        finally:
+            output.abandon()  # nothing is left of it once it is finished
+            embeddings.journal.close()
+    say(f"{out}: {plural(contents.records, 'row')}, {outcome.written:,} with a vector")
+    say(embeddings.last_report)
+    failures = out.with_suffix(".failed.jsonl")
+    list_failures(outcome.failed, failures)
+    if outcome.failed:
+        failed = plural(len(outcome.failed), "text has", "texts have")
+        _tell(f"{failed} no vector; all of them are in {failures}:")
+        for each in outcome.failed[:_FAILURES_SHOWN]:
+            _tell(f"  {each}")
+        sys.exit(_PARTIAL)
+
+
 def _plan(options: argparse.Namespace) -> None:
-    files = [
-        file
-        for path in options.paths
-        for file in ([path] if path.is_file() else corpus.text_files(path))
-    ]
-    if options.whole:
-        read = (file.read_text(encoding="utf-8", errors="replace") for file in files)
-        texts = [text for text in read if text.strip()]
-    else:
-        texts = [section.text for section in corpus.sections(files)]
-    if not texts:
-        suffixes = " ".join(sorted(corpus.SUFFIXES))
-        sys.exit(f"no text found: give files that are not empty, or folders of {suffixes} files")
+    how = _reading(options)
+    with find(options.paths, format=options.format) as (sources, skipped):
+        contents = survey(sources, how, skipped)
+        _check_found(contents.records - contents.blank, skipped)
+        texts = [record.text for source in sources for record in read(source, how) if record.text]
     # Nothing is sent, so any key works, and the user's variables must not interfere.
     wrapped = OpenAIEmbeddings(
         model=options.model,
@@ -78,9 +160,50 @@ def _plan(options: argparse.Namespace) -> None:
         openai_proxy="",
     )
     plan = BatchEmbeddings(wrapped).plan(texts, tier=options.tier, price=options.price)
-    cut = "" if options.whole else ", cut into sections"
-    say(f"{len(files):,} {'file' if len(files) == 1 else 'files'}{cut}, for {options.model}")
+    is_cut = not options.whole and any(source.format == "text" for source in sources)
+    cut = ", cut into sections" if is_cut else ""
+    say(f"{plural(len(sources), 'file')}{cut}, for {options.model}")
+    if contents.blank:
+        say(f"{plural(contents.blank, 'record has', 'records have')} no text")
     say(plan)
+
+
+def _reading(options: argparse.Namespace) -> Reading:
+    return Reading(field=options.field, column=options.column, id=options.id, whole=options.whole)
+
+
+def _check_found(texts: int, skipped: Skipped) -> None:
+    """Say what is left out, and end where nothing is left."""
+    if line := str(skipped):
+        _tell(line)
+    if not texts:
+        suffixes = " ".join(sorted(corpus.SUFFIXES | DATA_SUFFIXES.keys()))
+        sys.exit(f"no text found: give files that are not empty, or folders of {suffixes} files")
+
+
+def _log(level: int) -> None:
+    """Write this package's log to standard error."""
+    logger = logging.getLogger("langchain_batch_embed")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(level)
+    # The first and the last line are printed anyway.
+    logging.getLogger(logbook.__name__).setLevel(max(level, logging.WARNING))
+
+
+def _named(error: BaseException | None) -> str:
+    """Return what an error is called; our own say what to do, others could repeat a key."""
+    if isinstance(error, BatchEmbeddingsError):
+        return str(error)
+    status = getattr(error, "status_code", None)
+    return f"{type(error).__name__}{f' ({status})' if status else ''}"
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -92,7 +215,15 @@ def _simulate(options: argparse.Namespace) -> None:
         sys.exit(f"{error}")
     on_ready = partial(_tell_how, options.host, scenario.api_key or "any")
     if options.port is not None:
-        serve(scenario, options.host, options.port, on_ready=on_ready)
+        try:
+            serve(scenario, options.host, options.port, on_ready=on_ready)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            sys.exit(
+                f"port {options.port} of {options.host} is taken: give another one, or leave "
+                "--port out"
+            )
         return
     try:
         serve(scenario, options.host, _PORT, on_ready=on_ready)
@@ -111,16 +242,97 @@ def _tell_how(host: str, key: str, port: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m langchain_batch_embed",
+        prog=_program(),
         description="Token-aware, parallel embedding for any LangChain vector store.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    parser.set_defaults(prog=parser.prog)
     commands = parser.add_subparsers(metavar="command", required=True)
-    _add_demo(commands.add_parser("demo", help="embed real text in three ways, and compare"))
+    _add_embed(
+        commands.add_parser(
+            "embed",
+            help="embed the texts of files into one file of vectors",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=_STATUSES,
+        )
+    )
     _add_plan(
         commands.add_parser("plan", help="show the price and the time of embedding your files")
     )
+    _add_demo(commands.add_parser("demo", help="embed real text in three ways, and compare"))
     _add_simulate(commands.add_parser("simulate", help="run a local server to rehearse against"))
     return parser
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).stem
+    return name if name == "langchain-batch-embed" else "python -m langchain_batch_embed"
+
+
+def _add_embed(parser: argparse.ArgumentParser) -> None:
+    parser.description = """\
+Embeds the texts of files, and writes one row a record: a section of a text file, a line of JSON
+lines, a row of a table. Vectors are kept in a journal, so that nothing is paid for twice: killed,
+the same command goes on from there. OPENAI_API_KEY and OPENAI_BASE_URL say where.
+
+  .npy      float32, shape (n, d), NaN where there is no vector; ids in NAME.ids.jsonl
+  .parquet  columns id and vector
+  .db       SQLite: vectors (row INTEGER PRIMARY KEY, id TEXT, vector BLOB of float32)"""
+    _add_inputs(parser)
+    kinds = ", ".join(SUFFIXES)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"ends in {kinds}")
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        metavar="FILE",
+        help="where finished vectors are kept (default: beside --out, ending in .journal.db)",
+    )
+    parser.add_argument(
+        "--dimensions", type=_positive, metavar="N", help="of the vectors (default: the model's)"
+    )
+    parser.add_argument("--max-dollars", type=float, metavar="X", help="stop before it costs more")
+    parser.add_argument("--quiet", action="store_true", help="no bar, and no log but warnings")
+    parser.set_defaults(run=_embed)
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add what `embed` and `plan` have in common."""
+    suffixes = " ".join(sorted(corpus.SUFFIXES | DATA_SUFFIXES.keys()))
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=_existing,
+        metavar="PATH",
+        help=f"files, folders, of which all {suffixes} files are taken, or - for standard input",
+    )
+    parser.add_argument(
+        "--field", default="text", metavar="NAME", help="of JSON lines (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--column",
+        default="text",
+        metavar="NAME",
+        help="of CSV, TSV and Parquet files (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--id",
+        default="id",
+        metavar="NAME",
+        help="the field or column of the ids (default: %(default)s; without one, file and line)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=get_args(Format),
+        help="of the files that are named (default: by suffix, or else by content)",
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="each text file is one text (default: sections of some 125 tokens)",
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", default="text-embedding-3-small", help="default: %(default)s"
+    )
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -155,30 +367,15 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "Shows requests, tokens, dollars and seconds for your files, at OpenAI's prices and under "
         "its quotas. It needs no key, sends nothing and costs nothing."
     )
-    suffixes = " ".join(sorted(corpus.SUFFIXES))
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        type=_existing,
-        metavar="PATH",
-        help=f"files, or folders, of which all {suffixes} files are taken",
-    )
+    _add_inputs(parser)
     parser.add_argument(
         "--tier", type=int, choices=list(TIERS), help="your usage tier (default: show all of them)"
-    )
-    parser.add_argument(
-        "--model", metavar="NAME", default="text-embedding-3-small", help="default: %(default)s"
     )
     parser.add_argument(
         "--price",
         type=float,
         metavar="DOLLARS",
         help="for a million tokens (default: OpenAI's list price)",
-    )
-    parser.add_argument(
-        "--whole",
-        action="store_true",
-        help="each file is one text (default: sections of some 125 tokens, as the demo cuts them)",
     )
     parser.set_defaults(run=_plan)
 
@@ -210,6 +407,13 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_simulate)
 
 
+def _version() -> str:
+    try:
+        return importlib.metadata.version("langchain-batch-embed")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -219,7 +423,7 @@ def _positive(text: str) -> int:
 
 def _existing(text: str) -> Path:
     path = Path(text)
-    if not path.exists():
+    if path != STDIN and not path.exists():
         raise argparse.ArgumentTypeError(f"there is no {text}")
     return path
 

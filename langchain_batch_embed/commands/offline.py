@@ -11,7 +11,6 @@ from typing import Any
 import tiktoken
 import tiktoken.load
 import tiktoken_ext.openai_public  # type: ignore[import-untyped]
-import toktok
 
 __all__ = ["use_offline_tiktoken"]
 
@@ -27,6 +26,9 @@ def use_offline_tiktoken() -> None:
 
     It comes from tiktoken's cache where that has it, else from toktok-rs. An encoding that tiktoken
     has loaded already stays as it is. Call this before any thread uses tiktoken.
+
+    Raises:
+        ImportError: tiktoken's cache does not have it, and toktok-rs is not installed.
     """
     # tiktoken's own function makes and registers the encoding, with pattern and special tokens.
     # Only its reading of the vocabulary is replaced.
@@ -40,6 +42,8 @@ def _load_offline(url: str, expected_hash: str | None = None) -> dict[bytes, int
         with _replaced(tiktoken.load, "read_file", _refuse):
             return tiktoken.load.load_tiktoken_bpe(url, expected_hash)
     except _WouldDownloadError:
+        import toktok  # noqa: PLC0415  # not installed everywhere, and needed only here
+
         tokens = toktok._encoding(_ENCODING).token_byte_values()  # noqa: SLF001 - no public way
         return {token: number for number, token in enumerate(tokens)}
 

@@ -136,6 +136,7 @@ class Concurrency:
         self._attempt = 0  # -1: a lower number is being tried, 1: a higher one
         self._turns_up = False  # the next attempt is a higher number
         self._cut = -math.inf  # when the number was lowered last
+        self._let_in = 0  # answered since that were sent before
         self.began = -math.inf
         self._trips: list[tuple[float, float, float]] = []  # seconds, work, when it ended
         self._busiest = 0  # most requests in flight in this round
@@ -170,6 +171,7 @@ class Concurrency:
             work: of its request, in tokens.
             in_flight: requests in flight when it came, itself among them.
         """
+        self._let_in += sent <= self._cut
         if self.is_opening:
             # Each answer opens three more places until the quota is known.
             self.estimate = min(self.most, self.estimate + 3)
@@ -202,6 +204,24 @@ class Concurrency:
         if sent > self._cut:
             self._lower(min(self.estimate - 1, max(accepted, self.estimate / 4)), now)
 
+    def crowded(self, sent: float, now: float, *, in_flight: Sequence[float]) -> None:
+        """Lower the number to what was let in, as one after the other is refused.
+
+        Args:
+            sent: when the refused request was sent.
+            now: the time.
+            in_flight: when each request in flight was sent.
+        """
+        if sent > self._cut:
+            self._lower(min(self.estimate - 1, len(in_flight)), now)
+            return
+        # Those that were sent together are refused one by one, so only the last of them shows
+        # how many were let in.
+        let_in = self._let_in + sum(other <= self._cut for other in in_flight)
+        if let_in < self.estimate:
+            self.estimate = self.threshold = float(max(1, let_in))
+            self._ceiling = self.estimate + 1
+
     def throttled(self, now: float) -> None:
         """Begin again with one request: the quota behind a refusal is not known."""
         if self.estimate >= self.threshold:  # else a slow start is under way
@@ -231,7 +251,7 @@ class Concurrency:
         self._checks = 0
         self._rest = min(LONGEST_REST, 2 * self._rest)
         self._rounds, self._attempt, self._last = 0, 0, None
-        self._cut = now
+        self._cut, self._let_in = now, 0
         self._begin(now)
 
     def _begin(self, now: float) -> None:

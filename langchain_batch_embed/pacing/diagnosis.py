@@ -82,6 +82,9 @@ class Diagnosis:
         measure: what is too large, with `TOO_LARGE`; `None`: it does not say.
         at: the position of the one input that was refused.
         whole_quota: the request asks for more than the whole quota allows at once.
+        by_words: only the words of a refusal say that it is about every request. They may be those
+            of a text, so another request has to confirm it.
+        reached: there was a connection, so that the address is right.
         signature: status, code and class name; equal for equal errors.
     """
 
@@ -95,6 +98,8 @@ class Diagnosis:
     measure: Literal["items", "tokens", "bytes"] | None = None
     at: int | None = None
     whole_quota: bool = False
+    by_words: bool = False
+    reached: bool = False
     signature: str
 
 
@@ -127,6 +132,13 @@ _BY_NAME = (
     (r"internalserver|decodingerror|jsondecode|responsevalidation", Kind.FAILED),
     (r"oserror|connect|network|protocol|transport", Kind.UNREACHABLE),
 )
+_BROKEN = re.compile(
+    r"connection_?reset|broken_?pipe|connection_?aborted|\b(?:Read|Write)Error\b"
+    r"|remote_?protocol|server_?disconnected|incomplete_?read|remote_?disconnected",
+    re.IGNORECASE,
+)
+"""Errors of connections that had been made, so that the address is right."""
+
 _NAMED_KINDS = tuple((re.compile(names, re.IGNORECASE), kind) for names, kind in _BY_NAME)
 
 # No key and no sentence looks like this: letters joined by underscores, or a short number.
@@ -154,6 +166,7 @@ def diagnose(
         status=evidence.status,
         after=after,
         quota=quota,
+        reached=evidence.status is not None or _BROKEN.search(evidence.names) is not None,
         signature=_signature(evidence, sent),
     )
     chain = list(islice(causes(error), _LINKS))
@@ -167,7 +180,7 @@ def diagnose(
         if large is not None:
             return large
     if _out_of_quota(evidence, throttled=throttled, told=after is not None):
-        return make(kind=Kind.SPENT)
+        return make(kind=Kind.SPENT, by_words=evidence.status in _REFUSALS)
     if throttled:
         return make(kind=Kind.THROTTLED)
     kind = _by_status(evidence) if evidence.status is not None else _by_name(evidence, chain)
@@ -177,7 +190,8 @@ def diagnose(
 def _is_of_model(error: BaseException) -> bool:
     # SageMaker has a `ModelError` of its own, which passes.
     named = isinstance(error, BatchEmbeddingsError) and type(error).__name__ == "ModelError"
-    return named or isinstance(error, DimensionsError)
+    final = isinstance(error, ResponseError) and error.is_final
+    return named or final or isinstance(error, DimensionsError)
 
 
 def _throttled(evidence: Evidence) -> bool:
@@ -251,7 +265,8 @@ def _refused(make: "partial[Diagnosis]", evidence: Evidence, sent: Sequence[str]
         if (evidence.status == _LARGE and not one) or wording.BODY_TOO_LARGE.search(evidence.text):
             return make(kind=Kind.TOO_LARGE, measure="bytes")
         if evidence.status is not None and _names_an_option(evidence):
-            return make(kind=Kind.OPTION)
+            named = any(wording.OPTION_NAME.fullmatch(name) for name in evidence.params)
+            return make(kind=Kind.OPTION, by_words=not named)
     places = (wording.index_of(place) for place in (*evidence.params, evidence.text))
     at = next((place for place in places if place is not None), None)
     return make(kind=Kind.REFUSED, at=at if at is None or not sent or at < len(sent) else None)

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from langchain_batch_embed.errors import causes
+from langchain_batch_embed.pacing import error_wording as wording
 from langchain_batch_embed.pacing.quotation import without_texts
 
 __all__ = ["Evidence", "read_error"]
@@ -61,10 +62,25 @@ _TOLD_STATUS = re.compile(
     r"|unauthorized|forbidden|not found|internal server|service unavailable|gateway time)",
     re.IGNORECASE | re.MULTILINE,
 )
+# What codes mean where an answer has no status of its own: an error under status 200.
+_CODE_STATUS = tuple(
+    (re.compile(codes, re.IGNORECASE), status)
+    for codes, status in (
+        (r"invalid_?api_?key|(?:invalid_?)?auth(?:entication)?_?error|unauthori[sz]ed", 401),
+        (r"permission_?(?:denied|error)|permission_?denied_?error|access_?denied|forbidden", 403),
+        (r"(?:model_|deployment_)?_?not_?found(?:_?error)?|deploymentnotfound", 404),
+        (r"rate_?limit(?:_?exceeded|_?error)?|too_?many_?requests", 429),
+        (r"server_?is_?overloaded|overloaded(?:_?error)?|service_?unavailable(?:_?error)?", 503),
+        (r"context_?length_?exceeded|(?:invalid|bad)_?request(?:_?error)?|invalid_?value", 400),
+    )
+)
+_NO_MODEL = re.compile(
+    r"\bmodel\b.{1,80}?(?:does not exist|not found)|no such model", re.IGNORECASE | re.DOTALL
+)
 _HTML = re.compile(r"<!doctype|<html|<head|<body", re.IGNORECASE)
 _CODE_KEYS = ("code", "type", "status", "error_type", "reason", "Code", "__type")
-_STATUS_KEYS = ("code", "status", "status_code", "statusCode")
-_ERROR_KEYS = ("error", "Error", "detail")
+_STATUS_KEYS = ("code", "status", "status_code", "statusCode", "error_code")
+_ERROR_KEYS = ("error", "Error", "errors", "detail")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +207,24 @@ def _told_status(objects: Sequence[Mapping[Any, Any]], text: str) -> int | None:
     if named is not None:
         return named
     told = _TOLD_STATUS.search(text)
-    return int(next(filter(None, told.groups()))) if told else None
+    if told is not None:
+        return int(next(filter(None, told.groups())))
+    return _meant_status(objects, text) if objects else None
+
+
+def _meant_status(objects: Sequence[Mapping[Any, Any]], text: str) -> int | None:
+    """Return the status that the codes or the words of a body without one stand for."""
+    codes = (_word(inner.get(key)) for inner in objects for key in _CODE_KEYS)
+    for code in filter(None, codes):
+        status = next((n for pattern, n in _CODE_STATUS if pattern.fullmatch(code)), None)
+        # A type as general as "invalid_request_error" stands beside any words.
+        if status is not None and (status != 400 or not wording.THROTTLE_TEXT.search(text)):  # noqa: PLR2004
+            return status
+    if wording.ACCOUNT_TEXT.search(text):
+        return 401
+    if wording.item_limit(text) or wording.token_limit(text) or wording.ONE_TEXT.search(text):
+        return 400
+    return 404 if _NO_MODEL.search(text) else None
 
 
 def _bodies(error: BaseException) -> Iterator[Any]:

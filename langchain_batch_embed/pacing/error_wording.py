@@ -6,8 +6,9 @@ Every pattern stands for the wording of a provider that its comment, or its test
 import math
 import re
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
 __all__ = [
@@ -42,23 +43,51 @@ _HEADERS = (
     ("retry-after-ms", 0.001),
     ("x-ms-retry-after-ms", 0.001),  # Azure
     ("retry-after", 1.0),
+    ("x-retry-after", 1.0),
     ("llm_provider-retry-after-ms", 0.001),  # LiteLLM passes its provider's headers on so
     ("llm_provider-retry-after", 1.0),
 )
-_UNIT = r"milliseconds?|millis|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h"
-_PART = rf"{_NUMBER}\s*(?:{_UNIT})(?![a-z])"
-_DURATION = rf"{_PART}(?:(?:\s*,)?(?:\s*and)?\s*{_PART})*"
-_PARTS = re.compile(rf"({_NUMBER})\s*({_UNIT})(?![a-z])", re.IGNORECASE)
+_SECONDS_SINCE_1970 = 1e9
+"""A number from here on is a time, of 2001 or later, and no duration."""
+
+_UNIT = (
+    r"milliseconds?|millis|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h"
+    r"|毫秒|秒钟?|分钟?|小时"
+)
+_AMOUNT = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,15})(?:\.[0-9]{1,9})?"
+_WORDS = MappingProxyType({"a": 1, "an": 1, "one": 1, "two": 2, "five": 5, "ten": 10, "thirty": 30})
+_PART = rf"(?:{_AMOUNT}|\b(?:{'|'.join(_WORDS)})\b)\s*(?:more\s+)?(?:{_UNIT})(?![a-z])"
+_DURATION = rf"{_PART}(?:(?:\s*,)?(?:\s*and)?\s*{_PART}){{0,3}}"
+_PARTS = re.compile(
+    rf"({_AMOUNT}|\b(?:{'|'.join(_WORDS)})\b)\s*(?:more\s+)?({_UNIT})(?![a-z])", re.IGNORECASE
+)
+_CLOCK = r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?![0-9:])"
+_DATE = (
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
+    r"\s?(?:Z|UTC|GMT|[+-][0-9]{2}:?[0-9]{2})?"
+    r"|[A-Z][a-z]{2}, [0-9]{1,2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+)
+_AGAIN = (
+    r"(?:try(?:ing)?(?: it)? again|(?:please )?retry(?:ing)?"
+    r"(?: again| (?:your|the|this|these) requests?)?"
+    r"|wait(?:ing)?|come back|cool(?:ing)? ?down|back ?off|sleep|slow down"
+    r"|(?:available|possible|allowed)(?: again)?|resets?|refresh(?:es)?|replenish(?:es|ed)?)"
+)
+_LINK = (
+    r"[\s:=]+(?:(?:in|after|for|at|on|is|at least|at most|up to|until|about|around|approximately"
+    r"|another|the next)[\s:]+){0,3}"
+)
 _DELAYS = (
+    re.compile(rf"\b{_AGAIN}{_LINK}(?P<told>{_DATE}|{_CLOCK}|{_DURATION})", re.IGNORECASE),
+    # "in 20 seconds you may try again", "12 seconds remaining"
     re.compile(
-        r"(?:try(?:ing)? again|retry(?:ing)?(?: again| (?:your|the|this) request)?|wait(?:ing)?"
-        r"|come back|available(?: again)?|resets?|refresh(?:es)?)\s+"
-        r"(?:(?:in|after|for|at least|about|approximately|another|the next)\s+){0,3}"
-        rf"({_DURATION})",
+        rf"\b(?:in|after)\s+(?P<told>{_DURATION})[^.\n]{{0,40}}?\b(?:try again|retry)\b",
         re.IGNORECASE,
     ),
+    re.compile(rf"(?<![0-9.,])(?P<told>{_DURATION})\s+(?:remaining|left|to wait)\b", re.IGNORECASE),
+    re.compile(rf"(?<![0-9.,])(?P<told>{_DURATION})\s*(?:之?后|以后)", re.IGNORECASE),
     # Google's RetryInfo, as JSON.
-    re.compile(rf"retry_?delay[\"']?\s*[:=]\s*[\"']?({_DURATION})", re.IGNORECASE),
+    re.compile(rf"retry_?delay[\"']?\s*[:=]\s*[\"']?(?P<told>{_DURATION})", re.IGNORECASE),
 )
 # The same as a protobuf message is printed.
 _RETRY_INFO = re.compile(
@@ -69,10 +98,13 @@ _RETRY_AFTER = re.compile(
     rf"\s*({_UNIT})?(?![a-z0-9])",
     re.IGNORECASE,
 )
+_PLAIN_NUMBER = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,3})?")
 
 
 def delay(headers: Mapping[str, str], text: str, now: float) -> float | None:
     """Return the seconds that the server asked to wait; `None`: it did not say.
+
+    What cannot be, such as a negative time or more than a day, is not said.
 
     Args:
         headers: with lower-case names.
@@ -82,9 +114,13 @@ def delay(headers: Mapping[str, str], text: str, now: float) -> float | None:
     for name, unit in _HEADERS:
         if (value := _sensible(_header_seconds(headers.get(name), unit, now))) is not None:
             return value
+    return _told_in(text, now)
+
+
+def _told_in(text: str, now: float) -> float | None:
     for pattern in _DELAYS:
         for match in pattern.finditer(text):
-            if (value := _sensible(_duration(match[1]))) is not None:
+            if (value := _sensible(_seconds(match["told"], now))) is not None:
                 return value
     if (info := _RETRY_INFO.search(text)) is not None:
         value = _sensible(float(info[1] or 0) + float(info[2] or 0) / 1e9)
@@ -100,28 +136,49 @@ def _sensible(seconds: float | None) -> float | None:
 
 
 def _header_seconds(value: str | None, unit: float, now: float) -> float | None:
-    if value is None:
-        return None
+    """Return the seconds of a header: a number, a duration or a date."""
+    value = (value or "").strip()
+    if value.count(",") == 1 and len(set(map(str.strip, value.split(",")))) == 1:
+        value = value.split(",")[0].strip()  # two proxies have said the same
+    if _PLAIN_NUMBER.fullmatch(value):
+        number = float(value)
+        if number < _SECONDS_SINCE_1970:
+            return number * unit
+        return (number / 1000 if number >= 1000 * _SECONDS_SINCE_1970 else number) - now
+    return _seconds(value, now)
+
+
+def _seconds(told: str, now: float) -> float | None:
+    """Return the seconds of a duration, of a time on a clock's face, or until a date."""
+    if re.fullmatch(_DURATION, told, re.IGNORECASE):
+        return math.fsum(_amount(n) * _unit_seconds(unit) for n, unit in _PARTS.findall(told))
+    if re.fullmatch(_CLOCK, told):
+        parts = [int(part) for part in told.split(":")]
+        return math.fsum(part * 60**power for power, part in enumerate(reversed(parts)))
     try:
-        return float(value) * unit
-    except ValueError:
-        pass
-    try:
-        date = parsedate_to_datetime(value)
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+        return _date(told).timestamp() - now
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 
-def _duration(text: str) -> float:
-    return math.fsum(float(n) * _unit_seconds(unit) for n, unit in _PARTS.findall(text))
+def _date(told: str) -> datetime:
+    """Read a date of HTTP's or of ISO's form; without a zone it is UTC."""
+    if re.match(r"[0-9]{4}-", told):
+        date = datetime.fromisoformat(re.sub(r"\s?(?:Z|UTC|GMT)$", "+00:00", told))
+    else:
+        date = parsedate_to_datetime(told)
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _amount(told: str) -> float:
+    return float(_WORDS.get(told.lower()) or told.replace(",", ""))
 
 
 def _unit_seconds(unit: str) -> float:
     unit = unit.lower()
-    if unit.startswith(("ms", "mil")):
+    if unit.startswith(("ms", "mil", "毫")):
         return 0.001
-    return {"s": 1.0, "m": 60.0, "h": 3600.0}[unit[0]]
+    return {"s": 1.0, "m": 60.0, "h": 3600.0, "秒": 1.0, "分": 60.0, "小": 3600.0}[unit[0]]
 
 
 # --- The quota -----------------------------------------------------------------------------
@@ -202,9 +259,15 @@ _CURRENT_QUOTA = re.compile(
     r"exceeded (?:your|the) current quota|usage limit (?:has been )?(?:reached|exceeded)",
     re.IGNORECASE,
 )
+_QUOTA_WORD = (
+    r"(?:quotas?|limits?|tokens|requests|credits?|allowance|allocation|usage|resets?|used up)"
+)
+_DAY_WORD = r"(?:today(?:'s)?|tomorrow|midnight|24 ?h|24[ -]?h(?:ou)?rs?)"
 _LONG_PERIOD = re.compile(
     r"per[\s_-]*(?:calendar[\s_-]*)?(?:day|week|month|year)|/ ?(?:day|week|month|year)\b"
     r"|\b(?:a|each|every|this) (?:day|week|month|year)\b|\b(?:RPD|TPD|ASPD)\b"
+    r"|ByDay\b|\b(?:for|in|of) (?:the|one|1) day\b|\b86,?400 ?s|每[天日月]|[今当本][天日月]"
+    rf"|\b{_QUOTA_WORD}\b[^.\n]{{0,40}}?\b{_DAY_WORD}\b|\b{_DAY_WORD}\b[^.\n]{{0,20}}?\b{_QUOTA_WORD}\b"
     r"|\b(?:daily|weekly|monthly|yearly)\b[^.\n]{0,40}?"
     r"\b(?:limit|quota|usage|allowance|allocation|budget|cap|credits?|requests|tokens)\b",
     re.IGNORECASE,
@@ -349,7 +412,10 @@ THROTTLE_NAME = re.compile(
     r"rate.?limit|throttl|too.?many.?requests|resource.?exhausted|service.?quota.?exceeded",
     re.IGNORECASE,
 )
-THROTTLE_TEXT = re.compile(r"rate.?limit|too many requests", re.IGNORECASE)
+THROTTLE_TEXT = re.compile(
+    r"rate.?limit|too many requests|requests? limit (?:has been )?(?:reached|exceeded)",
+    re.IGNORECASE,
+)
 ACCOUNT_CODE = re.compile(
     # AWS and Google send these with 400 too.
     r"invalid_?api_?key|api_?key_?invalid|access_?denied(?:exception)?|unrecognizedclientexception"

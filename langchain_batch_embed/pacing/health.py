@@ -35,6 +35,7 @@ class Health:
         answered_at: when the last answer came; `-inf` before the first.
         failures: requests that have failed since then.
         is_down: whether the server counts as away.
+        was_reached: whether a connection was ever made, so that the address is right.
     """
 
     def __init__(self, patience: float, draw: Callable[[], float]) -> None:
@@ -42,7 +43,7 @@ class Health:
         self._draw = draw
         self.answered_at = -math.inf
         self.failures = 0
-        self.is_down = False
+        self.is_down = self.was_reached = False
         self._failing_since = math.inf
         self._probes = 0
         self._next_probe = -math.inf
@@ -103,6 +104,6 @@ class Health:
 
     def patience_for(self, *, unreachable: bool) -> float:
         """Return after how many seconds without an answer the server is given up."""
-        if unreachable and not self.has_answered:
+        if unreachable and not (self.has_answered or self.was_reached):
             return min(FIRST_CONTACT, self.patience)
         return self.patience

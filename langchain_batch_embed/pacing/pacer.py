@@ -18,10 +18,12 @@ from dataclasses import dataclass
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.concurrency import Concurrency
+from langchain_batch_embed.pacing.diagnosis import Quota
 from langchain_batch_embed.pacing.health import Health
 from langchain_batch_embed.pacing.quota import read_headers
 from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
 from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
+from langchain_batch_embed.pacing.which_quota import LENIENT, WhichQuota
 
 __all__ = ["MAX_OUTAGE", "Meters", "Pacer", "Ticket"]
 
@@ -37,11 +39,17 @@ STRAY = 0.3
 ROUNDS = 2
 """After this many rounds without a refusal, one for one more request at a time is about that."""
 
-OTHER_QUOTA = 4.0
-"""A quota of tokens measured with batches this many times smaller may be one of requests."""
+NUMBERS = 8
+"""Requests over which the number in flight is averaged."""
 
 LONG_OUTAGE = 2.0
 """After this many seconds of failures alone, the server was away, and not overloaded."""
+
+FEW = 2
+"""Answers between two refusals for overload, at most, where these are for the rate."""
+
+AWAY = 4
+"""After this many pauses without an answer, 0.5 to 4 s long, an overload is no matter of rate."""
 
 BURST = 3
 """Refusals in one pause from which on they are no chance, if they are half of what was sent."""
@@ -57,6 +65,7 @@ class Ticket:
         sent: when it was let through, in seconds of the pacer's clock.
         ended_tokens: tokens of the requests that had ended before it started.
         ended_requests: how many these were.
+        number: how many were in flight with it.
     """
 
     charge: int
@@ -64,6 +73,7 @@ class Ticket:
     sent: float
     ended_tokens: float
     ended_requests: float
+    number: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +134,9 @@ class Pacer:
         self._refused_at = -math.inf  # when the current pause began
         self._refused = 0  # requests refused in it
         self._accepted = 0  # requests answered since that were sent before it
+        self._usual_number = 1.0  # in flight, with those that were let through lately
+        self._was_crowded = False
+        self._crowded_until = -math.inf  # what was sent by then was too many at a time
         self._passed_in_a_row = 0  # requests let through since the last refusal
         self._is_measured = False  # whether conclusions were drawn from the current pause
         self._started_tokens = 0.0  # of all requests so far
@@ -132,7 +145,11 @@ class Pacer:
         self._ended_requests = 0.0
         self._opened_at = math.inf
         self._last_start = -math.inf
+        self._which = WhichQuota()
+        self._is_hinted = False  # whether the last refusal said how long to wait
         self._before_outage: float | None = None  # in flight, when failures began
+        self._overloads = 0  # refusals of lone requests, each after few answers
+        self._passed_since_overload = 0
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
     def delay(self, charge: int, now: float) -> float:
@@ -159,6 +176,7 @@ class Pacer:
             sent=now,
             ended_tokens=self._ended_tokens,
             ended_requests=self._ended_requests,
+            number=len(self.in_flight) + 1,
         )
         self.has_started = True
         self._last_start = now
@@ -184,6 +202,9 @@ class Pacer:
             self.concurrency.open()
         self.concurrency.answered(sent=ticket.sent, now=now, work=ticket.work, in_flight=in_flight)
         was_away = self.is_away(now)
+        if self.health.is_down:
+            for bucket in (self.tokens, self.requests):
+                bucket.interrupt(self.health.away_for(now))
         self.health.answered(now)
         if was_away and self._before_outage is not None:
             self.concurrency.recover(self._before_outage, now)
@@ -201,7 +222,12 @@ class Pacer:
         self._refused_share -= self._refused_share / RECENT
         self._accepted += ticket.sent <= self._refused_at
         self._passed_in_a_row += ticket.sent > self._refused_at
+        self._passed_since_overload += 1
+        self._usual_number += (ticket.number - self._usual_number) / NUMBERS
         self.throttle.answered(ticket.sent)
+        rate = self._which.passed(ticket.charge, sent=ticket.sent, now=now)
+        if rate is not None and not self._is_hinted:  # else the server says how long to wait
+            self.requests.guess(rate, now)
         self._passed["tokens"] += ticket.charge
         self._passed["requests"] += 1
         self.tokens.passed(ticket.charge, sent=ticket.sent, now=now)
@@ -214,7 +240,7 @@ class Pacer:
         *,
         after: float | None,
         headers: Mapping[str, str],
-        quota: tuple[str, float] | None = None,
+        quota: Quota | None = None,
     ) -> bool:
         """Count a request as refused for the rate: everybody waits, once.
 
@@ -223,7 +249,7 @@ class Pacer:
             now: the time.
             after: the seconds that the server asks for; `None`: it does not say.
             headers: of the refusal.
-            quota: the kind and the limit a minute that the text of the refusal names.
+            quota: what the text of the refusal says about it.
 
         Returns:
             Whether the refusal begins a pause of its own. Refusals of requests that were in flight
@@ -239,14 +265,15 @@ class Pacer:
         told = self._learn(ticket, headers, now, refused=True)
         if told:
             self.concurrency.open()
-        if quota is not None and not told and self._is_believable(*quota, now):
+        if quota is not None and not told and self._is_believable(quota, now):
             told = True
-            self._bucket(quota[0]).name(quota[1], now)
+            self._bucket(quota.kind).name(quota.limit, now, holds=_holds(quota, ticket, after))
         if not (told or self.tokens.is_known or self.requests.is_known):
             self._measure(ticket, now, is_hinted=after is not None)
         elif not told and after is None:
             # It knows nothing of the quota, so it is a limit of requests at a time.
-            self.concurrency.refused(ticket.sent, now, accepted=len(self.in_flight))
+            in_flight = [other.sent for other in self.in_flight.values()]
+            self.concurrency.crowded(ticket.sent, now, in_flight=in_flight)
             self.throttle.shorten(now)
         elif begins:
             # A quota that is known explains the refusal; the other one is not guessed at.
@@ -258,45 +285,78 @@ class Pacer:
 
     def _measure(self, ticket: Ticket, now: float, *, is_hinted: bool) -> None:
         """Draw conclusions from a refusal whose quota nobody tells, once a pause."""
-        concurrency, accepted = self.concurrency, max(1, len(self.in_flight))
-        if self._refused == 1 and not is_hinted and self._is_one_too_many():
+        self._is_hinted = is_hinted
+        accepted = max(1, len(self.in_flight))
+        if self._refused == 1 and not is_hinted and self._is_one_too_many(ticket):
             # This many were fine for a while: it is a limit of requests at a time.
-            concurrency.refused(ticket.sent, now, accepted=accepted)
-            self.throttle.cancel()
+            self._crowded_until = now
             self._is_measured = True
+        if ticket.sent <= self._crowded_until:
+            self._settle_crowd(ticket, now)
             return
-        is_chance = (
-            self._refused_share < STRAY
-            and self.throttle.in_a_row < 2  # noqa: PLR2004
-            and (self._refused < BURST or self._refused < self._accepted)
-        )
         is_lone = not self.in_flight and self.throttle.in_a_row > 1
         if self._refused == 1 and not is_lone:
             for bucket in (self.tokens, self.requests):
                 bucket.ease(now)
-        if not is_chance and not self._is_measured:
+        if not self._is_chance() and not self._is_measured:
             self._is_measured = True
-            # Refused alone after a pause, nothing is learnt of the rate.
-            paused = 0.0 if is_hinted else self.throttle.paused
-            if not is_lone:
-                self.tokens.refused(ticket.charge, now, paused=paused)
-                self.requests.refused(1, now, paused=paused)
-            concurrency.throttled(now)
+            excludes_tokens = self._which.excludes_tokens(self._started_tokens)
+            if excludes_tokens and self.in_flight and not (self._was_crowded or is_hinted):
+                # Either a quota of requests, or a limit of them at a time: an answer will tell.
+                self._was_crowded, self._crowded_until = True, now
+                self._settle_crowd(ticket, now)
+                return
+            if excludes_tokens:
+                self._which.exclude_tokens(ticket.charge)
+            in_a_row = self.throttle.in_a_row
+            if self._which.refused(ticket.charge, in_a_row=in_a_row, is_lone=is_lone):
+                self.throttle.shorten(now)  # parts of it may go at once
+                return
+            self._measure_rates(ticket, now, is_lone=is_lone, is_hinted=is_hinted)
         if self._is_measured and self.throttle.in_a_row == 1:
-            concurrency.accepts(accepted)
+            self.concurrency.accepts(accepted)
 
-    def _is_one_too_many(self) -> bool:
-        """Tell whether the number in flight was raised just now, after a while without refusals."""
+    def _is_chance(self) -> bool:
+        """Tell whether the refusals of this pause may be chance."""
+        return (
+            self._refused_share < STRAY
+            and self.throttle.in_a_row < 2  # noqa: PLR2004
+            and (self._refused < BURST or self._refused < self._accepted)
+        )
+
+    def _measure_rates(self, ticket: Ticket, now: float, *, is_lone: bool, is_hinted: bool) -> None:
+        """Measure the rates of both quotas: one of them is used up."""
+        if not is_lone:  # else the pause was too short, and nothing is learnt of the rate
+            paused = 0.0 if is_hinted else self.throttle.paused
+            self.tokens.refused(ticket.charge, now, paused=paused)
+            self.requests.refused(1, now, paused=paused)
+            self._which.measured(self.tokens.rate, self.requests.rate, now)
+        self.concurrency.throttled(now)
+
+    def _settle_crowd(self, ticket: Ticket, now: float) -> None:
+        """Go on with as many at a time as were let in, as soon as one of them is answered."""
+        in_flight = [other.sent for other in self.in_flight.values()]
+        self.concurrency.crowded(ticket.sent, now, in_flight=in_flight)
+        self.throttle.cancel()
+
+    def _is_one_too_many(self, ticket: Ticket) -> bool:
+        """Tell whether more are in flight than usual, after a while without refusals."""
         concurrency = self.concurrency
         return (
             concurrency.threshold < concurrency.most
-            and not concurrency.is_slow_start
-            and len(self.in_flight) + 1 >= concurrency.limit()
-            and self._passed_in_a_row >= ROUNDS * concurrency.limit()
+            and not (concurrency.is_slow_start or self._which.is_certain)
+            and ticket.number > self._usual_number + 0.5
+            and self._passed_in_a_row >= ROUNDS * self._usual_number
         )
 
     def failed(
-        self, ticket: Ticket, now: float, *, timed_out: bool = False, overloaded: bool = False
+        self,
+        ticket: Ticket,
+        now: float,
+        *,
+        timed_out: bool = False,
+        overloaded: bool = False,
+        reached: bool = False,
     ) -> None:
         """Count a request as one that the server could not answer.
 
@@ -305,17 +365,35 @@ class Pacer:
             now: the time.
             timed_out: no complete answer came in time.
             overloaded: the server said that it has too much to do.
+            reached: there was a connection before it failed.
         """
         self._end(ticket)
         accepted = sum(other.sent <= ticket.sent for other in self.in_flight.values())
         if not self.health.failures:
             self._before_outage = self.concurrency.estimate
+        self.health.was_reached |= reached
         self.health.failed(ticket.sent, now)
         if timed_out:
             self._before_outage = None  # it is there, and has too much to do
             self.concurrency.timed_out(ticket.sent, now)
         elif overloaded and not self.health.is_down:
             self.concurrency.refused(ticket.sent, now, accepted=accepted)
+
+    def is_throttling(self, ticket: Ticket) -> bool:
+        """Tell whether a refusal for overload is one for the rate, as nginx's 503 is.
+
+        It is if nothing was in the request's way, and that after one or two answers, again and
+        again. A server that is away gives no answer in between.
+        """
+        in_its_way = any(
+            other is not ticket and other.sent <= ticket.sent for other in self.in_flight.values()
+        )
+        if not in_its_way and ticket.sent >= self.health.answered_at and self.health.has_answered:
+            if self._passed_since_overload > FEW:
+                self._overloads = 0
+            self._overloads += self._passed_since_overload > 0
+            self._passed_since_overload = 0
+        return self._overloads > 1 and self.throttle.in_a_row < AWAY
 
     def explains(self, charge: int) -> bool:
         """Tell whether a known quota lets a request of this many tokens through some time."""
@@ -328,14 +406,33 @@ class Pacer:
             now, unreachable=unreachable
         )
 
+    def counts_requests(self) -> bool:
+        """Tell whether a quota that nobody tells is one of requests: batches need not be small."""
+        return self._which.kind == "requests"
+
     def largest(self) -> float:
         """Return the most tokens that one request may be charged: the whole bucket."""
+        if self._are_measured or self._which.kind == "requests":
+            return math.inf if self.tokens.is_known else self._which.most
         return math.inf if self.tokens.is_measured else self.tokens.capacity
 
     def rate_of_requests(self) -> float | None:
         """Return the known quota of requests a minute, or `None`."""
-        rate = None if self.requests.is_measured else self.requests.rate
+        rate = self.requests.rate
+        if self._which.kind == "requests" and not self.requests.is_known:
+            return 60 * (rate or 1.0)
+        if self.requests.is_measured and not (self._which.kind is None and self._are_measured):
+            return None
         return None if rate is None else rate * 60
+
+    @property
+    def let_through(self) -> float:
+        """The tokens of all requests that the limiter has let through."""
+        return self._passed["tokens"]
+
+    def usual_charge(self) -> float:
+        """Return the tokens that a request was charged on average."""
+        return self._started_tokens / max(1.0, self._started_requests)
 
     def has_room(self) -> bool:
         """Tell whether a copy of a late request does no harm: no quota binds, no line is long."""
@@ -348,15 +445,21 @@ class Pacer:
 
     def _quota_delay(self, charge: int, now: float) -> float:
         tokens, requests = self.tokens.delay(charge, now), self.requests.delay(1, now)
-        if not (self.tokens.is_measured and self.requests.is_measured):
+        if not self._are_measured:
             return max(tokens, requests)
-        # Measured together, only one of them is real. Where batches have become much larger since,
-        # it is tried whether it is the other one.
-        grown = charge / (self.tokens.rate or 1.0) > OTHER_QUOTA / (self.requests.rate or 1.0)
-        quota = requests if grown else tokens
+        # Measured together, only one of them is real.
+        quota = requests if self._which.kind == "requests" else tokens
+        if self._which.kind is None:
+            left = self._last_start + LENIENT / (self.requests.rate or 1.0) - now
+            lenient = left if left > 1e-9 else 0.0  # noqa: PLR2004  # rounding
+            quota = min(tokens, max(requests, lenient))
         # Whoever has waited for that long may simply ask.
         longest = LONGEST if self.in_flight or not self.throttle.in_a_row else BACKOFF.longest
         return min(quota, max(0.0, self._last_start + longest - now))
+
+    @property
+    def _are_measured(self) -> bool:
+        return self.tokens.is_measured and self.requests.is_measured
 
     def _is_full(self) -> bool:
         concurrency, in_flight = self.concurrency, self.in_flight
@@ -366,9 +469,9 @@ class Pacer:
         recent = sum(ticket.sent >= concurrency.began for ticket in in_flight.values())
         return recent >= concurrency.limit() or len(in_flight) >= concurrency.threshold
 
-    def _is_believable(self, kind: str, limit: float, now: float) -> bool:
+    def _is_believable(self, quota: Quota, now: float) -> bool:
         """Tell whether no more was let through than a quota named in a refusal allows."""
-        return self._passed[kind] <= limit * (1 + (now - self._opened_at) / 60)
+        return self._passed[quota.kind] <= quota.limit * (1 + (now - self._opened_at) / 60)
 
     def amounts_in_flight(self) -> Mapping[str, float]:
         """Return what the requests in flight are charged, by kind of quota."""
@@ -403,3 +506,15 @@ class Pacer:
                 now=now,
             )
         return bool(told)
+
+
+def _holds(quota: Quota, ticket: Ticket, after: float | None) -> float:
+    """Return what the bucket behind a refusal holds at least; `inf`: not told.
+
+    It holds what is used, and where it refills all the time, it will hold the request as well once
+    the delay is over.
+    """
+    if quota.used is None or after is None:
+        return math.inf
+    requested = ticket.charge if quota.kind == "tokens" else 1
+    return max(quota.used, quota.used + requested - after * quota.limit / 60)

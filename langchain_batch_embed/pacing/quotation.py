@@ -28,8 +28,16 @@ _WORK = 600_000_000
 
 _GAP = "…"  # no wording crosses it
 _START = re.compile(r"\b\w|[^\w\s]")
-_BEGUN = re.compile(r"['\"`]([^'\"`…]{1,40}?)(?=\.\.\.|…)")
-_ENDED = re.compile(r"(?:\.\.\.|…)+([^'\"`…]{1,40})(?=['\"`])")
+_CUT = re.compile(r"\.\.\.+|…")
+_LONGEST_END = 40
+"""A piece beside "..." has this many characters at most; a longer one is found as a run."""
+
+_MOST_CUTS = 100
+"""After this many "..." nothing more of a message is read."""
+
+_SHORTEST_END = 6
+"""And this many at least, or one between a quote and the "..."."""
+
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
 _ESCAPED = {"n": " ", "r": " ", "t": " ", "b": "\b", "f": "\f"}
 
@@ -41,11 +49,11 @@ def without_texts(message: str, sent: Sequence[str]) -> str:
     short and texts are long, so pieces of the message are looked for in the texts. What the
     bound on the work leaves unchecked is dropped: it cannot decide anything either.
     """
-    texts = [text for text in sent if isinstance(text, str) and text.strip()]
+    texts = [_lower(_plain(text)) for text in sent if isinstance(text, str) and text.strip()]
     message = message[:_MESSAGE]
     if not texts or not message:
         return message
-    joined = _plain("\0".join(texts))
+    joined = "\0".join(texts)
     # Which way the quotation is escaped is not known: the right way leaves the least.
     return min((_without(form, texts, joined) for form in _forms(message)), key=len)
 
@@ -63,9 +71,14 @@ def _forms(message: str) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text with spaces for line ends: some classes replace them before they send."""
-    # Ten times as fast as `translate` where the text is not ASCII.
-    return text.replace("\n", " ").replace("\r", " ").replace("\t", " ")
+    """Return a text with one space for each run of white space: servers change that."""
+    return " ".join(text.split())
+
+
+def _lower(text: str) -> str:
+    """Return a text in lower case, and as long as it was."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else "".join(c.lower()[:1] for c in text)
 
 
 def _unescape(message: str) -> str:
@@ -82,6 +95,7 @@ def _unescape(message: str) -> str:
 
 
 def _without(message: str, texts: Sequence[str], joined: str) -> str:
+    lower = _lower(message)
     kept: list[str] = []
     end = 0  # of what is read
     searches = max(1, _WORK // len(joined))
@@ -95,37 +109,57 @@ def _without(message: str, texts: Sequence[str], joined: str) -> str:
             message = message[:start]
             break
         searches -= 1
-        if message[start : start + _RUN] not in joined:
+        if lower[start : start + _RUN] not in joined:
             continue
         length, step = _RUN, _RUN
         while step and searches > 0:
             searches -= 1
             longer = length + step
-            if start + longer <= len(message) and message[start : start + longer] in joined:
+            if start + longer <= len(message) and lower[start : start + longer] in joined:
                 length, step = longer, step * 2
             else:
                 step //= 2
         kept += [message[end:start], _GAP]
         end = start + length
     kept.append(message[end:])
-    return _without_short("".join(kept), texts)
+    return _without_ends(_without_short("".join(kept), texts), texts)
 
 
 def _without_short(message: str, texts: Sequence[str]) -> str:
     for text in texts:
         if len(text) >= _RUN:
             continue
-        short = _plain(text).strip()
-        if len(short) >= _WHOLE and " " in short:
-            message = message.replace(short, _GAP)
+        short = re.escape(text)
+        if len(text) >= _WHOLE and " " in text:
+            message = re.sub(short, _GAP, message, flags=re.IGNORECASE)
         else:
-            for quote in "'\"`":
-                message = message.replace(f"{quote}{short}{quote}", _GAP)
+            message = re.sub(rf"(['\"`]){short}\1", _GAP, message, flags=re.IGNORECASE)
+    return message
 
-    def begun(match: re.Match[str]) -> str:
-        return _GAP if any(text.startswith(match[1]) for text in texts) else match[0]
 
-    def ended(match: re.Match[str]) -> str:
-        return _GAP if any(text.endswith(match[1]) for text in texts) else match[0]
+def _without_ends(message: str, texts: Sequence[str]) -> str:
+    """Return a message without the beginnings and ends of texts that stand beside "..."."""
+    cuts = [*_CUT.finditer(message)]
+    if len(cuts) > _MOST_CUTS:
+        message = message[: cuts[_MOST_CUTS].start()]
+    heads = "".join(f"\0{text[:_LONGEST_END]}" for text in texts)
+    tails = "".join(f"{text[-_LONGEST_END:]}\0" for text in texts)
+    kept: list[str] = []
+    end = 0
+    lower = _lower(message)
+    for cut in cuts[:_MOST_CUTS]:
+        first = max(end, cut.start() - _LONGEST_END)
+        starts = (i for i in range(first, cut.start()) if f"\0{lower[i : cut.start()]}" in heads)
+        start = next((i for i in starts if _is_piece(message, i, cut.start())), cut.start())
+        kept += [message[end:start], _GAP]
+        last = min(len(message), cut.end() + _LONGEST_END)
+        ends = (i for i in range(last, cut.end(), -1) if f"{lower[cut.end() : i]}\0" in tails)
+        end = next((i for i in ends if _is_piece(message, cut.end(), i)), cut.end())
+    kept.append(message[end:])
+    return "".join(kept)
 
-    return _ENDED.sub(ended, _BEGUN.sub(begun, message))
+
+def _is_piece(message: str, start: int, end: int) -> bool:
+    """Tell whether what is also in a text is long enough, or in quotes, to be a quotation."""
+    around = message[max(0, start - 1) : start] + message[end : end + 1]
+    return end - start >= _SHORTEST_END or any(quote in around for quote in "'\"`")

@@ -6,20 +6,26 @@ flowed in between them.
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 __all__ = ["LONGEST", "TokenBucket"]
 
 PROBE = 0.0005
-"""The k-th answer in a row raises a measured rate by k times this share: by a tenth after 20, by
-half after 40. A change of the quota is found that way."""
+"""k answers in a row, or k seconds, raise a measured rate by k * k / 2 times this share: by a tenth
+after 20, by two fifths after 40. A change of the quota is found that way."""
 
 FIRST_PROBE = 0.005
-"""The same after the first measurement, which a slow start makes too low: threefold after 20
-answers, or after as many seconds."""
+"""The same after the first measurement, which a slow start makes too low: twofold after 20."""
+
+FEW = 5
+"""With fewer requests than this between two refusals the rate is lowered, and not measured."""
 
 AHEAD = 2.0
 """A measured rate is never raised above this many times what has really passed since."""
+
+RECENT = 8
+"""Requests that tell what passes by now, where it was less before."""
 
 CAUTION = 0.93
 """A measured rate is used at this share, because a refused request may be charged too."""
@@ -57,13 +63,20 @@ class _Period:
         paused: seconds after it in which nothing was sent; half of them count, as they may have
             been too many to be saved up.
         passed: amount let through of what was sent since.
+        count: requests that this was in.
         least: a rate that it cannot be below.
     """
 
     start: float
     paused: float = 0.0
     passed: float = 0.0
+    count: int = 0
     least: float = 0.0
+
+    def elapsed(self, end: float) -> float:
+        """Return the seconds that it has lasted, as far as they count; never 0."""
+        lasted = max(1e-6, end - self.start)
+        return max(lasted - self.paused / 2, lasted / 4)
 
 
 class TokenBucket:
@@ -93,6 +106,9 @@ class TokenBucket:
         self._period: _Period | None = None  # since the last refusal
         self._last_period: _Period | None = None  # between the last two; answers still come
         self._in_a_row = 0  # requests let through since the last refusal
+        self._recent: deque[tuple[float, float]] = deque()  # when what passed
+        self._holds = 0.0  # as refusals have told
+        self._lowered_at = 0.0  # when it was lowered last
         self._measurements = 0
 
     @property
@@ -112,6 +128,20 @@ class TokenBucket:
         # Ignore rounding errors, or the delay never reaches 0.
         return 0.0 if missing <= 1e-9 * amount else missing / (self.rate * self._share)
 
+    def flows_in(self, amount: float, now: float, *, pause: float = 0.0) -> float:
+        """Return the seconds until this much has been let through in all; changes nothing.
+
+        Args:
+            amount: any number, also many times what the bucket can hold.
+            now: the time.
+            pause: seconds from now on in which nothing is taken, while the bucket fills.
+        """
+        if self.rate is None:
+            return pause
+        rate = self.rate * self._share
+        level = self.level + (max(0.0, now - self._updated) + pause) * rate
+        return pause + max(0.0, amount - min(self.capacity, level)) / rate
+
     def take(self, amount: float, now: float) -> None:
         """Take this much out, even where that leaves less than nothing."""
         self._refill(now)
@@ -129,17 +159,19 @@ class TokenBucket:
             return
         if last is not None and last.start <= sent < period.start:
             last.passed += amount
-            self._remeasure(last, period.start)
+            last.count += 1
+            if self._measurements == 1 or last.count >= FEW:
+                self._remeasure(last, period.start)
         elif sent >= period.start:
             period.passed += amount
-            self._in_a_row += 1
+            period.count += 1
             if self.rate is not None:
-                ahead = AHEAD * period.passed / max(1e-6, now - period.start)
-                growth = PROBE * self._in_a_row
-                if self._measurements == 1:
-                    growth = FIRST_PROBE * max(self._in_a_row, now - period.start)
-                grown = self.rate * (1 + growth)
-                self._measure(min(grown, max(self._base, ahead)))
+                elapsed = max(1e-6, now - period.start)
+                self._in_a_row += 1
+                steps = max(self._in_a_row, now - self._lowered_at)
+                growth = (PROBE if self._measurements > 1 else FIRST_PROBE) / 2 * steps * steps
+                ahead = AHEAD * max(period.passed / elapsed, self._recently(amount, now))
+                self._measure(max(self._base, min(self._base * (1 + growth), ahead)))
 
     def learn(
         self,
@@ -187,15 +219,24 @@ class TokenBucket:
         self.level = lowest if first else min(max(self.level, lowest), highest)
         self.level = min(self.level, self.capacity)
 
-    def name(self, limit: float, now: float) -> None:
-        """Take over a rate that the text of a refusal names: the bucket behind it is empty."""
-        if not 0 < limit < math.inf or (self.is_known and not self.is_set):
+    def name(self, limit: float, now: float, *, holds: float = math.inf) -> None:
+        """Take over a rate that the text of a refusal names: the bucket behind it is empty.
+
+        Args:
+            limit: the amount a minute.
+            now: the time.
+            holds: what the bucket holds at least, as far as the refusal tells.
+        """
+        if not 0 < limit < math.inf or (self.is_known and self._remaining_seen):
             return
         if self.is_set and self.rate is not None:
             limit = min(limit, self.rate * 60)
         self.rate, self.is_measured = limit / 60, False
-        # Its size is not told; a second's worth is what small buckets hold.
-        self.capacity = min(self.capacity, limit)
+        if holds < math.inf:  # else a minute's worth
+            self._holds = max(self._holds, min(holds, limit))
+            self.capacity = self._holds
+        else:
+            self.capacity = min(self.capacity, limit)
         self._refill(now)
         self.level = min(self.level, 0.0)
 
@@ -222,19 +263,30 @@ class TokenBucket:
                 self._last_period = period
                 period.least = max(amount / LONGEST, 0.0 if self.rate is None else self.rate / 2)
                 self._measurements += 1
-                if period.passed:
+                if self.rate is not None and period.count < FEW:
+                    # What has passed is too little to measure, but no more can have flowed.
+                    most = (period.passed + amount) / period.elapsed(now)
+                    self._base = max(period.least, CAUTION * min(self.rate, most))
+                    self._measure(self._base)
+                elif period.passed:
                     self._remeasure(period, now)
             self._period = _Period(start=now, paused=paused)
-            self._in_a_row = 0
+            self._in_a_row, self._lowered_at = 0, now
             if self.is_measured:
                 self.level = min(self.level, 0.0)
 
     def _remeasure(self, period: "_Period", end: float) -> None:
         """Measure the rate: what was let through between two refusals has flowed in there."""
         # One measurement may be off, so it may not do more than halve the rate.
-        elapsed = max(end - period.start - period.paused / 2, (end - period.start) / 4)
-        self._base = CAUTION * max(period.passed / elapsed, period.least)
+        self._base = CAUTION * max(period.passed / period.elapsed(end), period.least)
         self._measure(self._base)
+
+    def guess(self, rate: float, now: float) -> None:
+        """Begin with this rate, for want of a measurement."""
+        if self.rate is None:
+            self._base, self._lowered_at = rate, now
+            self._measure(rate)
+            self.level = 0.0
 
     def ease(self, now: float) -> None:
         """Note a refusal that may be chance: a measured rate is lowered a little."""
@@ -243,7 +295,22 @@ class TokenBucket:
             self._base = self.rate * (1 - MEASURED_EASE)
             self._measure(self._base)
             self.level = min(self.level, 0.0)
-            self._in_a_row = 0
+            self._in_a_row, self._lowered_at = 0, now
+            self._measurements += 1
+
+    def _recently(self, amount: float, now: float) -> float:
+        """Return what passes in a second by now, over some requests."""
+        self._recent.append((now, amount))
+        if len(self._recent) < RECENT:
+            return 0.0
+        start = self._recent.popleft()[0]
+        return sum(amount for _, amount in self._recent) / max(1e-6, now - start)
+
+    def interrupt(self, seconds: float) -> None:
+        """Note that the server was away for this long: nothing could pass."""
+        if self._period is not None:
+            self._period.start += seconds
+            self._lowered_at += seconds
 
     def _measure(self, rate: float) -> None:
         self.rate, self.is_measured = rate, True

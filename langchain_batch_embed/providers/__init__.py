@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, cast
 from langchain_core.embeddings import Embeddings
 
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.providers.copies import Connections
+from langchain_batch_embed.providers.copies import Connections, sdk_client, with_sync_client
 from langchain_batch_embed.providers.identity import embeds_its_own_way, is_openai
 from langchain_batch_embed.providers.openai import OpenAIProvider
 from langchain_batch_embed.providers.provider import Answer, Provider
@@ -24,11 +24,12 @@ def provider_for(
     model: str | None = None,
     timeout: float | None = None,
     connections: Connections = "ours",
+    replaces_empty: bool = False,
 ) -> Provider:
     """Return the fastest way to send for an `Embeddings` object.
 
     A subclass of `OpenAIEmbeddings` that overrides a method, for example to put a prefix before
-    each text, sends through that method.
+    each text, sends through that method. So does an object whose client is not the SDK's.
 
     Args:
         embeddings: the wrapped object.
@@ -36,13 +37,22 @@ def provider_for(
         model: its model's name, where the object has none.
         timeout: seconds for one request, for a class that has such an option.
         connections: who opened the wrapped object's connections. Another process's are left alone.
+        replaces_empty: a space may be sent for an empty text that the server refuses.
 
     Raises:
-        OptionError, BatchEmbeddingsError: see `client_of`.
+        OptionError: see `with_sync_client`.
+        BatchEmbeddingsError: see `client_of`.
     """
     if is_openai(embeddings) and not embeds_its_own_way(embeddings):
-        wrapped = cast("OpenAIEmbeddings", embeddings)
-        return OpenAIProvider(wrapped, limits=limits, model=model, connections=connections)
+        embeddings = wrapped = with_sync_client(cast("OpenAIEmbeddings", embeddings))
+        if sdk_client(wrapped) is not None:
+            return OpenAIProvider(
+                wrapped,
+                limits=limits,
+                model=model,
+                connections=connections,
+                replaces_empty=replaces_empty,
+            )
     return WrappedProvider(
         embeddings, limits=limits, model=model, timeout=timeout, connections=connections
     )

@@ -1,6 +1,7 @@
 """Copies of a wrapped object: to send with, to pickle, and for a forked process."""
 
 import copy
+import inspect
 import logging
 import sys
 from collections.abc import Mapping
@@ -10,14 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from langchain_core.embeddings import Embeddings
 
 from langchain_batch_embed.errors import BatchEmbeddingsError, OptionError
-from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.limits import Limits, attribute
+from langchain_batch_embed.providers.coroutines import from_thread
 from langchain_batch_embed.providers.identity import NOT_PLAIN, is_openai, plain
 
 if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported both; nobody else needs them
     import openai
     from langchain_openai import OpenAIEmbeddings
 
-__all__ = ["Connections", "client_of", "one_request_a_call", "pack_up", "unpack"]
+__all__ = [
+    "Connections",
+    "client_of",
+    "one_request_a_call",
+    "pack_up",
+    "sdk_client",
+    "unpack",
+    "with_sync_client",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +55,8 @@ _SLICES = MappingProxyType(
         "VoyageEmbeddings": "batch_size",
     }
 )
+
+_BARS = ("show_progress_bar", "show_progress")
 
 # By class name: what cannot be turned off in a finished object.
 _LEFT_ON = MappingProxyType(
@@ -76,15 +88,17 @@ def one_request_a_call(
             wanted[_SLICES[name]] = limits.max_batch_size
         if name in _LEFT_ON:
             logger.info("%s: %s", name, _LEFT_ON[name])
+    # One bar counts everything; of a call at a time it would show nothing but a blink.
+    wanted |= {bar: False for bar in _BARS if attribute(embeddings, bar) is True}
     # An older or newer version of the class may not have the option.
     changes: dict[str, Any] = {
         option: value
         for option, value in wanted.items()
-        if hasattr(embeddings, option) and getattr(embeddings, option) != value
+        if attribute(embeddings, option, value) != value
     }
     if changes:
         logger.info("%s: %s, in a copy of the object", names[0], changes)
-    if is_openai(embeddings):
+    if is_openai(embeddings) and sdk_client(embeddings) is not None:
         options = {} if timeout is None else {"timeout": timeout}
         client = client_of(cast("OpenAIEmbeddings", embeddings), connections, **options)
         changes["client"] = client.embeddings
@@ -108,14 +122,20 @@ def pack_up(embeddings: Embeddings) -> object:
     if not is_openai(embeddings):
         return embeddings
     wrapped = cast("OpenAIEmbeddings", embeddings)
-    names = wrapped.model_fields_set - {"client", "async_client"}
-    options = {name: getattr(wrapped, name) for name in names}
     private = {
         name: value
         for name, value in (wrapped.__pydantic_private__ or {}).items()
         if (kept := plain(value)) is not NOT_PLAIN and kept == value
     }
-    return type(wrapped), options, private, _address(wrapped)
+    return type(wrapped), _given_options(wrapped), private, _address(wrapped)
+
+
+def _given_options(embeddings: "OpenAIEmbeddings") -> dict[str, Any]:
+    """Return the options that the user set, without what the class made of them."""
+    names = embeddings.model_fields_set - {"client", "async_client"}
+    if attribute(embeddings, "openai_proxy"):  # the class makes both, and takes no others
+        names -= {"http_client", "http_async_client"}
+    return {name: getattr(embeddings, name) for name in names}
 
 
 def unpack(packed: Any) -> Embeddings:
@@ -139,8 +159,63 @@ def unpack(packed: Any) -> Embeddings:
 
 
 def _address(embeddings: "OpenAIEmbeddings") -> str | None:
-    client = embeddings.client
-    return None if client is None else str(client._client.base_url)  # noqa: SLF001
+    client = attribute(attribute(embeddings, "client"), "_client")
+    return None if client is None else str(attribute(client, "base_url"))
+
+
+_TOKEN_TIMEOUT = 60.0
+"""Seconds for a function of the user's that gets a token; a sign-in service answers within a few.
+"""
+
+
+def with_sync_client(embeddings: "OpenAIEmbeddings") -> "OpenAIEmbeddings":
+    """Return the object, or one like it with a sync client where it has only an async one.
+
+    Requests are sent from threads. Where the key or the token comes from an async function alone,
+    that function is run in an event loop of its own.
+
+    Raises:
+        OptionError: there is no client to send with.
+    """
+    if attribute(embeddings, "client") is not None:
+        return embeddings
+    name = type(embeddings).__name__
+    key = attribute(embeddings, "openai_api_key")
+    token = attribute(embeddings, "azure_ad_async_token_provider")
+    options: dict[str, Any] = {}
+    if token is not None:
+        options["azure_ad_token_provider"] = from_thread(token, _TOKEN_TIMEOUT)
+    elif inspect.iscoroutinefunction(key):
+        options["openai_api_key"] = from_thread(key, _TOKEN_TIMEOUT)
+    if options:
+        made = type(embeddings)(**{**_given_options(embeddings), **options})
+        made.__pydantic_private__ = embeddings.__pydantic_private__
+        if attribute(made, "client") is not None:
+            return made
+    if attribute(embeddings, "azure_endpoint") is not None:
+        raise OptionError(
+            f"{name} has no sync client; give it azure_ad_token_provider=, azure_ad_token= or "
+            "api_key="
+        )
+    raise OptionError(f"{name} has no sync client; give it an api_key= that is a string")
+
+
+def sdk_client(embeddings: Embeddings) -> "openai.OpenAI | None":
+    """Return the SDK's client that an `OpenAIEmbeddings` sends with.
+
+    `None`: it sends with something else, such as a wrapper that traces its calls or a test's fake.
+    Only its own methods know how to use that.
+    """
+    resource = attribute(embeddings, "client")
+    client = attribute(resource, "_client")
+    sdk = sys.modules.get("openai")
+    is_plain = (
+        sdk is not None
+        and type(resource).__module__.startswith("openai.")
+        and "create" not in attribute(resource, "__dict__", {})  # patched by a tracing package
+        and isinstance(client, sdk.OpenAI)
+    )
+    return client if is_plain else None
 
 
 def client_of(
@@ -151,25 +226,21 @@ def client_of(
     Only this package retries. Two layers would multiply and hammer the limiter.
 
     Args:
-        embeddings: whose client it is.
+        embeddings: whose client it is; it has an `sdk_client`.
         connections: who opened those that it has. On another process's connections this process
             would read that one's answers.
         options: other options of the client.
 
     Raises:
-        OptionError: there is no client to send with in a thread.
         BatchEmbeddingsError: another process opened the connections, in the user's own client.
     """
-    if embeddings.client is None:
-        raise OptionError(
-            "OpenAIEmbeddings has no sync client, because its api_key is an async function; "
-            "give it a string or a plain function"
-        )
-    client: openai.OpenAI = embeddings.client._client  # noqa: SLF001  # no public way to it
+    client = cast("openai.OpenAI", sdk_client(embeddings))
     # By name, as the class is not public. A user's own client may have a proxy or other settings.
     is_default = type(client._client).__name__ == "SyncHttpxClientWrapper"  # noqa: SLF001
-    if connections != "ours" and is_default:
-        options["http_client"] = sys.modules["openai"].DefaultHttpxClient()
+    proxy = attribute(embeddings, "openai_proxy")
+    if connections != "ours" and (is_default or proxy):
+        proxied = {"proxy": proxy} if proxy else {}  # as the class itself makes its client
+        options["http_client"] = sys.modules["openai"].DefaultHttpxClient(**proxied)
     elif connections == "theirs":
         raise BatchEmbeddingsError(
             "after a fork an http_client would share its connections with the parent process; "

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import ResponseError
 
-__all__ = ["as_array", "check", "read_answer", "to_lists"]
+__all__ = ["OrderError", "as_array", "check", "read_answer", "to_lists"]
 
 _INDEX = re.compile(r"[0-9]{1,9}")
 """An index written as a string, with no more digits than any list needs."""
+
+_ERROR_NAMES = ("errors", "detail", "message", "msg", "error_msg", "error_message", "error_code")
 
 _DECIMALS = 10
 """Decimal places to which floats of unit vectors are rounded: shorter, and the same float32."""
@@ -36,6 +38,10 @@ _MANY = 16_384
 _FROZEN = 1000
 """Frozen objects from which they are left alone: the program froze them. Python 3.12 starts with
 about 400."""
+
+
+class OrderError(ResponseError):
+    """An answer does not tell which vector belongs to which text."""
 
 
 def read_answer(
@@ -65,9 +71,9 @@ def read_answer(
     del body  # each form of it is equally large, so none is kept longer than necessary
     if not isinstance(answer, dict):
         raise ResponseError(f"the answer is a JSON {type(answer).__name__}, not an object")
-    if answer.get("error"):
-        raise ResponseError("the server sent an error under status 200", body=answer)
     data = answer.get("data")
+    if answer.get("error") or (not data and _is_an_error(answer)):
+        raise ResponseError("the server sent an error under status 200", body=answer)
     if not isinstance(data, list) or len(data) != expected:
         count = len(data) if isinstance(data, list) else 0
         raise ResponseError(
@@ -88,6 +94,11 @@ def read_answer(
         _tokens(answer.get("usage"), most_tokens),
         model.strip() or None if isinstance(model, str) else None,
     )
+
+
+def _is_an_error(answer: Mapping[str, Any]) -> bool:
+    """Tell whether an answer without vectors says why: as FastAPI, vLLM or Baidu write it."""
+    return answer.get("object") == "error" or any(answer.get(name) for name in _ERROR_NAMES)
 
 
 def _tokens(usage: object, most: float) -> int | None:
@@ -113,7 +124,7 @@ def _order(indices: list[Any]) -> NDArray[np.intp] | None:
             return None
         if sorted(indices) == list(range(n)):
             return np.argsort(indices)
-    raise ResponseError("the answer's index numbers are not each text once")
+    raise OrderError("the answer's index numbers are not each text once")
 
 
 def _matrix(embeddings: list[Any]) -> NDArray[np.float32]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
+from langchain_batch_embed.limits import attribute
+
 __all__ = [
     "NOT_PLAIN",
     "account_of",
@@ -50,8 +52,8 @@ def settings(embeddings: Embeddings) -> dict[str, Any]:
     looks like a secret is left out.
     """
     attributes = {
-        **getattr(embeddings, "__dict__", {}),
-        **(getattr(embeddings, "__pydantic_private__", None) or {}),
+        **(attribute(embeddings, "__dict__") or {}),
+        **(attribute(embeddings, "__pydantic_private__") or {}),
     }
     kept: dict[str, Any] = plain(
         {

@@ -37,7 +37,8 @@ class Provider(Protocol):
         encoding: the model or encoding to count tokens with; `None`: not known.
         timeout: the wrapped object's own time-out in seconds; `None`: it has none.
         space: distinguishes these vectors from others in a journal.
-        address: the server's name in messages, without a key.
+        address: of the server, as messages show it, without a key; or whose server it is.
+        name: what messages call the provider.
         is_known: the server is known to take any number of requests at a time.
     """
 
@@ -47,6 +48,7 @@ class Provider(Protocol):
     space: Space
     is_known: bool
     address: str
+    name: str
 
     def send(self, texts: Sequence[str], *, timeout: float) -> Answer:
         """Send one request that ends within `timeout` seconds, and check its answer.

@@ -9,7 +9,6 @@ httpx has no option for it, hence the private attributes. Where one of them is m
 user's own transport, the time-out is for each read.
 """
 
-import concurrent.futures.thread
 import logging
 import threading
 import time
@@ -24,9 +23,6 @@ logger = logging.getLogger(__name__)
 _LEAST = 0.001
 """Seconds for an operation after the time is over. For sockets 0 means something else, and bytes
 that have arrived may still be read."""
-
-_SLICE = 0.5
-"""Seconds after which a read that waits looks whether the interpreter wants to end."""
 
 _limits = threading.local()
 
@@ -73,17 +69,7 @@ class _Limited:
         return getattr(self._inner, name)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> Any:
-        left = _left(timeout)
-        if left is None or getattr(_limits, "left", None) is None:
-            return self._inner.read(max_bytes, timeout=left)
-        while True:
-            step = min(left, _SLICE)
-            try:
-                return self._inner.read(max_bytes, timeout=step)
-            except Exception as error:
-                left -= step
-                if type(error).__name__ != "ReadTimeout" or left <= 0 or _is_exiting():
-                    raise
+        return self._inner.read(max_bytes, timeout=_left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._inner.write(buffer, timeout=_left(timeout))
@@ -102,12 +88,6 @@ class _Limited:
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
     ) -> "_Limited":
         return _Limited(self._inner.start_tls(ssl_context, server_hostname, _left(timeout)))
-
-
-def _is_exiting() -> bool:
-    """Tell whether the program is over: then nobody waits for an answer that does not come."""
-    # Set before the workers of a ThreadPoolExecutor are waited for; there is no public sign of it.
-    return bool(getattr(concurrent.futures.thread, "_shutdown", False))
 
 
 def _left(timeout: float | None) -> float | None:

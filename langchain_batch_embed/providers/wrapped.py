@@ -10,9 +10,11 @@ from langchain_core.embeddings import Embeddings
 from langchain_batch_embed.journal import Space
 from langchain_batch_embed.limits import Limits, model_of
 from langchain_batch_embed.providers.copies import Connections, one_request_a_call
+from langchain_batch_embed.providers.coroutines import is_own, result_of
 from langchain_batch_embed.providers.decoding import as_array, check
 from langchain_batch_embed.providers.identity import digest, settings
 from langchain_batch_embed.providers.provider import Answer
+from langchain_batch_embed.providers.urls import address_of
 
 __all__ = ["WrappedProvider"]
 
@@ -39,22 +41,35 @@ class WrappedProvider:
         self._embeddings = one_request_a_call(
             embeddings, limits, timeout=timeout, connections=connections
         )
-        self.model = model or model_of(embeddings)
-        self.address = f"the server of {type(embeddings).__name__}"
         kind = type(embeddings)
+        self.model = model or model_of(embeddings)
+        self.address = address_of(embeddings)
+        self.name = limits.provider if limits.provider != "unknown" else kind.__name__
         self.space = Space(
             provider=limits.provider,
             model=self.model or "",
             variant=f"{kind.__module__}.{kind.__qualname__} {digest(settings(embeddings))}",
         )
 
-    def send(self, texts: Sequence[str], *, timeout: float) -> Answer:  # noqa: ARG002
+    def send(self, texts: Sequence[str], *, timeout: float) -> Answer:
         """Embed the texts as documents, and check the answer."""
-        return _checked(self._embeddings.embed_documents(list(texts)), expected=len(texts))
+        try:
+            vectors = self._embeddings.embed_documents(list(texts))
+        except NotImplementedError:
+            if not is_own(self._embeddings, "aembed_documents"):
+                raise
+            vectors = result_of(self._embeddings.aembed_documents(list(texts)), timeout)
+        return _checked(vectors, expected=len(texts))
 
-    def send_query(self, texts: Sequence[str], *, timeout: float) -> Answer:  # noqa: ARG002
+    def send_query(self, texts: Sequence[str], *, timeout: float) -> Answer:
         """Embed one query, a list of one text, and check the answer."""
-        return _checked([self._embeddings.embed_query(texts[0])], expected=1)
+        try:
+            vector = self._embeddings.embed_query(texts[0])
+        except NotImplementedError:
+            if not is_own(self._embeddings, "aembed_query"):
+                raise
+            vector = result_of(self._embeddings.aembed_query(texts[0]), timeout)
+        return _checked([vector], expected=1)
 
 
 def _checked(embeddings: Sequence[Sequence[float]], *, expected: int) -> Answer:

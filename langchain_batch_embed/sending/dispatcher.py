@@ -20,12 +20,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+from langchain_core.rate_limiters import BaseRateLimiter
+
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.status import Status
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.sender import Flight, Sender
+from langchain_batch_embed.sending.threads import finishing, leave_behind
 from langchain_batch_embed.sending.work import Outcome, Work
 from langchain_batch_embed.shared.leaser import Leaser
 
@@ -52,6 +56,7 @@ class Dispatcher:
     Args:
         sender: decides what is sent when.
         max_workers: requests in flight at most.
+        rate_limiter: asked before each request, which waits for it in its thread.
         clock: time and waiting.
         leaser: leases the quota that is shared with other processes; `None`: it is not.
     """
@@ -61,10 +66,12 @@ class Dispatcher:
         sender: Sender,
         *,
         max_workers: int,
+        rate_limiter: BaseRateLimiter | None = None,
         clock: Clock = SYSTEM_CLOCK,
         leaser: Leaser | None = None,
     ) -> None:
         self.sender = sender
+        self._rate_limiter = rate_limiter
         self.clock = clock
         self.max_workers = max_workers
         self.lock = threading.RLock()  # guards the sender, and all below
@@ -156,6 +163,11 @@ class Dispatcher:
         with self.lock:
             for wake_up in list(self._wake_up.values()):
                 wake_up()
+
+    def status(self, left: float) -> Status:
+        """Return what is waited for, with this many tokens of a call without an answer."""
+        with self.lock:
+            return self.sender.status(self.clock.now(), left=left)
 
     def _queue(
         self,
@@ -257,7 +269,8 @@ class Dispatcher:
                         self.max_workers + SPARE_WORKERS, "batch-embed"
                     )
                 workers = self._executor
-            workers.submit(self._send, flight)
+            workers.submit(self._send, flight)  # from a daemon: callers submit nothing
+            leave_behind(workers)
         except Exception as error:  # noqa: BLE001  # "can't start new thread", or at its exit
             with self.lock:
                 self._failed_submits += 1
@@ -278,18 +291,41 @@ class Dispatcher:
         with self.lock:
             if flight.is_undone:
                 return
+        logger.debug("Sending %d texts, %d tokens", len(flight.texts), flight.ticket.charge)
         try:
+            if not self._is_permitted(flight):
+                return
             answer = flight.context.copy().run(flight.send, flight.texts, timeout=flight.timeout)
         except BaseException as error:  # noqa: BLE001  # nothing may leave a batch without outcome
             self._settle(flight, partial(self.sender.failed, flight, error, self.clock.now()))
         else:
-            now = (
-                self.clock.now()
-            )  # before the journal writes: how long that takes is no round trip
-            errors = self._keep(flight, answer)
+            # Before the journal writes: how long that takes is no round trip.
+            now = self.clock.now()
+            seconds, count = now - flight.ticket.sent, len(flight.texts)
+            logger.debug(
+                "Answered after %.3g s: %d texts, %s tokens", seconds, count, answer.tokens
+            )
+            with finishing():
+                errors = self._keep(flight, answer)
             tell = partial(self.sender.answered, headers=answer.headers, errors=errors)
             self._settle(flight, partial(tell, flight, now))
         self._advance()
+
+    def _is_permitted(self, flight: Flight) -> bool:
+        """Wait for the user's rate limiter; return whether the request is still wanted then.
+
+        The time until then is no part of the round trip.
+        """
+        if self._rate_limiter is None:
+            return True
+        self._rate_limiter.acquire(blocking=True)
+        with self.lock:
+            if flight.parts and all(queue.is_stopped for queue, _ in flight.parts):
+                flight.is_undone = True
+                self.sender.undo(flight)
+            else:
+                self.sender.restart(flight, self.clock.now())
+            return not flight.is_undone
 
     def _settle(self, flight: Flight, tell: Callable[[], None]) -> None:
         with self.lock:
@@ -318,6 +354,10 @@ class Dispatcher:
                 # Before anybody sees the vectors: who has the last of them may ask what they cost.
                 with self.lock:
                     queue.tally.answered(part.tokens, batch.charge)
+                    if queue.work.budget is not None:
+                        queue.work.budget.billed(
+                            batch.charge if part.tokens is None else part.tokens
+                        )
                 queue.work.keep(batch.rows, part)
             except BaseException as error:  # noqa: BLE001  # the width, or whatever a journal does
                 errors[position] = error

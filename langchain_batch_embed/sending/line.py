@@ -53,6 +53,12 @@ class Line:
         """Tokens that the limiter charges for all inputs, also for those that were cut."""
         return int(self._sums["charges"][-1])
 
+    @property
+    def planned(self) -> tuple[int, int]:
+        """How many batches the plan cuts the rest into, and what the limiter charges for them."""
+        charges = self._sums["charges"]
+        return len(self._stops), int(charges[-1] - charges[self._begin])
+
     def plan(
         self,
         *,

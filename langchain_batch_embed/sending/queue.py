@@ -11,12 +11,9 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from langchain_batch_embed.errors import DeadlineError, NotSentError
-from langchain_batch_embed.pacing.backoff import Backoff
+from langchain_batch_embed.errors import BudgetError, DeadlineError, NotSentError
 from langchain_batch_embed.pacing.concurrency import FIRST_WORK
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 from langchain_batch_embed.pacing.hedging import Hedges
@@ -24,13 +21,11 @@ from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.line import Line
 from langchain_batch_embed.sending.size_limits import SizeLimits
-from langchain_batch_embed.sending.work import Batch, Done, Lost, Outcome, Rows, Work
+from langchain_batch_embed.sending.verdict import Cut, GiveUp, Hold, Judge, Park, Resend, divided
+from langchain_batch_embed.sending.work import Batch, Division, Done, Lost, Outcome, Rows, Work
 from langchain_batch_embed.texts.packing import WAVE_LEAST, requests_are_scarce
 
-__all__ = ["FINAL", "Queue"]
-
-FINAL = frozenset({Kind.SPENT, Kind.OPTION, Kind.MODEL})
-"""Errors that end a call: they are about all of its texts, and no waiting helps."""
+__all__ = ["Queue"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +40,9 @@ MERGED = 1024
 """Texts in a batch for a saturated server, at most: an answer with twice as many is no faster to
 read, and takes twice the memory."""
 
-OVERLOADED = 4
-"""An overloaded server allows this many times `max_retries`: where it refuses 6 requests of 10 at
-random, 8 retries become 32, and a text is lost once in 20 million (0.6 to the power of 33)."""
-
-SURE = 8
-"""That is at least this many failures together: with one request in ten that fails by chance, they
-would come together once in 100 million."""
+AGAIN = 5
+"""Batches that were refused for the rate count this many times: putting them together costs less
+than sending each."""
 
 FIRST_TIMEOUT = 15.0
 """With a shorter time-out than this many seconds the first requests hold less: in one line before
@@ -60,27 +51,6 @@ a processor that takes 40 ms for a short text, the last of 8 times 26 is answere
 HARMLESS_TIMEOUT = 60.0
 """With a time-out of this many seconds, `WAVE_LEAST` tokens in the first request do no harm: at 40
 ms for a text of some 70 tokens that takes 9 s."""
-
-SOON = 3.0
-"""While others are answered, a batch that failed once is sent again after this many round trips at
-the latest: more time would not help."""
-
-SAME_ERROR = 2
-"""A batch that fails this often in the same way, while others are answered, is halved."""
-
-REFUSED_ALONE = 4
-"""A batch that is refused for the rate this often with nothing else in flight and no answer in
-between, after pauses of up to 10 s, is more than the whole quota allows at once: it is cut."""
-
-REFUSED_ALONE_AS_TOLD = 2
-"""The same where the server said each time how long to wait."""
-
-ALONE = 3
-"""One text that fails this often with a 5xx, after all that it was a part of, is given up."""
-
-BY_CHANCE = 3
-"""A batch that could not be delivered, or met an overloaded server, this often while others are
-answered is halved: perhaps one of its texts is what takes the server down."""
 
 SHARED_ROWS = 64
 """Texts of a call that may share a request with other calls, at most."""
@@ -98,11 +68,10 @@ class Queue:
         hedges: what may be spent on stragglers.
         pacer: the server's state.
         limits: what one request may hold, as far as it was learnt.
-        max_retries: how often a batch may fail while others are answered.
+        judge: says what becomes of batches that failed.
         timeout: seconds for one request.
         deadline: seconds for the call; `None`: any time.
         end: the time at which they are over.
-        draw: a source of random numbers, uniform in 0 to 1.
         news: where the queue puts itself when there is an outcome.
 
     Attributes:
@@ -110,6 +79,7 @@ class Queue:
         open: inputs without an outcome.
         in_flight: batches that have been sent.
         charge: tokens that the limiter charges for all of it.
+        last_error: of a request of this call.
     """
 
     def __init__(
@@ -120,11 +90,10 @@ class Queue:
         *,
         pacer: Pacer,
         limits: SizeLimits,
-        max_retries: int,
+        judge: Judge,
         timeout: float,
         deadline: float | None,
         end: float,
-        draw: Callable[[], float],
         news: dict["Queue", None],
     ) -> None:
         self.work = work
@@ -137,12 +106,11 @@ class Queue:
         self.open = len(work.rows)
         self.in_flight: dict[int, Batch] = {}
         self.is_stopped = self.is_given_up = False
+        self.last_error: BaseException | None = None
         self.waits_for_answers = False  # its next batch waits for a place, not for the quota
         self._pacer = pacer
         self._limits = limits
-        self._max_retries = max_retries
-        self._backoff = Backoff()
-        self._draw = draw
+        self._judge = judge
         self._news = news
         self._ready: deque[Batch] = deque()  # sent before, or parts of what was
         self._delayed: list[tuple[float, int, Batch]] = []  # a heap by due time
@@ -169,6 +137,10 @@ class Queue:
         """Return how much work has not been started, in tokens."""
         return self._line.work_left + sum(batch.work for batch in self._ready)
 
+    def planned(self) -> tuple[int, int]:
+        """Return how many requests are planned for what was never sent, and their charge."""
+        return self._line.planned
+
     def peek(self, now: float) -> Batch | None:
         """Return the batch that is to start next; `None`: nothing can start now."""
         while self._delayed and self._delayed[0][0] <= now:
@@ -176,7 +148,7 @@ class Queue:
         if self.is_stopped or now >= self.end or self._is_full():
             return None
         if len(self._ready) > 1 and requests_are_scarce(
-            len(self._ready), self._pacer.rate_of_requests()
+            AGAIN * len(self._ready), self._pacer.rate_of_requests()
         ):
             self._return_to_line()
         while self._ready:
@@ -184,7 +156,7 @@ class Queue:
             if self._limits.fits(batch) and self._within_quota(batch):
                 return batch
             self._ready.popleft()
-            self._replace(batch, self._limits.parts(batch), now)
+            self._replace(batch, now)
         return self._next_in_line()
 
     def take(self, batch: Batch, now: float) -> None:
@@ -248,6 +220,7 @@ class Queue:
             return  # the other copy was faster, or it was abandoned at the deadline
         self.hedges.answered(seconds)
         self._settle(batch, Done(batch.rows))
+        self._judge.answered(batch)
         self._release(self._limits.answered(batch, seconds, self.timeout))
 
     def failed(self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float) -> None:
@@ -256,24 +229,26 @@ class Queue:
         if batch.is_settled or batch.copies:
             return  # abandoned, answered by its copy, or the copy may still be answered
         self.in_flight.pop(id(batch), None)
-        batch.error = error
-        if diagnosis.kind in FINAL or self.is_given_up:
+        batch.error = self.last_error = error
+        if diagnosis.kind is Kind.THROTTLED:
+            self.tally.throttled += 1
+        if self.is_given_up:
             self._settle(batch, Lost(batch.rows, error))
             self._release(self._limits.dropped(batch))
-        elif diagnosis.kind is Kind.THROTTLED:
-            self._throttled(batch, diagnosis)
-        elif diagnosis.kind in (Kind.REFUSED, Kind.TOO_LARGE):
-            self._refused(batch, diagnosis, error, now)
-        elif diagnosis.kind is Kind.ACCOUNT:
-            # One bad replica, or a firewall that dislikes one text, if others are answered.
-            if not self._pacer.health.has_answered:
+            return
+        match self._judge.verdict(batch, diagnosis, error, now):
+            case GiveUp(released):
+                self._settle(batch, Lost(batch.rows, error))
+                self._release(released)
+            case Hold():
                 self._ready.appendleft(batch)
-            elif batch.signature == diagnosis.signature:
-                self._refused(batch, diagnosis, error, now)
-            else:
-                self._again(batch, diagnosis, error, now, after=self._backoff.delay(0, self._draw))
-        else:
-            self._failed(batch, diagnosis, error, now)
+            case Resend(after):
+                self._resend(batch, error, after, now)
+            case Cut(rows, after):
+                self.tally.splits += 1
+                self._put_parts(batch, rows, now, delay=after)
+            case Park():
+                self._parked[id(batch)] = batch
 
     def resend(self, batch: Batch) -> None:
         """Send a batch again by itself: it shared a request that failed for another's texts."""
@@ -304,7 +279,7 @@ class Queue:
         self._ready.clear()
         self._delayed.clear()
         self._parked.clear()
-        is_late = isinstance(error, DeadlineError)
+        is_late = isinstance(error, DeadlineError | BudgetError)
         unsent = error if is_late else NotSentError(error)
         for batch in tried:
             own = error if is_late or (concerns_all and batch.error) else batch.error
@@ -314,9 +289,14 @@ class Queue:
             self._outcome(Lost(rest, unsent))
 
     def release_delayed(self) -> None:
-        """Make ready all that waits for the server to come back: it is back."""
-        while self._delayed:
-            self._ready.append(heapq.heappop(self._delayed)[2])
+        """Make ready all that waits for the server to come back: it is back.
+
+        What failed most often goes first, or at a server that restarts again and again it would
+        always be in what is broken next.
+        """
+        batches = sorted((batch for _, _, batch in self._delayed), key=lambda each: each.failures)
+        self._delayed.clear()
+        self._ready.extendleft(batches)
 
     def stop(self) -> None:
         """Start nothing more, and hold up no other call that waits for what is found out here."""
@@ -360,7 +340,10 @@ class Queue:
             # While nothing is known of the quota, what comes next waits for the first answers.
             smallest_first=concurrency.is_opening,
         )
-        if has_changed or self._cut is None:
+        budget = self.work.budget
+        affordable = math.inf if budget is None else budget.left
+        if has_changed or self._cut is None or self._cut.tokens > affordable:
+            tokens = min(tokens, affordable)
             rows = self._line.next(
                 items=items, tokens=tokens, octets=limits.octets, work=self._most_work()
             )
@@ -384,131 +367,24 @@ class Queue:
             return min(most, first) if self._line.work > harmless else most
         return min(most, self._limits.in_time(self.timeout))
 
-    # What is done with a batch that failed.
+    # What is carried out of what the judge says.
 
-    def _throttled(self, batch: Batch, diagnosis: Diagnosis) -> None:
-        """Wait for the quota; but cut what is refused alone after every wait: it is above it."""
-        self.tally.throttled += 1
+    def _resend(self, batch: Batch, error: BaseException, after: float, now: float) -> None:
         self.tally.retries += 1
-        batch.refusals += not self._pacer.in_flight
-        most = REFUSED_ALONE if diagnosis.after is None else REFUSED_ALONE_AS_TOLD
-        if (
-            batch.refusals >= most
-            and self._pacer.throttle.in_a_row >= most
-            and len(batch.rows) > 1
-            and not self._pacer.explains(batch.charge)
-            and not self._limits.has_passed(batch)
-        ):
-            self._limits.refused_for_quota(batch)
-            batch.refusals = 0
-            self._split(batch, self._limits.parts(batch), -math.inf)
-        else:
+        if not after:
             self._ready.appendleft(batch)
-
-    def _refused(
-        self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float
-    ) -> None:
-        """Cut a refused batch into parts, down to the text that is refused alone."""
-        batch.signature = diagnosis.signature
-        count = len(batch.rows)
-        if count == 1:
-            batch.failures += 1
-            self._settle(batch, Lost(batch.rows, error))
-            self._release(self._limits.ended_at_one(batch))
             return
-        self.tally.splits += 1
-        at = diagnosis.at
-        if at is not None and at < count and diagnosis.kind is not Kind.TOO_LARGE:
-            around = (batch.rows[:at], batch.rows[at : at + 1], batch.rows[at + 1 :])
-            self._put_parts(batch, [rows for rows in around if len(rows)], now)
-            return
-        parts, waits = self._limits.refused(batch, diagnosis)
-        if waits:
-            self._parked[id(batch)] = batch
-        else:
-            self._split(batch, parts, now)
-
-    def _failed(self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float) -> None:
-        """Send a batch again later, in parts where it alone fails, or give its text up."""
-        health, kind = self._pacer.health, diagnosis.kind
-        same = batch.signature == diagnosis.signature
-        batch.failed_at = min(batch.failed_at, now)
-        batch.signature = diagnosis.signature
-        others_answered = health.answered_at >= batch.failed_at or (
-            health.answered_at > batch.sent and not health.is_down
-        )
-        batch.failures += 1
-        batch.in_a_row += 1
-        if kind is Kind.TIMED_OUT:
-            self._limits.timed_out(batch)
-        if len(batch.rows) > 1:
-            if self._is_to_be_split(batch, kind, same=same, others_answered=others_answered):
-                if same and getattr(error, "received", None):  # one vector for several texts
-                    self._refused(batch, diagnosis, error, now)
-                    return
-                self.tally.splits += 1
-                waits = kind in (Kind.TIMED_OUT, Kind.OVERLOADED)
-                delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
-                self._split(batch, 2, now, delay=delay)
-                return
-        elif self._is_to_be_lost(batch, diagnosis) and (
-            others_answered or (self._max_retries == 0 and diagnosis.status is not None)
-        ):
-            self._settle(batch, Lost(batch.rows, error))
-            self._release(self._limits.dropped(batch))
-            return
-        self._again(batch, diagnosis, error, now)
-
-    def _is_to_be_split(
-        self, batch: Batch, kind: Kind, *, same: bool, others_answered: bool
-    ) -> bool:
-        """Tell whether a batch of several texts has failed often enough to be sent in parts."""
-        if kind is Kind.TIMED_OUT:
-            return others_answered or batch.failures >= SAME_ERROR
-        if kind in (Kind.OVERLOADED, Kind.UNREACHABLE):  # more likely the server than a text
-            return others_answered and batch.failures >= min(BY_CHANCE, self._max_retries + 1)
-        return same and batch.failures >= SAME_ERROR
-
-    def _is_to_be_lost(self, batch: Batch, diagnosis: Diagnosis) -> bool:
-        """Tell whether one text has failed often enough, while others are answered."""
-        most = self._max_retries
-        if diagnosis.kind is Kind.OVERLOADED:  # most often it is the server, and not the text
-            most *= OVERLOADED
-        if batch.failures > most:
-            return True
-        # A 5xx each time for it and for all that it was a part of: it is the text.
-        is_known = batch.failures >= ALONE and batch.in_a_row >= SURE
-        return diagnosis.kind is Kind.FAILED and diagnosis.status is not None and is_known
-
-    def _again(
-        self,
-        batch: Batch,
-        diagnosis: Diagnosis,
-        error: BaseException,
-        now: float,
-        *,
-        after: float | None = None,
-    ) -> None:
-        delay = self._backoff.delay(max(0, batch.failures - 1), self._draw)
-        if batch.failures == 1 and self._pacer.health.failures <= 1 and self._limits.pace:
-            delay = min(delay, SOON * self._limits.pace)  # others are answered
-        if after is None:
-            after = delay if diagnosis.after is None else max(diagnosis.after, 0.1 * delay)
-        batch.signature = diagnosis.signature
-        self.tally.retries += 1
-        logger.info(
+        logger.debug(
             "%s: sending %d texts again in %.3g s", type(error).__name__, len(batch.rows), after
         )
         heapq.heappush(self._delayed, (now + after, next(self._number), batch))
 
-    def _split(self, batch: Batch, parts: int, now: float, *, delay: float = 0.0) -> None:
-        rows = np.array_split(batch.rows, max(2, min(parts, len(batch.rows))))
-        self._put_parts(batch, rows, now, delay=delay)
-
-    def _replace(self, batch: Batch, parts: int, now: float) -> None:
+    def _replace(self, batch: Batch, now: float) -> None:
+        """Cut a batch that is larger than what has been learnt since it was cut."""
+        parts = self._limits.parts(batch)
         if not self._within_quota(batch):
             parts = max(parts, math.ceil(batch.charge / max(1.0, self._pacer.largest())))
-        self._split(batch, parts, now)
+        self._put_parts(batch, divided(batch, parts), now)
 
     def _put_parts(
         self, batch: Batch, rows: Sequence[Rows], now: float, *, delay: float = 0.0
@@ -516,9 +392,10 @@ class Queue:
         """Put smaller batches into the place of one."""
         batch.is_settled = True
         parts = [self._batch(part) for part in rows]
+        division = Division(batch, len(parts))
         for part in reversed(parts):
-            part.failures, part.failed_at = min(batch.failures, 1), batch.failed_at
-            part.in_a_row = batch.in_a_row
+            part.failed_at, part.failed_last = batch.failed_at, batch.failed_last
+            part.part_of = division
             part.signature, part.error = batch.signature, batch.error
             if delay:
                 heapq.heappush(self._delayed, (now + delay, next(self._number), part))

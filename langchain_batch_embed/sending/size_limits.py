@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from langchain_batch_embed.pacing.diagnosis import Diagnosis
 from langchain_batch_embed.sending.work import Batch, Trial
 
-__all__ = ["SizeLimits"]
+__all__ = ["PARTS", "SizeLimits"]
 
 SAFETY = 0.95
 """A limit that a refusal lets us compute is used at this share: it rests on an estimate."""
@@ -27,6 +27,10 @@ GROWTH = 16
 
 RETEST = 8
 """A deduced limit is doubled after this many answers, and again after 8 times as many each time."""
+
+PARTS = 4
+"""A batch with a bad text is cut into this many parts. Each round sends 4 requests to find it in a
+quarter, where halves take two rounds of 2: as many requests, in half the time, for less tokens."""
 
 _MEASURES = ("items", "tokens", "octets")
 
@@ -45,7 +49,8 @@ class SizeLimits:
 
     def __init__(self) -> None:
         self.items = self.tokens = self.octets = self.work = math.inf
-        self._named = dict.fromkeys(_MEASURES, math.inf)  # by a refusal
+        self._named = dict.fromkeys(_MEASURES, math.inf)  # by several refusals
+        self._told_items: int | None = None  # the limit of texts that was named last
         self._found = dict.fromkeys(_MEASURES, math.inf)  # deduced from what gets through
         self._answered = dict.fromkeys(_MEASURES, 0.0)  # the largest that got through
         self._largest_work = 0
@@ -105,8 +110,7 @@ class SizeLimits:
         """
         count = len(batch.rows)
         if diagnosis.max_items is not None and diagnosis.max_items < count:
-            self._named["items"] = min(self._named["items"], max(1, diagnosis.max_items))
-            self._apply()
+            self._tell_items(max(1, diagnosis.max_items))
             return self.parts(batch), False
         if diagnosis.share is not None and diagnosis.share < 1:
             self._keep("tokens", max(1, int(batch.tokens * diagnosis.share * SAFETY)))
@@ -114,19 +118,30 @@ class SizeLimits:
         trial = batch.trial
         if trial is not None:
             trial.open -= 1
-            return 2, False
+            return (PARTS if trial.is_content else 2), False
         signature = diagnosis.signature
         if not self.fits(batch):  # another one has told by now
             return self.parts(batch), False
         measure = self._suspect(batch, diagnosis)
         if measure is None:
-            return 2, False
+            return PARTS, False
         if (known := self._trials.get(signature)) is not None and math.isinf(known.found):
             known.parked.append(batch)
             return 0, True
         if known is None:
             batch.trial = self._trials[signature] = Trial(signature, measure, open=0)
         return 2, False
+
+    def _tell_items(self, limit: int) -> None:
+        """Note that a refusal names a limit of texts.
+
+        The words may be those of a text that was sent. So what one refusal alone names is tested
+        now and then, as what is deduced, until another one names the same.
+        """
+        if limit == self._told_items:
+            self._named["items"] = min(self._named["items"], limit)
+        self._told_items = limit
+        self._keep("items", limit)
 
     def inherit(self, batch: Batch, parts: Sequence[Batch]) -> None:
         """Make the parts of a batch go on with what is found out with it."""
@@ -136,8 +151,12 @@ class SizeLimits:
             for part in parts:
                 part.trial = trial
 
-    def ended_at_one(self, batch: Batch) -> list[Batch]:
+    def ended_at_one(self, batch: Batch, diagnosis: Diagnosis) -> list[Batch]:
         """Note that one text was refused alone; return the batches that waited for that."""
+        if diagnosis.measure == "items":  # no limit of texts refuses one: the words are its own
+            self._named["items"] = self._found["items"] = math.inf
+            self._told_items = None
+            self._apply()
         if batch.signature:
             self._about_texts.add(batch.signature)
         trial = batch.trial

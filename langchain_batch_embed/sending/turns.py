@@ -102,7 +102,7 @@ class Turns:
         wait = math.inf
         for queue in self.large:
             queue.waits_for_answers = False
-            batch = queue.peek(now)
+            batch = _affordable(queue, now)
             if batch is None:
                 wait = min(wait, queue.due(now))
             else:
@@ -158,7 +158,7 @@ class Turns:
         items = tokens = charge = 0
         wait = math.inf
         for queue, added in self._small.items():
-            batch = queue.peek(now)
+            batch = _affordable(queue, now)
             if batch is None:
                 wait = min(wait, queue.due(now))
                 continue
@@ -190,3 +190,13 @@ class Turns:
         self, turn: tuple[Queue, Batch], shared: Sequence[tuple[Queue, Batch]], now: float
     ) -> float:
         return self._pacer.delay(self._charge(turn, shared), now)
+
+
+def _affordable(queue: Queue, now: float) -> Batch | None:
+    """Return the batch that is to start next; give the call up if it can afford no more."""
+    batch, budget = queue.peek(now), queue.work.budget
+    if batch is None or budget is None or batch.tokens <= budget.left:
+        return batch
+    if budget.is_settled:  # else answers may have cost less than was expected
+        queue.give_up(budget.error())
+    return None

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.sending.budget import Budget
 from langchain_batch_embed.texts.packing import Sizes
 
-__all__ = ["Batch", "Done", "Lost", "Outcome", "Rows", "Send", "Trial", "Work"]
+__all__ = ["Batch", "Division", "Done", "Lost", "Outcome", "Rows", "Send", "Trial", "Work"]
 
 Rows = NDArray[np.intp]
 
@@ -35,9 +36,13 @@ class Batch:
         charge: tokens that the limiter charges.
         octets: UTF-8 bytes of the texts.
         work: what the inputs cost a server, in tokens.
-        failures: how often the server could not answer it, while it answered others.
-        in_a_row: how often that happened to it and to those that it is a part of, together.
-        failed_at: when that happened first, for this batch or one that it is a part of.
+        failures: how often the server could not answer it.
+        place: of the request that it was sent in last, in the `Odds`.
+        setbacks: the places of those that failed.
+        failed_at: when it, or what it is a part of, failed first.
+        failed_last: when it failed last.
+        is_alone: nobody was answered between its last two failures.
+        part_of: what was cut to make it, if anything.
         signature: of the last error.
         refusals: how often it was refused for the rate with nothing else in flight.
         trial: the size that is being found out with it, if any.
@@ -54,8 +59,12 @@ class Batch:
     octets: int
     work: int
     failures: int = 0
-    in_a_row: int = 0
-    failed_at: float = float("inf")
+    place: int = -1
+    setbacks: tuple[int, ...] = ()
+    failed_at: float = math.inf
+    failed_last: float = -math.inf
+    is_alone: bool = False
+    part_of: "Division | None" = None
     signature: str = ""
     refusals: int = 0
     trial: "Trial | None" = None
@@ -64,6 +73,19 @@ class Batch:
     error: BaseException | None = None
     is_settled: bool = False
     unpark: "Callable[[Batch], None] | None" = None
+
+
+@dataclass(slots=True, eq=False)
+class Division:
+    """A batch that was cut into parts.
+
+    Attributes:
+        batch: what was cut.
+        open: parts that are not answered yet, wholly.
+    """
+
+    batch: Batch
+    open: int
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +140,7 @@ class Work:
         send: sends texts within a time-out in seconds, and returns the checked answer.
         keep: takes a checked answer in the worker's thread, before anybody else sees it.
         makes_lists: the caller's thread makes lists of floats of each outcome that it is handed.
+        budget: what it may cost; `None`: anything.
         context: the caller's context, in which requests are sent: traces depend on it.
     """
 
@@ -129,6 +152,7 @@ class Work:
     send: Send
     keep: Callable[[Rows, Answer], None]
     makes_lists: bool = False
+    budget: Budget | None = None
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
     def batch(self, rows: Rows) -> Batch:

@@ -117,6 +117,24 @@ class SharedBucket(TokenBucket):
         self.wanted = max(self.wanted, amount)
         return min(terms.due - now, LOOK) if self.pending else terms.await_answer(now)
 
+    def flows_in(self, amount: float, now: float, *, pause: float = 0.0) -> float:
+        """Return the seconds until this much has been let through in all; changes nothing.
+
+        Every worker is taken to get an equal part of the quota.
+        """
+        if self._own is not None:
+            return self._own.flows_in(amount, now, pause=pause)
+        if self.rate is None or not self._is_shared:
+            return super().flows_in(amount, now, pause=pause)
+        rate = self.rate * self._terms.share / self._terms.workers
+        left = amount - max(0.0, self.balance)
+        if left <= 0:
+            return pause
+        if self.pending:
+            left -= self.pending
+            pause = max(pause, self._terms.due - now)
+        return pause + max(0.0, left) / rate
+
     def take(self, amount: float, now: float) -> None:
         """Take this much out, even where that leaves less than nothing."""
         self._taken += amount

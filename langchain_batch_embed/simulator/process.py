@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 from .scenario import Scenario
 
-_EXTRA: Final = ("starlette", "uvicorn")
+_EXTRA: Final = ("orjson", "starlette", "toktok", "uvicorn")
 _KEEP_ALIVE_SECONDS: Final = 600  # longer than a client keeps an idle connection
 _STOP_SECONDS: Final = 5.0
 
@@ -38,7 +38,7 @@ def serve(
         on_ready: called with the port once requests can be sent.
 
     Raises:
-        ImportError: starlette or uvicorn is missing.
+        ImportError: a package of the extra `demo` is missing.
         OSError: the port is taken.
 
     """
@@ -90,7 +90,7 @@ class Simulator:
         log_requests: write a line a request to standard error.
 
     Raises:
-        ImportError: starlette or uvicorn is missing.
+        ImportError: a package of the extra `demo` is missing.
         RuntimeError: the server did not start.
 
     """

@@ -1,173 +1,161 @@
 """Puts any number of documents into any vector store, while embedding and writing overlap.
 
-The store's own `add_documents` writes, in the caller's thread. The vectors that it asks for are
-there already, because the next documents are prefetched.
+The store's own `add_documents` writes. The vectors that it asks for are there already, because the
+next documents are prefetched.
+
+`documents` reads, `ahead` embeds ahead, `writing` writes, `rows` finds out what became of a call
+that failed, `troubles` what its error means. Here is what holds them together, and when it ends.
 """
 
 import asyncio
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Callable, Iterable, Sized
 from functools import partial
-from itertools import islice, zip_longest
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
-from tqdm.auto import tqdm
 
 from langchain_batch_embed.calls.pipeline import Pipeline
-from langchain_batch_embed.calls.prefetch import RUNS, Prefetch
-from langchain_batch_embed.errors import (
-    IngestError,
-    InputError,
-    InputTypeError,
-    OptionError,
-    causes,
-    root_of,
-)
+from langchain_batch_embed.calls.prefetch_progress import watched
+from langchain_batch_embed.errors import IngestError, InputError, InputTypeError, root_of
 from langchain_batch_embed.limits import check_positive
-from langchain_batch_embed.report import IngestFailure, IngestReport
-from langchain_batch_embed.stores.sqlite import large_page_cache, roll_back
+from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
+from langchain_batch_embed.report import IngestReport
+from langchain_batch_embed.stores.ahead import FIRST, Ahead, Batch
+from langchain_batch_embed.stores.calls import StoreCalls, run_in_loop
+from langchain_batch_embed.stores.documents import (
+    Ids,
+    Reader,
+    Take,
+    check_ids,
+    take_from,
+    take_from_async,
+)
+from langchain_batch_embed.stores.rows import rows_of
+from langchain_batch_embed.stores.sqlite import large_page_cache
+from langchain_batch_embed.stores.traits import (
+    batch_size_of,
+    check_store,
+    core_of,
+    place_of,
+    replaces_by_id,
+)
+from langchain_batch_embed.stores.writing import Stop, Writer
 
-__all__ = ["BATCH_SIZE", "ingest"]
+__all__ = ["ingest"]
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 1024
-"""Documents in one call of a store that has no `chunk_size`, at most. sqlite-vec keeps vectors in
-chunks of this many."""
-
-LEAST = 32
-"""Documents that are worth a call of the store while the rest of their batch is on its way. A store
-that is slower than the embedding then waits as little as possible. During a call more vectors
-arrive, so calls stay small only while the store is faster."""
-
-FAILED_IN_A_ROW = 8
-"""After this many failures in a row the cause is not the documents: stop."""
-
-_Complete = Callable[[Sequence[str]], Mapping[int, BaseException]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    index: int
-    document: Document
-    id: str | None
+_OF_THE_TEXT = frozenset({Kind.REFUSED, Kind.TOO_LARGE})
+"""Refusals of a text that say nothing of the next one."""
 
 
 def ingest(
     pipeline: Pipeline,
     store: VectorStore,
-    documents: Iterable[Document],
+    documents: Iterable[Document] | AsyncIterable[Document],
     *,
     embeddings: Embeddings,
-    ids: Iterable[str] | None,
+    ids: Ids,
     batch_size: int | None,
     max_buffered: int,
     show_progress: bool,
-    cancelled: threading.Event | None,
+    patience: float,
+    draw: Callable[[], float],
+    cancelled: threading.Event | None = None,
+    loop: asyncio.AbstractEventLoop | None = None,
 ) -> IngestReport:
     """Add any number of documents to a store; see `BatchEmbeddings.ingest`.
 
     Args:
         pipeline: embeds.
         store: whose `add_documents` is called.
-        documents: any iterable.
+        documents: any iterable; an asynchronous one only with a `loop`.
         embeddings: the object that the store has to use.
-        ids: one a document; `None`: up to the store.
-        batch_size: documents in one call of the store, at most; `None`: see `_batch_size`.
+        ids: one a document; `"content"`: made of text and metadata; `None`: their own, else made.
+        batch_size: documents in one call of the store, at most; `None`: see `batch_size_of`.
         max_buffered: documents read ahead, at least a batch.
         show_progress: show a bar that counts documents.
+        patience: seconds for which a store that is away is waited for.
+        draw: a source of random numbers, uniform in 0 to 1.
         cancelled: set, with a `wake`, to stop after the batch that is being written.
+        loop: the event loop in which the store's `aadd_documents` is awaited, from this thread,
+            which must not be the loop's own; `None`: its `add_documents` is called.
     """
+    check_store(store, embeddings, is_async=loop is not None)
     if batch_size is None:
-        batch_size = _batch_size(store)
+        batch_size = batch_size_of(store)
     check_positive("batch_size", batch_size)
     check_positive("max_buffered", max_buffered)
-    # SQLiteVec, for one, has no `embeddings`, but keeps them where most stores do.
-    used = store.embeddings or getattr(store, "_embedding", embeddings)
-    if used is not embeddings:
-        raise OptionError(
-            f"this {type(store).__name__} does not use these embeddings; make the store with "
-            "this BatchEmbeddings object"
+    check_ids(documents, ids)
+    wait = None if loop is None else run_in_loop(loop, cancelled or threading.Event())
+    calls = StoreCalls(store, wait)
+    takes_ids = replaces_by_id(store)
+    if ids == "content" and not takes_ids:
+        logger.warning(
+            "%s takes no ids, so a second ingest adds its rows again", type(store).__name__
         )
-    ahead = max(batch_size, max_buffered)
+    reader = Reader(_take(documents, wait), ids, make_ids=takes_ids, place=place_of(core_of(store)))
     total = len(documents) if isinstance(documents, Sized) else None
+    clock = pipeline.dispatcher.clock
+    most = max(batch_size, max_buffered)
     with (
-        pipeline.prefetches.open(max_buffered=ahead, until_released=True) as prefetch,
-        tqdm(total=total, unit=" documents", disable=not show_progress) as bar,
+        pipeline.prefetches.open(max_buffered=most, until_released=True, first=FIRST) as prefetch,
+        watched(pipeline, prefetch, total=total, unit="document", shown=show_progress) as bar,
+        large_page_cache(core_of(store)),
     ):
-        return Ingestion(
-            store,
-            documents,
-            ids=ids,
-            complete=partial(pipeline.prefetches.complete, prefetch, cancelled=cancelled),
-            prefetch=prefetch,
+        ahead = Ahead(
+            reader,
+            prefetch,
+            partial(pipeline.prefetches.complete, prefetch, cancelled=cancelled),
+            most=most,
+            cancelled=cancelled,
+        )
+        writer = Writer(
+            calls,
+            rows_of(calls),
+            takes_ids=takes_ids,
+            passes_ids=ids is not None and ids != "content",
             batch_size=batch_size,
-            ahead=ahead,
-            now=pipeline.dispatcher.clock.now,
-        ).run(bar.update, cancelled=cancelled)
+            patience=patience,
+            now=clock.now,
+            pause=partial(prefetch.pause, cancelled=cancelled),
+            draw=draw,
+        )
+        return Ingestion(reader, ahead, writer, now=clock.now).run(bar.update, cancelled=cancelled)
 
 
-def _batch_size(store: VectorStore) -> int:
-    """Return how many documents to give to one call of the store.
-
-    Some stores, such as Supabase's, write a call in statements of `chunk_size` rows each. One
-    statement is all or nothing. Of several, some may have succeeded when another one fails.
-    """
-    size = getattr(store, "chunk_size", None)
-    return size if isinstance(size, int) and size > 0 else BATCH_SIZE
+def _take(documents: Any, wait: Callable[[Any], Any] | None) -> Take:
+    if isinstance(documents, AsyncIterable):
+        if wait is None:
+            raise InputTypeError("documents come asynchronously: await aingest(store, documents)")
+        return take_from_async(documents, wait)
+    return take_from(documents)
 
 
 class Ingestion:
     """One `ingest` under way.
 
     Args:
-        store: whose `add_documents` is called.
-        documents: any iterable; read no further ahead than `ahead` allows.
-        ids: the documents' ids; `None`: up to the store.
-        complete: waits for the vectors of some texts in the prefetch; returns the positions
-            that failed, and why.
-        prefetch: embeds ahead, and keeps vectors until they are released.
-        batch_size: documents in one call of the store, at most.
-        ahead: documents that are read ahead.
+        reader: reads the documents.
+        ahead: embeds them ahead.
+        writer: writes them.
         now: returns the time in seconds.
     """
 
     def __init__(
-        self,
-        store: VectorStore,
-        documents: Iterable[Document],
-        *,
-        ids: Iterable[str] | None,
-        complete: _Complete,
-        prefetch: Prefetch,
-        batch_size: int,
-        ahead: int,
-        now: Callable[[], float],
+        self, reader: Reader, ahead: Ahead, writer: Writer, *, now: Callable[[], float]
     ) -> None:
-        self._store = store
-        self._given = _items(documents, ids)
-        self._passes_ids = ids is not None
-        self._complete = complete
-        self._prefetch = prefetch
-        self._batch_size = batch_size
+        self._reader = reader
         self._ahead = ahead
+        self._writer = writer
         self._now = now
         self._started = now()
-        self._queue: deque[_Item] = deque()
-        self._broken: Exception | None = None  # what the documents raised
         self._waited = 0.0
-        self._read = 0
         self._tried = 0
-        self._stored = 0
-        self._stored_ids: list[str] = []
-        self._failures: list[IngestFailure] = []
-        self._failed_in_a_row = 0
 
     def run(
         self, progress: Callable[[int], object], *, cancelled: threading.Event | None = None
@@ -179,138 +167,106 @@ class Ingestion:
             cancelled: set to stop after the batch that is being written.
 
         Raises:
-            IngestError: several documents in a row failed, and none between them succeeded.
+            IngestError: nothing more can be embedded or stored, or nothing was stored at all.
             asyncio.CancelledError: it was cancelled.
             Exception: whatever `documents` or `ids` raised, once what was read before is written.
         """
         try:
-            with large_page_cache(self._store):
-                self._read_ahead()
-                while self._queue:
-                    progress(self._write_batch(cancelled))
-                    if cancelled is not None and cancelled.is_set():
-                        raise asyncio.CancelledError
-                    self._read_ahead()
-            if self._broken is not None:
-                raise self._broken
+            while self._ahead.read():
+                progress(self._do_batch())
+                if cancelled is not None and cancelled.is_set():
+                    raise asyncio.CancelledError
+            if self._reader.broken is not None:
+                raise self._reader.broken
+            return self._finished()
         except BaseException as error:
             if not isinstance(error, IngestError):
                 error.add_note(
-                    f"ingest stopped here: of its first {self._tried:,} documents {self._stored:,} "
-                    f"are stored; {self._read - self._tried:,} more were read, and are not"
+                    f"ingest stopped here: of its first {self._tried:,} documents "
+                    f"{self._writer.written.stored:,} are stored; "
+                    f"{self._reader.count - self._tried:,} more were read, and are not"
                 )
             raise
-        return self._report()
 
-    def _read_ahead(self) -> None:
-        # A full run of the prefetch at a time, not a small run for each batch.
-        step = max(1, self._ahead // RUNS)
-        while self._ahead - len(self._queue) >= step:
-            items = self._next(step)
-            if not items:
-                return
-            self._read += len(items)
-            self._queue.extend(items)
-            self._prefetch.announce([item.document.page_content for item in items])
-
-    def _next(self, count: int) -> list[_Item]:
-        items: list[_Item] = []
-        if self._broken is None:
-            try:
-                for item in islice(self._given, count):  # one by one: what came before an error
-                    items.append(item)  # noqa: PERF402  # is good
-            except Exception as error:  # noqa: BLE001  # whatever a generator of the user's raises
-                self._broken = error
-        return items
-
-    def _write_batch(self, cancelled: threading.Event | None) -> int:
+    def _do_batch(self) -> int:
         began_to_wait = self._now()
-        written = self._read - len(self._queue)
-        rest = self._batch_size - written % self._batch_size
-        ahead = (item.document.page_content for item in islice(self._queue, rest))
-        size = self._prefetch.wait_for_some(ahead, least=LEAST, cancelled=cancelled)
-        batch = [self._queue.popleft() for _ in range(size)]
-        texts = [item.document.page_content for item in batch]
-        failed = self._complete(texts)
+        batch = self._ahead.next(self._writer.size.limit)
         self._waited += self._now() - began_to_wait
-        for position in sorted(failed):
-            self._lose(batch[position], "embedding", failed[position])
-        good = [item for position, item in enumerate(batch) if position not in failed]
-        if good:
-            self._write(good)
-        self._tried = batch[-1].index + 1
-        if not good and rest == self._batch_size:  # no other part of this batch was good
-            # An error of a document itself says nothing of the next one.
-            outside = [error for error in failed.values() if not isinstance(error, InputError)]
-            if outside:
-                self._stop_if_hopeless(len(outside), outside[-1])
-        self._prefetch.release(texts)
-        return len(batch)
-
-    def _write(self, items: Sequence[_Item]) -> None:
-        """Write documents, and find those that the store refuses by halving."""
-        options: dict[str, Any] = {"ids": [item.id for item in items]} if self._passes_ids else {}
+        writer = self._writer
+        writer.settled.clear()
+        for item, error in batch.failed:
+            writer.lose(item, "embedding", error)
+        stored = writer.written.stored
         try:
-            written = self._store.add_documents([item.document for item in items], **options)
-        except BaseException as error:
-            roll_back(self._store)
-            if not isinstance(error, Exception):
-                raise
-            if len(items) == 1:
-                self._lose(items[0], "writing", error)
-                self._tried = items[0].index + 1
-                self._stop_if_hopeless(1, error)
-                return
-            logger.info("writing %d documents: %s, halving", len(items), type(error).__name__)
-        else:
-            self._stored += len(items)
-            self._stored_ids.extend(written or ())
-            self._tried = items[-1].index + 1
-            self._failed_in_a_row = 0
-            return
-        middle = len(items) // 2
-        self._write(items[:middle])
-        self._write(items[middle:])
+            if batch.good:
+                writer.write(batch.good)
+            if writer.written.stored == stored and batch.is_whole:
+                self._note_whole_batch_failed(batch)
+        except Stop as stop:
+            raise self._error(stop.why, batch) from root_of([stop.cause])
+        finally:
+            self._note_tried(batch)
+        if writer.written.stored:
+            self._ahead.go_on()
+        self._ahead.release(batch.items)
+        return len(batch.items)
 
-    def _lose(
-        self, item: _Item, stage: Literal["embedding", "writing"], error: BaseException
-    ) -> None:
-        for link in causes(error):
-            link.__traceback__ = None  # its frames would keep whole batches in memory
-        self._failures.append(IngestFailure(index=item.index, id=item.id, stage=stage, error=error))
+    def _note_whole_batch_failed(self, batch: Batch) -> None:
+        """Stop if the cause is not the documents.
 
-    def _stop_if_hopeless(self, failed: int, error: BaseException) -> None:
-        self._failed_in_a_row += failed
-        if self._failed_in_a_row >= FAILED_IN_A_ROW:
-            raise IngestError(self._report()) from root_of([error])
+        Raises:
+            Stop: it is the account, the server, or the store.
+        """
+        streak = self._writer.streak
+        streak.batch_failed()
+        for _, error in batch.failed:
+            if not batch.good and not _is_of_the_text(error):
+                raise Stop("a whole batch could not be embedded", error)
+            streak.failed()
+        if streak.is_hopeless:
+            raise Stop(
+                "whole batches failed one after the other", self._writer.written.failures[-1].error
+            )
+
+    def _note_tried(self, batch: Batch) -> None:
+        settled = self._writer.settled
+        left = (item.index for item in batch.items if item.index not in settled)
+        self._tried = next(left, batch.items[-1].index + 1)
+
+    def _finished(self) -> IngestReport:
+        report = self._report()
+        if report.failures and not report.stored:
+            raise IngestError(report, "none could be stored") from root_of(
+                [failure.error for failure in report.failures]
+            )
+        if report.failures or report.unknown:
+            logger.warning("%s; see report.failures", report.missing())
+        return report
+
+    def _error(self, why: str, batch: Batch) -> IngestError:
+        self._note_tried(batch)
+        return IngestError(self._report(), why)
 
     def _report(self) -> IngestReport:
+        written = self._writer.written
+        ids = tuple(written.ids)
+        if self._writer.keeps_ids:  # in different calls the later one has replaced the earlier one
+            ids = tuple(dict.fromkeys(ids))
+        twice = len(written.ids) - len(ids)
         return IngestReport(
-            documents=self._read,
+            documents=self._reader.count,
             tried=self._tried,
-            stored=self._stored,
-            failures=tuple(sorted(self._failures, key=lambda failure: failure.index)),
-            ids=tuple(self._stored_ids),
+            stored=written.stored - twice,
+            replaced=written.replaced + twice,
+            failures=tuple(sorted(written.failures, key=lambda failure: failure.index)),
+            unknown=tuple(sorted(written.unknown)),
+            ids=ids,
+            keeps_ids=self._writer.keeps_ids,
+            retries=written.retries,
             seconds=self._now() - self._started,
             waited=self._waited,
         )
 
 
-def _items(documents: Iterable[Document], ids: Iterable[str] | None) -> Iterator[_Item]:
-    """Yield the documents with their ids: those given, else their own.
-
-    Raises:
-        InputTypeError: one is not a `Document`.
-        OptionError: there are not as many ids as documents.
-    """
-    own_ids = ids is None
-    for index, (document, name) in enumerate(zip_longest(documents, () if ids is None else ids)):
-        if not own_ids and (document is None or name is None):
-            kind = "documents" if document is None else "ids"
-            raise OptionError(f"ids must be one a document, but there are only {index:,} {kind}")
-        if not isinstance(document, Document):
-            raise InputTypeError(
-                f"ingest takes documents, but number {index:,} is a {type(document).__name__}; "
-                "make it a Document(page_content=...)"
-            )
-        yield _Item(index, document, document.id if own_ids else name)
+def _is_of_the_text(error: BaseException) -> bool:
+    return isinstance(error, InputError) or diagnose(error).kind in _OF_THE_TEXT

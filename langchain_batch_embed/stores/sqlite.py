@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["PAGE_CACHE", "large_page_cache", "roll_back"]
+__all__ = ["PAGE_CACHE", "connection_of", "large_page_cache", "roll_back"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def roll_back(store: object) -> None:
     the failed one, and they would be stored twice.
     """
     with contextlib.suppress(Exception):  # the user has to see the error of the call
-        rollback = getattr(_connection(store), "rollback", None)
+        rollback = getattr(connection_of(store), "rollback", None)
         if callable(rollback):
             rollback()
 
@@ -49,7 +49,7 @@ def large_page_cache(store: object) -> Iterator[None]:
     connection: Any = None
     before: int | None = None
     try:
-        connection = _connection(store)
+        connection = connection_of(store)
         if _is_sqlite(connection):
             before = _enlarge(connection)
     except Exception as error:  # noqa: BLE001  # without it the ingest is only slower
@@ -82,7 +82,8 @@ def _cache_size(cursor: Any) -> int:
     return int(size)
 
 
-def _connection(store: object) -> Any:
+def connection_of(store: object) -> Any:
+    """Return the connection that a store keeps, or `None`."""
     return getattr(store, "_connection", None)
 
 

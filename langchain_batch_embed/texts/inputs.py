@@ -120,9 +120,21 @@ def check_texts(texts: Iterable[Any]) -> list[str]:
 
 
 def prepare(
-    texts: Sequence[str], *, counter: TokenCounter, limits: Limits, long_inputs: LongInputs
+    texts: Sequence[str],
+    *,
+    counter: TokenCounter,
+    limits: Limits,
+    long_inputs: LongInputs,
+    server: str | None = None,
 ) -> Inputs:
     """Find what has to be sent for the texts.
+
+    Args:
+        texts: what the caller gave.
+        counter: counts their tokens.
+        limits: of the provider.
+        long_inputs: what to do with a text that is too long.
+        server: what messages call it; `None`: by the provider's name.
 
     Raises:
         InputError: a text is empty and the provider refuses that, or is over
@@ -133,9 +145,11 @@ def prepare(
     row_of = np.fromiter((rows.setdefault(text, len(rows)) for text in texts), np.intp, len(texts))
     if limits.refuses_empty and "" in rows:
         empty = [i for i, text in enumerate(texts) if not text]
+        name = server or limits.provider
         raise InputError(
-            f"{_which(empty, texts, 'empty')}, "
-            f"which {limits.provider} refuses; leave such texts out, or send ' ' instead",
+            f"{_which(empty, texts, 'empty')}, which {name} "
+            f"{'refuses' if name == limits.provider else 'may refuse'}; leave such texts out, or "
+            'pass empty="skip-vector", which gives them a vector',
             indices=empty,
         )
     unique = list(rows)

@@ -2,22 +2,28 @@
 
 Counting is exact where the encoding is known: `toktok-rs` counts cl100k_base and its
 successors without building the ids, without the GIL and without a download; `tiktoken`
-serves encodings that were added to it by a plug-in or loaded before. Anywhere else the
-number of UTF-8 bytes is used. A byte-level tokenizer never makes more tokens than bytes,
-so that is an upper bound: requests get smaller than they could be, never too large.
+serves encodings that were added to it by a plug-in or loaded before, and all of them where
+`toktok-rs` is not installed. Anywhere else the number of UTF-8 bytes is used. A byte-level
+tokenizer never makes more tokens than bytes, so that is an upper bound: requests get smaller
+than they could be, never too large.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 import tiktoken
 import tiktoken.model
 import tiktoken.registry
-import toktok
 from numpy.typing import NDArray
+
+try:
+    import toktok
+except ImportError:  # it has no wheel for musl, nor for Windows on ARM
+    toktok = None
 
 __all__ = [
     "ByteCounter",
@@ -137,18 +143,28 @@ def counter_for(model: str | None) -> TokenCounter:
     if model is None:
         return ByteCounter()
     name = _encoding_name(model)
-    if name in _TOKTOK_ENCODINGS:
+    is_missing = toktok is None and name in _TOKTOK_ENCODINGS
+    if name in _TOKTOK_ENCODINGS and not is_missing:
         return ToktokCounter(name)
     encoding = _loaded_encoding(name)
     if encoding is not None:
+        if is_missing:
+            _log_once(logging.INFO, "toktok-rs is not installed: tiktoken counts, more slowly")
         return TiktokenCounter(encoding)
-    logger.warning(
-        "no vocabulary at hand for the encoding %s: counting UTF-8 bytes instead of tokens, which "
-        "is safe but makes smaller requests; tiktoken.get_encoding(%r), called before, loads it",
-        name,
-        name,
+    remedy = f"tiktoken.get_encoding({name!r}), called before, loads it"
+    _log_once(
+        logging.WARNING,
+        f"no vocabulary at hand for the encoding {name}: counting UTF-8 bytes instead of tokens, "
+        "which is safe but makes smaller requests; "
+        + (f"install toktok-rs, which has it, or {remedy}" if is_missing else remedy),
     )
     return ByteCounter()
+
+
+@cache
+def _log_once(level: int, message: str) -> None:
+    """Say it once for all objects of a process: it is true of the installation."""
+    logger.log(level, message)
 
 
 def _encoding_name(model: str) -> str:

@@ -47,8 +47,8 @@ from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.providers.decoding import to_lists
 from langchain_batch_embed.simulator import Scenario, Simulator
-from langchain_batch_embed.stores.ingest import BATCH_SIZE
 from langchain_batch_embed.stores.sqlite import PAGE_CACHE
+from langchain_batch_embed.stores.traits import BATCH_SIZE
 from tests.benchmarks.contenders import peak_mb
 from tests.stores.callers import CALLERS
 from tests.stores.places import Places

@@ -4,7 +4,8 @@ import heapq
 import math
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -13,7 +14,8 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings, InputError, OptionError
-from langchain_batch_embed.calls.plan import RUNS, TIERS, AccountQuota, rehearse_quota
+from langchain_batch_embed.calls.estimate import RUNS, AccountQuota, rehearse_quota
+from langchain_batch_embed.calls.plan import TIERS
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.commands.main import main
@@ -301,7 +303,14 @@ class TestPrice:
         assert "price not known" in str(plan)
 
     @pytest.mark.parametrize(
-        ("amount", "written"), [(0.047612, "$0.0476"), (0, "$0.0000"), (1234.5, "$1,234.50")]
+        ("amount", "written"),
+        [
+            (0.047612, "$0.0476"),
+            (0, "$0.0000"),
+            (0.00004, "<$0.0001"),
+            (0.0001, "$0.0001"),
+            (1234.5, "$1,234.50"),
+        ],
     )
     def test_is_written_with_the_digits_that_matter(self, amount: float, written: str) -> None:
         """Cents from a dollar on, fractions of cents below."""
@@ -379,13 +388,50 @@ class TestShown:
         )
         assert "with 3,000 requests and 1,000,000 tokens a minute" in str(plan)
 
+    @pytest.mark.parametrize(
+        ("seconds", "said"),
+        [
+            ((2.2, 2.2, 2.1, 2.1, 2.3), "about 2.2 s in every tier"),
+            (
+                (89.2, 89.4, 2.1, 2.2, 2.1),
+                "about 2.2 s if no quota binds (as in tier 3 to 5); tier 1 and 2: 89 s",
+            ),
+            (
+                (900, 600, 100, 100, 50),
+                "about 2.2 s if no quota binds; tier 1: 15 min, tier 2: 10 min, "
+                "tier 3 and 4: 100 s, tier 5: 50 s",
+            ),
+            (
+                (40, 40, 40, 2.2, 2.2),
+                "about 2.2 s if no quota binds (as in tier 4 and 5); tier 1 to 3: 40 s",
+            ),
+        ],
+    )
+    def test_equal_tiers_are_told_together(
+        self, batch: Batch, seconds: Sequence[float], said: str
+    ) -> None:
+        """And those that nothing binds are not told at all."""
+        plan = replace(
+            batch().plan(["a text"]), seconds=2.2, seconds_by_tier=dict(enumerate(seconds, 1))
+        )
+        assert str(plan).endswith(f"\n{said}")
+
+    def test_one_is_no_plural(self, batch: Batch) -> None:
+        """Neither in a plan nor in a report."""
+        embeddings = batch()
+        assert str(embeddings.plan(["text"])).startswith("1 text (1 unique): 1 request, 1 token, ")
+        embeddings.embed_documents(["text"])
+        said = str(embeddings.last_report)
+        assert said.startswith("1 text (1 unique) in ")
+        assert ": 1 request, 0 retries (0 throttled), 1 token, $" in said
+
     def test_a_notebook_shows_a_table(self, batch: Batch) -> None:
         """A row a value, and the text's apostrophe escaped."""
         table = batch().plan(["a text", "a text"])._repr_html_()
         assert table.startswith("<table>")
         assert '>unique</th><td style="text-align: left">1<' in table
         assert "OpenAI&#x27;s list price" in table
-        assert "tier 5: " in table
+        assert "in every tier" in table
 
     def test_a_report_is_a_table_too(self) -> None:
         """So both can be compared."""
@@ -430,8 +476,8 @@ class TestCommand:
         main(["plan", str(folder)])
         head, sent, took = capsys.readouterr().out.splitlines()
         assert head == "3 files, cut into sections, for text-embedding-3-small"
-        assert sent.startswith("10 texts (10 unique): 1 requests, ")
-        assert "tier 1: " in took
+        assert sent.startswith("10 texts (10 unique): 1 request, ")
+        assert took == "about 0.5 s in every tier"
 
     def test_whole_files_and_a_tier(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """A file is a text then; files can be named one by one."""
@@ -440,7 +486,7 @@ class TestCommand:
         main(["plan", *files, "--whole", "--tier", "1", "--model", model])
         head, sent, took = capsys.readouterr().out.splitlines()
         assert head == f"2 files, for {model}"
-        assert sent.startswith("2 texts (2 unique): 1 requests, ")
+        assert sent.startswith("2 texts (2 unique): 1 request, ")
         assert "$0.13 a million" in sent
         assert took.endswith("with 3,000 requests and 1,000,000 tokens a minute")
 

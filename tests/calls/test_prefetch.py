@@ -55,6 +55,12 @@ def threads(name: str) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if name in thread.name]
 
 
+def started(prefetch: Prefetch) -> Prefetch:
+    """Return a prefetch that embeds as far ahead as it may, without a question."""
+    prefetch.go_ahead()
+    return prefetch
+
+
 def slices(texts: Sequence[str], size: int) -> list[list[str]]:
     """Cut texts into portions, as a store does."""
     return [list(texts[start : start + size]) for start in range(0, len(texts), size)]
@@ -105,6 +111,7 @@ class TestCallers:
         """Also where nobody asks for it in the end."""
         embeddings = batch()
         with embeddings.prefetch(TEXTS, max_buffered=100), embeddings.prefetch(TEXTS) as inner:
+            inner.go_ahead()
             wait_until(lambda: len(inner._ready) == len(TEXTS))
         assert embeddings.last_report is not None
         assert (embeddings.last_report.texts, embeddings.last_report.failures) == (1000, 0)
@@ -114,8 +121,8 @@ class TestCallers:
     ) -> None:
         """What it borrowed is still there for the calls that the outer one was for."""
         embeddings = batch()
-        with embeddings.prefetch(TEXTS) as outer:
-            with embeddings.prefetch(TEXTS) as inner:
+        with started(embeddings.prefetch(TEXTS)) as outer:
+            with started(embeddings.prefetch(TEXTS)) as inner:
                 wait_until(lambda: len(inner._ready) == len(TEXTS))
             requests = server.stats()["requests"]
             for portion in slices(TEXTS, 100):
@@ -130,9 +137,9 @@ class TestCallers:
         """The inner one sends the other texts meanwhile."""
         server.configure(script=("hang",), hang_seconds=2)
         embeddings = batch(_clock=SYSTEM_CLOCK)
-        with embeddings.prefetch(TEXTS[:1]) as outer:
+        with started(embeddings.prefetch(TEXTS[:1])) as outer:
             wait_until(lambda: server.stats()["requests"] == 1)
-            with embeddings.prefetch(TEXTS[:2]):
+            with started(embeddings.prefetch(TEXTS[:2])):
                 assert_right(embeddings.embed_documents(TEXTS[1:2]), TEXTS[1:2])
                 assert outer._running
 
@@ -142,8 +149,8 @@ class TestCallers:
         """Its threads end while the outer one's answers are still waited for."""
         server.configure(script=("hang",) * 20, hang_seconds=2)
         embeddings = batch(_clock=SYSTEM_CLOCK)
-        with embeddings.prefetch(TEXTS) as outer:
-            with embeddings.prefetch(TEXTS) as inner:
+        with started(embeddings.prefetch(TEXTS)) as outer:
+            with started(embeddings.prefetch(TEXTS)) as inner:
                 wait_until(lambda: inner._runs > 0)
             wait_until(lambda: inner._runs == 0)
             assert outer._running
@@ -161,7 +168,8 @@ class TestCallers:
             for portion in slices(TEXTS, size):
                 assert_right(embeddings.embed_numpy(portion), portion)
         assert server.stats()["inputs_billed"] == 2000
-        assert server.stats()["requests"] <= 8
+        # One text at a time: each question allows four times as many ahead.
+        assert server.stats()["requests"] <= (12 if size == 1 else 8)
 
     def test_texts_that_were_not_announced_still_work(
         self, batch: Batch, server: LocalServer
@@ -238,7 +246,7 @@ class TestCallers:
             with pytest.raises(asyncio.CancelledError):
                 await task
 
-        with embeddings.prefetch(["a"]):
+        with started(embeddings.prefetch(["a"])):
             asyncio.run(cancel())
             wait_until(lambda: not threads("async"))
 
@@ -318,11 +326,82 @@ class TestCallers:
     ) -> None:
         """Texts that nobody waited for have no vector."""
         embeddings = batch(max_workers=1)
-        with embeddings.prefetch(TEXTS, max_buffered=100) as prefetch:
+        with started(embeddings.prefetch(TEXTS, max_buffered=100)) as prefetch:
             assert prefetch.wait_for_all(TEXTS[:100]) == []
         report = embeddings.last_report
         assert report is not None
         assert (report.texts, report.failures) == (1000, 900)
+
+
+class TestQuestions:
+    """Runs go no further ahead than the questions bear out."""
+
+    def test_nothing_is_paid_for_before_the_first_question(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Nor where there is none: `index()` asks for nothing that it skips."""
+        embeddings = batch()
+        documents = [Document(text) for text in TEXTS]
+        store, records = InMemoryVectorStore(embeddings), InMemoryRecordManager("test")
+        records.create_schema()
+        index(documents, records, store, batch_size=100, key_encoder="sha256")
+        server.configure()
+        with embeddings.prefetch(TEXTS) as prefetch:
+            result = index(documents, records, store, batch_size=100, key_encoder="sha256")
+            assert prefetch._runs == 0
+        assert result["num_skipped"] == 1000
+        assert server.stats()["requests"] == 0
+
+    @pytest.mark.parametrize(
+        ("step", "most"), [(100, 16), (50, 30), (10, 130), (4, 400), (2, 800), (1, 1000)]
+    )
+    def test_of_what_is_skipped_little_is_paid_for(
+        self, batch: Batch, server: LocalServer, step: int, most: int
+    ) -> None:
+        """Of each portion every so many texts are asked for, and the others never."""
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS):
+            for portion in slices(TEXTS, 100):
+                asked = portion[::step]
+                assert_right(embeddings.embed_documents(asked), asked)
+        assert server.stats()["inputs_billed"] <= most
+        assert server.stats()["inputs_billed"] == server.stats()["texts_billed_distinct"]
+
+    def test_new_texts_behind_many_old_ones_are_embedded_ahead(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Nothing of the old ones is paid for, and the others take few requests."""
+        embeddings = treat_as_known(batch(max_workers=2))
+        with embeddings.prefetch(TEXTS):
+            for portion in slices(TEXTS[600:], 10):
+                assert_right(embeddings.embed_documents(portion), portion)
+        assert server.stats()["inputs_billed"] == 400
+        assert server.stats()["requests"] <= 12
+
+    def test_the_first_question_is_answered_by_a_run(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Its texts and those ahead share requests, and its own call sends nothing."""
+        embeddings = treat_as_known(batch(max_workers=1))
+        with embeddings.prefetch(TEXTS):
+            assert_right(embeddings.embed_documents(TEXTS[:100]), TEXTS[:100])
+            assert embeddings.last_report is not None
+            assert embeddings.last_report.requests == 0
+            wait_until(lambda: server.stats()["in_flight"] == 0)
+        assert 100 < server.stats()["inputs_billed"] <= 500
+
+    def test_a_text_that_a_call_has_embedded_is_there_for_the_next_one(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """It was announced twice, and asked for before its turn."""
+        embeddings = batch(max_workers=1)
+        with embeddings.prefetch([*TEXTS, *TEXTS]) as prefetch:
+            prefetch._runs = RUNS  # as many as there may be, so that a call has to help itself
+            for _ in "ab":
+                assert_right(embeddings.embed_documents(TEXTS[:10]), TEXTS[:10])
+            assert not prefetch._ready
+            prefetch._runs = 0
+        assert server.stats()["inputs_billed"] == 10
 
 
 class TestTexts:
@@ -504,7 +583,7 @@ class TestErrors:
         """A call is left at its deadline, also when it is not its own request that hangs."""
         server.configure(script=("hang",), hang_seconds=1)
         embeddings = batch(deadline=0.3, timeout=60, _clock=SYSTEM_CLOCK)
-        with embeddings.prefetch(["a"]):
+        with started(embeddings.prefetch(["a"])):
             wait_until(lambda: server.stats()["in_flight"] == 1)
             with pytest.raises(PartialEmbeddingsError) as caught:
                 embeddings.embed_documents(["a"])
@@ -524,7 +603,7 @@ class TestErrors:
             clock.time += 2
             return prepare(texts)
 
-        with embeddings.prefetch(["a"]):
+        with started(embeddings.prefetch(["a"])):
             wait_until(lambda: server.stats()["in_flight"] == 1)
             mocker.patch.object(embeddings._pipeline, "prepare", slowly)
             with pytest.raises(PartialEmbeddingsError):
@@ -537,7 +616,7 @@ class TestErrors:
         """It was on its way, and so it is paid for once."""
         server.configure(script=("drip",), drip_seconds=0.002, dimensions=64)
         embeddings = batch(deadline=0.2, timeout=60, _clock=SYSTEM_CLOCK)
-        with embeddings.prefetch(["a"]):
+        with started(embeddings.prefetch(["a"])):
             wait_until(lambda: server.stats()["in_flight"] == 1)
             with pytest.raises(PartialEmbeddingsError):
                 embeddings.embed_documents(["a"])
@@ -557,7 +636,7 @@ class TestErrors:
             came.extend(texts)
 
         prefetch = Prefetch(embed, max_buffered=2, on_close=lambda _: None)
-        with prefetch:
+        with started(prefetch):
             prefetch.announce(["a", "b", "c", "d"])
             wait_until(lambda: len(threads("prefetch")) == 2)
             assert list(prefetch.receive(["a", "b"], end=0.0)) == []
@@ -574,7 +653,7 @@ class TestTokens:
         """Only a text that was not announced is counted in the call."""
         embeddings = batch()
         count = mocker.spy(embeddings._pipeline.fetcher.counter, "count")
-        with embeddings.prefetch(TEXTS[:100]) as prefetch:
+        with started(embeddings.prefetch(TEXTS[:100])) as prefetch:
             wait_until(lambda: len(prefetch._ready) == 100)
             counted = [text for call in count.call_args_list for text in call.args[0]]
             assert sorted(counted) == sorted(TEXTS[:100])
@@ -601,7 +680,7 @@ class TestBounds:
     ) -> None:
         """Nobody asks, so it stops when the buffer is full, and goes on when there is room."""
         embeddings = batch(max_workers=2)
-        with embeddings.prefetch(TEXTS, max_buffered=100):
+        with started(embeddings.prefetch(TEXTS, max_buffered=100)):
             wait_until(lambda: server.stats()["inputs_billed"] == 100)
             wait_until(lambda: server.stats()["in_flight"] == 0)
             embeddings.embed_documents(TEXTS[:60])  # makes room for two runs
@@ -717,7 +796,7 @@ class TestBounds:
 
         texts = ["a", "b", "bad", "c", "late", "d"]
         prefetch = Prefetch(embed, max_buffered=4, on_close=lambda _: None)  # runs of one
-        with prefetch:
+        with started(prefetch):
             prefetch.announce(texts)
             assert prefetch.wait_for_some(texts[:4], least=10) == 4
             assert prefetch.wait_for_some(texts, least=3) == 4
@@ -762,12 +841,34 @@ class TestBounds:
         wait_until(lambda: server.stats()["in_flight"] == 0 and not threads("prefetch"))
         assert server.stats()["inputs_billed"] < 500
 
+    def test_what_is_paid_for_outlives_an_exception(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Without a journal too: what is here, and what is on its way."""
+        server.configure(latency=0.05)
+        embeddings = batch(max_workers=2, max_batch_size=10)
+
+        def use() -> None:
+            with started(embeddings.prefetch(TEXTS[:200])) as prefetch:
+                assert_right(embeddings.embed_documents(TEXTS[:10]), TEXTS[:10])
+                wait_until(lambda: len(prefetch._ready) >= 20)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            use()
+        wait_until(lambda: server.stats()["in_flight"] == 0 and not threads("prefetch"))
+        paid = server.stats()["inputs_billed"]
+        assert paid < 200
+        wait_until(lambda: embeddings._pipeline.recovery.memory.stats().vectors == paid - 10)
+        assert_right(embeddings.embed_numpy(TEXTS[10:200]), TEXTS[10:200])
+        assert server.stats()["inputs_billed"] == 200
+
     def test_closing_lets_go_of_those_who_wait(self, batch: Batch, server: LocalServer) -> None:
         """A call in another thread then embeds its texts itself."""
         server.configure(script=("hang",), hang_seconds=1)
         embeddings = batch(timeout=60)
         with ThreadPoolExecutor(1) as thread:
-            with embeddings.prefetch(["a"]):
+            with started(embeddings.prefetch(["a"])):
                 wait_until(lambda: server.stats()["in_flight"] == 1)
                 answer = thread.submit(embeddings.embed_documents, ["a"])
             assert_right(answer.result(), ["a"])
@@ -777,7 +878,7 @@ class TestBounds:
     ) -> None:
         """Also what nobody asked for, so that it is paid for once."""
         embeddings = batch(journal=tmp_path / "j")
-        with embeddings.prefetch(TEXTS):
+        with started(embeddings.prefetch(TEXTS)):
             embeddings.embed_documents(TEXTS[:10])
             wait_until(lambda: embeddings.journal.stats().vectors == 1000)
         again = batch(journal=tmp_path / "j")

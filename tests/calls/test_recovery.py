@@ -49,8 +49,11 @@ class Prefixing(BatchEmbeddings):
         super().__init__(wrapped)
         self.prefix = prefix
 
-    def embed_documents(self, texts: Iterable[str]) -> list[list[float]]:
+    def embed_documents(
+        self, texts: Iterable[str], chunk_size: int | None = None
+    ) -> list[list[float]]:
         """Put the prefix before each text."""
+        del chunk_size
         return super().embed_documents([self.prefix + text for text in texts])
 
 

@@ -106,8 +106,9 @@ class TestSections:
             sections([], 0)
 
 
+@pytest.mark.slow
 class TestStandardLibrary:
-    """The text that everybody has."""
+    """The text that everybody has: thousands of files are read."""
 
     def test_sections_are_real_and_different(self, library: list[Section]) -> None:
         """Thousands of sections, none of them empty, no two the same."""

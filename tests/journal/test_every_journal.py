@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from langchain_core.stores import InMemoryByteStore
@@ -22,6 +22,7 @@ from langchain_batch_embed.journal import (
     open_journal,
 )
 from tests.journal.support import ALL, CHILD_SECONDS, SPACE, Clock, keys, numbers, vectors
+from tests.support import examples
 
 
 class TestEveryJournal:
@@ -202,7 +203,7 @@ class TestEveryJournal:
         ]
         shapes = st.tuples(st.integers(1, 6), st.integers(1, 9))
 
-        @settings(max_examples=50, deadline=None)
+        @examples(50)
         @given(arrays(np.uint32, shapes, elements=st.integers(0, 0xFF7FFFFF), fill=st.nothing()))
         def check(bits: NDArray[np.uint32]) -> None:
             numbers_of_them = bits.view(np.float32)

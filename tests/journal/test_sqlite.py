@@ -166,6 +166,7 @@ class TestSQLiteJournal:
         assert numbers(journal.get(keys("a"))[0]) == [0]
         journal.close()
 
+    @pytest.mark.slow
     def test_two_processes_share_one_file(self, path: Path) -> None:
         """Processes that start at once on a new file and write at once lose nothing."""
         children = [spawn(path, name, 25) for name in ("left", "right")]
@@ -187,6 +188,7 @@ class TestSQLiteJournal:
         assert len(texts) == len(positions)
         assert [float(text.split()[1]) for text in texts] == found[:, 0].tolist()
 
+    @pytest.mark.slow
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
     def test_every_put_that_returned_survives_kill_9(self, path: Path) -> None:
         """After SIGKILL in the middle of writing, all that was reported done is there."""

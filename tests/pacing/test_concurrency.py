@@ -6,11 +6,12 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.concurrency import Concurrency
+from tests.support import examples
 
 MOST = 128
 WORK = 10_000.0
@@ -196,7 +197,7 @@ class TestOverload:
         assert refused <= sent_in_all / 20
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(
     most=st.integers(1, 200),
     first=st.integers(1, 200),
@@ -233,3 +234,13 @@ def test_the_number_is_between_one_and_the_most(
         assert 1 <= concurrency.limit() <= most
         assert 1 <= concurrency.useful <= most
         assert 1 <= concurrency.limit() <= most
+
+
+def test_a_wave_of_refusals_shows_how_many_were_let_in() -> None:
+    """Of 32 that were sent together 24 are refused one by one: 8 are let in at a time."""
+    concurrency = Concurrency(128, first=32)
+    in_flight = [0.0] * 32
+    for i in range(24):
+        in_flight.pop()
+        concurrency.crowded(0.0, 0.1 + i / 100, in_flight=in_flight)
+    assert concurrency.limit() == 8

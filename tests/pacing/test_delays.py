@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from langchain_batch_embed.pacing.diagnosis import diagnose
 from tests.pacing.answers.quotas import TOKENS_A_MINUTE
-from tests.pacing.errors import NOW, OVERLOADED, Failed, body, check, no_deadline, refusal
+from tests.pacing.errors import NOW, OVERLOADED, Failed, body, check, refusal
 
 
 class TestDelay:
@@ -120,7 +120,6 @@ class TestDelay:
         got = diagnose(refusal(503, "", {"retry-after": "5"}))
         check(got, {**OVERLOADED, "after": 5}, status=503)
 
-    @no_deadline
     @given(st.floats() | st.integers().map(float))
     def test_a_time_is_never_out_of_bounds(self, seconds: float) -> None:
         """Whatever a header holds, a time that comes back can be waited for."""

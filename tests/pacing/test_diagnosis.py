@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
@@ -28,10 +28,10 @@ from tests.pacing.errors import (
     cases,
     check,
     fails,
-    no_deadline,
     refusal,
     wrapped,
 )
+from tests.support import examples
 
 
 class TestAnswers:
@@ -163,7 +163,7 @@ def assert_sound(got: Diagnosis, sent: Sequence[str] = ()) -> None:
 class TestAnything:
     """No answer, however odd, stops the reading: a request without a diagnosis would hang."""
 
-    @settings(deadline=None, max_examples=200)
+    @examples(200)
     @given(
         st.sampled_from([400, 404, 413, 418, 422, 429, 500, 503]),
         st.lists(st.sampled_from(PIECES), max_size=12).map("".join),
@@ -181,7 +181,6 @@ class TestAnything:
         got = diagnose(refusal(status, body(message, param=param, code=code)), sent=sent)
         assert_sound(got, sent)
 
-    @no_deadline
     @given(VALUES, st.sampled_from([400, 401, 429, 500]))
     def test_every_body_gets_a_diagnosis(self, answer: Any, status: int) -> None:
         """A body of any form leads to what its status asks for."""
@@ -200,7 +199,7 @@ class TestAnything:
         assert got.kind in {expected[status], Kind.SPENT, Kind.OPTION}
         assert_sound(got)
 
-    @settings(deadline=None, max_examples=300)
+    @examples(300)
     @given(
         st.dictionaries(st.sampled_from(ATTRIBUTES), VALUES, max_size=5),
         st.text(max_size=30),
@@ -219,7 +218,7 @@ class TestAnything:
         error = type("Odd", (Exception,), {"__str__": lambda _: fails(), "status_code": 429})()
         check(diagnose(error), THROTTLED, status=429)
 
-    @settings(deadline=None, max_examples=200)
+    @examples(200)
     @given(
         st.lists(st.text(min_size=4, max_size=60), min_size=1, max_size=4),
         st.sampled_from(["code", "type", "param", "message", "detail", "Code", "reason", "status"]),

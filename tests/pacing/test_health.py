@@ -1,9 +1,13 @@
 """Whether a server is there: a circuit breaker."""
 
+import socket
+
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
 from langchain_batch_embed.pacing.health import DOWN_AFTER, FIRST_CONTACT, PROBES, Health
 
 PATIENCE = 600.0
@@ -143,3 +147,36 @@ def test_every_outage_ends(answered: bool, luck: float, took: float) -> None:
         if state.gives_up(now, unreachable=True):
             break
     assert now <= PATIENCE + PROBES.longest + took
+
+
+class TestFirstContact:
+    """A server that never answered is given up soon only where it could never be reached."""
+
+    @pytest.mark.parametrize(
+        ("error", "reached"),
+        [
+            (ConnectionRefusedError("refused"), False),
+            (socket.gaierror("name or service not known"), False),
+            (ConnectionResetError("reset by peer"), True),
+            (BrokenPipeError("broken"), True),
+            (httpx.ReadError("reset"), True),
+            (httpx.RemoteProtocolError("server disconnected without sending a response"), True),
+            (httpx.ConnectError("all connection attempts failed"), False),
+        ],
+    )
+    def test_a_connection_that_broke_shows_that_the_address_is_right(
+        self, error: Exception, reached: bool
+    ) -> None:
+        """Refused connections and unknown names do not."""
+        found = diagnose(error)
+        assert found.kind is Kind.UNREACHABLE
+        assert found.reached is reached
+
+    @pytest.mark.parametrize(("reached", "patience"), [(False, FIRST_CONTACT), (True, 600.0)])
+    def test_the_patience_is_that_of_an_outage_once_it_was_reached(
+        self, reached: bool, patience: float
+    ) -> None:
+        """It goes away before its first answer: nothing is lost for that."""
+        state = health()
+        state.was_reached = reached
+        assert state.patience_for(unreachable=True) == patience

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from langchain_batch_embed.pacing.diagnosis import Quota
 from langchain_batch_embed.pacing.pacer import Pacer, Ticket
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
 
@@ -60,7 +61,9 @@ class TestQuota:
         """Where there are no headers, OpenAI's text tells the limit."""
         pacer = known()
         ticket = pacer.start(1000, now=0)
-        pacer.throttled(ticket, now=1, after=0.1, headers={}, quota=("tokens", 60_000))
+        pacer.throttled(
+            ticket, now=1, after=0.1, headers={}, quota=Quota(kind="tokens", limit=60_000)
+        )
         assert pacer.tokens.is_known
         assert pacer.tokens.rate == pytest.approx(1000)
         assert pacer.explains(1000)
@@ -73,7 +76,9 @@ class TestQuota:
             pacer.answered(pacer.start(1000, now=i / 100), {}, now=i / 100)
         for _ in range(16):
             ticket = pacer.start(1000, now=1)
-            pacer.throttled(ticket, now=1, after=0.1, headers={}, quota=("tokens", 1000))
+            pacer.throttled(
+                ticket, now=1, after=0.1, headers={}, quota=Quota(kind="tokens", limit=1000)
+            )
         assert not pacer.tokens.is_known
 
     @pytest.mark.parametrize("start", [0.0, 1000.0])
@@ -84,7 +89,9 @@ class TestQuota:
             now = start + 0.6 * i
             pacer.answered(pacer.start(1000, now=now), {}, now=now)
         ticket = pacer.start(1000, now=start + 60)
-        pacer.throttled(ticket, now=start + 60, after=0.1, headers={}, quota=("tokens", 60_000))
+        pacer.throttled(
+            ticket, now=start + 60, after=0.1, headers={}, quota=Quota(kind="tokens", limit=60_000)
+        )
         assert pacer.tokens.is_known
 
 
@@ -222,7 +229,9 @@ def test_something_may_always_start_in_the_end(
             case "hint":
                 pacer.throttled(ticket, now, after=90.0, headers={})
             case "named":
-                pacer.throttled(ticket, now, after=None, headers={}, quota=("requests", 60))
+                pacer.throttled(
+                    ticket, now, after=None, headers={}, quota=Quota(kind="requests", limit=60)
+                )
             case _:
                 pacer.failed(ticket, now, timed_out=name == "late", overloaded=name == "503")
 

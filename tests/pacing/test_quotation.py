@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
@@ -21,9 +21,9 @@ from tests.pacing.errors import (
     body,
     cases,
     check,
-    no_deadline,
     refusal,
 )
+from tests.support import examples
 
 LONG = (
     "The dimensions of the maximum number of inputs is 1, says my text; budget exceeded, rate "
@@ -53,6 +53,11 @@ QUOTES: dict[str, Callable[[str], str]] = {
     "as Python": lambda text: f"bad input: {text!r}",
     "as Python in Python": lambda text: f"bad input: {[repr(text)]!r}",
     "as HTML": lambda text: f"bad input: {html.escape(repr(text))}",
+    "in capitals": lambda text: f"bad input: {text.upper()}",
+    "in small letters": lambda text: f"bad input: '{text.lower()}'",
+    "with other white space": lambda text: f"bad input: '{'  '.join(text.split(' '))}'",
+    "cut, without quotation marks": lambda text: f"bad input: {text[:15]}... is too bad",
+    "the end alone": lambda text: f"bad input: ...{text[-30:]}",
     "on one line": lambda text: f"bad input: {text.replace(chr(10), ' ')}",
 }
 
@@ -77,14 +82,14 @@ class TestQuotedTexts:
     @pytest.mark.parametrize("quote", QUOTES.values(), ids=QUOTES)
     def test_a_quotation_is_no_reason(self, quote: Callable[[str], str], text: str) -> None:
         """However it is quoted, a text that talks about limits is only a refused text."""
-        if text == "dimensions" and quote(text).endswith((text, ";")):
+        if text in quote(text).split() or text.upper() in quote(text).split():
             pytest.skip("a single word without quotation marks can be the server's")
         message = quote(text)
         sent = ["something else entirely", text, "and more"]
         check(diagnose(refusal(400, body(message)), sent=sent), REFUSED, status=400)
         check(diagnose(ValueError(message), sent=sent), REFUSED)
 
-    @settings(deadline=None, max_examples=200)
+    @examples(200)
     @given(
         st.lists(
             st.lists(st.sampled_from(TELLING) | st.text(max_size=8), min_size=1, max_size=8)
@@ -140,7 +145,6 @@ class TestQuotedTexts:
         ]  # fmt: skip
         check(diagnose(refusal(status, answer), sent=sent, now=NOW), expected, status=status)
 
-    @no_deadline
     @given(st.lists(st.text(max_size=200), max_size=5), st.text(max_size=50), st.text(max_size=50))
     def test_what_is_long_enough_is_taken_out(
         self, texts: list[str], before: str, after: str
@@ -157,9 +161,9 @@ class TestQuotedTexts:
         """A long message about many texts takes no longer than a slow request."""
         texts = [f"{i} {LONG}" * 8 for i in range(2048)]
         message = " ".join(f"w{i}ord{i * i} and so on \\ &" for i in range(5000))
-        started = time.process_time()
+        started = time.thread_time()
         without_texts(message, texts)
-        assert time.process_time() - started < 5
+        assert time.thread_time() - started < 5
 
     def test_what_was_not_checked_is_not_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """When the bound on the work is reached, the rest of a message decides nothing."""

@@ -110,6 +110,15 @@ class TestKnownRate:
         assert bucket.is_known
         assert bucket.delay(10, now=0) == pytest.approx(1)
 
+    def test_refusals_that_tell_what_is_used_tell_what_the_bucket_holds(self) -> None:
+        """The largest of what they tell: in fixed windows each tells less than all of it."""
+        bucket = TokenBucket()
+        bucket.name(600, now=0, holds=20)
+        assert bucket.capacity == 20
+        bucket.name(600, now=1, holds=30)
+        bucket.name(600, now=2, holds=10)
+        assert bucket.capacity == 30
+
     def test_a_refusal_empties_a_bucket_of_which_only_the_rate_was_told(self) -> None:
         """The server saves up less than a minute's worth."""
         bucket = TokenBucket(600)
@@ -184,6 +193,32 @@ class TestMeasuredRate:
             bucket.take(10, now)
             bucket.passed(10, sent=now, now=now)
         assert (bucket.rate or 0) > 1.5 * first
+
+    def test_an_outage_is_no_time_in_which_little_passed(self) -> None:
+        """The rate is that of the seconds in which the server was there."""
+        bucket = TokenBucket()
+        bucket.refused(10, now=0)
+        bucket.passed(1000, sent=1, now=2)
+        bucket.interrupt(300)
+        bucket.refused(10, now=310)
+        assert (bucket.rate or 0) >= 80
+
+    def test_where_little_passed_no_more_can_have_flowed(self) -> None:
+        """One request in 10 s: a rate of 100 a second falls to half, and not by a twentieth."""
+        bucket = TokenBucket()
+        bucket.refused(10, now=0)
+        bucket.passed(1000, sent=1, now=1)
+        bucket.refused(10, now=10)
+        bucket.passed(10, sent=11, now=12)
+        bucket.refused(10, now=20)
+        assert (bucket.rate or 0) <= 50
+
+    def test_a_rate_to_begin_with_is_no_more_than_that(self) -> None:
+        """It is taken where nothing was measured, and never in place of a measurement."""
+        bucket = TokenBucket()
+        bucket.guess(2.0, now=0)
+        bucket.guess(5.0, now=0)
+        assert (bucket.rate, bucket.is_measured) == (2.0, True)
 
     def test_a_refusal_that_may_be_chance_lowers_it_a_little(self) -> None:
         """By a twentieth, and not by half."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pybase64
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
@@ -35,8 +35,6 @@ def _without_zeros(matrix: Matrix) -> Matrix:
 
 # What may be believed of them: no vector is all zeros.
 SOUND = MATRICES.map(_without_zeros)
-
-no_deadline = settings(deadline=None)
 
 
 def bits(matrix: Matrix) -> tuple[tuple[int, ...], bytes]:
@@ -72,7 +70,6 @@ def unit_vectors(n: int, dimensions: int = 256) -> Matrix:
 class TestReadAnswer:
     """An answer of an OpenAI-compatible server."""
 
-    @no_deadline
     @given(SOUND, st.booleans())
     def test_vectors_arrive_bit_for_bit(self, matrix: Matrix, base64: bool) -> None:
         """Whether they are sent as base64 or as lists of numbers, they are the same float32."""
@@ -80,7 +77,6 @@ class TestReadAnswer:
         assert read.dtype == np.float32
         assert bits(read) == bits(matrix)
 
-    @no_deadline
     @given(SOUND, st.booleans(), st.randoms(use_true_random=False))
     def test_shuffled_vectors_are_put_in_order(
         self, matrix: Matrix, base64: bool, shuffle: random.Random
@@ -91,7 +87,6 @@ class TestReadAnswer:
         read, _, _ = read_answer(answer(data), expected=len(matrix))
         assert bits(read) == bits(matrix)
 
-    @no_deadline
     @given(SOUND, st.booleans())
     def test_without_any_index_the_order_of_the_answer_counts(
         self, matrix: Matrix, null: bool
@@ -102,7 +97,6 @@ class TestReadAnswer:
         read, _, _ = read_answer(answer(data), expected=len(matrix))
         assert bits(read) == bits(matrix)
 
-    @no_deadline
     @given(SOUND.filter(lambda m: len(m) > 1), st.data())
     def test_a_wrong_index_is_not_believed(self, matrix: Matrix, data: st.DataObject) -> None:
         """One index missing, doubled, beyond the end, negative or no number spoils the answer."""
@@ -113,7 +107,6 @@ class TestReadAnswer:
         with pytest.raises(ResponseError, match="not each text once"):
             read_answer(answer(changed), expected=len(matrix))
 
-    @no_deadline
     @given(SOUND, st.integers(-3, 10_000), st.booleans())
     def test_a_rising_run_of_index_numbers_is_understood(
         self, matrix: Matrix, first: int, digits: bool
@@ -160,7 +153,6 @@ class TestReadAnswer:
         with pytest.raises(ResponseError, match="not each text once"):
             read_answer(answer(data), expected=3)
 
-    @no_deadline
     @given(SOUND, st.integers(-8, 8).filter(bool))
     def test_an_answer_with_too_few_or_too_many_vectors_is_not_believed(
         self, matrix: Matrix, more: int
@@ -278,7 +270,6 @@ class TestReadAnswer:
             read_answer(body, expected=1)
         assert "secret" not in f"{caught.value} {caught.value.__cause__}"
 
-    @no_deadline
     @given(
         st.binary(max_size=30) | st.text('{}[]",:dataembing01.eE-nul ', max_size=40).map(str.encode)
     )
@@ -351,7 +342,6 @@ class TestReadAnswer:
 class TestArrays:
     """What another `Embeddings` class returned."""
 
-    @no_deadline
     @given(MATRICES)
     def test_lists_of_floats_become_the_same_float32(self, matrix: Matrix) -> None:
         """Nothing is lost on the way through Python floats."""
@@ -407,7 +397,6 @@ def collecting() -> Iterator[None]:
 class TestToLists:
     """Plain lists of Python floats."""
 
-    @no_deadline
     @given(MATRICES)
     def test_each_float_converts_back_to_the_very_same_float32(self, matrix: Matrix) -> None:
         """Rounding shortens what is printed and never changes the float32, -0.0 included."""

@@ -142,7 +142,7 @@ def client_with(backend: object, proxy: object = None) -> Any:
 
 @pytest.mark.parametrize("through", ["_transport", "_mounts"])
 def test_every_operation_is_allowed_what_is_left_of_the_time(through: str) -> None:
-    """Connecting, encrypting and writing, directly and through a proxy; reading in slices."""
+    """Connecting, encrypting and writing, directly and through a proxy; and reading."""
     stream = Stream()
     client = client_with(stream, stream)
     limit_reads(client)
@@ -158,26 +158,8 @@ def test_every_operation_is_allowed_what_is_left_of_the_time(through: str) -> No
         secure.read(1, timeout=30)
         secure.read(1, timeout=2.5)
         secure.read(1)
-    assert stream.timeouts == [10, 9, 8, 7, 0.5, 0.5, 0.5]
+    assert stream.timeouts == [10, 9, 8, 7, 6, 2.5, 4]
     assert secure.inner == "socket"  # all else is the stream's own
-
-
-def test_a_read_goes_on_in_slices_until_the_time_is_over() -> None:
-    """Between them it looks whether the program is ending; together they are the time-out."""
-
-    class ReadTimeout(Exception):  # noqa: N818  # httpcore's name
-        pass
-
-    class Silent(Stream):
-        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-            super().read(max_bytes, timeout)
-            raise ReadTimeout
-
-    stream = Silent()
-    limit_reads(client := client_with(stream))
-    with time_limit(10, clock=lambda: 0), pytest.raises(ReadTimeout):
-        client._transport._pool._network_backend.read(1, timeout=1.75)
-    assert stream.timeouts == [0.5, 0.5, 0.5, 0.25]
 
 
 def test_when_the_time_is_over_what_has_arrived_may_still_be_read() -> None:

@@ -80,7 +80,7 @@ class TestOwnMethods:
         embeddings = BatchEmbeddings(
             wrapped, max_workers=1, max_retries=0, hedge=False, _clock=clock
         )
-        texts = [f"section {i}" for i in range(2000)]
+        texts = [f"section {i}" for i in range(1100)]
         assert_right(embeddings.embed_numpy(texts), [f"passage: {text}" for text in texts])
         assert server.stats()["requests"] == 1
         server.configure(script=("503",))

@@ -29,8 +29,10 @@ NAMES = "batch-embed"
 def _no_thread_is_left() -> Iterator[None]:
     """Wait for the end of every thread that a test has started."""
     before = set(threading.enumerate())
+    gc.freeze()  # the collector need not look at all that is imported, after each test
     yield
     gc.collect()  # an executor's threads end with it
+    gc.unfreeze()
     wait_until(lambda: not [t for t in set(threading.enumerate()) - before if NAMES in t.name])
 
 

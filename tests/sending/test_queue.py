@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_batch_embed.errors import DeadlineError, NotSentError, ResponseError
@@ -192,6 +192,7 @@ class TestThrottled:
 class TestRefused:
     """A refused batch is cut into parts, down to the text that is refused alone."""
 
+    @settings(deadline=None)
     @given(bad=st.sets(st.integers(0, 99), max_size=10))
     def test_a_bad_text_costs_only_itself(self, bad: set[int]) -> None:
         """However many there are, and wherever they stand."""

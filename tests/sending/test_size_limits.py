@@ -2,15 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 from langchain_batch_embed.sending.rehearsal import Request
-from langchain_batch_embed.sending.size_limits import IN_TIME, LONGEST, SizeLimits
+from langchain_batch_embed.sending.size_limits import IN_TIME, LONGEST, PARTS, RETEST, SizeLimits
 from langchain_batch_embed.sending.work import Batch
-from tests.sending.calls import FakeServer, Rehearsal, done, make_sender, make_work, refusal
+from tests.sending.calls import FakeServer, Rehearsal, done, lost, make_sender, make_work, refusal
 
 LARGE = Diagnosis(kind=Kind.TOO_LARGE, status=413, signature="413", measure="bytes")
 REFUSED = Diagnosis(kind=Kind.REFUSED, status=400, signature="400")
@@ -32,6 +33,29 @@ class TestNamedLimits:
         assert limits.refused(batch(100), told) == (7, False)
         assert limits.fits(batch(16))
         assert not limits.fits(batch(17))
+
+    def test_one_refusal_does_not_teach_a_limit_of_texts_for_good(self) -> None:
+        """Its words may be those of a text: larger batches are tried again until two name it."""
+        told = Diagnosis(kind=Kind.TOO_LARGE, signature="400", max_items=1, measure="items")
+        once, twice = SizeLimits(), SizeLimits()
+        once.refused(batch(20), told)
+        for _ in range(2):
+            twice.refused(batch(20), told)
+        for limits in (once, twice):
+            for _ in range(RETEST):
+                limits.answered(batch(1), 0.1, 60)
+        assert (once.items, twice.items) == (2, 1)
+        once.answered(batch(2), 0.1, 60)
+        assert once.fits(batch(20))
+
+    def test_a_limit_of_texts_is_taken_back_where_one_text_is_refused_for_it(self) -> None:
+        """No such limit refuses a single text, so the words are its own."""
+        limits = SizeLimits()
+        told = Diagnosis(kind=Kind.TOO_LARGE, signature="400", max_items=1, measure="items")
+        for _ in range(2):
+            limits.refused(batch(20), told)
+        limits.ended_at_one(batch(1), told)
+        assert limits.fits(batch(1000))
 
     def test_a_share_of_the_tokens(self) -> None:
         """Half of them would have been let through, so a little less is sent."""
@@ -75,7 +99,7 @@ class TestTrials:
         good, bad = parts = [batch(1), batch(1, begin=1)]
         limits.inherit(whole, parts)
         limits.answered(good, 0.1, 60)
-        limits.ended_at_one(bad)
+        limits.ended_at_one(bad, REFUSED)
         assert limits.fits(batch(1000))
 
     def test_others_refused_in_the_same_way_wait_for_what_is_found(self) -> None:
@@ -88,13 +112,32 @@ class TestTrials:
         assert released == [second]
         assert not limits.fits(second)
 
+    @pytest.mark.parametrize(("bad", "most"), [([700], 24), ([3, 4, 5, 900], 90)])
+    def test_a_bad_text_is_found_by_quarters(self, bad: list[int], most: int) -> None:
+        """As many requests as by halves, and half as many rounds of them."""
+
+        def error(request: Request) -> Exception | None:
+            return refusal(400) if np.isin(bad, request.rows).any() else None
+
+        sender = make_sender(max_workers=64)
+        first = Rehearsal(sender, FakeServer(error=error, seconds=1.0))
+        first.add(make_work(1024))
+        first.run()  # that it is the texts, and not the size, is known from here on
+        server = FakeServer(error=error, seconds=1.0)
+        second = Rehearsal(sender, server)
+        second.add(make_work(1024, max_items=1024))
+        assert second.run() <= 1 + 5
+        assert list(lost(second.outcomes)) == bad
+        assert len(server.requests) <= 64 + most
+
     def test_a_refusal_of_what_got_through_before_is_about_a_text(self) -> None:
         """A batch no larger than an answered one is not refused for its size."""
         limits, refused = SizeLimits(), batch(10)
         limits.answered(batch(100), 0.1, 60)
-        assert limits.refused(refused, REFUSED) == (2, False)
+        assert limits.refused(refused, REFUSED) == (PARTS, False)
         assert refused.trial is None
 
+    @settings(deadline=None)
     @given(limit=st.integers(1, 300), count=st.integers(1, 1000))
     def test_an_unnamed_limit_of_texts_is_found(self, limit: int, count: int) -> None:
         """Whatever it is, all texts get through, with few refusals."""

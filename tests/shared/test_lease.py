@@ -123,6 +123,24 @@ def test_an_unused_lease_goes_back(ledger: Ledger) -> None:
     assert after - level == pytest.approx(24)
 
 
+def test_the_time_that_is_left_is_that_of_its_part(ledger: Ledger) -> None:
+    """Of two workers each gets half, after what it holds and what it stands in line for."""
+    process, other = empty(ledger), Process(ledger, "b")
+    other.talk(0.0)
+    process.talk(0.6)
+    process.use(1.0, 1.0)
+    tokens = process.lease.tokens
+    assert tokens.balance == pytest.approx(11.5)
+    assert tokens.flows_in(10.0, 1.0) == 0
+    assert tokens.flows_in(511.5, 1.0) == pytest.approx(10.0)
+    assert tokens.flows_in(511.5, 1.0, pause=3.0) == pytest.approx(13.0)
+    assert tokens.delay(300.0, 1.0) > 0  # noted
+    process.talk(1.0)
+    due = tokens.delay(300.0, 1.0)
+    assert tokens.flows_in(300.0, 1.0) == pytest.approx(due)
+    assert tokens.flows_in(400.0, 1.0) == pytest.approx(due + 2.0)
+
+
 def test_what_was_never_sent_is_there_again(ledger: Ledger) -> None:
     """An undone request costs nothing."""
     process = empty(ledger)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally
@@ -70,6 +71,7 @@ class Trial:
         ideal: seconds that a client who knows the server takes.
         requests: sent.
         refused: of them, with 429.
+        unforeseen: of these, at most `FIRST_REQUESTS` that were sent before the first 429 was back.
         lost: texts that failed but need not.
         kept: texts that were answered but cannot be.
         hedged_share: share of the tokens that was sent a second time.
@@ -84,6 +86,7 @@ class Trial:
     ideal: float
     requests: int
     refused: int
+    unforeseen: int
     lost: int
     kept: int
     hedged_share: float
@@ -96,8 +99,8 @@ class Trial:
 
     @property
     def refused_share(self) -> float:
-        """Share of requests refused for the rate."""
-        return self.refused / max(1, self.requests)
+        """Share of requests refused for the rate, but for those that nobody could foresee."""
+        return (self.refused - self.unforeseen) / max(1, self.requests)
 
     @property
     def tells_all(self) -> bool:
@@ -193,9 +196,10 @@ def try_cell(
         if isinstance(outcome, Lost):
             failed[outcome.rows] = True
 
+    watched = _Watched(server, sender, watch)
     error = ""
     try:
-        seconds = rehearse(sender, [queue], _Watched(server, sender, watch), take=take)
+        seconds = rehearse(sender, [queue], watched, take=take)
     except (EndlessError, RuntimeError) as mistake:
         seconds, error = math.inf, str(mistake)
     while queue.outcomes:
@@ -216,6 +220,7 @@ def try_cell(
         ideal=best,
         requests=server.counts.requests,
         refused=server.counts.refused,
+        unforeseen=min(FIRST_REQUESTS, watched.unforeseen),
         lost=int((failed & ~bad).sum()),
         kept=int((bad & ~failed).sum()),
         hedged_share=tally.hedged_tokens / queue.charge,
@@ -245,16 +250,21 @@ class _Bounded(Sender):
         return super().next(now)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Watched:
-    """A server that shows each request to somebody else."""
+    """A server that shows each request to somebody else, and counts what could not be foreseen."""
 
     server: SimulatedServer
     sender: Sender
     watch: Callable[[Request, Reply, Sender], object] | None
+    first_back: float = math.inf  # when the client knows of the first 429
+    unforeseen: int = 0
 
     def receive(self, request: Request) -> Reply:
         reply = self.server.receive(request)
+        if getattr(reply.error, "status_code", None) == 429:
+            self.unforeseen += request.sent < self.first_back
+            self.first_back = min(self.first_back, request.sent + reply.after)
         if self.watch is not None:
             self.watch(request, reply, self.sender)
         return reply

@@ -25,12 +25,12 @@ _NOT_OURS: Final = (
     "ignore:The '(timeout|verify)' parameter is deprecated:DeprecationWarning",  # supabase
 )
 
-_not_tested: Final[set[str]] = set()
+not_tested: Final[set[str]] = set()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which stores were not tested, also where pytest keeps the reasons of skips back."""
-    for reason in sorted(_not_tested):
+    for reason in sorted(not_tested):
         terminalreporter.write_line(f"NOT TESTED: {reason}", yellow=True)
 
 
@@ -57,7 +57,7 @@ def fill(places: Places, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fill]:
     def fill(name: str, documents: list[Document], embeddings: Embeddings) -> Any:
         if missing := missing_packages(name):
             reason = f"{name} needs {' and '.join(missing)}: pip install -e '.[stores]'"
-            _not_tested.add(reason)
+            not_tested.add(reason)
             pytest.skip(reason)
         for variable, value in places.fresh(name).items():
             monkeypatch.setenv(variable, value)

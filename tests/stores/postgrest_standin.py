@@ -4,6 +4,7 @@ It answers what the `supabase` client sends for a vector store, and nothing else
 
     POST   /rest/v1/documents?columns="content","embedding"   rows, as a JSON array
     POST   /rest/v1/rpc/match_documents?limit=4               the function's arguments
+    GET    /rest/v1/documents?select=id,content&id=in.(<uuid>,<uuid>)
     DELETE /rest/v1/documents?id=eq.<uuid>
 
 As in PostgREST, PostgreSQL itself reads and writes the JSON, so types, defaults and errors are
@@ -42,6 +43,10 @@ _CALL: Final = SQL("""
     WITH found AS (SELECT * FROM {function} ({arguments}) LIMIT %(limit)s)
     SELECT coalesce(json_agg(found), '[]')::text FROM found
 """)
+_SELECT: Final = SQL("""
+    WITH found AS (SELECT {columns} FROM {table} WHERE id = ANY (%(ids)s::uuid[]))
+    SELECT coalesce(json_agg(found), '[]')::text FROM found
+""")
 _DELETE: Final = SQL("""
     WITH deleted AS (DELETE FROM {table} WHERE id = %(id)s RETURNING *)
     SELECT coalesce(json_agg(deleted), '[]')::text FROM deleted
@@ -59,7 +64,7 @@ class Served:
     """One request that was answered.
 
     Attributes:
-        method: POST or DELETE.
+        method: GET, POST or DELETE.
         path: such as "/rest/v1/documents".
         status: of the answer, HTTP.
         received: bytes of the request's body.
@@ -91,6 +96,7 @@ class PostgrestStandin:
             routes=[
                 Route("/rest/v1/rpc/{function}", self._call, methods=["POST"]),
                 Route("/rest/v1/{table}", self._insert, methods=["POST"]),
+                Route("/rest/v1/{table}", self._select, methods=["GET"]),
                 Route("/rest/v1/{table}", self._delete, methods=["DELETE"]),
             ],
             lifespan=self._lifespan,
@@ -153,6 +159,17 @@ class PostgrestStandin:
         values["limit"] = request.query_params.get("limit")
         return await self._answer(request, query, values)
 
+    async def _select(self, request: Request) -> Response:
+        """Return the rows that have one of some ids."""
+        names = request.query_params["select"].split(",")
+        ids = request.query_params["id"].removeprefix("in.(").removesuffix(")")
+        query = _SELECT.format(
+            table=Identifier(request.path_params["table"]),
+            columns=_comma_separated([Identifier(name) for name in names]),
+        )
+        values = {"ids": [name.strip('"') for name in ids.split(",")]}
+        return await self._answer(request, query, values)
+
     async def _delete(self, request: Request) -> Response:
         """Delete one row by its id."""
         table = Identifier(request.path_params["table"])
@@ -160,7 +177,7 @@ class PostgrestStandin:
         return await self._answer(request, _DELETE.format(table=table), {"id": value})
 
     async def _answer(
-        self, request: Request, query: Composed, values: dict[str, Any], *, status: int = 200
+        self, request: Request, query: Composed, values: Mapping[str, Any], *, status: int = 200
     ) -> Response:
         """Run one statement; its result or its error is the answer."""
         async with self._pool.connection() as connection:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.texts.packing import (
@@ -16,6 +16,7 @@ from langchain_batch_embed.texts.packing import (
     pack,
     requests_are_scarce,
 )
+from tests.support import examples
 
 # Short texts as most are, and a few that are above every limit.
 WEIGHTS = st.lists(st.integers(0, 2_000) | st.integers(0, 400_000), max_size=80)
@@ -26,8 +27,6 @@ MAX_ITEMS = st.integers(1, 100)
 MAX_TOKENS = st.none() | st.integers(1, 300_000)
 WORKERS = st.integers(1, 64)
 QUOTA = st.none() | st.floats(0.1, 10_000)
-
-no_deadline = settings(deadline=None)
 
 
 def packed(
@@ -88,7 +87,6 @@ def smallest_largest(
     return best[0]
 
 
-@no_deadline
 @given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS, QUOTA)
 def test_every_input_is_in_one_batch_and_in_order(
     weights: list[int],
@@ -109,7 +107,6 @@ def test_every_input_is_in_one_batch_and_in_order(
     assert all(batches)
 
 
-@no_deadline
 @given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS, QUOTA)
 def test_no_batch_is_over_a_limit(
     weights: list[int],
@@ -132,7 +129,6 @@ def test_no_batch_is_over_a_limit(
         assert max(several, default=0) <= max_tokens
 
 
-@no_deadline
 @given(WEIGHTS, MAX_ITEMS, st.integers(1, 5_000), WORKERS, QUOTA)
 def test_an_input_above_the_token_limit_stands_alone(
     weights: list[int], max_items: int, max_tokens: int, workers: int, quota: float | None
@@ -149,7 +145,6 @@ def test_an_input_above_the_token_limit_stands_alone(
     assert too_heavy <= {batch.start for batch in batches if len(batch) == 1}
 
 
-@no_deadline
 @given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS)
 def test_scarce_requests_make_as_few_batches_as_can_be(
     weights: list[int], max_items: int, max_tokens: int | None, workers: int
@@ -166,7 +161,6 @@ def test_scarce_requests_make_as_few_batches_as_can_be(
     assert len(batches) == len(fewest)
 
 
-@no_deadline
 @given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, st.integers(0, 100))
 def test_equal_never_makes_more_batches_than_asked_for(
     weights: list[int], max_items: int, max_tokens: int | None, more: int
@@ -177,7 +171,7 @@ def test_equal_never_makes_more_batches_than_asked_for(
     assert len(line.equal(asked)) <= asked
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     st.lists(st.integers(0, 500), min_size=1, max_size=9),
     st.integers(1, 9),
@@ -195,7 +189,6 @@ def test_equal_makes_the_largest_batch_as_small_as_possible(
     assert largest == best
 
 
-@no_deadline
 @given(st.integers(0, 1_000), st.integers(1, 8_191), MAX_ITEMS, st.integers(2, 64))
 def test_guided_sizes_fall_towards_the_end(
     inputs: int, weight: int, max_items: int, workers: int
@@ -210,7 +203,6 @@ def test_guided_sizes_fall_towards_the_end(
     assert sizes == sorted(sizes, reverse=True)
 
 
-@no_deadline
 @given(MUCH_WORK, MAX_ITEMS, MAX_TOKENS, st.integers(2, 8))
 def test_no_batch_takes_more_than_its_share_of_the_work_left(
     weights: list[int], max_items: int, max_tokens: int | None, workers: int
@@ -223,7 +215,6 @@ def test_no_batch_takes_more_than_its_share_of_the_work_left(
         left -= work(weights, batch)
 
 
-@no_deadline
 @given(FEW_WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS)
 def test_little_work_goes_out_in_one_wave(
     weights: list[int], max_items: int, max_tokens: int | None, workers: int

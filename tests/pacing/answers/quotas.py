@@ -279,22 +279,26 @@ SPENDS = table(
         "LiteLLM, budget",
         400,
         {"detail": "Budget has been exceeded! Current cost: 14.01, Max budget: 10.0"},
+        by_words=True,
     ),
     row("LiteLLM, budget, type", 429, body("…", "budget_exceeded", code="429")),
     row(
         "LiteLLM, budget, auth_error",
         400,
         body("Budget has been exceeded! Current cost: 0.0010747, Max budget: 0.0", "auth_error"),
+        by_words=True,
     ),
     row(
         "LiteLLM, a team's",
         400,
         body("Budget has been exceeded! Team=RP32A1 Current cost: 3000.17, Max budget: 3000.0"),
+        by_words=True,
     ),
     row(
         "LiteLLM, an end user's",
         400,
         body("ExceededBudget: End User=x over budget. Spend=0.0008, Budget=0.0001", code=400),
+        by_words=True,
     ),
     row(
         "LiteLLM, a model's",
@@ -353,7 +357,12 @@ SPENDS = table(
     ),
     row("Voyage and Jina", 402, {"detail": "Insufficient balance."}),
     row("Jina", 402, {"detail": "Account balance not enough to run this query, please recharge."}),
-    row("Anthropic's wording", 400, body("Your credit balance is too low to access the API.")),
+    row(
+        "Anthropic's wording",
+        400,
+        body("Your credit balance is too low to access the API."),
+        by_words=True,
+    ),
     row("Alibaba", 400, {"code": "Arrearage", "message": "Access denied."}),
     row("Zhipu", 429, body("您的账户已欠费,请充值后重试", code="1113")),
     row(

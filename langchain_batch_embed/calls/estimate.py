@@ -1,0 +1,188 @@
+"""How many requests and seconds some work will take: a rehearsal in simulated time.
+
+The real `Sender` sends to a server that is a few lines of arithmetic. Hours take
+milliseconds there.
+"""
+
+import heapq
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from langchain_batch_embed.limits import AZURE, FIRST_REQUESTS, OPENAI
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.pacing.token_bucket import TokenBucket
+from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
+from langchain_batch_embed.sending.sender import Sender
+from langchain_batch_embed.sending.work import Work
+
+__all__ = [
+    "OPENAIS_MODELS",
+    "RUNS",
+    "AccountQuota",
+    "QuotaServer",
+    "known_quota",
+    "rehearse_quota",
+    "set_by_user",
+]
+
+RUNS = 15
+"""Rehearsals with different random numbers, of which the median counts. An answer takes 0.1 s to
+several seconds, so where no quota binds single rehearsals differ by a fifth."""
+
+OPENAIS_MODELS = frozenset({OPENAI.provider, AZURE.provider})
+"""Providers whose latency and tokenizer are known well enough to predict seconds."""
+
+COLD_SECONDS = 0.3
+"""Extra seconds of a request on a new connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountQuota:
+    """The quota of an account; `None`: no limit.
+
+    Attributes:
+        requests_per_minute: requests.
+        tokens_per_minute: tokens as the limiter charges them, a quarter of the UTF-8 bytes.
+    """
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+
+    def __str__(self) -> str:
+        """The quota in words."""
+        limits = {"requests": self.requests_per_minute, "tokens": self.tokens_per_minute}
+        parts = [f"{limit:,.0f} {kind}" for kind, limit in limits.items() if limit is not None]
+        return f"{' and '.join(parts)} a minute" if parts else "no quota"
+
+
+def rehearse_quota(
+    work: Work,
+    *,
+    quota: AccountQuota,
+    max_workers: int,
+    first_requests: int = FIRST_REQUESTS,
+    user_quota: AccountQuota | None = None,
+    runs: int = RUNS,
+) -> tuple[int, float]:
+    """Send work in simulated time; return the number of requests, and seconds.
+
+    Both are of the rehearsal with the median seconds. The same arguments give the same result.
+
+    Args:
+        work: what to send.
+        quota: the server's, which its headers show.
+        max_workers: requests in flight at most.
+        first_requests: requests sent before anything is known of the quota.
+        user_quota: the one among the user's options.
+        runs: rehearsals, each with different random numbers.
+    """
+    user_quota = user_quota or AccountQuota()
+    outcomes = []
+    for seed in range(runs):
+        draw = random.Random(seed).random  # noqa: S311  # random, not secret
+        pacer = Pacer(
+            max_workers=max_workers,
+            first_requests=first_requests,
+            is_known=True,
+            requests_per_minute=user_quota.requests_per_minute,
+            tokens_per_minute=user_quota.tokens_per_minute,
+            draw=draw,
+        )
+        sender = Sender(pacer, max_retries=8, timeout=math.inf, is_rehearsal=True, draw=draw)
+        queue = sender.queue(work, Tally(), Hedges())
+        sender.add(queue, 0.0)
+        server = QuotaServer(quota, seed)
+        seconds = rehearse(sender, [queue], server)
+        outcomes.append((seconds, server.answered))
+    seconds, requests = sorted(outcomes)[runs // 2]
+    return requests, seconds
+
+
+class QuotaError(Exception):
+    """A 429 of the rehearsal's server."""
+
+    status_code = 429
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.headers = headers
+        self.response = self
+
+
+class QuotaServer:
+    """OpenAI's side: a quota, which its headers show, and a latency.
+
+    Args:
+        quota: the account's.
+        seed: of the latency.
+    """
+
+    def __init__(self, quota: AccountQuota, seed: int) -> None:
+        self._requests = TokenBucket(quota.requests_per_minute)
+        self._tokens = TokenBucket(quota.tokens_per_minute)
+        self._dice = np.random.default_rng(seed)
+        self._free: list[float] = []  # when each connection is free again
+        self.answered = 0
+
+    def receive(self, request: Request) -> Reply:
+        """Answer a request, or refuse it."""
+        now, charge = request.sent, request.charge
+        # Network and server time, fitted to public recordings of OpenAI's endpoint. The few
+        # requests that stall for many times as long are left out, as they hold up no others.
+        after = float(self._dice.uniform(0.04, 0.15))
+        if self._free and self._free[0] <= now:
+            heapq.heappop(self._free)
+        else:  # all connections are busy
+            after += COLD_SECONDS
+        wait = max(self._tokens.delay(charge, now), self._requests.delay(1, now))
+        error: Exception | None = None
+        if charge > self._tokens.capacity:
+            limit = self._tokens.capacity
+            error = QuotaError(
+                f"Request too large on tokens per min (TPM): Limit {limit:.0f}, "
+                f"Requested {charge}.",
+                self._headers(),
+            )
+        elif wait:
+            error = QuotaError("", {**self._headers(), "retry-after": f"{wait:.3f}"})
+        else:
+            self._tokens.take(charge, now)
+            self._requests.take(1, now)
+            after += (0.08 + 7e-6 * charge) * float(self._dice.lognormal(0, 0.85))
+            self.answered += 1
+        heapq.heappush(self._free, now + after)
+        return Reply(after=after, headers=self._headers(), error=error)
+
+    def _headers(self) -> dict[str, str]:
+        headers = {}
+        for kind, bucket in (("requests", self._requests), ("tokens", self._tokens)):
+            if bucket.rate is not None:
+                reset = (bucket.capacity - bucket.level) / bucket.rate
+                headers[f"x-ratelimit-limit-{kind}"] = str(bucket.capacity)
+                headers[f"x-ratelimit-remaining-{kind}"] = str(max(0.0, bucket.level))
+                headers[f"x-ratelimit-reset-{kind}"] = f"{reset:.3f}s"
+        return headers
+
+
+def known_quota(pacer: Pacer) -> AccountQuota:
+    """Return the quota that the user set or that earlier answers showed."""
+    rates = pacer.requests.rate, pacer.tokens.rate
+    requests, tokens = (None if rate is None else rate * 60 for rate in rates)
+    return AccountQuota(requests_per_minute=requests, tokens_per_minute=tokens)
+
+
+def set_by_user(pacer: Pacer) -> AccountQuota:
+    """Return the quota that the user set."""
+    return AccountQuota(
+        requests_per_minute=_set_rate(pacer.requests), tokens_per_minute=_set_rate(pacer.tokens)
+    )
+
+
+def _set_rate(bucket: TokenBucket) -> float | None:
+    return bucket.rate * 60 if bucket.is_set and bucket.rate is not None else None

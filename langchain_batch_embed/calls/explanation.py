@@ -1,0 +1,131 @@
+"""Says in one line why a call failed: status, code, address, and what to do about it."""
+
+import re
+from collections.abc import Sequence
+from itertools import islice
+
+from langchain_batch_embed.errors import (
+    BatchEmbeddingsError,
+    DeadlineError,
+    NotSentError,
+    ResponseError,
+    causes,
+)
+from langchain_batch_embed.limits import attribute
+from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
+from langchain_batch_embed.pacing.error_reading import read_error
+from langchain_batch_embed.providers.urls import shown
+
+__all__ = ["explain", "what_ended"]
+
+_LINKS = 20  # of a chain of causes
+
+_OF_ALL = frozenset({Kind.SPENT, Kind.ACCOUNT, Kind.OPTION, Kind.MODEL})
+"""What is wrong with every request, whichever texts it holds."""
+
+_MODEL = re.compile(r"\b(?:model|deployment)", re.IGNORECASE)
+
+_BY_STATUS = {
+    401: "the key is wrong or missing",
+    402: "the account has no credit",
+    403: "access is denied to this key, or to this model with it",
+    405: "no embeddings are made at this address; check base_url",
+}
+
+_BY_KIND = {
+    Kind.THROTTLED: "a rate limit",
+    Kind.SPENT: "the money or the quota of the account is spent; waiting does not help",
+    Kind.ACCOUNT: "the key is wrong or missing",
+    Kind.OPTION: "the server refuses an option of the request; check the wrapped object's options",
+    Kind.TOO_LARGE: "a text is larger than the server takes",
+    Kind.REFUSED: "the server refuses the text",
+    Kind.TIMED_OUT: "no complete answer in time; timeout= allows more",
+    Kind.UNREACHABLE: "no connection; is the server running, and is the address right?",
+    Kind.OVERLOADED: "the server is overloaded",
+    Kind.FAILED: "an error of the server",
+    Kind.MODEL: "the vectors cannot be used",
+}
+
+
+def what_ended(
+    errors: Sequence[BaseException], *, all_failed: bool, texts: Sequence[str]
+) -> BaseException | None:
+    """Return the one error that ended a whole call; `None`: some texts failed, each for itself.
+
+    Args:
+        errors: of the texts that failed.
+        all_failed: no text of the call has a vector.
+        texts: of the call.
+    """
+    for error in errors:
+        if isinstance(error, DeadlineError):
+            return error
+        if isinstance(error, NotSentError) and error.__cause__ is not None:
+            return error.__cause__
+    if len({type(error) for error in errors}) > 1:
+        return None
+    return errors[0] if all_failed or diagnose(errors[0], sent=texts).kind in _OF_ALL else None
+
+
+def explain(
+    error: BaseException, *, address: str, model: str | None = None, texts: Sequence[str] = ()
+) -> str:
+    """Return what went wrong, where, and what to do; it holds no text and no key.
+
+    Args:
+        error: what a request raised.
+        address: of the server, where the error does not tell it.
+        model: that was asked for.
+        texts: of the call, of which the server may quote a piece.
+    """
+    if isinstance(error, DeadlineError):
+        last = error.__cause__
+        if last is None:
+            return str(error)
+        return (
+            f"{error}. The last error: {explain(last, address=address, model=model, texts=texts)}"
+        )
+    if isinstance(error, BatchEmbeddingsError) and not isinstance(error, ResponseError):
+        return str(error)
+    diagnosis = diagnose(error, sent=texts)
+    status, code, name = diagnosis.signature.split(" ", 2)
+    what = " ".join(part for part in (status, code) if part != "-") or name
+    url = _url_of(error) or address
+    if isinstance(error, ResponseError):
+        return f"{error}{'' if what == name else f' ({what})'}, at {url}"
+    return f"{what} at {url}: {_advice(diagnosis, error, url, model, texts)}"
+
+
+def _advice(
+    diagnosis: Diagnosis,
+    error: BaseException,
+    url: str,
+    model: str | None,
+    texts: Sequence[str],
+) -> str:
+    if diagnosis.kind is not Kind.ACCOUNT:
+        return _BY_KIND[diagnosis.kind]
+    if diagnosis.status == 404:  # noqa: PLR2004
+        evidence = read_error(error, texts)
+        if _MODEL.search("\n".join([*evidence.codes, evidence.text])):
+            which = "the model" if model is None else f"the model {model!r}"
+            return f"{which} does not exist there, or this key may not use it"
+        if "/v1" not in url and url.startswith("http"):
+            return "is /v1 missing?"
+        return "there is nothing at this address; check base_url"
+    return _BY_STATUS.get(diagnosis.status or 0, _BY_KIND[Kind.ACCOUNT])
+
+
+def _url_of(error: BaseException) -> str | None:
+    """Return the address that a request was sent to, where its error tells."""
+    for link in islice(causes(error), _LINKS):
+        response = attribute(link, "response")
+        for holder in (
+            attribute(link, "request"),
+            attribute(response, "request"),
+            response,
+        ):
+            url = str(attribute(holder, "url") or "")
+            if url.startswith(("http://", "https://")):
+                return shown(url)
+    return None

@@ -1,0 +1,74 @@
+"""What the log says of a call at its start and at its end."""
+
+import logging
+
+from langchain_batch_embed.calls.estimate import (
+    OPENAIS_MODELS,
+    AccountQuota,
+    known_quota,
+    rehearse_quota,
+    set_by_user,
+)
+from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.report import Report, dollars, duration, money, plural
+from langchain_batch_embed.sending.work import Work
+
+__all__ = ["Logbook"]
+
+logger = logging.getLogger(__name__)
+
+_UNKNOWN = "quota not known yet"
+
+
+class Logbook:
+    """Writes the first and the last line of each call.
+
+    Args:
+        limits: of the provider.
+        model: for the price; `None`: not known.
+        pacer: knows the quota.
+    """
+
+    def __init__(self, limits: Limits, *, model: str | None, pacer: Pacer) -> None:
+        self._limits = limits
+        self._model = model
+        self._pacer = pacer
+
+    def started(self, texts: int, work: Work, *, level: int) -> None:
+        """Say what a call will send and cost, and how long that will take."""
+        if not len(work.rows) or not logger.isEnabledFor(level):
+            return
+        quota = known_quota(self._pacer)
+        is_known = quota != AccountQuota()
+        requests, seconds = rehearse_quota(
+            work,
+            quota=quota,
+            max_workers=self._limits.max_workers,
+            first_requests=self._limits.first_requests,
+            user_quota=set_by_user(self._pacer),
+            runs=1,
+        )
+        tokens = int(work.sizes.tokens[work.rows].sum())
+        price = dollars(self._model, tokens)
+        parts = [
+            f"about {plural(requests, 'request')}",
+            f"{plural(tokens, 'token')}",
+            *([] if price is None else [money(price)]),
+            str(quota) if is_known else _UNKNOWN,
+        ]
+        if is_known:
+            parts.append(f"about {duration(seconds)}")
+        elif self._limits.provider in OPENAIS_MODELS:
+            parts.append(f"about {duration(seconds)} if none binds")
+        logger.log(level, "Embedding %s: %s", plural(texts, "text"), ", ".join(parts))
+
+    def announced(self, what: str) -> None:
+        """Say what begins, where nobody has counted what it will send."""
+        quota = known_quota(self._pacer)
+        logger.info("%s: %s", what, quota if quota != AccountQuota() else _UNKNOWN)
+
+    @staticmethod
+    def ended(report: Report, *, level: int = logging.INFO) -> None:
+        """Say what a call did and cost."""
+        logger.log(level, "%s", report)

@@ -1,0 +1,57 @@
+"""Tells the user of each answer that is paid for."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from langchain_batch_embed.providers import Answer
+from langchain_batch_embed.report import Usage, dollars
+from langchain_batch_embed.sending.work import Send
+from langchain_batch_embed.texts.tokens import TokenCounter
+
+__all__ = ["told"]
+
+logger = logging.getLogger(__name__)
+
+
+def told(
+    send: Send,
+    on_usage: Callable[[Usage], object] | None,
+    *,
+    model: str | None,
+    counter: TokenCounter,
+) -> Send:
+    """Return a function that sends, and then tells of the answer.
+
+    Also an answer that comes too late for its call, a copy, and a query are paid for.
+
+    Args:
+        send: sends one request.
+        on_usage: is given each answer's usage, one at a time, in the thread that received it. What
+            it raises is logged, and nothing else: the answer is paid for. `None`: nobody asks.
+        model: the wrapped object's.
+        counter: counts the tokens where the answer names none.
+    """
+    if on_usage is None:
+        return send
+    lock = threading.Lock()  # users' functions add up numbers
+
+    def send_and_tell(texts: Sequence[str], *, timeout: float) -> Answer:
+        answer = send(texts, timeout=timeout)
+        tokens = answer.tokens
+        if tokens is None:
+            tokens = int(counter.count(texts).sum())
+        usage = Usage(
+            model=answer.model or model,
+            texts=len(texts),
+            tokens=tokens,
+            dollars=dollars(model, tokens),
+        )
+        try:
+            with lock:
+                on_usage(usage)
+        except Exception as error:  # noqa: BLE001  # whatever a user's function raises
+            logger.warning("on_usage raised %s; the call goes on", type(error).__name__)
+        return answer
+
+    return send_and_tell

@@ -1,0 +1,179 @@
+"""The texts in files, one after the other, with their ids: never more than a part in memory."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langchain_batch_embed.commands.corpus import cut
+from langchain_batch_embed.commands.sources import Source, SourceError
+
+__all__ = ["Reading", "Record", "read"]
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""Halves of characters, which JSON may hold and UTF-8 may not."""
+
+_BLOCK = 1 << 24
+"""Bytes of a CSV file that are read at a time; no row may be longer."""
+
+_ROWS = 1024
+"""Rows of a Parquet file that are read at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One text.
+
+    Attributes:
+        id: its own, or the file with the number of its line or row.
+        text: what is embedded; empty: there is none.
+    """
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How files are read.
+
+    Attributes:
+        field: of JSON lines, that holds the text.
+        column: of CSV, TSV and Parquet files, that holds the text.
+        id: the field or the column that holds the id; where there is none of that name, the file
+            and the number of the line or row are the id.
+        whole: each text file is one text, and not cut into sections.
+    """
+
+    field: str = "text"
+    column: str = "text"
+    id: str = "id"
+    whole: bool = False
+
+
+def read(source: Source, how: Reading) -> Iterator[Record]:
+    """Yield the records of a file, in order.
+
+    Raises:
+        SourceError: it cannot be read; what came before is good.
+        OSError: it cannot be opened.
+    """
+    if source.format == "text":
+        return _sections(source, how)
+    if source.format == "jsonl":
+        return _lines(source, how)
+    return _rows(source, how)
+
+
+def _sections(source: Source, how: Reading) -> Iterator[Record]:
+    text = source.text()
+    if how.whole:
+        yield Record(id=source.name, text=text if text.strip() else "")
+        return
+    for section in cut(text, Path(source.name)):
+        yield Record(id=f"{source.name}:{section.line}", text=section.text)
+
+
+def _lines(source: Source, how: Reading) -> Iterator[Record]:
+    is_first = True
+    with source.path.open("rb") as file:
+        for number, octets in enumerate(file, 1):
+            line = octets.removeprefix(b"\xef\xbb\xbf") if number == 1 else octets
+            if not line.strip():
+                continue
+            where = f"{source.name}, line {number:,}"
+            try:
+                value = json.loads(line)
+            except ValueError as error:  # its message could quote the line
+                raise SourceError(f"{where} is no JSON ({type(error).__name__})") from None
+            if not isinstance(value, dict):
+                raise SourceError(f"{where} is no JSON object, such as {{{how.field!r}: ...}}")
+            if is_first and how.field not in value:
+                raise SourceError(_missing(where, "field", how.field, list(value)))
+            is_first = False
+            yield Record(
+                id=_id(value.get(how.id), f"{source.name}:{number}"),
+                text=_text(value.get(how.field), where),
+            )
+
+
+def _rows(source: Source, how: Reading) -> Iterator[Record]:
+    """Yield the rows of a CSV, TSV or Parquet file."""
+    number = 0
+    try:
+        import pyarrow as pa  # noqa: PLC0415  # in an extra
+    except ImportError:
+        raise SourceError(
+            f"{source.name} needs pyarrow: pip install 'langchain-batch-embed[files]'"
+        ) from None
+    try:
+        for batch in _batches(source, how):
+            columns = batch.to_pydict()
+            texts = columns[how.column]
+            ids = columns.get(how.id) or [None] * len(texts)
+            for text, name in zip(texts, ids, strict=True):
+                number += 1
+                where = f"{source.name}, row {number:,}"
+                yield Record(id=_id(name, f"{source.name}:{number}"), text=_text(text, where))
+    except pa.ArrowException as error:
+        # Not its message, which could quote a row.
+        raise SourceError(
+            f"{source.name} cannot be read after row {number:,} ({type(error).__name__}): is it "
+            f"{source.format.upper()} in UTF-8?"
+        ) from None
+
+
+def _batches(source: Source, how: Reading) -> Iterator[Any]:
+    if source.format == "parquet":
+        from pyarrow import parquet  # noqa: PLC0415
+
+        with parquet.ParquetFile(source.path) as file:
+            columns = _columns(source, how, file.schema_arrow.names)
+            yield from file.iter_batches(batch_size=_ROWS, columns=columns)
+        return
+    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import csv  # noqa: PLC0415
+
+    options = {
+        "read_options": csv.ReadOptions(block_size=_BLOCK, use_threads=False),
+        "parse_options": csv.ParseOptions(
+            delimiter="\t" if source.format == "tsv" else ",", newlines_in_values=True
+        ),
+    }
+    if not source.path.stat().st_size:
+        return
+    with csv.open_csv(source.path, **options) as table:
+        columns = _columns(source, how, table.schema.names)
+    as_they_stand = csv.ConvertOptions(
+        include_columns=columns, column_types=dict.fromkeys(columns, pa.string())
+    )
+    with csv.open_csv(source.path, convert_options=as_they_stand, **options) as table:
+        yield from table
+
+
+def _columns(source: Source, how: Reading, names: list[str]) -> list[str]:
+    """Return the columns to read."""
+    if how.column not in names:
+        raise SourceError(_missing(source.name, "column", how.column, names))
+    return list(dict.fromkeys([how.column, *([how.id] if how.id in names else [])]))
+
+
+def _missing(where: str, kind: str, name: str, names: list[str]) -> str:
+    there = ", ".join(names) or "none"
+    return f"{where} has no {kind} {name!r}; it has {there}: choose one with --{kind}"
+
+
+def _text(value: object, where: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise SourceError(f"the text in {where} is no text, but {type(value).__name__}")
+    return _SURROGATES.sub("\ufffd", value) if value.strip() else ""
+
+
+def _id(value: object, otherwise: str) -> str:
+    if value is None or not isinstance(value, str | int):
+        return otherwise
+    return _SURROGATES.sub("\ufffd", str(value)) or otherwise

@@ -1,0 +1,316 @@
+"""Files of vectors, written row by row: a `.npy`, a Parquet file or an SQLite database.
+
+Row n belongs to record n. A record without a vector has a row of NaN in a `.npy`, and NULL in the
+others. The file appears under its name when it is complete, and its bytes depend on nothing but the
+records: rows are written in blocks of one size, however they arrive.
+"""
+
+import json
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+__all__ = ["SUFFIXES", "Output", "OutputError", "open_output"]
+
+BLOCK = 4096
+"""Rows in one block: 24 MB at 1,536 dimensions."""
+
+_PAGE = 32_768
+"""Bytes of a page: smaller ones would leave a quarter of the file empty, at 1,536 dimensions."""
+
+_APPLICATION = 0x6C626531
+"""Marks our SQLite files in their header, so that no other one is ever replaced."""
+
+
+class OutputError(Exception):
+    """The output cannot be written as asked."""
+
+
+class Output(ABC):
+    """A file of vectors under way.
+
+    Args:
+        path: where it will be.
+        model: of the vectors.
+    """
+
+    def __init__(self, path: Path, *, model: str) -> None:
+        self.path = path
+        self.model = model
+        self.part = path.with_name(f"{path.name}.part")
+        self._dimensions: int | None = None
+        self._ids: list[str] = []
+        self._vectors: list[NDArray[np.float32] | None] = []
+        self._rows = 0
+
+    def add(self, record: str, vector: NDArray[np.float32] | None) -> None:
+        """Add one row.
+
+        Args:
+            record: its id.
+            vector: shape (d,); `None`: there is none.
+        """
+        self._ids.append(record)
+        self._vectors.append(vector)
+        if self._dimensions is None and vector is not None:
+            self._dimensions = len(vector)
+            self._open(self._dimensions)
+        if self._dimensions is not None and len(self._ids) >= BLOCK:
+            self._flush()
+
+    def finish(self) -> None:
+        """Write the rest, and give the file its name.
+
+        Raises:
+            OutputError: not one record has a vector.
+        """
+        if self._dimensions is None:
+            raise OutputError("nothing was written, as no text has a vector")
+        self._flush()
+        self._close(self._rows, self._dimensions)
+        self._name()
+
+    def abandon(self) -> None:
+        """Delete what was written."""
+        self._stop()
+        for part in self._parts():
+            part.unlink(missing_ok=True)
+
+    def _parts(self) -> list[Path]:
+        return [self.part]
+
+    def _name(self) -> None:
+        self.part.replace(self.path)
+
+    def _flush(self) -> None:
+        for begin in range(0, len(self._ids), BLOCK):
+            block = slice(begin, begin + BLOCK)
+            self._write(self._rows, self._ids[block], self._vectors[block])
+            self._rows += len(self._ids[block])
+        self._ids, self._vectors = [], []
+
+    @abstractmethod
+    def _open(self, dimensions: int) -> None:
+        """Begin the file."""
+
+    @abstractmethod
+    def _write(
+        self, row: int, ids: Sequence[str], vectors: Sequence[NDArray[np.float32] | None]
+    ) -> None:
+        """Write one block, whose first row has this number."""
+
+    @abstractmethod
+    def _close(self, rows: int, dimensions: int) -> None:
+        """End the file."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """Close what is open; may be called at any time."""
+
+
+class NpyOutput(Output):
+    """A `.npy` of float32, shape (n, d), and beside it the ids, a JSON string a line."""
+
+    def __init__(self, path: Path, *, model: str) -> None:
+        super().__init__(path, model=model)
+        self.ids_path = path.with_suffix(".ids.jsonl")
+        self._ids_part = self.ids_path.with_name(f"{self.ids_path.name}.part")
+        self._file: BinaryIO | None = None
+        self._ids_file: BinaryIO | None = None
+
+    def _parts(self) -> list[Path]:
+        return [self.part, self._ids_part]
+
+    def _open(self, dimensions: int) -> None:
+        self._file = self.part.open("wb")
+        self._ids_file = self._ids_part.open("wb")
+        _write_header(self._file, 0, dimensions)
+
+    def _write(
+        self, row: int, ids: Sequence[str], vectors: Sequence[NDArray[np.float32] | None]
+    ) -> None:
+        del row
+        if self._file is None or self._ids_file is None:
+            return
+        block = np.full((len(ids), self._dimensions or 0), np.nan, dtype="<f4")
+        for i, vector in enumerate(vectors):
+            if vector is not None:
+                block[i] = vector
+        self._file.write(block.tobytes())
+        self._ids_file.writelines(f"{json.dumps(each)}\n".encode() for each in ids)
+
+    def _close(self, rows: int, dimensions: int) -> None:
+        if self._file is not None:
+            self._file.seek(0)
+            _write_header(self._file, rows, dimensions)  # as long as the first one
+        self._stop()
+
+    def _stop(self) -> None:
+        for file in (self._file, self._ids_file):
+            if file is not None:
+                file.close()
+
+    def _name(self) -> None:
+        self._ids_part.replace(self.ids_path)
+        super()._name()
+
+
+class ParquetOutput(Output):
+    """A Parquet file with the columns `id` and `vector`, a list of d float32."""
+
+    def __init__(self, path: Path, *, model: str) -> None:
+        super().__init__(path, model=model)
+        try:
+            import pyarrow as pa  # noqa: F401, PLC0415  # in an extra
+        except ImportError:
+            raise OutputError(
+                f"{path.name} needs pyarrow: pip install 'langchain-batch-embed[files]'"
+            ) from None
+        self._schema: Any = None
+        self._file: Any = None
+
+    def _open(self, dimensions: int) -> None:
+        import pyarrow as pa  # noqa: PLC0415
+        from pyarrow import parquet  # noqa: PLC0415
+
+        fields = [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), dimensions)),
+        ]
+        self._schema = pa.schema(fields, metadata={"model": self.model})
+        self._file = parquet.ParquetWriter(self.part, self._schema)
+
+    def _write(
+        self, row: int, ids: Sequence[str], vectors: Sequence[NDArray[np.float32] | None]
+    ) -> None:
+        import pyarrow as pa  # noqa: PLC0415
+
+        del row
+        dimensions = self._dimensions or 0
+        there = np.array([vector is not None for vector in vectors])
+        values = np.zeros((len(ids), dimensions), dtype=np.float32)
+        for i, vector in enumerate(vectors):
+            if vector is not None:
+                values[i] = vector
+        lists = pa.FixedSizeListArray.from_arrays(
+            pa.array(values.ravel()), type=self._schema.field("vector").type, mask=pa.array(~there)
+        )
+        self._file.write_table(
+            pa.Table.from_arrays([pa.array(ids, pa.string()), lists], schema=self._schema)
+        )
+
+    def _close(self, rows: int, dimensions: int) -> None:
+        del rows, dimensions
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class SQLiteOutput(Output):
+    """An SQLite database.
+
+    ```sql
+    CREATE TABLE vectors (row INTEGER PRIMARY KEY, id TEXT NOT NULL, vector BLOB);
+    CREATE TABLE about (model TEXT NOT NULL, dimensions INTEGER NOT NULL);
+    ```
+
+    `row` counts from 0; `vector` is d little-endian float32, `np.frombuffer(vector, "<f4")`.
+    """
+
+    def __init__(self, path: Path, *, model: str) -> None:
+        super().__init__(path, model=model)
+        self._connection: sqlite3.Connection | None = None
+        if path.exists() and path.stat().st_size and _application(path) != _APPLICATION:
+            raise OutputError(
+                f"{path} is there already, and no file of this command (perhaps a journal): name "
+                "another one with --out"
+            )
+
+    def _open(self, dimensions: int) -> None:
+        self.part.unlink(missing_ok=True)
+        connection = self._connection = sqlite3.connect(self.part, isolation_level=None)
+        # Until it is complete the file has no name, so nobody needs it after a crash.
+        connection.executescript(
+            f"""
+            PRAGMA page_size = {_PAGE};
+            PRAGMA journal_mode = OFF;
+            PRAGMA synchronous = OFF;
+            PRAGMA application_id = {_APPLICATION};
+            CREATE TABLE vectors (row INTEGER PRIMARY KEY, id TEXT NOT NULL, vector BLOB);
+            CREATE TABLE about (model TEXT NOT NULL, dimensions INTEGER NOT NULL);
+            """
+        )
+        connection.execute("INSERT INTO about VALUES (?, ?)", (self.model, dimensions))
+
+    def _write(
+        self, row: int, ids: Sequence[str], vectors: Sequence[NDArray[np.float32] | None]
+    ) -> None:
+        if self._connection is None:
+            return
+        self._connection.execute("BEGIN")
+        self._connection.executemany(
+            "INSERT INTO vectors VALUES (?, ?, ?)",
+            (
+                (row + i, record, None if vector is None else vector.astype("<f4").tobytes())
+                for i, (record, vector) in enumerate(zip(ids, vectors, strict=True))
+            ),
+        )
+        self._connection.execute("COMMIT")
+
+    def _close(self, rows: int, dimensions: int) -> None:
+        del rows, dimensions
+        if self._connection is not None:
+            self._connection.execute("CREATE INDEX vectors_id ON vectors (id)")
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+SUFFIXES: dict[str, type[Output]] = {
+    ".npy": NpyOutput,
+    ".parquet": ParquetOutput,
+    ".db": SQLiteOutput,
+}
+"""What each kind of output is called."""
+
+
+def open_output(path: Path, *, model: str) -> Output:
+    """Begin a file of vectors, of the kind that its suffix says.
+
+    Raises:
+        OutputError: the suffix is not known, a package is missing, or another file would be lost.
+    """
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise OutputError(f"--out must end in {', '.join(SUFFIXES)}, not {path.name!r}")
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder {path.parent}")
+    return kind(path, model=model)
+
+
+def _write_header(file: BinaryIO, rows: int, dimensions: int) -> None:
+    # NumPy leaves room in it for any number of rows, so that files can grow.
+    npy.write_array_header_1_0(
+        file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dimensions)}
+    )
+
+
+def _application(path: Path) -> int | None:
+    """Return what an SQLite file says it belongs to; `None`: it is no SQLite file."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as found:
+            number: int = found.execute("PRAGMA application_id").fetchone()[0]
+            return number
+    except sqlite3.DatabaseError:
+        return None

@@ -1,0 +1,134 @@
+"""Which quota it is that refuses requests and that nobody tells: of requests, or of tokens.
+
+Both are measured at the same time, and only one of them is real. If it is that of requests, batches
+should be as large as they can be. If it is that of tokens, those above its bucket never pass. So it
+has to be found out, from little:
+
+- A quota of tokens lets one text of the greatest length through. If less than that was sent in all,
+  a refusal is not about tokens.
+- Otherwise batches several times as large as the usual ones are tried, as often as the usual ones
+  were sent. If they get through, more tokens flow than the quota of tokens that was measured.
+- If such a batch is refused, it was the tokens; or it was bad luck, so it is tried again later.
+"""
+
+import math
+from typing import Literal
+
+__all__ = ["LENIENT", "WhichQuota"]
+
+LEAST_QUOTA = 8192
+"""Tokens that any quota of tokens lets through at once: the longest text that OpenAI takes."""
+
+TRIAL = 5.0
+"""Where it may be either, batches hold up to this many times what the usual ones hold."""
+
+PROOF = 3.0
+"""It is the requests once this many times the tokens have passed that would have flowed."""
+
+LENIENT = 1.5
+"""Where it may be either, a request waits for at most this many times the seconds between usual
+ones, so that it is not refused for the requests either."""
+
+SLOWEST = 1.0
+"""Seconds between requests to begin with, at most: a server that asks for a pause of 40 s need not
+mean one request in 40 s."""
+
+PATIENCE = 12
+"""After this many refusals in a row, in more than a minute, it is not the requests."""
+
+DOUBT = 8
+"""After this many answers it is tried again whether it is the requests, then after 4 times as many
+each time."""
+
+
+class WhichQuota:
+    """What is known of which quota it is.
+
+    Attributes:
+        kind: which one; `None`: it may be either.
+        is_certain: it is that of requests, and no refusal of a large batch changes that.
+    """
+
+    def __init__(self) -> None:
+        self.kind: Literal["requests", "tokens"] | None = None
+        self.is_certain = False
+        self._patience = DOUBT  # answers after which it is tried again
+        self._answers = 0  # since it was said to be the tokens
+        self._largest = float(LEAST_QUOTA)  # tokens of a request that passes
+        self._largest_passed = 0.0  # and of one that has passed
+        self._refused_at = math.inf  # when the quota was used up last
+        self._passed = 0.0  # tokens that have passed since
+        self._rate = 0.0  # tokens a second, as measured then
+        self._usual = 0.0  # tokens in a request, as measured then
+
+    @property
+    def most(self) -> float:
+        """The most tokens that a batch should hold, once rates are measured."""
+        if self.kind is None:
+            return max(TRIAL * self._usual, 2.0 * LEAST_QUOTA)
+        if self.kind == "tokens":
+            return self._largest
+        return math.inf if self.is_certain else TRIAL * self._largest
+
+    def is_trial(self, tokens: float) -> bool:
+        """Tell whether a batch is so large that it tells which quota it is."""
+        return (
+            self.kind is None
+            and self._usual > 0
+            and tokens > max(TRIAL / 2 * self._usual, LEAST_QUOTA)
+        )
+
+    def passed(self, tokens: float, *, sent: float, now: float) -> float | None:
+        """Note a request that was let through.
+
+        Returns:
+            Requests a second to begin with, if it is the requests.
+        """
+        if sent > self._refused_at:
+            self._passed += tokens
+            if self.kind == "tokens":
+                self._answers += 1
+                if self._answers >= self._patience:
+                    self.kind, self._patience = None, 4 * self._patience
+            flowed = self._rate * (now - self._refused_at)
+            if self.is_trial(tokens) and self._passed > PROOF * flowed:
+                self.kind = "requests"
+        self._largest = max(self._largest, tokens)
+        self._largest_passed = max(self._largest_passed, tokens)
+        if self.kind == "requests" and sent > self._refused_at:
+            return 1 / min(SLOWEST, max(1e-3, sent - self._refused_at))
+        return None
+
+    @staticmethod
+    def excludes_tokens(sent_in_all: float) -> bool:
+        """Tell whether a refusal after so few tokens is not about tokens."""
+        return sent_in_all <= LEAST_QUOTA
+
+    def exclude_tokens(self, tokens: float) -> None:
+        """Note that a refusal is not about tokens, if as many of them have passed before."""
+        if tokens <= 2 * self._largest_passed:
+            self.kind, self.is_certain = "requests", True
+
+    def refused(self, tokens: float, *, in_a_row: int, is_lone: bool) -> bool:
+        """Note a refusal; return whether that was for the tokens in it, so that the rates hold.
+
+        Args:
+            tokens: of the request.
+            in_a_row: pauses without an answer in between.
+            is_lone: it was sent alone after a pause, which may have been too short.
+        """
+        if self.is_trial(tokens):
+            is_too_large = not is_lone
+        elif self.kind == "requests" and tokens > self._largest:
+            is_too_large = in_a_row >= PATIENCE or not (self.is_certain or is_lone)
+        else:
+            return False
+        if is_too_large:
+            self.kind, self.is_certain, self._answers = "tokens", False, 0
+        return is_too_large and not is_lone
+
+    def measured(self, tokens: float | None, requests: float | None, now: float) -> None:
+        """Note that the quota is used up, and what both rates are a second."""
+        self._refused_at, self._passed = now, 0.0
+        if tokens and requests:
+            self._rate, self._usual = tokens, tokens / requests

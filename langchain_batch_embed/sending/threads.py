@@ -1,0 +1,98 @@
+"""Threads that do not hold up the end of the program.
+
+Python waits at its end for every thread of a `ThreadPoolExecutor`. One that waits for a server that
+hangs, in a connection, a name look-up or a wrapped class's own client, would keep the prompt away
+for as long as its time-out. These threads are left behind instead. What has been answered is
+written first.
+"""
+
+import atexit
+import concurrent.futures.thread
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+__all__ = ["finishing", "in_daemon", "leave_behind"]
+
+_T = TypeVar("_T")
+
+LAST_WRITES = 5.0
+"""Seconds that the end of the program waits for answers that are being written to a journal."""
+
+
+def in_daemon(work: Callable[[], _T]) -> _T:
+    """Return what a call gives in a daemon: a thread inherits that from the one that starts it."""
+    if threading.current_thread().daemon:
+        return work()
+    done: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="batch-embed-start", daemon=True).start()
+    return done.result()
+
+
+def leave_behind(executor: ThreadPoolExecutor) -> None:
+    """Make Python not wait at its end for an executor's threads; they have to be daemons.
+
+    To be called after each `submit`, which may have started one.
+    """
+    count = len(executor._threads)  # noqa: SLF001
+    if getattr(executor, "left_behind", 0) != count:
+        # Where a version of Python has no such list, it waits, as for everybody's threads.
+        known: Any = getattr(concurrent.futures.thread, "_threads_queues", {})
+        for thread in tuple(executor._threads):  # noqa: SLF001
+            known.pop(thread, None)
+        vars(executor)["left_behind"] = count
+
+
+class _Writes:
+    """Counts the threads that have an answer in hand."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._ended = threading.Condition()
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        with self._ended:
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._ended:
+                self._count -= 1
+                self._ended.notify_all()
+
+    def wait(self) -> None:
+        with self._ended:
+            self._ended.wait_for(lambda: not self._count, LAST_WRITES)
+
+
+_writes = _Writes()
+
+
+def finishing() -> "contextlib.AbstractContextManager[None]":
+    """Make the end of the program wait for what is done within."""
+    return _writes.under_way()
+
+
+def _renew() -> None:
+    global _writes  # noqa: PLW0603  # a forked process has none of the threads
+    _writes = _Writes()
+
+
+def _wait() -> None:
+    _writes.wait()
+
+
+atexit.register(_wait)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew)

@@ -1,0 +1,205 @@
+"""Reads documents as they are needed, and gives each one its id."""
+
+import asyncio
+import json
+import uuid
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Literal
+
+from langchain_core.documents import Document
+
+from langchain_batch_embed.errors import InputTypeError, OptionError
+
+__all__ = [
+    "Ids",
+    "Item",
+    "Reader",
+    "Take",
+    "check_ids",
+    "content_id",
+    "take_from",
+    "take_from_async",
+]
+
+Ids = Iterable[str] | Literal["content"] | None
+"""The ids that a user gives; `"content"`: made of text and metadata."""
+
+Take = Callable[[int], tuple[list[object], Exception | None]]
+"""Returns the next documents, at most this many, and what stopped their iterator."""
+
+_NAMESPACE: Final = uuid.UUID("6f0d3c1e-6a51-5b0c-9d5e-3f6a8f1c2b47")
+"""Any fixed value will do: the ids of `content_id` are unique to this package."""
+
+_END: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A document on its way into the store.
+
+    Attributes:
+        index: its position among the documents that were given.
+        document: itself.
+        id: its id, if it has one.
+        made: whether the id was made here, from text and metadata.
+    """
+
+    index: int
+    document: Document
+    id: str | None
+    made: bool = False
+
+
+class Reader:
+    """Reads documents with their ids: those given, else their own, else those made of the content.
+
+    An id of the content is the same in each run, so that a second run replaces rows where the store
+    replaces rows by id. Of documents that are equal, each has its own.
+
+    Args:
+        take: returns the next documents.
+        ids: what the user gave.
+        make_ids: make ids for documents that have none.
+        place: where in a database the store keeps its rows; part of each id that is made, because
+            PGVector's ids are unique in all its collections together.
+
+    Attributes:
+        broken: what the documents or their ids raised.
+        count: documents read.
+    """
+
+    def __init__(self, take: Take, ids: Ids, *, make_ids: bool, place: str) -> None:
+        self.broken: Exception | None = None
+        self.count = 0
+        self._take = take
+        self._by_content = ids == "content"
+        self._ids: Iterator[str] | None = None if ids is None or isinstance(ids, str) else iter(ids)
+        self._make_ids = make_ids
+        self._place = place
+        self._copies: dict[int, int] = {}  # by half of an id: how many documents have that content
+
+    def next(self, count: int) -> list[Item]:
+        """Return the next documents; fewer at the end, and before an error."""
+        items: list[Item] = []
+        if self.broken is None:
+            documents, self.broken = self._take(count)
+            at_end = len(documents) < count and self.broken is None
+            try:
+                for document in documents:
+                    items.append(self._item(document))  # noqa: PERF401  # what came before is good
+                if at_end and self._ids is not None and next(self._ids, _END) is not _END:
+                    raise _uneven(self.count, "documents")
+            except Exception as error:  # noqa: BLE001  # whatever a generator of the user's raises
+                self.broken = error
+        return items
+
+    def _item(self, document: object) -> Item:
+        own: Any = None
+        if self._ids is not None and (own := next(self._ids, _END)) is _END:
+            raise _uneven(self.count, "ids")
+        if not isinstance(document, Document):
+            raise InputTypeError(
+                f"ingest takes documents, but number {self.count:,} is a "
+                f"{type(document).__name__}; make it a Document(page_content=...)"
+            )
+        index, self.count = self.count, self.count + 1
+        if self._by_content:
+            return Item(index, document, content_id(document, self._place), made=True)
+        own = document.id if own is None else own
+        if own is not None or not self._make_ids:
+            return Item(index, document, own)
+        return Item(index, document, self._own_id(document), made=True)
+
+    def _own_id(self, document: Document) -> str:
+        made = content_id(document, self._place)
+        key = uuid.UUID(made).int >> 64
+        copy = self._copies[key] = self._copies.get(key, 0) + 1
+        return made if copy == 1 else str(uuid.uuid5(uuid.UUID(made), str(copy)))
+
+
+def content_id(document: Document, place: str) -> str:
+    """Return an id, a UUID, that depends only on text, metadata and place."""
+    try:
+        metadata = json.dumps(document.metadata, sort_keys=True, default=str)
+    except (TypeError, ValueError):  # keys of several types, or a circle
+        metadata = repr(document.metadata)
+    name = json.dumps([place, document.page_content, metadata])
+    return str(uuid.uuid5(_NAMESPACE, name))
+
+
+def check_ids(documents: object, ids: Ids) -> None:
+    """Refuse ids that cannot go with the documents, before anything is stored.
+
+    Raises:
+        OptionError: there are not as many ids as documents, where both have a length.
+    """
+    if isinstance(ids, str):
+        if ids != "content":
+            raise OptionError(f"ids must be one a document, or 'content', not {ids[:40]!r}")
+    elif isinstance(ids, Sized) and isinstance(documents, Sized) and len(ids) != len(documents):
+        few = min(len(ids), len(documents))
+        raise _uneven(few, "ids" if few == len(ids) else "documents")
+
+
+def take_from(documents: Iterable[object]) -> Take:
+    """Read from any iterable.
+
+    Raises:
+        InputTypeError: it is none.
+    """
+    if not isinstance(documents, Iterable):
+        raise InputTypeError(f"ingest takes an iterable of documents, not {_kind(documents)}")
+    iterator = iter(documents)
+
+    def take(count: int) -> tuple[list[object], Exception | None]:
+        found: list[object] = []
+        try:
+            for document in islice(iterator, count):  # one by one: what came before is good
+                found.append(document)  # noqa: PERF402
+        except Exception as error:  # noqa: BLE001  # whatever a generator of the user's raises
+            return found, error
+        return found, None
+
+    return take
+
+
+def take_from_async(documents: AsyncIterable[object], wait: Callable[[Any], Any]) -> Take:
+    """Read from an asynchronous iterable.
+
+    Args:
+        documents: the iterable.
+        wait: runs a coroutine in the event loop, and returns its result.
+    """
+    iterator = aiter(documents)
+
+    async def read(count: int, iterator: AsyncIterator[object]) -> list[object]:
+        while len(found) < count:
+            try:
+                found.append(await anext(iterator))
+            except StopAsyncIteration:
+                break
+        return list(found)
+
+    found: deque[object] = deque()
+
+    def take(count: int) -> tuple[list[object], Exception | None]:
+        found.clear()
+        try:
+            return wait(read(count, iterator)), None
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever a generator of the user's raises
+            return list(found), error
+
+    return take
+
+
+def _uneven(count: int, kind: str) -> OptionError:
+    return OptionError(f"ids must be one a document, but there are only {count:,} {kind}")
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"

@@ -1,0 +1,55 @@
+"""Failures in a row, from which an ingest sees that the documents are not the cause."""
+
+__all__ = ["Streak"]
+
+FATAL = 8
+"""Documents in a row that are refused for the account, the table or the width: then it is not a
+policy about single rows."""
+
+FATAL_AT_FIRST = 2
+"""The same, where nothing has been stored yet."""
+
+DOCUMENTS = 256
+"""A run of refused documents shorter than this is taken for one bad file: its pages, say, all hold
+a character that the store cannot take."""
+
+BATCHES = 3
+"""Whole batches in a row without a document that was stored, together at least `DOCUMENTS`."""
+
+MANY = 1024
+"""Documents refused in a row, in whatever batches: finding each costs two calls of the store."""
+
+
+class Streak:
+    """Counts documents that failed since one was last stored."""
+
+    def __init__(self) -> None:
+        self.documents = 0
+        self._batches = 0
+        self._fatal = 0
+        self._enough = FATAL_AT_FIRST
+
+    def stored(self) -> None:
+        """Note that documents were stored."""
+        self.documents = self._batches = self._fatal = 0
+        self._enough = FATAL
+
+    def failed(self, *, fatal: bool = False) -> None:
+        """Note one document that failed.
+
+        Args:
+            fatal: for a reason that should concern all documents.
+        """
+        self.documents += 1
+        self._fatal = self._fatal + 1 if fatal else 0
+
+    def batch_failed(self) -> None:
+        """Note that no document of a whole batch was stored."""
+        self._batches += 1
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the cause is not the documents."""
+        if self._fatal >= self._enough or self.documents >= MANY:
+            return True
+        return self.documents >= DOCUMENTS and self._batches >= BATCHES

@@ -1,0 +1,316 @@
+"""What is kept from queries, what the user is told of each answer, and where a call ends."""
+
+import asyncio
+import logging
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_openai import OpenAIEmbeddings
+
+from langchain_batch_embed import (
+    BatchEmbeddings,
+    BudgetError,
+    IngestError,
+    OptionError,
+    PartialEmbeddingsError,
+    Usage,
+)
+from langchain_batch_embed.calls.queries import QueryCache
+from tests.sending.calls import FakeServer, Rehearsal, done, lost, make_sender, make_work
+from tests.support import LocalServer, assert_right, prose, wait_until
+
+Batch = Callable[..., BatchEmbeddings]
+OpenAI = Callable[..., OpenAIEmbeddings]
+
+SMALL = "text-embedding-3-small"
+PRICE = 0.02 / 1_000_000
+"""Dollars for a token of it."""
+
+
+@pytest.fixture
+def small(batch: Batch, openai_embeddings: OpenAI) -> Batch:
+    """Make a `BatchEmbeddings` around the small model, in several requests a call."""
+    return lambda **options: batch(
+        openai_embeddings(model=SMALL), **{"max_tokens_per_request": 2_000, **options}
+    )
+
+
+class TestQueries:
+    """`query_cache_size`."""
+
+    def test_a_query_that_is_kept_is_not_sent_again(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Sync and async share them; each caller has a list of its own."""
+        embeddings = batch(query_cache_size=2)
+        first = embeddings.embed_query("why?")
+        again = embeddings.embed_query("why?")
+        later = asyncio.run(embeddings.aembed_query("why?"))
+        assert server.stats()["requests"] == 1
+        assert first == again == later
+        assert len({id(first), id(again), id(later)}) == 3
+        assert_right(np.array([again]), ["why?"])
+
+    def test_those_asked_last_are_kept(self, batch: Batch, server: LocalServer) -> None:
+        """An answer from memory counts as asked."""
+        embeddings = batch(query_cache_size=2)
+        for query in ("a", "b", "a", "c", "a", "b"):  # "c" drops "b"
+            assert_right(np.array([embeddings.embed_query(query)]), [query])
+        assert server.stats()["inputs_billed"] == 4
+
+    def test_nothing_is_kept_by_default(self, batch: Batch, server: LocalServer) -> None:
+        """It is opt-in."""
+        embeddings = batch()
+        for _ in range(2):
+            embeddings.embed_query("why?")
+        assert server.stats()["requests"] == 2
+
+    def test_documents_are_no_queries(self, batch: Batch, server: LocalServer) -> None:
+        """Some providers embed them in another way."""
+        embeddings = batch(query_cache_size=2)
+        embeddings.embed_query("why?")
+        embeddings.embed_documents(["why?"])
+        assert server.stats()["requests"] == 2
+
+    def test_the_report_says_that_it_cost_nothing(self, batch: Batch) -> None:
+        """`last_report` is of the last call, whoever answered it."""
+        embeddings = batch(query_cache_size=1)
+        embeddings.embed_query("why?")
+        embeddings.embed_query("why?")
+        report = embeddings.last_report
+        assert report is not None
+        assert (report.texts, report.requests, report.tokens, report.failures) == (1, 0, 0, 0)
+
+    def test_a_failure_is_not_kept(self, batch: Batch, server: LocalServer) -> None:
+        """The next one who asks gets an answer."""
+        embeddings = batch(query_cache_size=1)
+        server.configure(api_key="other")
+        with pytest.raises(Exception, match="401"):
+            embeddings.embed_query("why?")
+        server.configure()
+        assert_right(np.array([embeddings.embed_query("why?")]), ["why?"])
+
+    def test_threads_may_ask_together(self, batch: Batch) -> None:
+        """Whoever comes first."""
+        embeddings = batch(query_cache_size=3)
+        queries = [f"question {n % 5}" for n in range(60)]
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(embeddings.embed_query, queries))
+        assert_right(found, queries)
+
+    def test_vectors_of_another_model_are_dropped(self) -> None:
+        """Those of other dimensions, as far as can be seen."""
+        cache = QueryCache(5)
+        cache.put("a", [1.0, 2.0])
+        cache.put("b", [1.0, 2.0, 3.0])
+        assert (cache.get("a"), cache.get("b")) == (None, [1.0, 2.0, 3.0])
+
+    def test_no_string_is_refused_as_ever(self, batch: Batch) -> None:
+        """Also one that cannot be a key."""
+        with pytest.raises(TypeError, match="every text must be a str"):
+            batch(query_cache_size=1).embed_query(["why?"])  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("size", [-1, 1.5, True, "many"])
+    def test_a_size_is_a_whole_number(self, size: object) -> None:
+        """It says which."""
+        with pytest.raises(OptionError, match="query_cache_size must be a whole number"):
+            BatchEmbeddings(DeterministicFakeEmbedding(size=8), query_cache_size=size)  # type: ignore[arg-type]
+
+
+class TestUsage:
+    """`on_usage`."""
+
+    def test_the_sum_is_what_is_billed(self, small: Batch, server: LocalServer) -> None:
+        """Of documents and queries, in the server's own tokens."""
+        told: list[Usage] = []
+        embeddings = small(on_usage=told.append)
+        texts = [prose(100, seed) for seed in range(200)]
+        embeddings.embed_documents(texts)
+        embeddings.embed_query("a question")
+        stats = server.stats()
+        assert len(told) == stats["requests"] > 5
+        assert sum(usage.tokens for usage in told) == stats["tokens_billed"]
+        assert sum(usage.texts for usage in told) == 201
+        assert {usage.model for usage in told} == {SMALL}
+        assert sum(u.dollars or 0 for u in told) == pytest.approx(stats["tokens_billed"] * PRICE)
+
+    def test_the_journal_is_free(self, small: Batch, tmp_path: object) -> None:
+        """What is kept has no usage."""
+        told: list[Usage] = []
+        for _ in range(2):
+            small(on_usage=told.append, journal=f"{tmp_path}/vectors.db").embed_documents(["a"])
+        assert len(told) == 1
+
+    def test_calls_from_many_threads_are_told_one_at_a_time(self, small: Batch) -> None:
+        """A user's function may add up numbers."""
+        inside, most, count = 0, 0, 0
+
+        def note(_: Usage) -> None:
+            nonlocal inside, most, count
+            inside += 1
+            most, count = max(most, inside), count + 1
+            inside -= 1
+
+        embeddings = small(on_usage=note)
+        embeddings.embed_documents([prose(100, seed) for seed in range(400)])
+        report = embeddings.last_report
+        assert report is not None
+        assert (most, count) == (1, report.requests)
+
+    def test_what_it_raises_ends_nothing(
+        self, small: Batch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The answer is paid for; the log says so, without the message."""
+
+        def fail(usage: Usage) -> None:
+            raise ValueError(f"a secret {usage}")
+
+        with caplog.at_level(logging.WARNING):
+            texts = ["a", "b"]
+            assert_right(small(on_usage=fail).embed_documents(texts), texts)
+        assert "on_usage raised ValueError; the call goes on" in caplog.messages
+        assert "secret" not in caplog.text
+
+    def test_tokens_are_counted_where_nobody_bills_them(self) -> None:
+        """And have no price."""
+        told: list[Usage] = []
+        wrapped = DeterministicFakeEmbedding(size=8)
+        BatchEmbeddings(wrapped, on_usage=told.append).embed_documents(["a text", "more"])
+        (usage,) = told
+        assert (usage.texts, usage.tokens, usage.dollars) == (2, 3, None)
+
+    def test_it_must_be_a_function(self) -> None:
+        """It says of what."""
+        with pytest.raises(OptionError, match="on_usage must be a function of one argument"):
+            BatchEmbeddings(DeterministicFakeEmbedding(size=8), on_usage=3)  # type: ignore[arg-type]
+
+
+class TestDollars:
+    """`max_dollars`."""
+
+    TEXTS = tuple(prose(100, seed) for seed in range(200))  # 20,000 tokens
+
+    def test_a_call_never_costs_more(self, small: Batch, server: LocalServer) -> None:
+        """It ends with all that it paid for; the rest says why it was not sent."""
+        embeddings = small(max_dollars=8_000 * PRICE)
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_documents(self.TEXTS)
+        error = caught.value
+        assert isinstance(error.__cause__, BudgetError)
+        assert {type(failure.error) for failure in error.failures} == {BudgetError}
+        assert 7_000 < server.stats()["tokens_billed"] <= 8_000
+        there = [i for i, vector in enumerate(error.embeddings) if vector is not None]
+        assert_right([v for v in error.embeddings if v is not None], [self.TEXTS[i] for i in there])
+        assert len(there) == server.stats()["inputs_billed"]
+
+    def test_the_next_call_goes_on_from_there(self, small: Batch, server: LocalServer) -> None:
+        """Three calls of a third each; nothing is paid twice."""
+        embeddings = small(max_dollars=8_000 * PRICE)
+        calls = 0
+        while True:
+            calls += 1
+            try:
+                vectors = embeddings.embed_documents(self.TEXTS)
+            except PartialEmbeddingsError:
+                assert calls < 4
+            else:
+                break
+        assert calls == 3
+        assert_right(vectors, list(self.TEXTS))
+        assert server.stats()["inputs_billed"] == 200
+
+    def test_enough_is_enough(self, small: Batch) -> None:
+        """A call that costs less knows nothing of it."""
+        assert_right(small(max_dollars=1.0).embed_documents(self.TEXTS), list(self.TEXTS))
+
+    def test_a_cent_for_nothing(self, small: Batch, server: LocalServer) -> None:
+        """Where not even one text is affordable, none is sent, of a small async call either."""
+        embeddings = small(max_dollars=1e-9)
+        with pytest.raises(PartialEmbeddingsError, match="BudgetError"):
+            embeddings.embed_documents(self.TEXTS)
+        with pytest.raises(BudgetError, match="max_dollars=1e-09"):
+            embeddings.embed_query("a question")
+        with pytest.raises(BudgetError):
+            asyncio.run(embeddings.aembed_query("a question"))
+        assert server.stats()["requests"] == 0
+
+    def test_an_ingest_is_one_call(
+        self, small: Batch, server: LocalServer, tmp_path: object
+    ) -> None:
+        """Its many runs share what it may cost; with a journal the next one goes on."""
+        documents = [Document(text) for text in self.TEXTS]
+        embeddings = small(max_dollars=8_000 * PRICE, journal=f"{tmp_path}/vectors.db")
+        store = InMemoryVectorStore(embeddings)
+        with pytest.raises(IngestError) as caught:
+            embeddings.ingest(store, documents, batch_size=10, max_buffered=40)
+        assert isinstance(caught.value.__cause__, BudgetError)
+        wait_until(lambda: not embeddings._pipeline.dispatcher.sender.pacer.in_flight)
+        assert 5_000 < server.stats()["tokens_billed"] <= 8_000
+
+    def test_small_calls_of_a_prefetch_share_what_it_may_cost(
+        self, small: Batch, server: LocalServer
+    ) -> None:
+        """Else a loop over what failed would spend it again and again."""
+        embeddings = small(max_dollars=8_000 * PRICE)
+        failed = 0
+        with embeddings.prefetch(self.TEXTS):
+            for text in self.TEXTS:
+                try:
+                    embeddings.embed_documents([text])
+                except PartialEmbeddingsError:
+                    failed += 1
+        assert failed > 100
+        assert server.stats()["tokens_billed"] <= 8_000
+
+    def test_the_price_must_be_known(self) -> None:
+        """Else nobody can say when it is used up."""
+        with pytest.raises(OptionError, match="max_dollars needs the model's price"):
+            BatchEmbeddings(DeterministicFakeEmbedding(size=8), max_dollars=1.0, model="mine")
+
+    @pytest.mark.parametrize("amount", [0, -1, float("nan"), "all", True])
+    def test_it_is_an_amount(self, amount: object, openai_embeddings: OpenAI) -> None:
+        """More than nothing."""
+        with pytest.raises(OptionError, match="max_dollars must be"):
+            BatchEmbeddings(openai_embeddings(model=SMALL), max_dollars=amount)  # type: ignore[arg-type]
+
+    def test_its_error_can_be_pickled(self) -> None:
+        """Worker processes hand it back."""
+        again = pickle.loads(pickle.dumps(BudgetError(0.5)))  # noqa: S301  # our own
+        assert (again.max_dollars, str(again)) == (0.5, str(BudgetError(0.5)))
+
+
+class TestBudget:
+    """What the sender may send, in simulated time."""
+
+    def spend(self, tokens: float, server: FakeServer) -> Rehearsal:
+        """Send a hundred texts of ten tokens, ten a request, with this many tokens to spend."""
+        from dataclasses import replace  # noqa: PLC0415
+
+        from langchain_batch_embed.sending.budget import Budget  # noqa: PLC0415
+
+        rehearsal = Rehearsal(make_sender(max_workers=4), server)
+        work = make_work(100, max_items=10)
+        rehearsal.add(replace(work, budget=Budget(tokens, price=1_000_000)))
+        rehearsal.run()
+        return rehearsal
+
+    @pytest.mark.parametrize("tokens", [0, 9, 10, 95, 100, 555, 999])
+    def test_failed_requests_cost_nothing(self, tokens: int) -> None:
+        """What comes back unanswered may be spent again; answers are not billed here."""
+        failing = FakeServer(error=lambda r: TimeoutError() if r.number % 3 == 0 else None)
+        rehearsal = self.spend(tokens, failing)
+        # Nothing is billed in a rehearsal, so all is sent that fits at once.
+        assert len(done(rehearsal.outcomes)) in {0, 100}
+        assert bool(done(rehearsal.outcomes)) == (tokens >= 10)
+        assert all(isinstance(e, BudgetError) for e in lost(rehearsal.outcomes).values())
+        in_flight = max(
+            sum(r.tokens for r in failing.requests if r.sent <= now < r.sent + 0.1)
+            for now in {r.sent for r in failing.requests} or {0.0}
+        )
+        assert in_flight <= tokens

@@ -1,0 +1,549 @@
+"""The command `embed`: files in, vectors out, and nothing paid twice."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from langchain_batch_embed import SQLiteJournal, __version__
+from langchain_batch_embed.commands import corpus
+from langchain_batch_embed.commands.embed import AHEAD
+from langchain_batch_embed.commands.main import main
+from langchain_batch_embed.simulator import vectors
+from tests.support import LocalServer, prose
+
+MODEL = "text-embedding-3-small"
+SECTIONS = 19_207
+KINDS = (".npy", ".parquet", ".db")
+
+Run = Callable[..., int]
+
+
+def needs_pyarrow(kind: str) -> None:
+    """Skip where the extra is not there, if it is needed."""
+    if kind in {".parquet", ".csv", ".tsv"}:
+        pytest.importorskip("pyarrow")
+
+
+@pytest.fixture
+def run(server: LocalServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Run the command line in this process; return its exit status."""
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> int:
+        try:
+            main([str(each) for each in arguments])
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                sys.stderr.write(end.code)
+                return 1
+            return end.code or 0
+        return 0
+
+    return call
+
+
+def write_lines(path: Path, texts: Sequence[str | None], **fields: Any) -> Path:
+    """Write JSON lines with ids `t0`, `t1` and so on."""
+    lines = ({"id": f"t{i}", "text": text, **fields} for i, text in enumerate(texts))
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path
+
+
+def read_output(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the ids and the vectors of an output, NaN where there is none."""
+    if path.suffix == ".npy":
+        ids = path.with_suffix(".ids.jsonl").read_text().splitlines()
+        return [json.loads(each) for each in ids], np.load(path, mmap_mode="r")
+    if path.suffix == ".parquet":
+        from pyarrow import parquet  # noqa: PLC0415
+
+        table = parquet.read_table(path).to_pydict()
+        found = list(zip(table["id"], table["vector"], strict=True))
+    else:
+        with closing(sqlite3.connect(path)) as connection:
+            rows = connection.execute("SELECT row, id, vector FROM vectors ORDER BY row").fetchall()
+        assert [row for row, _, _ in rows] == list(range(len(rows)))
+        found = [(i, None if v is None else np.frombuffer(v, "<f4")) for _, i, v in rows]
+    width = next(len(vector) for _, vector in found if vector is not None)
+    none = [np.nan] * width
+    return [i for i, _ in found], np.array([none if v is None else v for _, v in found], "<f4")
+
+
+def assert_embedded(path: Path, texts: Sequence[str | None]) -> None:
+    """Check that each row is the vector of its text, bit for bit, and NaN where there is none."""
+    _, array = read_output(path)
+    there = [i for i, text in enumerate(texts) if text]
+    assert len(array) == len(texts)
+    assert np.array_equal(array[there], vectors([texts[i] or "" for i in there], array.shape[1]))
+    gone = [i for i in range(len(texts)) if i not in set(there)]
+    assert np.isnan(array[gone]).all()
+
+
+class TestOutputs:
+    """What is written."""
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_row_n_belongs_to_record_n(self, run: Run, tmp_path: Path, kind: str) -> None:
+        """With its id; a record without a text has a row too."""
+        needs_pyarrow(kind)
+        texts = [prose(20, n) if n % 7 else None for n in range(100)]
+        file = write_lines(tmp_path / "texts.jsonl", texts)
+        assert run("embed", file, "--out", f"out{kind}") == 0
+        ids, _ = read_output(tmp_path / f"out{kind}")
+        assert ids == [f"t{n}" for n in range(100)]
+        assert_embedded(tmp_path / f"out{kind}", texts)
+        assert not list(tmp_path.glob("*.part"))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_bytes_depend_on_the_records_alone(
+        self, run: Run, tmp_path: Path, kind: str
+    ) -> None:
+        """Two runs, whose answers come in another order, write the same file."""
+        needs_pyarrow(kind)
+        file = write_lines(tmp_path / "texts.jsonl", [prose(9, n) for n in range(9_000)])
+        for name in ("a", "b"):
+            assert run("embed", file, "--out", f"{name}{kind}", "--dimensions", 8) == 0
+        assert (tmp_path / f"a{kind}").read_bytes() == (tmp_path / f"b{kind}").read_bytes()
+
+    def test_a_npy_is_what_numpy_writes(self, run: Run, tmp_path: Path) -> None:
+        """Byte for byte."""
+        file = write_lines(tmp_path / "texts.jsonl", [f"text {n}" for n in range(50)])
+        assert run("embed", file, "--out", "out.npy") == 0
+        np.save(tmp_path / "again.npy", np.load(tmp_path / "out.npy"))
+        assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "again.npy").read_bytes()
+
+    def test_a_database_says_what_it_holds(self, run: Run, tmp_path: Path) -> None:
+        """The model, the width, and an index of the ids."""
+        file = write_lines(tmp_path / "texts.jsonl", ["a", "b"])
+        assert run("embed", file, "--out", "out.db", "--dimensions", 16) == 0
+        with closing(sqlite3.connect(tmp_path / "out.db")) as connection:
+            assert connection.execute("SELECT * FROM about").fetchall() == [(MODEL, 16)]
+            plan = connection.execute("EXPLAIN QUERY PLAN SELECT * FROM vectors WHERE id = 'a'")
+            assert "vectors_id" in plan.fetchone()[3]
+
+    def test_a_database_that_is_not_ours_is_not_replaced(
+        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Such as the journal of another day; our own is."""
+        file = write_lines(tmp_path / "texts.jsonl", ["a"])
+        assert run("embed", file, "--out", "out.db", "--journal", "vectors.db") == 0
+        before = (tmp_path / "vectors.db").read_bytes()
+        assert run("embed", file, "--out", "vectors.db") == 2
+        assert "no file of this command (perhaps a journal)" in capsys.readouterr().err
+        assert (tmp_path / "vectors.db").read_bytes() == before
+        assert run("embed", file, "--out", "out.db", "--journal", "vectors.db") == 0
+
+    @pytest.mark.parametrize(
+        ("out", "message"),
+        [
+            ("out.txt", "--out must end in .npy, .parquet, .db"),
+            ("nowhere/out.npy", "there is no folder nowhere"),
+        ],
+    )
+    def test_an_impossible_output_is_told_first(
+        self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any, out: str, message: str
+    ) -> None:
+        """Before anything is read or paid for."""
+        file = write_lines(tmp_path / "texts.jsonl", ["a"])
+        assert run("embed", file, "--out", out) == 2
+        assert message in capsys.readouterr().err
+        assert server.stats()["requests"] == 0
+
+    def test_the_journal_is_no_output(self, run: Run, tmp_path: Path, capsys: Any) -> None:
+        """One would destroy the other."""
+        file = write_lines(tmp_path / "texts.jsonl", ["a"])
+        assert run("embed", file, "--out", "one.db", "--journal", "./one.db") == 2
+        assert "the same file" in capsys.readouterr().err
+
+
+class TestInputs:
+    """What is read."""
+
+    def test_text_files_are_cut_into_sections(self, run: Run, tmp_path: Path) -> None:
+        """An id is the file and the line."""
+        text = "\n\n".join(prose(100, seed) for seed in range(9))
+        (tmp_path / "one.md").write_text(text)
+        assert run("embed", "one.md", "--out", "out.npy") == 0
+        sections = list(corpus.cut(text, Path("one.md")))
+        assert_embedded(tmp_path / "out.npy", [section.text for section in sections])
+        ids, _ = read_output(tmp_path / "out.npy")
+        assert ids == [f"one.md:{section.line}" for section in sections]
+
+    def test_or_are_one_text_each(self, run: Run, tmp_path: Path) -> None:
+        """In order of the names; a folder's other files are named."""
+        folder = tmp_path / "docs"
+        (folder / "deep").mkdir(parents=True)
+        (folder / "b.txt").write_text("second")
+        (folder / "a.md").write_text("\ufefffirst")
+        (folder / "deep" / "c.rst").write_bytes("third, ünï".encode("utf-16"))
+        assert run("embed", "docs", "--whole", "--out", "out.npy") == 0
+        ids, _ = read_output(tmp_path / "out.npy")
+        assert ids == ["docs/a.md", "docs/b.txt", "docs/deep/c.rst"]
+        assert_embedded(tmp_path / "out.npy", ["first", "second", "third, ünï"])
+
+    @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+    def test_tables_are_read_row_by_row(self, run: Run, tmp_path: Path, suffix: str) -> None:
+        """Values as they stand: with line feeds, quotes, leading zeros and nothing in them."""
+        needs_pyarrow(suffix)
+        import pyarrow as pa  # noqa: PLC0415
+        from pyarrow import csv, parquet  # noqa: PLC0415
+
+        texts = ["one, two", 'with "quotes"', "two\nlines", "007", "", "ünï\ttab"]
+        table = pa.table({"n": range(6), "body": texts, "key": [f"k{n}" for n in range(6)]})
+        path = tmp_path / f"rows{suffix}"
+        if suffix == ".parquet":
+            parquet.write_table(table, path)
+        else:
+            options = csv.WriteOptions(delimiter="," if suffix == ".csv" else "\t")
+            csv.write_csv(table, path, options)
+        assert run("embed", path, "--column", "body", "--id", "key", "--out", "out.npy") == 0
+        assert_embedded(tmp_path / "out.npy", texts)
+        assert read_output(tmp_path / "out.npy")[0] == [f"k{n}" for n in range(6)]
+
+    def test_without_pyarrow_it_says_what_to_install(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        """For tables only."""
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        (tmp_path / "rows.csv").write_text("text\na\n")
+        for arguments in (("rows.csv", "--out", "out.npy"), ("rows.csv", "--out", "out.parquet")):
+            assert run("embed", *arguments) == 2
+            assert "pip install 'langchain-batch-embed[files]'" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("by", ["content", "format"])
+    def test_standard_input_is_read(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+    ) -> None:
+        """As JSON lines or as text, by what it holds or by `--format`."""
+        lines = tmp_path / "in"
+        lines.write_text('{"text": "one"}\n{"text": "two", "id": 7}\n')
+        options = [] if by == "content" else ["--format", "jsonl"]
+        with lines.open() as stdin:
+            monkeypatch.setattr("sys.stdin", stdin)
+            assert run("embed", "-", "--out", "out.npy", *options) == 0
+        assert_embedded(tmp_path / "out.npy", ["one", "two"])
+        assert read_output(tmp_path / "out.npy")[0] == ["stdin:1", "7"]
+
+    def test_json_lines_may_have_any_field(self, run: Run, tmp_path: Path) -> None:
+        """Empty lines are none, and halves of characters are replaced."""
+        (tmp_path / "a.ndjson").write_bytes(
+            b'\xef\xbb\xbf{"body": "one"}\n\n{"body": "half \\ud800"}\n{"id": ["no", "id"]}'
+        )
+        assert run("embed", "a.ndjson", "--field", "body", "--out", "out.npy") == 0
+        assert_embedded(tmp_path / "out.npy", ["one", "half \ufffd", None])
+        assert read_output(tmp_path / "out.npy")[0] == [f"a.ndjson:{n}" for n in (1, 3, 4)]
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("a.bin", b"\x00\x01\x02", "a.bin is no UTF-8 text: it is binary"),
+            ("a.txt", os.urandom(3_000).replace(b"\0", b"\1"), "a.txt is no UTF-8 text"),
+            ("a.md", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + bytes(range(256)) * 9, "a.md is no UTF-8"),
+            ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a.png is no UTF-8 text"),
+            ("a.jsonl", b'{"text": "a"}\n{"text": ', "a.jsonl, line 2 is no JSON"),
+            ("a.jsonl", b'{"text": "\xff"}\n', "a.jsonl, line 1 is no JSON"),
+            ("a.jsonl", b"[1, 2]\n", "a.jsonl, line 1 is no JSON object, such as {'text': ...}"),
+            (
+                "a.jsonl",
+                b'{"body": "a"}\n',
+                "no field 'text'; it has body: choose one with --field",
+            ),
+            ("a.jsonl", b'{"text": 5}\n', "the text in a.jsonl, line 1 is no text, but int"),
+            ("a.json", b'[{"text": "a"}]', "a.json is JSON in one piece: make it JSON lines"),
+        ],
+    )
+    def test_a_file_that_cannot_be_read_is_refused_before_it_costs(
+        self,
+        run: Run,
+        tmp_path: Path,
+        server: LocalServer,
+        capsys: Any,
+        name: str,
+        content: bytes,
+        message: str,
+    ) -> None:
+        """By name, with what to do; the command and `plan` alike."""
+        (tmp_path / name).write_bytes(content)
+        for command in (("embed", "--out", "out.npy"), ("plan",)):
+            assert run(*command, name) == 2
+            assert message in capsys.readouterr().err
+        assert server.stats()["requests"] == 0
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"body,n\na,1\n", "a.csv has no column 'text'; it has body, n: choose one with --col"),
+            (b"text,n\n\xff\xfe\xfa,1\n", "a.csv cannot be read after row 0"),
+            (b"text,n\na,1,2\n", "a.csv cannot be read after row 0"),
+        ],
+    )
+    def test_so_is_a_table(
+        self, run: Run, tmp_path: Path, capsys: Any, content: bytes, message: str
+    ) -> None:
+        """Without a word of what is in it."""
+        pytest.importorskip("pyarrow")
+        (tmp_path / "a.csv").write_bytes(content)
+        assert run("plan", "a.csv") == 2
+        assert message in capsys.readouterr().err
+
+    def test_what_a_folder_holds_besides_is_named(
+        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Kinds of files, binary ones, folders of other people, and tables without texts."""
+        folder = tmp_path / "docs"
+        for name in (".git", "node_modules"):
+            (folder / name).mkdir(parents=True)
+        (folder / "a.md").write_text("a text")
+        (folder / "b.txt").write_bytes(b"\0\1\2")
+        (folder / "c.jsonl").write_text('{"body": "x"}')
+        for name in ("one.png", "two.png", "Makefile"):
+            (folder / name).write_bytes(b"")
+        assert run("plan", "docs") == 0
+        said = capsys.readouterr()
+        assert said.err.strip() == (
+            "skipped: 3 files (2 .png, 1 without a suffix); 2 folders (.git, node_modules); "
+            "docs/b.txt (no UTF-8 text); docs/c.jsonl, line 1 has no field 'text'; it has body: "
+            "choose one with --field"
+        )
+        assert said.out.startswith("1 file, cut into sections, for text-embedding-3-small\n1 text")
+
+    def test_plan_reads_the_same(
+        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """JSON lines are not cut."""
+        write_lines(tmp_path / "texts.jsonl", ["one", "two", None, "two"])
+        assert run("plan", "texts.jsonl") == 0
+        head, blank, sent, _ = capsys.readouterr().out.splitlines()
+        assert head == "1 file, for text-embedding-3-small"
+        assert blank == "1 record has no text"
+        assert sent.startswith("3 texts (2 unique): 1 request, 2 tokens, ")
+
+    def test_nothing_to_read_is_told(self, run: Run, tmp_path: Path, capsys: Any) -> None:
+        """With what would be read."""
+        write_lines(tmp_path / "texts.jsonl", ["", None])
+        assert run("embed", "texts.jsonl", "--out", "out.npy") == 1
+        assert "no text found" in capsys.readouterr().err
+
+
+class TestEnds:
+    """How it ends, and with which status."""
+
+    def test_some_failures_are_listed(
+        self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any
+    ) -> None:
+        """By id and cause, without their texts; the next run pays for them alone."""
+        texts = [f"good {n}" for n in range(50)]
+        texts[7] = texts[31] = "<bad> secret"
+        file = write_lines(tmp_path / "texts.jsonl", texts)
+        server.configure(refuse_marker="<bad>")
+        assert run("embed", file, "--out", "out.npy") == 3
+        said = capsys.readouterr()
+        assert "2 texts have no vector; all of them are in out.failed.jsonl" in said.err
+        assert "  t7  BadRequestError (400)\n  t31  BadRequestError (400)" in said.err
+        assert "secret" not in said.err + said.out
+        listed = (tmp_path / "out.failed.jsonl").read_text().splitlines()
+        assert [json.loads(line)["id"] for line in listed] == ["t7", "t31"]
+        assert_embedded(
+            tmp_path / "out.npy", [None if n in {7, 31} else t for n, t in enumerate(texts)]
+        )
+        server.configure()
+        assert run("embed", file, "--out", "out.npy") == 0
+        assert server.stats()["inputs_billed"] == 1  # the same text twice
+        assert_embedded(tmp_path / "out.npy", texts)
+        assert not (tmp_path / "out.failed.jsonl").exists()
+
+    def test_a_wrong_key_ends_it_at_once(
+        self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any
+    ) -> None:
+        """Nothing is written, and no key is shown."""
+        server.configure(api_key="right")
+        file = write_lines(tmp_path / "texts.jsonl", [f"text {n}" for n in range(5 * AHEAD // 2)])
+        assert run("embed", file, "--out", "out.npy") == 1
+        said = capsys.readouterr().err
+        assert "AuthenticationError" in said
+        assert "sk-test" not in said
+        assert not (tmp_path / "out.npy").exists()
+        assert not list(tmp_path.glob("*.part"))
+        assert server.stats()["requests"] < 200
+
+    def test_a_missing_key_is_told(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        """By the name of its variable."""
+        monkeypatch.delenv("OPENAI_API_KEY")
+        file = write_lines(tmp_path / "texts.jsonl", ["a"])
+        assert run("embed", file, "--out", "out.npy") == 1
+        assert "OPENAI_API_KEY is not set" in capsys.readouterr().err
+
+    def test_dollars_end_it_and_the_next_run_goes_on(
+        self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any
+    ) -> None:
+        """What is paid for is in the journal."""
+        texts = [prose(100, n) for n in range(3_000)]  # 300,000 tokens, $0.006
+        file = write_lines(tmp_path / "texts.jsonl", texts)
+        command = ("embed", file, "--out", "out.npy", "--dimensions", 8)
+        assert run(*command, "--max-dollars", 0.002) == 1
+        assert "max_dollars=0.002" in capsys.readouterr().err
+        assert 80_000 < server.stats()["tokens_billed"] <= 100_000
+        assert run(*command) == 0
+        assert server.stats()["inputs_billed"] == 3_000
+        assert_embedded(tmp_path / "out.npy", texts)
+
+    def test_the_version_is_the_packages(self, run: Run, capsys: Any) -> None:
+        """And names the program as it was called."""
+        assert run("--version") == 0
+        assert capsys.readouterr().out.split()[-1] == __version__
+
+    def test_the_console_script_is_named_in_its_own_help(self, run: Run, capsys: Any) -> None:
+        """With the exit statuses."""
+        before, sys.argv[0] = sys.argv[0], "/usr/bin/langchain-batch-embed"
+        try:
+            assert run("embed", "--help") == 0
+        finally:
+            sys.argv[0] = before
+        said = capsys.readouterr().out
+        assert said.startswith("usage: langchain-batch-embed embed ")
+        assert "130  ended with Ctrl-C" in said
+
+
+class Command:
+    """`embed` in a process of its own.
+
+    Args:
+        server: answers.
+        arguments: after `embed`.
+    """
+
+    def __init__(self, server: LocalServer, *arguments: object) -> None:
+        self.process = subprocess.Popen(  # noqa: S603  # our own code
+            [sys.executable, "-m", "langchain_batch_embed", "embed", *map(str, arguments)],
+            env={**os.environ, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "any"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that happens while it runs."""
+        try:
+            while not condition():
+                assert self.process.poll() is None, self.process.communicate()
+                time.sleep(0.02)
+        except BaseException:
+            self.process.kill()
+            self.process.communicate()
+            raise
+
+    def wait(self) -> tuple[int, str]:
+        """Return the exit status, and what it wrote to standard error."""
+        try:
+            _, said = self.process.communicate()
+        except BaseException:  # the test has taken too long
+            self.process.kill()
+            self.process.communicate()
+            raise
+        return self.process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def sections(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Return a file of JSON lines with the sections of the demo, and their texts."""
+    _, files = corpus.standard_library()
+    texts = [section.text for section in corpus.sections(files, SECTIONS)]
+    return write_lines(tmp_path_factory.mktemp("sections") / "sections.jsonl", texts), texts
+
+
+@pytest.mark.slow
+class TestKilled:
+    """19,207 sections, half way."""
+
+    def kill_half_way(
+        self, server: LocalServer, stop: int, *arguments: object
+    ) -> tuple[int, str, dict[str, Any]]:
+        """Send a signal when the server has answered half of them; return what was then."""
+        # Two fifths of the tokens at once, and the rest within 20 s: time enough to be half way.
+        server.configure(tokens_per_minute=4_000_000, bucket_seconds=15)
+        command = Command(server, *arguments)
+        command.wait_until(lambda: server.stats()["inputs_billed"] > SECTIONS // 2)
+        command.process.send_signal(stop)
+        status, said = command.wait()
+        return status, said, server.stats()
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_killed_and_run_again_it_pays_once_and_writes_the_same(
+        self, server: LocalServer, sections: tuple[Path, list[str]], tmp_path: Path, kind: str
+    ) -> None:
+        """What was in flight at that moment is paid twice, and nothing else."""
+        needs_pyarrow(kind)
+        file, texts = sections
+        out, whole = tmp_path / f"out{kind}", tmp_path / f"whole{kind}"
+        options = (file, "--dimensions", 64, "--journal", tmp_path / "vectors.db")
+        self.kill_half_way(server, signal.SIGKILL, *options, "--out", out)
+        assert not out.exists()
+        with closing(SQLiteJournal(tmp_path / "vectors.db")) as journal:
+            kept = journal.stats().vectors
+        assert kept > SECTIONS // 4
+        server.configure()
+        assert Command(server, *options, "--out", out).wait()[0] == 0
+        assert server.stats()["inputs_billed"] == SECTIONS - kept
+        server.configure()
+        one_go = file.with_name("one_go.db")  # for all kinds, to save time
+        fresh = (file, "--dimensions", 64, "--journal", one_go, "--out", whole)
+        billed = 0 if one_go.exists() else SECTIONS
+        assert Command(server, *fresh).wait()[0] == 0
+        assert server.stats()["inputs_billed"] == billed
+        assert out.read_bytes() == whole.read_bytes()
+        assert_embedded(out, texts)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="a Ctrl-C there is no signal of this kind")
+    def test_ctrl_c_ends_it_with_130(
+        self, server: LocalServer, sections: tuple[Path, list[str]], tmp_path: Path
+    ) -> None:
+        """It says where its work is, and leaves nothing half written."""
+        options = (sections[0], "--dimensions", 64, "--out", tmp_path / "out.npy")
+        status, said, _ = self.kill_half_way(server, signal.SIGINT, *options)
+        assert status == 130
+        assert "interrupted: what is paid for is in" in said
+        assert "Traceback" not in said
+        assert min(path.name for path in tmp_path.iterdir()) == "out.journal.db"
+        assert not list(tmp_path.glob("*.part"))
+        assert not (tmp_path / "out.npy").exists()
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="nothing there tells the peak of memory")
+    def test_memory_does_not_grow_with_the_file(self, server: LocalServer, tmp_path: Path) -> None:
+        """40,000 more records of 1,536 numbers are 246 MB, of which no more is held at a time."""
+        code = (
+            "import resource, sys; from langchain_batch_embed.commands.main import main\n"
+            "main(sys.argv[1:])\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        )
+        environment = {**os.environ, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "any"}
+        peaks = []
+        for count in (20_000, 60_000):
+            name = tmp_path / f"{count}.jsonl"
+            file = write_lines(name, [f"text {n}" for n in range(count)])
+            done = subprocess.run(  # noqa: S603  # our own code
+                [sys.executable, "-c", code, "embed", file, "--out", f"{name}.npy", "--quiet"],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            peaks.append(int(done.stderr.split()[-1]) * (1 if sys.platform == "darwin" else 1024))
+            for path in tmp_path.iterdir():
+                path.unlink()
+        assert peaks[1] - peaks[0] < 150e6

@@ -1,0 +1,224 @@
+"""What becomes of failed batches: nothing is lost to the server's state, a bad text alone fails."""
+
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from langchain_batch_embed.errors import ResponseError
+from langchain_batch_embed.pacing.diagnosis import diagnose
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.rehearsal import Reply, Request
+from tests.sending.calls import FakeServer, Rehearsal, done, lost, make_sender, make_work, refusal
+
+_ERRORS: dict[str, Callable[[], Exception | None]] = {
+    "reset": lambda: ConnectionResetError("reset"),
+    "500": lambda: refusal(500),
+    "503": lambda: refusal(503),
+    "garbage": lambda: ResponseError("not JSON"),
+    "silence": lambda: None,
+}
+
+
+def failure(kind: str, after: float) -> Reply:
+    """Return the reply of a request that fails in this way."""
+    error = _ERRORS[kind]()
+    return Reply(after=math.inf if error is None else after, error=error)
+
+
+@dataclass
+class Unsteady:
+    """A server that fails requests at random, restarts, and always fails some texts.
+
+    Attributes:
+        seed: of its luck.
+        share: of the requests that fail at random.
+        kind: how these fail.
+        bad: rows that always fail.
+        bad_kind: how these fail.
+        restarts: it is away for 4 seconds, each time after this many requests; 0: never.
+        tries: how often each bad row was seen.
+    """
+
+    seed: int
+    share: float = 0.0
+    kind: str = "reset"
+    bad: frozenset[int] = frozenset()
+    bad_kind: str = "500"
+    restarts: int = 0
+    requests: int = 0
+    tries: Counter[int] = field(default_factory=Counter)
+    _back_at: float = -math.inf
+    _next_restart: int = 10
+
+    def __post_init__(self) -> None:
+        """Throw the dice for the first time."""
+        self._dice = random.Random(self.seed)
+
+    def receive(self, request: Request) -> Reply:
+        """Draw what comes of it."""
+        self.requests += 1
+        after = 0.3 * math.exp(0.6 * self._dice.gauss(0, 1))
+        is_up = request.sent >= self._back_at
+        if self.restarts and is_up and request.number >= self._next_restart:
+            self._back_at = request.sent + 4
+            self._next_restart = request.number + self.restarts
+        if request.sent < self._back_at:
+            return Reply(after=0.05, error=ConnectionRefusedError("refused"))
+        if self._dice.random() < self.share:
+            return failure(self.kind, after)
+        bad = self.bad.intersection(request.rows.tolist())
+        self.tries.update(bad)
+        return failure(self.bad_kind, after) if bad else Reply(after=after)
+
+
+def run(
+    server: Unsteady, count: int, max_items: int, *, max_workers: int = 8, max_retries: int = 8
+) -> Rehearsal:
+    """Send texts to it, and check that exactly the bad ones are lost."""
+    sender = make_sender(
+        max_workers=max_workers, max_retries=max_retries, timeout=20.0, seed=server.seed
+    )
+    rehearsal = Rehearsal(sender, server)
+    rehearsal.add(make_work(count, tokens=100, max_items=max_items))
+    rehearsal.run()
+    assert set(lost(rehearsal.outcomes)) == set(server.bad)
+    assert len(done(rehearsal.outcomes)) == count - len(server.bad)
+    return rehearsal
+
+
+SEEDS = range(3)
+
+
+class TestChance:
+    """What fails by chance, or in an outage, costs no text."""
+
+    @pytest.mark.parametrize("max_items", [1, 50])
+    @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+    @pytest.mark.parametrize("kind", sorted(_ERRORS))
+    def test_a_server_that_fails_requests_at_random_loses_nothing(
+        self, kind: str, share: float, max_items: int
+    ) -> None:
+        """Whatever the way in which it fails up to half of all requests."""
+        for seed in SEEDS:
+            server = Unsteady(seed=seed, share=share, kind=kind)
+            run(server, 400 if max_items == 1 else 1500, max_items)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["reset", "500"])
+    def test_of_20_000_texts_a_server_that_fails_three_in_ten_loses_none(self, kind: str) -> None:
+        """Each in a request of its own."""
+        run(Unsteady(seed=1, share=0.3, kind=kind), 20_000, 1, max_workers=64)
+
+    @pytest.mark.parametrize("max_items", [1, 25])
+    @pytest.mark.parametrize("max_workers", [1, 2, 8, 32])
+    @pytest.mark.parametrize("restarts", [5, 20])
+    def test_a_server_that_restarts_again_and_again_loses_nothing(
+        self, restarts: int, max_workers: int, max_items: int
+    ) -> None:
+        """Also the text that was in flight each time: no outage uses up its retries."""
+        for seed in SEEDS:
+            server = Unsteady(seed=seed, restarts=restarts)
+            run(server, 80 * max_items, max_items, max_workers=max_workers)
+
+    def test_what_failed_most_often_goes_first_when_the_server_is_back(self) -> None:
+        """Or what is sent last would be in each of the next outages."""
+        work = make_work(30, max_items=10)
+        queue = make_sender().queue(work, Tally(), Hedges())
+        batches = []
+        while (batch := queue.peek(0)) is not None:
+            queue.take(batch, 0)
+            batches.append(batch)
+        error = refusal(503)
+        for batch, times in zip(batches, (2, 5, 3), strict=True):
+            batch.failures = times
+            queue.failed(batch, diagnose(error), error, 1)
+        queue.release_delayed()
+        order = []
+        while (batch := queue.peek(1)) is not None:
+            queue.take(batch, 1)
+            order.append(batches.index(batch))
+        assert order == [1, 2, 0]
+
+
+class TestBadTexts:
+    """A text that always fails is found, alone, and with few requests."""
+
+    @pytest.mark.parametrize("max_items", [1, 50])
+    @pytest.mark.parametrize("bad_kind", sorted(_ERRORS))
+    @pytest.mark.parametrize(("share", "kind"), [(0.0, "503"), (0.1, "503"), (0.3, "reset")])
+    def test_amid_random_failures(
+        self, share: float, kind: str, bad_kind: str, max_items: int
+    ) -> None:
+        """A few tries where all others are answered, and more the more fail by chance."""
+        for seed in SEEDS:
+            bad = frozenset({123})
+            server = Unsteady(seed=seed, share=share, kind=kind, bad=bad, bad_kind=bad_kind)
+            run(server, 400 if max_items == 1 else 2000, max_items)
+            assert server.tries[123] <= (12 if share == 0 else 20 if share < 0.2 else 45)
+
+    @pytest.mark.parametrize("max_items", [1, 50])
+    def test_amid_restarts(self, max_items: int) -> None:
+        """Its failures between the outages tell."""
+        for seed in SEEDS:
+            server = Unsteady(seed=seed, restarts=20, bad=frozenset({123}))
+            run(server, 400 if max_items == 1 else 2000, max_items)
+
+    @pytest.mark.parametrize("bad", [range(3, 403, 20), range(203, 223)])
+    @pytest.mark.parametrize("max_items", [1, 50])
+    def test_many_of_them(self, bad: range, max_items: int) -> None:
+        """Scattered or in a row: their errors are not taken for the server's state."""
+        for seed in SEEDS:
+            server = Unsteady(seed=seed, bad=frozenset(bad))
+            run(server, 500 if max_items == 1 else 2000, max_items)
+            assert max(server.tries.values()) <= 16
+
+    def test_its_neighbours_are_not_blamed_for_it(self) -> None:
+        """They were in all the requests that failed for it, and then fail by chance."""
+        for seed in range(40):
+            server = Unsteady(seed=seed, share=0.3, kind="500", bad=frozenset({7}))
+            run(server, 200, 50)
+
+
+class TestMaxRetries:
+    """It is one rule for one text and for a batch of several."""
+
+    @pytest.mark.parametrize(("max_retries", "tries"), [(0, 1), (1, 2), (2, 3), (3, 4)])
+    def test_one_text_fails_once_more_than_it_is_retried(
+        self, max_retries: int, tries: int
+    ) -> None:
+        """While others are answered, at a server of which little is known."""
+        server = FakeServer(error=lambda request: refusal(500) if 9 in request.rows else None)
+        sender = make_sender(max_workers=1, max_retries=max_retries)
+        rehearsal = Rehearsal(sender, server)
+        rehearsal.add(make_work(400, max_items=1))
+        rehearsal.run()
+        assert list(lost(rehearsal.outcomes)) == [9]
+        assert server.rows().count(9) == tries
+
+    def test_without_retries_a_batch_that_met_an_error_is_cut_at_once(self) -> None:
+        """None of its texts is sent with the same others again."""
+        server = FakeServer(error=lambda request: refusal(500) if 9 in request.rows else None)
+        rehearsal = Rehearsal(make_sender(max_workers=1, max_retries=0), server)
+        rehearsal.add(make_work(40, max_items=8))
+        rehearsal.run()
+        assert list(lost(rehearsal.outcomes)) == [9]
+        sent = [tuple(request.rows.tolist()) for request in server.requests]
+        assert len(set(sent)) == len(sent)
+
+    def test_without_retries_a_broken_connection_is_judged_by_what_comes_after_it(self) -> None:
+        """It says nothing by itself: an outage looks the same."""
+        away = itertools.count()
+
+        def error(request: Request) -> Exception | None:
+            return ConnectionResetError() if 9 in request.rows and next(away) < 1 else None
+
+        rehearsal = Rehearsal(make_sender(max_workers=1, max_retries=0), FakeServer(error=error))
+        rehearsal.add(make_work(20, max_items=1))
+        rehearsal.run()
+        assert len(done(rehearsal.outcomes)) == 20

@@ -1,0 +1,141 @@
+"""Embeddings and stores in this process, for what real ones cannot be made to do."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
+
+from langchain_batch_embed import BatchEmbeddings
+from tests.support import FakeClock
+
+__all__ = ["CountingEmbeddings", "NoIdsStore", "TableStore", "batching", "documents"]
+
+
+class CountingEmbeddings(Embeddings):
+    """Makes a unit vector of each text, always the same.
+
+    Args:
+        size: its dimensions.
+        before: called with the texts of each call.
+
+    Attributes:
+        sent: texts that were embedded.
+    """
+
+    def __init__(
+        self, size: int = 16, before: Callable[[list[str]], object] = lambda _: None
+    ) -> None:
+        self.sent = 0
+        self._size = size
+        self._before = before
+        self._lock = threading.Lock()
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return a vector for each text."""
+        self._before(texts)
+        with self._lock:
+            self.sent += len(texts)
+        return [self._vector(text) for text in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the vector of a text."""
+        return self._vector(text)
+
+    def _vector(self, text: str) -> list[float]:
+        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+        vector = np.random.default_rng(seed).standard_normal(self._size)
+        unit: list[float] = (vector / np.linalg.norm(vector)).tolist()
+        return unit
+
+
+class _FakeStore(VectorStore):
+    """Holds rows; a call is all or nothing.
+
+    Args:
+        embedding: makes the vectors.
+        before: called with the texts of each call, and may refuse them.
+
+    Attributes:
+        rows: text by id.
+        calls: how many documents each call had, the refused ones included.
+    """
+
+    def __init__(
+        self, embedding: Embeddings, before: Callable[[list[str]], object] = lambda _: None
+    ) -> None:
+        self._embedding = embedding
+        self._before = before
+        self.rows: dict[str, str] = {}
+        self.calls: list[int] = []
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """Tell what makes the vectors."""
+        return self._embedding
+
+    def write(self, texts: Iterable[str], names: list[str] | None) -> list[str]:
+        """Add or replace rows."""
+        listed = list(texts)
+        self.calls.append(len(listed))
+        assert len(self._embedding.embed_documents(listed)) == len(listed)
+        self._before(listed)
+        names = names or [f"row {len(self.rows) + i}" for i in range(len(listed))]
+        self.rows |= dict(zip(names, listed, strict=True))
+        return names
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """Find nothing; no test searches."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_texts(cls, *_: Any, **__: Any) -> "_FakeStore":
+        """Refuse; no test makes a store so."""
+        raise NotImplementedError
+
+
+class TableStore(_FakeStore):
+    """Replaces rows by id, as most stores do."""
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Add or replace rows."""
+        del metadatas, kwargs
+        return self.write(texts, ids)
+
+
+class NoIdsStore(_FakeStore):
+    """Adds rows, whatever is there, and makes its own ids, as SQLiteVec."""
+
+    def add_texts(
+        self, texts: Iterable[str], metadatas: list[dict[str, Any]] | None = None, **kwargs: Any
+    ) -> list[str]:
+        """Add rows."""
+        del metadatas, kwargs
+        return self.write(texts, None)
+
+
+def batching(
+    wrapped: Embeddings | None = None, clock: FakeClock | None = None, **options: Any
+) -> BatchEmbeddings:
+    """Wrap embeddings so that no wait takes real time."""
+    made = {"_clock": clock or FakeClock(), "hedge": False, **options}
+    return BatchEmbeddings(wrapped or CountingEmbeddings(), **made)
+
+
+def documents(count: int, *, ids: bool = False) -> list[Document]:
+    """Return documents that differ."""
+    return [
+        Document(f"section {i}", id=f"id {i}" if ids else None, metadata={"number": i})
+        for i in range(count)
+    ]

@@ -1,0 +1,122 @@
+"""Documents are read when they are needed, and each has an id that is the same in each run."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+
+from langchain_batch_embed import InputTypeError, OptionError
+from langchain_batch_embed.stores.documents import Reader, check_ids, content_id, take_from
+
+
+def ids_of(documents: list[Document], **options: Any) -> list[str | None]:
+    """Return the ids that a reader gives to documents."""
+    made = {"ids": None, "make_ids": True, "place": "", **options}
+    reader = Reader(take_from(documents), **made)
+    items = reader.next(len(documents) + 1)
+    if reader.broken is not None:
+        raise reader.broken
+    return [item.id for item in items]
+
+
+def test_an_id_of_the_content_is_a_uuid_of_text_metadata_and_place() -> None:
+    """It changes with each of them, and with nothing else."""
+    document = Document("text", metadata={"a": 1, "b": [2]})
+    same = Document("text", metadata={"b": [2], "a": 1}, id="an id of its own")
+    others = [
+        content_id(Document("text 2", metadata=document.metadata), ""),
+        content_id(Document("text", metadata={"a": 2, "b": [2]}), ""),
+        content_id(Document("text"), ""),
+        content_id(document, "another collection"),
+    ]
+    assert content_id(document, "") == content_id(same, "")
+    assert len({content_id(document, ""), *others}) == 5
+    assert str(uuid.UUID(content_id(document, ""))) == content_id(document, "")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"at": datetime(2026, 1, 1, tzinfo=UTC)},
+        {1: "a", "b": 2},
+        {"half": "a \ud83d"},
+        {"nested": {"set": {1}}},
+    ],
+)
+def test_any_metadata_will_do(metadata: dict[Any, Any]) -> None:
+    """JSON cannot hold all that Python can."""
+    first, second = (
+        Document.model_construct(page_content="t \udc00", metadata=metadata) for _ in "ab"
+    )
+    assert content_id(first, "") == content_id(second, "")
+
+
+def test_equal_documents_have_ids_of_their_own_that_stay() -> None:
+    """Unless the ids are to be of the content alone."""
+    given = [Document("a"), Document("b"), Document("a"), Document("a")]
+    first = ids_of(given)
+    assert len(set(first)) == 4
+    assert ids_of(given) == first
+    content = ids_of(given, ids="content")
+    assert content[0] == content[2] == content[3] == first[0]
+    assert content[1] == first[1]
+
+
+def test_ids_that_there_are_come_first() -> None:
+    """Those given, then the documents' own; others are made where the store takes ids."""
+    given = [Document("a", id="own"), Document("b")]
+    assert ids_of(given, ids=["x", "y"]) == ["x", "y"]
+    assert ids_of(given, ids=[None, "y"]) == ["own", "y"]
+    assert ids_of(given)[0] == "own"
+    assert ids_of(given)[1] is not None
+    assert ids_of(given, make_ids=False) == ["own", None]
+
+
+@pytest.mark.parametrize(("documents", "ids"), [(3000, 2999), (2, 3), (0, 1), (1, 0)])
+def test_ids_of_another_length_are_refused_where_both_have_one(documents: int, ids: int) -> None:
+    """Before anything is read."""
+    with pytest.raises(OptionError, match=f"only {min(documents, ids):,} "):
+        check_ids([Document("")] * documents, [str(i) for i in range(ids)])
+
+
+def test_a_word_is_not_an_iterable_of_ids() -> None:
+    """But for the one that names how to make them."""
+    check_ids([], "content")
+    with pytest.raises(OptionError, match="'content'"):
+        check_ids([], "contents")
+
+
+@pytest.mark.parametrize("count", [9, 11])
+def test_ids_from_a_generator_are_counted_at_the_end(count: int) -> None:
+    """What came before is read."""
+    reader = Reader(take_from([Document("")] * 10), map(str, range(count)), make_ids=True, place="")
+    assert len(reader.next(20)) == min(count, 10)
+    assert isinstance(reader.broken, OptionError)
+    assert reader.next(5) == []
+
+
+def test_what_came_before_an_error_is_read() -> None:
+    """Of the documents' own, or of a thing that is no document."""
+
+    def generate(wrong: Callable[[], object]) -> Iterator[object]:
+        yield Document("a")
+        yield wrong()
+        yield Document("b")
+
+    def fail() -> object:
+        raise OSError("cannot read")
+
+    for wrong, kind in ((fail, OSError), (lambda: "a text", InputTypeError)):
+        reader = Reader(take_from(generate(wrong)), None, make_ids=False, place="")
+        assert [item.index for item in reader.next(5)] == [0]
+        assert isinstance(reader.broken, kind)
+        assert reader.count == 1
+
+
+def test_something_that_is_not_iterable_is_refused() -> None:
+    """With a word on what it is."""
+    with pytest.raises(InputTypeError, match="not a int"):
+        take_from(3)  # type: ignore[arg-type]

@@ -1,0 +1,58 @@
+"""The size of a store's calls follows what it takes."""
+
+from collections.abc import Callable
+
+import pytest
+
+from langchain_batch_embed.stores.write_size import WriteSize
+
+
+def write(size: WriteSize, documents: int, takes: Callable[[int], bool]) -> tuple[int, int]:
+    """Write documents as the writer does; return calls, and how many of them were refused."""
+    calls = refused = 0
+    while documents:
+        count = min(size.limit, documents)
+        calls += 1
+        if takes(count):
+            size.accepted(count)
+            documents -= count
+        else:
+            refused += 1
+            size.refused(count)
+    return calls, refused
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 128, 200, 1000, 1023])
+def test_a_limit_that_stays_is_found_and_kept_to(limit: int) -> None:
+    """Few calls are refused, however many there are, and most are at least half as large."""
+    size = WriteSize(1024)
+    calls, refused = write(size, 400 * limit, lambda count: count <= limit)
+    assert refused <= 24
+    assert calls <= 2 * 400 + 24
+
+
+def test_a_limit_that_goes_is_forgotten() -> None:
+    """After an hour in which the store was slow, calls are as large as they were."""
+    size = WriteSize(1024)
+    write(size, 50_000, lambda _: True)
+    for count in (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2):
+        size.refused(count)
+    assert size.limit == 1
+    calls, refused = write(size, 50_000, lambda _: True)
+    assert (size.limit, refused) == (1024, 0)
+    assert calls <= 120
+
+
+def test_documents_that_grow_are_written_in_smaller_calls() -> None:
+    """A size that went through before is not believed in for ever."""
+    size = WriteSize(1024)
+    write(size, 50_000, lambda _: True)
+    _, refused = write(size, 50_000, lambda count: count <= 100)
+    assert refused <= 24
+
+
+def test_one_document_is_the_least() -> None:
+    """A call with one document that is refused changes nothing."""
+    size = WriteSize(1)
+    size.refused(1)
+    assert size.limit == 1

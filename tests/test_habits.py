@@ -1,0 +1,360 @@
+"""Habits that people bring along: names, other packages' options, `repr`, `with`, `help`."""
+
+import inspect
+import math
+import pydoc
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+from langchain_core.rate_limiters import BaseRateLimiter, InMemoryRateLimiter
+from langchain_core.stores import InMemoryByteStore
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_openai import OpenAIEmbeddings
+from pytest_mock import MockerFixture
+
+from langchain_batch_embed import (
+    BatchEmbeddings,
+    FixedOptionError,
+    MemoryJournal,
+    OptionError,
+    UnknownOptionError,
+)
+from langchain_batch_embed.options import _ELSEWHERE, _MEANT, OPTIONS
+from tests.support import FakeClock, LocalServer, assert_right, wait_until
+
+Batch = Callable[..., BatchEmbeddings]
+
+
+def make(**options: Any) -> BatchEmbeddings:
+    """Make the object around embeddings that need no network."""
+    return BatchEmbeddings(DeterministicFakeEmbedding(size=3), **options)
+
+
+class TestNames:
+    """Kind: a name in place of an object, as `init_embeddings` takes it."""
+
+    def test_a_name_with_its_provider_is_enough(
+        self, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """LangChain makes the object, and the key is where that looks for it."""
+        pytest.importorskip("langchain_classic")
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+        monkeypatch.setenv("OPENAI_API_BASE", server.url)
+        embeddings = BatchEmbeddings("openai:text-embedding-3-large", max_workers=3)
+        assert isinstance(embeddings.embeddings, OpenAIEmbeddings)
+        assert (embeddings.model, embeddings.max_workers) == ("text-embedding-3-large", 3)
+        assert_right(embeddings.embed_numpy(["a"]), ["a"])
+
+    @pytest.mark.parametrize("name", ["nobody:model", "openai:"])
+    def test_a_name_that_langchain_cannot_make_is_an_error(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With LangChain's own reason as its cause."""
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        with pytest.raises(OptionError, match="make the object, and wrap that") as caught:
+            BatchEmbeddings(name)
+        assert caught.value.__cause__ is not None
+
+    def test_without_langchain_the_error_says_what_to_install(self, mocker: MockerFixture) -> None:
+        """Nothing here needs the package otherwise."""
+        mocker.patch("importlib.import_module", side_effect=ModuleNotFoundError)
+        with pytest.raises(OptionError, match="pip install langchain"):
+            BatchEmbeddings("openai:text-embedding-3-small")
+
+    def test_a_name_without_its_provider_is_an_error(self) -> None:
+        """Whose model it is cannot be guessed."""
+        with pytest.raises(OptionError, match="'openai:text-embedding-3-small'"):
+            BatchEmbeddings("text-embedding-3-small")
+
+
+MEANT = {
+    "chunk_size": "max_batch_size",
+    "batch_size": "max_batch_size",
+    "embed_batch_size": "max_batch_size",
+    "concurrency": "max_workers",
+    "max_concurrency": "max_workers",
+    "workers": "max_workers",
+    "n_jobs": "max_workers",
+    "rpm": "requests_per_minute",
+    "RPM": "requests_per_minute",
+    "tpm": "tokens_per_minute",
+    "ratelimiter": "rate_limiter",
+    "cache": "journal",
+    "document_embedding_cache": "journal",
+    "checkpoint": "journal",
+    "progress": "show_progress",
+    "show_progress_bar": "show_progress",
+    "num_retries": "max_retries",
+    "request_timeout": "timeout",
+    "max_tokens": "max_tokens_per_input",
+    "model_name": "model",
+    "skip_empty": "empty",
+    "concurency": "max_workers",
+}
+ELSEWHERE = {
+    "dimensions": "OpenAIEmbeddings(dimensions=",
+    "api_key": "OpenAIEmbeddings(api_key=",
+    "base_url": "OpenAIEmbeddings(base_url=",
+    "openai_api_key": "OpenAIEmbeddings(openai_api_key=",
+    "dimension": "OpenAIEmbeddings(dimensions=",
+    "tier": "plan(texts, tier=1)",
+    "verbose": "show_progress=True",
+    "callbacks": "last_report",
+    "ids": "ingest(store, documents)",
+    "price": "plan(texts)",
+    "requests_per_second": "requests_per_minute",
+}
+
+
+class TestSynonyms:
+    """Kind: an option by the name that it has elsewhere."""
+
+    @pytest.mark.parametrize(("name", "meant"), MEANT.items())
+    def test_the_right_name_is_offered(self, name: str, meant: str) -> None:
+        """Whichever package the habit comes from."""
+        with pytest.raises(UnknownOptionError) as caught:
+            make(**{name: 3})
+        expected = f"BatchEmbeddings has no option {name!r}; did you mean {meant!r}?"
+        assert str(caught.value) == expected
+        assert meant in OPTIONS
+
+    @pytest.mark.parametrize(("name", "place"), ELSEWHERE.items())
+    def test_the_right_place_is_named(self, name: str, place: str) -> None:
+        """Where it is no option of this class."""
+        with pytest.raises(UnknownOptionError) as caught:
+            make(**{name: "sk-secret"})
+        assert place in str(caught.value)
+        assert "sk-secret" not in str(caught.value)
+
+    def test_the_table_hides_no_option_and_names_none_that_is_not_there(self) -> None:
+        """Whatever options are added later."""
+        assert not {*_MEANT, *_ELSEWHERE} & set(OPTIONS)
+        assert set(_MEANT.values()) <= set(OPTIONS)
+
+
+class TestReading:
+    """Kind: an attribute that was not there, or that was set and changed nothing."""
+
+    @pytest.mark.parametrize("name", OPTIONS)
+    def test_every_option_can_be_read(self, name: str) -> None:
+        """By the name by which it was given."""
+        getattr(make(), name)
+
+    def test_what_is_read_is_what_holds(self, tmp_path: Path) -> None:
+        """Defaults are those of the provider, and not `None`."""
+        wrapped = OpenAIEmbeddings(api_key="k", timeout=7)  # type: ignore[arg-type]
+        embeddings = BatchEmbeddings(wrapped, max_workers=5, journal=tmp_path / "j.db")
+        assert embeddings.model == "text-embedding-ada-002"
+        assert (embeddings.max_workers, embeddings.max_batch_size) == (5, 2048)
+        assert (embeddings.timeout, embeddings.hedge, embeddings.show_progress) == (7, True, False)
+        assert embeddings.max_retries == 8
+        assert embeddings.journal.persistent
+
+    @pytest.mark.parametrize("name", OPTIONS)
+    def test_setting_one_is_an_error_that_says_what_to_do(self, name: str) -> None:
+        """It would change nothing, as options are read once."""
+        embeddings = make()
+        before = repr(getattr(embeddings, name))
+        with pytest.raises(FixedOptionError, match=rf"BatchEmbeddings\(wrapped, {name}=") as caught:
+            setattr(embeddings, name, 1)
+        assert isinstance(caught.value, OptionError)
+        assert isinstance(caught.value, AttributeError)
+        assert repr(getattr(embeddings, name)) == before
+
+    def test_a_subclass_has_attributes_of_its_own(self) -> None:
+        """These can be set as ever."""
+
+        class Mine(BatchEmbeddings):
+            prefix = ""
+
+        mine = Mine(DeterministicFakeEmbedding(size=3))
+        mine.prefix = "passage: "
+        assert mine.prefix == "passage: "
+
+
+class TestRepr:
+    """Kind: an object that shows an address in memory, or a key."""
+
+    def test_class_model_limits_and_journal_are_shown(self, tmp_path: Path) -> None:
+        """And no key, wherever there is one."""
+        wrapped = OpenAIEmbeddings(
+            api_key="sk-secret",  # type: ignore[arg-type]
+            base_url="http://user:sk-secret@host:8080/v1?key=sk-secret",
+            default_headers={"x-key": "sk-secret"},
+        )
+        shown = repr(BatchEmbeddings(wrapped, journal=tmp_path / "vectors.db"))
+        assert shown == (
+            "BatchEmbeddings(OpenAIEmbeddings, model='text-embedding-ada-002', "
+            "server='http://host:8080/v1/', max_batch_size=2048, max_tokens_per_request=300000, "
+            f"max_workers=128, journal='{tmp_path / 'vectors.db'}')"
+        )
+
+    @pytest.mark.parametrize(
+        ("journal", "shown"), [(None, "None"), (InMemoryByteStore(), "'InMemoryByteStore'")]
+    )
+    def test_a_journal_that_is_no_file_is_shown_too(self, journal: Any, shown: str) -> None:
+        """By its class."""
+        assert repr(make(journal=journal, model="m")).endswith(f"journal={shown})")
+
+
+class TestClosing:
+    """Kind: files that stay open, and no way to close them."""
+
+    def test_a_with_block_closes_the_journal(self, tmp_path: Path) -> None:
+        """A later call opens it again, and finds what was kept."""
+        with make(journal=tmp_path / "j.db", model="m") as embeddings:
+            first = embeddings.embed_documents(["a", "b"])
+        journal: Any = embeddings.journal
+        assert journal._connection is None
+        assert embeddings.embed_documents(["a", "b"]) == first
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.from_journal == 2
+        embeddings.close()
+        embeddings.close()
+
+    def test_a_journal_of_the_users_own_stays_open(self, mocker: MockerFixture) -> None:
+        """Others may use it."""
+        journal = MemoryJournal()
+        close = mocker.patch.object(journal, "close")
+        make(journal=journal).close()
+        close.assert_not_called()
+
+    def test_open_prefetches_end(self) -> None:
+        """Nothing more is sent for them."""
+        embeddings = make()
+        embeddings.prefetch(["a"])
+        embeddings.close()
+        assert embeddings._pipeline.prefetches.opened == ()
+
+
+class TestHelp:
+    """Kind: a signature with what is nobody's business."""
+
+    def test_the_signature_shows_options_alone(self) -> None:
+        """As `inspect`, notebooks and editors show it."""
+        parameters = inspect.signature(BatchEmbeddings).parameters
+        assert list(parameters) == ["embeddings", *OPTIONS]
+        assert all(
+            each.kind is each.KEYWORD_ONLY for name, each in parameters.items() if name in OPTIONS
+        )
+
+    def test_help_shows_no_address_and_no_private_name(self) -> None:
+        """Of any default or argument."""
+        text = pydoc.plain(pydoc.render_doc(BatchEmbeddings))
+        assert "_clock" not in text
+        assert "_draw" not in text
+        assert " at 0x" not in text
+        assert "max_workers: " in text
+
+
+class Counting(BaseRateLimiter):
+    """Counts its questions, and lets everything through after a moment."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._lock = threading.Lock()
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Let through."""
+        assert blocking
+        with self._lock:
+            self.asked += 1
+        return True
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        """Let through."""
+        return self.acquire(blocking=blocking)
+
+
+class TestRateLimiter:
+    """Kind: LangChain's own limiter, which chat models take and embeddings do not."""
+
+    def test_it_is_asked_before_each_request(self, batch: Batch, server: LocalServer) -> None:
+        """Of documents and of queries; a retry is a request too."""
+        limiter = Counting()
+        server.configure(script=("503",))
+        embeddings = batch(rate_limiter=limiter, max_batch_size=10)
+        texts = [f"text {i}" for i in range(100)]
+        assert_right(embeddings.embed_numpy(texts), texts)
+        embeddings.embed_query("a question")
+        assert limiter.asked == server.stats()["requests"] >= 12
+
+    def test_its_rate_is_the_quota_of_requests(self, batch: Batch, server: LocalServer) -> None:
+        """So the fewest requests are made, and none waits for nothing."""
+        limiter = InMemoryRateLimiter(requests_per_second=1, max_bucket_size=100)
+        embeddings = batch(rate_limiter=limiter)
+        assert embeddings.requests_per_minute == 60
+        texts = [f"text {i}" for i in range(2000)]
+        assert_right(embeddings.embed_numpy(texts), texts)
+        assert server.stats()["requests"] <= 3
+
+    def test_a_quota_that_is_set_beside_it_counts(self) -> None:
+        """The limiter is asked all the same."""
+        limiter = InMemoryRateLimiter(requests_per_second=1)
+        assert make(rate_limiter=limiter, requests_per_minute=30).requests_per_minute == 30
+
+    def test_a_request_that_waits_for_it_is_no_straggler(self) -> None:
+        """It is not sent a second time, unless the user wants that."""
+        wrapped = OpenAIEmbeddings(api_key="k")  # type: ignore[arg-type]
+        assert BatchEmbeddings(wrapped).hedge
+        assert not BatchEmbeddings(wrapped, rate_limiter=Counting()).hedge
+        assert BatchEmbeddings(wrapped, rate_limiter=Counting(), hedge=True).hedge
+
+    def test_the_wait_is_no_part_of_the_round_trip(self) -> None:
+        """Else the server would seem slow, and get fewer requests."""
+        clock = FakeClock()
+
+        class Slow(Counting):
+            def acquire(self, *, blocking: bool = True) -> bool:
+                clock.time += 50.0
+                return super().acquire(blocking=blocking)
+
+        embeddings = make(rate_limiter=Slow(), max_workers=1, _clock=clock)
+        embeddings.embed_documents(["a"])
+        assert clock.time >= 50
+        assert embeddings._pipeline.dispatcher.sender.limits.pace < 1
+
+    def test_after_the_end_of_a_call_what_still_waits_is_not_sent(self) -> None:
+        """The limiter lets it through too late."""
+        go_on, sent = threading.Event(), list[int]()
+
+        class Closed(Counting):
+            def acquire(self, *, blocking: bool = True) -> bool:
+                return go_on.wait(20) and super().acquire(blocking=blocking)
+
+        class Wrapped(DeterministicFakeEmbedding):
+            def embed_documents(self, texts: list[str]) -> list[list[float]]:
+                sent.append(len(texts))
+                return super().embed_documents(texts)
+
+        limiter = Closed()
+        embeddings = BatchEmbeddings(Wrapped(size=3), rate_limiter=limiter, deadline=0.2)
+        with pytest.raises(TimeoutError):
+            embeddings.embed_documents(["a"])
+        go_on.set()
+        wait_until(lambda: not embeddings._pipeline.dispatcher.sender.pacer.in_flight)
+        assert sent == []
+
+    @pytest.mark.parametrize(
+        "value", [5, "5/s", SimpleNamespace(acquire=print), InMemoryRateLimiter]
+    )
+    def test_anything_else_is_an_error(self, value: object) -> None:
+        """The message names the class."""
+        with pytest.raises(OptionError, match="BaseRateLimiter"):
+            make(rate_limiter=value)
+
+
+def test_a_store_of_langchains_takes_it_as_any_embeddings() -> None:
+    """Attributes, `repr` and `close` are in nobody's way."""
+    embeddings = make()
+    store = InMemoryVectorStore(embeddings)
+    store.add_documents([Document(page_content="a")])
+    assert isinstance(embeddings, Embeddings)
+    assert store.similarity_search("a", k=1)[0].page_content == "a"
+    assert math.isfinite(embeddings.timeout)

@@ -1,0 +1,185 @@
+"""Where toktok-rs has no wheel, the package installs, counts otherwise, and says so once."""
+
+import logging
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiktoken
+import tiktoken.registry
+from packaging.requirements import Requirement
+from pytest_mock import MockerFixture
+
+from langchain_batch_embed.texts import tokens
+from langchain_batch_embed.texts.tokens import (
+    ByteCounter,
+    TiktokenCounter,
+    ToktokCounter,
+    counter_for,
+)
+from tests.support import LocalServer
+
+MODEL = "text-embedding-3-small"
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+BLOCKED = """
+import logging, sys
+sys.modules["toktok"] = None  # as where it is not installed
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_said() -> Iterator[None]:
+    """Begin as in a new process, and leave no trace."""
+    tokens._log_once.cache_clear()
+    yield
+    tokens._log_once.cache_clear()
+
+
+@pytest.fixture
+def blocked(mocker: MockerFixture) -> None:
+    """Take toktok-rs away."""
+    mocker.patch.object(tokens, "toktok", None)
+    mocker.patch.dict(tiktoken.registry.ENCODINGS, clear=True)
+
+
+def run(code: str, *arguments: str) -> list[str]:
+    """Run code in a process without toktok-rs, and return the lines that it prints."""
+    done = subprocess.run(  # noqa: S603  # our own code
+        [sys.executable, "-c", BLOCKED + code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+class TestInstalling:
+    """A dependency where there is a wheel, and none where pip would have to compile it."""
+
+    @pytest.mark.parametrize(
+        ("system", "machine", "expected"),
+        [
+            ("linux", "x86_64", True),
+            ("linux", "aarch64", True),
+            ("darwin", "arm64", True),
+            ("darwin", "x86_64", True),
+            ("win32", "AMD64", True),
+            ("win32", "ARM64", False),
+            ("win32", "x86", False),
+            ("linux", "armv7l", False),
+            ("linux", "riscv64", False),
+            ("freebsd14", "amd64", False),
+        ],
+    )
+    def test_it_is_installed_where_it_has_a_wheel(
+        self, system: str, machine: str, *, expected: bool
+    ) -> None:
+        """On Linux, macOS and Windows, on the processors that nearly everybody has."""
+        project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+        [needed] = [
+            needed
+            for needed in map(Requirement, project["dependencies"])
+            if needed.name == "toktok-rs"
+        ]
+        assert needed.marker is not None
+        environment = {"sys_platform": system, "platform_machine": machine}
+        assert needed.marker.evaluate(environment) is expected
+
+
+class TestCounting:
+    """What counts in its place."""
+
+    @pytest.mark.usefixtures("blocked")
+    @pytest.mark.parametrize("model", [MODEL, "gpt-4o", "nomic-embed-text"])
+    def test_bytes_are_counted_and_one_warning_says_so(
+        self, model: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """However many objects are made; the message names both remedies."""
+        counters = [counter_for(model) for _ in range(3)]
+        assert {type(counter) for counter in counters} == {ByteCounter}
+        [record] = caplog.records
+        assert record.levelno == logging.WARNING
+        for words in ("counting UTF-8 bytes", "install toktok-rs", "tiktoken.get_encoding("):
+            assert words in record.getMessage()
+
+    @pytest.mark.usefixtures("blocked")
+    def test_tiktoken_counts_where_it_has_the_vocabulary(
+        self, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Exactly, so that nobody has to do anything: one line, and no warning."""
+        tiny = tiktoken.Encoding(
+            "cl100k_base",
+            pat_str=".",
+            mergeable_ranks={bytes([i]): i for i in range(256)},
+            special_tokens={},
+        )
+        mocker.patch.dict(tiktoken.registry.ENCODINGS, {"cl100k_base": tiny})
+        caplog.set_level(logging.INFO, "langchain_batch_embed")
+        counters = [counter_for(MODEL) for _ in range(3)]
+        assert {type(counter) for counter in counters} == {TiktokenCounter}
+        [record] = caplog.records
+        assert record.levelno == logging.INFO
+        assert "toktok-rs is not installed" in record.getMessage()
+
+    @pytest.mark.usefixtures("blocked")
+    def test_what_it_never_counted_is_counted_as_before(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Installing it would not help an encoding that it has not, so nobody is told to."""
+        assert isinstance(counter_for("p50k_base"), ByteCounter)
+        assert "toktok" not in caplog.text
+        assert isinstance(counter_for(None), ByteCounter)
+        assert len(caplog.records) == 1
+
+    def test_with_it_nothing_changes(self, caplog: pytest.LogCaptureFixture) -> None:
+        """It counts, and nothing is said."""
+        assert isinstance(counter_for(MODEL), ToktokCounter)
+        assert caplog.records == []
+
+
+class TestWithoutTheModule:
+    """A process in which it cannot be imported."""
+
+    def test_texts_are_embedded(self, server: LocalServer) -> None:
+        """Long ones too, in more pieces than by tokens; two objects give one warning."""
+        code = """
+from langchain_batch_embed import BatchEmbeddings
+from langchain_openai import OpenAIEmbeddings
+for _ in range(2):
+    embeddings = BatchEmbeddings(OpenAIEmbeddings(base_url=sys.argv[1], api_key="x"))
+vectors = embeddings.embed_numpy(["a", "\\u00e9" * 100, "word " * 2000])
+print(vectors.shape)
+"""
+        *said, result = run(code, server.url)
+        assert result == "(3, 1536)"
+        [line] = said
+        assert line.startswith("WARNING no vocabulary at hand for the encoding cl100k_base")
+        stats = server.stats()
+        assert stats["by_status"] == {"200": stats["requests"]}
+        assert stats["inputs_billed"] == 2 + 2  # 10,000 bytes are two windows of 8,191
+
+    def test_all_of_the_package_can_be_imported(self) -> None:
+        """Nothing but the simulator's own process needs it."""
+        code = """
+import langchain_batch_embed.__main__, langchain_batch_embed.commands.demo
+import langchain_batch_embed.simulator
+print("done")
+"""
+        assert run(code) == ["done"]
+
+    def test_the_simulator_says_what_it_needs(self) -> None:
+        """It counts as the real server does, so it does not start without."""
+        code = """
+from langchain_batch_embed.simulator import Simulator
+try:
+    Simulator()
+except ImportError as error:
+    print(error)
+"""
+        [said] = run(code)
+        assert said == 'the simulator needs toktok: pip install "langchain-batch-embed[demo]"'
