@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Never
 
 from langchain_batch_embed.batch_api import Job, JobReport, JobStatus
 from langchain_batch_embed.calls.estimate import AccountQuota
+from langchain_batch_embed.calls.fleet_plan import FleetPlan
 from langchain_batch_embed.calls.plan import Plan
 from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.embeddings import BatchEmbeddings
@@ -33,11 +34,13 @@ from langchain_batch_embed.journal import (
     Journal,
     JournalStats,
     MemoryJournal,
+    RedisStore,
     Space,
     SQLiteJournal,
 )
 from langchain_batch_embed.limits import Limits
 from langchain_batch_embed.report import IngestFailure, IngestReport, Report, Usage
+from langchain_batch_embed.shared.quota import SharedQuota
 
 __all__ = [
     "AccountQuota",
@@ -49,6 +52,7 @@ __all__ = [
     "DimensionsError",
     "Failure",
     "FixedOptionError",
+    "FleetPlan",
     "IngestError",
     "IngestFailure",
     "IngestReport",
@@ -71,9 +75,11 @@ __all__ = [
     "PartialEmbeddingsError",
     "Plan",
     "Prefetch",
+    "RedisStore",
     "Report",
     "ResponseError",
     "SQLiteJournal",
+    "SharedQuota",
     "Space",
     "UnknownOptionError",
     "Usage",

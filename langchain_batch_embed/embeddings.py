@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Literal, Never, Self
+from typing import Any, Literal, Never, Self, overload
 
 import numpy as np
 from langchain_core.documents import Document
@@ -21,6 +21,8 @@ from langchain_batch_embed.batch_api import Desk, Job
 from langchain_batch_embed.calls import event_loop
 from langchain_batch_embed.calls.assembly import Assembly
 from langchain_batch_embed.calls.dimensions import Dimensions
+from langchain_batch_embed.calls.estimate import AccountQuota
+from langchain_batch_embed.calls.fleet_plan import FleetPlan, make_fleet_plan
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.plan import Plan, make_plan, ordinary_seconds
 from langchain_batch_embed.calls.prefetch import Prefetch
@@ -32,6 +34,7 @@ from langchain_batch_embed.options import Empty, Option, Options, check_names, e
 from langchain_batch_embed.providers.copies import pack_up, unpack
 from langchain_batch_embed.providers.replaced import warn_of_replaced
 from langchain_batch_embed.report import IngestReport, Report, Usage
+from langchain_batch_embed.shared.quota import SharedQuota
 from langchain_batch_embed.stores.ingest import ingest
 from langchain_batch_embed.texts.inputs import LongInputs
 
@@ -83,6 +86,7 @@ class BatchEmbeddings(Embeddings):
             it. Its sum is what is billed, queries and late answers among them.
         max_dollars: what one call, `prefetch` or `ingest` may cost. Texts that it cannot afford are
             reported as failed. Only for models whose price is known.
+        quota: a `SharedQuota`, with which all processes that name it keep to one account's quota.
 
     Instantiate:
         ```python
@@ -135,6 +139,7 @@ class BatchEmbeddings(Embeddings):
         query_cache_size: int = 0,
         on_usage: Callable[[Usage], object] | None = None,
         max_dollars: float | None = None,
+        quota: SharedQuota | None = None,
         _clock: Clock = SYSTEM_CLOCK,
         _calendar: Calendar = SYSTEM_CALENDAR,
         _draw: Callable[[], float] = random.random,
@@ -164,6 +169,7 @@ class BatchEmbeddings(Embeddings):
             query_cache_size=query_cache_size,
             on_usage=on_usage,
             max_dollars=max_dollars,
+            quota=quota,
             clock=_clock,
             calendar=_calendar,
             draw=_draw,
@@ -275,6 +281,7 @@ class BatchEmbeddings(Embeddings):
         """Return the vector of one query, without blocking the event loop."""
         return await event_loop.embed_query(self._pipeline, text)
 
+    @overload
     def plan(
         self,
         texts: Iterable[str],
@@ -283,15 +290,63 @@ class BatchEmbeddings(Embeddings):
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         price: float | None = None,
-    ) -> Plan:
+    ) -> Plan: ...
+
+    @overload
+    def plan(
+        self,
+        texts: Iterable[str],
+        *,
+        workers: int,
+        quota: AccountQuota | None = None,
+        tier: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        price: float | None = None,
+    ) -> FleetPlan: ...
+
+    @overload
+    def plan(
+        self,
+        *,
+        count: int,
+        tokens_each: float,
+        workers: int = 1,
+        quota: AccountQuota | None = None,
+        tier: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        price: float | None = None,
+    ) -> FleetPlan: ...
+
+    def plan(
+        self,
+        texts: Iterable[str] | None = None,
+        *,
+        count: int | None = None,
+        tokens_each: float | None = None,
+        workers: int | None = None,
+        quota: AccountQuota | None = None,
+        tier: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        price: float | None = None,
+    ) -> Plan | FleetPlan:
         """Predict requests, price and time of embedding these texts; nothing is sent.
 
         Texts whose vectors are in the journal are free. The seconds come from a rehearsal in
         simulated time, with OpenAI's latency and the account's quota. The quota is the first known
         one of the arguments, the tier, this object's options and earlier answers.
 
+        With `workers`, or a `count` of texts that are not here yet, it is arithmetic instead: which
+        limit binds, and what more machines or more quota would change.
+
         Args:
             texts: any iterable of strings.
+            count: how many texts, in place of `texts`.
+            tokens_each: tokens in each of those, on average.
+            workers: processes that share the quota, each with a processor core.
+            quota: your account's, for a plan with `workers` or `count`.
             tier: OpenAI's usage tier of your account, 1 to 5.
             requests_per_minute: your account's quota.
             tokens_per_minute: your account's quota.
@@ -302,9 +357,23 @@ class BatchEmbeddings(Embeddings):
             OptionError: an option cannot work.
             JournalError: the journal cannot be read.
         """
-        return make_plan(
+        given = (count, tokens_each, workers, quota)
+        if texts is not None and all(each is None for each in given):
+            return make_plan(
+                self._pipeline,
+                texts,
+                tier=tier,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+                price=price,
+            )
+        return make_fleet_plan(
             self._pipeline,
             texts,
+            count=count,
+            tokens_each=tokens_each,
+            workers=1 if workers is None else workers,
+            quota=quota,
             tier=tier,
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,

@@ -20,6 +20,7 @@ from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits, attribute, limits_of
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE
 from langchain_batch_embed.report import Usage
+from langchain_batch_embed.shared.quota import SharedQuota
 from langchain_batch_embed.texts.inputs import LongInputs
 
 __all__ = ["OPTIONS", "Empty", "Option", "Options", "check_names", "embeddings_of"]
@@ -78,6 +79,7 @@ _MEANT: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("rpm", "rpm_limit", "requests_per_min"), "requests_per_minute"),
         **dict.fromkeys(("tpm", "tpm_limit", "tokens_per_min"), "tokens_per_minute"),
         **dict.fromkeys(("limiter", "ratelimiter"), "rate_limiter"),
+        **dict.fromkeys(("redis", "redis_url", "shared_quota"), "quota"),
         **dict.fromkeys(
             ("on_long_input", "on_long_inputs", "truncate", "truncation"), "long_inputs"
         ),
@@ -192,6 +194,7 @@ class Options:
     query_cache_size: int = 0
     on_usage: Callable[[Usage], object] | None = None
     max_dollars: float | None = None
+    quota: SharedQuota | None = None
     clock: Clock = SYSTEM_CLOCK
     calendar: Calendar = SYSTEM_CALENDAR
     draw: Callable[[], float] = random.random
@@ -222,6 +225,10 @@ class Options:
             raise OptionError("limits must be a Limits object: limits=Limits(provider=..., ...)")
         if self.on_usage is not None and not callable(self.on_usage):
             raise OptionError("on_usage must be a function of one argument, a Usage")
+        if not isinstance(self.quota, SharedQuota | None):
+            raise OptionError(
+                'quota must be a SharedQuota: quota=SharedQuota("redis://host:6379/0")'
+            )
         if not isinstance(self.rate_limiter, BaseRateLimiter | None):
             raise OptionError(
                 "rate_limiter takes a BaseRateLimiter of langchain_core, such as "

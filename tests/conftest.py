@@ -17,15 +17,17 @@ from langchain_openai import OpenAIEmbeddings
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
 from tests.support import FakeClock, LocalServer, has_requests_in_flight
+from tests.valkey_server import Server, running
 
 TESTS = Path(__file__).parent
 
 SLOW = {
-    *("benchmarks", "simulator", "stores", "survival"),
+    *("benchmarks", "ray", "simulator", "stores", "survival"),
     *(f"calls/test_{name}.py" for name in ("plan", "prefetch", "recovery")),
     *(f"batch_api/test_{name}.py" for name in ("crashes", "finish_by", "jobs")),
     *(f"commands/test_{name}.py" for name in ("batch_api", "demo")),
     *(f"sending/test_{name}.py" for name in ("threads", "verdict")),
+    *("shared/test_fleet.py", "shared/test_processes.py"),
     "simulated/test_grid.py",
     *(f"test_{name}.py" for name in ("faults", "notebooks", "promises", "readme")),
 }
@@ -99,6 +101,13 @@ def running_simulator() -> Iterator[Simulator]:
     """The process that all tests of a session talk to."""
     with Simulator(Scenario(latency=0)) as simulator:
         yield simulator
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Server]:
+    """A Valkey server, for tests that use an account or keys of their own each."""
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

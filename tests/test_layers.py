@@ -22,11 +22,12 @@ ROOMS = [
     {"errors"},
     {"limits", "journal"},
     {"texts", "pacing", "providers"},
+    {"shared"},
     {"options", "sending"},
     {"calls", "batch_api"},
     {"stores"},
     {"embeddings"},
-    {"__init__", "commands"},
+    {"__init__", "commands", "ray"},
     {"__main__"},
 ]
 """The rooms from the ground up. A room imports only from lines below its own, imports for types
@@ -55,6 +56,7 @@ PURE = [
         for name in ("answers", "decisions", "files", "packing", "records", "status")
     ),
     *(f"stores/{name}.py" for name in ("streak", "troubles", "write_size")),
+    *(f"shared/{name}.py" for name in ("bucket", "exchange", "lease", "terms", "throttle")),
     *(f"sending/{path.name}" for path in FILES["sending"] if path.name not in STARTERS),
 ]
 """Files that only calculate: time, waiting and randomness are handed in."""
@@ -199,6 +201,8 @@ def test_only_the_commands_import_the_simulator() -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
+        ("ray", {"ray"}),
+        ("redis", {"journal", "shared"}),
         ("langchain_community", {"commands"}),
         ("starlette", set()),
         ("uvicorn", set()),
@@ -223,7 +227,7 @@ def test_what_only_calculates_imports_nothing_that_waits(file: str) -> None:
 
 def test_importing_the_package_imports_no_provider_and_no_server() -> None:
     """`import langchain_batch_embed` is quick, and works without the optional packages."""
-    heavy = "starlette uvicorn langchain_openai langchain_community openai pandas"
+    heavy = "starlette uvicorn langchain_openai langchain_community openai pandas redis ray"
     code = (
         f"import sys, {PACKAGE}\n"
         f"print([name for name in {heavy.split()} if name in sys.modules])\n"

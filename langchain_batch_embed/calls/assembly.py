@@ -1,6 +1,7 @@
 """Puts the parts of one `BatchEmbeddings` together, and again in each forked process."""
 
 import os
+import secrets
 import threading
 
 from langchain_core.embeddings import Embeddings
@@ -14,9 +15,11 @@ from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.options import Options
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.providers import Connections, provider_for
+from langchain_batch_embed.providers.identity import account_of
 from langchain_batch_embed.report import DOLLARS_PER_MILLION_TOKENS, dollars
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.sender import Sender
+from langchain_batch_embed.shared import Lease, Leaser, open_ledger
 from langchain_batch_embed.texts.tokens import counter_for
 
 __all__ = ["Assembly"]
@@ -108,15 +111,24 @@ class Assembly:
                 f"{', '.join(DOLLARS_PER_MILLION_TOKENS)}, and this is {provider.model!r}: leave "
                 "it out, and count what on_usage tells"
             )
+        first_requests = limits.first_requests if provider.is_known else FIRST_REQUESTS
+        lease = self._lease(first_requests)
         pacer = Pacer(
             max_workers=limits.max_workers,
-            first_requests=limits.first_requests if provider.is_known else FIRST_REQUESTS,
+            first_requests=first_requests,
             is_known=provider.is_known,
             requests_per_minute=options.requests_a_minute(),
             tokens_per_minute=options.tokens_per_minute,
+            meters=None if lease is None else lease.meters,
             max_outage=options.max_outage,
             draw=options.draw,
         )
+        leaser = None
+        if lease is not None and options.quota is not None:
+            account = account_of(
+                self._embeddings, address=provider.address, model=provider.space.model
+            )
+            leaser = Leaser(lease, open_ledger(options.quota, account), pacer.amounts_in_flight)
         sender = Sender(
             pacer,
             max_retries=options.max_retries,
@@ -134,6 +146,7 @@ class Assembly:
                 max_workers=limits.max_workers,
                 rate_limiter=options.rate_limiter,
                 clock=options.clock,
+                leaser=leaser,
             ),
             recovery=Recovery(self.journal, provider.space),
             long_inputs=options.long_inputs,
@@ -145,4 +158,18 @@ class Assembly:
             deadline=options.deadline,
             show_progress=self.shows_progress,
             query_cache_size=options.query_cache_size,
+        )
+
+    def _lease(self, first_requests: int) -> Lease | None:
+        """Return what a shared quota leases to this process; `None`: the quota is not shared."""
+        options = self._options
+        if options.quota is None:
+            return None
+        return Lease(
+            secrets.token_hex(8),
+            draw=options.draw,
+            tokens_per_minute=options.tokens_per_minute,
+            requests_per_minute=options.requests_a_minute(),
+            first_requests=first_requests,
+            workers=options.quota.workers,
         )

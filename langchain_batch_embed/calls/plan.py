@@ -36,7 +36,16 @@ from langchain_batch_embed.sending.work import Rows
 from langchain_batch_embed.texts.inputs import Inputs, check_texts
 from langchain_batch_embed.texts.tokens import ByteCounter
 
-__all__ = ["BATCH_QUEUES", "TIERS", "Plan", "make_plan", "ordinary_seconds"]
+__all__ = [
+    "BATCH_QUEUES",
+    "TIERS",
+    "Plan",
+    "check_plan",
+    "keep_nothing",
+    "make_plan",
+    "merged",
+    "ordinary_seconds",
+]
 
 BATCH_ROUND_SECONDS = 3600.0
 """What a batch usually takes at most. Of 230,000 batches that OpenRouter sent to several providers,
@@ -193,17 +202,17 @@ def make_plan(
     given = AccountQuota(
         requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute
     )
-    _check(provider, tier, given, price)
+    check_plan(provider, tier, given, price)
     listed = check_texts(texts)
     inputs = pipeline.prepare(listed)
     results = Results(inputs, lists=False)
     recalled = pipeline.recovery.for_call(inputs, results, query=False).recall()
-    work = pipeline.fetcher.work(inputs, results, keep=_keep_nothing)
+    work = pipeline.fetcher.work(inputs, results, keep=keep_nothing)
     rows = work.rows
 
     sender = pipeline.dispatcher.sender
     pacer = sender.pacer
-    quota = _merged(given, TIERS.get(tier or 0, AccountQuota()), known_quota(pacer))
+    quota = merged(given, TIERS.get(tier or 0, AccountQuota()), known_quota(pacer))
     run = partial(
         rehearse_quota,
         work,
@@ -250,8 +259,8 @@ def ordinary_seconds(pipeline: Pipeline, inputs: Inputs, rows: Rows) -> float:
     results.done[rows] = False
     pacer = pipeline.dispatcher.sender.pacer
     _, seconds = rehearse_quota(
-        pipeline.fetcher.work(inputs, results, keep=_keep_nothing),
-        quota=_merged(known_quota(pacer), TIERS[1]),
+        pipeline.fetcher.work(inputs, results, keep=keep_nothing),
+        quota=merged(known_quota(pacer), TIERS[1]),
         user_quota=set_by_user(pacer),
         max_workers=pipeline.limits.max_workers,
         first_requests=pipeline.limits.first_requests,
@@ -266,11 +275,11 @@ def _numbers(tiers: Sequence[int]) -> str:
     return f"tier {' and '.join(map(str, tiers))}"
 
 
-def _keep_nothing(rows: Rows, answer: Answer) -> None:
+def keep_nothing(rows: Rows, answer: Answer) -> None:
     """Keep the answers of a rehearsal, which has none."""
 
 
-def _check(provider: str, tier: int | None, given: AccountQuota, price: float | None) -> None:
+def check_plan(provider: str, tier: int | None, given: AccountQuota, price: float | None) -> None:
     """Raise `OptionError` for arguments that no plan can use."""
     if tier is not None and provider != OPENAI.provider:
         raise OptionError(
@@ -293,7 +302,7 @@ def _check(provider: str, tier: int | None, given: AccountQuota, price: float | 
             raise OptionError(f"{name} must be more than 0, not {value}")
 
 
-def _merged(*quotas: AccountQuota) -> AccountQuota:
+def merged(*quotas: AccountQuota) -> AccountQuota:
     """Return the first number of each kind that is known."""
 
     def first(numbers: Iterable[float | None]) -> float | None:

@@ -5,7 +5,7 @@ that made the vector. The strings are never stored.
 
     MemoryJournal       in memory, until the call that needs the vectors has succeeded
     SQLiteJournal       a file, safe with several processes and threads, and after `kill -9`
-    ByteStoreJournal    any LangChain `ByteStore`
+    ByteStoreJournal    any LangChain `ByteStore`, such as `RedisStore`
 
 A journal holds no text and no API key, yet it is not public. Anyone who guesses a text can check
 whether it is there, and a vector shows roughly what its text is about. Hence the file mode 0600.
@@ -19,6 +19,7 @@ from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.journal.base import Journal, JournalStats, Space, content_keys
 from langchain_batch_embed.journal.byte_store import ByteStoreJournal
 from langchain_batch_embed.journal.memory import MemoryJournal
+from langchain_batch_embed.journal.redis_store import RedisStore
 from langchain_batch_embed.journal.sqlite import SQLiteJournal
 from langchain_batch_embed.journal.sqlite_file import sqlite_errors
 
@@ -27,6 +28,7 @@ __all__ = [
     "Journal",
     "JournalStats",
     "MemoryJournal",
+    "RedisStore",
     "SQLiteJournal",
     "Space",
     "content_keys",

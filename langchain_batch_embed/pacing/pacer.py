@@ -26,7 +26,7 @@ from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
 from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
 from langchain_batch_embed.pacing.which_quota import LENIENT, WhichQuota
 
-__all__ = ["MAX_OUTAGE", "Pacer", "Ticket"]
+__all__ = ["MAX_OUTAGE", "Meters", "Pacer", "Ticket"]
 
 MAX_OUTAGE = 600.0
 """Seconds without any answer after which a call gives up, where the user says nothing else."""
@@ -71,6 +71,21 @@ class Ticket:
     number: int = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meters:
+    """What is counted of a quota: for one process, or for all that share it.
+
+    Attributes:
+        requests: a minute.
+        tokens: a minute.
+        throttle: the pause after a refusal.
+    """
+
+    requests: TokenBucket
+    tokens: TokenBucket
+    throttle: Throttle
+
+
 class Pacer:
     """Lets requests through within the quota, for all calls of one object.
 
@@ -80,6 +95,7 @@ class Pacer:
         is_known: the provider is known to take any number of requests at once.
         requests_per_minute: the user's quota; `None`: learnt.
         tokens_per_minute: the user's quota; `None`: learnt.
+        meters: to use in place of this process's own, where the quota is shared.
         max_outage: seconds without any answer after which the server is given up.
         draw: a source of random numbers, uniform in 0 to 1.
     """
@@ -92,14 +108,21 @@ class Pacer:
         is_known: bool = False,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
+        meters: Meters | None = None,
         max_outage: float = MAX_OUTAGE,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self.requests = TokenBucket(requests_per_minute)
-        self.tokens = TokenBucket(tokens_per_minute)
+        if meters is None:
+            meters = Meters(
+                requests=TokenBucket(requests_per_minute),
+                tokens=TokenBucket(tokens_per_minute),
+                throttle=Throttle(draw),
+            )
+        self.requests = meters.requests
+        self.tokens = meters.tokens
         self.concurrency = Concurrency(max_workers, first=first_requests, is_known=is_known)
         self.health = Health(max_outage, draw)
-        self.throttle = Throttle(draw)
+        self.throttle = meters.throttle
         self.in_flight: dict[int, Ticket] = {}
         self.has_started = False
         self._refused_share = 0.0  # among recent requests
@@ -440,6 +463,11 @@ class Pacer:
     def _is_believable(self, quota: Quota, now: float) -> bool:
         """Tell whether no more was let through than a quota named in a refusal allows."""
         return self._passed[quota.kind] <= quota.limit * (1 + (now - self._opened_at) / 60)
+
+    def amounts_in_flight(self) -> Mapping[str, float]:
+        """Return what the requests in flight are charged, by kind of quota."""
+        tokens = sum(ticket.charge for ticket in self.in_flight.values())
+        return {"tokens": tokens, "requests": len(self.in_flight)}
 
     def _bucket(self, kind: str) -> TokenBucket:
         return self.tokens if kind == "tokens" else self.requests

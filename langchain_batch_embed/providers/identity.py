@@ -9,9 +9,18 @@ from langchain_core.embeddings import Embeddings
 
 from langchain_batch_embed.limits import attribute
 
-__all__ = ["NOT_PLAIN", "digest", "embeds_its_own_way", "is_openai", "plain", "settings"]
+__all__ = [
+    "NOT_PLAIN",
+    "account_of",
+    "digest",
+    "embeds_its_own_way",
+    "is_openai",
+    "plain",
+    "settings",
+]
 
 _SECRET = re.compile(r"key|token$|secret|password|credential", re.IGNORECASE)
+_KEY = re.compile(r"key", re.IGNORECASE)
 
 NOT_PLAIN = object()
 """What `plain` returns for a value that is not plain."""
@@ -55,6 +64,21 @@ def settings(embeddings: Embeddings) -> dict[str, Any]:
         }
     )
     return kept
+
+
+def account_of(embeddings: Embeddings, *, address: str, model: str | None) -> str:
+    """Return a digest of what names an account's quota: the server, the model and the key.
+
+    Tokens that are renewed every hour name nothing, so only what is called a key counts.
+    """
+    attributes = getattr(embeddings, "__dict__", {})
+    keys = [
+        (name, str(getattr(value, "get_secret_value", lambda value=value: value)()))
+        for name, value in sorted(attributes.items())
+        if _KEY.search(name) and (isinstance(value, str) or hasattr(value, "get_secret_value"))
+    ]
+    named = repr((address, model, keys)).encode()
+    return hashlib.blake2b(named, digest_size=16, person=b"batch-embed").hexdigest()
 
 
 def digest(options: Mapping[str, Any]) -> str:

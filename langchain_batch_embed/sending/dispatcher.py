@@ -1,11 +1,12 @@
 """Sends requests in parallel: the only place that locks, waits and submits.
 
 The `Sender` decides, under the lock, and what it decided is done outside it: lock, ask, unlock,
-submit, wait. Three kinds of threads do that:
+submit, wait. These threads do that:
 
 - workers of one `ThreadPoolExecutor` send requests, tell the sender how they ended, and submit what
   may start then;
 - the timekeeper submits what may start when a wait is over;
+- the leaser, where a quota is shared, talks to the ledger, and then wakes the timekeeper;
 - callers wait for outcomes. They submit nothing, so a Ctrl-C never comes between a decision and its
   execution.
 """
@@ -30,6 +31,7 @@ from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.sender import Flight, Sender
 from langchain_batch_embed.sending.threads import finishing, leave_behind
 from langchain_batch_embed.sending.work import Outcome, Work
+from langchain_batch_embed.shared.leaser import Leaser
 
 __all__ = ["Dispatcher"]
 
@@ -56,6 +58,7 @@ class Dispatcher:
         max_workers: requests in flight at most.
         rate_limiter: asked before each request, which waits for it in its thread.
         clock: time and waiting.
+        leaser: leases the quota that is shared with other processes; `None`: it is not.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Dispatcher:
         max_workers: int,
         rate_limiter: BaseRateLimiter | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        leaser: Leaser | None = None,
     ) -> None:
         self.sender = sender
         self._rate_limiter = rate_limiter
@@ -77,6 +81,9 @@ class Dispatcher:
         self._executor: ThreadPoolExecutor | None = None
         self._wake_up: dict[Queue, Callable[[], object]] = {}  # how to wake each caller
         self._failed_submits = 0
+        self._leaser = leaser
+        if leaser is not None:
+            leaser.attach(self.lock, clock, self._look_again)
 
     def run(
         self,
@@ -188,20 +195,25 @@ class Dispatcher:
                 except BaseException:
                     self._timekeeper = None
                     raise
+            if self._leaser is not None:
+                self._leaser.begin()
             self._alarm_changed.notify()
+
+    def _look_again(self) -> None:
+        """Make the timekeeper ask the sender again; called under the lock."""
+        self._alarm = -math.inf
+        self._alarm_changed.notify()
 
     def _end(self, queue: Queue) -> None:
         with self.lock:
             self.sender.remove(queue)
             self._wake_up.pop(queue, None)
-            self._alarm = -math.inf  # it may have been its turn
-            self._alarm_changed.notify()
+            self._look_again()  # it may have been its turn
 
     def _take(self, queue: Queue) -> Outcome:
         outcome = queue.outcomes.popleft()
         if self.sender.pacer.concurrency.is_saturated:  # there is room for one more
-            self._alarm = -math.inf
-            self._alarm_changed.notify()
+            self._look_again()
         return outcome
 
     @staticmethod
@@ -217,6 +229,8 @@ class Dispatcher:
             with self.lock:
                 if not self._wake_up:
                     self._timekeeper = None
+                    if self._leaser is not None:
+                        self._leaser.end()
                     workers, self._executor = self._executor, None
                     if workers is not None:
                         workers.shutdown(wait=False)  # each ends with its request
@@ -231,6 +245,8 @@ class Dispatcher:
             with self.lock:
                 now = self.clock.now()
                 turn = self.sender.next(now)
+                if self._leaser is not None:
+                    self._leaser.look(now)
                 for queue in self.sender.news():
                     wake_up = self._wake_up.get(queue)
                     if wake_up is not None and self._has_news(queue, None):

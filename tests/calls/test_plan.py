@@ -381,7 +381,7 @@ class TestOptions:
     ) -> None:
         """It says which one, and what would be right."""
         with pytest.raises(OptionError, match=message):
-            batch().plan(["a text"], **options)  # type: ignore[arg-type]
+            batch().plan(["a text"], **options)  # type: ignore[call-overload]
 
     def test_a_tier_is_for_openai_alone(self) -> None:
         """Others have no such tiers, so the numbers are asked for."""

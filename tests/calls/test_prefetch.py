@@ -653,9 +653,8 @@ class TestErrors:
             kept.extend(texts)
 
         prefetch = started(Prefetch(embed, max_buffered=4, on_close=lambda _: None))
-        with pytest.raises(KeyboardInterrupt), prefetch:
-            prefetch.announce(["a", "b"])
-            raise KeyboardInterrupt
+        prefetch.announce(["a", "b"])
+        prefetch.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
         assert sorted(kept) == ["a", "b"]
 
 

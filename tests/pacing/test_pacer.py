@@ -1,6 +1,7 @@
 """Quota, pauses, concurrency and health together: when the next request may start."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ HEADERS = {
 }
 
 
-def known(max_workers: int = 8, **options: float) -> Pacer:
+def known(max_workers: int = 8, **options: Any) -> Pacer:
     """Return the pacer of a known provider, whose random numbers are all 1."""
     return Pacer(
         max_workers=max_workers,

@@ -1,0 +1,271 @@
+"""What embedding takes with one machine or many: arithmetic on what bounds the rate."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from langchain_batch_embed.calls.estimate import OPENAIS_MODELS, AccountQuota, known_quota
+from langchain_batch_embed.calls.pipeline import Pipeline
+from langchain_batch_embed.calls.plan import TIERS, check_plan, keep_nothing, merged
+from langchain_batch_embed.calls.results import Results
+from langchain_batch_embed.errors import OptionError
+from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.report import dollars, duration, html_table, money
+from langchain_batch_embed.texts.inputs import check_texts
+
+__all__ = ["Corpus", "FleetPlan", "make_fleet_plan", "plan_fleet"]
+
+SECONDS_A_REQUEST = 0.095 + 0.08 * 1.435
+"""Network, and the server's time for an empty request: the mean of `plan`'s rehearsals, whose
+lognormal factor has a mean of exp(0.85 ** 2 / 2)."""
+
+SECONDS_A_TOKEN = 7e-6 * 1.435
+"""Likewise."""
+
+WORK_A_TEXT, WORK_A_TOKEN = 10e-6, 0.32e-6
+"""Processor seconds of a worker: 10 microseconds for a text of ten tokens, and 50 for one of 125 as
+1,536 numbers, from tests/benchmarks/README.md."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """What is to be embedded.
+
+    Attributes:
+        texts: how many.
+        tokens: that will be billed.
+        charge: tokens as the provider's limiter charges them.
+        requests: that are needed.
+    """
+
+    texts: int
+    tokens: int
+    charge: float
+    requests: int
+
+    @classmethod
+    def of(cls, count: int, tokens_each: float, limits: Limits, *, capacity: float) -> "Corpus":
+        """Return the corpus of so many texts of one size.
+
+        Args:
+            count: texts.
+            tokens_each: tokens in each, on average.
+            limits: of the provider.
+            capacity: tokens that the quota lets through in one request.
+        """
+        tokens = min(limits.max_tokens_per_request or math.inf, capacity)
+        each = max(1, math.floor(min(limits.max_batch_size, tokens / tokens_each)))
+        total = round(count * tokens_each)
+        return cls(texts=count, tokens=total, charge=total, requests=math.ceil(count / each))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetPlan:
+    """What a corpus will cost, how long it takes, and what binds.
+
+    Attributes:
+        texts: to embed.
+        tokens: that will be billed.
+        requests: that will be sent, if none fails.
+        workers: processes, each with a processor core.
+        quota: the account's.
+        seconds: duration, of the largest of `seconds_by_limit`.
+        seconds_by_limit: what each limit alone would take: `"tokens a minute"`,
+            `"requests a minute"`, `"connections"`, `"processors"`; without those not known.
+        binds: the name of the largest.
+        dollars: price of the tokens; `None` where it is not known.
+    """
+
+    texts: int
+    tokens: int
+    requests: int
+    workers: int
+    quota: AccountQuota
+    seconds: float | None
+    seconds_by_limit: Mapping[str, float]
+    binds: str | None
+    dollars: float | None
+
+    @property
+    def useful_workers(self) -> int | None:
+        """Processes from which on the quota binds, and more of them change nothing; or `None`."""
+        own = max((self.seconds_by_limit.get(name, 0.0) for name in _OF_WORKERS), default=0.0)
+        quota = max((self.seconds_by_limit.get(name, 0.0) for name in _OF_QUOTA), default=0.0)
+        if not quota or not own:
+            return None
+        return max(1, math.ceil(own * self.workers / quota))
+
+    def __str__(self) -> str:
+        """Three lines: what, how long, and what would change that."""
+        return f"{self._what()}\n{self._time()}\n{self._change()}".strip()
+
+    def _repr_html_(self) -> str:
+        """Return a small table, for notebooks."""
+        rows = {
+            "texts": f"{self.texts:,}",
+            "requests": f"{self.requests:,}",
+            "tokens": f"{self.tokens:,}",
+            "cost": self._cost(),
+            "time": self._time(),
+            "more": self._change(),
+        }
+        return html_table("Plan", rows)
+
+    def _what(self) -> str:
+        return (
+            f"{self.texts:,} texts: {self.requests:,} requests, {self.tokens:,} tokens, "
+            f"{self._cost()}"
+        )
+
+    def _cost(self) -> str:
+        return "price not known: give one as price" if self.dollars is None else money(self.dollars)
+
+    def _time(self) -> str:
+        if self.seconds is None:
+            return "time not known: give the account's quota"
+        workers = "1 worker" if self.workers == 1 else f"{self.workers:,} workers"
+        return f"about {duration(self.seconds)} with {workers} and {self.quota}; {self.binds} bind"
+
+    def _change(self) -> str:
+        useful = self.useful_workers
+        if self.seconds is None or self.binds is None:
+            return ""
+        if self.binds in _OF_QUOTA:
+            rest = [s for name, s in self.seconds_by_limit.items() if name != self.binds]
+            twice = max(self.seconds / 2, *rest) if rest else self.seconds / 2
+            more = f"twice the {self.binds} would take {duration(twice)}"
+            if useful is not None:
+                enough = "1 worker uses" if useful == 1 else f"{useful:,} workers use"
+                return f"{enough} all of that quota, and more change nothing; {more}"
+            return more
+        rest = [s for name, s in self.seconds_by_limit.items() if name in _OF_QUOTA]
+        own = max(s for name, s in self.seconds_by_limit.items() if name in _OF_WORKERS)
+        twice = max([own / 2, *rest])
+        until = "" if useful is None else f", up to {useful:,}"
+        return f"twice the workers would take {duration(twice)}{until}; more quota changes nothing"
+
+
+_OF_QUOTA = ("tokens a minute", "requests a minute")
+_OF_WORKERS = ("connections", "processors")
+
+
+def plan_fleet(
+    corpus: Corpus,
+    *,
+    workers: int,
+    quota: AccountQuota,
+    limits: Limits,
+    model: str | None,
+    price: float | None = None,
+) -> FleetPlan:
+    """Plan embedding a corpus with some workers that share one quota.
+
+    Args:
+        corpus: what is to be embedded.
+        workers: processes, each with `limits.max_workers` connections and one processor core.
+        quota: the account's.
+        limits: of the provider.
+        model: its name, for the price.
+        price: dollars for a million tokens; `None`: OpenAI's list price, for its models.
+    """
+    seconds: dict[str, float] = {}
+    if quota.tokens_per_minute is not None:
+        seconds["tokens a minute"] = 60 * corpus.charge / quota.tokens_per_minute
+    if quota.requests_per_minute is not None:
+        seconds["requests a minute"] = 60 * corpus.requests / quota.requests_per_minute
+    seconds["processors"] = (WORK_A_TEXT * corpus.texts + WORK_A_TOKEN * corpus.tokens) / workers
+    if limits.provider in OPENAIS_MODELS:
+        busy = SECONDS_A_REQUEST * corpus.requests + SECONDS_A_TOKEN * corpus.charge
+        seconds["connections"] = busy / (workers * limits.max_workers)
+    is_known = limits.provider in OPENAIS_MODELS or quota != AccountQuota()
+    binds = max(seconds, key=lambda name: seconds[name]) if is_known else None
+    return FleetPlan(
+        texts=corpus.texts,
+        tokens=corpus.tokens,
+        requests=corpus.requests,
+        workers=workers,
+        quota=quota,
+        seconds=None if binds is None else seconds[binds],
+        seconds_by_limit=seconds,
+        binds=binds,
+        dollars=dollars(model, corpus.tokens, price=price),
+    )
+
+
+def make_fleet_plan(
+    pipeline: Pipeline,
+    texts: Iterable[str] | None,
+    *,
+    count: int | None,
+    tokens_each: float | None,
+    workers: int,
+    quota: AccountQuota | None,
+    tier: int | None,
+    requests_per_minute: float | None,
+    tokens_per_minute: float | None,
+    price: float | None,
+) -> FleetPlan:
+    """Plan a corpus, of texts or of a number of them, for a fleet; see `BatchEmbeddings.plan`.
+
+    Raises:
+        InputError: a text can never be embedded.
+        OptionError: an option cannot work.
+        JournalError: the journal cannot be read.
+    """
+    limits = pipeline.limits
+    given = AccountQuota(
+        requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute
+    )
+    check_plan(limits.provider, tier, given, price)
+    _check_size(texts, count, tokens_each, workers)
+    pacer = pipeline.dispatcher.sender.pacer
+    known = merged(
+        given,
+        quota or AccountQuota(),
+        TIERS.get(tier or 0, AccountQuota()),
+        known_quota(pacer),
+    )
+    capacity = known.tokens_per_minute or math.inf
+    if texts is None:
+        corpus = Corpus.of(count or 0, tokens_each or 1.0, limits, capacity=capacity)
+    else:
+        corpus = _counted(pipeline, texts, capacity=capacity)
+    return plan_fleet(
+        corpus,
+        workers=workers,
+        quota=known,
+        limits=limits,
+        model=pipeline.provider.model,
+        price=price,
+    )
+
+
+def _counted(pipeline: Pipeline, texts: Iterable[str], *, capacity: float) -> Corpus:
+    """Return what of these texts would be sent."""
+    inputs = pipeline.prepare(check_texts(texts))
+    results = Results(inputs, lists=False)
+    pipeline.recovery.for_call(inputs, results, query=False).recall()
+    work = pipeline.fetcher.work(inputs, results, keep=keep_nothing)
+    rows = work.rows
+    tokens, charge = int(inputs.tokens[rows].sum()), float(work.sizes.charges[rows].sum())
+    largest = min(work.max_tokens, capacity)
+    requests = max(math.ceil(len(rows) / work.max_items), math.ceil(max(tokens, charge) / largest))
+    return Corpus(texts=len(rows), tokens=tokens, charge=charge, requests=requests)
+
+
+def _check_size(texts: object, count: int | None, tokens_each: float | None, workers: int) -> None:
+    if (texts is None) == (count is None) or (count is None) != (tokens_each is None):
+        raise OptionError(
+            "plan needs texts, or count= and tokens_each= for texts that are not here yet"
+        )
+    for name, value in (("count", count), ("workers", workers)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or value < (name == "workers")
+        ):
+            raise OptionError(f"{name} must be a whole number, not {value!r}")
+    if tokens_each is not None and (
+        isinstance(tokens_each, bool)
+        or not isinstance(tokens_each, int | float)
+        or not 0 < tokens_each < math.inf
+    ):
+        raise OptionError(f"tokens_each must be a number above 0, not {tokens_each!r}")

@@ -1,0 +1,6 @@
+"""Embeds a Ray Data `Dataset`: `from langchain_batch_embed.ray import embed_dataset`."""
+
+from langchain_batch_embed.ray.dataset import embed_dataset
+from langchain_batch_embed.ray.totals import Totals
+
+__all__ = ["Totals", "embed_dataset"]

@@ -1,0 +1,62 @@
+"""The reports of all workers, added up in an actor of their own."""
+
+import time
+from dataclasses import fields
+from typing import Any
+
+import ray
+
+from langchain_batch_embed.report import Report
+
+__all__ = ["Totals"]
+
+_ADDED = [field.name for field in fields(Report) if field.name not in {"dollars", "seconds"}]
+
+
+class _Sum:
+    """Adds reports; lives in an actor."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(_ADDED, 0)
+        self._dollars: float | None = 0.0
+        self._begin: float | None = None
+        self._end = 0.0
+
+    def add(self, report: Report, now: float) -> None:
+        for name in _ADDED:
+            self._counts[name] += getattr(report, name)
+        if self._dollars is not None:
+            self._dollars = None if report.dollars is None else self._dollars + report.dollars
+        begin = now - report.seconds
+        self._begin = begin if self._begin is None else min(self._begin, begin)
+        self._end = max(self._end, now)
+
+    def report(self) -> Report:
+        begin = self._end if self._begin is None else self._begin
+        return Report(**self._counts, dollars=self._dollars, seconds=self._end - begin)
+
+
+class Totals:
+    """What all workers of a dataset did and cost, together.
+
+    ```python
+    totals = Totals()
+    embed_dataset(dataset, embeddings, totals=totals).write_parquet(...)
+    print(totals.report())
+    ```
+
+    A block that a killed worker had not finished is counted when it is done again.
+    """
+
+    def __init__(self) -> None:
+        actor: Any = ray.remote(num_cpus=0)(_Sum)
+        self._sum = actor.remote()
+
+    def add(self, report: Report) -> None:
+        """Add the report of one call; its seconds end now."""
+        self._sum.add.remote(report, time.time())
+
+    def report(self) -> Report:
+        """Return the sum so far; its seconds are those from the first call to the last."""
+        summed: Report = ray.get(self._sum.report.remote())
+        return summed

@@ -1,0 +1,7 @@
+"""One account's quota for many processes and machines, kept in Redis or Valkey."""
+
+from langchain_batch_embed.shared.lease import Lease
+from langchain_batch_embed.shared.leaser import Leaser
+from langchain_batch_embed.shared.quota import SharedQuota, open_ledger
+
+__all__ = ["Lease", "Leaser", "SharedQuota", "open_ledger"]

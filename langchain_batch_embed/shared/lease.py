@@ -1,0 +1,196 @@
+"""When to talk to the ledger, what to say, and what follows from its answer: pure.
+
+A lease is some tenths of a second's worth of the quota, so that one exchange is paid for many
+requests, and what a dead worker held is little.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+
+from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.pacing.pacer import Meters
+from langchain_batch_embed.shared.bucket import SharedBucket
+from langchain_batch_embed.shared.exchange import Exchange, Reply
+from langchain_batch_embed.shared.terms import Terms
+from langchain_batch_embed.shared.throttle import SharedThrottle
+
+__all__ = ["Lease"]
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 0.25
+"""Seconds' worth of the quota that all leases together hold."""
+
+TRIPS = 4
+"""They hold at least what flows in this many round trips, so that a slow ledger holds nobody up."""
+
+MOST_SECONDS = 2.0
+"""They never hold more than this."""
+
+HEARTBEAT = 0.5
+"""Seconds between two exchanges, at most; a worker is given up after four times as long."""
+
+OPENING = 0.1
+"""Seconds until the ledger is asked again where it does not know yet when it is this one's turn."""
+
+PIECES = 4
+"""While the quota is not known, a lease is as much as this part of the requests in flight took."""
+
+RETRY = 0.5
+"""Seconds until the ledger is tried again, up to twice that."""
+
+FAILURES = 2
+"""After this many failures in a row a worker goes on by itself."""
+
+
+class Lease:
+    """What one process has to do with the ledger.
+
+    Args:
+        worker: a name that no other worker has.
+        draw: a source of random numbers, uniform in 0 to 1.
+        tokens_per_minute: the account's quota as the user sets it; `None`: learnt.
+        requests_per_minute: likewise.
+        first_requests: in flight before anything is known of the quota, of all workers.
+        workers: how many share the quota, until the ledger says it.
+
+    Attributes:
+        tokens: stands where the pacer's bucket does.
+        requests: likewise.
+        throttle: stands where the pacer's does.
+        meters: the three for the pacer.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        *,
+        draw: Callable[[], float],
+        tokens_per_minute: float | None = None,
+        requests_per_minute: float | None = None,
+        first_requests: int = FIRST_REQUESTS,
+        workers: int = 1,
+    ) -> None:
+        self._terms = Terms(workers=workers)
+        self.tokens = SharedBucket(self._terms, tokens_per_minute)
+        self.requests = SharedBucket(self._terms, requests_per_minute)
+        self.throttle = SharedThrottle(draw, self._terms)
+        self.meters = Meters(requests=self.requests, tokens=self.tokens, throttle=self.throttle)
+        self._worker = worker
+        self._first_requests = first_requests
+        self._draw = draw
+        self._epoch: float | None = None
+        self._begun_at: float | None = None  # the exchange under way
+        self._last = -math.inf
+        self._retry_at = -math.inf
+        self._failures = 0
+        self._trip = 0.0  # seconds of a round trip, averaged
+        self._is_told = False  # that the ledger does not answer
+
+    @property
+    def _buckets(self) -> Mapping[str, SharedBucket]:
+        return {"tokens": self.tokens, "requests": self.requests}
+
+    @property
+    def workers(self) -> int:
+        """How many share the quota, as far as this one knows."""
+        return self._terms.workers
+
+    def delay(self, now: float) -> float:
+        """Return the seconds until the next exchange; `inf`: not before this one has ended."""
+        if self._begun_at is not None:
+            return math.inf
+        if now < self._retry_at:
+            return self._retry_at - now
+        terms = self._terms
+        is_urgent = (
+            not terms.has_joined
+            or (terms.refused_sent is not None and self.throttle.own_delay(now) > 0)
+            or any(bucket.has_news or bucket.is_short(now) for bucket in self._buckets.values())
+        )
+        pause = OPENING if terms.due == math.inf else HEARTBEAT
+        return 0.0 if is_urgent else max(0.0, self._last + pause - now)
+
+    def begin(
+        self, now: float, *, in_flight: Mapping[str, float], leaves: bool = False
+    ) -> Exchange:
+        """Return what to tell the ledger, and begin to wait for its answer.
+
+        Args:
+            now: the time.
+            in_flight: of requests without an answer, by kind.
+            leaves: there is nothing more to do; give everything back.
+        """
+        terms, buckets = self._terms, self._buckets
+        self._begun_at = now
+        is_short = any(bucket.is_short(now) for bucket in buckets.values())
+        seconds = min(MOST_SECONDS, max(SECONDS, TRIPS * self._trip))
+        lease = 0.0 if leaves or not is_short else seconds / terms.workers
+        pieces = max(1, int(in_flight["requests"]) // PIECES)
+        passed, terms.passed = terms.passed, 0
+        pause, sent = self.throttle.own_delay(now), terms.refused_sent
+        terms.refused_sent = None
+        if leaves:
+            terms.has_joined = False
+        return Exchange(
+            worker=self._worker,
+            epoch=self._epoch,
+            leaves=leaves,
+            passed=passed,
+            refused_ago=None if sent is None or pause <= 0 else now - sent,
+            pause=pause,
+            opening=self._first_requests,
+            claims={
+                kind: bucket.claim(
+                    now, in_flight=in_flight[kind], lease=lease, pieces=pieces, leaves=leaves
+                )
+                for kind, bucket in buckets.items()
+            },
+        )
+
+    def accept(self, reply: Reply, now: float) -> None:
+        """Take over what the ledger answers."""
+        terms = self._terms
+        begun_at = now if self._begun_at is None else self._begun_at
+        trip = now - begun_at
+        self._trip += (trip - self._trip) / 8 if self._trip else trip
+        is_new = reply.epoch != self._epoch
+        self._epoch, self._begun_at, self._last = reply.epoch, None, now
+        if self._is_told:
+            logger.warning("The shared quota's server answers again")
+        self._failures, self._is_told = 0, False
+        terms.is_failing, terms.answer_by, terms.has_joined = False, math.inf, True
+        terms.workers, terms.share = reply.workers, reply.share
+        if reply.pause > 0:
+            if now >= terms.pause_until:
+                terms.paused_at = now
+            terms.pause_until = now + reply.pause
+        terms.is_known = any(balance.rate for balance in reply.balances.values())
+        for kind, bucket in self._buckets.items():
+            bucket.accept(reply.balances[kind], now, is_new=is_new)
+        # Of a place that has come meanwhile nobody asks any more.
+        terms.due = now + reply.delay if reply.delay >= 0 else math.inf
+
+    def left(self) -> None:
+        """Note that the last exchange, with which this worker left, has ended."""
+        self._begun_at = None
+        self._terms.has_joined, self._terms.answer_by = False, math.inf
+
+    def failed(self, error: BaseException, now: float) -> None:
+        """Note that an exchange failed; the ledger is tried again."""
+        self._begun_at = None
+        self._failures += 1
+        self._retry_at = now + (RETRY * (1 + self._draw()) if self._failures > 1 else 0.0)
+        if self._failures < FAILURES:
+            return
+        terms = self._terms
+        terms.is_failing = True
+        if not self._is_told:
+            self._is_told = True
+            logger.warning(
+                "The shared quota's server does not answer (%s): this process goes on with 1/%d of "
+                "the last known quota until it does",
+                type(error).__name__,
+                terms.workers,
+            )

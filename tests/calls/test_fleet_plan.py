@@ -1,0 +1,126 @@
+"""`plan` for a fleet: which limit binds, and what more of anything would change."""
+
+from typing import Any
+
+import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_openai import OpenAIEmbeddings
+from pydantic import SecretStr
+
+from langchain_batch_embed import AccountQuota, BatchEmbeddings, FleetPlan, OptionError
+
+TIER_5 = AccountQuota(requests_per_minute=10_000, tokens_per_minute=10_000_000)
+
+
+def openai(**options: Any) -> BatchEmbeddings:
+    """Return OpenAI's small model; nothing is sent."""
+    wrapped = OpenAIEmbeddings(api_key=SecretStr("any"), model="text-embedding-3-small")
+    return BatchEmbeddings(wrapped, **options)
+
+
+def plan(**options: Any) -> FleetPlan:
+    """Plan a billion texts of 150 tokens."""
+    given: dict[str, Any] = {"count": 10**9, "tokens_each": 150, "quota": TIER_5, **options}
+    made = openai().plan(**given)
+    assert isinstance(made, FleetPlan)
+    return made
+
+
+def test_a_billion_texts_are_bound_by_the_tokens_a_minute() -> None:
+    """150 G tokens at 10 M a minute are 250 hours, whatever the number of machines."""
+    one, eight = plan(), plan(workers=8)
+    assert one.seconds == eight.seconds == 250 * 3600
+    assert (one.binds, one.useful_workers) == ("tokens a minute", 1)
+    assert one.dollars == pytest.approx(3000)
+    assert one.requests == -(-(10**9) // 2000)  # 300,000 tokens a request
+    assert str(one) == (
+        "1,000,000,000 texts: 500,000 requests, 150,000,000,000 tokens, $3,000.00\n"
+        "about 250.0 h with 1 worker and 10,000 requests and 10,000,000 tokens a minute; "
+        "tokens a minute bind\n"
+        "1 worker uses all of that quota, and more change nothing; twice the tokens a minute would "
+        "take 125.0 h"
+    )
+
+
+def test_many_short_texts_are_bound_by_requests() -> None:
+    """2,048 texts of a token fit into one request, and 100 of these may be sent a minute."""
+    quota = AccountQuota(requests_per_minute=100, tokens_per_minute=10_000_000)
+    made = plan(count=2_048_000, tokens_each=1, quota=quota)
+    assert (made.requests, made.binds, made.seconds) == (1000, "requests a minute", 600)
+
+
+def test_with_more_quota_than_a_worker_can_use_more_workers_help() -> None:
+    """Until there are as many as use it all."""
+    quota = AccountQuota(tokens_per_minute=10_000_000_000)
+    one, two = plan(quota=quota), plan(quota=quota, workers=2)
+    assert one.binds in {"connections", "processors"}
+    assert one.seconds is not None
+    assert two.seconds == pytest.approx(one.seconds / 2)
+    useful = one.useful_workers
+    assert useful is not None
+    assert useful > 2
+    assert plan(quota=quota, workers=useful).binds == "tokens a minute"
+    assert plan(quota=quota, workers=useful - 1).binds == one.binds
+    assert f"up to {useful}" in str(one)
+
+
+def test_texts_are_counted() -> None:
+    """Identical ones once, as when they are sent."""
+    texts = [f"text number {number}" for number in range(3000)] * 2
+    made = openai().plan(texts, workers=4, tier=5)
+    alone = openai().plan(texts, tier=5)
+    assert (made.texts, made.tokens) == (3000, alone.tokens)
+    assert made.requests == 2
+    assert made.quota == alone.quota
+
+
+def test_without_a_quota_and_a_known_provider_no_time_is_told() -> None:
+    """Rather than a wrong one."""
+    embeddings = BatchEmbeddings(DeterministicFakeEmbedding(size=3))
+    made = embeddings.plan(count=1000, tokens_each=10)
+    assert (made.seconds, made.binds, made.dollars) == (None, None, None)
+    assert "time not known" in str(made)
+    quota = AccountQuota(requests_per_minute=60)
+    assert embeddings.plan(count=10**6, tokens_each=10, quota=quota).seconds is not None
+
+
+def test_the_options_of_the_object_are_a_quota_too() -> None:
+    """After the arguments, the account's quota and the tier."""
+    embeddings = openai(tokens_per_minute=1_000_000)
+    assert embeddings.plan(count=10**6, tokens_each=100).seconds == pytest.approx(6000)
+    assert embeddings.plan(count=10**6, tokens_each=100, tier=5).seconds == pytest.approx(600)
+
+
+def test_a_notebook_shows_a_table() -> None:
+    """With the same words."""
+    assert "500,000" in plan()._repr_html_()
+
+
+def test_nothing_takes_no_time() -> None:
+    """Not even one request."""
+    made = plan(count=0)
+    assert (made.requests, made.seconds) == (0, 0)
+    assert str(made)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"count": 5},
+        {"tokens_each": 5},
+        {"count": -1, "tokens_each": 5},
+        {"count": 1.5, "tokens_each": 5},
+        {"count": 5, "tokens_each": 0},
+        {"count": 5, "tokens_each": float("nan")},
+        {"count": 5, "tokens_each": 5, "workers": 0},
+        {"count": 5, "tokens_each": 5, "workers": True},
+        {"texts": ["a"], "count": 5, "tokens_each": 5},
+        {"count": 5, "tokens_each": 5, "tokens_per_minute": -1},
+        {"count": 5, "tokens_each": 5, "tier": 9},
+    ],
+)
+def test_options_that_cannot_work_are_an_error(options: Any) -> None:
+    """Too few, too many, or impossible."""
+    with pytest.raises(OptionError):
+        openai().plan(**options)

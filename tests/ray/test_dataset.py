@@ -1,0 +1,160 @@
+"""`embed_dataset` on a small Ray of this machine: actors, one quota, one journal."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_openai import OpenAIEmbeddings
+from pydantic import SecretStr
+
+from langchain_batch_embed import BatchEmbeddings, OptionError, RedisStore, SharedQuota
+from tests.support import LocalServer, assert_right
+from tests.valkey_server import Server, needs_server
+
+ray = pytest.importorskip("ray", reason="not installed: ray")
+ray_data = pytest.importorskip("ray.data", reason="not installed: ray[data]")
+embed = pytest.importorskip("langchain_batch_embed.ray")
+
+pytestmark = [
+    needs_server,
+    # Ray's own: files and sockets of its processes, and what it deprecates inside itself.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cluster() -> Iterator[None]:
+    """Start Ray with two processors and little memory."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=150_000_000,
+        configure_logging=False,
+    )
+    ray_data.DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+def make(server: LocalServer, valkey: Server, prefix: str, **options: Any) -> BatchEmbeddings:
+    """Return embeddings with a shared quota and a shared journal."""
+    wrapped = OpenAIEmbeddings(
+        base_url=server.url,
+        api_key=SecretStr("any"),
+        dimensions=8,
+        model="text-embedding-3-small",
+    )
+    return BatchEmbeddings(
+        wrapped,
+        quota=SharedQuota(valkey.url, account=prefix),
+        journal=RedisStore(valkey.url, prefix=prefix),
+        **options,
+    )
+
+
+def items(count: int) -> Any:
+    """Return a dataset of this many texts in several blocks."""
+    rows = [{"number": number, "text": f"text {number}"} for number in range(count)]
+    return ray_data.from_items(rows, override_num_blocks=8)
+
+
+def test_each_row_has_its_vector(server: LocalServer, valkey: Server) -> None:
+    """As a fixed-size column of float32, with the other columns, and one report for all."""
+    totals = embed.Totals()
+    dataset = embed.embed_dataset(
+        items(2000), make(server, valkey, "rows"), batch_size=250, totals=totals
+    )
+    assert server.stats()["requests"] == 0  # lazy
+    rows = sorted(dataset.take_all(), key=lambda row: row["number"])
+    assert [row["number"] for row in rows] == list(range(2000))
+    vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
+    assert_right(vectors, [f"text {number}" for number in range(2000)])
+    report = totals.report()
+    assert (report.texts, report.failures) == (2000, 0)
+    assert report.requests == server.stats()["requests"]
+    assert report.tokens == server.stats()["tokens_billed"]
+
+
+def test_the_type_of_the_column(server: LocalServer, valkey: Server) -> None:
+    """What Parquet and stores get is a fixed-size list."""
+    dataset = embed.embed_dataset(items(20), make(server, valkey, "type"), concurrency=1)
+    (table,) = ray.get(dataset.repartition(1).to_arrow_refs())
+    assert str(table.schema.field("embedding").type).startswith("fixed_size_list<")
+
+
+def test_a_failed_row_is_null(server: LocalServer, valkey: Server) -> None:
+    """The others have their vectors."""
+    rows = [{"text": text} for text in ("one", None, "three", "")]
+    dataset = embed.embed_dataset(
+        ray_data.from_items(rows), make(server, valkey, "null"), on_failure="null"
+    )
+    found = {row["text"]: row for row in dataset.take_all()}
+    assert {text for text, row in found.items() if row["embedding"] is None} == {None, ""}
+    assert found[None]["embedding_error"] == "InputTypeError"
+    assert found[""]["embedding_error"] == "InputError"
+
+
+def test_a_failure_ends_the_dataset(server: LocalServer, valkey: Server) -> None:
+    """Unless null is asked for."""
+    dataset = embed.embed_dataset(
+        ray_data.from_items([{"text": "one"}, {"text": ""}]), make(server, valkey, "raise")
+    )
+    with pytest.raises(Exception, match="InputError"):
+        dataset.take_all()
+
+
+def test_a_killed_worker_costs_only_what_was_in_flight(server: LocalServer, valkey: Server) -> None:
+    """Its block is done again, and the journal gives back what was finished."""
+    server.configure(latency=0.2)
+    is_killed = False
+    embeddings = make(server, valkey, "killed", max_batch_size=20, max_workers=2)
+    out = embed.embed_dataset(items(1600), embeddings, batch_size=200, concurrency=2)
+    rows = []
+    for batch in out.iter_batches(batch_size=None, batch_format="pyarrow"):
+        rows += batch.to_pylist()
+        if not is_killed:
+            is_killed = True
+            victims = [pid for pid, name in processes() if "MapWorker" in name]
+            os.kill(victims[0], signal.SIGKILL)
+    rows.sort(key=lambda row: row["number"])
+    assert [row["number"] for row in rows] == list(range(1600))
+    vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
+    assert_right(vectors, [f"text {number}" for number in range(1600)])
+    stats = server.stats()
+    assert stats["inputs_billed"] - stats["texts_billed_distinct"] <= 2 * 20
+
+
+def processes() -> list[tuple[int, str]]:
+    """Return the processes of this machine with their command lines."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+        found.append((int(folder.name), line))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_failure": "skip"}, "on_failure"),
+        ({"concurrency": 0}, "concurrency must be"),
+        ({"batch_size": 1.5}, "batch_size must be"),
+    ],
+)
+def test_options_that_cannot_work_are_an_error(options: Any, message: str) -> None:
+    """At once, not in an actor."""
+    embeddings = BatchEmbeddings(DeterministicFakeEmbedding(size=3))
+    with pytest.raises(OptionError, match=message):
+        embed.embed_dataset(items(8), embeddings, **options)
+    with pytest.raises(OptionError, match="needs BatchEmbeddings"):
+        embed.embed_dataset(items(8), DeterministicFakeEmbedding(size=3))

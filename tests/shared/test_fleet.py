@@ -1,0 +1,200 @@
+"""Many processes and one account, in simulated time: what a shared quota is for."""
+
+from collections.abc import Callable
+
+import pytest
+
+from .fleet import EPOCH, Fleet, Worker
+from .model import Ledger
+
+PER_SECOND = 10_000_000 / 60
+TEXT = 500  # tokens
+
+
+def texts(seconds: float, workers: int = 8) -> int:
+    """Return the texts a worker has for this many seconds of the whole quota, after the bucket."""
+    return int(PER_SECOND * (seconds + 1) / workers / TEXT)
+
+
+def start(fleet: Fleet, seconds: float, workers: int = 8) -> list[Worker]:
+    """Start workers at once."""
+    return [fleet.add(texts(seconds, workers), tokens=TEXT) for _ in range(workers)]
+
+
+def everything_is_done(fleet: Fleet) -> bool:
+    """Tell whether each living worker has all its vectors."""
+    return all(
+        len(worker.queue.work.rows) == worker.done for worker in fleet.workers if worker.is_alive
+    )
+
+
+def lowest(fleet: Fleet, begin: float, end: float) -> float:
+    """Return the smallest share of the quota that was used in two seconds of a time."""
+    return min(
+        fleet.used(at / 10, at / 10 + 2) for at in range(int(10 * begin), int(10 * end) - 20)
+    )
+
+
+@pytest.mark.parametrize("bucket_seconds", [1.0, 60.0])
+def test_eight_processes_use_one_quota_to_the_full(bucket_seconds: float) -> None:
+    """Within 1.05 of ideal, and at most one request of 50 is refused."""
+    fleet = Fleet(bucket_seconds=bucket_seconds)
+    for _ in range(8):
+        fleet.add(int(PER_SECOND * (20 + bucket_seconds) / 8 / TEXT), tokens=TEXT)
+    assert fleet.run() <= 1.05 * 20
+    assert len(fleet.refused) <= 0.02 * fleet.requests
+    assert everything_is_done(fleet)
+
+
+def test_without_a_shared_quota_they_refuse_one_another() -> None:
+    """The same processes, each with a pacer of its own: what the simulation can show at all."""
+    fleet = Fleet(shares=False)
+    start(fleet, 20)
+    assert fleet.run() > 1.2 * 20
+    assert len(fleet.refused) > 0.3 * fleet.requests
+
+
+def test_one_that_joins_late_gets_its_share_at_once() -> None:
+    """The quota stays used to 95 %, and the new one does not wait behind the others for long."""
+    fleet = Fleet()
+    start(fleet, 20)
+    joined: list[Worker] = []
+    fleet.at(8.0, lambda: joined.append(fleet.add(100, tokens=TEXT)))
+    fleet.run()
+    assert everything_is_done(fleet)
+    # A tenth of the quota for 50,000 tokens is 3 s.
+    assert joined[0].ended_at < 8 + 4
+    assert lowest(fleet, 1, 19) >= 0.95
+    assert len(fleet.refused) <= 0.02 * fleet.requests
+
+
+def test_the_others_use_what_a_killed_one_leaves() -> None:
+    """Within two seconds they use 95 % of the quota again."""
+    fleet = Fleet()
+    workers = start(fleet, 20)
+    fleet.at(8.0, lambda: fleet.kill(workers[3]))
+    fleet.run()
+    assert everything_is_done(fleet)
+    assert workers[3].done < len(workers[3].queue.work.rows)
+    assert lowest(fleet, 8, 17) >= 0.95
+    assert workers[0].lease is not None
+    assert workers[0].lease.workers <= 7
+    assert len(fleet.refused) <= 0.02 * fleet.requests
+
+
+def is_lost(fleet: Fleet) -> None:
+    """Replace the ledger by an empty one."""
+    fleet.ledger = Ledger(epoch=EPOCH + fleet.now)
+
+
+@pytest.mark.parametrize("act", [lambda _: None, is_lost], ids=["stopped", "lost"])
+def test_a_ledger_that_is_away_for_ten_seconds(act: Callable[[Fleet], None]) -> None:
+    """Each goes on with its part of the quota: never more than 110 % of it, and never nothing."""
+    fleet = Fleet(ledger_is_down=lambda now: 8 <= now < 18)
+    start(fleet, 30)
+    fleet.at(18.0, lambda: act(fleet))
+    end = fleet.run()
+    assert everything_is_done(fleet)
+    for begin in range(1, 21):
+        assert fleet.used(begin, begin + 10) <= 1.10
+    assert fleet.used(11, 18) >= 0.9
+    assert lowest(fleet, 20, 30) >= 0.93
+    assert end <= 30 * 1.15
+    assert len(fleet.refused) <= 0.02 * fleet.requests
+
+
+def test_a_ledger_that_never_answers_does_not_stop_anybody() -> None:
+    """Nothing is known of the others then, but the headers of the answers."""
+    fleet = Fleet(ledger_is_down=lambda _: True, bucket_seconds=60)
+    start(fleet, 5)
+    assert fleet.run() < 60
+    assert everything_is_done(fleet)
+
+
+def test_large_requests_among_small_ones_are_not_starved() -> None:
+    """Whoever needs 100,000 tokens at once stands in line like those who need 2,500."""
+    fleet = Fleet()
+    large = fleet.add(20, tokens=50_000, max_items=1)
+    for _ in range(7):
+        fleet.add(5_000, tokens=TEXT, max_items=5)
+    fleet.run(until=40)
+    assert large.done == 20
+    # 20 places of 50,000, with 7 leases of 5,200 in front of each.
+    assert large.ended_at < 1.2 * (20 * (50_000 + 7 * 5_200) / PER_SECOND)
+    assert len(fleet.refused) <= 0.02 * fleet.requests
+
+
+def test_a_quota_of_requests_is_shared_too() -> None:
+    """Both kinds are reserved in one step."""
+    fleet = Fleet(requests_per_minute=1200, latency=lambda draw: 0.05 + 0.05 * draw.random())
+    for _ in range(4):
+        fleet.add(2000, tokens=10, max_items=20)
+    end = fleet.run()
+    assert everything_is_done(fleet)
+    assert end <= 1.1 * (fleet.requests / 20 - 1) + 1
+    assert len(fleet.refused) <= 0.02 * fleet.requests
+
+
+def test_a_text_above_the_whole_quota_is_an_error_and_no_wait_for_ever() -> None:
+    """It is refused by the server for good; all other texts get their vectors."""
+    fleet = Fleet(tokens_per_minute=60_000, bucket_seconds=1.0)
+    sizes = [100] * 9 + [2000] + [100] * 9
+    worker = fleet.add(19, tokens=sizes, max_items=1)  # type: ignore[arg-type]
+    other = fleet.add(19, tokens=100)
+    fleet.run()
+    assert (worker.done, other.done) == (18, 19)
+    assert not worker.queue.open
+
+
+def test_nobody_polls() -> None:
+    """While all wait in line there is no more than one exchange a request, and two a second."""
+    fleet = Fleet()
+    start(fleet, 20)
+    end = fleet.run()
+    for worker in fleet.workers:
+        assert worker.exchanges <= fleet.requests / 8 + 2.5 * end + 10
+
+
+def test_one_round_trip_is_paid_for_many_small_requests() -> None:
+    """A lease of a quarter of a second holds many of them."""
+    fleet = Fleet()
+    for _ in range(8):
+        fleet.add(1500, tokens=150, max_items=5)
+    end = fleet.run()
+    exchanges = sum(worker.exchanges for worker in fleet.workers)
+    assert fleet.requests == 2400
+    assert exchanges < 8 * 8 * end
+
+
+def test_a_slow_ledger_costs_little() -> None:
+    """Leases grow with the round trip."""
+    fleet = Fleet(trip=0.2)
+    start(fleet, 20)
+    assert fleet.run() <= 1.1 * 20
+
+
+def test_without_headers_all_stop_for_one_refusal() -> None:
+    """Each measures what it gets, and a refusal of one pauses the others."""
+    fleet = Fleet(says=False)
+    start(fleet, 20)
+    assert fleet.run() <= 1.15 * 20
+    assert len(fleet.refused) <= 0.15 * fleet.requests
+    assert everything_is_done(fleet)
+
+
+def test_a_quota_that_changes_is_found_by_all() -> None:
+    """What stands in line already moves with it."""
+    fleet = Fleet()
+    start(fleet, 20)
+
+    def halve() -> None:
+        for bucket in fleet.quota.buckets.values():
+            bucket.rate /= 2
+            bucket.capacity /= 2
+            bucket.limit_per_minute /= 2
+
+    fleet.at(8.0, halve)
+    fleet.run()
+    assert everything_is_done(fleet)
+    assert 0.475 <= fleet.used(12, 20) <= 0.51
+    assert len(fleet.refused) <= 0.05 * fleet.requests

@@ -1,0 +1,256 @@
+"""The ledger: the script on a real server does what the model does, and the model does right."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from langchain_batch_embed.shared.exchange import Claim, Exchange, Reply, Told
+from langchain_batch_embed.shared.redis_ledger import RedisLedger
+from tests.valkey_server import Server, needs_server
+
+from .model import KINDS, Ledger
+
+accounts = itertools.count()
+
+amounts = st.floats(0, 1e6, allow_nan=False) | st.just(0.0)
+limits = st.floats(1, 1e8, allow_nan=False)
+told = st.builds(
+    Told,
+    limit=limits,
+    remaining=st.none() | st.just(-1.0) | amounts,
+    reset=st.none() | st.floats(0, 100),
+    age=st.floats(0, 10),
+    ended_then=st.none() | amounts,
+)
+claims = st.builds(
+    Claim,
+    ask=amounts,
+    back=amounts,
+    spent=amounts,
+    held=amounts,
+    in_flight=amounts,
+    ended=amounts,
+    place=st.none() | amounts,
+    most=st.none() | limits,
+    known=st.none() | limits,
+    capacity=limits,
+    told=st.none() | told,
+)
+exchanges = st.builds(
+    Exchange,
+    worker=st.sampled_from("abc"),
+    leaves=st.booleans(),
+    passed=st.integers(0, 100),
+    refused_ago=st.none() | st.floats(0, 10),
+    pause=st.floats(0, 60),
+    opening=st.integers(1, 100),
+    claims=st.fixed_dictionaries({"tokens": claims, "requests": claims}),
+)
+
+
+def with_epoch(exchange: Exchange, epoch: float | None) -> Exchange:
+    """Return the same exchange of a worker that knows this ledger."""
+    names = [name for name in Exchange.__slots__ if name != "epoch"]
+    return Exchange(epoch=epoch, **{name: getattr(exchange, name) for name in names})
+
+
+def numbers(reply: Reply) -> list[float]:
+    """Return all numbers of a reply."""
+    found = [reply.workers, reply.share, reply.pause, reply.delay]
+    for kind in KINDS:
+        balance = reply.balances[kind]
+        found += [balance.rate or 0.0, balance.capacity, balance.level, balance.ended]
+        found.append(balance.place)
+    return found
+
+
+@needs_server
+@given(steps=st.lists(st.tuples(exchanges, st.booleans()), min_size=1, max_size=12))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_the_script_computes_what_the_model_computes(
+    valkey: Server, steps: list[tuple[Exchange, bool]]
+) -> None:
+    """Whatever workers report, in whatever order, a real server answers as the model does."""
+    ledger = RedisLedger(valkey.url, f"model-{next(accounts)}")
+    model: Ledger | None = None
+    for asked, knows_it in steps:
+        exchange = with_epoch(asked, model.epoch if model and knows_it else None)
+        reply = ledger.exchange(exchange)
+        model = model or Ledger(epoch=reply.epoch)
+        expected = model.exchange(exchange, reply.now)
+        assert reply.epoch == model.epoch
+        assert numbers(reply) == pytest.approx(numbers(expected), rel=1e-9, abs=1e-5)
+    ledger.close()
+
+
+def claim(**tokens: Any) -> Mapping[str, Claim]:
+    """Return the claims of a worker that has to do with tokens alone."""
+    return {"tokens": Claim(**tokens), "requests": Claim()}
+
+
+class Office:
+    """A ledger of 60 tokens a minute that were all used up, and workers that know it."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(epoch=100.0)
+        self.say("first", 100.0, told=seen(remaining=None, ended_then=None), ask=60.0)
+        self.say("first", 100.0, ended=60.0)
+
+    def say(self, worker: str, now: float, **tokens: Any) -> Reply:
+        """Make one exchange, about tokens."""
+        more = {name: tokens.pop(name) for name in list(tokens) if name in Exchange.__slots__}
+        options = {"epoch": 100.0, **more}
+        return self.ledger.exchange(Exchange(worker=worker, claims=claim(**tokens), **options), now)
+
+    def level(self) -> float:
+        """Return what is not reserved."""
+        line = self.ledger.lines["tokens"]
+        return line.flowed - line.reserved
+
+
+def test_reservations_stand_in_order() -> None:
+    """Each waits for what stands before it, a large one as well as the small ones behind it."""
+    office = Office()
+    delays = [
+        office.say(name, 100.0, ask=ask).delay for name, ask in zip("abc", (5, 50, 1), strict=True)
+    ]
+    assert delays == pytest.approx([5, 55, 56])
+
+
+def test_an_amount_above_the_whole_bucket_gets_its_turn() -> None:
+    """It waits for as long as it takes to flow, and for no longer."""
+    assert Office().say("a", 100.0, ask=600.0).delay == pytest.approx(600)
+
+
+def test_a_place_moves_with_the_rate() -> None:
+    """A header that shows twice the quota halves the wait of those that stand in line."""
+    office = Office()
+    first = office.say("a", 100.0, ask=30.0)
+    office.say("b", 100.0, told=seen(limit=120.0, remaining=None, ended_then=None))
+    again = office.say("a", 100.0, held=30.0, place=first.balances["tokens"].place)
+    assert [first.delay, again.delay] == pytest.approx([30, 15])
+
+
+def test_what_a_dead_worker_held_is_given_back_when_its_place_has_come() -> None:
+    """Not before: what stands in front of it must not use what has not flowed yet."""
+    office = Office()
+    office.say("dead", 100.0, ask=10.0)
+    for tenth in range(1001, 1300):  # another one is heard all the time
+        now = tenth / 10
+        office.say("alive", now)
+        expected = now - 100 - (10 if now < 110 else 0)
+        assert office.level() == pytest.approx(expected, abs=0.15)
+
+
+def test_a_worker_that_was_given_up_too_early_is_charged_again() -> None:
+    """A pause of its process does not give it, and the others, the same amount."""
+    office = Office()
+    held = office.say("late", 100.0, ask=4.0).balances["tokens"].place - 60
+    for tenth in range(1001, 1200):
+        office.say("alive", tenth / 10)
+    assert office.level() == pytest.approx(19.9)
+    office.say("late", 119.9, held=held)
+    assert office.level() == pytest.approx(15.9)
+
+
+def test_time_without_a_ledger_is_not_credited_to_workers_that_went_on() -> None:
+    """While it was stopped they used the quota by themselves; a fleet that had left did not."""
+    office, left = Office(), Office()
+    left.say("first", 100.5, ended=60.0, leaves=True)
+    for each in (office, left):
+        each.say("first", 120.0, ended=60.0)
+    assert [office.level(), left.level()] == pytest.approx([1, 20])
+
+
+def test_nobody_is_given_up_while_a_ledger_comes_back() -> None:
+    """All have been silent for as long as it was stopped."""
+    office = Office()
+    office.say("other", 100.0, ask=0.5)
+    assert office.say("first", 110.0, ended=60.0).workers == 2
+    assert office.ledger.lines["tokens"].held == 0.5
+
+
+def test_a_report_that_arrives_twice_changes_nothing() -> None:
+    """An answer may be lost on its way back, and the worker reports again."""
+    office = Office()
+    report = {"held": 2.0, "back": 3.0, "spent": 4.0, "ended": 66.0}
+    office.say("first", 100.0, **report)
+    once = (office.level(), office.ledger.lines["tokens"].ended)
+    office.say("first", 100.0, **report)
+    assert (office.level(), office.ledger.lines["tokens"].ended) == once
+
+
+def test_headers_correct_the_level_in_both_directions() -> None:
+    """It is never above what the server had left, nor below what it must have left."""
+    office = Office()
+    office.say("first", 100.0, ended=60.0, told=seen(remaining=30.0, ended_then=60.0))
+    assert office.level() == 30
+    office.say("first", 100.0, ended=60.0, told=seen(remaining=5.0, ended_then=60.0))
+    assert office.level() == 5
+    office.say("first", 100.0, ended=60.0, told=seen(remaining=12.0, ended_then=60.0))
+    assert office.level() == 12
+
+
+def test_headers_do_not_count_what_others_hold_or_have_under_way() -> None:
+    """The server has not seen what is held, and perhaps not what is in flight."""
+    office = Office()
+    office.say("first", 100.0, ended=60.0, told=seen(remaining=60.0, ended_then=60.0))
+    office.say("other", 100.0, ask=20.0)  # holds 20: they are still in the server's bucket
+    office.say("first", 100.0, ended=60.0, told=seen(remaining=60.0, ended_then=60.0))
+    assert office.level() == 40
+    office.say("other", 100.0, in_flight=20.0)  # under way: the server may have seen them or not
+    office.say("first", 100.0, ended=60.0, told=seen(remaining=60.0, ended_then=60.0))
+    assert office.level() == 40
+    office.say("other", 100.0, ended=20.0)
+    office.say("first", 100.0, ended=60.0, told=seen(remaining=60.0, ended_then=80.0))
+    assert office.level() == 60
+
+
+def test_refusals_of_one_moment_are_one_pause() -> None:
+    """Requests that were in flight together do not lower the rate once each."""
+    office = Office()
+    for worker in "abc":
+        reply = office.say(worker, 101.0, refused_ago=0.5, pause=2.0)
+    assert [reply.share, reply.pause] == pytest.approx([0.97, 2.0])
+    reply = office.say("d", 104.0, refused_ago=0.5, pause=1.0)
+    assert [reply.share, reply.pause] == pytest.approx([0.94, 1.0])
+
+
+def test_the_smallest_limit_that_a_user_set_holds_for_all() -> None:
+    """Neither a header nor another worker's option raises it."""
+    office = Office()
+    office.say("a", 100.0, most=30.0)
+    reply = office.say(
+        "b", 100.0, most=90.0, told=seen(limit=600, remaining=500.0, ended_then=None)
+    )
+    assert reply.balances["tokens"].rate == 0.5
+    assert reply.balances["tokens"].capacity == 30
+
+
+def test_a_lost_ledger_begins_with_an_empty_bucket() -> None:
+    """The quota was in use until then, and the headers tell what is really left."""
+    ledger = Ledger(epoch=200.0)
+    exchange = Exchange(worker="a", epoch=100.0, claims=claim(known=60.0, capacity=60.0, ask=0.0))
+    balance = ledger.exchange(exchange, 200.0).balances["tokens"]
+    assert (balance.rate, balance.level) == (1.0, 0.0)
+
+
+def seen(**options: Any) -> Told:
+    """Return what an answer told just now."""
+    made = {"limit": 60.0, "reset": None, "age": 0.0, **options}
+    return Told(**made)
+
+
+def test_nothing_is_limited_before_anything_is_known() -> None:
+    """Then the headers of the first answers tell."""
+    reply = Ledger(epoch=1.0).exchange(Exchange(worker="a", claims=claim()), 1.0)
+    assert reply.delay == 0
+    assert reply.balances["tokens"].rate is None
+    assert not math.isnan(reply.share)

