@@ -128,7 +128,7 @@ def test_the_server_is_given_no_secret(valkey: Server) -> None:
     ledger.exchange(lease.begin(0.0, in_flight={"tokens": 0.0, "requests": 0.0}))
     ledger.close()
     client = redis.Redis.from_url(valkey.url)
-    keys = [key for key in client.keys("lbe:*") if account(openai()).encode() in key]
+    keys: list[Any] = [key for key in client.keys("lbe:*") if account(openai()).encode() in key]
     kept = b"".join(client.dump(key) or b"" for key in keys) + b"".join(keys)
     ttls = [client.pttl(key) for key in keys]
     client.close()
