@@ -20,18 +20,19 @@ from tests.support import treat_as_known
 # Any, because what a store can beside `VectorStore`'s methods is what its tests are about.
 Fill = Callable[[str, list[Document], Embeddings], Any]
 
+NOT_TESTED: Final = "NOT TESTED: "
+
 # Warnings of the stores' packages about themselves; ours are errors, as everywhere.
 _NOT_OURS: Final = (
     "ignore:The '(timeout|verify)' parameter is deprecated:DeprecationWarning",  # supabase
 )
 
-not_tested: Final[set[str]] = set()
-
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which stores were not tested, also where pytest keeps the reasons of skips back."""
-    for reason in sorted(not_tested):
-        terminalreporter.write_line(f"NOT TESTED: {reason}", yellow=True)
+    skips = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
+    for reason in sorted({skip[2] for skip in skips if NOT_TESTED in skip[2]}):
+        terminalreporter.write_line(reason, yellow=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,8 +58,7 @@ def fill(places: Places, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fill]:
     def fill(name: str, documents: list[Document], embeddings: Embeddings) -> Any:
         if missing := missing_packages(name):
             reason = f"{name} needs {' and '.join(missing)}: pip install -e '.[stores]'"
-            not_tested.add(reason)
-            pytest.skip(reason)
+            pytest.skip(NOT_TESTED + reason)
         for variable, value in places.fresh(name).items():
             monkeypatch.setenv(variable, value)
         store = CALLERS[name](documents, embeddings)

@@ -13,7 +13,7 @@ import pytest
 from langchain_core.documents import Document
 
 from langchain_batch_embed import BatchEmbeddings, IngestError
-from tests.stores.conftest import not_tested
+from tests.stores.conftest import NOT_TESTED
 from tests.stores.fakes import batching, documents
 from tests.stores.faults import Faults, Where, at_random
 
@@ -63,9 +63,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]
     caller, packages = STORES[request.param]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        reason = f"{request.param} needs {' and '.join(missing)}"
-        not_tested.add(reason)
-        pytest.skip(reason)
+        pytest.skip(f"{NOT_TESTED}{request.param} needs {' and '.join(missing)}")
     return lambda embeddings, **options: caller(tmp_path, embeddings, **options)
 
 
