@@ -147,6 +147,8 @@ def modules() -> list[str]:
 @pytest.mark.parametrize("name", modules())
 def test_exported_names_are_sorted_and_exist(name: str) -> None:
     """`__all__` lists names that are there, each once, in order."""
+    if name.startswith("langchain_batch_embed.ray"):
+        pytest.importorskip("ray.data", reason="not installed: ray[data]")
     module = importlib.import_module(name)
     exported = getattr(module, "__all__", [])
     capitals = [name for name in exported if name.isupper()]

@@ -126,7 +126,7 @@ class TestPython:
 
     def test_every_block_is_run(self) -> None:
         """A new block needs a test of its own."""
-        marks = ("Simulator() as", "SupabaseVectorStore", "SQLiteVec", "prefetch", "Partial")
+        marks = ("Simulator() as", "Supabase", "SQLiteVec", "submit", "prefetch", "Partial")
         assert sorted(blocks("python")) == sorted(the_block("python", mark) for mark in marks)
 
     def test_the_first_prints_what_is_shown(self, run: Callable[..., str]) -> None:
@@ -144,7 +144,7 @@ class TestPython:
         """With the real client, a stand-in for its front and a real PostgreSQL."""
         if missing := missing_packages("supabase"):
             pytest.skip(f"needs {' and '.join(missing)}: pip install -e '.[stores]'")
-        block = the_block("python", "SupabaseVectorStore")
+        block = the_block("python", "Supabase")
         search = 'print(store.similarity_search("page 17", k=1)[0].page_content)'
         with Places() as places:
             printed = run(GIVEN + CLIENT + block + search, **places.fresh("supabase"))
@@ -159,6 +159,15 @@ class TestPython:
         begin, end = block.split("from langchain_community", 1)
         search = 'print(store.similarity_search("a dog", k=1)[0].page_content)'
         assert run(f"{begin}\n{GIVEN}\nfrom langchain_community{end}{search}") == "a dog\n"
+
+    def test_half_price(self, run: Callable[..., str]) -> None:
+        """The job brings every vector, and what asks for them afterwards sends nothing."""
+        block = the_block("python", "submit")
+        after = """
+assert len(embeddings.embed_documents(texts)) == len(texts)
+print(job.status, embeddings.last_report.requests)
+"""
+        assert run(GIVEN + block + after) == "300 texts: 300 finished 0\n"
 
     def test_beyond_embed_documents(self, run: Callable[..., str]) -> None:
         """Plan, prefetch, index, ingest: no document fails."""

@@ -101,8 +101,10 @@ class Line:
             int(min(begin + items, len(self._rows))),
             self._within("tokens", tokens),
             self._within("octets", octets),
-            self._within("work", work),
         )
+        whole = self._sums["work"][stop] - self._sums["work"][begin]
+        if whole > work:  # in equal parts: a small rest would take a request of its own
+            stop = min(stop, self._within("work", whole / math.ceil(whole / max(1.0, work))))
         return self._rows[begin : max(stop, begin + 1)]
 
     def take(self, count: int) -> None:

@@ -365,7 +365,8 @@ class Queue:
             if (in_time := self._limits.in_time(self.timeout)) < math.inf:
                 first = min(FIRST_WORK, max(first, in_time))
             return min(most, first) if self._line.work > harmless else most
-        return min(most, self._limits.in_time(self.timeout))
+        number = concurrency.limit() if concurrency.is_saturated else None
+        return min(most, self._limits.in_time(self.timeout, number))
 
     # What is carried out of what the judge says.
 

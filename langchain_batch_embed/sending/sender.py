@@ -444,7 +444,7 @@ class Sender:
         place = self._odds.sent()
         for queue, batch in parts:
             queue.tally.requests += 1
-            batch.place = place
+            batch.place, batch.number = place, ticket.number
             if queue.work.budget is not None:
                 queue.work.budget.sent(batch.tokens)
         timeout = min(self.timeout, max(0.001, end - now))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from langchain_batch_embed.pacing.diagnosis import Diagnosis
+from langchain_batch_embed.sending.answer_times import AnswerTimes
 from langchain_batch_embed.sending.work import Batch, Trial
 
 __all__ = ["PARTS", "SizeLimits"]
@@ -23,7 +24,7 @@ LONGEST = 10.0
 """And in this many seconds: a batch that takes longer makes the end of a call long."""
 
 GROWTH = 16
-"""The next batch holds at most this many times the work of the largest that was answered."""
+"""A deduced limit is raised to this many times the size that got through all the same."""
 
 RETEST = 8
 """A deduced limit is doubled after this many answers, and again after 8 times as many each time."""
@@ -43,7 +44,7 @@ class SizeLimits:
         tokens: tokens, by the stricter count.
         octets: UTF-8 bytes of the texts.
         work: what is answered in time, in tokens.
-        pace: seconds that the largest batches take; 0 before the first answer.
+        times: how long answers take.
         is_retesting: the next batch may be twice as large as a deduced limit.
     """
 
@@ -54,8 +55,7 @@ class SizeLimits:
         self._found = dict.fromkeys(_MEASURES, math.inf)  # deduced from what gets through
         self._answered = dict.fromkeys(_MEASURES, 0.0)  # the largest that got through
         self._largest_work = 0
-        self._paced_work = 0  # of the largest batches that were answered
-        self.pace = 0.0  # seconds that these take
+        self.times = AnswerTimes()
         self.is_retesting = False
         self._retest_after = RETEST
         self._answers = 0  # since a limit was deduced
@@ -86,7 +86,7 @@ class SizeLimits:
             if size > self._found[measure]:  # it was wrong, or is so no more
                 self._found[measure] = GROWTH * size
                 self._apply()
-        self._note_pace(batch.work, seconds)
+        self.times.note(batch.work, seconds, batch.number)
         self._largest_work = max(self._largest_work, batch.work)
         if self.work < math.inf and seconds < timeout * IN_TIME:
             self.work = max(self.work, 2.0 * batch.work)
@@ -196,25 +196,16 @@ class SizeLimits:
         self._answers = 0
         self._keep("tokens", max(1, size))
 
-    def in_time(self, timeout: float) -> float:
+    def in_time(self, timeout: float, number: int | None = None) -> float:
         """Return the most work, in tokens, that is likely to be answered well within the time-out.
 
         `inf` before the first answer.
-        """
-        if not self._paced_work:
-            return math.inf
-        allowed = min(timeout * IN_TIME, LONGEST)
-        # Less only after a time-out: long answers may be those of a line.
-        factor = max(0.5, min(GROWTH, allowed / max(self.pace, 1e-6)))
-        return factor * self._paced_work
 
-    def _note_pace(self, work: int, seconds: float) -> None:
-        """Note how long the largest batches take."""
-        if work >= 2 * self._paced_work:
-            self._paced_work, self.pace = work, seconds
-        elif 2 * work >= self._paced_work:
-            self.pace += (seconds - self.pace) / 4
-            self._paced_work = max(self._paced_work, work)
+        Args:
+            timeout: seconds for one request.
+            number: requests that stand in a line at the server; `None`: there is no line.
+        """
+        return self.times.work_within(min(timeout * IN_TIME, LONGEST), number)
 
     def _retest(self) -> None:
         """Let one batch be twice as large now and then: a stray refusal teaches a wrong limit."""

@@ -260,8 +260,8 @@ class Judge:
         """Return the seconds until a batch that failed is sent again."""
         health = self._pacer.health
         delay = self._backoff.delay(batch.failures - 1, self._draw)
-        if batch.failures == 1 and health.failures <= 1 and self._limits.pace:
-            delay = min(delay, SOON * self._limits.pace)  # others are answered
+        if batch.failures == 1 and health.failures <= 1 and self._limits.times.usual:
+            delay = min(delay, SOON * self._limits.times.usual)  # others are answered
         if not health.is_down and diagnosis.kind is not Kind.OVERLOADED:
             delay = min(delay, LONGEST)
         return delay if diagnosis.after is None else max(diagnosis.after, 0.1 * delay)

@@ -47,6 +47,7 @@ class Batch:
         refusals: how often it was refused for the rate with nothing else in flight.
         trial: the size that is being found out with it, if any.
         sent: when it was sent last, in seconds of the clock.
+        number: requests that were in flight then, its own among them.
         copies: requests for it that are in flight: 1, or 2 where it is hedged.
         error: the last one.
         is_settled: whether it has its outcome, or was replaced by its parts.
@@ -69,6 +70,7 @@ class Batch:
     refusals: int = 0
     trial: "Trial | None" = None
     sent: float = 0.0
+    number: int = 1
     copies: int = 0
     error: BaseException | None = None
     is_settled: bool = False

@@ -1,0 +1,119 @@
+"""How large a batch may be, from how long answers took."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_batch_embed.sending.answer_times import GROWTH, AnswerTimes
+
+
+def after(
+    answers: int,
+    *,
+    base: float,
+    slope: float,
+    number: int = 1,
+    spread: float = 0.0,
+    work: tuple[float, float] = (500, 1_000),
+) -> AnswerTimes:
+    """Return what is known after answers of random sizes that take `base + slope * work` each."""
+    dice = random.Random(0)  # noqa: S311  # no secret
+    times = AnswerTimes()
+    for _ in range(answers):
+        size = dice.uniform(*work)
+        luck = math.exp(dice.gauss(0, spread))
+        times.note(size, number * (base + slope * size) * luck, number)
+    return times
+
+
+def test_before_the_first_answer_nothing_is_known() -> None:
+    """So nothing limits the first batch."""
+    assert AnswerTimes().work_within(1.0) == math.inf
+    assert AnswerTimes().usual == 0
+
+
+def test_one_answer_is_taken_for_proportional() -> None:
+    """A batch of ten times the work may take ten times as long."""
+    times = AnswerTimes()
+    times.note(100, 1.0, 1)
+    assert times.work_within(10.0) == pytest.approx(1_000)
+    assert times.work_within(1_000.0) == GROWTH * 100
+
+
+def test_the_part_that_does_not_grow_is_left_out_of_the_slope() -> None:
+    """Two seconds for each request and a millisecond a token: 10 s are enough for 8,000 tokens."""
+    times = after(100, base=2.0, slope=0.001, work=(2_000, 6_000))
+    assert times.work_within(10.0) == pytest.approx(8_000, rel=0.01)
+
+
+def test_requests_in_a_line_take_their_share_each() -> None:
+    """Of four in a line each has a quarter of the time."""
+    times = after(100, base=0.0, slope=0.001, number=4, work=(2_000, 6_000))
+    assert times.work_within(10.0, number=4) == pytest.approx(2_500, rel=0.01)
+    assert times.work_within(10.0, number=2) == pytest.approx(5_000, rel=0.01)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 0.85])
+def test_where_each_request_takes_long_batches_do_not_shrink(spread: float) -> None:
+    """Eight in a line, 2.5 s each whatever their size: smaller ones are answered no sooner."""
+    dice = random.Random(1)  # noqa: S311  # no secret
+    times, work = AnswerTimes(), 500.0
+    for _ in range(100):
+        luck = math.exp(dice.gauss(-(spread**2) / 2, spread))
+        size = work * dice.uniform(0.6, 1.0)
+        times.note(size, 8 * (2.5 + 7e-6 * size) * luck, 8)
+        work = min(200_000.0, times.work_within(10.0, number=8))
+    assert work >= 20_000
+
+
+def test_where_time_is_in_proportion_batches_shrink_until_they_are_in_time() -> None:
+    """A processor that takes 0.6 ms for each token, eight in a line."""
+    times, work = AnswerTimes(), 20_000.0
+    for _ in range(60):
+        times.note(work, 8 * 0.0006 * work, 8)
+        work = times.work_within(10.0, number=8)
+    assert 8 * 0.0006 * work == pytest.approx(10.0, rel=0.1)
+
+
+def test_a_server_that_has_become_slower_is_noticed() -> None:
+    """Older answers are forgotten."""
+    times = after(100, base=0.1, slope=0.0001, work=(2_000, 6_000))
+    before = times.work_within(10.0)
+    for size in (2_000.0, 4_000.0, 6_000.0) * 40:
+        times.note(size, 0.1 + 0.001 * size, 1)
+    assert before > 20_000  # far beyond what was tried
+    assert times.work_within(10.0) == pytest.approx(9_900, rel=0.05)
+
+
+def test_one_answer_that_stalls_changes_little() -> None:
+    """It is one in thirty, and counts as four times the usual at most."""
+    times = after(100, base=0.1, slope=0.001, work=(2_000, 6_000))
+    usual = times.work_within(10.0)
+    times.note(4_000, 400.0, 1)
+    assert times.work_within(10.0) > usual / 2
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 1e7), st.floats(0, 1e5, allow_subnormal=False), st.integers(0, 1_000)
+        ),
+        min_size=1,
+        max_size=50,
+    ),
+    st.floats(0.001, 1e4),
+    st.none() | st.integers(1, 1_000),
+)
+def test_it_is_always_a_size(
+    answers: list[tuple[float, float, int]], seconds: float, number: int | None
+) -> None:
+    """Whatever was measured: at least half of what is usual, at most 16 times the largest."""
+    times = AnswerTimes()
+    for answer in answers:
+        times.note(*answer)
+    sizes = [max(1.0, work) for work, _, _ in answers]
+    found = times.work_within(seconds, number)
+    assert min(sizes) / 2 * 0.999 <= found <= GROWTH * max(sizes)
