@@ -20,7 +20,7 @@ def after(
     work: tuple[float, float] = (500, 1_000),
 ) -> AnswerTimes:
     """Return what is known after answers of random sizes that take `base + slope * work` each."""
-    dice = random.Random(0)  # noqa: S311  # no secret
+    dice = random.Random(0)
     times = AnswerTimes()
     for _ in range(answers):
         size = dice.uniform(*work)
@@ -59,7 +59,7 @@ def test_requests_in_a_line_take_their_share_each() -> None:
 @pytest.mark.parametrize("spread", [0.0, 0.3, 0.85])
 def test_where_each_request_takes_long_batches_do_not_shrink(spread: float) -> None:
     """Eight in a line, 2.5 s each whatever their size: smaller ones are answered no sooner."""
-    dice = random.Random(1)  # noqa: S311  # no secret
+    dice = random.Random(1)
     times, work = AnswerTimes(), 500.0
     for _ in range(100):
         luck = math.exp(dice.gauss(-(spread**2) / 2, spread))
