@@ -53,7 +53,10 @@ PURE = [
     *(f"texts/{path.name}" for path in FILES["texts"]),
     *(
         f"batch_api/{name}.py"
-        for name in ("answers", "decisions", "files", "packing", "records", "status")
+        for name in (
+            *("answers", "decisions", "faults", "files", "packing", "records", "status"),
+            "takeover",
+        )
     ),
     *(f"stores/{name}.py" for name in ("streak", "troubles", "write_size")),
     *(f"shared/{name}.py" for name in ("bucket", "exchange", "lease", "terms", "throttle")),

@@ -1,8 +1,8 @@
 """What a line of a batch's output means, and what is to be done about the texts in it. Pure."""
 
 import enum
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_batch_embed.batch_api.packing import cut
@@ -12,7 +12,7 @@ from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.providers.decoding import read_parsed
 
-__all__ = ["MOST_FAILURES", "Read", "Verdict", "again", "read_line"]
+__all__ = ["MOST_FAILURES", "Read", "Verdict", "again", "isolated", "read_line"]
 
 MOST_FAILURES = 8
 """The server may fail a line this often; then its texts have failed."""
@@ -150,16 +150,27 @@ def again(line: Line, read: Read, *, name: Callable[[], str]) -> list[Line]:
     return cut(line, borders, name=name, sent=sent)
 
 
+def isolated(
+    lines: Sequence[Line], named: Mapping[int, str], *, name: Callable[[], str]
+) -> list[Line]:
+    """Return the lines of a batch that was refused for some of them, as they are sent again.
+
+    Args:
+        lines: all lines of the batch's file, in order.
+        named: the numbers of the refused lines, from 1, and why each is refused.
+        name: returns an id that no other line has.
+    """
+    pieces: list[Line] = []
+    for number, line in enumerate(lines, 1):
+        read = Read(verdict=Verdict.UNANSWERED)
+        if number in named:
+            read = Read(verdict=Verdict.REFUSED, error=named[number])
+        pieces += again(line, read, name=name) if line.state == "open" else []
+    return pieces
+
+
 def _lost(line: Line, error: str, name: Callable[[], str]) -> Line:
-    return Line(
-        id=name(),
-        keys=line.keys,
-        places=line.places,
-        tokens=line.tokens,
-        sent=line.sent,
-        state="failed",
-        error=error,
-    )
+    return replace(line, id=name(), state="failed", error=error)
 
 
 def _failed(line: Line, status: int, body: object) -> Read:

@@ -9,23 +9,16 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_batch_embed.batch_api.faults import passes
 from langchain_batch_embed.batch_api.files import octets_of
 from langchain_batch_embed.batch_api.job import Job
 from langchain_batch_embed.batch_api.lock import jobs_lock
-from langchain_batch_embed.batch_api.packing import group, lines_of
+from langchain_batch_embed.batch_api.packing import group, lines_of, new_part
 from langchain_batch_embed.batch_api.records import JobRecord, Line, Part
 from langchain_batch_embed.batch_api.service import BatchService
 from langchain_batch_embed.batch_api.store import JobStore
-from langchain_batch_embed.batch_api.worker import (
-    LIMIT_HOLDS,
-    EmbedNow,
-    Tools,
-    Worker,
-    known,
-    new_id,
-    part_of,
-    passes,
-)
+from langchain_batch_embed.batch_api.tools import EmbedNow, Tools, known, new_id
+from langchain_batch_embed.batch_api.worker import Worker
 from langchain_batch_embed.clock import Calendar
 from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.journal import Journal, SQLiteJournal, content_keys
@@ -69,7 +62,7 @@ class Desk:
         seconds: returns how long ordinary requests would take for the rows of inputs.
         agree: raises if vectors do not go with earlier ones.
         expect_model: names the model of earlier ones.
-        on_usage: is told of each line of a batch that is billed.
+        on_usage: called for each line of a batch that is billed.
         max_dollars: that a job may cost, where `submit` does not say it.
         calendar: time and waiting.
     """
@@ -126,7 +119,7 @@ class Desk:
                     given, inputs, fresh, deadline, max_dollars, recalled=inputs.settled(done)
                 )
                 record = replace(record, shared=missing.size - fresh.size, waits_for=tuple(jobs))
-                limit = store.limit(tools.space.digest, since=self.calendar.time() - LIMIT_HOLDS)
+                limit = store.limit(tools.space.digest, now=self.calendar.time())
                 job_id = record.id
                 store.add(record, self._parts(record.id, inputs, keys, fresh, limit))
             texts_by_key = {keys[row]: inputs.texts[row] for row in missing.tolist()}
@@ -241,7 +234,10 @@ class Desk:
             max_tokens=limit,
             octets=lambda line: sum(octets[key] for key in line.keys),
         )
-        return [(part_of(job_id, number, file), file) for number, file in enumerate(files)]
+        return [
+            (new_part(file, job=job_id, number=number, name=new_id), file)
+            for number, file in enumerate(files)
+        ]
 
     def _job(self, record: JobRecord, store: JobStore) -> Job:
         journal = self._journal()
@@ -290,11 +286,11 @@ class Desk:
             agree=self.agree,
             expect_model=self.expect_model,
             embed_now=self.embed_now,
-            tell=self._tell,
+            note_usage=self._note_usage,
             calendar=self.calendar,
         )
 
-    def _tell(self, model: str | None, texts: int, tokens: int) -> None:
+    def _note_usage(self, model: str | None, texts: int, tokens: int) -> None:
         if self.on_usage is not None:
             full = dollars(self.provider.model, tokens)
             price = None if full is None else BATCH_API_SHARE * full

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import jiter
 
@@ -11,7 +11,7 @@ from langchain_batch_embed.journal import Space, content_keys
 
 __all__ = ["URL", "octets_of", "texts_in", "written"]
 
-URL = "/v1/embeddings"
+URL: Final = "/v1/embeddings"
 """Where the lines of a batch go, as the Batch API names it, whatever the server's address is."""
 
 # Characters that JSON leaves as they are, and at which some programs cut lines.

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 from tqdm.auto import tqdm
 
+from langchain_batch_embed.batch_api.faults import passes
 from langchain_batch_embed.batch_api.lock import jobs_lock
 from langchain_batch_embed.batch_api.records import JobRecord
 from langchain_batch_embed.batch_api.status import JobReport, JobStatus
 from langchain_batch_embed.batch_api.store import JobStore
-from langchain_batch_embed.batch_api.worker import Worker, passes
+from langchain_batch_embed.batch_api.worker import Worker
 from langchain_batch_embed.clock import Calendar
 from langchain_batch_embed.errors import (
     BatchEmbeddingsError,

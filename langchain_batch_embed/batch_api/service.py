@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from langchain_batch_embed.batch_api.decisions import BatchView, Fault
+from langchain_batch_embed.batch_api.decisions import BatchView
+from langchain_batch_embed.batch_api.faults import Fault
+from langchain_batch_embed.batch_api.files import URL
 from langchain_batch_embed.errors import OptionError
 
 if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported it; nobody else needs it
@@ -76,7 +78,7 @@ class BatchService:
         """Create a batch."""
         batch = self._client.batches.create(
             input_file_id=file_id,
-            endpoint="/v1/embeddings",
+            endpoint=URL,
             completion_window="24h",
             metadata={INTENT: intent},
             timeout=_TIMEOUT,
