@@ -61,6 +61,7 @@ PURE = [
     *(f"stores/{name}.py" for name in ("streak", "troubles", "write_size")),
     *(f"shared/{name}.py" for name in ("bucket", "exchange", "lease", "terms", "throttle")),
     *(f"sending/{path.name}" for path in FILES["sending"] if path.name not in STARTERS),
+    *("calls/announced.py", "calls/look_ahead.py"),
 ]
 """Files that only calculate: time, waiting and randomness are handed in."""
 

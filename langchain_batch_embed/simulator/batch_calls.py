@@ -16,7 +16,9 @@ from starlette.routing import Route
 
 from . import errors
 from .answers import Reset
-from .batches import Batch, Batches, queue_words, unseen
+from .batch import Batch
+from .batch_validation import queue_words, unseen
+from .batches import Batches
 from .errors import Refusal, error
 from .periods import seconds_away
 from .run import Run

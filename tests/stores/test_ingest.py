@@ -152,7 +152,7 @@ class TestStoring:
 
         def wait_for_the_rest(_: list[str]) -> None:
             (prefetch,) = embeddings._pipeline.prefetches.opened
-            wait_until(lambda: not prefetch._running)
+            wait_until(lambda: not prefetch.running)
 
         embeddings = batch()
         store = ListStore(embeddings, wait_for_the_rest)
