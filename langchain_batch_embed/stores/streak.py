@@ -1,6 +1,6 @@
-"""Failures in a row, from which an ingest sees that the documents are not the cause."""
+"""When an ingest gives up: after failures in a row of which the documents are not the cause."""
 
-__all__ = ["Streak"]
+__all__ = ["Stop", "Streak"]
 
 FATAL = 8
 """Documents in a row that are refused for the account, the table or the width: then it is not a
@@ -18,6 +18,20 @@ BATCHES = 3
 
 MANY = 1024
 """Documents refused in a row, in whatever batches: finding each costs two calls of the store."""
+
+
+class Stop(Exception):  # noqa: N818  # not an error: how the ingest ends
+    """Nothing more can be written.
+
+    Args:
+        why: for the message of the error.
+        cause: the error of the store.
+    """
+
+    def __init__(self, why: str, cause: BaseException) -> None:
+        super().__init__(why)
+        self.why = why
+        self.cause = cause
 
 
 class Streak:
