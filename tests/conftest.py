@@ -16,7 +16,7 @@ from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
-from tests.support import FakeClock, LocalServer, has_requests_in_flight
+from tests.support import FakeClock, LocalServer, has_requests_in_flight, no_thread_left
 from tests.valkey_server import Server, running
 
 TESTS = Path(__file__).parent
@@ -87,6 +87,13 @@ def _certificates_are_read_once() -> Iterator[None]:
     """Reading them for each client takes longer than most tests do, none of which uses TLS."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
+        yield
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    """Wait for the end of every thread that a test started."""
+    with no_thread_left():
         yield
 
 
