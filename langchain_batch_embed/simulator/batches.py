@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .batch import ENDED, ENDPOINT, Batch, File, Line
@@ -20,12 +20,16 @@ class Batches:
     Args:
         scenario: what it is told.
         cache: what was computed for a text before.
+        now: returns the time in seconds.
 
     """
 
-    def __init__(self, scenario: Scenario, cache: Cache | None) -> None:
+    def __init__(
+        self, scenario: Scenario, cache: Cache | None, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._scenario = scenario
         self._cache = cache
+        self._now = now
         self.files: dict[str, File] = {}
         self.batches: dict[str, Batch] = {}
         self.uploaded = 0
@@ -113,7 +117,7 @@ class Batches:
     def read(self, batch: Batch) -> None:
         """Read the file of a new batch, which takes long; its states begin when that is done."""
         batch.failure = batch.failure or read_lines(batch, self._cache)
-        batch.created = time.monotonic()
+        batch.created = self._now()
         batch.failure = batch.failure or judged(batch, self._enqueued(batch.created))
         batch.is_read = True
 

@@ -124,7 +124,7 @@ class TestSmallCalls:
             sender.answered(flight, now + 0.0005, headers={})
 
     def test_callers_that_ask_again_at_once_take_few_requests(self) -> None:
-        """50 callers, each of whom asks again as soon as it is answered, after 20 ms: ten calls a request."""
+        """50 callers, each asking again when it is answered, after 20 ms: ten calls a request."""
         sender = make_sender(max_workers=128, is_known=False)
         rows = itertools.count(50)
         for row in range(50):
