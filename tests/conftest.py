@@ -23,8 +23,11 @@ TESTS = Path(__file__).parent
 
 SLOW = {
     *("benchmarks", "ray", "simulator", "stores", "survival"),
-    *(f"calls/test_{name}.py" for name in ("plan", "prefetch", "recovery")),
-    *(f"batch_api/test_{name}.py" for name in ("crashes", "finish_by", "jobs")),
+    *(f"calls/test_{name}.py" for name in ("interrupts", "partial_results", "plan", "recovery")),
+    *(f"calls/test_prefetch{name}.py" for name in ("", "_bounds", "_errors", "_nested")),
+    *(f"calls/test_prefetch_{name}.py" for name in ("questions", "reports")),
+    *(f"batch_api/test_{name}.py" for name in ("bad_batches", "crashes", "enqueued", "finish_by")),
+    *(f"batch_api/test_{name}.py" for name in ("job_store", "jobs", "refusals", "uploads")),
     *(f"commands/test_{name}.py" for name in ("batch_api", "demo")),
     *(f"sending/test_{name}.py" for name in ("threads", "verdict")),
     *("shared/test_fleet.py", "shared/test_processes.py"),

@@ -11,14 +11,7 @@ from langchain_openai import OpenAIEmbeddings
 from langchain_batch_embed import BatchEmbeddings, PartialEmbeddingsError
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.limits import OPENAI
-from tests.support import (
-    FakeClock,
-    LocalServer,
-    assert_right,
-    prose,
-    treat_as_known,
-    wait_until,
-)
+from tests.support import FakeClock, LocalServer, assert_right, prose, treat_as_known, wait_until
 from tests.survival.support import Asked, Endpoint
 
 Batch = Callable[..., BatchEmbeddings]
