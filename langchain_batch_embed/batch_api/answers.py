@@ -7,10 +7,10 @@ from typing import Any
 
 from langchain_batch_embed.batch_api.packing import cut
 from langchain_batch_embed.batch_api.records import Line
-from langchain_batch_embed.errors import DimensionsError, ModelError, ResponseError
+from langchain_batch_embed.errors import ResponseError
 from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
 from langchain_batch_embed.providers import Answer
-from langchain_batch_embed.providers.decoding import read_parsed
+from langchain_batch_embed.providers.decoding import read_parsed, usage_of
 
 __all__ = ["MOST_FAILURES", "Read", "Verdict", "again", "isolated", "read_line"]
 
@@ -99,21 +99,17 @@ def read_line(
     status, body = response.get("status_code"), response.get("body")
     if status != _OK:
         return _failed(line, status if isinstance(status, int) else 0, body)
-    tokens = _billed(body, line)
     most = 4 * line.weight + 100 * len(line.keys)
     try:
-        vectors, usage, model = read_parsed(body, expected=len(line.keys), most_tokens=most)
-        if dimensions not in (None, vectors.shape[1]):
-            raise DimensionsError(expected=dimensions or 0, received=vectors.shape[1])
+        vectors, usage, model = read_parsed(
+            body, expected=len(line.keys), dimensions=dimensions, most_tokens=most
+        )
         agree(vectors.shape[1], model)
-    except (DimensionsError, ModelError):
-        raise
     except ResponseError:
+        tokens = _billed(line, usage_of(body))
         return Read(verdict=Verdict.FAILED, error="an answer that is not sound", tokens=tokens)
     answer = Answer(vectors=vectors, tokens=usage, model=model)
-    return Read(
-        verdict=Verdict.ANSWERED, answer=answer, tokens=line.weight if usage is None else usage
-    )
+    return Read(verdict=Verdict.ANSWERED, answer=answer, tokens=_billed(line, usage))
 
 
 def again(line: Line, read: Read, *, name: Callable[[], str]) -> list[Line]:
@@ -191,8 +187,5 @@ def _failed(line: Line, status: int, body: object) -> Read:
             return Read(verdict=Verdict.FAILED, error=error)
 
 
-def _billed(body: object, line: Line) -> int:
-    """Return the tokens of an answer that may turn out not to be sound."""
-    usage = body.get("usage") if isinstance(body, Mapping) else None
-    tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
-    return tokens if type(tokens) is int and tokens >= 0 else line.weight
+def _billed(line: Line, usage: int | None) -> int:
+    return line.weight if usage is None else usage

@@ -8,6 +8,7 @@ from langchain_batch_embed.batch_api.decisions import BatchView
 from langchain_batch_embed.batch_api.faults import Fault
 from langchain_batch_embed.batch_api.files import URL
 from langchain_batch_embed.errors import OptionError
+from langchain_batch_embed.pacing.error_reading import read_error
 
 if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported it; nobody else needs it
     import openai
@@ -161,17 +162,9 @@ def is_gone(error: BaseException) -> bool:
 
 def faults_of(error: BaseException) -> tuple[Fault, ...]:
     """Return the reasons of a refusal, in the form in which a failed batch has them."""
-    body = getattr(error, "body", None)
-    inner = body.get("error", body) if isinstance(body, Mapping) else {}
-    inner = inner if isinstance(inner, Mapping) else {}
-    return (
-        Fault(
-            code=_text(inner.get("code")) or _text(getattr(error, "code", None)) or None,
-            line=None,
-            words=_text(inner.get("message")) or str(error),
-            param=_text(inner.get("param")) or None,
-        ),
-    )
+    evidence = read_error(error, ())
+    code, param = next(iter(evidence.codes), None), next(iter(evidence.params), None)
+    return (Fault(code=code, line=None, words=evidence.text, param=param),)
 
 
 def _text(value: object) -> str:
