@@ -1,4 +1,4 @@
-"""A part's batch: asked for once, looked for on doubt, polled, cancelled."""
+"""A part's batch: created once, searched for on doubt, polled, cancelled."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ __all__ = ["Batches"]
 logger = logging.getLogger(__name__)
 
 _RATE_PAUSE = 30.0
-"""Seconds after a request for a batch that is above a rate limit."""
+"""Seconds to wait after a rate limit has refused the creation of a batch."""
 
 
 class Batches:
@@ -65,7 +65,7 @@ class Batches:
         return self._created(part, view)
 
     def look(self, part: Part) -> Part:
-        """Look for the batch of a request whose answer was lost."""
+        """Search for a batch whose creation was not confirmed."""
         view = self._service.find(part.intent, part.anchor)
         if view is None:
             return self._store.save_part(decisions.unseen(part, now=self._now()))
@@ -93,7 +93,7 @@ class Batches:
         return self._store.save_part(decisions.created(part, view, now=self._now()))
 
     def _refused(self, part: Part, error: Exception) -> Part | None:
-        """Return a part for which the server has created no batch."""
+        """Return a part whose batch the server refused to create."""
         faults = faults_of(error)
         ready = replace(part, state="ready", asked=0.0)
         if reason_of(faults) in (Reason.ODD, Reason.LINES, Reason.FATAL):

@@ -115,7 +115,7 @@ class Collector:
         try:
             parsed = jiter.from_json(row)
         except ValueError:
-            return None  # whichever line it is has no answer
+            return None  # the line counts as unanswered
         line = left.get(str(parsed.get("custom_id"))) if isinstance(parsed, dict) else None
         if line is None:
             return None

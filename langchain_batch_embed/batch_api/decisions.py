@@ -70,7 +70,7 @@ class Step(enum.Enum):
     CREATE = "create"
     """Ask for a batch."""
     LOOK = "look"
-    """Look in the account's list for the batch that was asked for."""
+    """Search the account's list for the batch."""
     POLL = "poll"
     """Ask how far the batch is."""
     COLLECT = "collect"
@@ -81,7 +81,7 @@ class Step(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Next:
-    """What to do about a part, and for `REST` until when."""
+    """What to do about a part; `REST` lasts until a time."""
 
     step: Step
     until: float = 0.0
@@ -92,7 +92,7 @@ class BatchView:
     """A batch as the server shows it.
 
     Attributes:
-        answered: share of the lines that are answered, which is only a hint.
+        answered: share of the lines that are answered; only a hint.
         completed: lines with an answer, by the server's count.
     """
 
@@ -131,8 +131,8 @@ def next_step(
         part: the part, which is not closed.
         now: the time.
         room: tokens that may still be enqueued.
-        is_cancelled: nothing more is to be sent.
-        is_late: ordinary requests are to send its texts.
+        is_cancelled: the job sends nothing more.
+        is_late: ordinary requests send its texts.
     """
     step = {
         "packed": Step.SUPPLY,
@@ -143,7 +143,7 @@ def next_step(
         "ended": Step.COLLECT,
     }[part.state]
     if is_cancelled and step in (Step.SUPPLY, Step.CREATE):
-        return Next(step=Step.COLLECT)  # nothing has come, and nothing will
+        return Next(step=Step.COLLECT)  # there is nothing to wait for
     if is_late and (step is Step.CREATE or (step is Step.SUPPLY and part.source is not None)):
         return Next(step=Step.REST, until=now + _LAST_POLL)
     if part.not_before > now:
@@ -154,9 +154,9 @@ def next_step(
 
 
 def unseen(part: Part, *, now: float) -> Part:
-    """Return a part whose batch was not in the list: it is looked for until that is certain.
+    """Return a part whose batch is not in the list; the search goes on until that is certain.
 
-    The time counts from the first look: the request may have been on its way until then.
+    The time counts from the first look, because the request may have been on its way until then.
     """
     since = part.doubted or now
     if now >= since + SETTLED:
@@ -210,7 +210,7 @@ def failed(
         part: the part.
         faults: what the server says about it.
         now: the time.
-        limit: tokens that may be enqueued, as far as is known.
+        limit: tokens that may be enqueued; infinite while no limit is known.
         in_queue: whether other batches of ours are enqueued.
     """
     reason = reason_of(faults)

@@ -1,4 +1,4 @@
-"""Takes texts in: what `submit` and `jobs` do."""
+"""What `submit` and `jobs` do: takes texts in, and finds jobs again."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,7 +43,7 @@ _BUSY = 0.5
 """Seconds between two attempts to get the lock."""
 
 _ROUNDS = 5
-"""Rounds of work in a `submit`, as long as files are cut and have to be uploaded again."""
+"""Most rounds of work in a `submit`; each one may cut files, which are uploaded again."""
 
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 64.0
 """Seconds between two attempts to upload the files; the pause doubles."""
@@ -60,8 +60,8 @@ class Desk:
         prepare: finds what has to be sent for texts.
         embed_now: sends texts by ordinary requests, into the journal.
         seconds: returns how long ordinary requests would take for the rows of inputs.
-        agree: raises if vectors do not go with earlier ones.
-        expect_model: names the model of earlier ones.
+        agree: raises if vectors of these dimensions and this model differ from earlier ones.
+        expect_model: sets the model that earlier answers named.
         on_usage: called for each line of a batch that is billed.
         max_dollars: that a job may cost, where `submit` does not say it.
         calendar: time and waiting.
@@ -95,14 +95,14 @@ class Desk:
         given = check_texts(texts)
         inputs = self.prepare(given)
         keys = content_keys(inputs.texts, tools.space)
-        # An error comes now, before anything is written or uploaded.
+        # A wrong key or server is an error now, before anything is written or uploaded.
         self._patiently(tools.service.newest, is_enough=lambda: False)
         store.prepare()
         with self._locked(journal):
             done = known(journal, keys)
             missing = inputs.missing(done)
             pending = store.pending(tools.space.digest)
-            # Also those that have all they need, and have yet to note it.
+            # Jobs with all their vectors count, too, until they have noted their end.
             jobs = dict.fromkeys(pending[key][0] for key in keys if key in pending)
             fresh = np.array(
                 [row for row in missing.tolist() if not pending.get(keys[row], ("", False))[1]],
@@ -140,11 +140,11 @@ class Desk:
                 if due > 0 or self._are_uploaded(store, job_id):
                     break
 
-        # What is left when all files are uploaded is for `wait`.
+        # Once all files are uploaded, `wait` does the rest.
         self._patiently(upload, is_enough=lambda: self._are_uploaded(store, job_id))
 
     def _patiently(self, call: Callable[[], object], *, is_enough: Callable[[], bool]) -> None:
-        """Call until it succeeds, or until what it has done is enough, for about two minutes."""
+        """Call until it succeeds or has done enough, for about two minutes."""
         pause = _FIRST_PAUSE
         while True:
             try:

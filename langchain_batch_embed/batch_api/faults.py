@@ -20,9 +20,9 @@ class Fault:
 
     Attributes:
         code: the server's code.
-        line: the number of the line that it is about, from 1.
-        words: the server's message; it goes into no message of ours.
-        param: the parameter that it is about.
+        line: the number of the refused line, from 1.
+        words: the server's message, which we never repeat.
+        param: the refused parameter.
     """
 
     code: str | None
@@ -45,7 +45,7 @@ class Reason(enum.Enum):
     FATAL = "fatal"
     """No batch of this job can succeed."""
     ODD = "odd"
-    """It does not say."""
+    """The server does not say why."""
 
 
 def passes(error: BaseException) -> bool:

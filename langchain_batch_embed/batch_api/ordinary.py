@@ -19,7 +19,7 @@ _PAUSE = 1.0
 """Seconds between two looks at what is late, where nothing could be sent."""
 
 _warned: set[str] = set()
-"""Jobs for which the log has said that they are late."""
+"""Jobs whose delay is in the log already."""
 
 
 class OrdinaryRequests:
@@ -73,7 +73,7 @@ class OrdinaryRequests:
         chunk, rest = lines[:count], lines[count:]
         texts = self._supply.texts(part, chunk)
         if texts is None:
-            return False  # as long as nobody has them
+            return False  # nobody has the texts now
         keys = [key for line in chunk for key in line.keys]
         report, failures = self._tools.embed_now([texts[key] for key in keys])
         lost = {failure.index: failure.error for failure in failures}

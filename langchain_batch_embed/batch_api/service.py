@@ -121,7 +121,7 @@ class BatchService:
         content = self._client.files.with_streaming_response.content
         with content(file_id, timeout=_TIMEOUT) as response:
             for chunk in response.iter_bytes():
-                # Not at other ends of lines, which may stand in a string.
+                # Other line ends may be part of a string.
                 *whole, rest = chunk.split(b"\n")
                 for end in whole:
                     pieces.append(end)
@@ -150,13 +150,13 @@ class BatchService:
 
 
 def is_doubtful(error: BaseException) -> bool:
-    """Tell whether a request may have been carried out although it failed."""
+    """Tell whether the server may have done what a failed request asked for."""
     status = getattr(error, "status_code", None)
     return not (isinstance(status, int) and 400 <= status < 500 and status not in _DOUBTFUL)  # noqa: PLR2004
 
 
 def is_gone(error: BaseException) -> bool:
-    """Tell whether what was asked for does not exist any more."""
+    """Tell whether the server no longer has what was asked for."""
     return getattr(error, "status_code", None) == _NOT_FOUND
 
 

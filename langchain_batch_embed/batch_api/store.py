@@ -36,7 +36,7 @@ class JobStore:
         self._check()
 
     def exists(self) -> bool:
-        """Tell whether there are tables, and so perhaps jobs."""
+        """Tell whether the tables are there, so that there may be jobs."""
         with self._journal.reading() as connection:
             found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'job_version'")
             is_there = found.fetchone() is not None
@@ -171,14 +171,14 @@ class JobStore:
         successor: tuple[Part, Sequence[Line]] | None,
         **amounts: int,
     ) -> None:
-        """Close a part of which ordinary requests have brought something.
+        """Close a part after ordinary requests have brought some of its vectors.
 
-        What is left goes into another part at once: the file of this one has more in it, and a
-        batch of it would be paid for twice.
+        What is left goes into another part at once. The file of this part holds more than that, so
+        a batch of it would pay for some texts twice.
 
         Args:
             part: the part.
-            done: lines of which each text has its vector.
+            done: lines whose texts all have their vectors.
             pieces: lines in place of others, which are done in part, or have failed.
             successor: a part with all lines that are left; `None`: none are.
             amounts: to be added to the job's counts.
@@ -272,7 +272,7 @@ class JobStore:
         return found
 
     def enqueued(self, space: bytes) -> int:
-        """Return the tokens of all batches that have not ended, as far as is known."""
+        """Return the tokens of all batches that may not have ended."""
         with self._journal.reading() as connection:
             (tokens,) = connection.execute(
                 "SELECT coalesce(sum(job_part.tokens), 0) FROM job_part "
@@ -283,7 +283,7 @@ class JobStore:
         return int(tokens)
 
     def let_queue_move(self, space: bytes) -> None:
-        """Let parts that wait for the queue try again, as a batch has ended."""
+        """Let parts that wait for the queue try again now, because a batch has ended."""
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE job_part SET not_before = 0 WHERE trouble = 'queue' AND job IN "
@@ -292,7 +292,7 @@ class JobStore:
             )
 
     def limit(self, space: bytes, *, now: float) -> float:
-        """Return how many tokens may be enqueued, by a refusal of the last day."""
+        """Return how many tokens may be enqueued; infinite if no refusal of the last day says."""
         with self._journal.reading() as connection:
             row = connection.execute(
                 "SELECT tokens FROM job_limit WHERE space = ? AND learnt >= ?",
@@ -309,7 +309,7 @@ class JobStore:
             )
 
     def end(self, job_id: str, now: float) -> None:
-        """Note that nothing is left to do, and forget the keys of what is done."""
+        """Note that a job has ended, and forget the keys of the texts that have their vectors."""
         with self._transaction() as connection:
             tables.update(connection, "job", job_id, ended=now)
             connection.execute(

@@ -34,9 +34,9 @@ class Supply:
         self._read: tuple[str, dict[bytes, str]] = "", {}  # the texts of the file read last
 
     def upload(self, part: Part) -> Part | None:
-        """Give a part its file; `None` where it still has none.
+        """Give a part its file; return `None` if it gets none.
 
-        The part is closed then, as others have its lines, or its texts are nowhere.
+        Then other parts have its lines and it is closed, or nobody has its texts.
         """
         if part.state == "uploading":
             file_id = self._service.find_file(part.file_name, part.octets)

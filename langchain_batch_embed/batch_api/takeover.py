@@ -16,10 +16,10 @@ from langchain_batch_embed.report import BATCH_API_SHARE
 __all__ = ["Takeover", "may_take_over", "portion", "sorted_out", "take_over"]
 
 _SAFETY = 1.5
-"""Ordinary requests are allowed this many times the seconds that they should take."""
+"""Plan for ordinary requests that take this many times the expected seconds."""
 
 _MARGIN, _MARGIN_SHARE = 30.0, 0.1
-"""Seconds to have in hand at the end, and their largest share of the time allowed."""
+"""Seconds kept in reserve at the end, and their largest share of the time allowed."""
 
 _CANCELLING, _CANCELLING_SHARE = 600.0, 0.2
 """Seconds that a batch may take to end when it is cancelled, from the Batch API's guide, and their

@@ -1,4 +1,4 @@
-"""What all that works on a job has in common: its tools, and new ids."""
+"""What the modules that work on a job share: their tools, and new ids."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence

@@ -1,6 +1,7 @@
-"""Works on a job: does what `decisions` decides, and writes it into the journal before and after.
+"""Works on a job: takes each part through the steps that `decisions` chooses.
 
-Only one process at a time works on the jobs of a journal; the caller holds the lock.
+The journal has each step before and after it. One process at a time works on the jobs of a journal;
+the caller holds the lock.
 """
 
 import logging
@@ -100,7 +101,7 @@ class Worker:
         for part in parts:
             try:
                 due.append(self._work_on(job, part, is_late=part.id in late))
-            except Exception as error:  # the others, and what is late, must not wait for it
+            except Exception as error:  # the other parts, and what is late, go on
                 if not passes(error):
                     raise
                 passing.append(error)

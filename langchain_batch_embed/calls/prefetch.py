@@ -41,8 +41,8 @@ waits for its last answers. More and smaller runs would make many small requests
 consumer. Fewer would leave a fast consumer waiting for the last answers of all."""
 
 LAST_RUNS = 0.5
-"""Seconds for which one that ends by an exception waits for its runs to keep what they have. They
-wait for no answer any more, so that takes milliseconds."""
+"""Seconds to wait, after an exception, for the runs to keep what they have. They wait for no answer
+any more, so that takes milliseconds."""
 
 Embed = Callable[["Prefetch", Sequence[str], threading.Event], object]
 """Embeds different texts for a prefetch, adds their vectors to it as they come, and stops when the
@@ -144,7 +144,7 @@ class Prefetch:
     ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Yield announced texts with their vectors, (k, d), as they arrive.
 
-        It ends when none of the texts is on its way. The caller embeds those that it did not yield.
+        It ends when none of the texts is on its way; the caller embeds the rest.
 
         Args:
             texts: what the caller needs, each as often as it is needed.
@@ -176,9 +176,9 @@ class Prefetch:
                 self._texts.want_no_more(uses.keys())
 
     def claim(self, texts: Iterable[str]) -> list[str]:
-        """Return those of the texts that are here or in a run, and take the others out of the line.
+        """Return the texts that are here or in a run, and take the others out of the line.
 
-        The caller embeds those, sooner than a later run would.
+        The caller embeds those others, sooner than a later run would.
         """
         with self._state_changed:
             here = []
@@ -189,7 +189,7 @@ class Prefetch:
             return here
 
     def answered_elsewhere(self, texts: Iterable[str]) -> None:
-        """Note that callers have these texts from elsewhere, each as often as it is there."""
+        """Note that callers got these texts from elsewhere, each as often as it is given."""
         uses = Counter(texts)
         with self._state_changed:
             self._hand_out(uses, uses)
@@ -387,9 +387,9 @@ class Prefetch:
             self._clock.wait(self._state_changed, left)
 
     def _note_question(self, texts: Iterable[str]) -> None:
-        """Go as far ahead as a question bears out."""
+        """Learn from a question, and start what it allows."""
         if self._texts.ask(texts):
-            if not self.runs:  # then a run takes them, and has what is ahead in its requests, too
+            if not self.runs:  # a run takes the question, and what is ahead shares its requests
                 self._runs.start(self._texts.in_line(texts))
             self._texts.pass_over()
 

@@ -15,7 +15,7 @@ ENDED: Final = ("completed", "failed", "expired", "cancelled")
 
 _FILE_DAYS: Final = 30
 _SECONDS_OF_A_DAY: Final = 86_400
-_LEAST: Final = 1e-9  # a share of the lines must not be one too few for a rounding error
+_LEAST: Final = 1e-9  # a rounding error must not hide an answered line
 
 
 @dataclass(kw_only=True, eq=False)

@@ -18,7 +18,7 @@ class Batches:
     """All files and batches of one account.
 
     Args:
-        scenario: what it is told.
+        scenario: times, limits and accidents.
         cache: what was computed for a text before.
         now: returns the time in seconds.
 
@@ -115,7 +115,7 @@ class Batches:
         return batch
 
     def read(self, batch: Batch) -> None:
-        """Read the file of a new batch, which takes long; its states begin when that is done."""
+        """Read the file of a new batch, which takes long; its states begin afterwards."""
         batch.failure = batch.failure or read_lines(batch, self._cache)
         batch.created = self._now()
         batch.failure = batch.failure or judged(batch, self._enqueued(batch.created))

@@ -1,4 +1,4 @@
-"""How long a store that is away or busy is waited for. Clock, waiting and chance are handed in."""
+"""How long to wait for a store that is away or busy. Clock, waiting and chance are handed in."""
 
 import logging
 from collections.abc import Callable
@@ -15,10 +15,10 @@ return."""
 
 
 class Patience:
-    """Waits for a store, each time longer, and not for ever.
+    """Waits for a store, longer after each failure, up to a limit.
 
     Args:
-        longest: seconds for which a store that is away is waited for.
+        longest: seconds without an answer after which the wait ends.
         now: returns the time in seconds.
         pause: waits for some seconds, or until it is cancelled.
         draw: a source of random numbers, uniform in 0 to 1.
@@ -66,5 +66,5 @@ class Patience:
         self._failures += 1
 
     def wait_after(self, failures: int) -> None:
-        """Wait as after this many earlier failures."""
+        """Wait as long as after this many failures."""
         self._pause(BACKOFF.delay(failures, self._draw))

@@ -1,8 +1,8 @@
 """Writes documents into a store so that none is lost and none is there twice.
 
-A call that fails is written again only where that cannot double a row: where the store replaces
-rows by id, or where it can be seen which rows are there. A store that is away or busy is waited
-for. A call that is too large, or holds a document that the store refuses, is halved.
+A call that failed is made again only if that cannot double a row: the store replaces rows by id, or
+its rows can be seen. The writer waits for a store that is away or busy. It halves a call that is
+too large, or that holds a document which the store refuses.
 """
 
 import logging
@@ -29,10 +29,10 @@ TRIES = 4
 """Calls with one document, if each fails with an error that does not tell what is wrong."""
 
 PATIENT_TRIES = 8
-"""The same, where such an error has gone away by itself before: the store is not reliable."""
+"""The same for a store that is not reliable: such an error has gone away by itself before."""
 
 _UNSURE = frozenset({Trouble.PASSING, Trouble.TIMED_OUT, Trouble.UNKNOWN})
-"""After these, a call may have written some of its documents, or all."""
+"""After these, the store may hold some of the call's documents, or all."""
 
 
 class Writer:
@@ -102,7 +102,7 @@ class Writer:
             self._tidy(error)
             self._settle(part, error)
         except BaseException:
-            self._rows.tidy()  # Ctrl-C: the next call would commit the half of this one
+            self._rows.tidy()  # after Ctrl-C, the next call would commit half of this one
             raise
         else:
             self._note_stored(part, returned)

@@ -1,4 +1,4 @@
-"""What has become of each document of an ingest. Pure."""
+"""What happened to each document of an ingest. Pure."""
 
 from collections.abc import Sequence
 from typing import Literal
