@@ -39,6 +39,7 @@ class TestStoring:
         assert server.stats()["inputs_billed"] == 3210
         assert server.stats()["requests"] <= 4 * 7
 
+    @pytest.mark.parametrize(("chunk_size", "call"), [(500, 500), (0, 1024), (None, 1024)])
     def test_a_stores_own_chunk_size_is_kept_to(
         self, batch: Batch, chunk_size: int | None, call: int
     ) -> None:

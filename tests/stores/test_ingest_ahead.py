@@ -65,7 +65,6 @@ class TestAhead:
         assert released.is_set()
         assert report.stored == 400
 
-    @pytest.mark.parametrize(("chunk_size", "call"), [(500, 500), (0, 1024), (None, 1024)])
     def test_the_store_asks_for_what_is_counted_already(
         self, batch: Batch, mocker: MockerFixture
     ) -> None:

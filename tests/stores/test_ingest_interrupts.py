@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
+from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings, OptionError
+from langchain_batch_embed.clock import SYSTEM_CLOCK
 from tests.stores.fakes import ListStore, documents, rows_of, texts_of
 from tests.support import LocalServer, assert_right, wait_until
+from tests.survival.support import holding
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -139,22 +142,23 @@ class TestAsync:
         assert len(store.calls) == 1
 
     def test_cancelling_does_not_wait_for_a_request(
-        self, batch: Batch, server: LocalServer
+        self, batch: Batch, openai_embeddings: Callable[..., OpenAIEmbeddings]
     ) -> None:
-        """Also where the answer never comes the thread ends."""
-        server.configure(script=("hang",), hang_seconds=1)
-        embeddings = batch(timeout=60)
+        """The thread ends while the answer is held back."""
 
         async def cancel() -> None:
             task = asyncio.create_task(embeddings.aingest(ListStore(embeddings), documents(10)))
-            while server.stats()["in_flight"] == 0:
+            while not endpoint.asked:
                 await asyncio.sleep(0.01)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
 
-        asyncio.run(cancel())
-        wait_until(lambda: not [t for t in threading.enumerate() if "async" in t.name])
+        with holding() as (endpoint, _):
+            embeddings = batch(openai_embeddings(base_url=endpoint.url), _clock=SYSTEM_CLOCK)
+            asyncio.run(cancel())
+            wait_until(lambda: not [t for t in threading.enumerate() if "async" in t.name])
+            assert endpoint.statuses == []
 
     def test_a_wrong_option_is_an_error_there_too(self, batch: Batch) -> None:
         """It takes and refuses what `ingest` does."""
