@@ -21,7 +21,7 @@ from langchain_batch_embed.errors import DimensionsError, ResponseError
 
 
 def line_of(count: int, *, sent: int = 0) -> Line:
-    """Return a line with so many texts."""
+    """Return a line with this many texts."""
     return Line(
         id="line",
         keys=tuple(bytes([i]) * 20 for i in range(count)),

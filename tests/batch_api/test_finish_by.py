@@ -37,7 +37,7 @@ def half(server: LocalServer, tmp_path: Path) -> Half:
 def test_a_batch_that_is_stuck_is_taken_over_in_time(
     server: LocalServer, half: Half, fate: str
 ) -> None:
-    """Everything is done by then, by ordinary requests; the report tells both prices."""
+    """Ordinary requests do everything in time; the report tells both prices."""
     configure(server, fates=(fate,), cancelling=0.0)
     embeddings = half()
     job = embeddings.submit(TEXTS, finish_by=10)

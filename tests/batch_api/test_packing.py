@@ -23,7 +23,7 @@ def names() -> Callable[[], str]:
 
 
 def line_of(tokens: list[int], *, sent: int = 0) -> Line:
-    """Return a line with texts of so many tokens."""
+    """Return a line with texts of these tokens."""
     return Line(
         id="line",
         keys=tuple(bytes([i]) * 20 for i in range(len(tokens))),
@@ -34,7 +34,7 @@ def line_of(tokens: list[int], *, sent: int = 0) -> Line:
 
 
 def lines(tokens: list[int], max_items: int = 2048, max_tokens: int = 300_000) -> list[Line]:
-    """Cut texts of so many tokens into lines."""
+    """Cut texts of these tokens into lines."""
     return lines_of(
         [i.to_bytes(20) for i in range(len(tokens))],
         np.arange(len(tokens), dtype=np.int32),
@@ -88,7 +88,7 @@ def test_a_line_over_every_limit_stands_alone() -> None:
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(1, 300))
 def test_a_line_is_split_by_tokens(tokens: list[int], most: int) -> None:
-    """Its pieces have at most so many, or one text."""
+    """Each piece has at most this many, or one text."""
     line = line_of(tokens, sent=3)
     pieces = within([line], max_tokens=most, name=names())
     assert [key for piece in pieces for key in piece.keys] == list(line.keys)

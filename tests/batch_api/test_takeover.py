@@ -112,7 +112,7 @@ class TestSortedOut:
         assert self.sort(*[True] * 5) == (["line of 2", "line of 3"], [], [])
 
     def test_a_refused_text_has_failed_and_the_others_are_done(self) -> None:
-        """It is told by the error's status and class, without a word of the server."""
+        """The reason is the error's status and class, without a word of the server."""
         done, settled, still_open = self.sort(
             True, True, True, False, True, t3=ValueError("my secret text")
         )

@@ -129,7 +129,7 @@ def test_a_vector_that_a_caller_has_made_is_kept_only_where_it_is_expected() -> 
 
 
 def test_token_counts_go_with_their_texts() -> None:
-    """A long prefetch holds no more of them than it has texts."""
+    """A long prefetch holds as many counts as it has texts, at most."""
     texts = announced("a", "b")
     texts.note_tokens(["a", "another"], [7, 8])
     assert (texts.tokens_of("a"), texts.tokens_of("another")) == (7, None)

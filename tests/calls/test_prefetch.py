@@ -226,7 +226,7 @@ class TestTokens:
         count.assert_called_once_with(["another"])
 
     def test_counts_are_dropped_with_their_texts(self, batch: Batch) -> None:
-        """A long prefetch holds no more of them than it has texts."""
+        """A long prefetch holds as many counts as it has texts, at most."""
         embeddings = batch()
         with embeddings.prefetch([*TEXTS[:100], "twice", "twice"]) as prefetch:
             for portion in slices([*TEXTS[:100], "twice"], 25):

@@ -140,7 +140,7 @@ class TestErrors:
     def test_an_error_of_the_account_reaches_every_caller(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """With a wrong key every call fails at once, and none waits for ever."""
+        """With a wrong key every call fails at once, and none waits."""
         server.configure(faults={"401": 1.0})
         embeddings = batch()
         with embeddings.prefetch(TEXTS[:300]):

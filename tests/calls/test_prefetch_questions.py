@@ -42,7 +42,7 @@ class TestQuestions:
     def test_of_what_is_skipped_little_is_paid_for(
         self, batch: Batch, server: LocalServer, step: int, most: int
     ) -> None:
-        """Of each portion every so many texts are asked for, and the others never."""
+        """Each portion asks for every n-th text, and nobody asks for the others."""
         embeddings = batch()
         with embeddings.prefetch(TEXTS):
             for portion in slices(TEXTS, 100):

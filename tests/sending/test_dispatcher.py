@@ -452,7 +452,7 @@ class TestThreads:
     def test_a_mistake_of_ours_ends_the_call(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """No caller waits for ever because of it."""
+        """It makes no caller wait."""
 
         def fail(*_: object, **__: object) -> None:
             raise ZeroDivisionError

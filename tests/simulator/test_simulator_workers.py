@@ -19,7 +19,7 @@ from .test_simulator_process import eventually
 Configure = Callable[..., None]
 RawRequest = Callable[..., socket.socket]
 
-# Seconds since the request before, its texts, and whether the one before it leaves by then.
+# Seconds since the request before, its texts, and whether the one before it has left.
 ARRIVALS = st.lists(
     st.tuples(st.floats(0, 5), st.integers(1, 10), st.booleans()), min_size=1, max_size=30
 )
@@ -146,7 +146,7 @@ class TestQueue:
 
 
 class TestMaxInFlight:
-    """A proxy that lets only so many requests through at a time."""
+    """A proxy that limits the requests in flight."""
 
     @pytest.mark.parametrize(
         ("options", "status", "title"),

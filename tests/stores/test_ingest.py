@@ -65,7 +65,7 @@ class TestStoring:
         (found,) = store.similarity_search_with_score("section 345", k=1)
         assert (found[0].metadata, found[1]) == ({"number": 345}, 0)
 
-    def test_sqlite_keeps_a_chunk_of_vectors_in_memory_meanwhile(
+    def test_sqlite_keeps_a_chunk_of_vectors_in_memory_while_it_writes(
         self, batch: Batch, sqlite: Callable[..., Any]
     ) -> None:
         """Its page cache is large while it writes, and then what it was."""

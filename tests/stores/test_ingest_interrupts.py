@@ -1,4 +1,4 @@
-"""What stops an ingest stops its requests, and what is stored is told."""
+"""What stops an ingest stops its requests, and the error says what is stored."""
 
 import asyncio
 import sqlite3
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class TestInterrupts:
-    """What stops it stops its requests, and what is stored is told."""
+    """What stops an ingest stops its requests, and the error says what is stored."""
 
     def test_ctrl_c_leaves_a_note_and_no_half_batch(
         self, batch: Batch, sqlite: Callable[..., Any]
@@ -99,7 +99,7 @@ class TestInterrupts:
 class TestAsync:
     """The same for event loops."""
 
-    def test_the_loop_goes_on_meanwhile(self, batch: Batch) -> None:
+    def test_the_loop_goes_on_while_the_store_waits(self, batch: Batch) -> None:
         """The store waits, in its thread, for something that the loop has to do."""
         turn = threading.Event()
         embeddings = batch()
