@@ -16,15 +16,18 @@ from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
-from tests.support import FakeClock, LocalServer, has_requests_in_flight
+from tests.support import FakeClock, LocalServer, has_requests_in_flight, no_thread_left
 from tests.valkey_server import Server, running
 
 TESTS = Path(__file__).parent
 
 SLOW = {
     *("benchmarks", "ray", "simulator", "stores", "survival"),
-    *(f"calls/test_{name}.py" for name in ("plan", "prefetch", "recovery")),
-    *(f"batch_api/test_{name}.py" for name in ("crashes", "finish_by", "jobs")),
+    *(f"calls/test_{name}.py" for name in ("interrupts", "partial_results", "plan", "recovery")),
+    *(f"calls/test_prefetch{name}.py" for name in ("", "_bounds", "_errors", "_nested")),
+    *(f"calls/test_prefetch_{name}.py" for name in ("questions", "reports")),
+    *(f"batch_api/test_{name}.py" for name in ("bad_batches", "crashes", "enqueued", "finish_by")),
+    *(f"batch_api/test_{name}.py" for name in ("job_store", "jobs", "refusals", "uploads")),
     *(f"commands/test_{name}.py" for name in ("batch_api", "demo")),
     *(f"sending/test_{name}.py" for name in ("threads", "verdict")),
     *("shared/test_fleet.py", "shared/test_processes.py"),
@@ -87,6 +90,13 @@ def _certificates_are_read_once() -> Iterator[None]:
     """Reading them for each client takes longer than most tests do, none of which uses TLS."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
+        yield
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    """Wait for the end of every thread that a test started."""
+    with no_thread_left():
         yield
 
 

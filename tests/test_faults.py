@@ -1,16 +1,21 @@
 """What happens when requests fail: throttling, faults of every kind, limits learnt."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import openai
 import pytest
+from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings, PartialEmbeddingsError
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.limits import OPENAI
-from tests.support import FakeClock, LocalServer, assert_right, prose, treat_as_known
+from tests.support import FakeClock, LocalServer, assert_right, prose, treat_as_known, wait_until
+from tests.survival.support import Asked, Endpoint
 
 Batch = Callable[..., BatchEmbeddings]
+Wrapped = Callable[..., OpenAIEmbeddings]
 
 TEXTS = [f"section {i}" for i in range(3000)]
 
@@ -217,49 +222,71 @@ class TestFaults:
         assert "sk-test" not in caplog.text + str(caught.value)
 
 
-class TestHedging:
-    """A straggler is sent again only if the user asked for it, and not for much."""
+FOUR_AT_ONCE = {"max_workers": 4, "max_batch_size": 75, "timeout": 60, "_clock": SYSTEM_CLOCK}
+"""So 3,000 texts make 40 requests; none is given up for its time."""
 
-    @pytest.mark.parametrize("hedge", [False, True])
-    def test_a_straggler_is_sent_again_if_told(
-        self, batch: Batch, server: LocalServer, hedge: bool
-    ) -> None:
-        """One hung request of forty: hedged, the call ends without waiting for its time-out."""
-        server.configure(script=(*["ok"] * 20, "hang"))
-        embeddings = treat_as_known(
-            batch(max_workers=4, max_batch_size=75, hedge=hedge, timeout=2, _clock=SYSTEM_CLOCK)
-        )
-        assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
+
+class TestHedging:
+    """A straggler is sent again only if the user asked for it, and not for much.
+
+    `sending/test_sender.py` has the bounds, in simulated time.
+    """
+
+    def test_a_straggler_is_sent_again(self, batch: Batch, openai_embeddings: Wrapped) -> None:
+        """One request of forty is answered only when its copy is there."""
+        with straggling(20) as endpoint:
+            wrapped = openai_embeddings(base_url=endpoint.url)
+            embeddings = treat_as_known(batch(wrapped, hedge=True, **FOUR_AT_ONCE))
+            assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
         report = embeddings.last_report
         assert report is not None
-        assert report.retries + report.splits == (0 if hedge else 1)
+        assert report.retries + report.splits == 0
         # 5 % of forty are two: perhaps another one of the last ones seemed late as well.
-        assert report.hedged in ((1, 2) if hedge else (0,))
-        assert server.stats()["inputs_billed"] == len(TEXTS)
+        assert 1 <= report.hedged <= 2
+        assert len(endpoint.asked) == 40 + report.hedged
+
+    def test_a_straggler_is_waited_for_if_told(
+        self, batch: Batch, openai_embeddings: Wrapped
+    ) -> None:
+        """With `hedge=False` it is sent once, though everybody else has been answered."""
+
+        def decide(asked: Asked) -> None:
+            if asked.number == 20:
+                wait_until(lambda: len(endpoint.statuses) == 39)
+
+        with Endpoint(decide) as endpoint:
+            wrapped = openai_embeddings(base_url=endpoint.url)
+            embeddings = treat_as_known(batch(wrapped, hedge=False, **FOUR_AT_ONCE))
+            assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
+        assert len(endpoint.asked) == 40
 
     def test_a_straggler_of_a_prefetch_is_sent_again_too(
-        self, batch: Batch, server: LocalServer
+        self, batch: Batch, openai_embeddings: Wrapped
     ) -> None:
         """Its runs are small, so one batch is more than the share of one of them."""
-        server.configure(script=(*["ok"] * 30, "hang"))
-        embeddings = treat_as_known(
-            batch(max_workers=4, max_batch_size=75, hedge=True, timeout=2, _clock=SYSTEM_CLOCK)
-        )
-        with embeddings.prefetch(TEXTS, max_buffered=3000):
-            assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
+        with straggling(30) as endpoint:
+            wrapped = openai_embeddings(base_url=endpoint.url)
+            embeddings = treat_as_known(batch(wrapped, hedge=True, **FOUR_AT_ONCE))
+            with embeddings.prefetch(TEXTS, max_buffered=3000):
+                assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
         report = embeddings.last_report
         assert report is not None
         assert report.retries == 0
         assert 1 <= report.hedged <= 2
 
-    def test_never_more_than_5_percent_is_sent_twice(
-        self, batch: Batch, server: LocalServer
-    ) -> None:
-        """A late batch that is a quarter of the call is not hedged, though there is room for it."""
-        server.configure(script=("ok", "hang", "ok", "ok"))
-        embeddings = treat_as_known(
-            batch(max_workers=4, max_batch_size=750, hedge=True, timeout=0.5, _clock=SYSTEM_CLOCK)
-        )
-        assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
-        assert embeddings.last_report is not None
-        assert (embeddings.last_report.hedged, embeddings.last_report.splits) == (0, 1)
+
+@contextmanager
+def straggling(number: int) -> Iterator[Endpoint]:
+    """Serve, and answer one request only when its texts are sent a second time."""
+    is_copied = threading.Event()
+    late: list[Sequence[str]] = []
+
+    def decide(asked: Asked) -> None:
+        if asked.number == number:
+            late.append(asked.texts)
+            is_copied.wait(60)
+        elif asked.texts in late:
+            is_copied.set()
+
+    with Endpoint(decide) as endpoint:
+        yield endpoint

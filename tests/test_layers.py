@@ -53,11 +53,16 @@ PURE = [
     *(f"texts/{path.name}" for path in FILES["texts"]),
     *(
         f"batch_api/{name}.py"
-        for name in ("answers", "decisions", "files", "packing", "records", "status")
+        for name in (
+            *("answers", "decisions", "faults", "files", "packing", "records", "status"),
+            "takeover",
+        )
     ),
-    *(f"stores/{name}.py" for name in ("streak", "troubles", "write_size")),
+    *(f"stores/{name}.py" for name in ("given_ids", "parts", "patience", "streak")),
+    *(f"stores/{name}.py" for name in ("troubles", "write_size", "written")),
     *(f"shared/{name}.py" for name in ("bucket", "exchange", "lease", "terms", "throttle")),
     *(f"sending/{path.name}" for path in FILES["sending"] if path.name not in STARTERS),
+    *("calls/announced.py", "calls/look_ahead.py"),
 ]
 """Files that only calculate: time, waiting and randomness are handed in."""
 

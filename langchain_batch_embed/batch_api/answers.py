@@ -1,25 +1,25 @@
-"""What a line of a batch's output means, and what is to be done about the texts in it. Pure."""
+"""What a line of a batch's output means, and what to do about the texts in it. Pure."""
 
 import enum
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_batch_embed.batch_api.packing import cut
 from langchain_batch_embed.batch_api.records import Line
-from langchain_batch_embed.errors import DimensionsError, ModelError, ResponseError
+from langchain_batch_embed.errors import ResponseError
 from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
 from langchain_batch_embed.providers import Answer
-from langchain_batch_embed.providers.decoding import read_parsed
+from langchain_batch_embed.providers.decoding import read_parsed, usage_of
 
-__all__ = ["MOST_FAILURES", "Read", "Verdict", "again", "read_line"]
+__all__ = ["MOST_FAILURES", "Read", "Verdict", "again", "isolated", "read_line"]
 
 MOST_FAILURES = 8
-"""The server may fail a line this often; then its texts have failed."""
+"""After this many failures of a line, its texts have failed."""
 
 _HOPES = 2
-"""It may fail a line of several texts this often. Then one of them may be the cause, and each gets
-a line of its own."""
+"""After this many failures of a line, one of its texts may be the cause, and each gets its own
+line."""
 
 _OK = 200
 _FORBIDDEN = 403
@@ -27,19 +27,19 @@ _PASSING_CODES = frozenset({"batch_expired", "batch_cancelled"})
 
 
 class Verdict(enum.Enum):
-    """What became of a line."""
+    """What happened to a line."""
 
     ANSWERED = "answered"
     UNANSWERED = "unanswered"
-    """It was not executed: the batch expired or was cancelled before."""
+    """The batch expired or was cancelled before the line was executed."""
     FAILED = "failed"
-    """An error that may pass, or an answer that cannot be believed."""
+    """An error that may pass, or an answer that is not sound."""
     REFUSED = "refused"
     """One of its texts is refused."""
     BARRED = "barred"
-    """The refusal concerns the key, the model or an option, and so every request alike."""
+    """The refusal is about the key, the model or an option, and so about every request."""
     TOO_LARGE = "too large"
-    """It has more texts or tokens than a request may have."""
+    """The line has more texts or tokens than a request may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +47,9 @@ class Read:
     """What a line of the output says.
 
     Attributes:
-        verdict: what became of the request.
+        verdict: what happened to the request.
         answer: the vectors, where it was answered.
-        at: the position of the text that was refused, where it is known.
+        at: the position of the text that was refused, if the server says it.
         error: the status and the code, without a word of the server.
         tokens: billed.
     """
@@ -83,7 +83,7 @@ def read_line(
         parsed: the line's JSON.
         line: the request.
         dimensions: that the request asks for.
-        agree: raises if vectors of so many dimensions, of that model, do not go with earlier ones.
+        agree: raises if vectors of these dimensions and this model differ from earlier ones.
 
     Raises:
         DimensionsError: the vectors have other dimensions than requested or than earlier ones.
@@ -99,27 +99,23 @@ def read_line(
     status, body = response.get("status_code"), response.get("body")
     if status != _OK:
         return _failed(line, status if isinstance(status, int) else 0, body)
-    tokens = _billed(body, line)
     most = 4 * line.weight + 100 * len(line.keys)
     try:
-        vectors, usage, model = read_parsed(body, expected=len(line.keys), most_tokens=most)
-        if dimensions not in (None, vectors.shape[1]):
-            raise DimensionsError(expected=dimensions or 0, received=vectors.shape[1])
+        vectors, usage, model = read_parsed(
+            body, expected=len(line.keys), dimensions=dimensions, most_tokens=most
+        )
         agree(vectors.shape[1], model)
-    except (DimensionsError, ModelError):
-        raise
     except ResponseError:
+        tokens = _billed(line, usage_of(body))
         return Read(verdict=Verdict.FAILED, error="an answer that is not sound", tokens=tokens)
     answer = Answer(vectors=vectors, tokens=usage, model=model)
-    return Read(
-        verdict=Verdict.ANSWERED, answer=answer, tokens=line.weight if usage is None else usage
-    )
+    return Read(verdict=Verdict.ANSWERED, answer=answer, tokens=_billed(line, usage))
 
 
 def again(line: Line, read: Read, *, name: Callable[[], str]) -> list[Line]:
-    """Return the lines in which the texts of a line without an answer are sent again.
+    """Return the new lines for the texts of a line without an answer.
 
-    A text that will not be sent again has a line of its own, which has failed.
+    A text that is not sent again gets a failed line of its own.
 
     Args:
         line: the line.
@@ -150,16 +146,27 @@ def again(line: Line, read: Read, *, name: Callable[[], str]) -> list[Line]:
     return cut(line, borders, name=name, sent=sent)
 
 
+def isolated(
+    lines: Sequence[Line], named: Mapping[int, str], *, name: Callable[[], str]
+) -> list[Line]:
+    """Return the new lines for a batch that was refused because of some of its lines.
+
+    Args:
+        lines: all lines of the batch's file, in order.
+        named: the numbers of the refused lines, from 1, and why each is refused.
+        name: returns an id that no other line has.
+    """
+    pieces: list[Line] = []
+    for number, line in enumerate(lines, 1):
+        read = Read(verdict=Verdict.UNANSWERED)
+        if number in named:
+            read = Read(verdict=Verdict.REFUSED, error=named[number])
+        pieces += again(line, read, name=name) if line.state == "open" else []
+    return pieces
+
+
 def _lost(line: Line, error: str, name: Callable[[], str]) -> Line:
-    return Line(
-        id=name(),
-        keys=line.keys,
-        places=line.places,
-        tokens=line.tokens,
-        sent=line.sent,
-        state="failed",
-        error=error,
-    )
+    return replace(line, id=name(), state="failed", error=error)
 
 
 def _failed(line: Line, status: int, body: object) -> Read:
@@ -172,7 +179,7 @@ def _failed(line: Line, status: int, body: object) -> Read:
         case Kind.REFUSED if status:
             return Read(verdict=Verdict.REFUSED, at=at, error=error)
         case Kind.ACCOUNT if status == _FORBIDDEN:
-            # No line has a key of its own, so it is what a filter says about a text.
+            # All lines have the same key, so the cause is a filter that dislikes a text.
             return Read(verdict=Verdict.REFUSED, at=at, error=error)
         case Kind.ACCOUNT | Kind.OPTION | Kind.SPENT:
             return Read(verdict=Verdict.BARRED, error=error)
@@ -180,8 +187,5 @@ def _failed(line: Line, status: int, body: object) -> Read:
             return Read(verdict=Verdict.FAILED, error=error)
 
 
-def _billed(body: object, line: Line) -> int:
-    """Return the tokens of an answer that may turn out not to be sound."""
-    usage = body.get("usage") if isinstance(body, Mapping) else None
-    tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
-    return tokens if type(tokens) is int and tokens >= 0 else line.weight
+def _billed(line: Line, usage: int | None) -> int:
+    return line.weight if usage is None else usage

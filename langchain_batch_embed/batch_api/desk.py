@@ -1,4 +1,4 @@
-"""Takes texts in: what `submit` and `jobs` do."""
+"""What `submit` and `jobs` do: takes texts in, and finds jobs again."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,23 +9,16 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_batch_embed.batch_api.faults import passes
 from langchain_batch_embed.batch_api.files import octets_of
 from langchain_batch_embed.batch_api.job import Job
 from langchain_batch_embed.batch_api.lock import jobs_lock
-from langchain_batch_embed.batch_api.packing import group, lines_of
+from langchain_batch_embed.batch_api.packing import group, lines_of, new_part
 from langchain_batch_embed.batch_api.records import JobRecord, Line, Part
 from langchain_batch_embed.batch_api.service import BatchService
 from langchain_batch_embed.batch_api.store import JobStore
-from langchain_batch_embed.batch_api.worker import (
-    LIMIT_HOLDS,
-    EmbedNow,
-    Tools,
-    Worker,
-    known,
-    new_id,
-    part_of,
-    passes,
-)
+from langchain_batch_embed.batch_api.tools import EmbedNow, Tools, known, new_id
+from langchain_batch_embed.batch_api.worker import Worker
 from langchain_batch_embed.clock import Calendar
 from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.journal import Journal, SQLiteJournal, content_keys
@@ -50,7 +43,7 @@ _BUSY = 0.5
 """Seconds between two attempts to get the lock."""
 
 _ROUNDS = 5
-"""Rounds of work in a `submit`, as long as files are cut and have to be uploaded again."""
+"""Most rounds of work in a `submit`; each one may cut files, which are uploaded again."""
 
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 64.0
 """Seconds between two attempts to upload the files; the pause doubles."""
@@ -67,9 +60,9 @@ class Desk:
         prepare: finds what has to be sent for texts.
         embed_now: sends texts by ordinary requests, into the journal.
         seconds: returns how long ordinary requests would take for the rows of inputs.
-        agree: raises if vectors do not go with earlier ones.
-        expect_model: names the model of earlier ones.
-        on_usage: is told of each line of a batch that is billed.
+        agree: raises if vectors of these dimensions and this model differ from earlier ones.
+        expect_model: sets the model that earlier answers named.
+        on_usage: called for each line of a batch that is billed.
         max_dollars: that a job may cost, where `submit` does not say it.
         calendar: time and waiting.
     """
@@ -102,14 +95,14 @@ class Desk:
         given = check_texts(texts)
         inputs = self.prepare(given)
         keys = content_keys(inputs.texts, tools.space)
-        # An error comes now, before anything is written or uploaded.
+        # A wrong key or server is an error now, before anything is written or uploaded.
         self._patiently(tools.service.newest, is_enough=lambda: False)
         store.prepare()
         with self._locked(journal):
             done = known(journal, keys)
             missing = inputs.missing(done)
             pending = store.pending(tools.space.digest)
-            # Also those that have all they need, and have yet to note it.
+            # Jobs with all their vectors count, too, until they have noted their end.
             jobs = dict.fromkeys(pending[key][0] for key in keys if key in pending)
             fresh = np.array(
                 [row for row in missing.tolist() if not pending.get(keys[row], ("", False))[1]],
@@ -126,7 +119,7 @@ class Desk:
                     given, inputs, fresh, deadline, max_dollars, recalled=inputs.settled(done)
                 )
                 record = replace(record, shared=missing.size - fresh.size, waits_for=tuple(jobs))
-                limit = store.limit(tools.space.digest, since=self.calendar.time() - LIMIT_HOLDS)
+                limit = store.limit(tools.space.digest, now=self.calendar.time())
                 job_id = record.id
                 store.add(record, self._parts(record.id, inputs, keys, fresh, limit))
             texts_by_key = {keys[row]: inputs.texts[row] for row in missing.tolist()}
@@ -147,11 +140,11 @@ class Desk:
                 if due > 0 or self._are_uploaded(store, job_id):
                     break
 
-        # What is left when all files are uploaded is for `wait`.
+        # Once all files are uploaded, `wait` does the rest.
         self._patiently(upload, is_enough=lambda: self._are_uploaded(store, job_id))
 
     def _patiently(self, call: Callable[[], object], *, is_enough: Callable[[], bool]) -> None:
-        """Call until it succeeds, or until what it has done is enough, for about two minutes."""
+        """Call until it succeeds or has done enough, for about two minutes."""
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -241,7 +234,10 @@ class Desk:
             max_tokens=limit,
             octets=lambda line: sum(octets[key] for key in line.keys),
         )
-        return [(part_of(job_id, number, file), file) for number, file in enumerate(files)]
+        return [
+            (new_part(file, job=job_id, number=number, name=new_id), file)
+            for number, file in enumerate(files)
+        ]
 
     def _job(self, record: JobRecord, store: JobStore) -> Job:
         journal = self._journal()
@@ -290,11 +286,11 @@ class Desk:
             agree=self.agree,
             expect_model=self.expect_model,
             embed_now=self.embed_now,
-            tell=self._tell,
+            note_usage=self._note_usage,
             calendar=self.calendar,
         )
 
-    def _tell(self, model: str | None, texts: int, tokens: int) -> None:
+    def _note_usage(self, model: str | None, texts: int, tokens: int) -> None:
         if self.on_usage is not None:
             full = dollars(self.provider.model, tokens)
             price = None if full is None else BATCH_API_SHARE * full

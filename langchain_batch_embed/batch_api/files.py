@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import jiter
 
@@ -11,8 +11,8 @@ from langchain_batch_embed.journal import Space, content_keys
 
 __all__ = ["URL", "octets_of", "texts_in", "written"]
 
-URL = "/v1/embeddings"
-"""Where the lines of a batch go, as the Batch API names it, whatever the server's address is."""
+URL: Final = "/v1/embeddings"
+"""The endpoint of each line, as the Batch API names it for any server address."""
 
 # Characters that JSON leaves as they are, and at which some programs cut lines.
 _LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -49,7 +49,7 @@ def texts_in(
 ) -> Iterator[tuple[bytes, str]]:
     """Yield the texts of a file that are wanted, by their keys.
 
-    The empty text is always among them, as nobody sees in a file what was sent for it.
+    The empty text is always among them, because the file holds what was sent in its place.
     """
     (nothing,) = content_keys([""], space)
     if wanted(nothing):

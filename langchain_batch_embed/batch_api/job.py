@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 from tqdm.auto import tqdm
 
+from langchain_batch_embed.batch_api.faults import passes
 from langchain_batch_embed.batch_api.lock import jobs_lock
 from langchain_batch_embed.batch_api.records import JobRecord
 from langchain_batch_embed.batch_api.status import JobReport, JobStatus
 from langchain_batch_embed.batch_api.store import JobStore
-from langchain_batch_embed.batch_api.worker import Worker, passes
+from langchain_batch_embed.batch_api.worker import Worker
 from langchain_batch_embed.clock import Calendar
 from langchain_batch_embed.errors import (
     BatchEmbeddingsError,
@@ -37,9 +38,9 @@ class Job:
     """Texts on their way through the Batch API, at half the price.
 
     `BatchEmbeddings.submit` makes it, and `BatchEmbeddings.jobs` finds it again, also in another
-    process. Its vectors go into the journal, where every later call finds them. All that is known
-    about it is in the journal too, except for the texts. Those are in a file at the provider until
-    their vectors are here, so that any process can send again what was not answered.
+    process. Its vectors go into the journal, where every later call finds them. The journal also
+    holds all that is known about the job, except for its texts. Those stay in a file at the
+    provider until their vectors are here, so that any process can send the rest again.
 
     Attributes:
         id: its name.
@@ -194,7 +195,7 @@ class Job:
     def cancel(self) -> None:
         """Ask for the job's batches to be cancelled, and send nothing more.
 
-        What they have answered by then is paid for; `wait` reads it into the journal.
+        Lines that are already answered are paid for; `wait` reads them into the journal.
         """
         self._belongs()
         self._store.prepare()
@@ -224,7 +225,7 @@ class Job:
         return html_table(f"Job {self.id[:8]}", rows)
 
     def _round(self) -> float:
-        """Work on the job, if nobody else does; return seconds until the next time."""
+        """Work on the job, unless another process does; return the seconds until the next round."""
         if self._store.job(self.id).ended is not None:
             return float("inf")
         self._belongs()

@@ -14,8 +14,8 @@ __all__ = ["jobs_lock"]
 def jobs_lock(journal: Path) -> Iterator[bool]:
     """Hold the lock of a journal's jobs, if nobody else does; yield whether it is held.
 
-    It is SQLite's lock on an empty file beside the journal. The operating system drops it when the
-    process ends, however it ends, so there is no lease that a slow process could outlive.
+    The lock is SQLite's, on an empty file beside the journal. The operating system drops it when
+    the process ends in any way, so there is no lease that a slow process could outlive.
 
     Args:
         journal: the journal's file.

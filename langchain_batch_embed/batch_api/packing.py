@@ -6,17 +6,19 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.batch_api.records import Line
+from langchain_batch_embed.batch_api.records import Line, Part
 from langchain_batch_embed.texts.packing import pack
 
 __all__ = [
     "MAX_INPUTS",
     "MAX_OCTETS",
-    "chosen",
+    "after",
     "cut",
     "group",
     "lines_of",
-    "splits",
+    "new_part",
+    "parted",
+    "within",
 ]
 
 MAX_INPUTS = 50_000
@@ -111,7 +113,64 @@ def cut(line: Line, borders: Iterable[int], *, name: Callable[[], str], sent: in
     ]
 
 
-def chosen(line: Line, positions: NDArray[np.intp], *, name: Callable[[], str]) -> Line:
+def within(lines: Iterable[Line], *, max_tokens: float, name: Callable[[], str]) -> list[Line]:
+    """Cut lines, so that each has at most this many tokens, or one text."""
+    return [
+        piece
+        for line in lines
+        for piece in cut(line, _splits(line, max_tokens), name=name, sent=line.sent)
+    ]
+
+
+def parted(
+    lines: Iterable[Line], belongs: Callable[[bytes], bool], *, name: Callable[[], str]
+) -> tuple[list[Line], list[Line]]:
+    """Part lines in two: the texts whose key belongs, and the others.
+
+    Args:
+        lines: the lines.
+        belongs: tells whether a text belongs, by its key.
+        name: returns an id that no other line has.
+    """
+    inside: list[Line] = []
+    outside: list[Line] = []
+    for line in lines:
+        is_inside = np.array([belongs(key) for key in line.keys])
+        for found, positions in (
+            (inside, np.flatnonzero(is_inside)),
+            (outside, np.flatnonzero(~is_inside)),
+        ):
+            if positions.size:
+                found.append(_chosen(line, positions, name=name))
+    return inside, outside
+
+
+def new_part(
+    lines: Sequence[Line],
+    *,
+    job: str,
+    number: int,
+    name: Callable[[], str],
+    source: str | None = None,
+) -> Part:
+    """Return a new part of a job with some lines."""
+    return Part(
+        id=name(),
+        job=job,
+        number=number,
+        source=source,
+        texts=sum(len(line.keys) for line in lines),
+        tokens=sum(line.weight for line in lines),
+    )
+
+
+def after(part: Part, lines: Sequence[Line], *, name: Callable[[], str]) -> Part:
+    """Return a part that goes on with lines of another one, whose file has their texts."""
+    source = part.id if part.file_id is not None else part.source
+    return new_part(lines, job=part.job, number=part.number, name=name, source=source)
+
+
+def _chosen(line: Line, positions: NDArray[np.intp], *, name: Callable[[], str]) -> Line:
     """Return a new line with some of a line's texts."""
     return Line(
         id=name(),
@@ -122,8 +181,8 @@ def chosen(line: Line, positions: NDArray[np.intp], *, name: Callable[[], str]) 
     )
 
 
-def splits(line: Line, *, max_tokens: float) -> Iterator[int]:
-    """Yield where to cut a line, so that its pieces have at most so many tokens, if they can."""
+def _splits(line: Line, max_tokens: float) -> Iterator[int]:
+    """Yield where to cut a line, so that its pieces have at most this many tokens."""
     total = 0.0
     for position, tokens in enumerate(line.tokens.tolist()):
         if total and total + tokens > max_tokens:

@@ -1,4 +1,4 @@
-"""What the journal keeps about jobs: no text, and of each text only the digest."""
+"""What the journal keeps about jobs: of each text only the digest."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -4,8 +4,11 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from langchain_batch_embed.batch_api.decisions import BatchView, Fault
+from langchain_batch_embed.batch_api.decisions import BatchView
+from langchain_batch_embed.batch_api.faults import Fault
+from langchain_batch_embed.batch_api.files import URL
 from langchain_batch_embed.errors import OptionError
+from langchain_batch_embed.pacing.error_reading import read_error
 
 if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported it; nobody else needs it
     import openai
@@ -76,7 +79,7 @@ class BatchService:
         """Create a batch."""
         batch = self._client.batches.create(
             input_file_id=file_id,
-            endpoint="/v1/embeddings",
+            endpoint=URL,
             completion_window="24h",
             metadata={INTENT: intent},
             timeout=_TIMEOUT,
@@ -118,7 +121,7 @@ class BatchService:
         content = self._client.files.with_streaming_response.content
         with content(file_id, timeout=_TIMEOUT) as response:
             for chunk in response.iter_bytes():
-                # Not at other ends of lines, which may stand in a string.
+                # Other line ends may be part of a string.
                 *whole, rest = chunk.split(b"\n")
                 for end in whole:
                     pieces.append(end)
@@ -147,29 +150,21 @@ class BatchService:
 
 
 def is_doubtful(error: BaseException) -> bool:
-    """Tell whether a request may have been carried out although it failed."""
+    """Tell whether the server may have done what a failed request asked for."""
     status = getattr(error, "status_code", None)
     return not (isinstance(status, int) and 400 <= status < 500 and status not in _DOUBTFUL)  # noqa: PLR2004
 
 
 def is_gone(error: BaseException) -> bool:
-    """Tell whether what was asked for does not exist any more."""
+    """Tell whether the server no longer has what was asked for."""
     return getattr(error, "status_code", None) == _NOT_FOUND
 
 
 def faults_of(error: BaseException) -> tuple[Fault, ...]:
     """Return the reasons of a refusal, in the form in which a failed batch has them."""
-    body = getattr(error, "body", None)
-    inner = body.get("error", body) if isinstance(body, Mapping) else {}
-    inner = inner if isinstance(inner, Mapping) else {}
-    return (
-        Fault(
-            code=_text(inner.get("code")) or _text(getattr(error, "code", None)) or None,
-            line=None,
-            words=_text(inner.get("message")) or str(error),
-            param=_text(inner.get("param")) or None,
-        ),
-    )
+    evidence = read_error(error, ())
+    code, param = next(iter(evidence.codes), None), next(iter(evidence.params), None)
+    return (Fault(code=code, line=None, words=evidence.text, param=param),)
 
 
 def _text(value: object) -> str:

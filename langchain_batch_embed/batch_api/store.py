@@ -1,66 +1,20 @@
-"""The tables of the jobs, in the journal's SQLite file."""
+"""Where jobs are kept: the journal's SQLite file."""
 
-import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields, replace
 from typing import Any
 
-import numpy as np
-
-from langchain_batch_embed.batch_api.records import KEY_BYTES, JobRecord, Line, Part
+from langchain_batch_embed.batch_api import tables
+from langchain_batch_embed.batch_api.records import JobRecord, Line, Part
+from langchain_batch_embed.batch_api.tables import JOB_COLUMNS, LINE_COLUMNS, PART_COLUMNS
 from langchain_batch_embed.errors import JournalError
 from langchain_batch_embed.journal import SQLiteJournal
 
 __all__ = ["JobStore"]
 
-_VERSION = 1
-
-# Ids are random, so that the tables of two files can be put together. The names begin with `job`,
-# by which the journal knows what to carry over.
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS job_version (version INTEGER PRIMARY KEY)",
-    """
-    CREATE TABLE IF NOT EXISTS job (
-        id TEXT PRIMARY KEY, space BLOB NOT NULL, model TEXT NOT NULL, created REAL NOT NULL,
-        finish_by REAL, max_dollars REAL, price REAL, texts INTEGER NOT NULL,
-        "unique" INTEGER NOT NULL, recalled INTEGER NOT NULL, inputs INTEGER NOT NULL,
-        shared INTEGER NOT NULL, waits_for TEXT NOT NULL, tokens INTEGER NOT NULL,
-        seconds REAL NOT NULL, cancelled REAL, ended REAL, half_tokens INTEGER NOT NULL,
-        full_tokens INTEGER NOT NULL, requests INTEGER NOT NULL, batches INTEGER NOT NULL,
-        overtaken INTEGER NOT NULL, barren INTEGER NOT NULL, fatal TEXT, answered_by TEXT
-    )
-    """,
-    """
-    CREATE TABLE IF NOT EXISTS job_part (
-        id TEXT PRIMARY KEY, job TEXT NOT NULL REFERENCES job, number INTEGER NOT NULL,
-        state TEXT NOT NULL, source TEXT, file_id TEXT, texts INTEGER NOT NULL,
-        tokens INTEGER NOT NULL, octets INTEGER NOT NULL, attempt INTEGER NOT NULL, anchor TEXT,
-        asked REAL NOT NULL, doubted REAL NOT NULL, batch_id TEXT, status TEXT,
-        answered REAL NOT NULL, output_id TEXT, error_id TEXT, tries INTEGER NOT NULL,
-        not_before REAL NOT NULL, trouble TEXT, is_cancelling INTEGER NOT NULL
-    )
-    """,
-    """
-    CREATE TABLE IF NOT EXISTS job_line (
-        id TEXT PRIMARY KEY, part TEXT NOT NULL REFERENCES job_part, number INTEGER NOT NULL,
-        texts INTEGER NOT NULL, "keys" BLOB NOT NULL, places BLOB NOT NULL, tokens BLOB NOT NULL,
-        sent INTEGER NOT NULL, state TEXT NOT NULL, error TEXT
-    )
-    """,
-    "CREATE INDEX IF NOT EXISTS job_line_by_part ON job_line (part, state)",
-    "CREATE INDEX IF NOT EXISTS job_part_by_job ON job_part (job, state)",
-    # Files that nobody needs any more.
-    "CREATE TABLE IF NOT EXISTS job_file (id TEXT PRIMARY KEY, space BLOB NOT NULL)",
-    # What a refusal says may be enqueued.
-    "CREATE TABLE IF NOT EXISTS job_limit (space BLOB PRIMARY KEY, tokens INTEGER, learnt REAL)",
-)
-
-_JOB_COLUMNS = tuple(field.name for field in fields(JobRecord))
-_PART_COLUMNS = tuple(field.name for field in fields(Part))
-_LINE_COLUMNS = "id, keys, places, tokens, sent, state, error"
-_INT32 = np.dtype("<i4")
+_LIMIT_HOLDS = 86_400.0
+"""Seconds for which a limit of enqueued tokens that a refusal named is kept."""
 
 
 class JobStore:
@@ -76,13 +30,13 @@ class JobStore:
     def prepare(self) -> None:
         """Make the tables."""
         with self._transaction() as connection:
-            for statement in _SCHEMA:
+            for statement in tables.SCHEMA:
                 connection.execute(statement)
-            connection.execute("INSERT OR IGNORE INTO job_version VALUES (?)", (_VERSION,))
+            connection.execute("INSERT OR IGNORE INTO job_version VALUES (?)", (tables.VERSION,))
         self._check()
 
     def exists(self) -> bool:
-        """Tell whether there are tables, and so perhaps jobs."""
+        """Tell whether the tables are there, so that there may be jobs."""
         with self._journal.reading() as connection:
             found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'job_version'")
             is_there = found.fetchone() is not None
@@ -93,65 +47,63 @@ class JobStore:
     def add(self, job: JobRecord, parts: Sequence[tuple[Part, Sequence[Line]]]) -> None:
         """Add a job with its parts and their lines."""
         with self._transaction() as connection:
-            _insert(connection, "job", _JOB_COLUMNS, _job_row(job))
+            tables.insert_job(connection, job)
             for part, lines in parts:
-                _add_part(connection, part, lines)
+                tables.add_part(connection, part, lines)
 
     def jobs(self) -> list[JobRecord]:
         """Return all jobs: first those that have not ended, then the newest first."""
         with self._journal.reading() as connection:
             rows = connection.execute(
-                f"SELECT {_columns(_JOB_COLUMNS)} FROM job "  # noqa: S608  # our own names
+                f"SELECT {JOB_COLUMNS} FROM job "  # noqa: S608  # our own names
                 "ORDER BY ended IS NOT NULL, created DESC"
             )
-            return [_job(row) for row in rows]
+            return [tables.job_from(row) for row in rows]
 
     def job(self, job_id: str) -> JobRecord:
         """Return one job."""
         with self._journal.reading() as connection:
             row = connection.execute(
-                f"SELECT {_columns(_JOB_COLUMNS)} FROM job WHERE id = ?",  # noqa: S608
+                f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?",  # noqa: S608
                 (job_id,),
             ).fetchone()
         if row is None:
             raise JournalError(f"the journal has no job {job_id!r}; jobs() lists those it has")
-        return _job(row)
+        return tables.job_from(row)
 
     def change_job(self, job_id: str, **values: Any) -> None:
         """Set some of a job's values."""
         with self._transaction() as connection:
-            _update(connection, "job", job_id, values)
+            tables.update(connection, "job", job_id, **values)
 
     def add_to_job(self, job_id: str, **amounts: int) -> None:
         """Add to some of a job's counts."""
         with self._transaction() as connection:
-            _add_to(connection, job_id, amounts)
+            tables.add_to_job(connection, job_id, amounts)
 
     def parts(self, job_id: str) -> list[Part]:
         """Return the parts of a job that are not closed, in order."""
         with self._journal.reading() as connection:
             rows = connection.execute(
-                f"SELECT {_columns(_PART_COLUMNS)} FROM job_part "  # noqa: S608
+                f"SELECT {PART_COLUMNS} FROM job_part "  # noqa: S608
                 "WHERE job = ? AND state != 'closed' ORDER BY number, id",
                 (job_id,),
             )
-            return [_part(row) for row in rows]
+            return [tables.part_from(row) for row in rows]
 
     def part(self, part_id: str) -> Part:
         """Return one part."""
         with self._journal.reading() as connection:
             row = connection.execute(
-                f"SELECT {_columns(_PART_COLUMNS)} FROM job_part WHERE id = ?",  # noqa: S608
+                f"SELECT {PART_COLUMNS} FROM job_part WHERE id = ?",  # noqa: S608
                 (part_id,),
             ).fetchone()
-        return _part(row)
+        return tables.part_from(row)
 
     def save_part(self, part: Part) -> Part:
         """Write what has changed about a part, and return it."""
-        values = dict(zip(_PART_COLUMNS, _row(part, _PART_COLUMNS), strict=True))
-        del values["id"]
         with self._transaction() as connection:
-            _update(connection, "job_part", part.id, values)
+            tables.update_part(connection, part)
         return part
 
     def lines(self, part_id: str, *, only_open: bool = True) -> list[Line]:
@@ -159,11 +111,11 @@ class JobStore:
         states = "AND state = 'open'" if only_open else ""
         with self._journal.reading() as connection:
             rows = connection.execute(
-                f"SELECT {_LINE_COLUMNS} FROM job_line "  # noqa: S608
+                f"SELECT {LINE_COLUMNS} FROM job_line "  # noqa: S608
                 f"WHERE part = ? {states} ORDER BY number",
                 (part_id,),
             )
-            return [_line(row) for row in rows]
+            return [tables.line_from(row) for row in rows]
 
     def finish_lines(
         self, job_id: str, done: Sequence[str], *, answered_by: str | None = None, **amounts: int
@@ -174,9 +126,9 @@ class JobStore:
                 "UPDATE job_line SET state = 'done' WHERE id = ? AND state = 'open'",
                 [(line_id,) for line_id in done],
             )
-            _add_to(connection, job_id, amounts)
+            tables.add_to_job(connection, job_id, amounts)
             if answered_by is not None:
-                _update(connection, "job", job_id, {"answered_by": answered_by})
+                tables.update(connection, "job", job_id, answered_by=answered_by)
 
     def replace_lines(
         self,
@@ -203,15 +155,15 @@ class JobStore:
         with self._transaction() as connection:
             connection.execute("DELETE FROM job_line WHERE part = ? AND state = 'open'", (part.id,))
             for new, lines in successors:
-                _add_part(connection, new, lines)
-            _add_lines(connection, part.id, lost)
-            _update(connection, "job_part", part.id, {"state": "closed"})
-            _discard(connection, unneeded, space)
+                tables.add_part(connection, new, lines)
+            tables.add_lines(connection, part.id, lost)
+            tables.update(connection, "job_part", part.id, state="closed")
+            tables.discard_files(connection, unneeded, space)
             if barren is not None:
-                _update(connection, "job", part.job, {"barren": barren})
-            _add_to(connection, part.job, {"half_tokens": half_tokens})
+                tables.update(connection, "job", part.job, barren=barren)
+            tables.add_to_job(connection, part.job, {"half_tokens": half_tokens})
 
-    def overtake(
+    def take_over(
         self,
         part: Part,
         done: Sequence[str],
@@ -219,14 +171,14 @@ class JobStore:
         successor: tuple[Part, Sequence[Line]] | None,
         **amounts: int,
     ) -> None:
-        """Close a part of which ordinary requests have brought something.
+        """Close a part after ordinary requests have brought some of its vectors.
 
-        What is left goes into another part at once: the file of this one has more in it, and a
-        batch of it would be paid for twice.
+        What is left goes into another part at once. The file of this part holds more than that, so
+        a batch of it would pay for some texts twice.
 
         Args:
             part: the part.
-            done: lines of which each text has its vector.
+            done: lines whose texts all have their vectors.
             pieces: lines in place of others, which are done in part, or have failed.
             successor: a part with all lines that are left; `None`: none are.
             amounts: to be added to the job's counts.
@@ -237,11 +189,11 @@ class JobStore:
                 [(line_id,) for line_id in done],
             )
             connection.execute("DELETE FROM job_line WHERE part = ? AND state = 'open'", (part.id,))
-            _add_lines(connection, part.id, pieces)
+            tables.add_lines(connection, part.id, pieces)
             if successor is not None:
-                _add_part(connection, *successor)
-            _update(connection, "job_part", part.id, {"state": "closed"})
-            _add_to(connection, part.job, amounts)
+                tables.add_part(connection, *successor)
+            tables.update(connection, "job_part", part.id, state="closed")
+            tables.add_to_job(connection, part.job, amounts)
 
     def release_files(self, space: bytes) -> None:
         """Note that files of closed parts are not needed, unless others have their texts there."""
@@ -293,12 +245,12 @@ class JobStore:
         """Return the lines of a job that have failed."""
         with self._journal.reading() as connection:
             rows = connection.execute(
-                "SELECT job_line.id, job_line.keys, places, job_line.tokens, sent, job_line.state, "
-                "error FROM job_line JOIN job_part ON job_part.id = job_line.part "
+                f"SELECT {LINE_COLUMNS} FROM job_line "  # noqa: S608
+                "JOIN job_part ON job_part.id = job_line.part "
                 "WHERE job_part.job = ? AND job_line.state = 'failed'",
                 (job_id,),
             )
-            return [_line(row) for row in rows]
+            return [tables.line_from(row) for row in rows]
 
     def pending(self, space: bytes) -> dict[bytes, tuple[str, bool]]:
         """Return the keys of the texts of all jobs that go on.
@@ -316,11 +268,11 @@ class JobStore:
                 (space,),
             )
             for job_id, is_open, keys in rows:
-                found.update(dict.fromkeys(_keys(keys), (job_id, bool(is_open))))
+                found.update(dict.fromkeys(tables.keys_from(keys), (job_id, bool(is_open))))
         return found
 
     def enqueued(self, space: bytes) -> int:
-        """Return the tokens of all batches that have not ended, as far as is known."""
+        """Return the tokens of all batches that may not have ended."""
         with self._journal.reading() as connection:
             (tokens,) = connection.execute(
                 "SELECT coalesce(sum(job_part.tokens), 0) FROM job_part "
@@ -331,7 +283,7 @@ class JobStore:
         return int(tokens)
 
     def let_queue_move(self, space: bytes) -> None:
-        """Let parts that wait for the queue try again, as a batch has ended."""
+        """Let parts that wait for the queue try again now, because a batch has ended."""
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE job_part SET not_before = 0 WHERE trouble = 'queue' AND job IN "
@@ -339,11 +291,12 @@ class JobStore:
                 (space,),
             )
 
-    def limit(self, space: bytes, *, since: float) -> float:
-        """Return how many tokens may be enqueued, as far as was learnt since a time."""
+    def limit(self, space: bytes, *, now: float) -> float:
+        """Return how many tokens may be enqueued; infinite if no refusal of the last day says."""
         with self._journal.reading() as connection:
             row = connection.execute(
-                "SELECT tokens FROM job_limit WHERE space = ? AND learnt >= ?", (space, since)
+                "SELECT tokens FROM job_limit WHERE space = ? AND learnt >= ?",
+                (space, now - _LIMIT_HOLDS),
             ).fetchone()
         return float("inf") if row is None else float(row[0])
 
@@ -356,9 +309,9 @@ class JobStore:
             )
 
     def end(self, job_id: str, now: float) -> None:
-        """Note that nothing is left to do, and forget the keys of what is done."""
+        """Note that a job has ended, and forget the keys of the texts that have their vectors."""
         with self._transaction() as connection:
-            _update(connection, "job", job_id, {"ended": now})
+            tables.update(connection, "job", job_id, ended=now)
             connection.execute(
                 "UPDATE job_line SET keys = x'', tokens = x'' WHERE state = 'done' AND part IN "
                 "(SELECT id FROM job_part WHERE job = ?)",
@@ -371,114 +324,10 @@ class JobStore:
     def _check(self) -> None:
         with self._journal.reading() as connection:
             (version,) = connection.execute("SELECT max(version) FROM job_version").fetchone()
-        if version != _VERSION:
+        if version != tables.VERSION:
             raise JournalError(
                 f"the jobs in the journal {self._journal.path} have version {version}, and this "
-                f"release of langchain-batch-embed knows version {_VERSION}; finish them with the "
-                "release that wrote them, or name another journal",
+                f"release of langchain-batch-embed knows version {tables.VERSION}; finish them "
+                "with the release that wrote them, or name another journal",
                 path=str(self._journal.path),
             )
-
-
-def _add_part(connection: sqlite3.Connection, part: Part, lines: Sequence[Line]) -> None:
-    _insert(connection, "job_part", _PART_COLUMNS, _row(part, _PART_COLUMNS))
-    _add_lines(connection, part.id, lines)
-
-
-def _add_lines(connection: sqlite3.Connection, part_id: str, lines: Sequence[Line]) -> None:
-    connection.executemany(
-        "INSERT INTO job_line (id, part, number, texts, keys, places, tokens, sent, state, error) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                line.id,
-                part_id,
-                number,
-                len(line.keys),
-                b"".join(line.keys),
-                line.places.astype(_INT32).tobytes(),
-                line.tokens.astype(_INT32).tobytes(),
-                line.sent,
-                line.state,
-                line.error,
-            )
-            for number, line in enumerate(lines)
-        ],
-    )
-
-
-def _discard(connection: sqlite3.Connection, files: Iterable[str | None], space: bytes) -> None:
-    connection.executemany(
-        "INSERT OR IGNORE INTO job_file (id, space) VALUES (?, ?)",
-        [(file_id, space) for file_id in files if file_id],
-    )
-
-
-def _insert(
-    connection: sqlite3.Connection, table: str, columns: Sequence[str], row: Sequence[Any]
-) -> None:
-    marks = ", ".join("?" * len(columns))
-    connection.execute(
-        f"INSERT INTO {table} ({_columns(columns)}) VALUES ({marks})",  # noqa: S608
-        row,
-    )
-
-
-def _update(
-    connection: sqlite3.Connection, table: str, row_id: str, values: dict[str, Any]
-) -> None:
-    sets = ", ".join(f'"{name}" = ?' for name in values)
-    connection.execute(
-        f"UPDATE {table} SET {sets} WHERE id = ?",  # noqa: S608
-        (*values.values(), row_id),
-    )
-
-
-def _add_to(connection: sqlite3.Connection, job_id: str, amounts: dict[str, int]) -> None:
-    sets = ", ".join(f'"{name}" = "{name}" + ?' for name in amounts)
-    if sets:
-        connection.execute(
-            f"UPDATE job SET {sets} WHERE id = ?",  # noqa: S608
-            (*amounts.values(), job_id),
-        )
-
-
-def _columns(names: Sequence[str]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
-
-
-def _row(record: Part | JobRecord, columns: Sequence[str]) -> list[Any]:
-    return [getattr(record, name) for name in columns]
-
-
-def _job_row(job: JobRecord) -> list[Any]:
-    row = dict(zip(_JOB_COLUMNS, _row(job, _JOB_COLUMNS), strict=True))
-    row["waits_for"] = json.dumps(job.waits_for)
-    return list(row.values())
-
-
-def _job(row: Sequence[Any]) -> JobRecord:
-    job = JobRecord(**dict(zip(_JOB_COLUMNS, row, strict=True)))
-    return replace(job, waits_for=tuple(json.loads(str(job.waits_for))))
-
-
-def _part(row: Sequence[Any]) -> Part:
-    part = Part(**dict(zip(_PART_COLUMNS, row, strict=True)))
-    return replace(part, is_cancelling=bool(part.is_cancelling))
-
-
-def _line(row: Sequence[Any]) -> Line:
-    line_id, keys, places, tokens, sent, state, error = row
-    return Line(
-        id=line_id,
-        keys=_keys(keys),
-        places=np.frombuffer(places, dtype=_INT32),
-        tokens=np.frombuffer(tokens, dtype=_INT32),
-        sent=sent,
-        state=state,
-        error=error,
-    )
-
-
-def _keys(blob: bytes) -> tuple[bytes, ...]:
-    return tuple(blob[start : start + KEY_BYTES] for start in range(0, len(blob), KEY_BYTES))

@@ -4,59 +4,45 @@ The calls of `index(batch_size=100)`, of a store that slices, or of a loop are t
 If the texts are announced beforehand, a few large runs embed them. The small calls are answered
 from what has arrived, and wait only for what is on its way.
 
-An announced text is waiting (for a run), running (in one) or ready (its vector is here). Any
-other text, and one that is still waiting when it is asked for, is embedded by the caller's own
-call. So is a text whose run failed: its error reaches the caller whose text it is.
+`announced` says what becomes of each text, and `look_ahead` how far ahead of the questions runs go.
+This module locks, waits and starts the runs. Any text that was not announced, and one that is still
+waiting when it is asked for, is embedded by the caller's own call. So is a text whose run failed:
+its error reaches the caller whose text it is.
 
-Runs start with the first question, and go only as far ahead as the questions bear out: `index()`
-does not ask for what it skips, and that should not be paid for. Vectors that are kept until they
-are released, as an ingest's, are all needed, so their runs start at once.
+Runs start with the first question. Vectors that are kept until they are released, as an ingest's,
+are all needed, so their runs start at once.
 """
 
-import itertools
-import logging
 import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_batch_embed.calls.announced import Announced
 from langchain_batch_embed.calls.dimensions import Dimensions
-from langchain_batch_embed.calls.vector_blocks import VectorBlocks
+from langchain_batch_embed.calls.prefetch_runs import Runs
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import DimensionsError, ModelError
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Account, Tally
 from langchain_batch_embed.sending.budget import Budget
-from langchain_batch_embed.sending.threads import in_daemon, leave_behind
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
-
-logger = logging.getLogger(__name__)
 
 RUNS = 4
 """Runs at a time. Each may buffer this part of everything, so that others are under way while one
 waits for its last answers. More and smaller runs would make many small requests for a slow
 consumer. Fewer would leave a fast consumer waiting for the last answers of all."""
 
-GROWTH = 4
-"""Each question that follows on the last one multiplies the texts that may be ahead by this, so a
-few questions are enough to fill the buffer."""
-
-DISTRUST = 4
-"""The power by which skipped texts count. If every second text is skipped, runs go ahead by a
-quarter of a question; if every fourth, or fewer, without a limit."""
-
 LAST_RUNS = 0.5
-"""Seconds for which one that ends by an exception waits for its runs to keep what they have. They
-wait for no answer any more, so that takes milliseconds."""
+"""Seconds to wait, after an exception, for the runs to keep what they have. They wait for no answer
+any more, so that takes milliseconds."""
 
 Embed = Callable[["Prefetch", Sequence[str], threading.Event], object]
 """Embeds different texts for a prefetch, adds their vectors to it as they come, and stops when the
@@ -101,8 +87,6 @@ class Prefetch:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.until_released = until_released
-        self._embed = embed
-        self._max_buffered = max_buffered
         self._on_close = on_close
         self._on_failure = on_failure
         self._clock = clock
@@ -111,40 +95,44 @@ class Prefetch:
         self.hedges = Hedges()
         self.budget = budget
         self.is_failed = False
-        self._closed = threading.Event()
-        self._threads = ThreadPoolExecutor(RUNS, "batch-embed-prefetch")
-        # Guards all below; notified when vectors arrive and when a run ends.
+        # Guards `_texts` and the account; notified when vectors arrive and when a run ends.
         self._state_changed = threading.Condition()
-        self._waiting: dict[str, None] = {}  # a set that keeps its order
-        self._passed: dict[str, None] = {}  # were waiting when later ones were asked for
-        self._running: dict[str, int] = {}  # and the number of the run
-        self._ready = VectorBlocks()
-        self._expected: Counter[str] = Counter()  # how often each text is still to be asked for
-        self._spare: dict[str, None] = {}  # were asked for, and may be once more
-        self._wanted: Counter[str] = Counter()  # are being asked for, and by how many
-        self._tokens: dict[str, int] = {}  # of texts that a run has counted
-        self._places: dict[str, int] = {}  # of announced texts that nobody has asked for yet
-        self._reached = 0  # behind the last place that was asked for
-        self._lost = 0  # texts whose runs failed, since the last question
-        self._credit = first if until_released else 0.0  # texts that may be ahead
-        self._runs = 0
-        self._number = itertools.count()  # of runs
+        self._texts = Announced(
+            max_buffered=max_buffered, max_runs=RUNS, until_released=until_released, first=first
+        )
+        self._runs = Runs(
+            self._texts,
+            partial(embed, self),
+            self._is_final,
+            most=RUNS,
+            state_changed=self._state_changed,
+        )
+
+    @property
+    def runs(self) -> int:
+        """How many runs are under way."""
+        return self._texts.runs
+
+    @property
+    def running(self) -> int:
+        """How many texts are in runs."""
+        return self._texts.running
+
+    @property
+    def ready(self) -> int:
+        """How many vectors are here."""
+        return len(self._texts.ready)
 
     def announce(self, texts: Sequence[str]) -> None:
         """Start to embed these texts, if there is room, and return at once."""
         with self._state_changed:
             self.account.texts += len(texts)
             for text in texts:
-                self.account.unique += text not in self._expected
-                self._expected[text] += 1
-                if not self.until_released:
-                    self._places.setdefault(text, self.account.unique)
-                if text in self._ready:
-                    continue
-                self.account.missing[text] += 1
-                if text not in self._running:
-                    self._waiting[text] = None
-            self._start_runs()
+                self.account.unique += not self._texts.is_expected(text)
+                if text not in self._texts.ready:
+                    self.account.missing[text] += 1
+                self._texts.announce(text, self.account.unique)
+            self._runs.start()
 
     def receive(
         self,
@@ -156,7 +144,7 @@ class Prefetch:
     ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Yield announced texts with their vectors, (k, d), as they arrive.
 
-        It ends when none of the texts is on its way. The caller embeds those that it did not yield.
+        It ends when none of the texts is on its way; the caller embeds the rest.
 
         Args:
             texts: what the caller needs, each as often as it is needed.
@@ -167,17 +155,17 @@ class Prefetch:
         uses = Counter(texts)
         left = dict.fromkeys(uses)
         with self._state_changed:
-            self._wanted.update(uses.keys())
+            self._texts.want(uses.keys())
             if not borrow:
                 self._note_question(uses)
         try:
             while left:
                 with self._state_changed:
                     self._wait_for(left, any, cancelled, end)
-                    ready = [text for text in left if text in self._ready]
-                    vectors = self._ready.stack(ready)
-                    if not (self.until_released or borrow):
-                        self._note_taken(ready or left, uses)
+                    ready = [text for text in left if text in self._texts.ready]
+                    vectors = self._texts.ready.stack(ready)
+                    if not borrow:
+                        self._hand_out(ready or left, uses)
                 if not ready:
                     return
                 yield ready, vectors
@@ -185,40 +173,37 @@ class Prefetch:
                     del left[text]
         finally:
             with self._state_changed:
-                self._wanted -= Counter(uses.keys())
+                self._texts.want_no_more(uses.keys())
 
     def claim(self, texts: Iterable[str]) -> list[str]:
-        """Return those of the texts that are here or in a run, and take the others out of the line.
+        """Return the texts that are here or in a run, and take the others out of the line.
 
-        The caller embeds those, sooner than a later run would.
+        The caller embeds those others, sooner than a later run would.
         """
         with self._state_changed:
             here = []
             for text in texts:
-                self._take_from_line(text)
-                if text in self._ready or text in self._running:
+                self._texts.take_from_line(text)
+                if text in self._texts.ready or self._texts.is_running(text):
                     here.append(text)
             return here
 
     def answered_elsewhere(self, texts: Iterable[str]) -> None:
-        """Note that callers have these texts from elsewhere, each as often as it is there."""
+        """Note that callers got these texts from elsewhere, each as often as it is given."""
         uses = Counter(texts)
         with self._state_changed:
-            if not self.until_released:
-                self._note_taken(uses, uses)
+            self._hand_out(uses, uses)
 
     def tokens_of(self, text: str) -> int | None:
         """Return how many tokens a text has, if a run has counted them; else `None`."""
-        return self._tokens.get(text)
+        return self._texts.tokens_of(text)
 
     def note_tokens(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
         """Keep the counts of texts that calls will ask for, so that they are counted once."""
         if self.until_released:  # then a call that has its vectors counts nothing
             return
         with self._state_changed:
-            for text, count in zip(texts, tokens, strict=True):
-                if text in self._expected:
-                    self._tokens[text] = count
+            self._texts.note_tokens(texts, tokens)
 
     def wait_for_all(
         self, texts: Iterable[str], *, cancelled: threading.Event | None = None
@@ -227,13 +212,13 @@ class Prefetch:
         wanted = dict.fromkeys(texts)
         with self._state_changed:
             self._wait_for(wanted, all, cancelled, math.inf)
-            return [text for text in wanted if text not in self._ready]
+            return [text for text in wanted if text not in self._texts.ready]
 
     def peek(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
         """Return the vectors of the texts, (k, d), and keep them; `None` unless all are here."""
         with self._state_changed:
-            if all(text in self._ready for text in texts):
-                return self._ready.stack(texts)
+            if all(text in self._texts.ready for text in texts):
+                return self._texts.ready.stack(texts)
         return None
 
     def wait_for_some(
@@ -249,12 +234,12 @@ class Prefetch:
         settled = ready = 0
         with self._state_changed:
             for text in texts:
-                here = text in self._ready
+                here = text in self._texts.ready
                 if not here:
-                    if ready >= least and (text in self._running or text in self._waiting):
+                    if ready >= least and self._texts.is_coming(text):
                         break
                     self._wait_for([text], all, cancelled, math.inf)
-                    here = text in self._ready
+                    here = text in self._texts.ready
                 settled += 1
                 ready += here
         return settled
@@ -271,18 +256,16 @@ class Prefetch:
         with self._state_changed:
             self.dimensions.check(vectors.shape[1], answer=False)
             for text, vector in zip(texts, vectors, strict=True):
-                self._running.pop(text, None)
                 self.account.missing.pop(text, None)
-                if text in self._expected:
-                    self._ready.put(text, vector)
+                self._texts.add(text, vector)
             self._state_changed.notify_all()
-            return not self._closed.is_set()
+            return not self._runs.stopped.is_set()
 
     def drop_all(self, refuted: Dimensions) -> None:
         """Drop all vectors: most answers have other dimensions, or are of another model."""
         with self._state_changed:
             if refuted is self.dimensions:  # else another run has done it
-                self._ready = VectorBlocks()
+                self._texts.forget_vectors()
                 self.dimensions = Dimensions()
 
     def new_tally(self) -> Tally:
@@ -300,12 +283,7 @@ class Prefetch:
     def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Keep vectors that a caller has made itself, if there is room and they are expected."""
         with self._state_changed:
-            room = self._max_buffered - len(self._running) - len(self._ready)
-            for text, vector in zip(texts, vectors, strict=True):
-                if room > 0 and text in self._expected and text not in self._ready:
-                    self._take_from_line(text)
-                    self._ready.put(text, vector)
-                    room -= 1
+            self._texts.keep(texts, vectors)
 
     def still_expected(self, positions: Mapping[str, int]) -> dict[str, int]:
         """Return those of the texts that are to be asked for again, and have no vector here."""
@@ -313,7 +291,9 @@ class Prefetch:
             return {
                 text: position
                 for text, position in positions.items()
-                if text in self._expected and text not in self._ready and text not in self._running
+                if self._texts.is_expected(text)
+                and text not in self._texts.ready
+                and not self._texts.is_running(text)
             }
 
     def embedded_elsewhere(self, texts: Iterable[str]) -> None:
@@ -325,8 +305,8 @@ class Prefetch:
     def keep_elsewhere(self, texts: Iterable[str]) -> None:
         """Hand over the vectors of these texts as if this had ended by an exception."""
         with self._state_changed:
-            here = [text for text in dict.fromkeys(texts) if text in self._ready]
-            vectors = self._ready.stack(here)
+            here = [text for text in dict.fromkeys(texts) if text in self._texts.ready]
+            vectors = self._texts.ready.stack(here)
         if here:
             self._on_failure(here, vectors)
 
@@ -334,14 +314,14 @@ class Prefetch:
         """Drop vectors that were kept after they were handed out."""
         with self._state_changed:
             for text in texts:
-                self._drop(text, 1)
-            self._start_runs()
+                self._texts.drop(text)
+            self._runs.start()
 
     def go_ahead(self) -> None:
         """Embed as far ahead as there is room: all texts that are announced will be needed."""
         with self._state_changed:
-            self._credit = math.inf
-            self._start_runs()
+            self._texts.need_all()
+            self._runs.start()
 
     def pause(self, seconds: float, *, cancelled: threading.Event | None = None) -> None:
         """Wait for some seconds, or until it is cancelled with a `wake`."""
@@ -363,28 +343,17 @@ class Prefetch:
         """
         with self._state_changed:
             self.is_failed = failed
-            left = list(self._ready) if failed else []
-            vectors = self._ready.stack(left)
-            self._closed.set()
-            for texts in (
-                self._waiting,
-                self._passed,
-                self._running,
-                self._expected,
-                self._spare,
-                self._tokens,
-                self._places,
-            ):
-                texts.clear()
-            self._ready = VectorBlocks()
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            left = list(self._texts.ready) if failed else []
+            vectors = self._texts.ready.stack(left)
+            self._runs.stop()
+            self._texts.clear()
             self._state_changed.notify_all()
         if left:
             self._on_failure(left, vectors)
         self._on_close(self)
         if failed:
             with self._state_changed:  # whoever calls next finds what they have kept
-                self._state_changed.wait_for(lambda: not self._runs, LAST_RUNS)
+                self._state_changed.wait_for(lambda: not self.runs, LAST_RUNS)
 
     def __enter__(self) -> Self:
         return self
@@ -397,7 +366,7 @@ class Prefetch:
     ) -> None:
         self.close(failed=error is not None)
 
-    # All below but `_run` is called with `_state_changed` held.
+    # `_wait_for`, `_note_question` and `_hand_out` are called with `_state_changed` held.
 
     def _wait_for(
         self,
@@ -407,130 +376,34 @@ class Prefetch:
         end: float,
     ) -> None:
         """Wait until any or all of the texts are ready, or none is on its way."""
-        for text in texts:  # the caller embeds these, sooner than a later run would
-            self._take_from_line(text)
+        for text in texts:
+            self._texts.take_from_line(text)
         while (
-            not enough(text in self._ready for text in texts)
-            and any(text in self._running for text in texts)
+            not enough(text in self._texts.ready for text in texts)
+            and any(self._texts.is_running(text) for text in texts)
             and not _is_set(cancelled)
             and (left := end - self._clock.now()) > 0
         ):
             self._clock.wait(self._state_changed, left)
 
-    def _take_from_line(self, text: str) -> None:
-        self._waiting.pop(text, None)
-        self._passed.pop(text, None)
-
     def _note_question(self, texts: Iterable[str]) -> None:
-        """Find out from what is asked for how far ahead of it runs should go."""
-        if self.until_released:
-            return
-        places = [self._places.pop(text) for text in texts if text in self._places]
-        if not places:
-            return
-        reached = max(self._reached, *places)
-        share = len(places) / max(len(places), reached - self._reached)
-        self._credit = GROWTH * (self._credit + len(places)) * share**DISTRUST
-        self._credit = min(self._credit, self._max_buffered)
-        self._reached, self._lost = reached, 0
-        if not self._runs:  # then a run takes them, and has what is ahead in its requests, too
-            asked = [text for text in texts if text in self._waiting or text in self._passed]
-            self._start_runs(asked)
-        # Whoever asks in order will not come back for these.
-        for text in list(
-            itertools.takewhile(lambda text: self._places.get(text, 0) < reached, self._waiting)
-        ):
-            del self._waiting[text]
-            self._passed[text] = None
+        """Learn from a question, and start what it allows."""
+        if self._texts.ask(texts):
+            if not self.runs:  # a run takes the question, and what is ahead shares its requests
+                self._runs.start(self._texts.in_line(texts))
+            self._texts.pass_over()
 
-    def _ahead(self) -> int:
-        """Return how many texts without a question are here, on their way, or have failed."""
-        if self.until_released:
-            return len(self._expected) - len(self._waiting)
-        return len(self._running) + len(self._ready) + self._lost - len(self._spare)
-
-    def _note_taken(self, texts: Iterable[str], uses: Mapping[str, int]) -> None:
+    def _hand_out(self, texts: Iterable[str], uses: Mapping[str, int]) -> None:
         """Drop what a caller has received, or has to embed itself."""
-        for text in texts:
-            if text in self._running:  # left at a deadline; the caller may ask again
-                self._spare[text] = None
-            else:
-                self._drop(text, uses[text])
-        self._start_runs()
+        if not self.until_released:
+            self._texts.hand_out(texts, uses)
+            self._runs.start()
 
-    def _drop(self, text: str, times: int) -> None:
-        """Note that a text was asked for; drop its vector with the last time."""
-        self._expected[text] -= times
-        if self._expected[text] > 0:
-            self._spare[text] = None
-        else:
-            del self._expected[text]
-            self._spare.pop(text, None)
-            self._tokens.pop(text, None)
-            self._ready.drop(text)
-
-    def _start_runs(self, asked: Sequence[str] = ()) -> None:
-        """Start runs of what is waiting, as far as there is room.
-
-        Args:
-            asked: texts for the first run, and at most as many as fit into it.
-        """
-        while (asked or self._waiting) and self._runs < RUNS and not self._closed.is_set():
-            most = max(1, self._max_buffered // RUNS)
-            asked = asked[:most]
-            size = min(len(self._waiting.keys() | asked) if asked else len(self._waiting), most)
-            if asked:
-                size = min(size, len(asked) + max(0, int(self._credit) - self._ahead()))
-            elif self._credit < self._max_buffered:  # in runs of a quarter of it, too
-                allowed = int(self._credit) - self._ahead()
-                if allowed < max(1, min(size, int(self._credit) // RUNS)):
-                    return
-                size = min(size, allowed)
-            if not self._make_room(size):
-                return
-            for text in asked:
-                self._take_from_line(text)
-            texts = [*asked, *islice(self._waiting, size - len(asked))]
-            for text in texts[len(asked) :]:
-                del self._waiting[text]
-            asked = ()
-            number = next(self._number)
-            self._running.update(dict.fromkeys(texts, number))
-            self._runs += 1
-            in_daemon(partial(self._threads.submit, self._run, texts, number))
-            leave_behind(self._threads)
-
-    def _make_room(self, size: int) -> bool:
-        """Drop vectors that may not be asked for again; return whether there is room for a run."""
-        room = self._max_buffered - len(self._running) - len(self._ready)
-        # A text that is announced twice may be asked for once: `index()` skips what it has.
-        if room < size and not self.until_released:
-            here = (t for t in self._spare if t in self._ready and t not in self._wanted)
-            for text in list(islice(here, size - room)):
-                del self._spare[text]
-                room += self._ready.drop(text)
-        return room >= size
-
-    def _run(self, texts: list[str], number: int) -> None:
-        useless = False
-        try:
-            self._embed(self, texts, self._closed)
-        except BaseException as error:  # noqa: BLE001  # the callers' own calls will meet it
-            if isinstance(error, DimensionsError):
-                useless = error.asked or self.dimensions.number is not None
-            useless |= isinstance(error, ModelError)
-            logger.info("prefetching %d texts failed: %s", len(texts), type(error).__name__)
-        finally:
-            with self._state_changed:
-                if useless:  # the vectors of each further run would be thrown away
-                    self._waiting.clear()
-                for text in texts:
-                    if self._running.get(text) == number:  # else a later run has it now
-                        del self._running[text]
-                        self._lost += 1
-                self._runs -= 1
-                self._start_runs()
-                self._state_changed.notify_all()
+    def _is_final(self, error: BaseException) -> bool:
+        """Tell whether the vectors of further runs would not go with those that are here."""
+        if isinstance(error, DimensionsError):
+            return error.asked or self.dimensions.number is not None
+        return isinstance(error, ModelError)
 
 
 def _is_set(event: threading.Event | None) -> bool:

@@ -16,9 +16,9 @@ import numpy as np
 import pybase64
 from numpy.typing import NDArray
 
-from langchain_batch_embed.errors import ResponseError
+from langchain_batch_embed.errors import DimensionsError, ResponseError
 
-__all__ = ["OrderError", "as_array", "check", "read_answer", "read_parsed", "to_lists"]
+__all__ = ["OrderError", "as_array", "check", "read_answer", "read_parsed", "to_lists", "usage_of"]
 
 _INDEX = re.compile(r"[0-9]{1,9}")
 """An index written as a string, with no more digits than any list needs."""
@@ -45,7 +45,7 @@ class OrderError(ResponseError):
 
 
 def read_answer(
-    body: bytes, *, expected: int, most_tokens: float = math.inf
+    body: bytes, *, expected: int, dimensions: int | None = None, most_tokens: float = math.inf
 ) -> tuple[NDArray[np.float32], int | None, str | None]:
     """Read the body of an OpenAI-compatible answer.
 
@@ -55,6 +55,7 @@ def read_answer(
     Args:
         body: the JSON document.
         expected: how many texts were sent.
+        dimensions: dimensions that the request asked for; `None`: any.
         most_tokens: how many tokens the texts can have; a larger number is ignored.
 
     Returns:
@@ -63,22 +64,23 @@ def read_answer(
 
     Raises:
         ResponseError: it is not one sound vector a text.
+        DimensionsError: the vectors have other dimensions than the request asked for.
     """
     try:
         answer = jiter.from_json(body)
     except ValueError as error:
         raise ResponseError(f"the answer is not JSON ({len(body):,} bytes)") from error
     del body  # each form of it is equally large, so none is kept longer than necessary
-    return read_parsed(answer, expected=expected, most_tokens=most_tokens)
+    return read_parsed(answer, expected=expected, dimensions=dimensions, most_tokens=most_tokens)
 
 
 def read_parsed(
-    answer: object, *, expected: int, most_tokens: float = math.inf
+    answer: object, *, expected: int, dimensions: int | None = None, most_tokens: float = math.inf
 ) -> tuple[NDArray[np.float32], int | None, str | None]:
     """Read an answer whose JSON is parsed already, and drop its vectors from it; as `read_answer`.
 
     Raises:
-        ResponseError: it is not one sound vector a text.
+        ResponseError, DimensionsError: see `read_answer`.
     """
     if not isinstance(answer, dict):
         raise ResponseError(f"the answer is a JSON {type(answer).__name__}, not an object")
@@ -99,10 +101,13 @@ def read_parsed(
         raise ResponseError("the answer's data does not hold objects") from error
     if order is not None:
         vectors = vectors[order]
+    vectors = check(vectors, expected=expected)
+    if dimensions not in (None, vectors.shape[1]):
+        raise DimensionsError(expected=dimensions, received=vectors.shape[1])
     model = answer.get("model")
     return (
-        check(vectors, expected=expected),
-        _tokens(answer.get("usage"), most_tokens),
+        vectors,
+        usage_of(answer, most_tokens),
         model.strip() or None if isinstance(model, str) else None,
     )
 
@@ -112,8 +117,14 @@ def _is_an_error(answer: Mapping[str, Any]) -> bool:
     return answer.get("object") == "error" or any(answer.get(name) for name in _ERROR_NAMES)
 
 
-def _tokens(usage: object, most: float) -> int | None:
-    """Return the tokens billed; `None` where the answer has no number, or an impossible one."""
+def usage_of(answer: object, most: float = math.inf) -> int | None:
+    """Return the tokens billed; `None` where the answer has no number, or an impossible one.
+
+    Args:
+        answer: the answer's JSON, which need not be sound otherwise.
+        most: how many tokens its texts can have.
+    """
+    usage = answer.get("usage") if isinstance(answer, Mapping) else None
     tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
     # By its type, as True is an int too.
     return tokens if type(tokens) is int and 0 <= tokens <= most else None

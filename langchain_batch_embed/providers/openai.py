@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from langchain_batch_embed.errors import DimensionsError, OptionError, ResponseError
+from langchain_batch_embed.errors import OptionError, ResponseError
 from langchain_batch_embed.journal import Space
 from langchain_batch_embed.limits import Limits, attribute, is_hosted_by_openai
 from langchain_batch_embed.providers.copies import Connections, client_of
@@ -187,13 +187,14 @@ class OpenAIProvider:
             headers = response.headers
         try:
             vectors, tokens, model = read_answer(
-                _joined(chunks), expected=len(texts), most_tokens=_most_tokens(texts)
+                _joined(chunks),
+                expected=len(texts),
+                dimensions=self.dimensions,
+                most_tokens=_most_tokens(texts),
             )
         except OrderError as error:
             raise self._judged(error) from None
         self._suspects -= len(texts) > 1  # the server can number its vectors
-        if self.dimensions not in (None, vectors.shape[1]):
-            raise DimensionsError(expected=self.dimensions, received=vectors.shape[1])
         self._has_answered = True
         return Answer(vectors=vectors, tokens=tokens, model=model, headers=headers)
 

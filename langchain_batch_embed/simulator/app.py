@@ -45,17 +45,24 @@ class Connection:
 
 
 class Embeddings:
-    """The embeddings endpoint, of OpenAI and of Azure's deployments."""
+    """The embeddings endpoint, of OpenAI and of Azure's deployments.
 
-    def __init__(self, scenario: Scenario) -> None:
-        self.run = Run(scenario)
+    Args:
+        scenario: what it is told.
+        now: returns the time in seconds of the clock by which the event loop waits.
+
+    """
+
+    def __init__(self, scenario: Scenario, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self.run = Run(scenario, now=now)
         # Reading and computing run beside the event loop, so that a large request does not hold
         # up the headers of the others. More threads than processors would only take turns.
         self._threads = ThreadPoolExecutor(os.cpu_count())
 
     def restart(self, scenario: Scenario) -> None:
         """Begin a new run; requests in flight end in the old one."""
-        self.run = Run(scenario, self.run.cache)
+        self.run = Run(scenario, self.run.cache, now=self._now)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, well or badly."""
@@ -103,7 +110,7 @@ class Embeddings:
             return Reset()
         if not call.is_read:
             await _drain(request.receive)
-        await _until(call.started + call.network_seconds)
+        await _until(run, call.started + call.network_seconds)
         refusal = errors.unavailable()
         return Response(refusal.body, refusal.status, refusal.headers)
 
@@ -120,13 +127,13 @@ class Embeddings:
                 if refusal.is_page
                 else _headers(run, call, azure=azure, quota=refusal.tells_quota)
             )
-            await _until(call.started + call.network_seconds)
+            await _until(run, call.started + call.network_seconds)
             return Response(refusal.body, refusal.status, {**headers, **refusal.headers})
         headers = _headers(run, call, azure=azure, quota=True)
         left = call.left if run.scenario.notices_leaving else None
         computing = await run.pool.compute(call.inputs, left)
         run.count_computed(call)
-        await _until(call.started + call.network_seconds + call.server_seconds() + computing)
+        await _until(run, call.started + call.network_seconds + call.server_seconds() + computing)
         return await self._answer(run, call, question, headers)
 
     async def _read(self, run: Run, call: Call, request: Request) -> Question:
@@ -166,14 +173,14 @@ class Embeddings:
         if fault == "hang":
             return Hanging(run.scenario.hang_seconds)
         if fault == "reset":
-            await _until(call.started + call.network_seconds)
+            await _until(run, call.started + call.network_seconds)
             return Reset()
         raise injected(fault, question, key=key, scenario=run.scenario, dice=call.dice)
 
     @staticmethod
     def _admit(run: Run, question: Question, *, azure: bool) -> None:
         """Charge the quotas, or raise the refusal."""
-        over = run.quota.admit(question.charge, time.monotonic())
+        over = run.quota.admit(question.charge, run.now())
         if over:
             raise errors.over_quota(over, question.model, run.scenario, azure=azure)
 
@@ -272,7 +279,7 @@ def _headers(run: Run, call: Call, *, azure: bool, quota: bool) -> dict[str, str
         "openai-processing-ms": str(round(seconds * 1000)),
     }
     if quota and run.scenario.rate_limit_headers:
-        headers |= run.quota.headers(time.monotonic(), remaining_only=azure)
+        headers |= run.quota.headers(run.now(), remaining_only=azure)
     return headers
 
 
@@ -309,7 +316,7 @@ async def _until_back(run: Run) -> None:
         await asyncio.sleep(run.seconds_away())
 
 
-async def _until(moment: float) -> None:
-    seconds = moment - time.monotonic()
+async def _until(run: Run, moment: float) -> None:
+    seconds = moment - run.now()
     if seconds > 0:
         await asyncio.sleep(seconds)

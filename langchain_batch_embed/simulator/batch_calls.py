@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from email.message import Message
@@ -16,7 +15,9 @@ from starlette.routing import Route
 
 from . import errors
 from .answers import Reset
-from .batches import Batch, Batches, queue_words, unseen
+from .batch import Batch
+from .batch_validation import queue_words, unseen
+from .batches import Batches
 from .errors import Refusal, error
 from .periods import seconds_away
 from .run import Run
@@ -80,7 +81,7 @@ class BatchCalls:
     def _arrive(run: Run, name: str) -> str | None:
         """Count a call, and return what is to go wrong with it."""
         api, calls = run.scenario.batch_api, run.batch_calls
-        now = time.monotonic()
+        now = run.now()
         if run.first_batch_call is None:
             run.first_batch_call = now
         number = calls.total()
@@ -99,7 +100,7 @@ async def _upload(run: Run, request: Request) -> Response:
     name, purpose, content = _parts(
         request.headers.get("content-type", ""), b"".join([part async for part in request.stream()])
     )
-    return JSONResponse(run.batches.upload(name, purpose, content, time.monotonic()).shown())
+    return JSONResponse(run.batches.upload(name, purpose, content, run.now()).shown())
 
 
 async def _list_files(run: Run, request: Request) -> Response:
@@ -146,7 +147,7 @@ async def _create(run: Run, request: Request) -> Response:
             raise Refusal(400, error(words, code="token_limit_exceeded"))
         case "unseen_file":
             raise Refusal(400, {"error": {"type": "invalid_request_error", **unseen(file_id)}})
-    batch = run.batches.create(options, time.monotonic(), call)
+    batch = run.batches.create(options, run.now(), call)
     read = partial(run.batches.read, batch)
     await asyncio.get_running_loop().run_in_executor(None, read)
     return Reset() if call in ("lost", "late") else JSONResponse(batch.shown(run.settle_batches()))

@@ -1,4 +1,4 @@
-"""All that the simulator's Batch API is told: times, limits, and what is to go wrong."""
+"""The scenario of the simulator's Batch API: times, limits, and what goes wrong."""
 
 import dataclasses
 import math
@@ -44,7 +44,7 @@ class BatchApi:
     """What the Batch API allows, how fast it is, and what goes wrong; times are in seconds.
 
     Attributes:
-        exists: False answers its addresses with 404, as servers do that have none.
+        exists: False answers its addresses with 404, like a server without a Batch API.
         day: how long the 24 hours of the completion window last.
         validating: from a batch's creation until it runs.
         running: until all its lines are answered, one after the other.

@@ -1,7 +1,7 @@
 """Waiting for the workers whose timetable `workers` keeps."""
 
 import asyncio
-import time
+from collections.abc import Callable
 
 from starlette.requests import ClientDisconnect
 
@@ -9,10 +9,17 @@ from .workers import Workers
 
 
 class Pool:
-    """The queue before the workers, for requests to wait in."""
+    """The queue before the workers, for requests to wait in.
 
-    def __init__(self, workers: Workers) -> None:
+    Args:
+        workers: their timetable.
+        now: returns the time in seconds.
+
+    """
+
+    def __init__(self, workers: Workers, now: Callable[[], float]) -> None:
         self.workers = workers
+        self._now = now
         self._moved_up: asyncio.Future[None] | None = None
 
     async def compute(self, texts: int, left: asyncio.Future[bool] | None) -> float:
@@ -31,14 +38,14 @@ class Pool:
             ClientDisconnect: the client left before a worker had started.
 
         """
-        job = self.workers.enter(texts, time.monotonic())
+        job = self.workers.enter(texts, self._now())
         try:
-            while (seconds := job.end - time.monotonic()) > 0:
+            while (seconds := job.end - self._now()) > 0:
                 await self._wait(seconds, left)
-                if left is not None and left.done() and job.is_queued(time.monotonic()):
+                if left is not None and left.done() and job.is_queued(self._now()):
                     raise ClientDisconnect
         except (asyncio.CancelledError, ClientDisconnect):
-            self.workers.remove(job, time.monotonic())
+            self.workers.remove(job, self._now())
             self._wake()
             raise
         return job.end - job.entered

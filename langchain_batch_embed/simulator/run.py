@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,11 +51,25 @@ class Call:
 
 
 class Run:
-    """The state of one scenario; used by the event loop's thread alone, so without locks."""
+    """The state of one scenario; used by the event loop's thread alone, so without locks.
 
-    def __init__(self, scenario: Scenario, cache: Cache | None = None) -> None:
+    Args:
+        scenario: what the server is told.
+        cache: what was computed for a text before.
+        now: returns the time in seconds of the clock by which the event loop waits.
+
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        cache: Cache | None = None,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         requests, tokens = scenario.quotas
         self.scenario = scenario
+        self.now = now
         self.cache = (cache or Cache()) if scenario.vector_cache else None
         self.quota = Quota(
             requests,
@@ -69,7 +84,8 @@ class Run:
                 scenario.workers,
                 seconds_per_request=scenario.seconds_per_request,
                 seconds_per_text=scenario.seconds_per_text,
-            )
+            ),
+            now,
         )
         self._places_held = 0
         self._fault_names = list(scenario.faults)
@@ -82,7 +98,7 @@ class Run:
         self._seen: set[int] = set()
         self._billed: set[int] = set()
         self._log: deque[list[Any]] = deque(maxlen=_LOG_LENGTH)
-        self.batches = Batches(scenario, self.cache)
+        self.batches = Batches(scenario, self.cache, now)
         self.batch_calls: Counter[str] = Counter()
         self.first_batch_call: float | None = None
 
@@ -96,7 +112,7 @@ class Run:
         """
         scenario = self.scenario
         number = self._counts["requests"]
-        now = time.monotonic()
+        now = self.now()
         if self._first is None:
             self._first = now
         self._counts["requests"] += 1
@@ -159,7 +175,7 @@ class Run:
 
         What is shown of a batch must be of that moment: later it may have ended, without a file.
         """
-        now = time.monotonic()
+        now = self.now()
         for line in self.batches.settle(now):
             self._counts["batch_inputs_billed"] += len(line.texts)
             self._counts["batch_tokens_billed"] += line.tokens
@@ -175,7 +191,7 @@ class Run:
 
     def leave(self, call: Call) -> None:
         """Note how a request ended."""
-        now = time.monotonic()
+        now = self.now()
         self.free_place(call)
         self._counts["in_flight"] -= 1
         self._statuses[str(call.status)] += 1
@@ -223,7 +239,7 @@ class Run:
         }
 
     def _elapsed(self) -> float:
-        now = time.monotonic()
+        now = self.now()
         return now - (now if self._first is None else self._first)
 
     def _draw_fault(self, luck: float) -> str | None:

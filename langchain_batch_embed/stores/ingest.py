@@ -40,8 +40,11 @@ from langchain_batch_embed.stores.documents import (
     take_from,
     take_from_async,
 )
+from langchain_batch_embed.stores.given_ids import GivenIds
+from langchain_batch_embed.stores.patience import Patience
 from langchain_batch_embed.stores.rows import rows_of
 from langchain_batch_embed.stores.sqlite import large_page_cache
+from langchain_batch_embed.stores.streak import Stop
 from langchain_batch_embed.stores.traits import (
     batch_size_of,
     check_store,
@@ -49,7 +52,7 @@ from langchain_batch_embed.stores.traits import (
     place_of,
     replaces_by_id,
 )
-from langchain_batch_embed.stores.writing import Stop, Writer
+from langchain_batch_embed.stores.writing import Writer
 
 __all__ = ["ingest"]
 
@@ -123,13 +126,14 @@ def ingest(
         writer = Writer(
             calls,
             rows_of(calls),
-            takes_ids=takes_ids,
-            passes_ids=ids is not None and ids != "content",
+            GivenIds(takes=takes_ids, passes=ids is not None and ids != "content"),
             batch_size=batch_size,
-            patience=patience,
-            now=clock.now,
-            pause=partial(prefetch.pause, cancelled=cancelled),
-            draw=draw,
+            patience=Patience(
+                patience,
+                now=clock.now,
+                pause=partial(prefetch.pause, cancelled=cancelled),
+                draw=draw,
+            ),
         )
         return Ingestion(reader, ahead, writer, now=clock.now).run(bar.update, cancelled=cancelled)
 
@@ -199,9 +203,9 @@ class Ingestion:
         batch = self._ahead.next(self._writer.size.limit)
         self._waited += self._now() - began_to_wait
         writer = self._writer
-        writer.settled.clear()
+        writer.written.settled.clear()
         for item, error in batch.failed:
-            writer.lose(item, "embedding", error)
+            writer.written.lose(item, "embedding", error)
         stored, failed = writer.written.stored, len(writer.written.failures)
         try:
             if batch.good:
@@ -224,7 +228,7 @@ class Ingestion:
         Raises:
             Stop: it is the account, the server, or the store.
         """
-        streak = self._writer.streak
+        streak = self._writer.written.streak
         streak.batch_failed()
         for _, error in batch.failed:
             if not batch.good and not _is_of_the_text(error):
@@ -236,7 +240,7 @@ class Ingestion:
             )
 
     def _note_tried(self, batch: Batch) -> None:
-        settled = self._writer.settled
+        settled = self._writer.written.settled
         left = (item.index for item in batch.items if item.index not in settled)
         self._tried = next(left, batch.items[-1].index + 1)
 
@@ -257,7 +261,9 @@ class Ingestion:
     def _report(self) -> IngestReport:
         written = self._writer.written
         ids = tuple(written.ids)
-        if self._writer.keeps_ids:  # in different calls the later one has replaced the earlier one
+        if (
+            self._writer.ids.are_kept
+        ):  # in different calls the later one has replaced the earlier one
             ids = tuple(dict.fromkeys(ids))
         twice = len(written.ids) - len(ids)
         return IngestReport(
@@ -268,7 +274,7 @@ class Ingestion:
             failures=tuple(sorted(written.failures, key=lambda failure: failure.index)),
             unknown=tuple(sorted(written.unknown)),
             ids=ids,
-            keeps_ids=self._writer.keeps_ids,
+            keeps_ids=self._writer.ids.are_kept,
             retries=written.retries,
             seconds=self._now() - self._started,
             waited=self._waited,

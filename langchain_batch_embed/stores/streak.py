@@ -1,23 +1,37 @@
-"""Failures in a row, from which an ingest sees that the documents are not the cause."""
+"""When an ingest gives up: after failures in a row that the documents do not cause."""
 
-__all__ = ["Streak"]
+__all__ = ["Stop", "Streak"]
 
 FATAL = 8
-"""Documents in a row that are refused for the account, the table or the width: then it is not a
-policy about single rows."""
+"""After this many documents in a row are refused for the account, the table or the width, the cause
+is not a policy about single rows."""
 
 FATAL_AT_FIRST = 2
 """The same, where nothing has been stored yet."""
 
 DOCUMENTS = 256
-"""A run of refused documents shorter than this is taken for one bad file: its pages, say, all hold
-a character that the store cannot take."""
+"""Fewer refused documents in a row than this count as one bad file, whose pages all hold, say, a
+character that the store does not take."""
 
 BATCHES = 3
 """Whole batches in a row without a document that was stored, together at least `DOCUMENTS`."""
 
 MANY = 1024
-"""Documents refused in a row, in whatever batches: finding each costs two calls of the store."""
+"""Documents refused in a row, in any batches; finding each one costs two calls of the store."""
+
+
+class Stop(Exception):  # noqa: N818  # not an error: how the ingest ends
+    """Nothing more can be written.
+
+    Args:
+        why: for the message of the error.
+        cause: the error of the store.
+    """
+
+    def __init__(self, why: str, cause: BaseException) -> None:
+        super().__init__(why)
+        self.why = why
+        self.cause = cause
 
 
 class Streak:
@@ -49,7 +63,7 @@ class Streak:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether the cause is not the documents."""
+        """Whether something other than the documents is the cause."""
         if self._fatal >= self._enough or self.documents >= MANY:
             return True
         return self.documents >= DOCUMENTS and self._batches >= BATCHES

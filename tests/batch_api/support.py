@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,22 @@ from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import BatchApi
-from tests.support import LocalServer, assert_right
+from tests.support import LocalServer, assert_right, prose
+
+Half = Callable[..., BatchEmbeddings]
+"""Makes embeddings on the local server."""
 
 START = 1_700_000_000.0
 FACTOR = 40.0
 """A minute between two looks takes 1.5 s, and the first ones a twentieth of a second."""
 
 ROOT = Path(__file__).parents[2]
+
+BULKY = [prose(150, i) for i in range(2000)]
+"""Some 300,000 tokens, so that a queue of a quarter is a matter of 75,000."""
+
+POISONED = (17, 2048, 5999)
+"""Positions of the texts that `poisoned` makes the server refuse."""
 
 
 class FastCalendar:
@@ -81,6 +90,11 @@ def configure(server: LocalServer, *, dimensions: int = 16, **batch: Any) -> Non
 def texts_of(count: int, start: int = 0) -> list[str]:
     """Return different texts."""
     return [f"section {i} of the book" for i in range(start, start + count)]
+
+
+def poisoned(texts: Sequence[str]) -> list[str]:
+    """Return the texts with three that a server refuses for the word `poison`."""
+    return [f"poison {i}" if i in POISONED else text for i, text in enumerate(texts)]
 
 
 def assert_all_there(embeddings: BatchEmbeddings, texts: list[str], server: LocalServer) -> None:
@@ -168,25 +182,25 @@ def kill_at(point: str) -> None:
     """
     if not point:
         return
-    from langchain_batch_embed.batch_api import service, store, worker  # noqa: PLC0415
+    from langchain_batch_embed.batch_api import collect, service, store  # noqa: PLC0415
 
     when, _, name = point.partition(" ")
     owners: dict[str, tuple[type, str]] = {
         "upload": (service.BatchService, "upload"),
         "create": (service.BatchService, "create"),
         "retrieve": (service.BatchService, "retrieve"),
-        "download": (worker.Worker, "_collect"),
+        "download": (collect.Collector, "collect"),
         "write": (store.JobStore, "finish_lines"),
         "close": (store.JobStore, "replace_lines"),
         "delete": (service.BatchService, "delete"),
         "add": (store.JobStore, "add"),
         "end": (store.JobStore, "end"),
-        "take over": (store.JobStore, "overtake"),
+        "take over": (store.JobStore, "take_over"),
     }
     nth = 1
     if name == "way":
         when, name, nth = "before", "write", 3
-        worker.WRITTEN_AT_ONCE = 1
+        collect.WRITTEN_AT_ONCE = 1
     owner, method = owners[name]
     original: Callable[..., Any] = getattr(owner, method)
     calls = 0

@@ -2,18 +2,26 @@
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from langchain_batch_embed.batch_api.answers import MOST_FAILURES, Read, Verdict, again, read_line
+from langchain_batch_embed.batch_api.answers import (
+    MOST_FAILURES,
+    Read,
+    Verdict,
+    again,
+    isolated,
+    read_line,
+)
 from langchain_batch_embed.batch_api.records import Line
 from langchain_batch_embed.errors import DimensionsError, ResponseError
 
 
 def line_of(count: int, *, sent: int = 0) -> Line:
-    """Return a line with so many texts."""
+    """Return a line with this many texts."""
     return Line(
         id="line",
         keys=tuple(bytes([i]) * 20 for i in range(count)),
@@ -200,3 +208,18 @@ def test_what_was_not_executed_may_be_sent_as_often_as_it_takes() -> None:
     """The line is not at fault."""
     (piece,) = pieces(Verdict.UNANSWERED, 2, sent=3)
     assert (piece.state, piece.sent) == ("open", 3)
+
+
+def test_of_a_batch_that_is_refused_for_some_lines_these_alone_are_cut() -> None:
+    """Lines are counted from 1, those that were answered before included."""
+    lines = [replace(line_of(2), state="done"), line_of(3), line_of(4)]
+    names = itertools.count()
+    pieces = isolated(lines, {1: "one", 2: "two"}, name=lambda: str(next(names)))
+    assert [len(piece.keys) for piece in pieces] == [1, 1, 1, 4]
+    assert {piece.state for piece in pieces} == {"open"}
+
+
+def test_a_line_of_one_text_that_a_batch_names_has_failed() -> None:
+    """The code of the refusal says why."""
+    (piece,) = isolated([line_of(1)], {1: "invalid_request"}, name=lambda: "new")
+    assert (piece.state, piece.error) == ("failed", "invalid_request")

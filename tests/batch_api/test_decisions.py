@@ -5,46 +5,20 @@ from typing import Any
 
 import pytest
 
-from langchain_batch_embed.batch_api import decisions
 from langchain_batch_embed.batch_api.decisions import (
     SETTLED,
     BatchView,
-    Fault,
-    Reason,
     Step,
+    Waiting,
     failed,
-    may_take_over,
+    hopeless,
     next_step,
     observed,
-    reason_of,
-    take_over,
-    told_limit,
     unseen,
 )
-from langchain_batch_embed.batch_api.records import JobRecord, Part, PartState
-
-INF = float("inf")
-QUEUE = (
-    "Enqueued token limit reached for text-embedding-3-small in organization org-x. Limit: "
-    "3,000,000 enqueued tokens. Please try again once some in_progress batches have been completed."
-)
-REQUESTS = (
-    "Enqueued request limit reached for text-embedding-3-small in organization org-x. Limit: "
-    "1,000,000 enqueued requests. Please try again once some in_progress batches have been "
-    "completed."
-)
-FILE = "Cannot find file file-X, or organization org-X does not have access to it."
-
-
-def part_in(state: PartState, **values: Any) -> Part:
-    """Return a part in a state."""
-    made = {"id": "p", "job": "j", "number": 0, "texts": 100, "tokens": 1000, **values}
-    return Part(state=state, **made)
-
-
-def fault(words: str = "", code: str | None = None, **values: Any) -> Fault:
-    """Return an entry of a failed batch's errors."""
-    return Fault(code=code, words=words, line=values.pop("line", None), **values)
+from langchain_batch_embed.batch_api.faults import Fault
+from langchain_batch_embed.batch_api.records import Part, PartState
+from tests.batch_api.parts import FILE, INF, QUEUE, fault, part_in
 
 
 @pytest.mark.parametrize(
@@ -152,59 +126,11 @@ def test_polls_are_polite() -> None:
     assert pauses == [2.0, 6.0, 60.0, 60.0]
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        (fault(QUEUE, "token_limit_exceeded"), Reason.QUEUE),
-        (fault(QUEUE), Reason.QUEUE),
-        (fault(REQUESTS), Reason.QUEUE),
-        (fault("", "token_limit_exceeded"), Reason.QUEUE),
-        (
-            fault("The number of enqueued tokens has surpassed the configured limit of 30K"),
-            Reason.QUEUE,
-        ),
-        (fault(FILE, "invalid_request", param="file_id"), Reason.UNSEEN),
-        (fault(FILE), Reason.UNSEEN),
-        (fault("", "invalid_request", param="file_id"), Reason.UNSEEN),
-        (fault("Input file not found"), Reason.UNSEEN),
-        (
-            fault("This line is not parseable as valid JSON.", "invalid_json_line", line=3),
-            Reason.LINES,
-        ),
-        (fault("not valid", "invalid_request", line=1), Reason.LINES),
-        (fault("", "too_many_tasks"), Reason.TOO_MANY),
-        (fault("", "model_not_found"), Reason.FATAL),
-        (fault("", "mismatched_model"), Reason.FATAL),
-        (fault("", "url_mismatch", line=1), Reason.FATAL),
-        (fault("", "empty_file"), Reason.FATAL),
-        (fault("Something went wrong.", "internal_error"), Reason.ODD),
-        (fault(), Reason.ODD),
-    ],
-)
-def test_each_failure_has_its_reason(fault: Fault, reason: Reason) -> None:
-    """By code, by words or by the parameter that it names."""
-    assert reason_of([fault]) is reason
-
-
-def test_a_failure_may_say_nothing() -> None:
-    """The list of errors may be empty."""
-    assert reason_of([]) is Reason.ODD
-
-
-@pytest.mark.parametrize(
-    ("words", "limit"),
-    [(QUEUE, 3_000_000), (REQUESTS, None), ("limit of 30K for", 30_000), ("", None)],
-)
-def test_the_limit_of_the_queue_is_learnt(words: str, limit: int | None) -> None:
-    """Where it is one of tokens."""
-    assert told_limit([fault(words)]) == limit
-
-
 class TestFailed:
     """What becomes of a part whose batch has failed."""
 
-    def after(self, what: Fault, part: Part, **values: Any) -> decisions.Waiting:
-        """Return it."""
+    def after(self, what: Fault, part: Part, **values: Any) -> Waiting:
+        """Return what becomes of a part."""
         given = {"now": 100.0, "limit": INF, "in_queue": False, **values}
         return failed(part, [what], **given)
 
@@ -262,62 +188,8 @@ class TestFailed:
         assert self.after(fault("", "too_many_tasks"), part_in("running")).repack == 500
 
 
-def job(**values: Any) -> JobRecord:
-    """Return a job of 1,000 tokens, for which ordinary requests take 100 s; it has 1,000 s."""
-    made = {"finish_by": 1000.0, "tokens": 1000, "seconds": 100.0, "created": 0.0, **values}
-    return JobRecord(id="j", space=b"", model="m", **made)
-
-
-class TestTakeOver:
-    """What ordinary requests take over, and when."""
-
-    # Of 1,000 s: 30 s in hand, 200 s for a batch to end, 150 s for ordinary requests.
-
-    def test_without_a_moment_nothing_is_late(self) -> None:
-        """The Batch API takes as long as it takes."""
-        plan = take_over(job(finish_by=None), [part_in("running")], now=1e9)
-        assert (plan.take, plan.cancel, plan.until) == ((), (), INF)
-
-    def test_a_batch_is_cancelled_in_time(self) -> None:
-        """So early that it can end, and its rest be sent."""
-        running = [part_in("running")]
-        early = take_over(job(), running, now=600)
-        assert (early.cancel, early.take) == ((), ())
-        assert early.until == pytest.approx(620)
-        assert take_over(job(), running, now=621).cancel == ("p",)
-        cancelling = [part_in("running", is_cancelling=True)]
-        later = take_over(job(), cancelling, now=700)
-        assert (later.cancel, later.take) == ((), ())
-        assert later.until == pytest.approx(820)
-
-    def test_at_the_last_moment_it_is_taken_all_the_same(self) -> None:
-        """Whether or not the batch has ended."""
-        cancelling = [part_in("running", is_cancelling=True)]
-        assert take_over(job(), cancelling, now=821).take == ("p",)
-
-    def test_what_has_no_batch_goes_first(self) -> None:
-        """The last one at first; those with a batch keep it for as long as they can."""
-        parts = [
-            part_in("running", id="a", tokens=400),
-            part_in("ready", id="b", tokens=300),
-            part_in("packed", id="c", tokens=300),
-        ]
-        plan = take_over(job(), parts, now=640)
-        assert (plan.cancel, plan.take) == ((), ("c", "b"))
-
-    def test_what_has_ended_is_not_taken(self) -> None:
-        """Its answers are about to be read."""
-        assert take_over(job(), [part_in("ended")], now=999).take == ()
-
-    def test_a_moment_that_has_passed(self) -> None:
-        """Everything at once."""
-        plan = take_over(job(), [part_in("running"), part_in("ready", id="q")], now=5000)
-        assert plan.take == ("q", "p")
-
-    @pytest.mark.parametrize(
-        ("dollars", "allowed"), [(None, True), (0.0009, False), (0.0011, True)]
-    )
-    def test_it_costs_no_more_than_it_may(self, dollars: float | None, *, allowed: bool) -> None:
-        """What was paid, and all the rest at full price."""
-        record = job(price=1.0, max_dollars=dollars, half_tokens=100, full_tokens=50)
-        assert may_take_over(record, [part_in("ready")]) == allowed
+def test_a_job_is_given_up_after_ten_barren_batches() -> None:
+    """An answer in between sets the count back, which the collector does."""
+    assert hopeless(9, "batches ended (expired)") is None
+    words = "10 times in a row batches ended (expired) without an answer"
+    assert hopeless(10, "batches ended (expired)") == words

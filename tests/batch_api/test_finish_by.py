@@ -1,17 +1,17 @@
 """`finish_by`: ordinary requests take over what is late."""
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from langchain_batch_embed import BatchEmbeddings, JournalError, SQLiteJournal
+from langchain_batch_embed import JournalError, SQLiteJournal
 from tests.batch_api.support import (
     FACTOR,
     START,
+    Half,
     JumpingCalendar,
     assert_all_there,
     configure,
@@ -22,8 +22,6 @@ from tests.batch_api.support import (
 from tests.support import LocalServer
 
 TEXTS = texts_of(3000)
-
-Half = Callable[..., BatchEmbeddings]
 
 
 @pytest.fixture
@@ -39,7 +37,7 @@ def half(server: LocalServer, tmp_path: Path) -> Half:
 def test_a_batch_that_is_stuck_is_taken_over_in_time(
     server: LocalServer, half: Half, fate: str
 ) -> None:
-    """Everything is done by then, by ordinary requests; the report tells both prices."""
+    """Ordinary requests do everything in time; the report tells both prices."""
     configure(server, fates=(fate,), cancelling=0.0)
     embeddings = half()
     job = embeddings.submit(TEXTS, finish_by=10)
@@ -171,7 +169,7 @@ def test_a_job_is_taken_over_a_little_at_a_time(
     server: LocalServer, half: Half, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is left of a file gets no batch of the whole file any more."""
-    monkeypatch.setattr("langchain_batch_embed.batch_api.worker._TAKEN_SECONDS", 0.0)
+    monkeypatch.setattr("langchain_batch_embed.batch_api.takeover._PORTION_SECONDS", 0.0)
     configure(server, fates=("stuck",), cancelling=0.0)
     embeddings = half()
     job = embeddings.submit(TEXTS, finish_by=300)

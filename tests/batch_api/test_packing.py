@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.batch_api.files import octets_of, texts_in, written
-from langchain_batch_embed.batch_api.packing import chosen, cut, group, lines_of, splits
+from langchain_batch_embed.batch_api.packing import group, lines_of, parted, within
 from langchain_batch_embed.batch_api.records import Line
 from langchain_batch_embed.journal import Space, content_keys
 
@@ -23,7 +23,7 @@ def names() -> Callable[[], str]:
 
 
 def line_of(tokens: list[int], *, sent: int = 0) -> Line:
-    """Return a line with texts of so many tokens."""
+    """Return a line with texts of these tokens."""
     return Line(
         id="line",
         keys=tuple(bytes([i]) * 20 for i in range(len(tokens))),
@@ -34,7 +34,7 @@ def line_of(tokens: list[int], *, sent: int = 0) -> Line:
 
 
 def lines(tokens: list[int], max_items: int = 2048, max_tokens: int = 300_000) -> list[Line]:
-    """Cut texts of so many tokens into lines."""
+    """Cut texts of these tokens into lines."""
     return lines_of(
         [i.to_bytes(20) for i in range(len(tokens))],
         np.arange(len(tokens), dtype=np.int32),
@@ -88,20 +88,25 @@ def test_a_line_over_every_limit_stands_alone() -> None:
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(1, 300))
 def test_a_line_is_split_by_tokens(tokens: list[int], most: int) -> None:
-    """Its pieces have at most so many, or one text."""
+    """Each piece has at most this many, or one text."""
     line = line_of(tokens, sent=3)
-    pieces = cut(line, splits(line, max_tokens=most), name=names(), sent=line.sent)
+    pieces = within([line], max_tokens=most, name=names())
     assert [key for piece in pieces for key in piece.keys] == list(line.keys)
     assert all(piece.weight <= most or len(piece.keys) == 1 for piece in pieces)
     assert {piece.sent for piece in pieces} == {3}
 
 
-def test_some_texts_of_a_line() -> None:
-    """Their keys, places and tokens stay together."""
-    line = line_of([5, 6, 7])
-    some = chosen(line, np.array([0, 2]), name=names())
-    assert some.keys == (line.keys[0], line.keys[2])
-    assert (some.places.tolist(), some.tokens.tolist()) == ([0, 2], [5, 7])
+def test_lines_are_parted_by_their_texts() -> None:
+    """The keys, places and tokens of a text stay together, and no line is empty."""
+    mixed, whole = line_of([5, 6, 7], sent=2), line_of([8])  # whose key is that of the first text
+    belongs = {mixed.keys[0], mixed.keys[2]}.__contains__
+    inside, outside = parted([mixed, whole], belongs, name=names())
+    assert [(line.places.tolist(), line.tokens.tolist()) for line in inside] == [
+        ([0, 2], [5, 7]),
+        ([0], [8]),
+    ]
+    assert (inside[0].keys, inside[0].sent) == ((mixed.keys[0], mixed.keys[2]), 2)
+    assert [(line.places.tolist(), line.tokens.tolist()) for line in outside] == [([1], [6])]
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ class TestForks:
                 prefetch.go_ahead()
                 wait_until(lambda: bool(endpoint.asked))
                 self.fork(embeddings)
-                assert prefetch._running
+                assert prefetch.running
                 child_has_ended.set()
                 assert_right(embeddings.embed_numpy(["child"]), ["child"])
         assert len(endpoint.asked) == 2

@@ -474,6 +474,13 @@ class TestHedging:
         assert (tally.hedged, tally.hedged_tokens) == ((1, 20) if hedge else (0, 0))
         assert tally.requests == len(server.requests)
 
+    def test_a_late_batch_that_is_a_quarter_of_the_call_is_waited_for(self) -> None:
+        """Though there is room for a copy, and nothing else is left to wait for."""
+        rehearsal = Rehearsal(make_sender(hedge=True), self.server())
+        rehearsal.add(make_work(100, max_items=25))
+        assert rehearsal.run() == pytest.approx(50)
+        assert rehearsal.tally.hedged == 0
+
     @given(seed=st.integers(0, 1000), count=st.integers(1, 300))
     def test_no_more_than_a_twentieth_is_sent_twice(self, seed: int, count: int) -> None:
         """Whatever the luck."""

@@ -28,7 +28,7 @@ def client() -> Iterator[httpx.Client]:
     """Open a client whose connections end with the test."""
     # Without certificates: loading them would take longer than the tests.
     no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    with httpx.Client(timeout=20, trust_env=False, verify=no_tls) as client:
+    with httpx.Client(timeout=60, trust_env=False, verify=no_tls) as client:
         yield client
 
 
@@ -56,7 +56,7 @@ def raw_request(simulator: Simulator) -> Callable[..., socket.socket]:
 
     def raw_request(cut: int = 0) -> socket.socket:
         url = httpx.URL(simulator.url)
-        connection = socket.create_connection((url.host, url.port or 0), timeout=10)
+        connection = socket.create_connection((url.host, url.port or 0), timeout=60)
         connection.sendall(request[: len(request) - cut])
         return connection
 

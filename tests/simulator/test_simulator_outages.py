@@ -1,7 +1,7 @@
-"""A server that is away for a while, and one that is slow for a while."""
+"""A server that is away for a while, and one that is slow for a while, in simulated time."""
 
+import asyncio
 import socket
-import time
 from collections.abc import Callable
 
 import httpx
@@ -9,6 +9,7 @@ import pytest
 
 from langchain_batch_embed.simulator import Simulator
 
+from .simulated import Reply, Server, simulate
 from .test_simulator_process import eventually
 
 Ask = Callable[..., httpx.Response]
@@ -16,111 +17,128 @@ Configure = Callable[..., None]
 RawRequest = Callable[..., socket.socket]
 
 
-def wait_until(simulator: Simulator, seconds: float) -> None:
-    """Wait until the server's first request, which has ended, is this many seconds ago."""
-    start, end = simulator.stats()["log"][0][:2]
-    time.sleep(seconds - (end - start))
-
-
 @pytest.mark.parametrize("outage", ["reset", "503"])
-def test_a_server_is_away_and_comes_back(
-    simulator: Simulator, ask: Ask, configure: Configure, outage: str
-) -> None:
+def test_a_server_is_away_and_comes_back(outage: str) -> None:
     """Requests before and after are answered, those in between are not, and cost nothing."""
-    configure(outages=((0.1, 0.2),), outage=outage)
-    assert ask("x").status_code == 200
-    wait_until(simulator, 0.15)
 
-    if outage == "reset":
-        with pytest.raises(httpx.TransportError):
-            ask("x" * 300_000)
-    else:
-        response = ask("x" * 300_000)
-        assert response.status_code == 503
-        assert response.text.startswith("<html>")
-        assert "x-request-id" not in response.headers
+    async def clients() -> tuple[list[Reply], dict[str, object]]:
+        server = Server(outages=((10, 20),), outage=outage)
+        replies = []
+        for _ in range(3):
+            replies.append(await server.ask("x" * 30_000))
+            await asyncio.sleep(15)
+        return replies, server.stats()
 
-    time.sleep(0.2)
-    assert ask("x").status_code == 200
-    stats = simulator.stats()
+    (before, away, after), stats = simulate(clients)
+    assert (before.status, after.status) == (200, 200)
+    assert (away.status, away.was_reset) == ((0, True) if outage == "reset" else (503, False))
+    if outage == "503":
+        assert away.body.startswith(b"<html>")
+        assert "x-request-id" not in away.headers
     assert stats["by_status"] == {"200": 2, "0" if outage == "reset" else "503": 1}
     assert stats["inputs_billed"] == 2
 
 
-def test_an_outage_resets_the_requests_in_flight(
-    simulator: Simulator, configure: Configure, raw_request: RawRequest
-) -> None:
+def test_an_outage_resets_the_requests_in_flight() -> None:
     """What was computed of them is lost, and so is the queue."""
-    configure(outages=((0.2, 0.1),), workers=1, seconds_per_request=0.25)
-    clients = [raw_request() for _ in range(3)]
-    for client in clients:
-        with client, pytest.raises(ConnectionResetError):
-            client.recv(1)
-    assert eventually(simulator, "in_flight", 0)["inputs_computed"] == 0
 
-    time.sleep(0.1)
-    with raw_request() as client:
-        assert client.recv(15) == b"HTTP/1.1 200 OK"
-    assert eventually(simulator, "in_flight", 0)["log"][-1][1] < 0.9
+    async def clients() -> tuple[list[Reply], Reply, dict[str, object]]:
+        server = Server(outages=((20, 10),), workers=1, seconds_per_request=25)
+        lost = await server.ask_together(3)
+        computed = server.stats()["inputs_computed"]
+        await asyncio.sleep(10)
+        return lost, await server.ask(), {"computed": computed}
+
+    lost, after, stats = simulate(clients)
+    assert [(reply.end, reply.status, reply.was_reset) for reply in lost] == [(20, 0, True)] * 3
+    assert stats["computed"] == 0
+    assert (after.start, after.end, after.status) == (30, 55, 200)
 
 
-def test_an_outage_resets_an_answer_on_its_way(
-    configure: Configure, raw_request: RawRequest
-) -> None:
+def test_an_outage_resets_an_answer_on_its_way() -> None:
     """The headers have come, the rest never does."""
-    configure(outages=((0.1, 1),), script=("drip",), drip_seconds=3600)
-
-    with raw_request() as client:
-        assert client.recv(15) == b"HTTP/1.1 200 OK"
-        with pytest.raises(ConnectionResetError):
-            client.makefile("rb").read()
+    reply = simulate(lambda: Server(outages=((10, 1),), script=("drip",), drip_seconds=3600).ask())
+    assert (reply.status, reply.is_whole, reply.was_reset, reply.end) == (200, False, True, 10)
 
 
-def test_a_proxy_answers_for_the_requests_in_flight(
-    ask: Ask, configure: Configure, raw_request: RawRequest
-) -> None:
-    """They get the page when the outage begins, also those whose body is not there yet."""
-    configure(outages=((0.1, 3600),), outage="503", seconds_per_request=3600)
+def test_a_proxy_answers_for_the_requests_in_flight() -> None:
+    """They get the page when the outage begins, or when their body is there."""
 
-    with raw_request(cut=5) as client:
-        assert ask("x").status_code == 503
-        client.sendall(b'rld"}')
-        assert client.recv(12) == b"HTTP/1.1 503"
+    async def clients() -> list[Reply]:
+        server = Server(outages=((10, 3600),), outage="503", seconds_per_request=3600)
+        return list(await asyncio.gather(server.ask(), server.ask(pause=30)))
+
+    whole, halved = simulate(clients)
+    assert [(reply.status, reply.end) for reply in (whole, halved)] == [(503, 10), (503, 30)]
 
 
-def test_an_answer_that_has_begun_cannot_become_a_page(ask: Ask, configure: Configure) -> None:
+def test_an_answer_that_has_begun_cannot_become_a_page() -> None:
     """A slow answer goes on through the outage."""
-    configure(outages=((0.05, 3600),), outage="503", script=("drip",), drip_seconds=0.0005)
+    reply = simulate(
+        lambda: Server(
+            outages=((10, 3600),), outage="503", script=("drip",), drip_seconds=1, dimensions=8
+        ).ask()
+    )
+    assert (reply.status, reply.is_whole) == (200, True)
+    assert reply.end > 10
 
-    assert ask("x").json()["object"] == "list"
 
-
-def test_a_server_that_hangs_answers_when_it_is_back(
-    simulator: Simulator, ask: Ask, configure: Configure, raw_request: RawRequest
-) -> None:
+def test_a_server_that_hangs_answers_when_it_is_back() -> None:
     """Requests in flight and new ones wait for its return, and are right then."""
-    configure(outages=((0.1, 0.3),), outage="hang", seconds_per_request=0.15)
-    with raw_request() as client:
-        eventually(simulator, "in_flight", 1)
-        time.sleep(0.1)
 
-        response = ask("x")
+    async def clients() -> list[Reply]:
+        server = Server(outages=((10, 30),), outage="hang", seconds_per_request=15)
 
-        assert client.recv(15) == b"HTTP/1.1 200 OK"
-    assert response.status_code == 200
-    in_flight, new = (row[1] for row in simulator.stats()["log"])
-    assert 0.39 <= in_flight < 0.55
-    assert new >= 0.55
+        async def ask_later() -> Reply:
+            await asyncio.sleep(20)
+            return await server.ask()
+
+        return list(await asyncio.gather(server.ask(), ask_later()))
+
+    in_flight, new = simulate(clients)
+    assert (in_flight.status, in_flight.end) == (200, 40)
+    assert (new.status, new.end) == (200, 55)
 
 
-def test_a_server_is_slow_for_a_while(simulator: Simulator, ask: Ask, configure: Configure) -> None:
+def test_a_server_is_slow_for_a_while() -> None:
     """The latency of requests that arrive in the period is longer, told and kept."""
-    configure(latency=0.01, slow_periods=((0, 0.3, 100),), seed=3)
-    slow = ask("x")
-    wait_until(simulator, 0.5)
-    later = ask("x")
 
-    told = [int(answer.headers["openai-processing-ms"]) for answer in (slow, later)]
-    start, end = simulator.stats()["log"][0][:2]
-    assert end - start > told[0] / 1000 + 0.04
+    async def clients() -> list[Reply]:
+        server = Server(latency=0.01, slow_periods=((0, 30, 100),), seed=3)
+        slow = await server.ask()
+        await asyncio.sleep(30)
+        return [slow, await server.ask()]
+
+    slow, later = simulate(clients)
+    told = [int(reply.headers["openai-processing-ms"]) / 1000 for reply in (slow, later)]
+    assert slow.end - slow.start > told[0] + 0.04
     assert told[0] > 10 * told[1]
+
+
+class TestSockets:
+    """What a client sees of an outage over real sockets; it has begun or will, whenever that is."""
+
+    def test_requests_in_flight_are_reset(
+        self, simulator: Simulator, configure: Configure, raw_request: RawRequest
+    ) -> None:
+        """Those that come later are, too."""
+        configure(outages=((0.2, 3600),), seconds_per_request=3600)
+        for client in [raw_request() for _ in range(3)]:
+            with client, pytest.raises(ConnectionResetError):
+                client.recv(1)
+        assert eventually(simulator, "in_flight", 0)["by_status"] == {"0": 3}
+
+    def test_requests_are_reset_in_the_midst_of_a_large_body(
+        self, ask: Ask, configure: Configure
+    ) -> None:
+        """The server does not wait for its end."""
+        configure(outages=((0, 3600),))
+        with pytest.raises(httpx.TransportError):
+            ask("x" * 300_000)
+
+    def test_a_proxy_shows_its_page(self, ask: Ask, configure: Configure) -> None:
+        """To a client that sends a large body as well."""
+        configure(outages=((0, 3600),), outage="503")
+        response = ask("x" * 300_000)
+        assert response.status_code == 503
+        assert response.text.startswith("<html>")

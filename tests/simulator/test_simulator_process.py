@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed.simulator import Scenario, Simulator, process
+from tests.support import wait_until
 
 Ask = Callable[..., httpx.Response]
 Configure = Callable[..., None]
@@ -24,12 +24,14 @@ RawRequest = Callable[..., socket.socket]
 
 def eventually(simulator: Simulator, name: str, value: Any) -> dict[str, Any]:
     """Return the stats once one of them has this value."""
-    give_up = time.monotonic() + 10
-    stats = simulator.stats()
-    while stats[name] != value and time.monotonic() < give_up:
-        stats = simulator.stats()
-    assert stats[name] == value
-    return stats
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        found.append(simulator.stats())
+        return bool(found[-1][name] == value)
+
+    wait_until(is_there)
+    return found[-1]
 
 
 class TestStats:
@@ -198,7 +200,7 @@ class TestProcess:
         ) as parent:
             assert parent.stdout is not None
             url = httpx.URL(parent.stdout.readline().decode().strip())
-            connection = http.client.HTTPConnection("127.0.0.1", url.port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", url.port, timeout=60)
             connection.connect()
             os.kill(parent.pid, signal.SIGKILL)
 

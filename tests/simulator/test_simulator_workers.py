@@ -1,13 +1,11 @@
-"""A server that computes few requests at a time: its timetable, then over HTTP."""
+"""A server that computes few requests at a time: its timetable, then whole requests."""
 
+import asyncio
 import math
 import socket
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,13 +13,13 @@ from hypothesis import strategies as st
 from langchain_batch_embed.simulator import Simulator
 from langchain_batch_embed.simulator.workers import Job, Workers
 
+from .simulated import Reply, Server, simulate
 from .test_simulator_process import eventually
 
-Ask = Callable[..., httpx.Response]
 Configure = Callable[..., None]
 RawRequest = Callable[..., socket.socket]
 
-# Seconds since the request before, its texts, and whether the one before it leaves by then.
+# Seconds since the request before, its texts, and whether the one before it has left.
 ARRIVALS = st.lists(
     st.tuples(st.floats(0, 5), st.integers(1, 10), st.booleans()), min_size=1, max_size=30
 )
@@ -88,117 +86,109 @@ class TestTimetable:
 
 
 class TestQueue:
-    """The same over HTTP."""
+    """The same for requests, in simulated time."""
 
-    def test_requests_are_computed_one_after_another(
-        self, simulator: Simulator, ask: Ask, configure: Configure
-    ) -> None:
+    def test_requests_are_computed_one_after_another(self) -> None:
         """One worker: the n-th of equal requests waits for all those before it."""
-        configure(workers=1, seconds_per_request=0.05, seconds_per_text=0.025)
+        replies = simulate(
+            lambda: Server(
+                workers=1, seconds_per_request=0.05, seconds_per_text=0.025
+            ).ask_together(4)
+        )
 
-        with ThreadPoolExecutor(4) as threads:
-            answers = list(threads.map(ask, [["a", "b"]] * 4))
+        assert {reply.headers["openai-processing-ms"] for reply in replies} == {"75"}
+        assert [reply.end for reply in replies] == pytest.approx([0.075, 0.15, 0.225, 0.3])
 
-        log = simulator.stats()["log"]
-        assert {answer.headers["openai-processing-ms"] for answer in answers} == {"100"}
-        ends = [row[1] for row in log]
-        assert all(end >= 0.1 * n - 0.001 for n, end in enumerate(ends, start=1))
-        assert log[-1][1] - log[-1][0] > 0.3
-
-    @pytest.mark.parametrize(("workers", "at_least"), [(2, 0.4), (None, 0.2)])
-    def test_workers_compute_at_the_same_time(
-        self, simulator: Simulator, ask: Ask, configure: Configure, workers: int, at_least: float
-    ) -> None:
+    @pytest.mark.parametrize(("workers", "ends"), [(2, [2, 2, 4, 4]), (None, [2, 2, 2, 2])])
+    def test_workers_compute_at_the_same_time(self, workers: int | None, ends: list[float]) -> None:
         """Four requests take two rounds of two workers, and one round without a number."""
-        configure(workers=workers, seconds_per_request=0.2)
+        replies = simulate(lambda: Server(workers=workers, seconds_per_request=2).ask_together(4))
 
-        with ThreadPoolExecutor(4) as threads:
-            list(threads.map(ask, "abcd"))
-
-        last = max(row[1] for row in simulator.stats()["log"])
-        assert at_least <= last < at_least + 0.2
+        assert [reply.end for reply in replies] == ends
 
     @pytest.mark.parametrize("notices", [True, False])
-    def test_a_client_that_leaves_the_queue(
-        self, simulator: Simulator, configure: Configure, raw_request: RawRequest, *, notices: bool
-    ) -> None:
+    def test_a_client_that_leaves_the_queue(self, *, notices: bool) -> None:
         """It is skipped where the server notices; where not, its answer is for nobody."""
-        configure(workers=1, seconds_per_request=0.2, notices_leaving=notices)
-        with raw_request() as stays:
-            eventually(simulator, "in_flight", 1)
-            clients = [raw_request() for _ in range(3)]
-            eventually(simulator, "in_flight", 4)
-            with raw_request() as last:
-                for client in clients:
-                    client.close()
-                assert last.recv(15) == b"HTTP/1.1 200 OK"
-            assert stays.recv(15) == b"HTTP/1.1 200 OK"
 
-        stats = simulator.stats()
+        async def clients() -> tuple[list[Reply], dict[str, Any]]:
+            server = Server(workers=1, seconds_per_request=2, notices_leaving=notices)
+            leaving = [server.ask(leaves_after=1) for _ in range(3)]
+            replies = await asyncio.gather(server.ask(), *leaving, server.ask())
+            return [replies[0], replies[-1]], server.stats()
+
+        (stays, last), stats = simulate(clients)
+        assert (stays.end, last.end) == (2, 4 if notices else 10)
         assert stats["inputs_computed"] == stats["inputs_billed"] == (2 if notices else 5)
         assert stats["by_status"] == ({"200": 2, "0": 3} if notices else {"200": 5})
-        assert (stats["log"][-1][1] < 0.8) == notices
 
-    def test_what_a_worker_has_begun_it_ends(
+    def test_what_a_worker_has_begun_it_ends(self) -> None:
+        """Also a server that notices does not stop in the middle."""
+
+        async def clients() -> dict[str, Any]:
+            server = Server(workers=1, seconds_per_request=2, notices_leaving=True)
+            await server.ask(leaves_after=1)
+            return server.stats()
+
+        assert simulate(clients)["inputs_computed"] == 1
+
+    def test_a_client_that_leaves_is_noticed_over_a_socket(
         self, simulator: Simulator, configure: Configure, raw_request: RawRequest
     ) -> None:
-        """Also a server that notices does not stop in the middle."""
-        configure(workers=1, seconds_per_request=0.2, notices_leaving=True)
-        leaves = raw_request()
-        eventually(simulator, "in_flight", 1)
-        leaves.close()
-
-        assert eventually(simulator, "in_flight", 0)["inputs_computed"] == 1
+        """While the one before it is still computed."""
+        configure(workers=1, seconds_per_request=3600, notices_leaving=True)
+        with raw_request():
+            eventually(simulator, "in_flight", 1)
+            leaving = [raw_request() for _ in range(3)]
+            eventually(simulator, "in_flight", 4)
+            for client in leaving:
+                client.close()
+            assert eventually(simulator, "in_flight", 1)["by_status"] == {"0": 3}
 
 
 class TestMaxInFlight:
-    """A proxy that lets only so many requests through at a time."""
+    """A proxy that limits the requests in flight."""
 
     @pytest.mark.parametrize(
         ("options", "status", "title"),
         [
-            ({}, 503, "503 Service Temporarily Unavailable"),
-            ({"busy_status": 429}, 429, "429 Too Many Requests"),
+            ({}, 503, b"503 Service Temporarily Unavailable"),
+            ({"busy_status": 429}, 429, b"429 Too Many Requests"),
         ],
     )
     def test_one_too_many_is_refused_at_once(
-        self,
-        simulator: Simulator,
-        ask: Ask,
-        configure: Configure,
-        raw_request: RawRequest,
-        options: dict[str, Any],
-        status: int,
-        title: str,
+        self, options: dict[str, Any], status: int, title: bytes
     ) -> None:
         """The page says nothing of when to come back; others are not touched."""
-        configure(max_in_flight=2, workers=1, seconds_per_request=0.3, tier=1, **options)
-        with raw_request() as first, raw_request() as second:
-            eventually(simulator, "in_flight", 2)
 
-            refused = ask("x")
+        async def clients() -> tuple[list[Reply], Reply, dict[str, Any]]:
+            server = Server(max_in_flight=2, workers=1, seconds_per_request=3, tier=1, **options)
+            replies = await server.ask_together(3)
+            return replies, await server.ask(), server.stats()
 
-            assert refused.status_code == status
-            assert refused.headers["content-type"].startswith("text/html")
-            assert title in refused.text
-            told = ("retry", "x-ratelimit", "x-request-id")
-            assert not [name for name in refused.headers if name.startswith(told)]
-            assert first.recv(15) == second.recv(15) == b"HTTP/1.1 200 OK"
-        assert ask("x").status_code == 200
-        assert simulator.stats()["by_status"] == {"200": 3, str(status): 1}
+        (first, second, refused), later, stats = simulate(clients)
+        assert (refused.status, refused.end) == (status, 0)
+        assert refused.headers["content-type"].startswith("text/html")
+        assert title in refused.body
+        told = ("retry", "x-ratelimit", "x-request-id")
+        assert not [name for name in refused.headers if name.startswith(told)]
+        assert [reply.end for reply in (first, second, later)] == [3, 6, 9]
+        assert stats["by_status"] == {"200": 3, str(status): 1}
 
-    def test_a_client_that_goes_gives_its_place_back(
-        self, simulator: Simulator, ask: Ask, configure: Configure, raw_request: RawRequest
-    ) -> None:
+    def test_a_client_that_goes_gives_its_place_back(self) -> None:
         """Also while the server, which does not notice, goes on computing."""
-        configure(max_in_flight=1, seconds_per_request=0.5)
-        leaves = raw_request()
-        eventually(simulator, "in_flight", 1)
-        refused = ask("x").status_code
-        leaves.close()
-        give_up = time.monotonic() + 0.4
-        while (status := ask("x").status_code) != 200 and time.monotonic() < give_up:
-            pass
 
-        assert (refused, status) == (503, 200)
-        assert simulator.stats()["max_in_flight"] == 2
+        async def clients() -> tuple[list[Reply], dict[str, Any]]:
+            server = Server(max_in_flight=1, seconds_per_request=5)
+
+            async def ask_after(seconds: float) -> Reply:
+                await asyncio.sleep(seconds)
+                return await server.ask()
+
+            _, *others = await asyncio.gather(
+                server.ask(leaves_after=2), ask_after(1), ask_after(3)
+            )
+            return others, server.stats()
+
+        (refused, let_in), stats = simulate(clients)
+        assert (refused.status, let_in.status) == (503, 200)
+        assert stats["max_in_flight"] == 2

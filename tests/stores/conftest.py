@@ -99,3 +99,19 @@ def embeddings(request: pytest.FixtureRequest) -> Embeddings:
 def documents() -> list[Document]:
     """120 documents."""
     return corpus()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Open an empty SQLiteVec, in a file."""
+    pytest.importorskip("sqlite_vec")
+    monkeypatch.setenv("STORE_FOLDER", str(tmp_path))
+    made: list[Any] = []
+
+    def make(embeddings: Embeddings) -> Any:
+        made.append(CALLERS["sqlite_vec"]([], embeddings))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store._connection.close()

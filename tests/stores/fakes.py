@@ -1,6 +1,7 @@
 """Embeddings and stores in this process, for what real ones cannot be made to do."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,7 +14,16 @@ from langchain_core.vectorstores import VectorStore
 from langchain_batch_embed import BatchEmbeddings
 from tests.support import FakeClock
 
-__all__ = ["CountingEmbeddings", "NoIdsStore", "TableStore", "batching", "documents"]
+__all__ = [
+    "CountingEmbeddings",
+    "ListStore",
+    "NoIdsStore",
+    "TableStore",
+    "batching",
+    "documents",
+    "rows_of",
+    "texts_of",
+]
 
 
 class CountingEmbeddings(Embeddings):
@@ -125,6 +135,58 @@ class NoIdsStore(_FakeStore):
         return self.write(texts, None)
 
 
+class ListStore(VectorStore):
+    """Keeps rows in a list, in the order in which they were written.
+
+    Args:
+        embedding: makes the vectors.
+        before: called with the texts of each call before they are embedded.
+    """
+
+    def __init__(
+        self, embedding: Embeddings, before: Callable[[list[str]], object] = lambda _: None
+    ) -> None:
+        self._embedding = embedding
+        self._before = before
+        self.texts: list[str] = []
+        self.vectors: list[list[float]] = []
+        self.ids: list[str | None] = []
+        self.calls: list[int] = []
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """Tell what makes the vectors."""
+        return self._embedding
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Add rows; all or, where `before` raises, none."""
+        del metadatas, kwargs
+        listed = list(texts)
+        self._before(listed)
+        self.calls.append(len(listed))
+        self.vectors += self._embedding.embed_documents(listed)
+        self.texts += listed
+        names = ids or [f"row {len(self.ids) + i}" for i in range(len(listed))]
+        self.ids += names
+        return names
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """Find nothing; no test searches."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_texts(cls, *_: Any, **__: Any) -> "ListStore":
+        """Refuse; no test makes a store so."""
+        raise NotImplementedError
+
+
 def batching(
     wrapped: Embeddings | None = None, clock: FakeClock | None = None, **options: Any
 ) -> BatchEmbeddings:
@@ -139,3 +201,14 @@ def documents(count: int, *, ids: bool = False) -> list[Document]:
         Document(f"section {i}", id=f"id {i}" if ids else None, metadata={"number": i})
         for i in range(count)
     ]
+
+
+def texts_of(given: Iterable[Document]) -> list[str]:
+    """Return the texts of documents."""
+    return [document.page_content for document in given]
+
+
+def rows_of(store: Any) -> list[tuple[str, int]]:
+    """Return the text and the number of each row of a SQLiteVec, in order."""
+    found = store._connection.execute("SELECT text, metadata FROM documents ORDER BY rowid")
+    return [(row["text"], json.loads(row["metadata"])["number"]) for row in found]

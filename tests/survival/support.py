@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -202,6 +202,22 @@ def _write(handler: BaseHTTPRequestHandler, reply: Reply) -> None:
     }
     lines = [f"HTTP/1.1 {reply.status} -", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
     handler.wfile.write("\r\n".join(lines).encode() + body)
+
+
+@contextlib.contextmanager
+def holding(count: int = 1) -> Iterator[tuple[Endpoint, threading.Event]]:
+    """Serve, and hold the first requests back until the event is set, at the latest at the end."""
+    let_go = threading.Event()
+
+    def decide(asked: Asked) -> None:
+        if asked.number < count:
+            let_go.wait(60)
+
+    with Endpoint(decide) as endpoint:
+        try:
+            yield endpoint, let_go
+        finally:
+            let_go.set()
 
 
 def finish(call: Callable[[], T], *, seconds: float = 20.0) -> T:

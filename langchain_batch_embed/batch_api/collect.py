@@ -1,0 +1,150 @@
+"""Reads the output of a batch that has ended into the journal, line by line."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import jiter
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_batch_embed.batch_api import decisions
+from langchain_batch_embed.batch_api.answers import Read, Verdict, again, read_line
+from langchain_batch_embed.batch_api.records import JobRecord, Line, Part
+from langchain_batch_embed.batch_api.service import is_gone
+from langchain_batch_embed.batch_api.successors import Successors
+from langchain_batch_embed.batch_api.tools import Tools, new_id
+
+__all__ = ["Collector"]
+
+logger = logging.getLogger(__name__)
+
+WRITTEN_AT_ONCE = 2048
+"""Vectors written in one piece: 12 MB at 1,536 dimensions."""
+
+
+class Collector:
+    """Puts what a batch has answered into the journal, and the rest into new parts.
+
+    Args:
+        tools: what it works with.
+        successors: takes lines that go on in another part.
+    """
+
+    def __init__(self, tools: Tools, successors: Successors) -> None:
+        self._tools = tools
+        self._store = tools.store
+        self._successors = successors
+
+    def collect(self, job: JobRecord, part: Part) -> None:
+        """Read the answers of a part's batch into the journal, and close the part."""
+        self._tools.expect_model(job.answered_by)
+        left = {line.id: line for line in self._store.lines(part.id)}
+        before = len(left)
+        reads: dict[str, Read] = {}
+        for file_id in (part.output_id, part.error_id):
+            for line, read in self._reads(job.id, file_id, left):
+                if read.verdict is not Verdict.ANSWERED:  # else it is in the journal
+                    reads[line.id] = read
+        unread = Read(verdict=Verdict.FAILED, error="no answer in the output")
+        if part.status != "completed":
+            unread = Read(verdict=Verdict.UNANSWERED, error=part.status or "")
+        pieces: list[Line] = []
+        for line in left.values():
+            if job.cancelled is not None:
+                pieces.append(replace(line, id=new_id(), state="cancelled"))
+            else:
+                pieces += again(line, reads.get(line.id, unread), name=new_id)
+        is_fruitful = len(left) < before or any(
+            read.verdict in (Verdict.REFUSED, Verdict.TOO_LARGE) for read in reads.values()
+        )
+        barren = 0 if is_fruitful else job.barren + (not part.is_cancelling)
+        self._successors.succeed_or_fail(
+            part,
+            pieces,
+            unneeded=(part.output_id, part.error_id),
+            barren=barren,
+            half_tokens=sum(read.tokens for read in reads.values()),
+        )
+        for line in left.values():
+            self._note_usage(line, reads.get(line.id, unread))
+        fatal = decisions.hopeless(barren, f"batches ended ({part.status})")
+        if fatal is not None:
+            self._store.change_job(job.id, fatal=fatal)
+
+    def _reads(
+        self, job_id: str, file_id: str | None, left: dict[str, Line]
+    ) -> Iterator[tuple[Line, Read]]:
+        """Yield what a file says about each line; answers are in the journal by then.
+
+        Args:
+            job_id: the job of the lines.
+            file_id: the output or the errors of a batch; `None`: it has none.
+            left: open lines; those that are answered are taken out.
+        """
+        if not file_id:
+            return
+        waiting: list[tuple[Line, Read]] = []
+        texts = 0
+        try:
+            for row in self._tools.service.lines(file_id):
+                found = self._read_one(row, left)
+                if found is None:
+                    continue
+                line, read = found
+                if read.verdict is not Verdict.ANSWERED:
+                    yield found
+                    continue
+                waiting.append(found)
+                del left[line.id]
+                texts += len(line.keys)
+                if texts >= WRITTEN_AT_ONCE:
+                    self._write(job_id, waiting)
+                    yield from waiting
+                    waiting, texts = [], 0
+        except Exception as error:
+            self._write(job_id, waiting)  # paid for, and read
+            if not is_gone(error):
+                raise
+            logger.warning("a batch's output is not at the server any more; its rest is sent again")
+            return
+        self._write(job_id, waiting)
+        yield from waiting
+
+    def _read_one(self, row: bytes, left: Mapping[str, Line]) -> tuple[Line, Read] | None:
+        try:
+            parsed = jiter.from_json(row)
+        except ValueError:
+            return None  # the line counts as unanswered
+        line = left.get(str(parsed.get("custom_id"))) if isinstance(parsed, dict) else None
+        if line is None:
+            return None
+        tools = self._tools
+        return line, read_line(parsed, line, dimensions=tools.dimensions, agree=tools.agree)
+
+    def _write(self, job_id: str, found: Sequence[tuple[Line, Read]]) -> None:
+        """Put vectors into the journal, and note that their lines are done."""
+        if not found:
+            return
+        keys = [key for line, _ in found for key in line.keys]
+        answers = [read.answer for _, read in found if read.answer is not None]
+        vectors: NDArray[np.float32] = (
+            answers[0].vectors
+            if len(answers) == 1
+            else np.concatenate([answer.vectors for answer in answers])
+        )
+        self._tools.journal.put(keys, vectors, space=self._tools.space)
+        self._store.finish_lines(
+            job_id,
+            [line.id for line, _ in found],
+            answered_by=answers[0].model,
+            half_tokens=sum(read.tokens for _, read in found),
+        )
+        for line, read in found:
+            self._note_usage(line, read)
+
+    def _note_usage(self, line: Line, read: Read) -> None:
+        """Report a line that is billed."""
+        if read.tokens:
+            model = None if read.answer is None else read.answer.model
+            self._tools.note_usage(model, len(line.keys), read.tokens)

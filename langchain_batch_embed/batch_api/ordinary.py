@@ -1,0 +1,99 @@
+"""Sends what is late by ordinary requests, at the full price."""
+
+import logging
+from collections.abc import Sequence
+
+from langchain_batch_embed.batch_api import decisions, takeover
+from langchain_batch_embed.batch_api.batches import Batches
+from langchain_batch_embed.batch_api.packing import after
+from langchain_batch_embed.batch_api.records import JobRecord, Part
+from langchain_batch_embed.batch_api.supply import Supply
+from langchain_batch_embed.batch_api.takeover import Takeover
+from langchain_batch_embed.batch_api.tools import Tools, known, new_id
+
+__all__ = ["OrdinaryRequests"]
+
+logger = logging.getLogger(__name__)
+
+_PAUSE = 1.0
+"""Seconds between two looks at what is late, where nothing could be sent."""
+
+_warned: set[str] = set()
+"""Jobs whose delay is in the log already."""
+
+
+class OrdinaryRequests:
+    """Takes over what the Batch API would finish too late.
+
+    Args:
+        tools: what it works with.
+        supply: finds the texts of parts.
+        batches: cancels batches.
+    """
+
+    def __init__(self, tools: Tools, supply: Supply, batches: Batches) -> None:
+        self._tools = tools
+        self._store = tools.store
+        self._now = tools.calendar.time
+        self._supply = supply
+        self._batches = batches
+
+    def late(self, job: JobRecord, parts: Sequence[Part]) -> Takeover:
+        """Decide what ordinary requests have to take over, and may."""
+        if job.cancelled is not None or job.fatal is not None:
+            return Takeover()
+        plan = takeover.take_over(job, parts, now=self._now())
+        if (plan.take or plan.cancel) and not takeover.may_take_over(job, parts):
+            if job.id not in _warned:
+                logger.warning(
+                    "job %s is late, and max_dollars=%g does not allow ordinary requests",
+                    job.id,
+                    job.max_dollars,
+                )
+                _warned.add(job.id)
+            return Takeover()
+        return plan
+
+    def take_over(self, job_id: str) -> float:
+        """Send what is late, a little at a time; return when to look again."""
+        job = self._store.job(job_id)
+        parts = {part.id: part for part in self._store.parts(job_id)}
+        plan = self.late(job, list(parts.values()))
+        for part_id in plan.cancel:
+            self._batches.cancel(parts[part_id])
+        for part_id in plan.take:
+            if self._send(job, self._store.part(part_id)):
+                return self._now()
+        return max(plan.until, self._now() + _PAUSE)
+
+    def _send(self, job: JobRecord, part: Part) -> bool:
+        """Send some lines of a part now; return whether any of their texts is settled."""
+        lines = self._store.lines(part.id)
+        count = takeover.portion(lines, job.seconds / max(1, job.tokens))
+        chunk, rest = lines[:count], lines[count:]
+        texts = self._supply.texts(part, chunk)
+        if texts is None:
+            return False  # nobody has the texts now
+        keys = [key for line in chunk for key in line.keys]
+        report, failures = self._tools.embed_now([texts[key] for key in keys])
+        lost = {failure.index: failure.error for failure in failures}
+        is_there = known(self._tools.journal, keys)  # else the journal could not be written
+        done, settled, still_open = takeover.sorted_out(chunk, is_there, lost, name=new_id)
+        left = rest + still_open
+        self._store.take_over(
+            part,
+            done,
+            settled,
+            (after(part, left, name=new_id), left) if left else None,
+            full_tokens=report.tokens,
+            requests=report.requests,
+            overtaken=len(keys) if part.state in ("asked", "running") else 0,
+        )
+        if done or settled:
+            return True
+        self._store.add_to_job(job.id, barren=1)
+        barren = self._store.job(job.id).barren
+        fatal = decisions.hopeless(barren, "ordinary requests failed")
+        if fatal is not None:
+            self._store.change_job(job.id, fatal=fatal)
+        return False

@@ -1,0 +1,75 @@
+"""The threads in which a prefetch embeds its runs."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from langchain_batch_embed.calls.announced import Announced, Run
+from langchain_batch_embed.sending.threads import in_daemon, leave_behind
+
+__all__ = ["Runs"]
+
+logger = logging.getLogger(__name__)
+
+
+class Runs:
+    """Starts runs of announced texts, as far as there is room, until it is stopped.
+
+    Args:
+        texts: what is announced; it says which texts are next.
+        embed: embeds the texts of one run, and stops when the event is set.
+        is_final: tells whether the vectors of each further run would be thrown away, by the error
+            that ended one.
+        most: runs at a time.
+        state_changed: guards the texts; notified when a run ends.
+
+    Attributes:
+        stopped: set when nothing more is to be sent.
+    """
+
+    def __init__(
+        self,
+        texts: Announced,
+        embed: Callable[[Sequence[str], threading.Event], object],
+        is_final: Callable[[BaseException], bool],
+        *,
+        most: int,
+        state_changed: threading.Condition,
+    ) -> None:
+        self.stopped = threading.Event()
+        self._texts = texts
+        self._embed = embed
+        self._is_final = is_final
+        self._state_changed = state_changed
+        self._threads = ThreadPoolExecutor(most, "batch-embed-prefetch")
+
+    def start(self, asked: Sequence[str] = ()) -> None:
+        """Start what can be started; the caller holds the lock.
+
+        Args:
+            asked: texts for the first run, and at most as many as fit into it.
+        """
+        while not self.stopped.is_set() and (run := self._texts.next_run(asked)) is not None:
+            asked = ()
+            in_daemon(partial(self._threads.submit, self._run, run))
+            leave_behind(self._threads)
+
+    def stop(self) -> None:
+        """Start no more runs; those that are under way send nothing more."""
+        self.stopped.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, run: Run) -> None:
+        useless = False
+        try:
+            self._embed(run.texts, self.stopped)
+        except BaseException as error:  # noqa: BLE001  # the callers' own calls will meet it
+            useless = self._is_final(error)
+            logger.info("prefetching %d texts failed: %s", len(run.texts), type(error).__name__)
+        finally:
+            with self._state_changed:
+                self._texts.end_run(run, useless=useless)
+                self.start()
+                self._state_changed.notify_all()

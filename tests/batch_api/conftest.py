@@ -1,0 +1,20 @@
+"""Embeddings at the local server, with a journal in a file."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.batch_api.support import Half, make
+from tests.support import LocalServer
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """A file for the vectors."""
+    return tmp_path / "vectors.db"
+
+
+@pytest.fixture
+def half(server: LocalServer, journal: Path) -> Half:
+    """Make embeddings on the local server, with the journal."""
+    return lambda **options: make(server.url, journal, **options)

@@ -1,0 +1,116 @@
+"""Calls that end early, at a deadline or by force, stop their requests and keep what is done."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pytest_mock import MockerFixture
+
+from langchain_batch_embed import BatchEmbeddings, DeadlineError, PartialEmbeddingsError
+from langchain_batch_embed.clock import SYSTEM_CLOCK
+from tests.support import FakeClock, LocalServer, assert_right, treat_as_known, wait_until
+
+Batch = Callable[..., BatchEmbeddings]
+
+TEXTS = [f"section {i}" for i in range(2000)]
+
+
+class TestDeadlines:
+    """Time limits hold, whatever the server does, and what is finished is handed over."""
+
+    @pytest.mark.parametrize("fault", ["hang", "drip"])
+    def test_a_server_that_does_not_end_is_left_at_the_deadline(
+        self, batch: Batch, server: LocalServer, fault: str
+    ) -> None:
+        """Hung, or dripping a byte at a time: the finished part comes with the exception."""
+        server.configure(script=("ok", "ok", fault, "ok"), drip_seconds=0.05)
+        embeddings = treat_as_known(
+            batch(max_workers=2, max_batch_size=100, deadline=2.5, timeout=60, _clock=SYSTEM_CLOCK)
+        )
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_numpy(TEXTS[:400])
+        cause = caught.value.__cause__
+        assert isinstance(cause, DeadlineError)
+        assert cause.deadline == 2.5  # as it was given, not what was left of it
+        assert len(caught.value.failures) == 100
+        assert 2.4 < caught.value.report.seconds < 30
+
+    @pytest.mark.parametrize("fault", ["hang", "drip"])
+    def test_the_time_out_of_a_request_makes_it_be_sent_again(
+        self, batch: Batch, server: LocalServer, fault: str
+    ) -> None:
+        """A request without an answer in `timeout` seconds is given up and repeated."""
+        server.configure(script=(fault, "ok"), drip_seconds=0.05)
+        embeddings = batch(timeout=1.5)
+        assert_right(embeddings.embed_numpy(["a"]), ["a"])
+        assert server.stats()["requests"] == 2
+
+    def test_a_wait_beyond_the_deadline_is_not_waited_for(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
+        """`retry-after: 3600` with a deadline of 60 s ends at the deadline."""
+        server.configure(script=("ok", "429"), retry_after=3600)
+        clock.patience = 10  # a slow machine must not make the clock jump to the deadline
+        embeddings = batch(deadline=60, max_workers=1, max_batch_size=100)
+        with pytest.raises(PartialEmbeddingsError) as caught:
+            embeddings.embed_numpy(TEXTS[:300])
+        assert len(caught.value.failures) == 200
+        assert isinstance(caught.value.__cause__, DeadlineError)
+        assert clock.time <= 60
+
+
+class TestInterrupts:
+    """What stops a call stops its requests, and keeps what is finished."""
+
+    def test_ctrl_c_keeps_what_is_finished(
+        self, batch: Batch, server: LocalServer, mocker: MockerFixture
+    ) -> None:
+        """After a KeyboardInterrupt the same instance goes on from there."""
+        embeddings = batch(max_workers=1, max_batch_size=100)
+        calls = iter([None] * 3)
+
+        def interrupt(*_: Any) -> None:
+            try:
+                next(calls)
+            except StopIteration:
+                raise KeyboardInterrupt from None
+
+        mocker.patch("langchain_batch_embed.calls.results.Results.settle", side_effect=interrupt)
+        others = _workers()  # of earlier tests, still timing out
+        with pytest.raises(KeyboardInterrupt):
+            embeddings.embed_documents(TEXTS[:2000])
+        wait_until(lambda: not _workers() - others)
+        paid = server.stats()["inputs_billed"]
+        assert paid < 2000
+        wait_until(lambda: embeddings._pipeline.recovery.memory.stats().vectors == paid)
+        mocker.stopall()
+        assert_right(embeddings.embed_documents(TEXTS[:2000]), TEXTS[:2000])
+        assert server.stats()["inputs_billed"] == 2000
+
+    def test_a_cancelled_task_stops_the_work(self, batch: Batch, server: LocalServer) -> None:
+        """No further request starts, and what is paid for is not paid again."""
+        server.configure(latency=0.3)
+        embeddings = batch(max_workers=2, max_batch_size=20)
+
+        async def cancel_early() -> None:
+            task = asyncio.create_task(embeddings.aembed_documents(TEXTS[:2000]))
+            while server.stats()["inputs_billed"] < 100:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        others = _workers()  # of earlier tests, still timing out
+        asyncio.run(cancel_early())
+        wait_until(lambda: not _workers() - others)
+        paid = server.stats()["inputs_billed"]
+        assert paid < 1000
+        wait_until(lambda: embeddings._pipeline.recovery.memory.stats().vectors == paid)
+        assert not [t for t in threading.enumerate() if "async" in t.name and t.is_alive()]
+
+
+def _workers() -> set[threading.Thread]:
+    """Return the threads that still send or receive."""
+    return {t for t in threading.enumerate() if t.name.startswith("batch-embed_")}

@@ -1,0 +1,88 @@
+"""How far ahead of the questions texts are embedded."""
+
+from collections.abc import Callable
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.indexing import InMemoryRecordManager, index
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_batch_embed import BatchEmbeddings
+from langchain_batch_embed.calls.prefetch import RUNS
+from tests.calls.prefetches import TEXTS, slices
+from tests.support import LocalServer, assert_right, treat_as_known, wait_until
+
+Batch = Callable[..., BatchEmbeddings]
+
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+
+
+class TestQuestions:
+    """Runs go no further ahead than the questions bear out."""
+
+    def test_nothing_is_paid_for_before_the_first_question(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Nor where there is none: `index()` asks for nothing that it skips."""
+        embeddings = batch()
+        documents = [Document(text) for text in TEXTS]
+        store, records = InMemoryVectorStore(embeddings), InMemoryRecordManager("test")
+        records.create_schema()
+        index(documents, records, store, batch_size=100, key_encoder="sha256")
+        server.configure()
+        with embeddings.prefetch(TEXTS) as prefetch:
+            result = index(documents, records, store, batch_size=100, key_encoder="sha256")
+            assert prefetch.runs == 0
+        assert result["num_skipped"] == 1000
+        assert server.stats()["requests"] == 0
+
+    @pytest.mark.parametrize(
+        ("step", "most"), [(100, 16), (50, 30), (10, 130), (4, 400), (2, 800), (1, 1000)]
+    )
+    def test_of_what_is_skipped_little_is_paid_for(
+        self, batch: Batch, server: LocalServer, step: int, most: int
+    ) -> None:
+        """Each portion asks for every n-th text, and nobody asks for the others."""
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS):
+            for portion in slices(TEXTS, 100):
+                asked = portion[::step]
+                assert_right(embeddings.embed_documents(asked), asked)
+        assert server.stats()["inputs_billed"] <= most
+        assert server.stats()["inputs_billed"] == server.stats()["texts_billed_distinct"]
+
+    def test_new_texts_behind_many_old_ones_are_embedded_ahead(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Nothing of the old ones is paid for, and the others take few requests."""
+        embeddings = treat_as_known(batch(max_workers=2))
+        with embeddings.prefetch(TEXTS):
+            for portion in slices(TEXTS[600:], 10):
+                assert_right(embeddings.embed_documents(portion), portion)
+        assert server.stats()["inputs_billed"] == 400
+        assert server.stats()["requests"] <= 12
+
+    def test_the_first_question_is_answered_by_a_run(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """Its texts and those ahead share requests, and its own call sends nothing."""
+        embeddings = treat_as_known(batch(max_workers=1))
+        with embeddings.prefetch(TEXTS):
+            assert_right(embeddings.embed_documents(TEXTS[:100]), TEXTS[:100])
+            assert embeddings.last_report is not None
+            assert embeddings.last_report.requests == 0
+            wait_until(lambda: server.stats()["in_flight"] == 0)
+        assert 100 < server.stats()["inputs_billed"] <= 500
+
+    def test_a_text_that_a_call_has_embedded_is_there_for_the_next_one(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """It was announced twice, and asked for before its turn."""
+        embeddings = batch(max_workers=1)
+        with embeddings.prefetch([*TEXTS, *TEXTS]) as prefetch:
+            prefetch._texts.runs = RUNS  # as many as there may be: a call has to help itself
+            for _ in "ab":
+                assert_right(embeddings.embed_documents(TEXTS[:10]), TEXTS[:10])
+            assert not prefetch.ready
+            prefetch._texts.runs = 0
+        assert server.stats()["inputs_billed"] == 10

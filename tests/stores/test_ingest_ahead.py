@@ -1,0 +1,215 @@
+"""How far ahead of the store documents are read and embedded, in bounded memory."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from pytest_mock import MockerFixture
+
+from langchain_batch_embed import BatchEmbeddings
+from tests.stores.fakes import ListStore, documents, texts_of
+from tests.support import LocalServer, assert_right, treat_as_known, wait_until
+
+Batch = Callable[..., BatchEmbeddings]
+
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+
+
+class TestAhead:
+    """While the store is busy the next documents arrive, as many as are allowed."""
+
+    def test_batches_are_full_where_embedding_is_ahead(self, batch: Batch) -> None:
+        """While the store is busy the next documents arrive, and are written a batch at a time."""
+
+        def wait_for_the_rest(_: list[str]) -> None:
+            (prefetch,) = embeddings._pipeline.prefetches.opened
+            wait_until(lambda: not prefetch.running)
+
+        embeddings = batch()
+        store = ListStore(embeddings, wait_for_the_rest)
+        embeddings.ingest(store, documents(2500))
+        first, *others = np.cumsum(store.calls).tolist()
+        assert first <= 1024
+        assert others[-3:] == [1024, 2048, 2500][-len(others) :]
+
+    @pytest.mark.parametrize("max_workers", [1, 8])
+    @pytest.mark.parametrize(("late", "written"), [(100, 100), (200, 200), (230, 200)])
+    def test_an_idle_store_gets_what_is_there(
+        self, late: int, written: int, max_workers: int
+    ) -> None:
+        """An answer that is late holds up what comes after it, and nothing that came before."""
+        released = threading.Event()
+
+        class Late(DeterministicFakeEmbedding):
+            def embed_documents(self, texts: list[str]) -> list[list[float]]:
+                if f"section {late}" in texts:
+                    assert released.wait(10)
+                return super().embed_documents(texts)
+
+        calls: list[int] = []
+
+        def note(texts: list[str]) -> None:
+            calls.append(len(texts))
+            if sum(calls) == written:
+                released.set()
+
+        # Of a class that is not known 100 texts are sent in a request.
+        embeddings = BatchEmbeddings(Late(size=4), max_workers=max_workers)
+        store = ListStore(embeddings, note)
+        report = embeddings.ingest(store, documents(400), batch_size=400)
+        assert released.is_set()
+        assert report.stored == 400
+
+    def test_the_store_asks_for_what_is_counted_already(
+        self, batch: Batch, mocker: MockerFixture
+    ) -> None:
+        """Its calls are looked up: nothing is counted, packed or waited for a second time."""
+        embeddings = batch()
+        count = mocker.spy(embeddings._pipeline.fetcher.counter, "count")
+        embeddings.ingest(ListStore(embeddings), documents(100), batch_size=30)
+        counted = [text for call in count.call_args_list for text in call.args[0]]
+        assert sorted(counted) == sorted(texts_of(documents(100)))
+
+    def test_a_prefetch_around_it_learns_what_is_asked_for(self, batch: Batch) -> None:
+        """It makes room for what is still to come, and reports no failures."""
+        embeddings = batch()
+        given = documents(300)
+        with embeddings.prefetch(texts_of(given), max_buffered=50):
+            report = embeddings.ingest(ListStore(embeddings), given, batch_size=30)
+        assert report.failures == ()
+        assert embeddings.last_report is not None
+        assert (embeddings.last_report.texts, embeddings.last_report.failures) == (300, 0)
+
+    @pytest.mark.parametrize("max_buffered", [50, 20_000])
+    def test_what_a_prefetch_around_it_has_is_not_paid_for_again(
+        self, batch: Batch, server: LocalServer, max_buffered: int
+    ) -> None:
+        """Each text is sent once, however much of it the prefetch has on its way."""
+        embeddings = batch()
+        given = documents(300)
+        store = ListStore(embeddings)
+        with embeddings.prefetch(texts_of(given), max_buffered=max_buffered):
+            report = embeddings.ingest(store, given, batch_size=30)
+        assert report.stored == 300
+        assert_right(store.vectors, texts_of(given))
+        assert server.stats()["inputs_billed"] == 300
+
+    def test_a_refused_text_that_a_prefetch_around_it_had_fails_alone(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """It is reported as one that could not be embedded, and no other is."""
+        server.configure(refuse_marker="poison")
+        embeddings = batch()
+        given = [*documents(50), Document("poison"), *documents(100)[50:]]
+        with embeddings.prefetch(texts_of(given)):
+            report = embeddings.ingest(ListStore(embeddings), given, batch_size=30)
+        assert report.stored == 100
+        assert [(failure.index, failure.stage) for failure in report.failures] == [
+            (50, "embedding")
+        ]
+
+    def test_a_prefetch_within_it_takes_nothing_away(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """What is kept for the store stays, though a caller asks for it before."""
+
+        def ask(texts: list[str]) -> None:
+            with embeddings.prefetch(texts):
+                assert_right(embeddings.embed_documents(texts), texts)
+
+        embeddings = batch()
+        store = ListStore(embeddings, ask)
+        report = embeddings.ingest(store, documents(100), batch_size=30)
+        assert report.failures == ()
+        assert_right(store.vectors, texts_of(documents(100)))
+        assert server.stats()["inputs_billed"] == 100
+
+    def test_the_report_knows_all_that_was_billed(
+        self, batch: Batch, server: LocalServer, tmp_path: Path, mocker: MockerFixture
+    ) -> None:
+        """Also for an answer that is still being written to the journal when the ingest ends."""
+        embeddings = batch(journal=tmp_path / "journal.db", max_batch_size=10)
+        put = embeddings.journal.put
+        ended = threading.Event()
+        first = threading.Lock()
+
+        def slow(*arguments: Any, **options: Any) -> None:
+            if first.acquire(blocking=False):
+                ended.wait(30)
+            put(*arguments, **options)
+
+        mocker.patch.object(embeddings.journal, "put", slow)
+        embeddings.ingest(ListStore(embeddings), documents(300))
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.tokens == server.stats()["tokens_billed"]
+        ended.set()
+
+    def test_other_calls_are_not_held_up_by_what_an_ingest_keeps(self, batch: Batch) -> None:
+        """A call for more than it keeps is answered as always."""
+
+        def look(texts: list[str]) -> None:
+            more = [*texts, f"another one, with {texts[0]}"]
+            assert_right(embeddings.embed_documents(more), more)
+            assert embeddings.embed_documents([]) == []
+
+        embeddings = batch()
+        store = ListStore(embeddings, look)
+        report = embeddings.ingest(store, documents(30))
+        assert report.failures == ()
+        assert_right(store.vectors, texts_of(documents(30)))
+
+    def test_a_generator_is_read_as_far_ahead_as_promised(self, batch: Batch) -> None:
+        """Never more than `max_buffered` documents beyond those that are written."""
+        read = []
+        ahead = []
+
+        def generate() -> Iterator[Document]:
+            for document in documents(1000):
+                read.append(document)
+                ahead.append(len(read) - len(store.texts))
+                yield document
+
+        embeddings = batch(max_workers=2)
+        store = ListStore(embeddings)
+        embeddings.ingest(store, generate(), batch_size=30, max_buffered=100)
+        assert len(store.texts) == 1000
+        assert max(ahead) <= 100
+
+    def test_no_more_than_max_buffered_is_embedded_ahead(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """A request until the store has taken something; then all that there is room for."""
+
+        def look(texts: list[str]) -> None:
+            written = int(texts[0].split()[1])
+            if not seen:
+                wait_until(lambda: server.stats()["inputs_billed"] == 100)
+            elif len(seen) == 1:
+                wait_until(lambda: server.stats()["inputs_billed"] > written + 150)
+            wait_until(lambda: server.stats()["in_flight"] == 0)
+            seen.append(server.stats()["inputs_billed"] - written)
+
+        seen: list[int] = []
+        embeddings = batch()
+        embeddings.ingest(
+            ListStore(embeddings, look), documents(1000), batch_size=50, max_buffered=200
+        )
+        assert seen[0] == 100
+        assert 150 < seen[1] <= max(seen) <= 200
+
+    def test_a_small_store_call_does_not_make_small_requests(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """What is written makes room for runs of a quarter of `max_buffered`."""
+        embeddings = treat_as_known(batch(max_workers=1))
+        documents = [Document(f"document {i}") for i in range(1000)]
+        report = embeddings.ingest(
+            ListStore(embeddings), documents, batch_size=10, max_buffered=200
+        )
+        assert report.stored == 1000
+        assert server.stats()["requests"] <= 1000 / 50

@@ -1,0 +1,77 @@
+"""Batches are written in parts, in order, and calls that were too large are learnt from."""
+
+from langchain_core.documents import Document
+
+from langchain_batch_embed.stores.documents import Item
+from langchain_batch_embed.stores.parts import Part, Parts
+from langchain_batch_embed.stores.troubles import Trouble
+from langchain_batch_embed.stores.write_size import WriteSize
+
+
+def parts(count: int, *, most: int = 100) -> tuple[Parts, WriteSize]:
+    """Return this many documents, and the size of calls."""
+    size = WriteSize(most)
+    made = Parts(size)
+    made.begin([Item(i, Document(str(i)), None) for i in range(count)])
+    return made, size
+
+
+def take(made: Parts) -> Part:
+    """Return the next part."""
+    part = made.next()
+    assert part is not None
+    return part
+
+
+def indices(part: Part) -> list[int]:
+    """Return the positions of a part's documents."""
+    return [item.index for item in part.items]
+
+
+def test_no_part_is_larger_than_a_call_may_be() -> None:
+    """The documents stay in order."""
+    made, _ = parts(5, most=2)
+    assert [indices(take(made)) for _ in range(3)] == [[0, 1], [2, 3], [4]]
+    assert made.next() is None
+
+
+def test_halves_come_next_with_the_trouble_of_the_whole() -> None:
+    """The first half is written first."""
+    made, _ = parts(3)
+    whole = take(made)
+    whole.trouble = Trouble.REFUSED
+    made.halve(whole)
+    halves = [take(made), take(made)]
+    assert [indices(half) for half in halves] == [[0, 1], [2]]
+    assert {half.trouble for half in halves} == {Trouble.REFUSED}
+
+
+def test_a_halved_call_that_loses_nothing_was_too_large() -> None:
+    """Its size is not tried again soon."""
+    made, size = parts(8)
+    made.halve(take(made))
+    for _ in range(2):
+        made.close(take(made), lost=False)
+    assert size.limit == 4
+
+
+def test_a_halved_call_that_loses_a_document_was_not_too_large() -> None:
+    """The document was the cause, also where calls are halved several times."""
+    made, size = parts(4)
+    made.halve(take(made))
+    made.halve(take(made))
+    made.close(take(made), lost=True)
+    while (part := made.next()) is not None:
+        made.close(part, lost=False)
+    assert size.limit == 100
+
+
+def test_a_half_that_is_cut_further_is_settled_with_its_last_piece() -> None:
+    """The limit may fall while halves wait."""
+    made, size = parts(8)
+    made.halve(take(made))
+    size.limit = 2
+    for count in range(4, 0, -1):
+        assert size.limit == 2, count
+        made.close(take(made), lost=False)
+    assert made.next() is None
