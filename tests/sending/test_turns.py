@@ -1,6 +1,5 @@
 """Whose turn it is among the calls of one object."""
 
-import heapq
 import itertools
 import math
 from collections.abc import Sequence
@@ -122,31 +121,6 @@ class TestSmallCalls:
             flight = fly(sender, now)
             assert [queue for queue, _ in flight.parts] == [query]
             sender.answered(flight, now + 0.0005, headers={})
-
-    def test_callers_that_ask_again_at_once_take_few_requests(self) -> None:
-        """50 callers, each asking again when it is answered, after 20 ms: ten calls a request."""
-        sender = make_sender(max_workers=128, is_known=False)
-        rows = itertools.count(50)
-        for row in range(50):
-            add(sender, make_work(1, begin=row))
-        in_flight: list[tuple[float, int, Flight]] = []
-        now, requests, answered = 0.0, 0, 0
-        while answered < 1000:
-            turn = sender.next(now)
-            if isinstance(turn, Flight):
-                requests += 1
-                heapq.heappush(in_flight, (now + 0.02, requests, turn))
-                continue
-            if in_flight and in_flight[0][0] <= now + turn:
-                now, _, flight = heapq.heappop(in_flight)
-                sender.answered(flight, now, headers={})
-                answered += len(flight.parts)
-                for queue, _ in flight.parts:
-                    sender.remove(queue)
-                    add(sender, make_work(1, begin=next(rows)), now=now)
-            else:
-                now += turn
-        assert requests <= 100
 
     @given(st.lists(st.tuples(st.integers(1, 64), st.integers(1, 200)), min_size=1, max_size=60))
     def test_a_shared_request_keeps_every_limit(self, sizes: list[tuple[int, int]]) -> None:

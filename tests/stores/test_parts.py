@@ -1,5 +1,6 @@
 """Batches are written in parts, in order, and calls that were too large are learnt from."""
 
+import pytest
 from langchain_core.documents import Document
 
 from langchain_batch_embed.stores.documents import Item
@@ -66,12 +67,17 @@ def test_a_halved_call_that_loses_a_document_was_not_too_large() -> None:
     assert size.limit == 100
 
 
-def test_a_half_that_is_cut_further_is_settled_with_its_last_piece() -> None:
-    """The limit may fall while halves wait."""
+def test_a_half_that_is_cut_further_is_settled_with_its_last_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The limit may fall while halves wait; the last piece may hold the cause."""
     made, size = parts(8)
     made.halve(take(made))
     size.limit = 2
-    for count in range(4, 0, -1):
-        assert size.limit == 2, count
-        made.close(take(made), lost=False)
-    assert made.next() is None
+    refused: list[int] = []
+    monkeypatch.setattr(size, "refused", refused.append)
+    pieces = [take(made) for _ in range(4)]
+    for piece in pieces[:-1]:
+        made.close(piece, lost=False)
+    made.close(pieces[-1], lost=True)
+    assert refused == []
