@@ -18,7 +18,8 @@ __all__ = ["needs"]
 
 INSTALL = {
     "dask": "'dask[dataframe,distributed]'",
-    "pyspark": "pyspark 'pandas<3'",  # PySpark 4.3 warns of pandas 3
+    "distributed": "'dask[dataframe,distributed]'",
+    "pandas": "'pandas<3'",  # PySpark 4.3 warns of pandas 3
     "ray": "'ray[data]'",
 }
 
@@ -33,10 +34,10 @@ def needs(line: str, cell: str) -> None:
         with quiet():
             get_ipython().run_cell(cell).raise_error()
         return
-    packages = " ".join(INSTALL.get(name, name) for name in missing if name != "java")
-    steps = [f"pip install {packages}"] if packages else []
+    packages = dict.fromkeys(INSTALL.get(name, name) for name in missing if name != "java")
+    steps = [f"pip install {' '.join(packages)}"] if packages else []
     steps += ["install Java 17 or later"] if "java" in missing else []
-    print(f"Not run. To run this cell, {' and '.join(steps)}")
+    print(f"Not run. To run this cell, {' and '.join(steps)}.")
 
 
 def is_missing(name: str) -> bool:

