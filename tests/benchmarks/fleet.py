@@ -220,6 +220,18 @@ def run(name: str, *, shares: bool, seconds: float, server: Server) -> Run:
     return Run(name, requests, reports, events)
 
 
+def busy_worker(server: Server) -> str:
+    """Return what part of its processor time a worker spends on leases that nothing holds up."""
+    with Simulator(Scenario(tokens_per_minute=100 * PER_MINUTE, latency=0.0)) as simulator:
+        fleet = Fleet(simulator, server.url, 30_000, workers=1)
+        fleet.begin(0)
+        (report,) = fleet.reports()
+    return (
+        f"a worker that nothing holds up: {report['exchanges']} exchanges, "
+        f"{100 * report['leaser'] / report['processor']:.1f} % of its processor time"
+    )
+
+
 def script_alone(server: Server) -> str:
     """Return how many reservations a second the script makes, by the server's processor time."""
     import redis  # noqa: PLC0415  # only this script needs it
@@ -261,6 +273,7 @@ def main() -> None:
         return
     with running() as server:
         print(script_alone(server), flush=True)
+        print(busy_worker(server), flush=True)
     print(
         "| run | s | of ideal | refused | requests | exchanges | leaser's part of the time "
         "| and of the processor time | lost |"

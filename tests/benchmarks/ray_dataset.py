@@ -80,15 +80,15 @@ def measure(rows: int, actors: int, *, kills: bool) -> str:
         done = threading.Event()
         watcher = threading.Thread(target=watch, args=(peaks, done))
         watcher.start()
-        seen, killed_at = 0, None
+        seen, before = 0, None
         begin = time.monotonic()
         for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
             found = np.stack(batch["embedding"]).astype(np.float32)
             expected = vectors([text(row) for row in batch["row"]], DIMENSIONS)
             assert (found == expected).all()
             seen += len(found)
-            if kills and killed_at is None and seen >= rows / 2:
-                killed_at = max(entry[1] for entry in simulator.stats()["log"])
+            if kills and before is None and seen >= rows / 2:
+                before = simulator.stats()
                 os.kill(next(workers())[0], signal.SIGKILL)
         wall = time.monotonic() - begin
         done.set()
@@ -102,7 +102,10 @@ def measure(rows: int, actors: int, *, kills: bool) -> str:
     refused = stats["by_status"].get("429", 0) / stats["requests"]
     peak, counted = max(peaks.values(), default=0), totals.report().texts
     twice = stats["inputs_billed"] - stats["texts_billed_distinct"]
-    under_way = sum(entry[2] for entry in log if entry[0] <= (killed_at or -1) < entry[1])
+    under_way = 0
+    if before is not None:  # those in flight are the first of all that ended later
+        later = sorted(log[len(before["log"]) :])
+        under_way = sum(entry[2] for entry in later[: before["in_flight"]])
     return (
         f"| {rows:,} | {actors} | {seconds:.1f} | {seconds / ideal:.2f} | {wall:.1f} "
         f"| {100 * refused:.1f} % | {peak:.0f} | {counted:,} | {twice:,} of {under_way:,} |"
