@@ -10,7 +10,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from pydantic import SecretStr
 from langchain_batch_embed import BatchEmbeddings, RedisStore, SharedQuota
 from langchain_batch_embed.ray import Totals, embed_dataset
 from langchain_batch_embed.simulator import Scenario, Simulator, vectors
+from tests.ray.actors import pids_of_actors
 from tests.valkey_server import running
 
 PER_MINUTE = 20_000_000
@@ -34,24 +34,17 @@ def text(row: int) -> str:
     return f"row {row:07d} ".ljust(200, "x")
 
 
-def workers() -> Iterator[tuple[int, float]]:
-    """Yield the process of each actor, and its peak memory in MB."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if "MapWorker" not in (folder / "cmdline").read_text():
-                continue
-            status = (folder / "status").read_text()
-        except OSError:
-            continue
-        for line in status.splitlines():
-            if line.startswith("VmHWM"):  # a process that is ending has none
-                yield int(folder.name), int(line.split()[1]) / 1000
-
-
 def watch(peaks: dict[int, float], done: threading.Event) -> None:
-    """Note the peak memory of each actor."""
-    while not done.wait(0.5):
-        peaks.update(workers())
+    """Note the peak of each actor's own memory in MB, without what all share, as Ray's store."""
+    while not done.wait(0.2):
+        for pid in pids_of_actors():
+            try:
+                lines = Path("/proc", str(pid), "status").read_text().splitlines()
+            except OSError:  # it has ended
+                continue
+            for line in lines:
+                if line.startswith("RssAnon"):
+                    peaks[pid] = max(peaks.get(pid, 0.0), int(line.split()[1]) / 1000)
 
 
 def measure(rows: int, actors: int, *, kills: bool) -> str:
@@ -89,7 +82,7 @@ def measure(rows: int, actors: int, *, kills: bool) -> str:
             seen += len(found)
             if kills and before is None and seen >= rows / 2:
                 before = simulator.stats()
-                os.kill(next(workers())[0], signal.SIGKILL)
+                os.kill(pids_of_actors()[0], signal.SIGKILL)
         wall = time.monotonic() - begin
         done.set()
         watcher.join()
