@@ -7,7 +7,17 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-__all__ = ["bars", "billed", "dots", "pools", "quota", "refusals", "requests", "stacked"]
+__all__ = [
+    "bars",
+    "billed",
+    "dots",
+    "pools",
+    "quota",
+    "refusals",
+    "requests",
+    "shared",
+    "stacked",
+]
 
 OURS, OTHERS, REFUSED = "#1f6feb", "#98a2b3", "#d1495b"
 PALE = {OURS: "#a9c8fb", OTHERS: "#d0d5dd"}
@@ -176,4 +186,33 @@ def pools(seen: Sequence[tuple[float, int, int]], finish_by: float, title: str) 
     axes.set_ylabel("texts done")
     axes.legend(loc="upper left", frameon=False)
     axes.set_title(title)
+    plt.show()
+
+
+def shared(logs: Mapping[str, Sequence[Any]], rate: float, title: str) -> None:
+    """Draw what a quota of `rate` tokens a second let through and refused, a panel a way."""
+    step = 0.25
+    figure, panels = plt.subplots(
+        len(logs), sharex=True, sharey=True, figsize=(8, 4.6), layout="constrained"
+    )
+    for axes, (name, log) in zip(panels, logs.items(), strict=True):
+        colour = OURS if "(ours)" in name else OTHERS
+        edges = np.arange(0, max(row[0] for row in log) + step, step)
+        bottom = np.zeros(len(edges) - 1)
+        for is_refused, drawn in ((False, colour), (True, REFUSED)):
+            rows = [row for row in log if (row[5] == 429) == is_refused]
+            tokens, _ = np.histogram(
+                [row[0] for row in rows], edges, weights=[row[4] for row in rows]
+            )
+            heights = tokens / step / 1e3
+            axes.bar(edges[:-1], heights, step * 0.9, bottom, align="edge", color=drawn)
+            bottom += heights
+        axes.axhline(rate / 1e3, color=NOTE, linewidth=1, linestyle="--")
+        refused = sum(row[5] == 429 for row in log)
+        axes.set_title(f"{name}: {refused} of {len(log)} requests refused", color=colour)
+    end = panels[-1].get_xlim()[1]
+    panels[-1].text(end, rate / 1e3, "the quota", color=NOTE, ha="right", va="bottom")
+    panels[-1].set_xlabel("seconds since the first request; red: refused")
+    figure.supylabel("thousand tokens a second", fontsize="medium")
+    figure.suptitle(title)
     plt.show()

@@ -37,7 +37,7 @@ SLOW = {
 """Folders and files whose tests take most of the time: processes, notebooks, real stores."""
 
 LONGEST = 120.0
-"""Seconds after which a test fails that would otherwise wait for ever."""
+"""Seconds after which a test fails that would otherwise wait forever; a module may have its own."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,18 +68,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _ends() -> Iterator[None]:
+def _ends(request: pytest.FixtureRequest) -> Iterator[None]:
     """Make a test that hangs a failure, where there are signals."""
+    longest = getattr(request.module, "LONGEST", LONGEST)
 
     def stop(number: int, frame: FrameType | None) -> Never:
         del number, frame
-        raise AssertionError(f"the test has not ended after {LONGEST:g} s")
+        raise AssertionError(f"the test has not ended after {longest:g} s")
 
     if not hasattr(signal, "setitimer"):
         yield
         return
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    signal.setitimer(signal.ITIMER_REAL, longest)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)

