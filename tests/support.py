@@ -35,12 +35,14 @@ class FakeClock:
         time: seconds; only waiting changes it.
         waits: the jumps that were made, in seconds.
         patience: real seconds to wait for an answer before a jump.
+        longest_patience: real seconds to wait while something that is watched is busy.
         watched: each tells whether requests are in flight, which are waited for longer.
     """
 
     def __init__(self) -> None:
         self.time = 0.0
         self.patience = 0.02
+        self.longest_patience = LONGEST_PATIENCE
         self.waits: list[float] = []
         self.watched: list[Callable[[], bool]] = []
 
@@ -57,7 +59,7 @@ class FakeClock:
     def wait(self, condition: threading.Condition, timeout: float) -> None:
         """Jump ahead by `timeout`, unless the condition is notified within a moment."""
         endless = timeout == float("inf")
-        end = time.monotonic() + LONGEST_PATIENCE
+        end = time.monotonic() + self.longest_patience
         while True:
             if condition.wait(60.0 if endless else self.patience) or endless:
                 return
