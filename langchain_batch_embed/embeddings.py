@@ -215,6 +215,7 @@ class BatchEmbeddings(Embeddings):
     query_cache_size = Option["int"](lambda self: self._options.query_cache_size)
     on_usage = Option["Callable[[Usage], object] | None"](lambda self: self._options.on_usage)
     max_dollars = Option["float | None"](lambda self: self._options.max_dollars)
+    quota = Option["SharedQuota | None"](lambda self: self._options.quota)
 
     @property
     def last_report(self) -> Report | None:

@@ -327,7 +327,7 @@ class TestInputs:
         """JSON lines are not cut."""
         write_lines(tmp_path / "texts.jsonl", ["one", "two", None, "two"])
         assert run("plan", "texts.jsonl") == 0
-        head, blank, sent, _ = capsys.readouterr().out.splitlines()
+        head, blank, sent, *_ = capsys.readouterr().out.splitlines()
         assert head == "1 file, for text-embedding-3-small"
         assert blank == "1 record has no text"
         assert sent.startswith("3 texts (2 unique): 1 request, 2 tokens, ")
