@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, Generic, Literal, Self, TypeVar, get_args, overload
+from typing import Any, Generic, Literal, Never, Self, TypeVar, get_args, overload
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.rate_limiters import BaseRateLimiter
@@ -318,8 +318,8 @@ class Option(Generic[_T]):
         """Return the value."""
         return self if instance is None else self._read(instance)
 
-    def __set__(self, instance: object, value: object) -> None:
-        """Refuse to change it: requests under way rely on it.
+    def __set__(self, instance: object, value: Never) -> None:
+        """Refuse to change it: requests under way rely on it; type checkers say so, too.
 
         Raises:
             FixedOptionError: always.
