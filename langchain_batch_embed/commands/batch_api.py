@@ -83,13 +83,16 @@ def _submit(options: argparse.Namespace, texts: Sequence[str]) -> None:
         max_dollars=options.max_dollars,
     )
     say(job)
+    if not job.status.has_ended:
+        say(f"next: collect gets the vectors into {options.journal}, when they are there")
 
 
 def _collect(options: argparse.Namespace) -> None:
     failed = 0
-    for job in _embeddings(options).jobs():
-        if job.status.has_ended:
-            continue
+    jobs = [job for job in _embeddings(options).jobs() if not job.status.has_ended]
+    if not jobs:
+        say(f"{options.journal} has no job that has not ended")
+    for job in jobs:
         say(job)
         try:
             shown = sys.stderr.isatty() and not options.quiet
@@ -97,6 +100,9 @@ def _collect(options: argparse.Namespace) -> None:
         except OptionError as error:  # of another model
             say(error)
             continue
+        except KeyboardInterrupt:
+            sys.stderr.write("stopped waiting: the job goes on, and so does the same command\n")
+            raise
         say(report)
         failed += len(report.failures)
         for failure in report.failures[:_FAILURES_SHOWN]:

@@ -45,6 +45,7 @@ from langchain_batch_embed.commands.sources import (
 from langchain_batch_embed.commands.writing import SUFFIXES, OutputError, open_output
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import BatchEmbeddingsError
+from langchain_batch_embed.providers import urls
 from langchain_batch_embed.report import dollars, money, plural
 from langchain_batch_embed.simulator import TIERS, Scenario, serve
 
@@ -90,7 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except openai.OpenAIError as error:
         # Not its message: some servers repeat the key in it.
         status = f" ({error.status_code})" if isinstance(error, openai.APIStatusError) else ""
-        sys.exit(f"the endpoint failed: {type(error).__name__}{status}")
+        place = (
+            f" at {urls.shown(str(error.request.url))}"
+            if isinstance(error, openai.APIError)
+            else ""
+        )
+        sys.exit(f"the endpoint failed: {type(error).__name__}{status}{place}")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
 
