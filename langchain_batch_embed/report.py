@@ -138,7 +138,7 @@ class Report:
 
     def __str__(self) -> str:
         """One line for a log or a print."""
-        cost = "" if self.dollars is None else f", ${self.dollars:,.4f}"
+        cost = "" if self.dollars is None else f", {money(self.dollars)}"
         kept = "".join(
             f", {count} {where}" for where, count in self._kept().items() if count != "0"
         )

@@ -1,6 +1,7 @@
 """The command `embed`: the texts of files into one file of vectors, by way of a journal."""
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -51,10 +52,16 @@ class Contents:
     blank: int = 0
     octets: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """About how many tokens the texts have."""
+        return math.ceil(self.octets / 4)
+
     def __str__(self) -> str:
         """Say it in a few words."""
         empty = f" ({self.blank:,} of them without a text)" if self.blank else ""
-        return f"{plural(self.records, 'record')}{empty}, about {amount(self.octets / 4)} tokens"
+        tokens = "1 token" if self.tokens == 1 else f"{amount(self.tokens)} tokens"
+        return f"{plural(self.records, 'record')}{empty}, about {tokens}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,7 +123,7 @@ def _embed(options: argparse.Namespace) -> None:
     with find(options.paths, format=options.format) as (sources, skipped):
         contents = survey(sources, how, skipped)
         _check_found(contents.records - contents.blank, skipped)
-        cost = dollars(model, contents.octets // 4)
+        cost = dollars(model, contents.tokens)
         price = "" if cost is None else f", {money(cost)}"
         say(f"{plural(len(sources), 'file')}: {contents}{price}, for {model}")
         embeddings = batched(

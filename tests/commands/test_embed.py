@@ -338,6 +338,17 @@ class TestInputs:
         assert run("embed", "texts.jsonl", "--out", "out.npy") == 1
         assert "no text found" in capsys.readouterr().err
 
+    def test_a_little_is_not_nothing(
+        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """One token is one, and costs something."""
+        file = write_lines(tmp_path / "texts.jsonl", ["a"])
+        assert run("embed", file, "--out", "out.npy") == 0
+        said = capsys.readouterr().out
+        assert "1 file: 1 record, about 1 token, <$0.0001, for" in said
+        assert "1 row, 1 with a vector" in said
+        assert said.endswith("1 request, 0 retries (0 throttled), 1 token, <$0.0001\n")
+
 
 class TestEnds:
     """How it ends, and with which status."""
