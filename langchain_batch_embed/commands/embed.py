@@ -35,7 +35,15 @@ texts."""
 
 
 class StoppedError(Exception):
-    """Everything fails, or the dollars are used up, so nothing more is sent; has its cause."""
+    """Everything fails, or the dollars are used up, so nothing more is sent.
+
+    Attributes:
+        cause: why.
+    """
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__()
+        self.cause = cause
 
 
 @dataclass(slots=True)
@@ -166,11 +174,12 @@ def embed(
         errors = [error for _, _, error in portion if error is not None]
         spent = next((error for error in errors if isinstance(error, BudgetError)), None)
         if spent is not None:
-            raise StoppedError from spent
+            raise StoppedError(spent) from spent
         is_last = outcome.written + outcome.blank + len(outcome.failed) >= total
         has_none = errors and not any(vector is not None for _, vector, _ in portion)
         if has_none and (in_a_row >= HOPELESS or (is_last and not outcome.written)):
-            raise StoppedError from root_of(errors)
+            cause = root_of(errors)
+            raise StoppedError(cause) from cause
     return outcome
 
 

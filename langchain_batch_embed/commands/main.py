@@ -14,6 +14,7 @@ from typing import get_args
 import openai
 
 from langchain_batch_embed.calls import logbook
+from langchain_batch_embed.calls.explanation import explain
 from langchain_batch_embed.commands import batch_api, corpus, demo
 from langchain_batch_embed.commands.account import (
     add_model,
@@ -45,7 +46,7 @@ from langchain_batch_embed.commands.sources import (
 from langchain_batch_embed.commands.writing import SUFFIXES, OutputError, open_output
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import BatchEmbeddingsError
-from langchain_batch_embed.providers import urls
+from langchain_batch_embed.providers.urls import address_of
 from langchain_batch_embed.report import dollars, money, plural
 from langchain_batch_embed.simulator import TIERS, Scenario, serve
 
@@ -90,13 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"{error}")
     except openai.OpenAIError as error:
         # Not its message: some servers repeat the key in it.
-        status = f" ({error.status_code})" if isinstance(error, openai.APIStatusError) else ""
-        place = (
-            f" at {urls.shown(str(error.request.url))}"
-            if isinstance(error, openai.APIError)
-            else ""
-        )
-        sys.exit(f"the endpoint failed: {type(error).__name__}{status}{place}")
+        sys.exit(f"the endpoint failed: {explain(error, address='the endpoint')}")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
 
@@ -143,8 +138,8 @@ def _embed(options: argparse.Namespace) -> None:
             _tell(f"interrupted: what is paid for is in {journal}, and the same command goes on")
             raise
         except StoppedError as error:
-            cause = error.__cause__
-            _tell(f"stopped: {_named(cause)}; what is paid for is in {journal}")
+            why = explain(error.cause, address=address_of(wrapped), model=model)
+            _tell(f"stopped: {why}; what is paid for is in {journal}")
             sys.exit(1)
         finally:
             output.abandon()  # nothing is left of it once it is finished
@@ -214,14 +209,6 @@ def _log(level: int) -> None:
     logger.setLevel(level)
     # The first and the last line are printed anyway.
     logging.getLogger(logbook.__name__).setLevel(max(level, logging.WARNING))
-
-
-def _named(error: BaseException | None) -> str:
-    """Return what an error is called; our own say what to do, others could repeat a key."""
-    if isinstance(error, BatchEmbeddingsError):
-        return str(error)
-    status = getattr(error, "status_code", None)
-    return f"{type(error).__name__}{f' ({status})' if status else ''}"
 
 
 def _tell(message: str) -> None:

@@ -385,11 +385,21 @@ class TestEnds:
         file = write_lines(tmp_path / "texts.jsonl", [f"text {n}" for n in range(5 * AHEAD // 2)])
         assert run("embed", file, "--out", "out.npy") == 1
         said = capsys.readouterr().err
-        assert "AuthenticationError" in said
+        place = f"{server.url}/embeddings: the key is wrong or missing"
+        assert f"stopped: 401 invalid_api_key at {place}; what is paid for is in" in said
         assert "sk-test" not in said
         assert not (tmp_path / "out.npy").exists()
         assert not list(tmp_path.glob("*.part"))
         assert server.stats()["requests"] < 200
+
+    def test_a_server_that_is_not_there_is_named(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        """By its address; the patience is cut short here."""
+        monkeypatch.setattr("langchain_batch_embed.pacing.health.FIRST_CONTACT", 0.1)
+        file = write_lines(tmp_path / "texts.jsonl", ["a"])
+        assert run("embed", file, "--out", "o.npy", "--base-url", "http://127.0.0.1:9/v1") == 1
+        assert "at http://127.0.0.1:9/v1/embeddings: no connection" in capsys.readouterr().err
 
     def test_a_missing_key_is_told(
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
