@@ -29,8 +29,9 @@ import contextlib
 import pickle
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -319,16 +320,7 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
         why: str = "",
     ) -> "PartialEmbeddingsError":
         """Return the error of a call that one cause has ended, or none (`None`)."""
-        if isinstance(cause, Exception) and not isinstance(cause, cls):
-            # Whatever a foreign class does when it is derived from: then it is not.
-            with contextlib.suppress(Exception):
-                kind = _both(type(cause))
-                error = kind(embeddings, failures, report, why)
-                for name, value in vars(cause).items():
-                    if name not in vars(error):
-                        vars(error)[name] = value
-                return error
-        return cls(embeddings, failures, report, why)
+        return _because_of(cls, cause, (embeddings, failures, report, why))
 
     def __str__(self) -> str:
         """Return the message, whatever else the error is."""
@@ -369,31 +361,75 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
         return PartialEmbeddingsError, (self.embeddings, failures, self.report, self.why)
 
 
-def _both(theirs: type[Exception]) -> type[PartialEmbeddingsError]:
-    """Return a class that is caught as a `PartialEmbeddingsError` and as another one."""
+_Error = TypeVar("_Error", bound=BatchEmbeddingsError)
+
+
+def _because_of(
+    ours: type[_Error], cause: BaseException | None, arguments: tuple[Any, ...]
+) -> _Error:
+    """Return an error of ours that is caught as its cause's class too, where there is one."""
+    if isinstance(cause, Exception) and not isinstance(cause, ours):
+        # Whatever a foreign class does when it is derived from: then it is not.
+        with contextlib.suppress(Exception):
+            error = _both(ours, type(cause))(*arguments)
+            for name, value in vars(cause).items():
+                if name not in vars(error):
+                    vars(error)[name] = value
+            return error
+    return ours(*arguments)
+
+
+def _both(ours: type[_Error], theirs: type[Exception]) -> type[_Error]:
+    """Return a class that is caught as one of ours and as another one."""
     if issubclass(theirs, StopIteration | StopAsyncIteration):
         raise TypeError(f"{theirs.__name__} would end a loop of somebody's")
     # As the first class, ours decides how it is made, printed and pickled. `new_class` finds the
     # metaclass that both have in common.
-    kind: type[PartialEmbeddingsError] = types.new_class(
-        PartialEmbeddingsError.__name__,
-        (PartialEmbeddingsError, theirs),
+    return types.new_class(
+        ours.__name__,
+        (ours, theirs),
         exec_body=lambda names: names.update(__module__=__name__),
     )
-    return kind
 
 
 class IngestError(BatchEmbeddingsError):
-    """An `ingest` stopped, or stored nothing; chained from the cause.
+    """An `ingest` stopped, or stored nothing; chained from the cause, and of its class too.
 
     Attributes:
         report: what was stored before, what failed, and of which documents it is not known.
         why: why nothing more is written.
+        said: what went wrong, where, and what to do; empty where that is not known.
     """
 
-    def __init__(self, report: IngestReport, why: str = "several in a row failed") -> None:
+    def __init__(
+        self, report: IngestReport, why: str = "several in a row failed", said: str = ""
+    ) -> None:
+        self.report = report
+        self.why = why
+        self.said = said
+        # Not `super()`: beside this class there may be an SDK's, which takes other arguments.
+        Exception.__init__(self, self._message())
+
+    @classmethod
+    def because_of(
+        cls, cause: BaseException | None, report: IngestReport, why: str, said: str = ""
+    ) -> "IngestError":
+        """Return the error of an ingest that one cause has ended."""
+        return _because_of(cls, cause, (report, why, said))
+
+    def __str__(self) -> str:
+        """Return the message, whatever else the error is."""
+        return self._message()
+
+    def _message(self) -> str:
+        report = self.report
         kinds = ", ".join(sorted({type(failure.error).__name__ for failure in report.failures}))
-        stored = f"{report.stored:,} are" if report.stored else "none is"
+        cause = self.said or kinds
+        if report.tried == 1:
+            which = f"the first document is {'' if report.stored else 'not '}stored"
+        else:
+            stored = f"{report.stored:,} are" if report.stored else "none is"
+            which = f"of the first {report.tried:,} documents {stored} stored"
         named = ["failures"] * bool(report.failures)
         look = ""
         if report.unknown and report.keeps_ids:
@@ -406,17 +442,18 @@ class IngestError(BatchEmbeddingsError):
         left = [f"those in .report.{' and .report.'.join(named)}"] if named else []
         if report.tried < report.documents or not left:
             left.append(f"all from number {report.tried:,} on")
-        super().__init__(
-            f"of the first {report.tried:,} documents {stored} stored: {why}"
-            f"{f' ({kinds})' if kinds else ''}; {look}fix the cause, then ingest "
-            f"{', and '.join(left)}"
+        return (
+            f"{which}: {self.why}{f' ({cause})' if cause else ''}; {look}fix the cause, then "
+            f"ingest {', and '.join(left)}"
         )
-        self.report = report
-        self.why = why
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the arguments, from which the message is made again."""
-        return type(self), (self.report, self.why)
+        """Pickle the arguments, from which the message is made again; see `_picklable`."""
+        failures = (
+            replace(failure, error=_picklable(failure.error)) for failure in self.report.failures
+        )
+        report = replace(self.report, failures=tuple(failures))
+        return IngestError, (report, self.why, self.said)
 
 
 class NotKeptError(BatchEmbeddingsError):

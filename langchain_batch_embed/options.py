@@ -1,14 +1,13 @@
 """The options of `BatchEmbeddings`: their names, types and defaults, checked when they are set."""
 
 import difflib
-import importlib
 import math
 import os
 import random
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, Generic, Literal, Self, TypeVar, get_args, overload
+from typing import Any, Generic, Literal, Never, Self, TypeVar, get_args, overload
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.rate_limiters import BaseRateLimiter
@@ -19,6 +18,7 @@ from langchain_batch_embed.errors import FixedOptionError, OptionError, UnknownO
 from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits, attribute, limits_of
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE
+from langchain_batch_embed.providers.named import named
 from langchain_batch_embed.report import Usage
 from langchain_batch_embed.shared.quota import SharedQuota
 from langchain_batch_embed.texts.inputs import LongInputs
@@ -318,8 +318,8 @@ class Option(Generic[_T]):
         """Return the value."""
         return self if instance is None else self._read(instance)
 
-    def __set__(self, instance: object, value: object) -> None:
-        """Refuse to change it: requests under way rely on it.
+    def __set__(self, instance: object, value: Never) -> None:
+        """Refuse to change it: requests under way rely on it; type checkers say so, too.
 
         Raises:
             FixedOptionError: always.
@@ -358,15 +358,15 @@ def embeddings_of(wrapped: object, wrapper: type[Embeddings]) -> Embeddings:
     """Return what is to be wrapped: an object that is not wrapped yet, or one by its name.
 
     Args:
-        wrapped: an `Embeddings` object, or a name such as `"openai:text-embedding-3-small"`, of
-            which LangChain's `init_embeddings` makes one.
+        wrapped: an `Embeddings` object, or a name such as `"openai:text-embedding-3-small"`.
         wrapper: the class that is not to be wrapped again.
 
     Raises:
-        OptionError: it is a class, something else, or a `wrapper`.
+        OptionError: it is a class, something else, a `wrapper`, or a name of which no object can
+            be made.
     """
     if isinstance(wrapped, str) and ":" in wrapped:
-        return _named(wrapped)
+        return named(wrapped)
     if isinstance(wrapped, type):
         raise OptionError(
             f"BatchEmbeddings wraps an object, not a class: make one, {wrapped.__name__}(...)"
@@ -387,34 +387,6 @@ def embeddings_of(wrapped: object, wrapper: type[Embeddings]) -> Embeddings:
             ".embeddings, or use that one"
         )
     return wrapped
-
-
-def _named(name: str) -> Embeddings:
-    """Make the object of a name such as `"openai:text-embedding-3-small"`.
-
-    Raises:
-        OptionError: `langchain`, the provider's package or its key is missing, or the provider does
-            not exist.
-    """
-    for package in ("langchain", "langchain_classic"):
-        try:
-            module = importlib.import_module(f"{package}.embeddings")
-        except ImportError:
-            continue
-        try:
-            made = module.init_embeddings(name)
-        except Exception as error:
-            provider = name.partition(":")[0]
-            raise OptionError(
-                f"LangChain's init_embeddings can make no embeddings of provider {provider!r} "
-                f"({type(error).__name__}, above); make the object, and wrap that"
-            ) from error
-        if isinstance(made, Embeddings):
-            return made
-    raise OptionError(
-        "a name needs LangChain's init_embeddings: pip install langchain; or wrap an object, for "
-        "example OpenAIEmbeddings(...)"
-    )
 
 
 def _check_amount(name: str, value: object) -> None:

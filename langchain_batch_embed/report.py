@@ -138,7 +138,7 @@ class Report:
 
     def __str__(self) -> str:
         """One line for a log or a print."""
-        cost = "" if self.dollars is None else f", ${self.dollars:,.4f}"
+        cost = "" if self.dollars is None else f", {money(self.dollars)}"
         kept = "".join(
             f", {count} {where}" for where, count in self._kept().items() if count != "0"
         )
@@ -261,7 +261,7 @@ class IngestReport:
         lost = f", {len(self.failures):,} failed" if self.failures else ""
         unsure = f", {len(self.unknown):,} unknown" if self.unknown else ""
         replaced = f", {self.replaced:,} replaced by a later one" if self.replaced else ""
-        again = f", {self.retries:,} retries" if self.retries else ""
+        again = f", {plural(self.retries, 'retry', 'retries')}" if self.retries else ""
         adds = (
             "" if self.keeps_ids else "; the store keeps no ids, so another ingest adds rows again"
         )

@@ -91,7 +91,7 @@ class TestTokenAwareBatching:
     def test_refuses_over_long_texts_if_told(self, batch: Batch, server: LocalServer) -> None:
         """`long_inputs="error"` names the texts before anything is sent."""
         embeddings = batch(long_inputs="error")
-        with pytest.raises(InputError, match="indices 1"):
+        with pytest.raises(InputError, match="index 1"):
             embeddings.embed_documents(["short", prose(9000)])
         assert server.stats()["requests"] == 0
 

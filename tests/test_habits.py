@@ -3,6 +3,7 @@
 import inspect
 import math
 import pydoc
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -36,14 +37,19 @@ def make(**options: Any) -> BatchEmbeddings:
     return BatchEmbeddings(DeterministicFakeEmbedding(size=3), **options)
 
 
+KEY = "sk-secret"
+NOBODY = "no provider 'nobody', but .*cohere.*'openai:nobody:"
+
+
 class TestNames:
     """Kind: a name in place of an object, as `init_embeddings` takes it."""
 
     def test_a_name_with_its_provider_is_enough(
         self, server: LocalServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """LangChain makes the object, and the key is where that looks for it."""
-        pytest.importorskip("langchain_classic")
+        """The key is where the class looks for it; OpenAI's needs no LangChain."""
+        monkeypatch.setitem(sys.modules, "langchain", None)
+        monkeypatch.setitem(sys.modules, "langchain_classic", None)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
         monkeypatch.setenv("OPENAI_API_BASE", server.url)
         embeddings = BatchEmbeddings("openai:text-embedding-3-large", max_workers=3)
@@ -51,21 +57,51 @@ class TestNames:
         assert (embeddings.model, embeddings.max_workers) == ("text-embedding-3-large", 3)
         assert_right(embeddings.embed_numpy(["a"]), ["a"])
 
-    @pytest.mark.parametrize("name", ["nobody:model", "openai:"])
-    def test_a_name_that_langchain_cannot_make_is_an_error(
-        self, name: str, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("name", "raised", "said"),
+        [
+            ("nobody:m", ValueError("Provider 'nobody' is not supported.\n  - cohere: x"), NOBODY),
+            ("cohere:m", ImportError("Please install it with `pip install a-cohere`"), "a-cohere$"),
+            ("cohere:m", ModuleNotFoundError(name="tokenizers"), "pip install tokenizers"),
+            ("cohere:m", ValueError(f"set COHERE_API_KEY, not {KEY}"), "is COHERE_API_KEY set"),
+            ("cohere:m", TypeError(f"{KEY} is wrong"), "TypeError.: make the object, and wrap"),
+            ("cohere:m", None, "makes no Embeddings of provider 'cohere'"),
+        ],
+        ids=["unknown", "package", "module", "key", "other", "runnable"],
+    )
+    def test_a_name_that_langchain_cannot_make_says_what_to_do(
+        self, mocker: MockerFixture, name: str, raised: Exception | None, said: str
     ) -> None:
-        """With LangChain's own reason as its cause."""
-        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        with pytest.raises(OptionError, match="make the object, and wrap that") as caught:
+        """With LangChain's own reason as its cause, and nothing that could be a key."""
+        langchain = SimpleNamespace(init_embeddings=mocker.Mock(side_effect=raised))
+        mocker.patch("importlib.import_module", return_value=langchain)
+        with pytest.raises(OptionError, match=said) as caught:
             BatchEmbeddings(name)
-        assert caught.value.__cause__ is not None
+        assert caught.value.__cause__ is raised
+        assert KEY not in str(caught.value)
+
+    def test_an_unknown_provider_is_told_by_the_real_one(self) -> None:
+        """In its own words of today."""
+        pytest.importorskip("langchain_classic")
+        with pytest.raises(OptionError, match=NOBODY):
+            BatchEmbeddings("nobody:m")
+
+    def test_a_missing_key_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By the name of its variable."""
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        with pytest.raises(OptionError, match=r"is .*OPENAI_API_KEY.* set"):
+            BatchEmbeddings("openai:text-embedding-3-small")
+
+    def test_a_name_without_a_model_is_an_error(self) -> None:
+        """It would be asked for the model of no name."""
+        with pytest.raises(OptionError, match="'openai:' has no model"):
+            BatchEmbeddings("openai:")
 
     def test_without_langchain_the_error_says_what_to_install(self, mocker: MockerFixture) -> None:
         """Nothing here needs the package otherwise."""
         mocker.patch("importlib.import_module", side_effect=ModuleNotFoundError)
         with pytest.raises(OptionError, match="pip install langchain"):
-            BatchEmbeddings("openai:text-embedding-3-small")
+            BatchEmbeddings("cohere:embed-v4.0")
 
     def test_a_name_without_its_provider_is_an_error(self) -> None:
         """Whose model it is cannot be guessed."""

@@ -1,5 +1,6 @@
 """What `submit` and `jobs` do: takes texts in, and finds jobs again."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.batch_api.faults import passes
 from langchain_batch_embed.batch_api.files import octets_of
-from langchain_batch_embed.batch_api.job import Job
+from langchain_batch_embed.batch_api.job import Job, not_answering
 from langchain_batch_embed.batch_api.lock import jobs_lock
 from langchain_batch_embed.batch_api.packing import group, lines_of, new_part
 from langchain_batch_embed.batch_api.records import JobRecord, Line, Part
@@ -35,6 +36,8 @@ from langchain_batch_embed.report import (
 from langchain_batch_embed.texts.inputs import Inputs, check_texts
 
 __all__ = ["Desk", "FinishBy"]
+
+logger = logging.getLogger(__name__)
 
 FinishBy = float | timedelta | datetime
 """Seconds from now, a time from now, or a moment."""
@@ -156,6 +159,7 @@ class Desk:
                     return
                 if pause > _LAST_PAUSE:
                     raise
+                logger.warning("%s", not_answering(self.provider.address, error, pause))
             else:
                 return
             self.calendar.sleep(pause)
@@ -247,6 +251,7 @@ class Desk:
             store=store,
             worker=lambda: Worker(self._tools(journal)),
             space=self.provider.space.digest,
+            address=self.provider.address,
             calendar=self.calendar,
         )
 

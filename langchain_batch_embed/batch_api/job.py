@@ -1,5 +1,6 @@
 """`Job`: one call of `submit`, in this process or from the journal."""
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -22,7 +23,9 @@ from langchain_batch_embed.errors import (
 from langchain_batch_embed.journal import SQLiteJournal
 from langchain_batch_embed.report import BATCH_API_SHARE, html_table
 
-__all__ = ["Job"]
+__all__ = ["Job", "not_answering"]
+
+logger = logging.getLogger(__name__)
 
 _OTHERS = 1.0
 """Seconds between two looks at a job on which another process works."""
@@ -56,6 +59,7 @@ class Job:
         store: JobStore,
         worker: Callable[[], Worker],
         space: bytes,
+        address: str,
         calendar: Calendar,
     ) -> None:
         self.id = record.id
@@ -66,6 +70,7 @@ class Job:
         self._store = store
         self._make_worker = worker
         self._own_space = space
+        self._address = address
         self._calendar = calendar
         self._stranded = 0
 
@@ -163,15 +168,20 @@ class Job:
         pause = _FIRST_PAUSE
         with tqdm(total=self.status.texts, unit=" texts", disable=not show_progress) as bar:
             while True:
+                trouble = ""
                 try:
                     delay = self._round()
                     heard, pause = self._calendar.time(), _FIRST_PAUSE
                 except Exception as error:
                     if not passes(error) or self._calendar.time() - heard > _MOST_SILENCE:
                         raise
+                    trouble = not_answering(self._address, error, pause)
+                    logger.log(
+                        logging.WARNING if pause == _FIRST_PAUSE else logging.INFO, "%s", trouble
+                    )
                     delay, pause = pause, min(_LAST_PAUSE, 2 * pause)
                 status = self.status
-                _show(bar, status)
+                _show(bar, status, trouble)
                 if status.has_ended:
                     break
                 if self._stranded and self._stranded >= status.waiting + status.running:
@@ -255,10 +265,17 @@ class Job:
             )
 
 
-def _show(bar: "tqdm[object]", status: JobStatus) -> None:
+def not_answering(address: str, error: BaseException, pause: float) -> str:
+    """Say that a server is waited for, and for how long; not its message, which may have a key."""
+    status = getattr(error, "status_code", None)
+    what = f"{status} {type(error).__name__}" if isinstance(status, int) else type(error).__name__
+    return f"the server at {address} does not answer ({what}), next try in {pause:g} s"
+
+
+def _show(bar: "tqdm[object]", status: JobStatus, trouble: str) -> None:
     done = status.finished + status.failed + status.cancelled + status.answered
     bar.update(min(status.texts, done) - bar.n)
-    bar.set_postfix_str(str(status).partition(": ")[2], refresh=False)
+    bar.set_postfix_str(trouble or str(status).partition(": ")[2])
 
 
 def _error(words: str | None) -> BatchEmbeddingsError:

@@ -1,10 +1,10 @@
 """How far a job is, and what it did."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from langchain_batch_embed.errors import Failure
-from langchain_batch_embed.report import duration, html_table, money
+from langchain_batch_embed.report import duration, html_table, money, plural
 
 __all__ = ["JobReport", "JobStatus"]
 
@@ -43,7 +43,7 @@ class JobStatus:
             "cancelled": self.cancelled,
         }
         shown = [f"{count:,} {name}" for name, count in counts.items() if count]
-        return f"{self.texts:,} texts: {', '.join(shown) or 'nothing to do'}"
+        return f"{plural(self.texts, 'text')}: {', '.join(shown) or 'nothing to do'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class JobReport:
     Attributes:
         texts: texts of the caller.
         unique: different texts among them.
-        from_journal: unique texts whose vectors were in the journal and cost nothing.
+        from_journal: unique texts whose vectors were kept from before and cost nothing.
         batches: batches created.
         requests: ordinary requests, for what was late.
         half_price_tokens: tokens billed through the Batch API.
@@ -88,22 +88,29 @@ class JobReport:
 
     def __str__(self) -> str:
         """One line for a log or a print."""
-        kept = f", {self.from_journal:,} from the journal" if self.from_journal else ""
+        kept = f", {self.from_journal:,} kept from before" if self.from_journal else ""
         lost = f", {len(self.failures):,} failed" if self.failures else ""
+        texts = f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}{lost})"
         return (
-            f"{self.texts:,} texts ({self.unique:,} unique{kept}{lost}) in "
-            f"{duration(self.seconds)}: {self.batches:,} batches with "
-            f"{self.half_price_tokens:,} tokens at half price{_price(self.half_price_dollars)}, "
-            f"{self.requests:,} requests with {self.full_price_tokens:,} at full price"
-            f"{_price(self.full_price_dollars)}"
+            f"{texts} in {duration(self.seconds)}: {' and '.join(self._sent()) or 'nothing sent'}"
         )
+
+    def _sent(self) -> Iterator[str]:
+        if self.batches:
+            tokens = plural(self.half_price_tokens, "token")
+            price = _price(self.half_price_dollars)
+            yield f"{plural(self.batches, 'batch', 'batches')} with {tokens} at half price{price}"
+        if self.requests:
+            tokens = plural(self.full_price_tokens, "token")
+            price = _price(self.full_price_dollars)
+            yield f"{plural(self.requests, 'request')} with {tokens} at full price{price}"
 
     def _repr_html_(self) -> str:
         """Return a small table, for notebooks."""
         rows: Mapping[str, str] = {
             "texts": f"{self.texts:,}",
             "unique": f"{self.unique:,}",
-            "from the journal": f"{self.from_journal:,}",
+            "kept from before": f"{self.from_journal:,}",
             "batches": f"{self.batches:,}",
             "at half price": f"{self.half_price_tokens:,} tokens{_price(self.half_price_dollars)}",
             "requests": f"{self.requests:,}",

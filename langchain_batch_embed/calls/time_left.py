@@ -1,7 +1,9 @@
 """How long the rest of a call takes: pure arithmetic.
 
 The larger of two times counts: until the quota has let the rest through, which the pacer knows from
-the first answer's headers on, and until it is answered as fast as the last answers came.
+the first answer's headers on, and until it is answered as fast as the last answers came. Where only
+refusals tell of the quota, the pacer tries out what gets through, so its rate of the moment is
+wrong by as much. There the pace since the first of them counts the more, the longer that has been.
 """
 
 from collections import deque
@@ -55,6 +57,7 @@ class TimeLeft:
 
     def __init__(self) -> None:
         self._answers = Pace()
+        self._learnt: tuple[float, float] | None = None  # when a rate was first learnt, and left
 
     def seconds(self, now: float, left: float, status: Status) -> float | None:
         """Return the seconds that are left; `None`: nothing is known yet, or the server is away.
@@ -73,4 +76,19 @@ class TimeLeft:
         times = [] if status.quota_seconds is None else [status.quota_seconds]
         if pace is not None:
             times.append(status.pause + left / pace)
-        return max(times, default=None)
+        seconds = max(times, default=None)
+        if seconds is None or not status.is_learnt:
+            return seconds
+        return self._corrected(seconds, now, left)
+
+    def _corrected(self, seconds: float, now: float, left: float) -> float:
+        """Return the seconds by a rate that is tried out, with how it went until now."""
+        if self._learnt is None:
+            self._learnt = now, left
+        began, left_then = self._learnt
+        elapsed, done = now - began, left_then - left
+        if elapsed <= 0 or done <= 0 or seconds <= 0:
+            return seconds
+        # The mean of both rates.
+        weight = elapsed / (elapsed + seconds)
+        return 1 / (weight * done / elapsed / left + (1 - weight) / seconds)

@@ -5,10 +5,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from langchain_openai import OpenAIEmbeddings
-from pydantic import SecretStr
-
-from langchain_batch_embed.commands.account import wrapped_of
+from langchain_batch_embed.commands.account import (
+    MODEL,
+    add_model,
+    add_server,
+    batched,
+    unasked,
+    wrapped_of,
+)
 from langchain_batch_embed.commands.demo import say
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import OptionError
@@ -56,6 +60,7 @@ def add_collect(parser: argparse.ArgumentParser) -> None:
         "or failed is sent again. It may be stopped and started at any time."
     )
     _add_account(parser)
+    add_model(parser)
     parser.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="wait no longer (default: until the end)"
     )
@@ -78,13 +83,16 @@ def _submit(options: argparse.Namespace, texts: Sequence[str]) -> None:
         max_dollars=options.max_dollars,
     )
     say(job)
+    if not job.status.has_ended:
+        say(f"next: collect gets the vectors into {options.journal}, when they are there")
 
 
 def _collect(options: argparse.Namespace) -> None:
     failed = 0
-    for job in _embeddings(options).jobs():
-        if job.status.has_ended:
-            continue
+    jobs = [job for job in _embeddings(options).jobs() if not job.status.has_ended]
+    if not jobs:
+        say(f"{options.journal} has no job that has not ended")
+    for job in jobs:
         say(job)
         try:
             shown = sys.stderr.isatty() and not options.quiet
@@ -92,6 +100,9 @@ def _collect(options: argparse.Namespace) -> None:
         except OptionError as error:  # of another model
             say(error)
             continue
+        except KeyboardInterrupt:
+            sys.stderr.write("stopped waiting: the job goes on, and so does the same command\n")
+            raise
         say(report)
         failed += len(report.failures)
         for failure in report.failures[:_FAILURES_SHOWN]:
@@ -101,9 +112,7 @@ def _collect(options: argparse.Namespace) -> None:
 
 
 def _jobs(options: argparse.Namespace) -> None:
-    # Nothing is sent, so any key works.
-    wrapped = OpenAIEmbeddings(api_key=SecretStr("never sent"), openai_api_type=None)
-    jobs = BatchEmbeddings(wrapped, journal=options.journal).jobs()
+    jobs = BatchEmbeddings(unasked(MODEL), journal=options.journal).jobs()
     for job in jobs:
         say(f"{job}; {job.report}" if job.status.has_ended else job)
     if not jobs:
@@ -111,7 +120,7 @@ def _jobs(options: argparse.Namespace) -> None:
 
 
 def _embeddings(options: argparse.Namespace) -> BatchEmbeddings:
-    return BatchEmbeddings(wrapped_of(options), journal=options.journal)
+    return batched(wrapped_of(options), options, journal=options.journal)
 
 
 def _add_journal(parser: argparse.ArgumentParser) -> None:
@@ -126,10 +135,4 @@ def _add_journal(parser: argparse.ArgumentParser) -> None:
 
 def _add_account(parser: argparse.ArgumentParser) -> None:
     _add_journal(parser)
-    if not any(action.dest == "model" for action in parser._actions):  # noqa: SLF001  # no other way
-        parser.add_argument(
-            "--model", metavar="NAME", default="text-embedding-3-small", help="default: %(default)s"
-        )
-    parser.add_argument(
-        "--dimensions", type=int, metavar="N", help="of the vectors (default: the model's)"
-    )
+    add_server(parser)

@@ -1,6 +1,7 @@
 """The command `embed`: the texts of files into one file of vectors, by way of a journal."""
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,7 +35,15 @@ texts."""
 
 
 class StoppedError(Exception):
-    """Everything fails, or the dollars are used up, so nothing more is sent; has its cause."""
+    """Everything fails, or the dollars are used up, so nothing more is sent.
+
+    Attributes:
+        cause: why.
+    """
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__()
+        self.cause = cause
 
 
 @dataclass(slots=True)
@@ -51,10 +60,16 @@ class Contents:
     blank: int = 0
     octets: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """About how many tokens the texts have."""
+        return math.ceil(self.octets / 4)
+
     def __str__(self) -> str:
         """Say it in a few words."""
         empty = f" ({self.blank:,} of them without a text)" if self.blank else ""
-        return f"{plural(self.records, 'record')}{empty}, about {amount(self.octets / 4)} tokens"
+        tokens = "1 token" if self.tokens == 1 else f"{amount(self.tokens)} tokens"
+        return f"{plural(self.records, 'record')}{empty}, about {tokens}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,11 +174,12 @@ def embed(
         errors = [error for _, _, error in portion if error is not None]
         spent = next((error for error in errors if isinstance(error, BudgetError)), None)
         if spent is not None:
-            raise StoppedError from spent
+            raise StoppedError(spent) from spent
         is_last = outcome.written + outcome.blank + len(outcome.failed) >= total
         has_none = errors and not any(vector is not None for _, vector, _ in portion)
         if has_none and (in_a_row >= HOPELESS or (is_last and not outcome.written)):
-            raise StoppedError from root_of(errors)
+            cause = root_of(errors)
+            raise StoppedError(cause) from cause
     return outcome
 
 

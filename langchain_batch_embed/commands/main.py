@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import get_args
 
 import openai
-from langchain_openai import OpenAIEmbeddings
-from pydantic import SecretStr
 
 from langchain_batch_embed.calls import logbook
+from langchain_batch_embed.calls.explanation import explain
 from langchain_batch_embed.commands import batch_api, corpus, demo
-from langchain_batch_embed.commands.account import wrapped_of
+from langchain_batch_embed.commands.account import (
+    add_model,
+    add_server,
+    batched,
+    model_name,
+    unasked,
+    wrapped_of,
+)
+from langchain_batch_embed.commands.arguments import positive
 from langchain_batch_embed.commands.demo import say
 from langchain_batch_embed.commands.embed import (
     Contents,
@@ -39,6 +46,7 @@ from langchain_batch_embed.commands.sources import (
 from langchain_batch_embed.commands.writing import SUFFIXES, OutputError, open_output
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import BatchEmbeddingsError
+from langchain_batch_embed.providers.urls import address_of
 from langchain_batch_embed.report import dollars, money, plural
 from langchain_batch_embed.simulator import TIERS, Scenario, serve
 
@@ -83,8 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"{error}")
     except openai.OpenAIError as error:
         # Not its message: some servers repeat the key in it.
-        status = f" ({error.status_code})" if isinstance(error, openai.APIStatusError) else ""
-        sys.exit(f"the endpoint failed: {type(error).__name__}{status}")
+        sys.exit(f"the endpoint failed: {explain(error, address='the endpoint')}")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
 
@@ -104,16 +111,19 @@ def _embed(options: argparse.Namespace) -> None:
     journal: Path = options.journal or out.with_suffix(".journal.db")
     if journal.resolve() == out.resolve():
         raise OutputError("--journal and --out are the same file: name another one")
-    output = open_output(out, model=options.model)
+    model = model_name(options)
+    output = open_output(out, model=model)
+    wrapped = wrapped_of(options)  # before long files are read
     how = _reading(options)
     with find(options.paths, format=options.format) as (sources, skipped):
         contents = survey(sources, how, skipped)
         _check_found(contents.records - contents.blank, skipped)
-        cost = dollars(options.model, contents.octets // 4)
+        cost = dollars(model, contents.tokens)
         price = "" if cost is None else f", {money(cost)}"
-        say(f"{plural(len(sources), 'file')}: {contents}{price}, for {options.model}")
-        embeddings = BatchEmbeddings(
-            wrapped_of(options),
+        say(f"{plural(len(sources), 'file')}: {contents}{price}, for {model}")
+        embeddings = batched(
+            wrapped,
+            options,
             journal=journal,
             max_dollars=options.max_dollars,
             hedge=False,  # who embeds files can wait for the last answer, and pays for each once
@@ -128,8 +138,8 @@ def _embed(options: argparse.Namespace) -> None:
             _tell(f"interrupted: what is paid for is in {journal}, and the same command goes on")
             raise
         except StoppedError as error:
-            cause = error.__cause__
-            _tell(f"stopped: {_named(cause)}; what is paid for is in {journal}")
+            why = explain(error.cause, address=address_of(wrapped), model=model)
+            _tell(f"stopped: {why}; what is paid for is in {journal}")
             sys.exit(1)
         finally:
             output.abandon()  # nothing is left of it once it is finished
@@ -148,17 +158,12 @@ def _embed(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     sources, contents, texts = _read_all(options)
-    # Nothing is sent, so any key works, and the user's variables must not interfere.
-    wrapped = OpenAIEmbeddings(
-        model=options.model,
-        api_key=SecretStr("never sent"),
-        openai_api_type=None,
-        openai_proxy="",
+    plan = BatchEmbeddings(unasked(options.model)).plan(
+        texts, tier=options.tier, price=options.price
     )
-    plan = BatchEmbeddings(wrapped).plan(texts, tier=options.tier, price=options.price)
     is_cut = not options.whole and any(source.format == "text" for source in sources)
     cut = ", cut into sections" if is_cut else ""
-    say(f"{plural(len(sources), 'file')}{cut}, for {options.model}")
+    say(f"{plural(len(sources), 'file')}{cut}, for {model_name(options)}")
     if contents.blank:
         say(f"{plural(contents.blank, 'record has', 'records have')} no text")
     say(plan)
@@ -167,7 +172,7 @@ def _plan(options: argparse.Namespace) -> None:
 def _texts_to_submit(options: argparse.Namespace) -> list[str]:
     """Read the files that the command line names, and say what is in them."""
     sources, contents, texts = _read_all(options)
-    say(f"{plural(len(sources), 'file')}: {contents}, for {options.model}")
+    say(f"{plural(len(sources), 'file')}: {contents}, for {model_name(options)}")
     return texts
 
 
@@ -204,14 +209,6 @@ def _log(level: int) -> None:
     logger.setLevel(level)
     # The first and the last line are printed anyway.
     logging.getLogger(logbook.__name__).setLevel(max(level, logging.WARNING))
-
-
-def _named(error: BaseException | None) -> str:
-    """Return what an error is called; our own say what to do, others could repeat a key."""
-    if isinstance(error, BatchEmbeddingsError):
-        return str(error)
-    status = getattr(error, "status_code", None)
-    return f"{type(error).__name__}{f' ({status})' if status else ''}"
 
 
 def _tell(message: str) -> None:
@@ -289,7 +286,8 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
     parser.description = """\
 Embeds the texts of files, and writes one row a record: a section of a text file, a line of JSON
 lines, a row of a table. Vectors are kept in a journal, so that nothing is paid for twice: killed,
-the same command goes on from there. OPENAI_API_KEY and OPENAI_BASE_URL say where.
+the same command goes on from there. The key is where the provider's class looks for it, such as in
+OPENAI_API_KEY.
 
   .npy      float32, shape (n, d), NaN where there is no vector; ids in NAME.ids.jsonl
   .parquet  columns id and vector
@@ -303,9 +301,7 @@ the same command goes on from there. OPENAI_API_KEY and OPENAI_BASE_URL say wher
         metavar="FILE",
         help="where finished vectors are kept (default: beside --out, ending in .journal.db)",
     )
-    parser.add_argument(
-        "--dimensions", type=_positive, metavar="N", help="of the vectors (default: the model's)"
-    )
+    add_server(parser)
     parser.add_argument("--max-dollars", type=float, metavar="X", help="stop before it costs more")
     parser.add_argument("--quiet", action="store_true", help="no bar, and no log but warnings")
     parser.set_defaults(run=_embed)
@@ -346,9 +342,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="each text file is one text (default: sections of some 125 tokens)",
     )
-    parser.add_argument(
-        "--model", metavar="NAME", default="text-embedding-3-small", help="default: %(default)s"
-    )
+    add_model(parser)
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -359,7 +353,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sections",
-        type=_positive,
+        type=positive,
         metavar="N",
         help=f"how many at most (default: {demo.SECTIONS:,}, live {demo.LIVE_SECTIONS:,})",
     )
@@ -433,13 +427,6 @@ def _version() -> str:
         return importlib.metadata.version("langchain-batch-embed")
     except importlib.metadata.PackageNotFoundError:
         return "(not installed)"
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 def _existing(text: str) -> Path:

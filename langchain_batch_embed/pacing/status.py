@@ -50,6 +50,12 @@ class Status:
     tokens_per_minute: float | None
     quota_seconds: float | None
 
+    @property
+    def is_learnt(self) -> bool:
+        """Tell whether the quota is known from refusals alone."""
+        told = (self.requests_per_minute, self.tokens_per_minute)
+        return self.quota_seconds is not None and told == (None, None)
+
 
 def status_of(
     pacer: Pacer,

@@ -18,6 +18,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
+from langchain_batch_embed.calls.explanation import explain
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.prefetch_progress import watched
 from langchain_batch_embed.errors import (
@@ -135,7 +136,15 @@ def ingest(
                 draw=draw,
             ),
         )
-        return Ingestion(reader, ahead, writer, now=clock.now).run(bar.update, cancelled=cancelled)
+        provider = pipeline.provider
+        ingestion = Ingestion(
+            reader,
+            ahead,
+            writer,
+            now=clock.now,
+            explain=partial(explain, address=provider.address, model=provider.model),
+        )
+        return ingestion.run(bar.update, cancelled=cancelled)
 
 
 def _take(documents: Any, wait: Callable[[Any], Any] | None) -> Take:
@@ -154,15 +163,23 @@ class Ingestion:
         ahead: embeds them ahead.
         writer: writes them.
         now: returns the time in seconds.
+        explain: says what an error of embedding means, and where it was.
     """
 
     def __init__(
-        self, reader: Reader, ahead: Ahead, writer: Writer, *, now: Callable[[], float]
+        self,
+        reader: Reader,
+        ahead: Ahead,
+        writer: Writer,
+        *,
+        now: Callable[[], float],
+        explain: Callable[[BaseException], str],
     ) -> None:
         self._reader = reader
         self._ahead = ahead
         self._writer = writer
         self._now = now
+        self._explain = explain
         self._started = now()
         self._waited = 0.0
         self._tried = 0
@@ -213,7 +230,9 @@ class Ingestion:
             if writer.written.stored == stored and batch.is_whole:
                 self._note_whole_batch_failed(batch)
         except Stop as stop:
-            raise self._error(stop.why, batch) from root_of([stop.cause])
+            self._note_tried(batch)
+            cause = root_of([stop.cause])
+            raise self._error(stop.why, cause) from cause
         finally:
             self._note_tried(batch)
         if writer.written.stored:
@@ -247,16 +266,18 @@ class Ingestion:
     def _finished(self) -> IngestReport:
         report = self._report()
         if report.failures and not report.stored:
-            raise IngestError(report, "none could be stored") from root_of(
-                [failure.error for failure in report.failures]
-            )
+            cause = root_of([failure.error for failure in report.failures])
+            raise self._error("none could be stored", cause) from cause
         if report.failures or report.unknown:
             logger.warning("%s; see report.failures", report.missing())
         return report
 
-    def _error(self, why: str, batch: Batch) -> IngestError:
-        self._note_tried(batch)
-        return IngestError(self._report(), why)
+    def _error(self, why: str, cause: BaseException) -> IngestError:
+        failures = self._writer.written.failures
+        # What a store says may hold pieces of documents.
+        is_ours = any(root_of([f.error]) is cause and f.stage == "embedding" for f in failures)
+        said = self._explain(cause) if is_ours else ""
+        return IngestError.because_of(cause, self._report(), why, said)
 
     def _report(self) -> IngestReport:
         written = self._writer.written

@@ -234,6 +234,8 @@ def _which(wrong: Sequence[int], texts: Sequence[str], what: str) -> str:
     """Write how many texts are wrong, and which; of a single one there is no need to."""
     if len(texts) == 1:
         return f"the text is {what}"
+    if len(wrong) == 1:
+        return f"1 of {len(texts):,} texts is {what} (index {wrong[0]})"
     return f"{len(wrong):,} of {len(texts):,} texts are {what} (indices {name_indices(wrong)})"
 
 

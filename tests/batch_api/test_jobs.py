@@ -2,25 +2,33 @@
 
 import logging
 import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
+from pytest_mock import MockerFixture
 
 from langchain_batch_embed import JobError, JobTimeoutError, OptionError
+from langchain_batch_embed.batch_api import JobReport
 from tests.batch_api.support import (
     BULKY,
+    START,
     Half,
     JumpingCalendar,
     assert_all_there,
     assert_paid_once,
     configure,
+    make,
     poisoned,
     texts_of,
 )
 from tests.support import LocalServer
 
 TEXTS = texts_of(6000)
+
+KEY = "sk-secret"
 
 
 class TestJobs:
@@ -39,6 +47,26 @@ class TestJobs:
         assert "6,000 finished" in str(job)
         assert "half price" in str(job.report)
         assert "half price" in job.report._repr_html_()
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({}, "2 texts (2 unique) in 3.0 s: 1 batch with 9 tokens at half price ($0.0100)"),
+            ({"batches": 2, "requests": 1, "full_price_tokens": 1},
+             "2 texts (2 unique) in 3.0 s: 2 batches with 9 tokens at half price ($0.0100) and "
+             "1 request with 1 token at full price"),
+            ({"batches": 0, "from_journal": 2}, "2 texts (2 unique, 2 kept from before) in 3.0 s: "
+             "nothing sent"),
+        ],
+    )  # fmt: skip
+    def test_a_report_is_a_sentence(self, changes: dict[str, Any], said: str) -> None:
+        """Without what did not happen, and in the right number."""
+        report = JobReport(
+            texts=2, unique=2, from_journal=0, batches=1, requests=0, half_price_tokens=9,
+            full_price_tokens=0, half_price_dollars=0.01, full_price_dollars=None, overtaken=0,
+            seconds=3.0,
+        )  # fmt: skip
+        assert str(replace(report, **changes)) == said
 
     def test_refresh_does_what_can_be_done_and_does_not_wait(
         self, server: LocalServer, half: Half
@@ -191,6 +219,50 @@ class TestJobs:
         job = embeddings.submit(TEXTS)
         job.wait(show_progress=False)
         assert_paid_once(server.stats(), len(TEXTS))
+
+    def test_a_wait_says_that_the_server_is_away(
+        self,
+        server: LocalServer,
+        half: Half,
+        mocker: MockerFixture,
+        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """On the bar each time, and in the log once an outage, and more of it for INFO."""
+        configure(server)
+        job = half(_calendar=JumpingCalendar()).submit(TEXTS[:3])
+        caplog.set_level(logging.INFO, logger="langchain_batch_embed.batch_api")
+        away = iter([ConnectionError(KEY), ConnectionError(KEY)])
+        work = job._round
+
+        def work_if_it_is_there() -> float:
+            for error in away:
+                raise error
+            return work()
+
+        mocker.patch.object(job, "_round", side_effect=work_if_it_is_there)
+        job.wait()
+        said = f"the server at {server.url}/ does not answer (ConnectionError), next try in "
+        assert f"{said}2 s" in capsys.readouterr().err
+        logged = [(each.levelname, each.getMessage()) for each in caplog.records]
+        assert logged == [("WARNING", f"{said}1 s"), ("INFO", f"{said}2 s")]
+
+    def test_a_submit_says_what_it_waits_for(
+        self, journal: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """There is no bar; after two minutes it gives up."""
+        calendar = JumpingCalendar()
+        embeddings = make("http://127.0.0.1:9/v1", journal, _calendar=calendar)
+        with pytest.raises(openai.APIConnectionError):
+            embeddings.submit(["a"])
+        said = [each.getMessage() for each in caplog.records]
+        waits = [2**n for n in range(7)]
+        assert said == [
+            "the server at http://127.0.0.1:9/v1/ does not answer (APIConnectionError), "
+            f"next try in {wait} s"
+            for wait in waits
+        ]
+        assert calendar.time() == START + sum(waits)
 
     @pytest.mark.parametrize("faults", [{"lost": 0.25}, {"reset": 0.15, "503": 0.15}])
     def test_many_calls_fail(

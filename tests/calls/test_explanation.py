@@ -7,7 +7,9 @@ from typing import Any
 
 import openai
 import pytest
-from langchain_core.embeddings import Embeddings
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
@@ -16,6 +18,7 @@ from langchain_batch_embed import (
     BatchEmbeddingsError,
     DeadlineError,
     DimensionsError,
+    IngestError,
     PartialEmbeddingsError,
 )
 from langchain_batch_embed.providers.urls import address_of, shown
@@ -246,6 +249,56 @@ class TestClasses:
             caught = raised(lambda: embeddings_at(endpoint.url).embed_documents(["a", "bad", "c"]))
             assert f"400 at {endpoint.url}/embeddings: the server refuses the text" in str(caught)
         assert type(caught) is PartialEmbeddingsError
+
+
+class TestIngest:
+    """Kind: an ingest whose error named no more than a class."""
+
+    @pytest.mark.parametrize(
+        ("reply", "kind", "said"),
+        [
+            (WRONG_KEY, openai.AuthenticationError, "401 invalid_api_key at {}: the key is wrong"),
+            (NO_MODEL, openai.NotFoundError, "404 model_not_found at {}: the model 'm' does not"),
+            (SPENT, openai.RateLimitError, "429 insufficient_quota at {}: the money or the quota"),
+            (error(400, "no"), openai.BadRequestError, "400 at {}: the server refuses the text"),
+        ],
+        ids=["key", "model", "spent", "texts"],
+    )
+    @pytest.mark.parametrize("count", [1, 2, 300])
+    def test_the_one_cause_is_named_and_catches_it(
+        self, reply: Reply, kind: type[Exception], said: str, count: int
+    ) -> None:
+        """As that of a call, however many documents there are."""
+        documents = [Document(page_content=f"a confidential text {i}") for i in range(count)]
+        with Keeping(lambda _: reply) as endpoint:
+            embeddings = embeddings_at(endpoint.url, {"model": "m"})
+            with pytest.raises(kind) as caught:
+                embeddings.ingest(InMemoryVectorStore(embeddings), documents)
+            assert said.format(f"{endpoint.url}/embeddings") in str(caught.value)
+        assert isinstance(caught.value, IngestError)
+        assert isinstance(caught.value.__cause__, kind)
+        assert KEY not in str(caught.value)
+        assert "confidential" not in str(caught.value)
+        first = "the first document is not stored" if count == 1 else "of the first "
+        assert str(caught.value).startswith(first)
+        again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301  # our own bytes
+        assert str(again) == str(caught.value)
+
+    def test_a_stores_own_error_catches_it_and_is_not_repeated(self) -> None:
+        """It may hold a piece of a document."""
+
+        class Full(InMemoryVectorStore):
+            def add_documents(self, documents: Any, ids: Any = None, **kwargs: Any) -> Any:
+                del ids, kwargs
+                raise PermissionError(f"no room for {documents[0].page_content}")
+
+        embeddings = BatchEmbeddings(DeterministicFakeEmbedding(size=2), _clock=FakeClock())
+        documents = [Document(page_content=f"a confidential text {i}") for i in range(3)]
+        with pytest.raises(PermissionError) as caught:
+            embeddings.ingest(Full(embeddings), documents)
+        assert isinstance(caught.value, IngestError)
+        assert "(PermissionError)" in str(caught.value)
+        assert "confidential" not in str(caught.value)
 
 
 class TestDeadline:

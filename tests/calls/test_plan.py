@@ -180,7 +180,7 @@ class TestPlan:
 
     def test_a_text_that_cannot_be_embedded_is_refused(self, batch: Batch) -> None:
         """The mistakes that the call would find are found here, for nothing."""
-        with pytest.raises(InputError, match="indices 1"):
+        with pytest.raises(InputError, match="index 1"):
             batch().plan(["good", ""])
 
     def test_can_be_pickled(self, batch: Batch) -> None:

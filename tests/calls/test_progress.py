@@ -14,13 +14,15 @@ from langchain_batch_embed.calls import progress as progress_module
 from langchain_batch_embed.calls.estimate import AccountQuota, QuotaServer
 from langchain_batch_embed.calls.plan import TIERS
 from langchain_batch_embed.calls.progress import Progress, View
-from langchain_batch_embed.calls.time_left import Pace
+from langchain_batch_embed.calls.time_left import Pace, TimeLeft
 from langchain_batch_embed.report import Tally, amount, plural
 from langchain_batch_embed.sending.rehearsal import Reply, Request
 from langchain_batch_embed.sending.work import Work
 from tests.sending.calls import FakeServer, make_sender, make_work, refusal
+from tests.simulated.grid import Cell
 from tests.simulated.refusals import StatusError
 from tests.simulated.screens import Terminal, watch
+from tests.simulated.server import SimulatedServer
 from tests.support import wait_until
 
 PACKAGE = "langchain_batch_embed"
@@ -88,6 +90,37 @@ class TestTierOne:
         screens = watch(monkeypatch, corpus(), QuotaServer(quota, 0))
         assert screens.end > 600
         assert {s: e for s, e in screens.errors().items() if s < screens.end - 60 and e > 0.2} == {}
+
+
+class TestLearntFromRefusals:
+    """A server without headers, where nobody tells what the quota is."""
+
+    @pytest.mark.parametrize(
+        ("cell", "count", "share"),
+        [
+            (Cell(tokens_per_minute=1_000_000, says="used"), TEXTS, 0.9),
+            (Cell(tokens_per_minute=5_000_000, says="zero", limiter_seconds=10.0), 60_000, 0.75),
+        ],
+        ids=["text", "nothing"],
+    )
+    def test_the_time_left_is_right_as_far_as_it_can_be_known(
+        self, monkeypatch: pytest.MonkeyPatch, cell: Cell, count: int, share: float
+    ) -> None:
+        """By a refusal's text, or by what got through, as the rate of the moment is but tried."""
+        screens = watch(monkeypatch, corpus(count), SimulatedServer(cell, 1))
+        errors = [e for s, e in screens.errors().items() if s < screens.end - 5]
+        assert len(errors) > 60
+        assert sum(e <= 0.2 for e in errors) >= share * len(errors)
+
+    def test_a_rate_that_is_tried_out_is_corrected_by_what_came(self) -> None:
+        """The more, the longer that has been; a rate that a server tells counts as it is."""
+        learnt = replace(make_sender().status(0.0, left=0), quota_seconds=100.0, is_held_back=True)
+        told = replace(learnt, tokens_per_minute=1e6)
+        for status, expected in ((learnt, [100.0, 150.0, 150.0]), (told, [100.0] * 3)):
+            left = TimeLeft()
+            # Half of what the rate of the moment says gets through: 5 a second of 1,000.
+            found = [left.seconds(*each, status) for each in ((0, 2000), (100, 1500), (200, 1000))]
+            assert found == pytest.approx(expected, abs=0.1)
 
 
 class TestThrottle:

@@ -1,12 +1,15 @@
 """`submit`, `collect` and `jobs`, as a user calls them."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_openai import OpenAIEmbeddings
+from pytest_mock import MockerFixture
 
-from langchain_batch_embed import BatchEmbeddings
+from langchain_batch_embed import BatchEmbeddings, Job
 from langchain_batch_embed.commands.main import main
 from langchain_batch_embed.simulator import BatchApi
 from tests.support import LocalServer, assert_right
@@ -51,13 +54,14 @@ def test_what_is_submitted_is_collected(
 ) -> None:
     """Then it is in the journal, and the list says so."""
     assert "has no jobs" in run("jobs")
-    assert "6 texts: 6 running" in run("submit", folder, "--whole")
+    assert "6 texts: 6 running\nnext: collect gets" in run("submit", folder, "--whole")
     assert "6 texts: 6 running" in run("jobs")
     out = run("collect")
-    assert "1 batches" in out
-    assert "at half price" in out
+    assert re.search(r": 1 batch with \d+ tokens at half price \(<\$0\.0001\)\n", out)
+    assert "request" not in out
     assert "6 finished; 6 texts (6 unique)" in run("jobs")
-    assert run("collect") == ""
+    assert run("collect") == "vectors.db has no job that has not ended\n"
+    assert "next: " not in run("submit", folder, "--whole")
     wrapped = OpenAIEmbeddings(model="text-embedding-3-small")
     embeddings = BatchEmbeddings(wrapped, journal=tmp_path / "vectors.db")
     assert_right(embeddings.embed_numpy(BODIES), BODIES)
@@ -113,7 +117,7 @@ def test_what_is_late_is_sent_by_ordinary_requests(
     """`--finish-by` is in hours."""
     server.configure(dimensions=8, batch_api=BatchApi(fates=("stuck",), cancelling=0.0))
     run("submit", folder, "--finish-by", 1 / 3600)
-    assert "1 requests" in run("collect")
+    assert re.search(r" 1 request with \d+ tokens at full price", run("collect"))
 
 
 def test_a_wait_has_an_end(run: Run, server: LocalServer, folder: Path) -> None:
@@ -122,3 +126,27 @@ def test_a_wait_has_an_end(run: Run, server: LocalServer, folder: Path) -> None:
     run("submit", folder)
     with pytest.raises(SystemExit, match=r"has not ended after 0\.1 s"):
         run("collect", "--timeout", 0.1, "--quiet")
+
+
+def test_ctrl_c_ends_a_wait_and_not_the_job(
+    run: Run, server: LocalServer, folder: Path, mocker: MockerFixture, capsys: Any
+) -> None:
+    """The message says so, and the same command goes on."""
+    run("submit", folder)
+    mocker.patch.object(Job, "wait", side_effect=KeyboardInterrupt)
+    with pytest.raises(SystemExit) as ended:
+        run("collect")
+    assert ended.value.code == 130
+    assert "stopped waiting: the job goes on" in capsys.readouterr().err
+    mocker.stopall()
+    assert "1 batch with" in run("collect")
+    assert server.stats()["inputs_billed"] == 6
+
+
+def test_a_server_that_refuses_is_named(run: Run, server: LocalServer, folder: Path) -> None:
+    """With its status and address, and not with its message, which may hold the key."""
+    server.configure(api_key="another", batch_api=BatchApi())
+    with pytest.raises(SystemExit) as ended:
+        run("submit", folder)
+    said = f"the endpoint failed: 401 invalid_api_key at {server.url}/batches: the key is wrong"
+    assert str(ended.value.code).startswith(said)

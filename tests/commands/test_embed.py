@@ -338,6 +338,17 @@ class TestInputs:
         assert run("embed", "texts.jsonl", "--out", "out.npy") == 1
         assert "no text found" in capsys.readouterr().err
 
+    def test_a_little_is_not_nothing(
+        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """One token is one, and costs something."""
+        file = write_lines(tmp_path / "texts.jsonl", ["a"])
+        assert run("embed", file, "--out", "out.npy") == 0
+        said = capsys.readouterr().out
+        assert "1 file: 1 record, about 1 token, <$0.0001, for" in said
+        assert "1 row, 1 with a vector" in said
+        assert said.endswith("1 request, 0 retries (0 throttled), 1 token, <$0.0001\n")
+
 
 class TestEnds:
     """How it ends, and with which status."""
@@ -374,11 +385,21 @@ class TestEnds:
         file = write_lines(tmp_path / "texts.jsonl", [f"text {n}" for n in range(5 * AHEAD // 2)])
         assert run("embed", file, "--out", "out.npy") == 1
         said = capsys.readouterr().err
-        assert "AuthenticationError" in said
+        place = f"{server.url}/embeddings: the key is wrong or missing"
+        assert f"stopped: 401 invalid_api_key at {place}; what is paid for is in" in said
         assert "sk-test" not in said
         assert not (tmp_path / "out.npy").exists()
         assert not list(tmp_path.glob("*.part"))
         assert server.stats()["requests"] < 200
+
+    def test_a_server_that_is_not_there_is_named(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        """By its address; the patience is cut short here."""
+        monkeypatch.setattr("langchain_batch_embed.pacing.health.FIRST_CONTACT", 0.1)
+        file = write_lines(tmp_path / "texts.jsonl", ["a"])
+        assert run("embed", file, "--out", "o.npy", "--base-url", "http://127.0.0.1:9/v1") == 1
+        assert "at http://127.0.0.1:9/v1/embeddings: no connection" in capsys.readouterr().err
 
     def test_a_missing_key_is_told(
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
