@@ -7,16 +7,18 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
-from langchain_batch_embed.limits import attribute
+from langchain_batch_embed.limits import attribute, model_of
 
 __all__ = [
     "NOT_PLAIN",
     "account_of",
     "digest",
+    "dimensions_of",
     "embeds_its_own_way",
     "is_openai",
     "plain",
     "settings",
+    "told_model",
 ]
 
 _SECRET = re.compile(r"key|token$|secret|password|credential", re.IGNORECASE)
@@ -42,6 +44,20 @@ def embeds_its_own_way(embeddings: Embeddings) -> bool:
         for name in ("embed_documents", "embed_query")
     )
     return not all(owner.__module__.startswith("langchain_openai.") for owner in owners)
+
+
+def told_model(embeddings: Embeddings) -> str | None:
+    """Return the model that the user named for an object; `None`: it has its class's default."""
+    if not is_openai(embeddings):
+        return model_of(embeddings)
+    is_told = "model" in attribute(embeddings, "model_fields_set", ())
+    return model_of(embeddings) if is_told else None
+
+
+def dimensions_of(embeddings: Embeddings) -> int | None:
+    """Return the dimensions that an object asks for; `None`: the model's own."""
+    number = attribute(embeddings, "dimensions")
+    return number if isinstance(number, int) else None
 
 
 def settings(embeddings: Embeddings) -> dict[str, Any]:
