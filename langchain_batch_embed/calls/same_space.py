@@ -55,6 +55,7 @@ class SameSpace:
         self._vector: NDArray[np.float32] | None = None
         self._from = ""
         self._model: str | None = None
+        self._others: list[Space] | None = None
         self._names: dict[int, str] = {}  # what other deployments call the model
 
     def check(self, number: int, answer: Answer) -> None:
@@ -88,19 +89,19 @@ class SameSpace:
         They are those of objects with the same deployments in another order, which have kept the
         vector of the probe text for each of them.
         """
-        if not self._journal.persistent:
-            return []
-        own = self._kept(0)
-        others = ((space, self._kept(number)) for number, space in enumerate(self._spaces))
-        return [
-            space
-            for space, kept in others
-            if space != self._spaces[0]
-            and own is not None
-            and kept is not None
-            and own.shape == kept.shape
-            and _cosine(own, kept) >= 1 - TOLERANCE
-        ]
+        with self._lock:
+            if self._others is None:
+                own = self._kept(0) if self._journal.persistent else None
+                self._others = [
+                    space
+                    for number, space in enumerate(self._spaces)
+                    if space != self._spaces[0]
+                    and own is not None
+                    and (kept := self._kept(number)) is not None
+                    and own.shape == kept.shape
+                    and _cosine(own, kept) >= 1 - TOLERANCE
+                ]
+            return self._others
 
     def _compare_models(self, number: int, model: str | None) -> None:
         if model is None:

@@ -47,11 +47,14 @@ def embeds_its_own_way(embeddings: Embeddings) -> bool:
 
 
 def told_model(embeddings: Embeddings) -> str | None:
-    """Return the model that the user named for an object; `None`: it has its class's default."""
-    if not is_openai(embeddings):
-        return model_of(embeddings)
-    is_told = "model" in attribute(embeddings, "model_fields_set", ())
-    return model_of(embeddings) if is_told else None
+    """Return the model that the user named for an object.
+
+    `None`: it has its class's default, or names a server instead, as an endpoint's class may.
+    """
+    model = model_of(embeddings)
+    if is_openai(embeddings) and "model" not in attribute(embeddings, "model_fields_set", ()):
+        return None
+    return None if model is None or model.startswith(("http://", "https://")) else model
 
 
 def dimensions_of(embeddings: Embeddings) -> int | None:

@@ -30,10 +30,9 @@ OVERDUE = 3.0
 FOR_GOOD = 3.0
 """After this many times as long it is not taken for a hiccup any more."""
 
-
 TOO_LATE = 2.0
-"""At the end of a call a slow deployment is sent nothing more when the faster ones are likely to
-have answered everything in this many times what it takes for one answer."""
+"""At the end of a call a slow deployment is sent nothing more when one of its answers takes this many
+times as long as the faster ones need for all that is left."""
 
 
 class Choice:
@@ -143,10 +142,8 @@ class Choice:
         here = self.deployments[number]
         if not (here.is_answering or for_good):
             return 0.0
-        tickets = here.pacer.in_flight.values()
-        heard = max(
-            min((each.sent for each in tickets), default=now), here.pacer.health.answered_at
-        )
+        oldest = next(iter(here.pacer.in_flight.values()), None)  # they are in order of sending
+        heard = max(now if oldest is None else oldest.sent, here.pacer.health.answered_at)
         patience = max(LEAST_SILENT, SILENT * here.speed.longest) * (FOR_GOOD if for_good else 1.0)
         return max(0.0, heard + patience - now)
 
