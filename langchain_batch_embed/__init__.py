@@ -27,6 +27,7 @@ from langchain_batch_embed.errors import (
     OptionError,
     PartialEmbeddingsError,
     ResponseError,
+    SpaceError,
     UnknownOptionError,
 )
 from langchain_batch_embed.journal import (
@@ -39,7 +40,13 @@ from langchain_batch_embed.journal import (
     SQLiteJournal,
 )
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.report import IngestFailure, IngestReport, Report, Usage
+from langchain_batch_embed.report import (
+    DeploymentReport,
+    IngestFailure,
+    IngestReport,
+    Report,
+    Usage,
+)
 from langchain_batch_embed.shared.quota import SharedQuota
 
 __all__ = [
@@ -49,6 +56,7 @@ __all__ = [
     "BudgetError",
     "ByteStoreJournal",
     "DeadlineError",
+    "DeploymentReport",
     "DimensionsError",
     "Failure",
     "FixedOptionError",
@@ -81,6 +89,7 @@ __all__ = [
     "SQLiteJournal",
     "SharedQuota",
     "Space",
+    "SpaceError",
     "UnknownOptionError",
     "Usage",
 ]

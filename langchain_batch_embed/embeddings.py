@@ -5,6 +5,7 @@ import inspect
 import os
 import random
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, Never, Self, overload
@@ -30,7 +31,7 @@ from langchain_batch_embed.clock import SYSTEM_CALENDAR, SYSTEM_CLOCK, Calendar,
 from langchain_batch_embed.errors import Failure, PartialEmbeddingsError
 from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.options import Empty, Option, Options, check_names, embeddings_of
+from langchain_batch_embed.options import Empty, Option, Options, check_names, deployments_of
 from langchain_batch_embed.providers.copies import pack_up, unpack
 from langchain_batch_embed.providers.replaced import warn_of_replaced
 from langchain_batch_embed.report import IngestReport, Report, Usage
@@ -53,14 +54,17 @@ class BatchEmbeddings(Embeddings):
     Key init args:
         embeddings: the `Embeddings` that makes the vectors, or a name with its provider, such as
             `"openai:text-embedding-3-small"`, for LangChain's `init_embeddings`. Its options are
-            read once, here. Those that do not act as before are named in a warning.
+            read once, here. Those that do not act as before are named in a warning. Or a list of
+            several: deployments, regions or accounts of one model, used as one. Each has its own
+            quota, pace and health, and work goes where there is room.
         max_batch_size: texts in one request; OpenAI takes 2,048.
         max_tokens_per_request: tokens in one request; OpenAI takes 300,000.
         max_tokens_per_input: tokens in one text, above which `long_inputs` applies; 8,191 at
             OpenAI.
-        max_workers: requests in flight at most, each in a thread.
-        requests_per_minute: your quota; `None`: read from the answers' headers.
-        tokens_per_minute: your quota; `None`: read from the answers' headers.
+        max_workers: requests in flight at most, at each deployment, each in a thread.
+        requests_per_minute: your quota, of all deployments together and the same at each; `None`:
+            read from the answers' headers.
+        tokens_per_minute: the same for tokens.
         long_inputs: what to do with a text over `max_tokens_per_input`. `"average"` embeds its
             windows and returns their token-weighted mean at unit length, as `OpenAIEmbeddings`
             does; `"truncate"` embeds its beginning; `"error"` refuses it before anything is sent.
@@ -116,7 +120,7 @@ class BatchEmbeddings(Embeddings):
 
     def __init__(
         self,
-        embeddings: Embeddings | str,
+        embeddings: Embeddings | str | Iterable[Embeddings | str],
         *,
         max_batch_size: int | None = None,
         max_tokens_per_request: int | None = None,
@@ -146,7 +150,7 @@ class BatchEmbeddings(Embeddings):
         **unknown: Never,  # for an error that names what there is
     ) -> None:
         check_names(unknown)
-        wrapped = embeddings_of(embeddings, BatchEmbeddings)
+        wrapped = deployments_of(embeddings, BatchEmbeddings)
         options = Options(
             max_batch_size=max_batch_size,
             max_tokens_per_request=max_tokens_per_request,
@@ -175,12 +179,18 @@ class BatchEmbeddings(Embeddings):
             draw=_draw,
         )
         self._set_up(wrapped, options)
-        warn_of_replaced(wrapped, self.limits)
+        for each in self.deployments:
+            warn_of_replaced(each, self.limits)
 
-    def _set_up(self, embeddings: Embeddings, options: Options) -> None:
-        self.embeddings = embeddings
+    def _set_up(self, wrapped: Sequence[Embeddings], options: Options) -> None:
         self._options = options
-        self._assembly = Assembly(embeddings, options)
+        self._assembly = Assembly(wrapped, options)
+        self.embeddings = self._assembly.deployments[0]
+
+    @property
+    def deployments(self) -> tuple[Embeddings, ...]:
+        """The wrapped objects, in order; `embeddings` is the first of them."""
+        return self._assembly.deployments
 
     @property
     def _pipeline(self) -> Pipeline:
@@ -208,7 +218,9 @@ class BatchEmbeddings(Embeddings):
     max_outage = Option["float"](lambda self: self._options.max_outage)
     empty = Option["Empty | None"](
         lambda self: (
-            "skip-vector" if self._options.replaces_empty(self.embeddings) else self._options.empty
+            "skip-vector"
+            if any(map(self._options.replaces_empty, self.deployments))
+            else self._options.empty
         )
     )
     rate_limiter = Option["BaseRateLimiter | None"](lambda self: self._options.rate_limiter)
@@ -559,6 +571,7 @@ class BatchEmbeddings(Embeddings):
     def _desk(self) -> Desk:
         """Return where jobs come in, of this process."""
         pipeline = self._pipeline
+        number = pipeline.fetcher.batch_number
         dimensions = Dimensions(pipeline.fetcher.known_dimensions)
 
         def embed_now(texts: list[str]) -> tuple[Report, Sequence[Failure]]:
@@ -571,8 +584,10 @@ class BatchEmbeddings(Embeddings):
 
         return Desk(
             journal=self.journal,
-            provider=pipeline.provider,
-            limits=self.limits,
+            provider=pipeline.fetcher.providers[number],
+            limits=replace(
+                self.limits, provider=self._options.limits_for(self.deployments[number]).provider
+            ),
             prepare=pipeline.prepare,
             embed_now=embed_now,
             seconds=lambda inputs, rows: ordinary_seconds(pipeline, inputs, rows),
@@ -603,6 +618,12 @@ class BatchEmbeddings(Embeddings):
 
     def __repr__(self) -> str:
         """Name what is wrapped, and within which limits; no key."""
+        names = ", ".join(type(each).__name__ for each in self.deployments)
+        servers = ", ".join(
+            repr(each.server) for each in self._pipeline.dispatcher.sender.deployments
+        )
+        if len(self.deployments) > 1:
+            names, servers = f"[{names}]", f"[{servers}]"
         limits = ", ".join(
             f"{name}={getattr(self, name)!r}"
             for name in ("max_batch_size", "max_tokens_per_request", "max_workers")
@@ -612,21 +633,21 @@ class BatchEmbeddings(Embeddings):
             path = getattr(self.journal, "path", None)
             journal = type(journal).__name__ if path is None else str(path)
         return (
-            f"{type(self).__name__}({type(self.embeddings).__name__}, model={self.model!r}, "
-            f"server={self._pipeline.provider.address!r}, {limits}, journal={journal!r})"
+            f"{type(self).__name__}({names}, model={self.model!r}, "
+            f"server={servers}, {limits}, journal={journal!r})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the options and what a subclass has added; locks and threads are made again."""
         return {
-            "embeddings": pack_up(self.embeddings),
+            "deployments": [pack_up(each) for each in self.deployments],
             "options": self._options,
             "added": {name: value for name, value in vars(self).items() if name not in _SET_HERE},
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make the object from its options, as a subclass's `__init__` may take other arguments."""
-        self._set_up(unpack(state["embeddings"]), state["options"])
+        self._set_up([unpack(each) for each in state["deployments"]], state["options"])
         vars(self).update(state["added"])
 
 

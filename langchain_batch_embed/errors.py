@@ -9,6 +9,7 @@
      ├─ ResponseError                       an answer is not sound (retried)
      ├─ DimensionsError                     vectors have other dimensions than requested or before
      ├─ ModelError                          vectors are of another model than those before
+     ├─ SpaceError                          several deployments do not make the same vectors
      ├─ NotSentError                        the call ended before the text was sent
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
      ├─ BudgetError                         max_dollars is used up
@@ -57,6 +58,7 @@ __all__ = [
     "OptionError",
     "PartialEmbeddingsError",
     "ResponseError",
+    "SpaceError",
     "UnknownOptionError",
 ]
 
@@ -181,6 +183,33 @@ class ModelError(BatchEmbeddingsError):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the arguments, from which the message is made again."""
         return partial(type(self), expected=self.expected, received=self.received), ()
+
+
+class SpaceError(BatchEmbeddingsError):
+    """Several deployments do not make the same vectors, so that they cannot be used as one.
+
+    Attributes:
+        one: the address of one of them, or that the journal has its vector.
+        other: the address of another, whose vector of the same text is different.
+        what: how they differ.
+    """
+
+    def __init__(self, one: str, other: str, *, what: str) -> None:
+        super().__init__(
+            f"for the same text {one} and {other} give {what}, and a store cannot mix them; list "
+            "deployments of one model only, with the same dimensions and settings, and if they are "
+            "right but the journal's vectors are older, name another journal"
+            if one == "the journal"
+            else f"for the same text {one} and {other} give {what}, and a store cannot mix them; "
+            "list deployments of one model only, with the same dimensions and settings"
+        )
+        self.one = one
+        self.other = other
+        self.what = what
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the arguments, from which the message is made again."""
+        return partial(type(self), self.one, self.other, what=self.what), ()
 
 
 class DeadlineError(BatchEmbeddingsError, TimeoutError):

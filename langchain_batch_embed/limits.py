@@ -8,7 +8,7 @@ reports, and the code of their LangChain packages where that allows less.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = [
     "Limits",
     "attribute",
     "check_positive",
+    "common",
     "is_hosted_by_openai",
     "limits_of",
     "model_of",
@@ -272,6 +273,24 @@ def _of_openais_class(embeddings: Embeddings, limits: Limits) -> Limits:
     # Another server may take more, and shows it by its refusals.
     url = attribute(attribute(attribute(embeddings, "client"), "_client"), "base_url")
     return limits if url is None or is_hosted_by_openai(str(url)) else replace(limits, strict=False)
+
+
+def common(limits: Sequence[Limits]) -> Limits:
+    """Return the limits that a request keeps whichever of several deployments it is sent to."""
+
+    def least(name: str) -> int | None:
+        return min((n for each in limits if (n := getattr(each, name)) is not None), default=None)
+
+    return replace(
+        limits[0],
+        max_batch_size=min(each.max_batch_size for each in limits),
+        max_tokens_per_request=least("max_tokens_per_request"),
+        max_tokens_per_input=least("max_tokens_per_input"),
+        max_workers=min(each.max_workers for each in limits),
+        refuses_empty=any(each.refuses_empty for each in limits),
+        bytes_per_token=next((n for each in limits if (n := each.bytes_per_token)), None),
+        is_remote=any(each.is_remote for each in limits),
+    )
 
 
 def is_hosted_by_openai(url: str) -> bool:

@@ -4,7 +4,7 @@ import difflib
 import math
 import os
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, Generic, Literal, Never, Self, TypeVar, get_args, overload
@@ -16,14 +16,14 @@ from langchain_core.stores import ByteStore
 from langchain_batch_embed.clock import SYSTEM_CALENDAR, SYSTEM_CLOCK, Calendar, Clock
 from langchain_batch_embed.errors import FixedOptionError, OptionError, UnknownOptionError
 from langchain_batch_embed.journal import Journal
-from langchain_batch_embed.limits import Limits, attribute, limits_of
+from langchain_batch_embed.limits import Limits, attribute, common, limits_of
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE
 from langchain_batch_embed.providers.named import named
 from langchain_batch_embed.report import Usage
 from langchain_batch_embed.shared.quota import SharedQuota
 from langchain_batch_embed.texts.inputs import LongInputs
 
-__all__ = ["OPTIONS", "Empty", "Option", "Options", "check_names", "embeddings_of"]
+__all__ = ["OPTIONS", "Empty", "Option", "Options", "check_names", "deployments_of"]
 
 _T = TypeVar("_T")
 
@@ -251,6 +251,15 @@ class Options:
             return replace(limits, refuses_empty=True)
         return replace(limits, refuses_empty=False) if self.replaces_empty(embeddings) else limits
 
+    def limits_for_all(self, deployments: Sequence[Embeddings]) -> Limits:
+        """Return the limits that are kept whichever of several deployments a text is sent to.
+
+        Raises:
+            OptionError: a size is not a positive whole number, or a provider refuses it.
+        """
+        limits = [self.limits_for(each) for each in deployments]
+        return limits[0] if len(limits) == 1 else common(limits)
+
     def replaces_empty(self, embeddings: Embeddings) -> bool:
         """Tell whether an empty text gets a vector, also where the server refuses it."""
         if self.empty is None:
@@ -354,7 +363,29 @@ def _hint(name: str) -> str:
     return f"did you mean {meant!r}?" if meant else f"there are {', '.join(OPTIONS)}"
 
 
-def embeddings_of(wrapped: object, wrapper: type[Embeddings]) -> Embeddings:
+def deployments_of(wrapped: object, wrapper: type[Embeddings]) -> tuple[Embeddings, ...]:
+    """Return what is to be wrapped: one object, or several deployments of one model.
+
+    Args:
+        wrapped: an object or a name, see `_embeddings_of`, or an iterable of some.
+        wrapper: the class that is not to be wrapped again.
+
+    Raises:
+        OptionError: there is none, or one of them cannot be wrapped.
+    """
+    is_one = isinstance(wrapped, Embeddings | str | type | Mapping)
+    if is_one or not isinstance(wrapped, Iterable):
+        return (_embeddings_of(wrapped, wrapper),)
+    several = tuple(_embeddings_of(each, wrapper) for each in wrapped)
+    if not several:
+        raise OptionError(
+            "BatchEmbeddings needs an Embeddings object, or several deployments of one model, and "
+            "the list is empty"
+        )
+    return several
+
+
+def _embeddings_of(wrapped: object, wrapper: type[Embeddings]) -> Embeddings:
     """Return what is to be wrapped: an object that is not wrapped yet, or one by its name.
 
     Args:

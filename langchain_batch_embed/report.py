@@ -1,8 +1,8 @@
 """What a call did, and what it cost."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from html import escape
 from types import MappingProxyType
 from typing import Literal
@@ -12,6 +12,7 @@ __all__ = [
     "DOLLARS_PER_MILLION_TOKENS",
     "PRICES_FROM",
     "Account",
+    "DeploymentReport",
     "IngestFailure",
     "IngestReport",
     "Report",
@@ -45,6 +46,19 @@ _MINUTE = 60
 _HOUR = 3600
 
 
+@dataclass(slots=True, kw_only=True)
+class Share:
+    """The counts of one of several deployments; `DeploymentReport` explains them."""
+
+    server: str
+    requests: int = 0
+    throttled: int = 0
+    failed: int = 0
+    hedged: int = 0
+    texts: int = 0
+    tokens: int = 0
+
+
 @dataclass(slots=True)
 class Tally:
     """The counts of a call under way; `Report` explains them."""
@@ -58,15 +72,77 @@ class Tally:
     tokens: int = 0
     recalled: int = 0
     remembered: int = 0
+    shares: list[Share] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
         """Add the counts of another tally."""
         for count in fields(self):
-            setattr(self, count.name, getattr(self, count.name) + getattr(other, count.name))
+            if count.name != "shares":
+                setattr(self, count.name, getattr(self, count.name) + getattr(other, count.name))
+        if other.shares:
+            self.share_among([share.server for share in other.shares])
+        for number, share in enumerate(other.shares):
+            self.count(number, **{name: getattr(share, name) for name in _SHARED})
 
-    def answered(self, tokens: int | None, estimate: int) -> None:
+    def share_among(self, servers: Sequence[str]) -> None:
+        """Count what each of these servers does, beside the sum."""
+        if not self.shares:
+            self.shares = [Share(server=server) for server in servers]
+
+    def count(self, number: int, **counts: int) -> None:
+        """Add to the counts of one of the servers, where there are several."""
+        if self.shares:
+            share = self.shares[number]
+            for name, amount in counts.items():
+                setattr(share, name, getattr(share, name) + amount)
+
+    def answered(self, tokens: int | None, estimate: int, *, number: int = 0) -> None:
         """Count the tokens of an answer, or the estimate where the answer does not name them."""
-        self.tokens += estimate if tokens is None else tokens
+        billed = estimate if tokens is None else tokens
+        self.tokens += billed
+        if self.shares:
+            self.count(number, tokens=billed)
+
+
+_SHARED = tuple(count.name for count in fields(Share) if count.name != "server")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentReport:
+    """What one of several deployments did in one call.
+
+    Attributes:
+        server: its address.
+        requests: requests sent to it, its probes among them.
+        throttled: those that it refused because of a rate limit (429).
+        failed: those that it refused or could not answer, throttled ones among them.
+        hedged: those that were a second time for what was late elsewhere, or there.
+        texts: texts that it embedded, windows of over-long ones among them.
+        tokens: tokens billed by its count, or an estimate.
+    """
+
+    server: str
+    requests: int
+    throttled: int
+    failed: int
+    hedged: int
+    texts: int
+    tokens: int
+
+    def plus(self, other: "DeploymentReport") -> "DeploymentReport":
+        """Return what it did in two calls together."""
+        return replace(
+            self, **{name: getattr(self, name) + getattr(other, name) for name in _SHARED}
+        )
+
+    def __str__(self) -> str:
+        """One line for a log or a print."""
+        failed = f", {self.failed:,} failed ({self.throttled:,} throttled)" if self.failed else ""
+        twice = f", {self.hedged:,} of them sent twice" if self.hedged else ""
+        return (
+            f"{self.server}: {plural(self.texts, 'text')} in "
+            f"{plural(self.requests, 'request')}{twice}{failed}, {plural(self.tokens, 'token')}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +166,7 @@ class Report:
         dollars: price of the tokens; `None` for a model whose price is not known.
         seconds: duration of the call.
         failures: texts without a vector.
+        deployments: what each of several deployments did; empty with one alone.
     """
 
     texts: int
@@ -106,6 +183,7 @@ class Report:
     seconds: float
     failures: int
     from_memory: int = 0
+    deployments: tuple[DeploymentReport, ...] = ()
 
     @classmethod
     def of(
@@ -134,6 +212,12 @@ class Report:
             dollars=dollars,
             seconds=seconds,
             failures=texts - done,
+            deployments=tuple(
+                DeploymentReport(
+                    server=share.server, **{name: getattr(share, name) for name in _SHARED}
+                )
+                for share in tally.shares
+            ),
         )
 
     def __str__(self) -> str:
@@ -148,8 +232,14 @@ class Report:
             f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}{lost}) in "
             f"{self.seconds:.2f} s: {plural(self.requests, 'request')}, "
             f"{plural(self.retries, 'retry', 'retries')} ({self.throttled:,} throttled){twice}, "
-            f"{plural(self.tokens, 'token')}{cost}"
+            f"{plural(self.tokens, 'token')}{cost}{self._parts()}"
         )
+
+    def _parts(self) -> str:
+        """Say how much each deployment did, in their order."""
+        tokens = max(1, sum(part.tokens for part in self.deployments))
+        parts = [f"{part.tokens / tokens:.0%}" for part in self.deployments]
+        return f", by {len(parts)} deployments ({', '.join(parts)})" if parts else ""
 
     def _kept(self) -> dict[str, str]:
         """Say where vectors were kept that cost nothing."""
@@ -174,6 +264,10 @@ class Report:
                 "cost": "price not known" if self.dollars is None else money(self.dollars),
                 "time": duration(self.seconds),
                 "failed texts": f"{self.failures:,}",
+                **{
+                    f"deployment {number}": str(part)
+                    for number, part in enumerate(self.deployments, 1)
+                },
             },
         )
 

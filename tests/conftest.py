@@ -29,7 +29,7 @@ SLOW = {
     *(f"batch_api/test_{name}.py" for name in ("bad_batches", "crashes", "enqueued", "finish_by")),
     *(f"batch_api/test_{name}.py" for name in ("job_store", "jobs", "refusals", "uploads")),
     *(f"commands/test_{name}.py" for name in ("batch_api", "demo")),
-    *(f"sending/test_{name}.py" for name in ("threads", "verdict")),
+    *(f"sending/test_{name}.py" for name in ("several", "threads", "verdict")),
     *("shared/test_fleet.py", "shared/test_processes.py"),
     "simulated/test_grid.py",
     *(f"test_{name}.py" for name in ("faults", "notebooks", "promises", "readme")),

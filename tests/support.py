@@ -113,7 +113,7 @@ class SpoiltFirst(Embeddings):
 
 def has_requests_in_flight(embeddings: BatchEmbeddings) -> bool:
     """Tell whether an object waits for an answer."""
-    return bool(embeddings._pipeline.dispatcher.sender.pacer.in_flight)
+    return embeddings._pipeline.dispatcher.sender.in_flight > 0
 
 
 def examples(count: int) -> settings:
@@ -126,7 +126,7 @@ def treat_as_known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
 
     It then sends as to a provider that is known to take any number of requests at once.
     """
-    limits, pacer = embeddings.limits, embeddings._pipeline.dispatcher.sender.pacer
+    limits, pacer = embeddings.limits, embeddings._pipeline.dispatcher.sender.deployments[0].pacer
     pacer.concurrency = Concurrency(limits.max_workers, first=limits.first_requests, is_known=True)
     return embeddings
 

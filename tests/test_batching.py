@@ -133,8 +133,8 @@ class TestTokenAwareBatching:
 
         def cut() -> list[int]:
             queue, works = pipeline.dispatcher.sender.queue(work, Tally(), Hedges()), []
-            while (batch := queue.peek(0)) is not None:
-                queue.take(batch, 0)
+            while (batch := queue.peek(queue.deployments[0], 0)) is not None:
+                queue.take(batch, queue.deployments[0], 0)
                 works.append(batch.work)
             return works
 
@@ -142,7 +142,7 @@ class TestTokenAwareBatching:
         most = 1_000_000 / len(first)  # tier 1 lets a million tokens through at once
         assert max(first) <= most <= median(others)
 
-        pipeline.dispatcher.sender.pacer.concurrency.open()
+        pipeline.dispatcher.sender.deployments[0].pacer.concurrency.open()
         assert (opened := cut())[0] == max(opened)
 
 

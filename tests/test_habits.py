@@ -354,7 +354,7 @@ class TestRateLimiter:
         embeddings = make(rate_limiter=Slow(), max_workers=1, _clock=clock)
         embeddings.embed_documents(["a"])
         assert clock.time >= 50
-        assert embeddings._pipeline.dispatcher.sender.limits.times.usual < 1
+        assert embeddings._pipeline.dispatcher.sender.deployments[0].limits.times.usual < 1
 
     def test_after_the_end_of_a_call_what_still_waits_is_not_sent(self) -> None:
         """The limiter lets it through too late."""
@@ -374,7 +374,9 @@ class TestRateLimiter:
         with pytest.raises(TimeoutError):
             embeddings.embed_documents(["a"])
         go_on.set()
-        wait_until(lambda: not embeddings._pipeline.dispatcher.sender.pacer.in_flight)
+        wait_until(
+            lambda: not embeddings._pipeline.dispatcher.sender.deployments[0].pacer.in_flight
+        )
         assert sent == []
 
     @pytest.mark.parametrize(

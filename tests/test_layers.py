@@ -71,7 +71,7 @@ DEFAULTS = {
     "options.py": {"random"},
     "pacing/diagnosis.py": {"time"},
     "pacing/pacer.py": {"random"},
-    "sending/sender.py": {"random"},
+    "sending/deployment.py": {"random"},
 }
 """What is handed in where nobody hands in anything else."""
 

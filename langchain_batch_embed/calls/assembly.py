@@ -1,28 +1,42 @@
 """Puts the parts of one `BatchEmbeddings` together, and again in each forked process."""
 
+import logging
 import os
 import secrets
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 
 from langchain_core.embeddings import Embeddings
 
+from langchain_batch_embed.calls.dimensions import same_model
 from langchain_batch_embed.calls.fetcher import Fetcher
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.recovery import Recovery
+from langchain_batch_embed.calls.same_space import SameSpace
 from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.journal import open_journal
-from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.limits import FIRST_REQUESTS, attribute, model_of
 from langchain_batch_embed.options import Options
 from langchain_batch_embed.pacing.pacer import Pacer
-from langchain_batch_embed.providers import Connections, provider_for
-from langchain_batch_embed.providers.identity import account_of
+from langchain_batch_embed.providers import Connections, Provider, provider_for
+from langchain_batch_embed.providers.copies import sdk_address
+from langchain_batch_embed.providers.identity import (
+    account_of,
+    dimensions_of,
+    is_openai,
+    told_model,
+)
 from langchain_batch_embed.report import DOLLARS_PER_MILLION_TOKENS, dollars
+from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.dispatcher import Dispatcher
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.shared import Lease, Leaser, open_ledger
 from langchain_batch_embed.texts.tokens import counter_for
 
 __all__ = ["Assembly"]
+
+logger = logging.getLogger(__name__)
 
 _assembling = threading.Lock()
 """Held while a pipeline is made again after a fork, so that all threads get the same one."""
@@ -41,10 +55,11 @@ class Assembly:
     """The parts of one `BatchEmbeddings`.
 
     Args:
-        embeddings: the wrapped object.
-        options: how it is to be used.
+        deployments: the wrapped objects, of one model; an account that comes twice counts once.
+        options: how they are to be used.
 
     Attributes:
+        deployments: those that are used.
         limits: of the provider, or those that the user sets.
         journal: where finished vectors are kept.
         shows_progress: whether calls show a bar.
@@ -54,11 +69,12 @@ class Assembly:
         JournalError: the journal cannot be opened.
     """
 
-    def __init__(self, embeddings: Embeddings, options: Options) -> None:
-        self.limits = options.limits_for(embeddings)
+    def __init__(self, deployments: Sequence[Embeddings], options: Options) -> None:
+        self.deployments = different_accounts(deployments)
+        check_one_model(self.deployments, is_told=options.model is not None)
+        self.limits = options.limits_for_all(self.deployments)
         self.journal = open_journal(options.journal)
-        self.shows_progress = options.shows_progress(embeddings)
-        self._embeddings = embeddings
+        self.shows_progress = any(map(options.shows_progress, self.deployments))
         self._options = options
         self._process = os.getpid()
         self._parent_has_sent = False
@@ -73,7 +89,10 @@ class Assembly:
         if self._process != os.getpid():
             with _assembling:
                 if self._process != os.getpid():
-                    self._parent_has_sent |= self._pipeline.dispatcher.sender.pacer.has_started
+                    sender = self._pipeline.dispatcher.sender
+                    self._parent_has_sent |= any(
+                        each.pacer.has_started for each in sender.deployments
+                    )
                     if self._options.journal is None:
                         self.journal = open_journal(None)  # a lost thread may hold its lock
                     self._pipeline = self._assemble(
@@ -91,18 +110,12 @@ class Assembly:
 
     def _assemble(self, connections: Connections) -> Pipeline:
         """Make a pipeline for this process; see `provider_for` for `connections`."""
-        limits, options = self.limits, self._options
-        provider = provider_for(
-            self._embeddings,
-            limits=limits,
-            model=options.model,
-            timeout=options.timeout,
-            connections=connections,
-            replaces_empty=options.replaces_empty(self._embeddings),
-        )
+        options = self._options
+        providers = [self._provider(each, connections) for each in self.deployments]
+        provider = providers[0]
         if self.journal.persistent and not provider.space.model:
             raise OptionError(
-                f"{type(self._embeddings).__name__} does not say which model it uses, and a "
+                f"{type(self.deployments[0]).__name__} does not say which model it uses, and a "
                 "journal must not mix models: pass model= with its name"
             )
         if options.max_dollars is not None and dollars(provider.model, 1) is None:
@@ -111,44 +124,36 @@ class Assembly:
                 f"{', '.join(DOLLARS_PER_MILLION_TOKENS)}, and this is {provider.model!r}: leave "
                 "it out, and count what on_usage tells"
             )
-        first_requests = limits.first_requests if provider.is_known else FIRST_REQUESTS
-        lease = self._lease(first_requests)
-        pacer = Pacer(
-            max_workers=limits.max_workers,
-            first_requests=first_requests,
-            is_known=provider.is_known,
-            requests_per_minute=options.requests_a_minute(),
-            tokens_per_minute=options.tokens_per_minute,
-            meters=None if lease is None else lease.meters,
-            max_outage=options.max_outage,
-            draw=options.draw,
-        )
-        leaser = None
-        if lease is not None and options.quota is not None:
-            account = account_of(
-                self._embeddings, address=provider.address, model=provider.space.model
+        leasers: list[Leaser] = []
+        deployments = [
+            self._deployment(number, each, leasers) for number, each in enumerate(providers)
+        ]
+        same_space = None
+        if len(providers) > 1:
+            same_space = SameSpace(
+                self.journal,
+                [each.space for each in providers],
+                [each.address for each in providers],
+                is_model_told=options.model is not None,
             )
-            leaser = Leaser(lease, open_ledger(options.quota, account), pacer.amounts_in_flight)
-        sender = Sender(
-            pacer,
-            max_retries=options.max_retries,
-            timeout=options.timeout_for(provider.timeout),
-            hedge=options.hedges(limits),
-            server=provider.address,
-            draw=options.draw,
-        )
         fetcher = Fetcher(
-            limits=limits,
-            provider=provider,
+            limits=self.limits,
+            providers=providers,
             counter=counter_for(provider.encoding),
             dispatcher=Dispatcher(
-                sender,
-                max_workers=limits.max_workers,
+                Sender(deployments, hedge=options.hedges(self.limits)),
+                max_workers=sum(each.pacer.concurrency.most for each in deployments),
                 rate_limiter=options.rate_limiter,
                 clock=options.clock,
-                leaser=leaser,
+                leasers=leasers,
+                check=None if same_space is None else same_space.check,
             ),
-            recovery=Recovery(self.journal, provider.space),
+            recovery=Recovery(
+                self.journal,
+                provider.space,
+                others=None if same_space is None else same_space.spaces,
+            ),
+            same_space=same_space,
             long_inputs=options.long_inputs,
             on_usage=options.on_usage,
             max_dollars=options.max_dollars,
@@ -160,16 +165,116 @@ class Assembly:
             query_cache_size=options.query_cache_size,
         )
 
-    def _lease(self, first_requests: int) -> Lease | None:
-        """Return what a shared quota leases to this process; `None`: the quota is not shared."""
+    def _provider(self, embeddings: Embeddings, connections: Connections) -> Provider:
         options = self._options
-        if options.quota is None:
-            return None
-        return Lease(
-            secrets.token_hex(8),
-            draw=options.draw,
-            tokens_per_minute=options.tokens_per_minute,
-            requests_per_minute=options.requests_a_minute(),
-            first_requests=first_requests,
-            workers=options.quota.workers,
+        return provider_for(
+            embeddings,
+            limits=options.limits_for(embeddings),
+            model=options.model,
+            timeout=options.timeout,
+            connections=connections,
+            replaces_empty=options.replaces_empty(embeddings),
         )
+
+    def _deployment(self, number: int, provider: Provider, leasers: list[Leaser]) -> Deployment:
+        """Return what is to be learnt of one server; the user's quota is that of all together.
+
+        Args:
+            number: its position.
+            provider: sends to it.
+            leasers: where what leases its quota is added, if that is shared with other processes.
+        """
+        options, embeddings = self._options, self.deployments[number]
+        limits = options.limits_for(embeddings)
+        first_requests = limits.first_requests if provider.is_known else FIRST_REQUESTS
+        requests, tokens = (
+            None if total is None else total / len(self.deployments)
+            for total in (options.requests_a_minute(), options.tokens_per_minute)
+        )
+        lease = None
+        if options.quota is not None:
+            lease = Lease(
+                secrets.token_hex(8),
+                draw=options.draw,
+                tokens_per_minute=tokens,
+                requests_per_minute=requests,
+                first_requests=first_requests,
+                workers=options.quota.workers,
+            )
+        pacer = Pacer(
+            max_workers=limits.max_workers,
+            first_requests=first_requests,
+            is_known=provider.is_known,
+            requests_per_minute=requests,
+            tokens_per_minute=tokens,
+            meters=None if lease is None else lease.meters,
+            max_outage=options.max_outage,
+            draw=options.draw,
+        )
+        if lease is not None and options.quota is not None:
+            quota, address = options.quota, provider.address
+            if quota.account is not None and len(self.deployments) > 1:
+                # Keys of one account share its quota at each server, and not between servers.
+                quota = replace(quota, account=f"{quota.account} {address}")
+            account = account_of(embeddings, address=address, model=provider.space.model)
+            leasers.append(Leaser(lease, open_ledger(quota, account), pacer.amounts_in_flight))
+        return Deployment(
+            pacer,
+            max_retries=options.max_retries,
+            timeout=options.timeout_for(provider.timeout),
+            server=provider.address,
+            number=number,
+            is_alone=len(self.deployments) == 1,
+            draw=options.draw,
+        )
+
+
+def different_accounts(deployments: Sequence[Embeddings]) -> tuple[Embeddings, ...]:
+    """Return the deployments without those that are one account with an earlier one.
+
+    Two objects with one server, model and key have one quota, which must not be counted twice.
+    """
+    kept: list[Embeddings] = []
+    accounts: set[object] = set()
+    for each in deployments:
+        account: object = id(each)
+        address = sdk_address(each) if is_openai(each) else None
+        if address is not None and not callable(attribute(each, "openai_api_key")):
+            names = ("openai_organization", "default_headers", "default_query")
+            account = (
+                account_of(each, address=address, model=model_of(each)),
+                repr([attribute(each, name) for name in names]),
+            )
+        if account not in accounts:
+            kept.append(each)
+        accounts.add(account)
+    if left_out := len(deployments) - len(kept):
+        logger.warning(
+            "%d of %d deployments are one account with others (server, model and key), whose quota "
+            "counts once: left out",
+            left_out,
+            len(deployments),
+        )
+    return tuple(kept)
+
+
+def check_one_model(deployments: Sequence[Embeddings], *, is_told: bool) -> None:
+    """Raise `OptionError` if the deployments are told to be of different models.
+
+    Args:
+        deployments: the wrapped objects.
+        is_told: the user names the model of all, so that their own names are those of deployments.
+    """
+    first: dict[str, str | int] = {}
+    for each in deployments:
+        for name, value in (("model", told_model(each)), ("dimensions", dimensions_of(each))):
+            if value is None or (name == "model" and is_told):
+                continue
+            earlier = first.setdefault(name, value)
+            if earlier == value or (name == "model" and same_model(str(earlier), str(value))):
+                continue
+            hint = "; if these name deployments of one model, pass model= with its name"
+            raise OptionError(
+                f"the deployments have {name}={earlier!r} and {name}={value!r}, and a store cannot "
+                f"mix their vectors{hint if name == 'model' else ''}"
+            )

@@ -7,7 +7,7 @@ milliseconds there.
 import heapq
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.pacing.token_bucket import TokenBucket
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Work
@@ -94,7 +95,10 @@ def rehearse_quota(
             tokens_per_minute=user_quota.tokens_per_minute,
             draw=draw,
         )
-        sender = Sender(pacer, max_retries=8, timeout=math.inf, is_rehearsal=True, draw=draw)
+        deployment = Deployment(
+            pacer, max_retries=8, timeout=math.inf, is_rehearsal=True, draw=draw
+        )
+        sender = Sender([deployment])
         queue = sender.queue(work, Tally(), Hedges())
         sender.add(queue, 0.0)
         server = QuotaServer(quota, seed)
@@ -170,19 +174,30 @@ class QuotaServer:
         return headers
 
 
-def known_quota(pacer: Pacer) -> AccountQuota:
-    """Return the quota that the user set or that earlier answers showed."""
-    rates = pacer.requests.rate, pacer.tokens.rate
-    requests, tokens = (None if rate is None else rate * 60 for rate in rates)
-    return AccountQuota(requests_per_minute=requests, tokens_per_minute=tokens)
+def known_quota(pacers: Sequence[Pacer]) -> AccountQuota:
+    """Return the quota that the user set or that earlier answers showed, of all servers together.
 
-
-def set_by_user(pacer: Pacer) -> AccountQuota:
-    """Return the quota that the user set."""
+    It is not known before each of them has shown it.
+    """
     return AccountQuota(
-        requests_per_minute=_set_rate(pacer.requests), tokens_per_minute=_set_rate(pacer.tokens)
+        requests_per_minute=_sum([pacer.requests.rate for pacer in pacers]),
+        tokens_per_minute=_sum([pacer.tokens.rate for pacer in pacers]),
+    )
+
+
+def set_by_user(pacers: Sequence[Pacer]) -> AccountQuota:
+    """Return the quota that the user set, of all servers together."""
+    return AccountQuota(
+        requests_per_minute=_sum([_set_rate(pacer.requests) for pacer in pacers]),
+        tokens_per_minute=_sum([_set_rate(pacer.tokens) for pacer in pacers]),
     )
 
 
 def _set_rate(bucket: TokenBucket) -> float | None:
-    return bucket.rate * 60 if bucket.is_set and bucket.rate is not None else None
+    return bucket.rate if bucket.is_set else None
+
+
+def _sum(rates: Sequence[float | None]) -> float | None:
+    """Return the sum of rates a second as one a minute; `None`: one of them is not known."""
+    known = [rate for rate in rates if rate is not None]
+    return 60 * sum(known) if len(known) == len(rates) else None

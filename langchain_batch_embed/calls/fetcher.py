@@ -9,10 +9,12 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from langchain_batch_embed.calls.dimensions import Dimensions
 from langchain_batch_embed.calls.recovery import CallRecovery, Recovery
 from langchain_batch_embed.calls.results import Results
+from langchain_batch_embed.calls.same_space import SameSpace
 from langchain_batch_embed.calls.usage import one_at_a_time, told
 from langchain_batch_embed.errors import Failure
 from langchain_batch_embed.limits import Limits
@@ -21,7 +23,7 @@ from langchain_batch_embed.providers import Answer, Provider
 from langchain_batch_embed.report import DOLLARS_PER_MILLION_TOKENS, Report, Tally, Usage
 from langchain_batch_embed.sending.budget import Budget
 from langchain_batch_embed.sending.dispatcher import Dispatcher
-from langchain_batch_embed.sending.work import Rows, Work
+from langchain_batch_embed.sending.work import Rows, Send, Work
 from langchain_batch_embed.texts.inputs import Inputs, LongInputs, prepare
 from langchain_batch_embed.texts.tokens import TokenCounter
 
@@ -62,6 +64,8 @@ class Fetcher:
     """Fetches for all calls of one object.
 
     Attributes:
+        provider: the first of the deployments, whose space is that of all.
+        batch_number: of the first of them that is OpenAI's own, which has a Batch API; else 0.
         on_usage: tells the user of an answer that is paid for; `None`: nobody asks.
         known_dimensions: of the vectors that have come, unless they are in doubt.
         last_report: of the call or the prefetch that ended last.
@@ -71,24 +75,38 @@ class Fetcher:
         self,
         *,
         limits: Limits,
-        provider: Provider,
+        providers: Sequence[Provider],
         counter: TokenCounter,
         dispatcher: Dispatcher,
         recovery: Recovery,
         long_inputs: LongInputs,
+        same_space: SameSpace | None = None,
         on_usage: Callable[[Usage], object] | None = None,
         max_dollars: float | None = None,
     ) -> None:
         self.limits = limits
-        self.provider = provider
+        self.provider = providers[0]
+        for each in providers:
+            each.space = self.provider.space  # one key in the journal, wherever a vector is from
+        self.providers = tuple(providers)
+        has_batches = (
+            number
+            for number, each in enumerate(providers)
+            if each.is_known and ".azure." not in each.address
+        )
+        self.batch_number = next(has_batches, 0)
         self.counter = counter
         self.dispatcher = dispatcher
         self.recovery = recovery
         self._long_inputs: LongInputs = long_inputs
-        model = provider.model
         self.on_usage = one_at_a_time(on_usage)
-        self._send = told(provider.send, self.on_usage, model=model, counter=counter)
-        self._send_query = told(provider.send_query, self.on_usage, model=model, counter=counter)
+        tell = partial(told, on_usage=self.on_usage, model=self.provider.model, counter=counter)
+        sends: list[Send] = [each.send for each in providers]
+        query_sends: list[Send] = [each.send_query for each in providers]
+        if same_space is not None:
+            sends = [same_space.renamed(*each) for each in enumerate(sends)]
+            query_sends = [same_space.renamed(*each) for each in enumerate(query_sends)]
+        self._sends, self._query_sends = tuple(map(tell, sends)), tuple(map(tell, query_sends))
         self._max_dollars = max_dollars
         self.known_dimensions: int | None = None
         self.last_report: Report | None = None
@@ -203,7 +221,8 @@ class Fetcher:
             max_items=self.limits.max_batch_size,
             max_tokens=math.inf if limit is None else limit,
             texts=inputs.texts,
-            send=self._send_query if query else self._send,
+            sends=self._query_sends if query else self._sends,
+            canaries=self._sends if len(self._sends) > 1 else (),
             keep=keep,
             makes_lists=results.as_lists,
             budget=budget,

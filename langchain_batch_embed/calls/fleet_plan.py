@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from langchain_batch_embed.calls.estimate import OPENAIS_MODELS, AccountQuota, known_quota
 from langchain_batch_embed.calls.pipeline import Pipeline
@@ -218,12 +218,11 @@ def make_fleet_plan(
     )
     check_plan(limits.provider, tier, given, price)
     _check_size(texts, count, tokens_each, workers)
-    pacer = pipeline.dispatcher.sender.pacer
     known = merged(
         given,
         quota or AccountQuota(),
         TIERS.get(tier or 0, AccountQuota()),
-        known_quota(pacer),
+        known_quota(pipeline.dispatcher.sender.pacers),
     )
     capacity = known.tokens_per_minute or math.inf
     if texts is None:
@@ -234,7 +233,7 @@ def make_fleet_plan(
         corpus,
         workers=workers,
         quota=known,
-        limits=limits,
+        limits=replace(limits, max_workers=pipeline.dispatcher.max_workers),
         model=pipeline.provider.model,
         price=price,
     )

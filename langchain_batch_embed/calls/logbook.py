@@ -10,8 +10,8 @@ from langchain_batch_embed.calls.estimate import (
     set_by_user,
 )
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Report, dollars, duration, money, plural
+from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Work
 
 __all__ = ["Logbook"]
@@ -27,26 +27,31 @@ class Logbook:
     Args:
         limits: of the provider.
         model: for the price; `None`: not known.
-        pacer: knows the quota.
+        sender: knows the quota.
+        max_workers: requests in flight at most, at all deployments together.
     """
 
-    def __init__(self, limits: Limits, *, model: str | None, pacer: Pacer) -> None:
+    def __init__(
+        self, limits: Limits, *, model: str | None, sender: Sender, max_workers: int
+    ) -> None:
         self._limits = limits
         self._model = model
-        self._pacer = pacer
+        self._sender = sender
+        self._max_workers = max_workers
 
     def started(self, texts: int, work: Work, *, level: int) -> None:
         """Say what a call will send and cost, and how long that will take."""
         if not len(work.rows) or not logger.isEnabledFor(level):
             return
-        quota = known_quota(self._pacer)
+        pacers = self._sender.pacers
+        quota = known_quota(pacers)
         is_known = quota != AccountQuota()
         requests, seconds = rehearse_quota(
             work,
             quota=quota,
-            max_workers=self._limits.max_workers,
-            first_requests=self._limits.first_requests,
-            user_quota=set_by_user(self._pacer),
+            max_workers=self._max_workers,
+            first_requests=self._limits.first_requests * len(pacers),
+            user_quota=set_by_user(pacers),
             runs=1,
         )
         tokens = int(work.sizes.tokens[work.rows].sum())
@@ -65,7 +70,7 @@ class Logbook:
 
     def announced(self, what: str) -> None:
         """Say what begins, where nobody has counted what it will send."""
-        quota = known_quota(self._pacer)
+        quota = known_quota(self._sender.pacers)
         logger.info("%s: %s", what, quota if quota != AccountQuota() else _UNKNOWN)
 
     @staticmethod

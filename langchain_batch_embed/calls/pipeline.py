@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from langchain_batch_embed.calls.explanation import explain, what_ended
 from langchain_batch_embed.calls.fetcher import Fetch, Fetcher
@@ -95,8 +96,12 @@ class Pipeline:
         self._deadline = deadline
         self._show_progress = show_progress
         self._queries = QueryCache(query_cache_size)
-        pacer = self.dispatcher.sender.pacer
-        self.logbook = Logbook(self.limits, model=self.provider.model, pacer=pacer)
+        self.logbook = Logbook(
+            self.limits,
+            model=self.provider.model,
+            sender=self.dispatcher.sender,
+            max_workers=self.dispatcher.max_workers,
+        )
 
     @property
     def last_report(self) -> Report | None:
@@ -313,12 +318,22 @@ class Pipeline:
                 results.partial(),
                 call.failures,
                 call.report,
-                explain(
-                    cause,
-                    address=self.provider.address,
-                    model=self.provider.model,
-                    texts=call.given,
-                ),
+                self._explained(cause, call.given),
             ) from cause
         call.fetch.recovery.succeeded()
         return results
+
+    def _explained(self, cause: BaseException, texts: Sequence[str]) -> str:
+        """Say what went wrong; where no deployment can be used any more, at each of them."""
+        deployments = self.dispatcher.sender.deployments
+        errors = [each.left_out or each.last_error for each in deployments]
+        where = partial(explain, model=self.provider.model, texts=texts)
+        if len(deployments) > 1 and cause in errors and None not in errors:
+            now = self.dispatcher.clock.now()
+            if not any(each.is_in_use(now) for each in deployments):
+                return f"none of the {len(deployments)} deployments can be used: " + "; ".join(
+                    where(error, address=each.server)
+                    for each, error in zip(deployments, errors, strict=True)
+                    if error is not None
+                )
+        return where(cause, address=self.provider.address)

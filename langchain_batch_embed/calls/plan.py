@@ -210,15 +210,14 @@ def make_plan(
     work = pipeline.fetcher.work(inputs, results, keep=keep_nothing)
     rows = work.rows
 
-    sender = pipeline.dispatcher.sender
-    pacer = sender.pacer
-    quota = merged(given, TIERS.get(tier or 0, AccountQuota()), known_quota(pacer))
+    pacers = pipeline.dispatcher.sender.pacers
+    quota = merged(given, TIERS.get(tier or 0, AccountQuota()), known_quota(pacers))
     run = partial(
         rehearse_quota,
         work,
-        user_quota=set_by_user(pacer),
-        max_workers=pipeline.limits.max_workers,
-        first_requests=pipeline.limits.first_requests,
+        user_quota=set_by_user(pacers),
+        max_workers=pipeline.dispatcher.max_workers,
+        first_requests=pipeline.limits.first_requests * len(pacers),
     )
     requests, seconds = run(quota=quota)
     by_tier = {}
@@ -257,13 +256,13 @@ def ordinary_seconds(pipeline: Pipeline, inputs: Inputs, rows: Rows) -> float:
     results = Results(inputs, lists=False)
     results.done[:] = True
     results.done[rows] = False
-    pacer = pipeline.dispatcher.sender.pacer
+    pacers = pipeline.dispatcher.sender.pacers
     _, seconds = rehearse_quota(
         pipeline.fetcher.work(inputs, results, keep=keep_nothing),
-        quota=merged(known_quota(pacer), TIERS[1]),
-        user_quota=set_by_user(pacer),
-        max_workers=pipeline.limits.max_workers,
-        first_requests=pipeline.limits.first_requests,
+        quota=merged(known_quota(pacers), TIERS[1]),
+        user_quota=set_by_user(pacers),
+        max_workers=pipeline.dispatcher.max_workers,
+        first_requests=pipeline.limits.first_requests * len(pacers),
     )
     return seconds
 

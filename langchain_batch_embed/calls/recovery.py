@@ -8,7 +8,7 @@ that needs them has succeeded. Vectors that a journal cannot take stay there too
 import contextlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,12 @@ WRITTEN_AT_ONCE = 1024
 class Recovery:
     """The journal of one instance, and the memory that stands in for it.
 
+    Args:
+        journal: where finished vectors are kept.
+        space: what made them.
+        others: returns other spaces in which the journal may have the same vectors; `None`: there
+            are none.
+
     Attributes:
         journal: where finished vectors are kept.
         space: what made them.
@@ -39,8 +45,15 @@ class Recovery:
         remembers: whether anything was ever put into `memory`.
     """
 
-    def __init__(self, journal: Journal, space: Space) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        space: Space,
+        *,
+        others: Callable[[], Sequence[Space]] | None = None,
+    ) -> None:
         self.journal = journal
+        self.others = others
         self.space = space
         self.memory = journal if isinstance(journal, MemoryJournal) else MemoryJournal()
         self.memory_model: str | None = None
@@ -169,6 +182,8 @@ class CallRecovery:
             self._recall_from(journal, rows)
             if journal is self._shared.memory:
                 self.from_memory = self._inputs.settled(self._results.done) - before
+        if self._shared.others is not None:
+            self._recall_from_others(self._shared.others())
         return self._inputs.settled(self._results.done) - before
 
     def _recall_from(self, journal: Journal, rows: NDArray[np.intp]) -> None:
@@ -181,6 +196,15 @@ class CallRecovery:
         self._results.add(rows[positions], vectors)
         if is_memory:
             self._shared.catch_up()  # perhaps no answer of this call comes to do it
+
+    def _recall_from_others(self, spaces: Sequence[Space]) -> None:
+        for space in spaces:
+            rows = self._inputs.missing(self._results.done)
+            texts = [self._inputs.texts[row] for row in rows.tolist()]
+            positions, vectors = self._shared.journal.get(content_keys(texts, space))
+            if positions.size:
+                self._results.dimensions.check(vectors.shape[1], answer=False)
+                self._results.add(rows[positions], vectors)
 
     def keep(self, rows: NDArray[np.intp], answer: Answer) -> None:
         """Check the vectors of one answer, then save them; runs in the thread that received it.

@@ -35,8 +35,8 @@ def one_at_a_time(on_usage: Callable[[Usage], object] | None) -> Callable[[Usage
 
 def told(
     send: Send,
-    on_usage: Callable[[Usage], object] | None,
     *,
+    on_usage: Callable[[Usage], object] | None,
     model: str | None,
     counter: TokenCounter,
 ) -> Send:

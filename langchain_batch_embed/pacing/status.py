@@ -1,12 +1,13 @@
 """What a pacer waits for, and how long the rest will take: it only looks, and changes nothing."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.pacing.token_bucket import TokenBucket
 
-__all__ = ["Status", "status_of"]
+__all__ = ["Status", "status_of", "together"]
 
 NOTICEABLE = 1.0
 """Seconds of a pause from which on a user wonders what is going on."""
@@ -105,6 +106,46 @@ def status_of(
         tokens_per_minute=_told(pacer.tokens),
         quota_seconds=_flows_in(pacer, unsent, unsent / usual if usual else 0.0, now, pause=pause),
     )
+
+
+def together(parts: Sequence[Status], pacers: Sequence[Pacer], *, left: float = 0.0) -> Status:
+    """Return the state of several servers that share the work: their quotas add up.
+
+    What is waited for is what the one that goes on first waits for.
+
+    Args:
+        parts: the state of each.
+        pacers: of each.
+        left: tokens, as the limiter charges them, that have no answer yet from any of them.
+    """
+    first = min(parts, key=lambda part: (part.waits_for is not None, part.delay))
+    in_flight = sum(part.charge_in_flight for part in parts)
+    return replace(
+        first,
+        pause=min(part.pause for part in parts),
+        is_held_back=all(part.is_held_back for part in parts),
+        in_flight=sum(part.in_flight for part in parts),
+        charge_in_flight=in_flight,
+        charged=sum(part.charged for part in parts),
+        requests_per_minute=_sum(part.requests_per_minute for part in parts),
+        tokens_per_minute=_sum(part.tokens_per_minute for part in parts),
+        quota_seconds=_all_flow_in(pacers, max(0.0, left - in_flight)),
+    )
+
+
+def _sum(numbers: Iterable[float | None]) -> float | None:
+    """Return the sum of what is known; `None`: nothing is."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
+
+
+def _all_flow_in(pacers: Sequence[Pacer], tokens: float) -> float | None:
+    """Return the seconds in which all quotas together let this much through; `None`: not known."""
+    rates = [pacer.tokens.rate for pacer in pacers]
+    if None in rates:
+        return None
+    held = sum(min(pacer.tokens.capacity, pacer.tokens.level) for pacer in pacers)
+    return max(0.0, tokens - held) / sum(rate for rate in rates if rate is not None)
 
 
 def _flows_in(

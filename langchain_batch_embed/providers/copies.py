@@ -24,6 +24,7 @@ __all__ = [
     "client_of",
     "one_request_a_call",
     "pack_up",
+    "sdk_address",
     "sdk_client",
     "unpack",
     "with_sync_client",
@@ -127,7 +128,7 @@ def pack_up(embeddings: Embeddings) -> object:
         for name, value in (wrapped.__pydantic_private__ or {}).items()
         if (kept := plain(value)) is not NOT_PLAIN and kept == value
     }
-    return type(wrapped), _given_options(wrapped), private, _address(wrapped)
+    return type(wrapped), _given_options(wrapped), private, sdk_address(wrapped)
 
 
 def _given_options(embeddings: "OpenAIEmbeddings") -> dict[str, Any]:
@@ -150,7 +151,7 @@ def unpack(packed: Any) -> Embeddings:
     made: OpenAIEmbeddings = kind(**options)
     if private:
         (made.__pydantic_private__ or {}).update(private)
-    if _address(made) != address:
+    if sdk_address(made) != address:
         raise OptionError(
             f"a copy of this {kind.__name__} would not send to the same server; make it with "
             "base_url= rather than with client="
@@ -158,7 +159,8 @@ def unpack(packed: Any) -> Embeddings:
     return made
 
 
-def _address(embeddings: "OpenAIEmbeddings") -> str | None:
+def sdk_address(embeddings: Embeddings) -> str | None:
+    """Return the address that an `OpenAIEmbeddings` sends to; `None`: it has no sync client."""
     client = attribute(attribute(embeddings, "client"), "_client")
     return None if client is None else str(attribute(client, "base_url"))
 

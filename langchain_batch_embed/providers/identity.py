@@ -7,16 +7,18 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
-from langchain_batch_embed.limits import attribute
+from langchain_batch_embed.limits import attribute, model_of
 
 __all__ = [
     "NOT_PLAIN",
     "account_of",
     "digest",
+    "dimensions_of",
     "embeds_its_own_way",
     "is_openai",
     "plain",
     "settings",
+    "told_model",
 ]
 
 _SECRET = re.compile(r"key|token$|secret|password|credential", re.IGNORECASE)
@@ -42,6 +44,23 @@ def embeds_its_own_way(embeddings: Embeddings) -> bool:
         for name in ("embed_documents", "embed_query")
     )
     return not all(owner.__module__.startswith("langchain_openai.") for owner in owners)
+
+
+def told_model(embeddings: Embeddings) -> str | None:
+    """Return the model that the user named for an object.
+
+    `None`: it has its class's default, or names a server instead, as an endpoint's class may.
+    """
+    model = model_of(embeddings)
+    if is_openai(embeddings) and "model" not in attribute(embeddings, "model_fields_set", ()):
+        return None
+    return None if model is None or model.startswith(("http://", "https://")) else model
+
+
+def dimensions_of(embeddings: Embeddings) -> int | None:
+    """Return the dimensions that an object asks for; `None`: the model's own."""
+    number = attribute(embeddings, "dimensions")
+    return number if isinstance(number, int) else None
 
 
 def settings(embeddings: Embeddings) -> dict[str, Any]:

@@ -6,11 +6,15 @@ from typing import Any
 
 import ray
 
-from langchain_batch_embed.report import Report
+from langchain_batch_embed.report import DeploymentReport, Report
 
 __all__ = ["Totals"]
 
-_ADDED = [field.name for field in fields(Report) if field.name not in {"dollars", "seconds"}]
+_ADDED = [
+    field.name
+    for field in fields(Report)
+    if field.name not in {"dollars", "seconds", "deployments"}
+]
 
 
 class _Sum:
@@ -18,6 +22,7 @@ class _Sum:
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(_ADDED, 0)
+        self._deployments: tuple[DeploymentReport, ...] = ()
         self._dollars: float | None = 0.0
         self._begin: float | None = None
         self._end = 0.0
@@ -25,6 +30,12 @@ class _Sum:
     def add(self, report: Report, now: float) -> None:
         for name in _ADDED:
             self._counts[name] += getattr(report, name)
+        if report.deployments:
+            before = self._deployments
+            self._deployments = tuple(
+                part.plus(before[number]) if before else part
+                for number, part in enumerate(report.deployments)
+            )
         if self._dollars is not None:
             self._dollars = None if report.dollars is None else self._dollars + report.dollars
         begin = now - report.seconds
@@ -33,7 +44,12 @@ class _Sum:
 
     def report(self) -> Report:
         begin = self._end if self._begin is None else self._begin
-        return Report(**self._counts, dollars=self._dollars, seconds=self._end - begin)
+        return Report(
+            **self._counts,
+            dollars=self._dollars,
+            seconds=self._end - begin,
+            deployments=self._deployments,
+        )
 
 
 class Totals:

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -38,7 +38,8 @@ __all__ = ["Dispatcher"]
 logger = logging.getLogger(__name__)
 
 SPARE_WORKERS = 1
-"""Threads beyond `max_workers`, for the probe of a server at which all others hang."""
+"""Threads beyond `max_workers` for each deployment, for the probe of a server at which all others
+hang."""
 
 SUBMIT_AGAIN = 0.5
 """Seconds until a request is submitted again where no thread could be started for it."""
@@ -55,10 +56,12 @@ class Dispatcher:
 
     Args:
         sender: decides what is sent when.
-        max_workers: requests in flight at most.
+        max_workers: requests in flight at most, at all deployments together.
         rate_limiter: asked before each request, which waits for it in its thread.
         clock: time and waiting.
-        leaser: leases the quota that is shared with other processes; `None`: it is not.
+        leasers: lease the quotas that are shared with other processes; none: they are not.
+        check: raises if the answer of a deployment, given by its number, to a canary does not go
+            with those of the others; `None`: there are no others.
     """
 
     def __init__(
@@ -68,7 +71,8 @@ class Dispatcher:
         max_workers: int,
         rate_limiter: BaseRateLimiter | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        leaser: Leaser | None = None,
+        leasers: Sequence[Leaser] = (),
+        check: Callable[[int, Answer], None] | None = None,
     ) -> None:
         self.sender = sender
         self._rate_limiter = rate_limiter
@@ -81,8 +85,9 @@ class Dispatcher:
         self._executor: ThreadPoolExecutor | None = None
         self._wake_up: dict[Queue, Callable[[], object]] = {}  # how to wake each caller
         self._failed_submits = 0
-        self._leaser = leaser
-        if leaser is not None:
+        self._check = check
+        self._leasers = leasers
+        for leaser in leasers:
             leaser.attach(self.lock, clock, self._look_again)
 
     def run(
@@ -195,8 +200,8 @@ class Dispatcher:
                 except BaseException:
                     self._timekeeper = None
                     raise
-            if self._leaser is not None:
-                self._leaser.begin()
+            for leaser in self._leasers:
+                leaser.begin()
             self._alarm_changed.notify()
 
     def _look_again(self) -> None:
@@ -212,7 +217,8 @@ class Dispatcher:
 
     def _take(self, queue: Queue) -> Outcome:
         outcome = queue.outcomes.popleft()
-        if self.sender.pacer.concurrency.is_saturated:  # there is room for one more
+        if any(each.pacer.concurrency.is_saturated for each in self.sender.deployments):
+            # There is room for one more.
             self._look_again()
         return outcome
 
@@ -229,8 +235,8 @@ class Dispatcher:
             with self.lock:
                 if not self._wake_up:
                     self._timekeeper = None
-                    if self._leaser is not None:
-                        self._leaser.end()
+                    for leaser in self._leasers:
+                        leaser.end()
                     workers, self._executor = self._executor, None
                     if workers is not None:
                         workers.shutdown(wait=False)  # each ends with its request
@@ -245,8 +251,8 @@ class Dispatcher:
             with self.lock:
                 now = self.clock.now()
                 turn = self.sender.next(now)
-                if self._leaser is not None:
-                    self._leaser.look(now)
+                for leaser in self._leasers:
+                    leaser.look(now)
                 for queue in self.sender.news():
                     wake_up = self._wake_up.get(queue)
                     if wake_up is not None and self._has_news(queue, None):
@@ -266,7 +272,8 @@ class Dispatcher:
             with self.lock:
                 if self._executor is None:
                     self._executor = ThreadPoolExecutor(
-                        self.max_workers + SPARE_WORKERS, "batch-embed"
+                        self.max_workers + SPARE_WORKERS * len(self.sender.deployments),
+                        "batch-embed",
                     )
                 workers = self._executor
             workers.submit(self._send, flight)  # from a daemon: callers submit nothing
@@ -277,7 +284,7 @@ class Dispatcher:
                 flight.is_undone = True  # it may be in the executor's queue all the same
                 self.sender.undo(flight)
                 logger.warning("No thread could be started for a request: %s", error)
-                if self._failed_submits >= SUBMIT_TRIES and not self.sender.pacer.in_flight:
+                if self._failed_submits >= SUBMIT_TRIES and not self.sender.in_flight:
                     self.sender.give_up(error)
                     self.wake()
                 self._alarm = self.clock.now() + SUBMIT_AGAIN
@@ -339,6 +346,11 @@ class Dispatcher:
     def _keep(self, flight: Flight, answer: Answer) -> dict[int, BaseException]:
         """Give each call its vectors; return why some cannot be used, by position of the call."""
         errors: dict[int, BaseException] = {}
+        if not flight.parts and self._check is not None:
+            try:
+                self._check(flight.at.number, answer)
+            except Exception as error:  # noqa: BLE001  # it is of another space, or a journal's own
+                errors[0] = error
         charged = sum(batch.charge for _, batch in flight.parts)
         begin = 0
         for position, (queue, batch) in enumerate(flight.parts):
@@ -353,7 +365,7 @@ class Dispatcher:
             try:
                 # Before anybody sees the vectors: who has the last of them may ask what they cost.
                 with self.lock:
-                    queue.tally.answered(part.tokens, batch.charge)
+                    queue.tally.answered(part.tokens, batch.charge, number=flight.at.number)
                     if queue.work.budget is not None:
                         queue.work.budget.billed(
                             batch.charge if part.tokens is None else part.tokens

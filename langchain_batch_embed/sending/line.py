@@ -90,14 +90,16 @@ class Line:
         self._stops = deque((self._begin + np.cumsum(counts)).tolist())
         return True
 
-    def next(self, *, items: float, tokens: float, octets: float, work: float) -> Rows:
-        """Return the rows of the next batch, as planned, and within these limits.
+    def next(
+        self, *, items: float, tokens: float, octets: float, work: float, is_planned: bool = True
+    ) -> Rows:
+        """Return the rows of the next batch, as planned unless that is not wanted, within limits.
 
         One row is always returned, whatever the limits are.
         """
         begin = self._begin
         stop = min(
-            self._stops[0],
+            self._stops[0] if is_planned else len(self._rows),
             int(min(begin + items, len(self._rows))),
             self._within("tokens", tokens),
             self._within("octets", octets),

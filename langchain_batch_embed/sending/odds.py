@@ -7,8 +7,9 @@ where nobody was answered.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-__all__ = ["Odds"]
+__all__ = ["Odds", "Place", "evidence"]
 
 AROUND = 8
 """Requests before a failure, and as many after it, by whose fate it is judged."""
@@ -49,25 +50,13 @@ class Odds:
         self._fates = bytearray()
         self._recovered = self._persisted = 0.0
 
-    def sent(self) -> int:
+    def sent(self) -> "Place":
         """Return the place of a request that is sent now."""
         self._fates.append(_UNKNOWN)
         if len(self._fates) > 2 * LONGEST:
             self._begin += len(self._fates) - LONGEST
             del self._fates[:-LONGEST]
-        return self._begin + len(self._fates) - 1
-
-    def answered(self, place: int) -> None:
-        """Note an answer."""
-        self._note(place, _ANSWERED)
-
-    def failed(self, place: int) -> None:
-        """Note that the server failed a request."""
-        self._note(place, _FAILED)
-
-    def explained(self, place: int) -> None:
-        """Note that it was the texts, and not the server, that failed a request."""
-        self._note(place, _UNKNOWN)
+        return Place(self, self._begin + len(self._fates) - 1)
 
     def retried(self, *, recovered: bool) -> None:
         """Note whether texts that had met an error were answered when they were sent again.
@@ -78,18 +67,8 @@ class Odds:
         self._recovered += recovered - self._recovered / RETRIED
         self._persisted += (not recovered) - self._persisted / RETRIED
 
-    def evidence(self, setbacks: Sequence[int], *, unknown: float, is_error: bool) -> list[float]:
-        """Return how much each failure speaks against the texts.
-
-        It is the logarithm of how seldom chance explains it: 1 for once in 10 times, 2 for once in
-        100. So chance explains all of them together once in 10 to the power of the sum.
-
-        Args:
-            setbacks: the places of the requests with these texts that failed.
-            unknown: what counts for a failure with no other request around it.
-            is_error: the server answered with an error, as it does to bad texts. What cannot be
-                delivered, and an overloaded server, have nothing to do with texts most often.
-        """
+    def weights(self, setbacks: Sequence[int], *, unknown: float, is_error: bool) -> list[float]:
+        """Return how much each failure at this server speaks against the texts; see `evidence`."""
         fates = bytearray(self._fates)
         for place in setbacks:
             if place >= self._begin:
@@ -117,9 +96,55 @@ class Odds:
         )
         return -math.log10(max(LEAST, share * min(1.0, chance / (1 - share))))
 
-    def _note(self, place: int, fate: int) -> None:
-        if place >= self._begin:
-            self._fates[place - self._begin] = fate
+    def note(self, number: int, fate: int) -> None:
+        """Note what became of a request."""
+        if number >= self._begin:
+            self._fates[number - self._begin] = fate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """The place of one request among all that were sent to one server.
+
+    Attributes:
+        odds: of the server.
+        number: of the request.
+    """
+
+    odds: Odds
+    number: int
+
+    def answered(self) -> None:
+        """Note an answer."""
+        self.odds.note(self.number, _ANSWERED)
+
+    def failed(self) -> None:
+        """Note that the server failed the request."""
+        self.odds.note(self.number, _FAILED)
+
+    def explained(self) -> None:
+        """Note that it was the texts, and not the server, that failed the request."""
+        self.odds.note(self.number, _UNKNOWN)
+
+
+def evidence(setbacks: Sequence[Place], *, unknown: float, is_error: bool) -> list[float]:
+    """Return how much each failure speaks against the texts, by the fate of others at its server.
+
+    It is the logarithm of how seldom chance explains it: 1 for once in 10 times, 2 for once in 100.
+    So chance explains all of them together once in 10 to the power of the sum.
+
+    Args:
+        setbacks: the places of the requests with these texts that failed.
+        unknown: what counts for a failure with no other request around it.
+        is_error: the server answered with an error, as it does to bad texts. What cannot be
+            delivered, and an overloaded server, have nothing to do with texts most often.
+    """
+    weights: dict[Place, float] = {}
+    for odds in {place.odds: None for place in setbacks}:
+        here = [place for place in setbacks if place.odds is odds]
+        numbers = [place.number for place in here]
+        weights |= zip(here, odds.weights(numbers, unknown=unknown, is_error=is_error), strict=True)
+    return [weights[place] for place in setbacks]
 
 
 def _known(fates: bytearray) -> bytes:

@@ -26,6 +26,7 @@ class Request:
 
     Attributes:
         number: 0, 1, 2 ... in order of sending.
+        at: the number of the deployment that it is sent to.
         rows: the inputs that it holds, shape (n,); none for the canary.
         tokens: by the stricter count.
         charge: tokens that the limiter charges.
@@ -39,6 +40,7 @@ class Request:
     charge: int
     sent: float
     timeout: float
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,4 +129,5 @@ def _request(flight: Flight, number: int, now: float) -> Request:
         charge=flight.ticket.charge,
         sent=now,
         timeout=flight.timeout,
+        at=flight.at.number,
     )

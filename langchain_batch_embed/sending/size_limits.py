@@ -62,6 +62,10 @@ class SizeLimits:
         self._trials: dict[str, Trial] = {}  # under way, by signature
         self._about_texts: set[str] = set()  # signatures that ended at one text
 
+    def owns(self, trial: Trial) -> bool:
+        """Tell whether it is this server's limit that is being found out."""
+        return self._trials.get(trial.signature) is trial
+
     def fits(self, batch: Batch) -> bool:
         """Tell whether a batch keeps the limits that were learnt since it was cut."""
         return len(batch.rows) == 1 or (

@@ -1,4 +1,4 @@
-"""Whose turn it is: a pure choice among the calls of one object.
+"""Whose turn it is at one deployment: a pure choice among the calls of one object.
 
 Turns alternate between the oldest call and the one with the least work left: so a query need not
 wait for the end of a corpus, nor a corpus for that of the queries. Calls that are one small batch
@@ -8,10 +8,9 @@ share a request with others of their kind.
 import math
 from collections.abc import Sequence
 
-from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.sending.budget import Budget
+from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.queue import Queue
-from langchain_batch_embed.sending.size_limits import SizeLimits
 from langchain_batch_embed.sending.work import Batch
 
 __all__ = ["Turns"]
@@ -33,27 +32,22 @@ Turn = Sequence[tuple[Queue, Batch]]
 class Turns:
     """The calls under way, and which of them sends next.
 
-    Args:
-        pacer: says when a request may start.
-        limits: what a request may hold.
-
     Attributes:
         queues: all calls under way, the oldest first.
         large: those that take turns of their own.
         with_deadline: those that must end in time.
     """
 
-    def __init__(self, pacer: Pacer, limits: SizeLimits) -> None:
+    def __init__(self) -> None:
         self.queues: dict[Queue, None] = {}  # a set that keeps its order
-        self._pacer = pacer
-        self._limits = limits
         self.large: dict[Queue, None] = {}
         self.with_deadline: dict[Queue, None] = {}
         self._small: dict[Queue, float] = {}  # and when each was added
         self._small_in_flight: list[Queue] = []  # the first of each request with small calls
         self._sent = -math.inf  # the last request with small calls
         self._turn = 0
-        self._overtaken = 0  # tokens that were let past the one whose turn it is
+        # Tokens that were let past the one whose turn it is, by deployment.
+        self._overtaken: dict[int, int] = {}
 
     @property
     def end(self) -> float:
@@ -93,22 +87,26 @@ class Turns:
         self._small.pop(queue, None)
         self.with_deadline.pop(queue, None)
 
-    def next(self, now: float) -> Turn | float:
+    def next(self, at: Deployment, now: float) -> Turn | float:
         """Return the batches that share the next request, or the seconds until there may be some.
 
         While a batch waits for quota in its turn, others may overtake it, by no more tokens than
         it has itself.
+
+        Args:
+            at: where the request is sent.
+            now: the time.
         """
         waiting: list[tuple[Queue, Batch]] = []
         wait = math.inf
         for queue in self.large:
             queue.waits_for_answers = False
-            batch = _affordable(queue, now)
+            batch = _affordable(queue, at, now)
             if batch is None:
                 wait = min(wait, queue.due(now))
             else:
                 waiting.append((queue, batch))
-        shared, delay = self._gather(now)
+        shared, delay = self._gather(at, now)
         wait = min(wait, delay)
         if shared:
             waiting.append(shared[0])
@@ -118,29 +116,34 @@ class Turns:
         if len(waiting) > 1:
             waiting.sort(key=lambda each: each[0].left())
         turn = oldest if self._turn % 2 else waiting[0]
-        delay = self._delay(turn, shared, now)
+        delay = at.pacer.delay(self._charge(turn, shared), now)
         if delay <= 0:
             self._turn += 1
-            self._overtaken = 0
-            return self._take(turn, shared, now)
+            self._overtaken[at.number] = 0
+            return self._take(turn, shared, at, now)
         for queue, _ in waiting:
             queue.waits_for_answers = delay == math.inf
         for other in waiting:
             charge = self._charge(other, shared)
-            fits = self._overtaken + charge <= self._charge(turn, shared)
-            if other is not turn and fits and self._delay(other, shared, now) <= 0:
-                self._overtaken += charge
-                return self._take(other, shared, now)
+            overtaken = self._overtaken.get(at.number, 0) + charge
+            fits = overtaken <= self._charge(turn, shared)
+            if other is not turn and fits and at.pacer.delay(charge, now) <= 0:
+                self._overtaken[at.number] = overtaken
+                return self._take(other, shared, at, now)
         return min(wait, delay)
 
     def _take(
-        self, turn: tuple[Queue, Batch], shared: list[tuple[Queue, Batch]], now: float
+        self,
+        turn: tuple[Queue, Batch],
+        shared: list[tuple[Queue, Batch]],
+        at: Deployment,
+        now: float,
     ) -> Turn:
         if not shared or turn is not shared[0]:
-            turn[0].take(turn[1], now)
+            turn[0].take(turn[1], at, now)
             return [turn]
         for queue, batch in shared:
-            queue.take(batch, now)
+            queue.take(batch, at, now)
             del self._small[queue]
             if len(batch.rows) < queue.open:  # it needs more than one request
                 self.large[queue] = None
@@ -148,7 +151,7 @@ class Turns:
         self._sent = now
         return shared
 
-    def _gather(self, now: float) -> tuple[list[tuple[Queue, Batch]], float]:
+    def _gather(self, at: Deployment, now: float) -> tuple[list[tuple[Queue, Batch]], float]:
         """Return the small calls that are to share a request, or the seconds until there are."""
         if not self._small:
             return [], math.inf
@@ -159,7 +162,7 @@ class Turns:
         items = tokens = charge = 0
         wait = math.inf
         for queue, added in self._small.items():
-            batch = _affordable(queue, now)
+            batch = _affordable(queue, at, now)
             if batch is None:
                 wait = min(wait, queue.due(now))
                 continue
@@ -170,10 +173,10 @@ class Turns:
             charge += batch.charge
             work = queue.work
             fits = (
-                work.send == shared[0][0].work.send
-                and items <= min(work.max_items, self._limits.items)
-                and tokens <= min(work.max_tokens, self._limits.tokens, SHARED_TOKENS)
-                and charge <= self._pacer.largest()
+                work.sends == shared[0][0].work.sends
+                and items <= min(work.max_items, at.limits.items)
+                and tokens <= min(work.max_tokens, at.limits.tokens, SHARED_TOKENS)
+                and charge <= at.pacer.largest()
                 and _can_afford(shared, batch, work.budget)
                 if shared
                 else True
@@ -188,11 +191,6 @@ class Turns:
             return sum(batch.charge for _, batch in shared)
         return turn[1].charge
 
-    def _delay(
-        self, turn: tuple[Queue, Batch], shared: Sequence[tuple[Queue, Batch]], now: float
-    ) -> float:
-        return self._pacer.delay(self._charge(turn, shared), now)
-
 
 def _can_afford(shared: Sequence[tuple[Queue, Batch]], batch: Batch, budget: Budget | None) -> bool:
     """Tell whether calls that share a budget can afford to send one more batch together."""
@@ -202,9 +200,9 @@ def _can_afford(shared: Sequence[tuple[Queue, Batch]], batch: Batch, budget: Bud
     return spent + batch.tokens <= budget.left
 
 
-def _affordable(queue: Queue, now: float) -> Batch | None:
+def _affordable(queue: Queue, at: Deployment, now: float) -> Batch | None:
     """Return the batch that is to start next; give the call up if it can afford no more."""
-    batch, budget = queue.peek(now), queue.work.budget
+    batch, budget = queue.peek(at, now), queue.work.budget
     if batch is None or budget is None or batch.tokens <= budget.left:
         return batch
     if budget.is_settled:  # else answers may have cost less than was expected

@@ -12,7 +12,7 @@ import numpy as np
 from langchain_batch_embed.pacing.backoff import Backoff
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 from langchain_batch_embed.pacing.pacer import Pacer
-from langchain_batch_embed.sending.odds import Odds
+from langchain_batch_embed.sending.odds import Odds, Place, evidence
 from langchain_batch_embed.sending.size_limits import PARTS, SizeLimits
 from langchain_batch_embed.sending.work import Batch, Rows
 
@@ -147,7 +147,7 @@ class Judge:
         while True:
             division = batch.part_of
             for place in batch.setbacks:
-                self._odds.failed(place)
+                place.failed()
             if batch.failures == 1:
                 self._odds.retried(recovered=True)
             if division is None:
@@ -225,24 +225,20 @@ class Judge:
                 return _cut(batch, PARTS if is_large else 2, after=delay)
         elif not batch.is_alone and self._is_guilty(batch, diagnosis):
             self._about_texts.add(diagnosis.signature)
-            self._odds.explained(_setbacks(batch)[0])
+            _setbacks(batch)[0].explained()
             return GiveUp(self._limits.dropped(batch))
         return Resend(self._delay(batch, diagnosis))
 
     def _is_suspected(self, batch: Batch, diagnosis: Diagnosis) -> bool:
         """Tell whether one of several texts is likely to be the cause, and not the server."""
-        weights = self._odds.evidence(
-            _setbacks(batch), unknown=1.0, is_error=diagnosis.kind is Kind.FAILED
-        )
+        weights = evidence(_setbacks(batch), unknown=1.0, is_error=diagnosis.kind is Kind.FAILED)
         weights[-1] = self._of_the_last(weights[-1], diagnosis)
         enough = 1.0 if batch.signature in self._about_texts else SUSPECTED
         return sum(weights) >= enough or _count(weights) >= self._max_retries + 1
 
     def _is_guilty(self, batch: Batch, diagnosis: Diagnosis) -> bool:
         """Tell whether it is certain that this one text is the cause."""
-        weights = self._odds.evidence(
-            _setbacks(batch), unknown=0.0, is_error=diagnosis.kind is Kind.FAILED
-        )
+        weights = evidence(_setbacks(batch), unknown=0.0, is_error=diagnosis.kind is Kind.FAILED)
         weights = weights[-len(_setbacks(batch, alone=True)) :]
         if len(weights) == 1:
             weights[-1] = weights[-1] or 1.0  # so that with max_retries=0 it is not tried again
@@ -267,7 +263,7 @@ class Judge:
         return delay if diagnosis.after is None else max(diagnosis.after, 0.1 * delay)
 
 
-def _setbacks(batch: Batch, *, alone: bool = False) -> list[int]:
+def _setbacks(batch: Batch, *, alone: bool = False) -> list[Place]:
     """Return the failures of a batch, and of those that it is a part of, the first ones first.
 
     Args:

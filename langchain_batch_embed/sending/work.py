@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.sending.budget import Budget
+from langchain_batch_embed.sending.odds import Odds, Place
 from langchain_batch_embed.texts.packing import Sizes
 
 __all__ = ["Batch", "Division", "Done", "Lost", "Outcome", "Rows", "Send", "Trial", "Work"]
 
 Rows = NDArray[np.intp]
+
+
+_NOWHERE = Place(Odds(), -1)
+"""The place of what was not sent."""
 
 
 class Send(Protocol):
@@ -37,7 +42,7 @@ class Batch:
         octets: UTF-8 bytes of the texts.
         work: what the inputs cost a server, in tokens.
         failures: how often the server could not answer it.
-        place: of the request that it was sent in last, in the `Odds`.
+        place: of the request that it was sent in last.
         setbacks: the places of those that failed.
         failed_at: when it, or what it is a part of, failed first.
         failed_last: when it failed last.
@@ -49,6 +54,9 @@ class Batch:
         sent: when it was sent last, in seconds of the clock.
         number: requests that were in flight then, its own among them.
         copies: requests for it that are in flight: 1, or 2 where it is hedged.
+        at: the number of the deployment that it was sent to last.
+        tried: numbers of the deployments that failed it since it last waited.
+        barred: when each of the deployments refused it, by number, where others may not.
         error: the last one.
         is_settled: whether it has its outcome, or was replaced by its parts.
         unpark: makes the batch ready again, where it waits for what a trial tells.
@@ -60,8 +68,8 @@ class Batch:
     octets: int
     work: int
     failures: int = 0
-    place: int = -1
-    setbacks: tuple[int, ...] = ()
+    place: Place = _NOWHERE
+    setbacks: tuple[Place, ...] = ()
     failed_at: float = math.inf
     failed_last: float = -math.inf
     is_alone: bool = False
@@ -72,6 +80,9 @@ class Batch:
     sent: float = 0.0
     number: int = 1
     copies: int = 0
+    at: int = 0
+    tried: set[int] = field(default_factory=set)
+    barred: dict[int, float] = field(default_factory=dict)
     error: BaseException | None = None
     is_settled: bool = False
     unpark: "Callable[[Batch], None] | None" = None
@@ -139,7 +150,9 @@ class Work:
         max_items: inputs in one request, at most.
         max_tokens: tokens in one request, at most.
         texts: the string of each row.
-        send: sends texts within a time-out in seconds, and returns the checked answer.
+        sends: for each deployment, what sends texts to it within a time-out in seconds, and returns
+            the checked answer.
+        canaries: what sends a canary to each, where that is something else.
         keep: takes a checked answer in the worker's thread, before anybody else sees it.
         makes_lists: the caller's thread makes lists of floats of each outcome that it is handed.
         budget: what it may cost; `None`: anything.
@@ -151,8 +164,9 @@ class Work:
     max_items: int
     max_tokens: float
     texts: Sequence[str]
-    send: Send
+    sends: tuple[Send, ...]
     keep: Callable[[Rows, Answer], None]
+    canaries: tuple[Send, ...] = ()
     makes_lists: bool = False
     budget: Budget | None = None
     context: contextvars.Context = field(default_factory=contextvars.copy_context)

@@ -27,6 +27,7 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Rows, Work
@@ -81,7 +82,7 @@ def equal_requests(count: int, *, tokens: int, charge: int) -> Work:
         max_items=1,
         max_tokens=tokens,
         texts=[""] * count,
-        send=_send_nothing,
+        sends=(_send_nothing,),
         keep=_keep_nothing,
     )
 
@@ -100,7 +101,7 @@ def run(
     """
     draw = random.Random(scenario.seed).random
     pacer = Pacer(max_workers=max_workers, first_requests=first_requests, is_known=True, draw=draw)
-    sender = Sender(pacer, max_retries=8, timeout=600.0, hedge=hedge, draw=draw)
+    sender = Sender([Deployment(pacer, max_retries=8, timeout=600.0, draw=draw)], hedge=hedge)
     queue = sender.queue(work, tally := Tally(), Hedges())
     sender.add(queue, 0.0)
     return rehearse(sender, [queue], FreeServer(scenario)), tally

@@ -23,6 +23,7 @@ from langchain_batch_embed.commands.main import main
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Report, Tally, duration, money
+from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Work
@@ -145,7 +146,7 @@ class TestPlan:
                 is_known=True,
                 draw=draw,
             )
-            sender = Sender(pacer, max_retries=8, timeout=math.inf, draw=draw)
+            sender = Sender([Deployment(pacer, max_retries=8, timeout=math.inf, draw=draw)])
             queue = sender.queue(work, Tally(), Hedges())
             sender.add(queue, 0.0)
             server = QuotaServer(ServerQuota(*SERVERS_TIERS[tier]), seed)

@@ -250,7 +250,9 @@ class TestDollars:
         with pytest.raises(IngestError) as caught:
             embeddings.ingest(store, documents, batch_size=10, max_buffered=40)
         assert isinstance(caught.value.__cause__, BudgetError)
-        wait_until(lambda: not embeddings._pipeline.dispatcher.sender.pacer.in_flight)
+        wait_until(
+            lambda: not embeddings._pipeline.dispatcher.sender.deployments[0].pacer.in_flight
+        )
         assert 5_000 < server.stats()["tokens_billed"] <= 8_000
 
     def test_small_calls_of_a_prefetch_share_what_it_may_cost(

@@ -61,7 +61,7 @@ class TestAzure:
         embeddings = BatchEmbeddings(azure(), max_batch_size=50, hedge=False, _clock=clock)
         texts = [f"section {i}" for i in range(1000)]
         assert_right(embeddings.embed_numpy(texts), texts)
-        pacer = embeddings._pipeline.dispatcher.sender.pacer
+        pacer = embeddings._pipeline.dispatcher.sender.deployments[0].pacer
         assert (pacer.tokens.rate, pacer.requests.rate, clock.time) == (None, None, 0.0)
 
     def test_waits_as_long_as_the_text_says(

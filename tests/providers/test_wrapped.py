@@ -110,7 +110,7 @@ def test_the_wrapped_objects_time_out_is_kept(
 ) -> None:
     """In each form that the SDK takes; 120 seconds where it has none."""
     embeddings = batch(openai_embeddings(timeout=given))
-    assert embeddings._pipeline.dispatcher.sender.timeout == seconds
+    assert embeddings._pipeline.dispatcher.sender.deployments[0].timeout == seconds
 
 
 def test_the_wrapped_objects_context_length_is_kept(

@@ -12,6 +12,7 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE, Pacer
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.rehearsal import Reply, Request, Server, rehearse
 from langchain_batch_embed.sending.sender import Sender
@@ -62,7 +63,7 @@ def make_work(
         max_items=max_items,
         max_tokens=max_tokens,
         texts=[str(row) for row in range(begin + count)],
-        send=send,
+        sends=(send,),
         keep=keep,
         makes_lists=makes_lists,
     )
@@ -90,7 +91,9 @@ def make_sender(
         max_outage=max_outage,
         draw=draw,
     )
-    return Sender(pacer, max_retries=max_retries, timeout=timeout, hedge=hedge, draw=draw)
+    return Sender(
+        [Deployment(pacer, max_retries=max_retries, timeout=timeout, draw=draw)], hedge=hedge
+    )
 
 
 def refusal(status: int, message: str = "No", **details: Any) -> StatusError:

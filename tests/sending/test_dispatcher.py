@@ -63,7 +63,7 @@ class TestCalls:
         outcomes = call(dispatcher, make_work(100, max_items=10, send=sends(respond)))
         assert lost(outcomes) == {17: error}
         assert done(outcomes) == [row for row in range(100) if row != 17]
-        assert dispatcher.sender.pacer.in_flight == {}
+        assert dispatcher.sender.deployments[0].pacer.in_flight == {}
 
     def test_nothing_to_send_starts_no_thread(self) -> None:
         """Everything was in the journal."""
@@ -241,7 +241,7 @@ class TestAsync:
 
         asyncio.run(cancel())
         go_on.set()
-        wait_until(lambda: not dispatcher.sender.pacer.in_flight)
+        wait_until(lambda: not dispatcher.sender.deployments[0].pacer.in_flight)
         assert len(sent) == 1
         assert len(done(call(dispatcher, make_work(5)))) == 5
 
@@ -301,7 +301,7 @@ class TestEnding:
         mocker.stopall()
         assert dispatcher.sender._turns.queues == {}
         go_on.set()
-        wait_until(lambda: not dispatcher.sender.pacer.in_flight)
+        wait_until(lambda: not dispatcher.sender.deployments[0].pacer.in_flight)
         assert sorted(kept) == [0, 1]
         assert len(sent) <= 2
         assert len(done(call(dispatcher, make_work(100)))) == 100
@@ -337,7 +337,7 @@ class TestEnding:
         wait_until(lambda: len(sent) == 2)
         outcomes.close()  # type: ignore[attr-defined]
         second.set()
-        wait_until(lambda: not dispatcher.sender.pacer.in_flight)
+        wait_until(lambda: not dispatcher.sender.in_flight)
         assert len(sent) <= 2
         assert dispatcher.sender._turns.queues == {}
 
@@ -400,7 +400,7 @@ class TestThreads:
         outcomes = list(dispatcher.run(make_work(20, max_items=1), tally))
         assert done(outcomes) == list(range(20))
         assert tally.requests == 20
-        assert dispatcher.sender.pacer.in_flight == {}
+        assert dispatcher.sender.deployments[0].pacer.in_flight == {}
 
     def test_a_request_that_was_queued_all_the_same_is_sent_once(
         self, mocker: MockerFixture
@@ -420,7 +420,7 @@ class TestThreads:
         outcomes = call(dispatcher, make_work(20, max_items=1, send=sends(sent.extend)))
         assert done(outcomes) == list(range(20))
         assert len(sent) <= 20 + 7
-        assert dispatcher.sender.pacer.in_flight == {}
+        assert dispatcher.sender.deployments[0].pacer.in_flight == {}
 
     def test_without_any_thread_the_call_ends(self, mocker: MockerFixture) -> None:
         """After some tries, and with the reason."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_batch_embed.sending.odds import ASSUMED, LEAST, NO_ANSWER, Odds
+from langchain_batch_embed.sending.odds import ASSUMED, LEAST, NO_ANSWER, Odds, Place, evidence
 
 
 def odds_after(events: str) -> Odds:
@@ -15,15 +15,15 @@ def odds_after(events: str) -> Odds:
     for event in events:
         place = odds.sent()
         if event == "F":
-            odds.failed(place)
+            place.failed()
         elif event == ".":
-            odds.answered(place)
+            place.answered()
     return odds
 
 
 def weight(odds: Odds, at: int, *, unknown: float = 0.0, is_error: bool = False) -> float:
     """Return what the failure counts for of the request number `at`, from 1."""
-    (found,) = odds.evidence([at - 1], unknown=unknown, is_error=is_error)
+    (found,) = evidence([Place(odds, at - 1)], unknown=unknown, is_error=is_error)
     return found
 
 
@@ -45,7 +45,7 @@ class TestEvidence:
         odds = odds_after("." * 50 + "F")
         before = weight(odds, 51)
         for _ in range(8):
-            odds.failed(odds.sent())
+            odds.sent().failed()
         assert weight(odds, 51) < 0.1 < before
 
     @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
@@ -59,7 +59,7 @@ class TestEvidence:
         """A server that refuses what is new still answers what is in its line."""
         odds = odds_after("." * 50 + " " * 100 + "F" * 20)
         for place in range(50, 150):
-            odds.answered(place)
+            Place(odds, place).answered()
         assert weight(odds, 160) == NO_ANSWER
 
     def test_with_nobody_around_it_counts_for_what_the_caller_says(self) -> None:
@@ -75,7 +75,7 @@ class TestEvidence:
         """It is taken back when the text is given up."""
         odds = odds_after("." * 20 + "F" + "." * 4 + "F" + "." * 20)
         before = weight(odds, 26)
-        odds.explained(20)
+        Place(odds, 20).explained()
         assert weight(odds, 26) > before
 
     def test_errors_that_do_not_pass_are_no_chance(self) -> None:

@@ -37,8 +37,8 @@ def make_queue(work: Work, sender: Sender | None = None) -> Queue:
 def cut(queue: Queue, now: float = 0.0) -> list[Batch]:
     """Take all that can be sent."""
     batches = []
-    while (batch := queue.peek(now)) is not None:
-        queue.take(batch, now)
+    while (batch := queue.peek(queue.deployments[0], now)) is not None:
+        queue.take(batch, queue.deployments[0], now)
         batches.append(batch)
     return batches
 
@@ -90,10 +90,10 @@ class TestCutting:
         """What is learnt while others are in flight shapes what is left."""
         sender = make_sender()
         queue = make_queue(make_work(10_000), sender)
-        first = queue.peek(0)
+        first = queue.peek(queue.deployments[0], 0)
         assert first is not None
-        queue.take(first, 0)
-        sender.limits.items = 10
+        queue.take(first, queue.deployments[0], 0)
+        sender.deployments[0].limits.items = 10
         assert max(len(batch.rows) for batch in cut(queue)) == 10
 
     def test_a_batch_is_no_larger_than_the_whole_quota(self) -> None:
@@ -105,7 +105,7 @@ class TestCutting:
         """The work is shared by as many as are useful, and no answer takes too much memory."""
         sender = make_sender(max_workers=128)
         many = cut(make_queue(make_work(20_000, tokens=100), sender))
-        concurrency = sender.pacer.concurrency
+        concurrency = sender.deployments[0].pacer.concurrency
         concurrency.estimate, concurrency.is_saturated = 4.0, True
         few = cut(make_queue(make_work(20_000, tokens=100), sender))
         assert len(few) < len(many)
@@ -114,17 +114,17 @@ class TestCutting:
     def test_what_could_not_be_submitted_is_first_again(self) -> None:
         """Its place in the order is kept."""
         queue = make_queue(make_work(100, max_items=10))
-        first = queue.peek(0)
+        first = queue.peek(queue.deployments[0], 0)
         assert first is not None
-        queue.take(first, 0)
+        queue.take(first, queue.deployments[0], 0)
         queue.put_back(first)
-        assert queue.peek(0) is first
+        assert queue.peek(queue.deployments[0], 0) is first
         assert queue.in_flight == {}
 
     def test_looking_changes_nothing(self) -> None:
         """Asked twice, it returns the same batch."""
         queue = make_queue(make_work(100, max_items=10))
-        assert queue.peek(0) is queue.peek(0)
+        assert queue.peek(queue.deployments[0], 0) is queue.peek(queue.deployments[0], 0)
         assert queue.left() == sum(batch.work for batch in cut(queue))
         assert queue.left() == 0
 
@@ -137,7 +137,7 @@ class TestHandingOver:
         sender = make_sender(max_workers=5)
         queue = make_queue(make_work(100, max_items=10, makes_lists=makes_lists), sender)
         for batch in cut(queue)[:2]:
-            queue.answered(batch, 0.1)
+            queue.answered(batch, queue.deployments[0], 0.1)
         while len(queue.in_flight) > 3:
             queue.in_flight.popitem()
         queue.waits_for_answers = True
@@ -313,9 +313,9 @@ class TestGivingUp:
     def test_what_was_tried_carries_its_error_and_what_was_not_says_so(self) -> None:
         """`NotSentError` is chained from what ended the call."""
         queue = make_queue(make_work(30, max_items=10))
-        first = queue.peek(0)
+        first = queue.peek(queue.deployments[0], 0)
         assert first is not None
-        queue.take(first, 0)
+        queue.take(first, queue.deployments[0], 0)
         queue.put_back(first)
         first.error = error = refusal(500)
         end = refusal(401)
@@ -329,23 +329,23 @@ class TestGivingUp:
     def test_what_is_in_flight_may_still_be_answered(self) -> None:
         """It is paid for, so its vectors are not thrown away."""
         queue = make_queue(make_work(30, max_items=10))
-        first = queue.peek(0)
+        first = queue.peek(queue.deployments[0], 0)
         assert first is not None
-        queue.take(first, 0)
+        queue.take(first, queue.deployments[0], 0)
         queue.give_up(refusal(401))
         assert queue.open == 10
-        queue.answered(first, 0.1)
+        queue.answered(first, queue.deployments[0], 0.1)
         assert done(queue.outcomes) == list(range(10))
         assert queue.open == 0
 
     def test_an_answer_after_the_end_changes_nothing(self) -> None:
         """Abandoned at the deadline, a batch has its outcome already."""
         queue = make_queue(make_work(10))
-        batch = queue.peek(0)
+        batch = queue.peek(queue.deployments[0], 0)
         assert batch is not None
-        queue.take(batch, 0)
+        queue.take(batch, queue.deployments[0], 0)
         queue.give_up(DeadlineError(1.0), abandon=True)
-        queue.answered(batch, 0.1)
+        queue.answered(batch, queue.deployments[0], 0.1)
         assert len(queue.outcomes) == 1
         assert queue.open == 0
 
@@ -357,9 +357,9 @@ class TestStragglers:
         """A place is better used for what was never sent."""
         queue = make_queue(make_work(100, max_items=10))
         queue.hedges.allow(1e9)
-        first = queue.peek(0)
+        first = queue.peek(queue.deployments[0], 0)
         assert first is not None
-        queue.take(first, 0)
+        queue.take(first, queue.deployments[0], 0)
         queue.hedges.answered(0.1)
         assert queue.straggler(100) == (None, math.inf)
 
@@ -368,7 +368,7 @@ class TestStragglers:
         queue = make_queue(make_work(100, max_items=50))
         queue.hedges.allow(1e9)
         first, second = cut(queue)
-        queue.answered(first, 1.0)
+        queue.answered(first, queue.deployments[0], 1.0)
         batch, delay = queue.straggler(1.0)
         assert batch is None
         assert 0 < delay < 10
@@ -377,11 +377,11 @@ class TestStragglers:
     def test_one_copy_that_fails_is_no_failure(self) -> None:
         """The other one may still be answered, so nothing is sent a third time."""
         queue = make_queue(make_work(10))
-        batch = queue.peek(0)
+        batch = queue.peek(queue.deployments[0], 0)
         assert batch is not None
-        queue.take(batch, 0)
-        queue.take(batch, 5)
-        queue.failed(batch, diagnose(ConnectionError()), ConnectionError(), 6)
+        queue.take(batch, queue.deployments[0], 0)
+        queue.take(batch, queue.deployments[0], 5)
+        queue.failed(batch, queue.deployments[0], diagnose(ConnectionError()), ConnectionError(), 6)
         assert queue.open == 10
-        queue.answered(batch, 7)
+        queue.answered(batch, queue.deployments[0], 7)
         assert [type(outcome) for outcome in queue.outcomes] == [Done]

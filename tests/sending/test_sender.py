@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from langchain_batch_embed.errors import DimensionsError, NotSentError, ResponseError
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Tally
-from langchain_batch_embed.sending import sender as sender_module
+from langchain_batch_embed.sending import deployment as deployment_module
+from langchain_batch_embed.sending.deployment import REFUSED_IN_A_ROW
 from langchain_batch_embed.sending.rehearsal import Reply, Request
-from langchain_batch_embed.sending.sender import REFUSED_IN_A_ROW, Flight
+from langchain_batch_embed.sending.sender import Flight
 from tests.sending.calls import (
     FakeServer,
     Rehearsal,
@@ -505,7 +506,7 @@ class TestBookkeeping:
         assert isinstance(flight, Flight)
         sender.undo(flight)
         assert tally.requests == 0
-        assert sender.pacer.in_flight == {}
+        assert sender.deployments[0].pacer.in_flight == {}
         again = sender.next(0)
         assert isinstance(again, Flight)
         assert again.texts == flight.texts
@@ -537,7 +538,7 @@ class TestBookkeeping:
         def fail(*_: object, **__: object) -> None:
             raise TypeError("secret")
 
-        monkeypatch.setattr(sender_module, "diagnose", fail)
+        monkeypatch.setattr(deployment_module, "diagnose", fail)
         rehearsal = Rehearsal(make_sender(), FakeServer(error=lambda _: ValueError("secret")))
         rehearsal.add(make_work(3))
         rehearsal.run()

@@ -174,7 +174,7 @@ class TestSmallCalls:
         """Each is sent by itself, so only the one with the bad text fails."""
         sender = make_sender()
         calls = [add(sender, make_work(1, begin=i)) for i in range(5)]
-        sender.pacer.health.answered(0)
+        sender.deployments[0].pacer.health.answered(0)
         sender.failed(fly(sender), refusal(status), 1)
         now, sent = 1.0, 0
         while any(queue.open for queue in calls) and sent < 50:

@@ -131,17 +131,17 @@ class TestChance:
         work = make_work(30, max_items=10)
         queue = make_sender().queue(work, Tally(), Hedges())
         batches = []
-        while (batch := queue.peek(0)) is not None:
-            queue.take(batch, 0)
+        while (batch := queue.peek(queue.deployments[0], 0)) is not None:
+            queue.take(batch, queue.deployments[0], 0)
             batches.append(batch)
         error = refusal(503)
         for batch, times in zip(batches, (2, 5, 3), strict=True):
             batch.failures = times
-            queue.failed(batch, diagnose(error), error, 1)
+            queue.failed(batch, queue.deployments[0], diagnose(error), error, 1)
         queue.release_delayed()
         order = []
-        while (batch := queue.peek(1)) is not None:
-            queue.take(batch, 1)
+        while (batch := queue.peek(queue.deployments[0], 1)) is not None:
+            queue.take(batch, queue.deployments[0], 1)
             order.append(batches.index(batch))
         assert order == [1, 2, 0]
 

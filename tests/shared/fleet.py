@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.sender import Flight, Sender
 from langchain_batch_embed.sending.work import Done
@@ -104,7 +105,7 @@ class Fleet:
             meters=None if lease is None else lease.meters,
             draw=draw,
         )
-        sender = Sender(pacer, max_retries=8, timeout=60.0, draw=draw)
+        sender = Sender([Deployment(pacer, max_retries=8, timeout=60.0, draw=draw)])
         queue = sender.queue(
             make_work(count, tokens=tokens, max_items=max_items), Tally(), Hedges()
         )
@@ -173,7 +174,7 @@ class Fleet:
         if delay > 0 and not leaves:
             self.at(self.now + delay, lambda: self._look(worker))
             return
-        in_flight = worker.sender.pacer.amounts_in_flight()
+        in_flight = worker.sender.deployments[0].pacer.amounts_in_flight()
         exchange = lease.begin(self.now, in_flight=in_flight, leaves=leaves)
         worker.exchanges += 1
         self.at(self.now + self.trip / 2, lambda: self._exchange(worker, lease, exchange))

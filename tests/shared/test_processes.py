@@ -85,7 +85,7 @@ def test_the_thread_ends_with_the_last_call(server: LocalServer, valkey: Server)
     for _ in range(2):
         assert len(embeddings.embed_numpy(texts(5))) == 5
         wait_until(lambda: not leasers())
-    tokens = embeddings._pipeline.dispatcher.sender.pacer.tokens
+    tokens = embeddings._pipeline.dispatcher.sender.deployments[0].pacer.tokens
     assert isinstance(tokens, SharedBucket)
     assert tokens.balance <= 0
     close(embeddings)

@@ -15,6 +15,7 @@ from langchain_batch_embed.calls.progress import Progress, View
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally, dollars
+from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.rehearsal import Server, rehearse
 from langchain_batch_embed.sending.sender import Flight, Sender
 from langchain_batch_embed.sending.work import Done, Outcome, Work
@@ -128,7 +129,7 @@ def watch(
     monkeypatch.setenv("COLUMNS", "120")
     draw = random.Random(0).random
     pacer = Pacer(max_workers=max_workers, is_known=is_known, draw=draw, **options)
-    sender = _Watched(pacer, max_retries=8, timeout=120.0, draw=draw)
+    sender = _Watched([Deployment(pacer, max_retries=8, timeout=120.0, draw=draw)])
     time, tally, done = 0.0, Tally(), np.zeros(len(work.texts), dtype=np.bool_)
 
     def look() -> View:

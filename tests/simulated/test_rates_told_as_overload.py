@@ -9,6 +9,7 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Lost, Outcome, Rows, Work
@@ -76,11 +77,11 @@ def test_a_rate_of_requests_is_found_out(
             max_items=2048,
             max_tokens=300_000,
             texts=texts,
-            send=_send_nothing,  # type: ignore[arg-type]
+            sends=(_send_nothing,),  # type: ignore[arg-type]
             keep=_keep_nothing,
         )
         pacer = Pacer(max_workers=workers, draw=draw)
-        sender = Sender(pacer, max_retries=8, timeout=120, hedge=True, draw=draw)
+        sender = Sender([Deployment(pacer, max_retries=8, timeout=120, draw=draw)], hedge=True)
         queue = sender.queue(work, Tally(), Hedges())
         sender.add(queue, 0.0)
         server, outcomes = LeakyBucket(rate, burst, status), list[Outcome]()

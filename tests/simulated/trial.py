@@ -12,6 +12,7 @@ from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.rehearsal import rehearse
 from langchain_batch_embed.sending.sender import Flight, Sender
 from langchain_batch_embed.sending.work import Lost, Outcome, Work
@@ -177,7 +178,9 @@ def try_cell(
     server = SimulatedServer(cell, seed)
     draw = random.Random(f"client {seed}").random
     pacer = Pacer(max_workers=client.max_workers, is_known=client.is_known, draw=draw)
-    sender = _Bounded(pacer, max_retries=MAX_RETRIES, timeout=TIMEOUT, hedge=True, draw=draw)
+    sender = _Bounded(
+        [Deployment(pacer, max_retries=MAX_RETRIES, timeout=TIMEOUT, draw=draw)], hedge=True
+    )
     tally = Tally()
     work = Work(
         rows=np.arange(count),
@@ -185,7 +188,7 @@ def try_cell(
         max_items=2048,
         max_tokens=300_000,
         texts=[""] * count,
-        send=_unused,
+        sends=(_unused,),
         keep=_unused,
     )
     queue = sender.queue(work, tally, Hedges())

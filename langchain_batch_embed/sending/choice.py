@@ -1,0 +1,192 @@
+"""Which of several deployments is sent the next request: a pure choice, by health, room and speed.
+
+Work goes where there is room: whoever asks for it is given some, the fastest first. A pacer that
+has no room, for its quota or its concurrency, asks for none. So the sum of all quotas is used
+without anybody dividing the work. What remains is to keep a deployment from taking, at the end of a
+call, what the others would have finished long before it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from langchain_batch_embed.sending.deployment import Deployment
+
+__all__ = ["GRACE", "Choice"]
+
+GRACE = 1.0
+"""Seconds after the first answer to a probe text for which the end of a call waits for those of the
+other deployments, so that vectors of different spaces are noticed."""
+
+SILENT = 4.0
+"""A deployment that answers nothing for this many of its longest round trips of late has stopped:
+what it has in flight is sent to others as well."""
+
+LEAST_SILENT = 2.0
+"""And for this many seconds at least: a single answer may take that long by chance."""
+
+OVERDUE = 3.0
+"""A request is overdue after this many usual round trips of its deployment."""
+
+FOR_GOOD = 3.0
+"""After this many times as long it is not taken for a hiccup any more."""
+
+TOO_LATE = 2.0
+"""At the end of a call a slow deployment is sent nothing more when one of its answers takes this many
+times as long as the faster ones need for all that is left."""
+
+
+class Choice:
+    """Chooses among the deployments of one object.
+
+    Args:
+        deployments: in the user's order.
+
+    Attributes:
+        is_open: calls may end, as the vectors of all that answer have been compared.
+    """
+
+    def __init__(self, deployments: Sequence[Deployment]) -> None:
+        self.deployments = tuple(deployments)
+        self.is_open = False
+        self._proven_at = math.inf
+
+    def begin(self) -> None:
+        """Begin a call: if all have been left out, ask each of them again."""
+        if all(each.left_out for each in self.deployments):
+            for each in self.deployments:
+                each.take_back()
+
+    def reset(self) -> None:
+        """Let all prove again that their vectors go together: they did not."""
+        self.is_open, self._proven_at = False, math.inf
+        for each in self.deployments:
+            each.is_proven, each.is_canary_due, each.canary_from = False, True, -math.inf
+
+    def open(self, now: float) -> float:
+        """Let calls end once vectors have been compared; return the seconds until that may be."""
+        if self.is_open or not any(each.is_proven for each in self.deployments):
+            return math.inf
+        self._proven_at = min(self._proven_at, now)
+        left = self._proven_at + GRACE - now
+        if left > 0 and any(_is_awaited(each) for each in self.deployments):
+            return left
+        self.is_open = True
+        return math.inf
+
+    def order(self, left: float, now: float) -> Sequence[Deployment]:
+        """Return those that may take texts, those first that will answer first.
+
+        As long as the first of all may answer its probe any moment, the others wait for that: what
+        a journal keeps is kept for the first one's vectors.
+
+        Args:
+            left: tokens that have not been sent yet.
+            now: the time.
+        """
+        able = self.able()
+        if not self.is_open and _is_awaited(self.deployments[0]):
+            return []
+        for each in able:
+            each.is_late = _is_too_late(each, able, left, now)
+        return able
+
+    def able(self) -> list[Deployment]:
+        """Return those that can be expected to answer, the fastest first."""
+        able = [
+            each
+            for each in self.deployments
+            if each.is_proven and each.is_answering and not each.is_canary_due
+        ]
+        return sorted(able, key=_load)
+
+    def for_copy(
+        self, charge: int, now: float, *, left: float = 0.0, but: int = -1
+    ) -> tuple[Deployment | None, float]:
+        """Return the deployment that is sent a copy, and the seconds until it may start.
+
+        `None`: none has room.
+
+        Args:
+            charge: tokens of the copy.
+            now: the time.
+            left: tokens of all copies that are to be sent.
+            but: the number of a deployment that is not to be sent it.
+        """
+        if len(self.deployments) == 1:
+            here = self.deployments[0]
+            return here if here.pacer.has_room() else None, here.pacer.delay(charge, now)
+        able = [each for each in self.able() if each.number != but and not _has_line(each)]
+        useful = (each for each in able if not _is_too_late(each, able, left, now))
+        delays = {each: each.pacer.delay(charge, now) for each in useful}
+        best = min(delays, key=lambda each: delays[each], default=None)
+        return best, math.inf if best is None else delays[best]
+
+    def overdue_after(self) -> Mapping[int, float]:
+        """Return the seconds after which a request is so late that a faster one answers it sooner.
+
+        By number of the deployment, of those that have a faster one beside them.
+        """
+        able = self.able()
+        fastest = min((each.speed.trip for each in able), default=math.inf)
+        slow = (each for each in self.deployments if 2 * fastest < each.speed.trip)
+        return {each.number: OVERDUE * each.speed.trip for each in slow}
+
+    def stops_in(self, number: int, now: float, *, for_good: bool = False) -> float:
+        """Return the seconds until a deployment counts as one that answers no more; 0: it does.
+
+        Args:
+            number: of the deployment.
+            now: the time.
+            for_good: so that others are sent what it has before anything else.
+        """
+        here = self.deployments[number]
+        if not (here.is_answering or for_good):
+            return 0.0
+        oldest = next(iter(here.pacer.in_flight.values()), None)  # they are in order of sending
+        heard = max(now if oldest is None else oldest.sent, here.pacer.health.answered_at)
+        patience = max(LEAST_SILENT, SILENT * here.speed.longest) * (FOR_GOOD if for_good else 1.0)
+        return max(0.0, heard + patience - now)
+
+    def ends(self, now: float) -> bool:
+        """Tell whether none of them can be expected to answer any more."""
+        return all(each.gives_up(now) for each in self.deployments)
+
+
+def _is_awaited(each: Deployment) -> bool:
+    """Tell whether the first answer of a deployment may come any moment."""
+    pacer = each.pacer
+    return not (each.is_proven or each.left_out or pacer.health.failures or pacer.throttle.in_a_row)
+
+
+def _load(each: Deployment) -> tuple[float, float]:
+    """Return what orders deployments: the round trip, roughly, and how much of the room is used."""
+    trip = round(math.log2(max(1e-3, each.speed.trip)))
+    return trip, len(each.pacer.in_flight) / each.pacer.concurrency.limit()
+
+
+def _is_too_late(here: Deployment, able: Sequence[Deployment], left: float, now: float) -> bool:
+    """Tell whether the faster ones will have answered everything before this one can."""
+    faster = [each for each in able if each.speed.trip < here.speed.trip]
+    per_second = sum(each.speed.per_second(now) for each in faster)
+    if not per_second:
+        return False
+    tokens = [each.pacer.tokens for each in faster]
+    seconds = left / per_second
+    if all(bucket.rate is not None for bucket in tokens):
+        rate = sum(bucket.rate or 0.0 for bucket in tokens)
+        level = sum(max(0.0, bucket.level) for bucket in tokens)
+        seconds = max(seconds, (left - level) / rate)
+    seconds += min(_pause(each, now) for each in faster)
+    return here.speed.trip > TOO_LATE * seconds + max(each.speed.trip for each in faster)
+
+
+def _pause(here: Deployment, now: float) -> float:
+    """Return the seconds for which its quota holds back the next usual request."""
+    pacer = here.pacer
+    return max(pacer.throttle.delay(now), pacer.tokens.delay(pacer.usual_charge(), now))
+
+
+def _has_line(here: Deployment) -> bool:
+    """Tell whether requests wait in line there, so that a copy would wait behind them."""
+    concurrency = here.pacer.concurrency
+    return concurrency.is_saturated and 2 * len(here.pacer.in_flight) > concurrency.limit()

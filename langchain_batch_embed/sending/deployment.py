@@ -1,0 +1,354 @@
+"""One server, and all that is learnt of it: pure decisions, without threads or clock.
+
+Several deployments of one model, or several keys, each have one of these. What failed at one of
+them says nothing of the others.
+"""
+
+import logging
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
+from langchain_batch_embed.pacing.pacer import Pacer, Ticket
+from langchain_batch_embed.pacing.speed import Speed
+from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
+from langchain_batch_embed.sending.odds import Odds, Place
+from langchain_batch_embed.sending.size_limits import SizeLimits
+from langchain_batch_embed.sending.verdict import Judge
+from langchain_batch_embed.sending.work import Batch
+
+__all__ = ["Deployment", "diagnosed"]
+
+logger = logging.getLogger(__name__)
+
+REFUSED_IN_A_ROW = 8
+"""Refusals without an answer in between after which the canary is sent. Each time that it passes,
+twice as many are needed for the next one."""
+
+CANARY_AGAIN = 2.0
+"""Seconds after which the first canary of one of several deployments is sent again: at hosted
+services one answer in a hundred takes many times as long as others."""
+
+MOST_CANARIES = 3
+"""Canaries in flight at one of several deployments, at most."""
+
+PAUSE_LOGGED = 30.0
+"""Seconds after a line about a pause in which the next ones are for DEBUG: some servers refuse a
+few requests every second."""
+
+REFUSALS = frozenset(
+    {Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL, Kind.SPENT}
+)
+OF_THE_SERVER = frozenset({Kind.TIMED_OUT, Kind.UNREACHABLE, Kind.OVERLOADED, Kind.FAILED})
+
+
+class Deployment:
+    """What is known of one server, and what its answers and errors mean.
+
+    Args:
+        pacer: the server's state.
+        max_retries: how often a batch may fail while others are answered.
+        timeout: seconds for one request.
+        server: what messages call it: its address, without a key.
+        number: its position among several.
+        is_alone: there are no others.
+        is_rehearsal: nothing is sent, so the log says nothing.
+        draw: a source of random numbers, uniform in 0 to 1.
+
+    Attributes:
+        limits: what one request may hold, as far as it was learnt.
+        judge: says what becomes of batches that failed.
+        speed: of its answers.
+        refusal: the status of the last refusal for the rate.
+        is_canary_due: the canary has to find out whether anything is answered.
+        is_late: others will have answered everything before it can, so it is sent only what they
+            refuse.
+        is_in_doubt: the canary is to be sent beside texts, some of which are refused here alone.
+        canaries: how many are under way.
+        confirmed_at: when the last canary was sent that was answered.
+        canary_from: when it may be sent.
+        is_proven: its vectors go with those of the others; one alone needs no proof.
+        left_out: why it is sent no texts, where others are; `None`: it is.
+        last_error: of a request that failed.
+    """
+
+    def __init__(
+        self,
+        pacer: Pacer,
+        *,
+        max_retries: int,
+        timeout: float,
+        server: str = "the server",
+        number: int = 0,
+        is_alone: bool = True,
+        is_rehearsal: bool = False,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.pacer = pacer
+        self.timeout = pacer.concurrency.timeout = timeout
+        self.server = server
+        self.number = number
+        self.limits = SizeLimits()
+        self.odds = Odds()
+        self.judge = Judge(pacer, self.limits, self.odds, max_retries=max_retries, draw=draw)
+        self.speed = Speed()
+        self.refusal = ""
+        self.is_alone = self.is_proven = is_alone
+        self.is_canary_due, self.is_in_doubt, self.canaries = not is_alone, False, 0
+        self.confirmed_at = -math.inf
+        self.canary_from = -math.inf
+        self.is_late = False
+        self.left_out: BaseException | None = None
+        self.last_error: BaseException | None = None
+        self._refused_in_a_row = 0
+        self._refusals_allowed = REFUSED_IN_A_ROW
+        self._last_refusal: BaseException | None = None
+        self._is_unreachable = False  # by the last failure
+        self._unconfirmed: Diagnosis | None = None  # it says that it is about every request
+        self._is_outage_told = is_rehearsal
+        self._is_rehearsal = is_rehearsal
+        self._pause_told = -math.inf
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether texts that are sent to it are likely to be answered."""
+        return self.left_out is None and not self.pacer.health.is_down
+
+    def is_in_use(self, now: float) -> bool:
+        """Tell whether texts are sent to it: it is neither left out nor away."""
+        return self.left_out is None and not self.pacer.is_away(now)
+
+    def gives_up(self, now: float) -> bool:
+        """Tell whether it has given no answer for too long, or refuses everything."""
+        return self.left_out is not None or self.pacer.gives_up(
+            now, unreachable=self._is_unreachable
+        )
+
+    def canary_delay(self, now: float) -> float:
+        """Return the seconds until a canary is to be sent; `inf`: what it tells is waited for.
+
+        Of several deployments a slow first answer would keep one from its work: a second is asked.
+        """
+        if self.canaries and (self.is_alone or self.is_proven or self.canaries >= MOST_CANARIES):
+            return math.inf
+        return max(self.canary_from - now, self.pacer.delay(1, now))
+
+    def canary_sent(self, now: float) -> None:
+        """Note that a canary is under way."""
+        self.canaries += 1
+        self.canary_from = -math.inf if self.is_alone else now + CANARY_AGAIN
+
+    def canary_failed(self, now: float) -> None:
+        """Note that a canary told nothing: the next one goes as soon as the pacer lets it."""
+        self.canaries -= 1
+        self.canary_from = -math.inf if self.left_out is None else now + LOOK_AGAIN
+
+    def leave_out(self, error: BaseException, now: float) -> None:
+        """Send it no more texts: it refuses them all. The canary asks again now and then."""
+        if self.left_out is None and not self._is_rehearsal:
+            logger.warning(
+                "%s is left out (%s); the other deployments go on",
+                self.server,
+                _named(diagnosed(error, ())),
+            )
+        self.left_out = error
+        self.is_canary_due, self.canary_from = True, now + LOOK_AGAIN
+
+    def take_back(self) -> None:
+        """Ask again whether it answers."""
+        self.left_out, self.canary_from = None, -math.inf
+
+    def answered(
+        self, ticket: Ticket, place: Place, headers: Mapping[str, str], now: float
+    ) -> bool:
+        """Note an answer; return whether it ends an outage."""
+        self._refused_in_a_row = 0
+        place.answered()
+        if not self.is_alone:
+            self.speed.answered(ticket.charge, now - ticket.sent, now)
+        is_back = self.pacer.answered(ticket, headers, now)
+        if is_back:
+            if self._is_outage_told and not self._is_rehearsal:
+                logger.warning("%s answers again", self.server)
+            self._is_outage_told = self._is_rehearsal
+        return is_back
+
+    def canary_passed(self, sent: float) -> None:
+        """Note that a canary was answered: it is texts that were refused until it was sent."""
+        self.confirmed_at, self.is_in_doubt = sent, False
+        if self.left_out is not None and not self._is_rehearsal:
+            logger.warning("%s answers again, and goes on", self.server)
+        self.left_out, self.canary_from = None, -math.inf
+        self.is_canary_due, self.is_proven = False, True
+        self._refusals_allowed *= 2
+        if self._unconfirmed is not None:
+            self.judge.denied(self._unconfirmed)
+            self._unconfirmed = None
+
+    def canary_refused(self, error: BaseException) -> BaseException:
+        """Note that it is not the texts; return why everything is refused."""
+        self.is_canary_due = self.is_in_doubt = False
+        self._unconfirmed = None
+        return self._last_refusal or error
+
+    def diagnose(
+        self, ticket: Ticket, texts: Sequence[str], batches: Sequence[Batch], error: BaseException
+    ) -> Diagnosis:
+        """Say what is wrong with a request that failed."""
+        self.last_error = error
+        found = diagnosed(error, texts)
+        self._is_unreachable = found.kind is Kind.UNREACHABLE
+        if found.kind is not Kind.OVERLOADED:
+            return found
+        refusals = max((batch.refusals for batch in batches), default=0)
+        is_rate = self.pacer.overloaded(ticket, refusals=refusals)
+        return replace(found, kind=Kind.THROTTLED) if is_rate else found
+
+    def failed(
+        self,
+        ticket: Ticket,
+        place: Place,
+        batches: Sequence[Batch],
+        diagnosis: Diagnosis,
+        error: BaseException,
+        *,
+        now: float,
+    ) -> None:
+        """Note a request that failed, and why."""
+        begins = self._tell_pacer(ticket, place, batches, diagnosis, error, now=now)
+        if not self._is_rehearsal:
+            self._log_failure(ticket, batches, diagnosis, now, begins=begins)
+        if self.pacer.is_away(now) and not self._is_outage_told:
+            self._log_outage(diagnosis)
+
+    def note_refusal(self, ticket: Ticket, diagnosis: Diagnosis, error: BaseException) -> None:
+        """Find out whether it is the texts that are refused, or everything."""
+        health = self.pacer.health
+        self._last_refusal = error
+        if ticket.sent >= health.answered_at:
+            self._refused_in_a_row += 1
+        is_doubtful = diagnosis.kind is Kind.ACCOUNT and not health.has_answered
+        if self.judge.is_to_be_confirmed(diagnosis):
+            self._unconfirmed, is_doubtful = diagnosis, True
+        if is_doubtful or self._refused_in_a_row >= self._refusals_allowed:
+            self.is_canary_due = True
+            self._refused_in_a_row = 0
+
+    def _tell_pacer(
+        self,
+        ticket: Ticket,
+        place: Place,
+        batches: Sequence[Batch],
+        diagnosis: Diagnosis,
+        error: BaseException,
+        *,
+        now: float,
+    ) -> bool:
+        kind, quota = diagnosis.kind, diagnosis.quota
+        if kind in REFUSALS:
+            place.answered()
+        elif kind in OF_THE_SERVER and all(map(_is_fresh, batches)):
+            place.failed()
+        if kind is Kind.THROTTLED:
+            self.refusal = str(diagnosis.status or "")
+            return self.pacer.throttled(
+                ticket, now, after=diagnosis.after, headers=_headers(error), quota=quota
+            )
+        if diagnosis.whole_quota:
+            self.pacer.undo(ticket)  # no limiter charges what it can never let through
+        elif kind in OF_THE_SERVER and not self._is_of_the_texts(batches, diagnosis):
+            self.pacer.failed(
+                ticket,
+                now,
+                timed_out=kind is Kind.TIMED_OUT,
+                overloaded=kind is Kind.OVERLOADED,
+                reached=diagnosis.reached,
+            )
+        else:
+            self.pacer.passed(ticket, now)
+        return False
+
+    def _is_of_the_texts(self, batches: Sequence[Batch], diagnosis: Diagnosis) -> bool:
+        """Tell whether batches have failed in the same way before, while others were answered."""
+        answered_at = self.pacer.health.answered_at
+        return (
+            diagnosis.kind is Kind.FAILED
+            and bool(batches)
+            and all(
+                batch.failures
+                and batch.signature == diagnosis.signature
+                and answered_at >= batch.failed_at
+                for batch in batches
+            )
+        )
+
+    def _log_failure(
+        self,
+        ticket: Ticket,
+        batches: Sequence[Batch],
+        diagnosis: Diagnosis,
+        now: float,
+        *,
+        begins: bool,
+    ) -> None:
+        """Tell of a failed request; where it `begins` a pause, tell of that, but not of each."""
+        name = _named(diagnosis)
+        seconds, count = now - ticket.sent, sum(len(batch.rows) for batch in batches) or 1
+        logger.debug("Failed after %.3g s (%s): %d texts", seconds, name, count)
+        if not begins:
+            return
+        pause = self.pacer.throttle.delay(now)
+        level = logging.WARNING if pause > LOOK_AGAIN else logging.INFO
+        if level == logging.INFO and now < self._pause_told + PAUSE_LOGGED:
+            level = logging.DEBUG
+        else:
+            self._pause_told = now
+        logger.log(level, "Throttled (%s): waiting %.3g s", name, pause)
+
+    def _log_outage(self, diagnosis: Diagnosis) -> None:
+        self._is_outage_told = True
+        name = _named(diagnosis)
+        if not self.is_alone:
+            logger.warning(
+                "%s does not answer (%s): one request at a time tries again, and the other "
+                "deployments go on",
+                self.server,
+                name,
+            )
+            return
+        logger.warning(
+            "%s does not answer (%s): one request at a time tries again, everything else "
+            "waits, for %g s at most",
+            self.server,
+            name,
+            self.pacer.health.patience_for(unreachable=diagnosis.kind is Kind.UNREACHABLE),
+        )
+
+
+def diagnosed(error: BaseException, texts: Sequence[str]) -> Diagnosis:
+    """Say what is wrong; a mistake of ours in that must not leave a batch without an outcome."""
+    try:
+        return diagnose(error, sent=texts)
+    except Exception as mistake:  # noqa: BLE001  # whatever an SDK's exception does when it is read
+        names = type(error).__name__, type(mistake).__name__
+        logger.error("%s cannot be understood (%s), so it is not tried again", *names)
+        return Diagnosis(kind=Kind.MODEL, signature=names[0])
+
+
+def _named(diagnosis: Diagnosis) -> str:
+    """Return the status, code and class of an error, as far as it has them."""
+    return " ".join(part for part in diagnosis.signature.split(" ") if part != "-")
+
+
+def _headers(error: BaseException) -> Mapping[str, str]:
+    response: Any = getattr(error, "response", None)
+    headers: Mapping[str, str] = getattr(response, "headers", None) or {}
+    return headers
+
+
+def _is_fresh(batch: Batch) -> bool:
+    """Tell whether nothing that a batch holds has failed before: its texts may be the cause."""
+    return not (batch.setbacks or batch.part_of)

@@ -1,0 +1,306 @@
+"""Several deployments as one: work goes where there is room, and nothing is lost to one of them."""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from langchain_batch_embed.errors import NotSentError
+from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.speed import WINDOW, Speed
+from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
+from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.choice import GRACE
+from langchain_batch_embed.sending.deployment import REFUSED_IN_A_ROW
+from langchain_batch_embed.sending.rehearsal import Reply, Request, Server
+from langchain_batch_embed.sending.sender import Flight, Sender
+from tests.sending.calls import FakeServer, refusal
+from tests.sending.several import Hanging, make_senders, run, server, work_of
+from tests.simulated.grid import Outage
+
+QUOTA = 5_000_000
+DENIED = refusal(401, "Incorrect API key provided", code="invalid_api_key")
+SPENT = refusal(429, "You exceeded your current quota", code="insufficient_quota")
+
+
+@dataclass
+class From:
+    """A server that gives way to another at some moment.
+
+    Attributes:
+        first: until then.
+        then: from then on.
+        since: the moment, in seconds.
+    """
+
+    first: Server
+    then: Server
+    since: float
+
+    def receive(self, request: Request) -> Reply:
+        """Return the reply of the one whose time it is."""
+        return (self.first if request.sent < self.since else self.then).receive(request)
+
+
+def fails(error: BaseException, since: float = 0.0) -> Server:
+    """Return a server that fails everything, perhaps from some moment on."""
+    failing = FakeServer(error=lambda _: error)  # type: ignore[return-value, arg-type]
+    return From(FakeServer(), failing, since) if since else failing
+
+
+class TestQuotas:
+    """The quotas of all add up, however the servers fare."""
+
+    @pytest.mark.parametrize("end", ["reset", "hang"])
+    def test_the_sum_of_the_quotas_is_used(self, end: str) -> None:
+        """One dies after a second, one is ten times slower, one answers bare 429s: within 1.15."""
+        dead: Server = Hanging(server(0, tokens_per_minute=QUOTA), 1.0)
+        if end == "reset":
+            outage = Outage(start=1.0, length=math.inf)
+            dead = server(0, tokens_per_minute=QUOTA, outages=(outage,))
+        slow = server(10, tokens_per_minute=QUOTA, latency=3.0)
+        bare = server(20, tokens_per_minute=QUOTA, says="nothing")
+        tokens = 40_000_000
+        ran = run(make_senders(3), [dead, slow, bare], work_of(tokens // 1000, 1000))
+        done = ran.several.answered[0]  # by the dead one
+        ideal = (tokens - done - 2 * QUOTA) / (2 * QUOTA / 60)
+        assert ran.lost == {}
+        assert ran.seconds <= 1.15 * ideal
+        assert min(part.texts for part in ran.parts[1:]) >= 0.4 * tokens // 1000
+
+    def test_two_that_are_well_take_half_the_time_of_one(self) -> None:
+        """Nothing is lost to their being two."""
+        tokens, seconds = 15_000_000, []
+        for count in (1, 2):
+            servers = [server(seed, tokens_per_minute=QUOTA) for seed in range(count)]
+            seconds.append(run(make_senders(count), servers, work_of(5000, 3000)).seconds)
+        ideals = [(tokens / count - QUOTA) / (QUOTA / 60) for count in (1, 2)]
+        assert seconds[0] <= 1.05 * ideals[0]
+        assert seconds[1] <= 1.1 * ideals[1]
+
+    def test_a_slow_one_is_not_waited_for(self) -> None:
+        """The fast one does all the work that it can finish sooner."""
+        fast, slow = FakeServer(seconds=0.1), FakeServer(seconds=30.0)
+        ran = run(make_senders(2), [fast, slow], work_of(2000, 100))
+        assert ran.seconds < 5
+        assert ran.lost == {}
+
+
+class TestFailures:
+    """What one deployment fails goes to the others."""
+
+    @pytest.mark.parametrize("since", [0.0, 2.0])
+    @pytest.mark.parametrize("error", [DENIED, SPENT, refusal(400, "no"), refusal(404, "no model")])
+    def test_one_that_refuses_everything_ends_no_call(self, error: Exception, since: float) -> None:
+        """From the start or later: it is left out, and the others go on."""
+        first, second = (server(seed, tokens_per_minute=QUOTA) for seed in range(2))
+        sender = make_senders(2)
+        ran = run(sender, [From(first, fails(error), since), second], work_of(4000, 3000))
+        assert ran.lost == {}
+        assert sender.deployments[0].left_out is not None
+        assert ran.parts[0].failed <= 2 * REFUSED_IN_A_ROW + 128
+
+    def test_one_that_was_left_out_is_asked_again(self) -> None:
+        """Each minute with one request, and it goes on when that is answered."""
+        denying = FakeServer(error=lambda request: DENIED if request.sent < 100 else None)
+        slowly = server(1, tokens_per_minute=QUOTA)
+        ran = run(make_senders(2), [denying, slowly], work_of(10_000, 2000))
+        first = [request.sent for request in denying.requests[:3]]
+        assert first == pytest.approx([0, LOOK_AGAIN, 2 * LOOK_AGAIN], abs=5)
+        assert len(denying.requests) > 3
+        assert ran.lost == {}
+
+    def test_all_that_refuse_end_the_call(self) -> None:
+        """At once, with the error of one of them; the next call asks again."""
+        sender, servers = make_senders(2), [fails(DENIED), fails(SPENT)]
+        ran = run(sender, servers, work_of(100, 10))
+        assert ran.seconds < 1
+        assert {error.__cause__ for error in ran.lost.values()} <= {DENIED, SPENT}
+        assert len(ran.lost) == 100
+        again = run(sender, [FakeServer(), FakeServer()], work_of(100, 10), now=10.0)
+        assert again.lost == {}
+
+    def test_all_that_are_away_end_the_call_when_patience_is_over(self) -> None:
+        """Not when the first of them has been away for that long."""
+        gone = ConnectionRefusedError("refused")
+        early = From(server(0, tokens_per_minute=QUOTA), fails(gone), 1.0)
+        late = From(server(1, tokens_per_minute=QUOTA), fails(gone), 30.0)
+        sender = make_senders(2, max_outage=60.0)
+        ran = run(sender, [early, late], work_of(10_000, 2000))
+        assert 85 < ran.seconds < 110
+        assert any(isinstance(error, NotSentError) for error in ran.lost.values())
+
+    @pytest.mark.parametrize("status", [400, 500])
+    def test_a_bad_text_costs_only_itself(self, status: int) -> None:
+        """Every deployment refuses it, and each is asked a few times only."""
+        bad = frozenset({777})
+
+        def refuse(request: Request) -> Exception | None:
+            return refusal(status, "No") if bad & set(request.rows.tolist()) else None
+
+        servers = [FakeServer(error=refuse) for _ in range(3)]
+        ran = run(make_senders(3), servers, work_of(2000, 100))
+        assert set(ran.lost) == bad
+        assert sum(777 in each.rows() for each in servers) == 3
+        assert sum(len(each.requests) for each in servers) < 400
+
+    def test_a_text_that_one_refuses_is_tried_at_the_others(self) -> None:
+        """A filter of one region is no reason to have no vector."""
+
+        def refuse(request: Request) -> Exception | None:
+            return refusal(400, "No") if 777 in request.rows else None
+
+        ran = run(make_senders(2), [FakeServer(error=refuse), FakeServer()], work_of(2000, 100))
+        assert ran.lost == {}
+
+    def test_each_has_limits_of_its_own(self) -> None:
+        """What one refuses for its size is sent to the others as before."""
+        small, large = server(0, max_texts=10), server(1)
+        sender = make_senders(2)
+        ran = run(sender, [small, large], work_of(20_000, 50))
+        assert ran.lost == {}
+        assert sender.deployments[0].limits.items == 10
+        assert sender.deployments[1].limits.items == math.inf
+        sizes = [len(request.rows) for request in ran.several.requests[1]]
+        assert max(sizes) > 10
+
+    @pytest.mark.parametrize("seed", range(15))
+    def test_nothing_is_lost_while_one_is_well(self, seed: int) -> None:
+        """Whatever the others do, and whenever they begin to."""
+        draw = random.Random(seed)
+        ways: list[Callable[[float], Server]] = [
+            lambda since: fails(DENIED, since),
+            lambda since: fails(SPENT, since),
+            lambda since: fails(refusal(400, "no"), since),
+            lambda since: fails(refusal(500, "oops"), since),
+            lambda since: fails(refusal(503, "busy"), since),
+            lambda since: fails(refusal(429, "slow down"), since),
+            lambda since: fails(ConnectionResetError("reset"), since),
+            lambda since: Hanging(FakeServer(), since),
+            lambda since: server(seed, max_bytes=60_000, latency=0.1 + since),
+        ]
+        well = server(seed, tokens_per_minute=QUOTA, says=draw.choice(["all", "hint", "nothing"]))
+        servers = [draw.choice(ways)(draw.choice([0, 0.5, 2])) for _ in range(draw.randint(1, 3))]
+        servers.insert(draw.randint(0, len(servers)), well)
+        ran = run(
+            make_senders(len(servers), seed=seed),
+            servers,
+            work_of(draw.choice([1, 7, 500, 3000]), draw.choice([20, 500])),
+        )
+        assert ran.lost == {}
+        assert ran.seconds < 130  # the time-out of a request
+
+
+class TestHedging:
+    """What is in flight at a deployment that has stopped is sent to another one as well."""
+
+    def test_what_hangs_is_answered_elsewhere(self) -> None:
+        """Long before its time-out, whatever share of the tokens it is."""
+        ran = run(make_senders(2), [Hanging(FakeServer(), 0.3), FakeServer()], work_of(3000, 100))
+        assert ran.lost == {}
+        assert ran.seconds < 10
+        assert sum(part.hedged for part in ran.parts) == ran.tally.hedged > 0
+
+    def test_a_single_text_is_too(self) -> None:
+        """A query at a server that hangs need not wait for two minutes."""
+        sender = make_senders(2)
+        assert run(sender, [FakeServer(), FakeServer()], work_of(1, 10)).seconds < 1
+        first = next(at for at in (0, 1) if sender.deployments[at].pacer.let_through > 10)
+        servers: list[Server] = [FakeServer(), FakeServer()]
+        servers[first] = Hanging(FakeServer(), 5.0)
+        ran = run(sender, servers, work_of(1, 10), now=10.0)
+        assert ran.lost == {}
+        assert ran.seconds < 5
+
+    def test_without_hedging_nothing_is_sent_twice(self) -> None:
+        """It is sent again when its time is over."""
+        sender = make_senders(2, hedge=False, timeout=20.0)
+        ran = run(sender, [Hanging(FakeServer(), 0.3), FakeServer()], work_of(3000, 100))
+        assert ran.tally.hedged == 0
+        assert ran.lost == {}
+        assert 20 < ran.seconds < 60
+
+
+def starts(sender: Sender, now: float) -> list[Flight]:
+    """Return all requests that may start now."""
+    flights = []
+    while isinstance(flight := sender.next(now), Flight):
+        flights.append(flight)
+    return flights
+
+
+class TestProbes:
+    """No text is sent before the vectors of a probe text have been compared."""
+
+    def test_each_is_sent_a_probe_first(self) -> None:
+        """The first deployment goes on with its answer, the others with theirs after it."""
+        sender = make_senders(3)
+        work = work_of(3000, 1000)
+        queue = sender.queue(work, Tally(), Hedges())
+        sender.add(queue, 0.0)
+        probes = starts(sender, 0.0)
+        assert [(flight.at.number, len(flight.parts)) for flight in probes] == [
+            (0, 0),
+            (1, 0),
+            (2, 0),
+        ]
+        sender.answered(probes[1], 0.1, headers={})
+        assert starts(sender, 0.1) == []  # the first one may answer any moment
+        sender.answered(probes[0], 0.2, headers={})
+        assert {flight.at.number for flight in starts(sender, 0.2)} == {0, 1}
+
+    def test_the_end_of_a_call_waits_for_the_others_for_a_second(self) -> None:
+        """So vectors of two spaces are noticed, and a server that hangs costs no more than that."""
+        hangs = Hanging(FakeServer(), 0.0)
+        assert run(make_senders(2), [FakeServer(), FakeServer()], work_of(1, 10)).seconds < 0.5
+        late = run(make_senders(2), [FakeServer(), hangs], work_of(1, 10))
+        assert GRACE < late.seconds < GRACE + 0.5
+        late = run(make_senders(2), [hangs, FakeServer()], work_of(1, 10))
+        assert GRACE < late.seconds < GRACE + 0.5
+
+    def test_another_space_ends_the_call_and_the_next_one(self) -> None:
+        """Nobody can tell which of them is right."""
+        sender = make_senders(2)
+        for now in (0.0, 10.0):
+            work = work_of(3000, 1000)
+            queue = sender.queue(work, Tally(), Hedges())
+            sender.add(queue, now)
+            probes = starts(sender, now)
+            assert [len(flight.parts) for flight in probes] == [0, 0]
+            sender.answered(probes[0], now + 0.1, headers={})
+            in_flight = starts(sender, now + 0.1)
+            sender.answered(probes[1], now + 0.2, headers={}, errors={0: ValueError("another")})
+            assert starts(sender, now + 0.3) == []
+            for flight in in_flight:
+                sender.answered(flight, now + 0.3, headers={})
+            assert queue.open == 0
+            sender.remove(queue)
+
+    def test_one_alone_is_sent_none(self) -> None:
+        """With one deployment everything is as it was."""
+        only = FakeServer()
+        run(make_senders(1), [only], work_of(10, 10))
+        assert [len(request.rows) for request in only.requests] == [10]
+
+
+class TestSpeed:
+    """How fast a server answers."""
+
+    def test_tokens_of_late_count(self) -> None:
+        """What was answered before the window is forgotten."""
+        speed = Speed()
+        for second in range(20):
+            speed.answered(100, 0.5, float(second))
+        assert speed.per_second(19.0) == pytest.approx(100, rel=0.2)
+        assert speed.per_second(19.0 + 2 * WINDOW) == 0
+
+    def test_round_trips_are_averaged(self) -> None:
+        """The longest ones fade."""
+        speed = Speed()
+        speed.answered(1, 8.0, 8.0)
+        for _ in range(60):
+            speed.answered(1, 1.0, 9.0)
+        assert speed.trip == pytest.approx(1.0, abs=0.1)
+        assert speed.longest == pytest.approx(1.0, abs=0.1)
