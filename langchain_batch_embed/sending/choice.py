@@ -31,8 +31,8 @@ FOR_GOOD = 3.0
 """After this many times as long it is not taken for a hiccup any more."""
 
 TOO_LATE = 2.0
-"""At the end of a call a slow deployment is sent nothing more when one of its answers takes this many
-times as long as the faster ones need for all that is left."""
+"""At the end of a call a slow deployment is sent nothing more when one of its answers takes this
+many times as long as the faster ones need for all that is left."""
 
 
 class Choice:

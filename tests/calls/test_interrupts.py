@@ -28,7 +28,7 @@ class TestDeadlines:
         embeddings = treat_as_known(
             batch(max_workers=2, max_batch_size=100, deadline=2.5, timeout=60)
         )
-        in_flight = embeddings._pipeline.dispatcher.sender.pacer.in_flight
+        in_flight = embeddings._pipeline.dispatcher.sender.pacers[0].in_flight
         clock.watched = [  # no time passes before the others are answered
             lambda: len(in_flight) > 1 or server.stats()["by_status"].get("200", 0) < 3
         ]
@@ -57,7 +57,7 @@ class TestDeadlines:
         """`retry-after: 3600` with a deadline of 60 s ends at the deadline."""
         server.configure(script=("ok", "429"), retry_after=3600)
         embeddings = batch(deadline=60, max_workers=1, max_batch_size=100)
-        in_flight = embeddings._pipeline.dispatcher.sender.pacer.in_flight
+        in_flight = embeddings._pipeline.dispatcher.sender.pacers[0].in_flight
         clock.watched = [  # no time passes before the refusal has come
             lambda: bool(in_flight) or server.stats()["by_status"] != {"200": 1, "429": 1}
         ]
