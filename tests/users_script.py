@@ -15,6 +15,7 @@ import langchain_batch_embed as lbe
 
 ANY_JOURNAL: list[lbe.Journal] = [lbe.MemoryJournal(), lbe.ByteStoreJournal(InMemoryByteStore())]
 ENDS = (lbe.DeadlineError, lbe.BudgetError, lbe.ResponseError, lbe.ModelError, lbe.DimensionsError)
+OTHERS = (lbe.JobTimeoutError, lbe.JobError, lbe.JournalError, lbe.SpaceError)
 MISTAKES = (lbe.UnknownOptionError, lbe.FixedOptionError, lbe.InputError, lbe.InputTypeError)
 
 
@@ -33,8 +34,8 @@ def failures(error: lbe.BatchEmbeddingsError) -> Iterator[lbe.Failure | lbe.Inge
 
 def main(url: str, texts: list[str]) -> lbe.JobStatus | None:
     bills = list[lbe.Usage]()
-    wrapped = OpenAIEmbeddings(base_url=url, model="text-embedding-3-small")
-    with lbe.BatchEmbeddings(wrapped, journal="vectors.db", on_usage=bills.append) as embeddings:
+    one = OpenAIEmbeddings(base_url=url, model="text-embedding-3-small")
+    with lbe.BatchEmbeddings(one, journal="vectors.db", on_usage=bills.append) as embeddings:
         try:
             plan = embeddings.plan(texts, tier=1)
             account = lbe.AccountQuota(requests_per_minute=3_000, tokens_per_minute=1_000_000)
@@ -52,9 +53,11 @@ def main(url: str, texts: list[str]) -> lbe.JobStatus | None:
             if isinstance(embeddings.journal, lbe.SQLiteJournal):
                 stats = assert_type(embeddings.journal.stats(), lbe.JournalStats)
                 print(stats.vectors, lbe.Space(provider="openai", model="m").endpoint, ANY_JOURNAL)
-            print(assert_type(embeddings.last_report, lbe.Report | None), embeddings.max_workers)
+            last = assert_type(embeddings.last_report, lbe.Report | None)
+            parts: tuple[lbe.DeploymentReport, ...] = () if last is None else last.deployments
+            print(last, embeddings.max_workers, *(part.server for part in parts))
             return assert_type(job.status, lbe.JobStatus)
-        except (*MISTAKES, lbe.JobTimeoutError, lbe.JobError, lbe.JournalError) as error:
+        except (*MISTAKES, *OTHERS) as error:
             print(type(error) in MISTAKES, isinstance(error, lbe.OptionError), *failures(error))
             return None
 

@@ -33,6 +33,9 @@ _OTHERS = 1.0
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
 """Seconds to wait when the server cannot be reached; the pause doubles."""
 
+_DRAWN_EVERY = 1.0
+"""Seconds between two drawings of the bar."""
+
 _MOST_SILENCE = 86_400.0
 """Seconds without an answer of the server after which a wait gives up."""
 
@@ -198,7 +201,7 @@ class Job:
                         "at the server, and wait() goes on from here",
                         job=self.id,
                     )
-                self._calendar.sleep(max(0.0, min(delay, left, _LAST_PAUSE)))
+                self._pause(max(0.0, min(delay, left, _LAST_PAUSE)), bar)
         self._check()
         return self.report
 
@@ -247,6 +250,14 @@ class Job:
                 return worker.round(self.id)
             finally:
                 self._stranded = worker.stranded
+
+    def _pause(self, seconds: float, bar: "tqdm[object]") -> None:
+        """Wait, while the bar's clock goes on."""
+        end = self._calendar.time() + seconds
+        while not bar.disable and end - self._calendar.time() > _DRAWN_EVERY:
+            self._calendar.sleep(_DRAWN_EVERY)
+            bar.refresh()
+        self._calendar.sleep(max(0.0, end - self._calendar.time()))
 
     def _belongs(self) -> None:
         if self._space != self._own_space:

@@ -2,6 +2,9 @@
 
 import logging
 
+import numpy as np
+from numpy.typing import NDArray
+
 from langchain_batch_embed.calls.estimate import (
     OPENAIS_MODELS,
     AccountQuota,
@@ -39,8 +42,15 @@ class Logbook:
         self._sender = sender
         self._max_workers = max_workers
 
-    def started(self, texts: int, work: Work, *, level: int) -> None:
-        """Say what a call will send and cost, and how long that will take."""
+    def started(self, texts: int, work: Work, *, tokens: NDArray[np.int64], level: int) -> None:
+        """Say what a call will send and cost, and how long that will take.
+
+        Args:
+            texts: of the caller.
+            work: what is sent.
+            tokens: billed for each input; those of the work are by the stricter count.
+            level: of the log.
+        """
         if not len(work.rows) or not logger.isEnabledFor(level):
             return
         pacers = self._sender.pacers
@@ -54,11 +64,11 @@ class Logbook:
             user_quota=set_by_user(pacers),
             runs=1,
         )
-        tokens = int(work.sizes.tokens[work.rows].sum())
-        price = dollars(self._model, tokens)
+        billed = int(tokens[work.rows].sum())
+        price = dollars(self._model, billed)
         parts = [
             f"about {plural(requests, 'request')}",
-            f"{plural(tokens, 'token')}",
+            f"{plural(billed, 'token')}",
             *([] if price is None else [money(price)]),
             str(quota) if is_known else _UNKNOWN,
         ]

@@ -259,7 +259,8 @@ class Pipeline:
         return _Call(started=started, given=given, fetch=fetch, level=level)
 
     def _note_start(self, call: _Call, work: Work) -> None:
-        self.logbook.started(len(call.given), work, level=call.level)
+        tokens = call.fetch.inputs.tokens
+        self.logbook.started(len(call.given), work, tokens=tokens, level=call.level)
 
     def _progress(self, call: _Call) -> Progress:
         is_shown = self._show_progress and not call.fetch.query

@@ -35,7 +35,7 @@ def shown(url: str) -> str:
         return "the server"
     host = f"[{host}]" if ":" in host else host
     place = host if port is None else f"{host}:{port}"
-    return urlunsplit((parts.scheme, place, parts.path, "", ""))
+    return urlunsplit((parts.scheme, place, parts.path, "", "")) or "the server"
 
 
 def address_of(embeddings: Embeddings) -> str:

@@ -89,6 +89,16 @@ class TestJobs:
         assert "6000/6000" in shown
         assert "6,000 finished" in shown
 
+    def test_a_bar_is_drawn_each_second(
+        self, server: LocalServer, half: Half, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Also where the server is asked once a minute: else it would seem to hang."""
+        configure(server, fates=("stuck",))
+        job = half(_calendar=JumpingCalendar()).submit(TEXTS[:3])
+        with pytest.raises(JobTimeoutError):
+            job.wait(timeout=100)
+        assert 100 <= capsys.readouterr().err.count("\r") < 200
+
     def test_a_wait_that_is_over_says_so(self, server: LocalServer, half: Half) -> None:
         """Nothing is lost, and the job goes on."""
         configure(server, fates=("stuck",))

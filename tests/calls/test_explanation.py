@@ -347,6 +347,7 @@ class TestAddresses:
             (f"http://user:{KEY}@host:80/v1?key={KEY}#{KEY}", "http://host:80/v1"),
             (f"http://{KEY}@[::1]:8080/", "http://[::1]:8080/"),
             ("http://host:no/v1", "the server"),
+            ("", "the server"),  # a variable that is set to nothing
         ],
     )
     def test_nothing_secret_is_shown(self, url: str, expected: str) -> None:

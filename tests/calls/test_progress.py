@@ -261,6 +261,19 @@ class TestLog:
         )
         assert end == str(embeddings.last_report) or end.startswith("300 texts (300 unique) in")
 
+    def test_the_line_at_the_start_has_the_price_that_is_paid(
+        self, batch: Callable[..., BatchEmbeddings], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Not that of the bytes, by which requests are packed: long words have few tokens."""
+        caplog.set_level(logging.INFO, logger=PACKAGE)
+        embeddings = batch()
+        plan = embeddings.plan(["internationalization " * 300])
+        embeddings.embed_documents(["internationalization " * 300])
+        assert embeddings.last_report is not None
+        said = re.search(r" ([\d,]+) tokens, ", caplog.records[0].getMessage())
+        assert said is not None
+        assert said[1] == f"{plan.tokens:,}" == f"{embeddings.last_report.tokens:,}"
+
     def test_requests_are_for_debug(
         self, batch: Callable[..., BatchEmbeddings], caplog: pytest.LogCaptureFixture
     ) -> None:

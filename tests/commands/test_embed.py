@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pytest_mock import MockerFixture
 
-from langchain_batch_embed import SQLiteJournal, __version__
+from langchain_batch_embed import SQLiteJournal, __main__, __version__
 from langchain_batch_embed.commands import corpus
 from langchain_batch_embed.commands.embed import AHEAD
 from langchain_batch_embed.commands.main import main
@@ -428,6 +430,17 @@ class TestEnds:
         """And names the program as it was called."""
         assert run("--version") == 0
         assert capsys.readouterr().out.split()[-1] == __version__
+
+    def test_the_end_of_the_program_takes_no_time(self, mocker: MockerFixture) -> None:
+        """Python looks for no cycles, which takes a second while the prompt is away."""
+        mocker.patch.object(__main__, "main", side_effect=SystemExit(130))
+        freeze = mocker.patch("gc.freeze")
+        with pytest.raises(SystemExit, match="130"):
+            __main__.run()
+        freeze.assert_called_once_with()
+        project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+        scripts = tomllib.loads(project)["project"]["scripts"]
+        assert scripts == {"langchain-batch-embed": "langchain_batch_embed.__main__:run"}
 
     def test_the_console_script_is_named_in_its_own_help(self, run: Run, capsys: Any) -> None:
         """With the exit statuses."""
