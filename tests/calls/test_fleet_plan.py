@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from langchain_batch_embed import AccountQuota, BatchEmbeddings, FleetPlan, OptionError
 
+LIMITS = ("tokens a minute", "processors")
 TIER_5 = AccountQuota(requests_per_minute=10_000, tokens_per_minute=10_000_000)
 
 
@@ -40,6 +41,21 @@ def test_a_billion_texts_are_bound_by_the_tokens_a_minute() -> None:
         "1 worker uses all of that quota, and more change nothing; twice the tokens a minute would "
         "take 125.0 h"
     )
+
+
+def test_one_core_is_enough_for_tier_5() -> None:
+    """It embeds 17,000 texts of 150 tokens a second, and the quota lets 1,111 through."""
+    made = plan(count=10**8)
+    assert made.seconds == 25 * 3600
+    of_quota, of_core = (10**8 / made.seconds_by_limit[name] for name in LIMITS)
+    assert (round(of_quota), round(of_core, -3)) == (1_111, 17_000)
+    useful = {
+        millions: plan(
+            count=10**8, quota=AccountQuota(tokens_per_minute=millions * 1e6)
+        ).useful_workers
+        for millions in (150, 155, 156, 160)
+    }
+    assert useful == {150: 1, 155: 1, 156: 2, 160: 2}
 
 
 def test_many_short_texts_are_bound_by_requests() -> None:
