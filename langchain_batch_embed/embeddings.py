@@ -78,7 +78,8 @@ class BatchEmbeddings(Embeddings):
         limits: limits to use in place of the recognised provider's.
         show_progress: show a `tqdm.auto` bar that counts texts; `None`: as the wrapped object does.
         hedge: send a straggler at the end of a call a second time, and use the first answer. Both
-            are paid for, so never more than 5 % of the tokens. `None`: only at hosted providers.
+            are paid for, so never more than 5 % of the tokens, beside what is in flight at one of
+            several deployments that has stopped. `None`: only at hosted providers.
         max_outage: seconds without any answer after which a call gives up; 600 by default.
         empty: what to do with an empty text. `"error"` refuses it before anything is sent;
             `"skip-vector"` gives it the server's vector of it or, where the server refuses it, of

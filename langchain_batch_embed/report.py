@@ -117,7 +117,7 @@ class DeploymentReport:
         throttled: those that it refused because of a rate limit (429).
         failed: those that it refused or could not answer, throttled ones among them.
         hedged: those that were a second time for what was late elsewhere, or there.
-        texts: texts that it embedded, windows of over-long ones among them.
+        texts: texts whose vectors are its, windows of over-long ones among them.
         tokens: tokens billed by its count, or an estimate.
     """
 

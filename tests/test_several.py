@@ -5,6 +5,7 @@ import logging
 import math
 import multiprocessing
 import pickle
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from langchain_batch_embed import (
     SpaceError,
 )
 from langchain_batch_embed.calls.same_space import TOLERANCE
+from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.limits import AZURE, OPENAI, common
 from langchain_batch_embed.sending.sender import PROBE
 from tests.support import LocalServer
 
+MODEL = "text-embedding-3-small"
 TEXTS = [f"text {number}" for number in range(1000)]
 
 
@@ -80,9 +83,28 @@ class Region(Embeddings):
         return [float(value) for value in turned]
 
 
+class SlowClock:
+    """Real time at a twentieth of its pace: no machine is too busy to answer within a second."""
+
+    def now(self) -> float:
+        """Return the time in seconds."""
+        return SYSTEM_CLOCK.now() / 20
+
+    def worked(self) -> float:
+        """Return no processor seconds."""
+        return 0.0
+
+    worked_here = worked
+
+    def wait(self, condition: threading.Condition, timeout: float) -> None:
+        """Wait until something happens, or for so long."""
+        SYSTEM_CLOCK.wait(condition, 20 * timeout)
+
+
 def of(*regions: Embeddings, **options: Any) -> BatchEmbeddings:
     """Return several as one."""
-    return BatchEmbeddings(regions, max_batch_size=10, max_workers=4, **options)
+    made = {"max_batch_size": 10, "max_workers": 4, "_clock": SlowClock(), **options}
+    return BatchEmbeddings(regions, **made)
 
 
 class TestOneObject:
@@ -104,7 +126,7 @@ class TestOneObject:
         report = embeddings.last_report
         assert report is not None
         assert [type(part) for part in report.deployments] == [DeploymentReport] * 3
-        assert sum(part.texts for part in report.deployments) >= len(TEXTS)
+        assert sum(part.texts for part in report.deployments) == len(TEXTS)
         assert sum(part.requests for part in report.deployments) == report.requests
         assert sum(part.tokens for part in report.deployments) == report.tokens
         assert "by 3 deployments (" in str(report)
@@ -127,7 +149,7 @@ class TestOneObject:
             assert len(embeddings.embed_documents(TEXTS[500:])) == 500
         report = embeddings.last_report
         assert report is not None
-        assert sum(part.texts for part in report.deployments) >= len(TEXTS)
+        assert sum(part.texts for part in report.deployments) == len(TEXTS)
 
     def test_it_can_be_pickled_and_named(self) -> None:
         """A copy has all of them; the name shows no key."""
@@ -177,6 +199,24 @@ class TestOneObject:
         fleet = embeddings.plan(count=1_000_000, tokens_each=100)
         assert fleet.quota.tokens_per_minute == 6_000_000
         assert embeddings.tokens_per_minute == 6_000_000
+
+    def test_the_quota_that_is_seen_is_the_sum(self, server: LocalServer) -> None:
+        """Of what each server tells, on the bar and in a plan."""
+        server.configure(tokens_per_minute=5_000_000, requests_per_minute=3_000)
+        embeddings = BatchEmbeddings(
+            [
+                OpenAIEmbeddings(base_url=server.url, api_key=SecretStr(key), model=MODEL)
+                for key in ("one", "two")
+            ]
+        )
+        embeddings.embed_documents(TEXTS)
+        status = embeddings._pipeline.dispatcher.status(0.0)
+        assert status.tokens_per_minute == 10_000_000
+        assert status.requests_per_minute == 6_000
+        assert status.quota_seconds == 0
+        later = embeddings._pipeline.dispatcher.status(30_000_000.0)
+        assert later.quota_seconds == pytest.approx(120, rel=0.05)
+        assert embeddings.plan(TEXTS).quota.tokens_per_minute == 10_000_000
 
     def test_the_batch_api_is_that_of_the_first_openai(self, tmp_path: Path) -> None:
         """Where there is none, the error says so."""
@@ -234,6 +274,10 @@ class TestList:
         embeddings.embed_documents(TEXTS[:30])
         assert embeddings.last_report is not None
         assert embeddings.last_report.dollars is not None
+
+    def test_the_address_of_an_endpoint_is_no_name_of_a_model(self) -> None:
+        """Some classes take it as `model`."""
+        assert len(of(Region("http://east"), Region("http://west")).deployments) == 2
 
     def test_the_same_dimensions_have_to_be_asked_for(self) -> None:
         """Where both ask for some."""

@@ -242,7 +242,7 @@ class Sender:
         for position, (queue, batch) in enumerate(flight.parts):
             error = (errors or {}).get(position)
             if error is None:
-                if not at.is_alone:
+                if not (at.is_alone or batch.is_settled):
                     queue.tally.count(at.number, texts=len(batch.rows))
                 queue.answered(batch, at, now - flight.ticket.sent)
             else:

@@ -82,10 +82,24 @@ class TestQuotas:
 
     def test_a_slow_one_is_not_waited_for(self) -> None:
         """The fast one does all the work that it can finish sooner."""
-        fast, slow = FakeServer(seconds=0.1), FakeServer(seconds=30.0)
-        ran = run(make_senders(2), [fast, slow], work_of(2000, 100))
+        fast = FakeServer(seconds=0.1)
+        slow = FakeServer(seconds=lambda request: 30.0 if len(request.rows) else 0.5)
+        ran = run(make_senders(2, max_workers=2), [fast, slow], work_of(2000, 100))
         assert ran.seconds < 5
         assert ran.lost == {}
+
+    @pytest.mark.parametrize(("left", "is_late"), [(1_000, True), (1_000_000, False)])
+    def test_a_slow_one_is_late_at_the_end(self, left: int, is_late: bool) -> None:
+        """When one of its answers takes longer than all the rest at the faster one."""
+        sender = make_senders(2)
+        fast, slow = sender.deployments
+        for each, trip in ((fast, 0.1), (slow, 10.0)):
+            each.is_canary_due, each.is_proven = False, True
+            for second in range(11):
+                each.speed.answered(1_000, trip, float(second))
+        ordered = sender._choice.order(left, 11.0)
+        assert ordered == [fast, slow]
+        assert (fast.is_late, slow.is_late) == (False, is_late)
 
 
 class TestFailures:
@@ -111,6 +125,21 @@ class TestFailures:
         assert first == pytest.approx([0, LOOK_AGAIN, 2 * LOOK_AGAIN], abs=5)
         assert len(denying.requests) > 3
         assert ran.lost == {}
+
+    def test_what_one_fails_is_sent_to_another_at_once(self) -> None:
+        """It need not wait until the first one has recovered."""
+        sender = make_senders(2)
+        servers = [FakeServer(), FakeServer()]
+        run(sender, servers, work_of(10, 10))
+        queue = sender.queue(work_of(1, 10), Tally(), Hedges(), since=5.0)
+        sender.add(queue, 5.0)
+        (first,) = starts(sender, 5.0)
+        sender.failed(first, refusal(500, "oops"), 5.1)
+        (second,) = starts(sender, 5.1)
+        assert second.parts[0][1] is first.parts[0][1]
+        assert second.at is not first.at
+        sender.failed(second, refusal(500, "oops"), 5.2)
+        assert starts(sender, 5.2) == []  # both have failed it, so it waits
 
     def test_all_that_refuse_end_the_call(self) -> None:
         """At once, with the error of one of them; the next call asks again."""
