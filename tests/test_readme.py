@@ -77,7 +77,8 @@ def the_block(language: str, holding: str) -> str:
 def rows(heading: str) -> Iterator[list[str]]:
     """Yield the cells of the rows of the first table below a heading."""
     section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    for line in section.splitlines():
+    table = next(part for part in re.split(r"\n{2,}", section.strip()) if part.startswith("|"))
+    for line in table.splitlines():
         if line.startswith("| `"):
             yield [cell.strip() for cell in line.strip("|").split(" | ")]
 
@@ -204,7 +205,7 @@ class TestCommands:
         """`.ci/run` copies this line out of README."""
         assert (
             'python3 -m venv .venv && .venv/bin/pip install -q -e ".[test]" '
-            "&& .venv/bin/python -m pytest -q\n"
+            "&& .venv/bin/python -m pytest -q -n 2\n"
         ) in README
 
     @pytest.mark.parametrize("command", ["demo", "plan", "simulate"])
