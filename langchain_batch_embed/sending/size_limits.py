@@ -187,15 +187,14 @@ class SizeLimits:
         if batch.work > self._largest_work:
             self.work = min(self.work, max(1.0, batch.work / 2))
 
-    def has_passed(self, batch: Batch) -> bool:
-        """Tell whether as many tokens as this in one request got through before."""
-        return batch.tokens <= self._answered["tokens"]
+    def has_passed(self, batch: Batch, share: float = 1.0) -> bool:
+        """Tell whether this share of a batch's tokens got through in one request before."""
+        return share * batch.tokens <= self._answered["tokens"]
 
     def refused_for_quota(self, batch: Batch) -> None:
         """Note that a batch is refused however long it waits: it is above the whole quota."""
-        size = batch.tokens // 2
-        if 0 < self._answered["tokens"] < batch.tokens:
-            size = min(size, int(self._answered["tokens"]))
+        passed = int(self._answered["tokens"])
+        size = passed if 0 < passed < batch.tokens else batch.tokens // 2
         self._retest_after = max(self._retest_after, RETEST * RETEST)
         self._answers = 0
         self._keep("tokens", max(1, size))

@@ -42,6 +42,12 @@ REFUSED_ALONE = 2
 """A batch that is refused for the rate this often with nothing else in flight and no answer in
 between, after pauses of up to 10 s, is more than the whole quota allows at once: it is cut."""
 
+USUAL = 0.5
+"""A batch of which this share got through in one request is of a usual size."""
+
+REFUSED_USUAL = 4
+"""And it is cut only when it was refused this often: more likely it was too early each time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
@@ -160,8 +166,9 @@ class Judge:
     def _throttled(self, batch: Batch) -> Verdict:
         """Wait for the quota; but cut what is refused alone after every wait: it is above it."""
         batch.refusals += not self._pacer.in_flight
+        is_usual = self._limits.has_passed(batch, USUAL)
         if (
-            batch.refusals >= REFUSED_ALONE
+            batch.refusals >= (REFUSED_USUAL if is_usual else REFUSED_ALONE)
             and self._pacer.throttle.in_a_row >= REFUSED_ALONE
             and len(batch.rows) > 1
             and not self._pacer.explains(batch.charge)

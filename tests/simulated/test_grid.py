@@ -43,7 +43,7 @@ SCARCE        2.4    20  60 requests, bucket 1 s, refused charged, says zero, 5 
 SCARCE          -    14  60 requests, bucket 10 s, refused charged, says nothing, 50 ms, unbounded, 5 min of 503, 10 texts
 SCARCE          -    13  60 requests, windows 1 s, refused free, says nothing, 0.3 s, 4 at once, 5 s of 503, 10 texts
 SCARCE          -    13  60 requests, windows 1 s, refused free, says zero, 0.3 s, 8 or 503, restarts, 10 texts
-SCARCE       16.2    19  60 requests, windows 1 s, refused free, says zero, 2 s, 1 at once, no bad luck, no limits
+SCARCE       16.2    14  60 requests, windows 1 s, refused free, says zero, 2 s, 1 at once, no bad luck, no limits
 SCARCE        1.6     -  60 requests, windows 60 s, refused charged, says hint, 2 s, 1 at once, refused in rows, 10 texts
 SCARCE        9.3     -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
 FIRST         1.4     6  60 requests, bucket 1 s, refused charged, says all, 5 ms, unbounded, 5 s reset, 10 texts
@@ -55,9 +55,10 @@ NOISE         2.4    27  1M, bucket 3 s, refused free, says nothing, 50 ms, 32 a
 NOISE         2.9     -  1M, bucket 60 s, refused charged, says zero, 50 ms, 4 at once, refused in rows, 256 kB
 NOISE         1.5     -  1M, windows 60 s, refused charged, says all, 2 s, 8 or 503, slow minute, 10 texts
 NOISE        14.9     -  20M, bucket 60 s, refused free, says hint, 50 ms, 32 at once, slow minute, 10 texts
+NOISE         1.6    22  5M, bucket 3 s, refused charged, says nothing, 5 ms, 1 at once, slow minute, 256 kB
 NOISE         4.9     -  no quota, 5 ms, unbounded, slow minute, 256 kB
 OVERSIZED     1.6    31  20M, bucket 0.5 s, refused free, says hint, 0.3 s, unbounded, restarts, 256 kB
-OVERSIZED     1.9     -  5M, bucket 0.5 s, refused charged, says hint, 50 ms, 8 or 503, refused in rows, 256 kB
+OVERSIZED     3.5     -  5M, bucket 0.5 s, refused charged, says hint, 50 ms, 8 or 503, refused in rows, 256 kB
 OVERSIZED     2.2     -  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
 OUTAGE        4.2     -  1M, bucket 1 s, refused charged, says nothing, 2 s, 8 or 503, 5 s of 503, 256 kB
 OUTAGE        3.0     -  40M, bucket 0.5 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
@@ -66,7 +67,6 @@ HALVES        2.4     -  1M, bucket 10 s, refused free, says all, 5 ms, 1 at onc
 HALVES        1.5     -  20M, bucket 1 s, refused charged, says all, 0.3 s, 1 at once, failing scattered, 256 kB
 HALVES        2.3     -  40M, bucket 3 s, refused free, says all, 5 ms, 4 at once, failing scattered, no limits
 WINDOWS         -    11  5M, windows 1 s, refused free, says all, 5 ms, 4 at once, 5 min of 503, 256 kB
-BURSTS          -    18  5M, bucket 3 s, refused charged, says nothing, 5 ms, 1 at once, slow minute, 256 kB
 TAIL          1.4     -  1M, bucket 0.5 s, refused charged, says all, 2 s, 32 at once, no bad luck, 10 texts
 """  # noqa: E501  # a row a cell
 """Cells that do not hold the bounds of their class: the reason, most times the ideal time, and most
