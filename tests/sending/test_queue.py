@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
 from langchain_batch_embed.errors import DeadlineError, NotSentError, ResponseError
 from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.concurrency import FIRST_WORK
 from langchain_batch_embed.pacing.diagnosis import diagnose
 from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import MERGED, Queue
 from langchain_batch_embed.sending.rehearsal import Request
@@ -187,6 +189,26 @@ class TestThrottled:
         rehearsal.add(make_work(100))
         rehearsal.run()
         assert done(rehearsal.outcomes) == list(range(100))
+
+    def test_a_batch_little_larger_than_one_that_got_through_is_not_cut_at_once(
+        self, mocker: MockerFixture
+    ) -> None:
+        """Refused three times, it came too early: nothing is learnt of its size."""
+        # As long as nobody knows what is counted.
+        mocker.patch.object(Pacer, "counts_requests", return_value=False)
+        sizes = [10, 12]
+        throttles = iter([refusal(429)] * 3)
+        server = FakeServer(
+            error=lambda request: next(throttles, None) if request.tokens > 100 else None
+        )
+        sender = make_sender(max_workers=1)
+        for count in sizes:
+            rehearsal = Rehearsal(sender, server)
+            rehearsal.add(make_work(count))
+            rehearsal.run()
+            assert done(rehearsal.outcomes) == list(range(count))
+        assert [len(request.rows) for request in server.requests] == [10, 12, 12, 12, 12]
+        assert sender.deployments[0].limits.tokens == math.inf
 
 
 class TestRefused:

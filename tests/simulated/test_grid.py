@@ -23,7 +23,6 @@ REASONS = {
     "OUTAGE": "503s beside answers count as a limit, and the way back is one more a round",
     "HALVES": "a failing text is sent five times, one after the other, before it is given up",
     "WINDOWS": "the headers of a fixed window are read as those of a bucket",
-    "BURSTS": "a bucket that nobody tells is overrun after each pause, with up to 128 in flight",
     "TAIL": "luck: the slowest of a few late requests",
 }
 
