@@ -460,7 +460,7 @@ class TestShown:
         embeddings.embed_documents(["text"])
         said = str(embeddings.last_report)
         assert said.startswith("1 text (1 unique) in ")
-        assert ": 1 request, 0 retries (0 throttled), 1 token, $" in said
+        assert ": 1 request, 0 retries (0 throttled), 1 token, <$0.0001" in said
 
     def test_a_notebook_shows_a_table(self, batch: Batch) -> None:
         """A row a value, and the text's apostrophe escaped."""
