@@ -1,5 +1,6 @@
 """A process may be killed anywhere: nothing is paid for twice, and nothing is lost."""
 
+import os
 import random
 import subprocess
 import sys
@@ -20,6 +21,10 @@ from tests.batch_api.support import (
 from tests.support import LocalServer
 
 TEXTS = 6000
+
+SEEDS = int(os.environ.get("CRASH_SEEDS", "5"))
+"""Pairs of random moments at which a process is killed."""
+
 POINTS = [
     *("before add", "after add", "before upload", "after upload", "before create", "after create"),
     *("before retrieve", "before download", "before write", "after write", "half way"),
@@ -71,7 +76,7 @@ def test_another_process_goes_on_without_the_texts(
     assert_all_there(embeddings, texts_of(TEXTS), server)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_job_that_is_killed_twice_pays_nothing_twice(
     server: LocalServer, tmp_path: Path, seed: int
 ) -> None:
