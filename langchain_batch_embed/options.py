@@ -23,7 +23,7 @@ from langchain_batch_embed.report import Usage
 from langchain_batch_embed.shared.quota import SharedQuota
 from langchain_batch_embed.texts.inputs import LongInputs
 
-__all__ = ["OPTIONS", "Empty", "Option", "Options", "check_names", "deployments_of"]
+__all__ = ["OPTIONS", "Empty", "Option", "Options", "check_amount", "check_names", "deployments_of"]
 
 _T = TypeVar("_T")
 
@@ -203,7 +203,7 @@ class Options:
         """Check the values."""
         self._check_objects()
         for name in _AMOUNTS:
-            _check_amount(name, getattr(self, name))
+            check_amount(name, getattr(self, name))
         if not isinstance(self.model, str | None):
             raise OptionError(f"model must be a name, not {type(self.model).__name__}")
         for name in ("max_retries", "query_cache_size"):
@@ -420,7 +420,12 @@ def _embeddings_of(wrapped: object, wrapper: type[Embeddings]) -> Embeddings:
     return wrapped
 
 
-def _check_amount(name: str, value: object) -> None:
+def check_amount(name: str, value: object) -> None:
+    """Refuse what is no number above 0 for the option of a name.
+
+    Raises:
+        OptionError: it is none.
+    """
     if value is None and name != "max_outage":
         return
     if isinstance(value, bool) or not isinstance(value, int | float):

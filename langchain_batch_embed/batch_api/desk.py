@@ -21,9 +21,10 @@ from langchain_batch_embed.batch_api.store import JobStore
 from langchain_batch_embed.batch_api.tools import EmbedNow, Tools, known, new_id
 from langchain_batch_embed.batch_api.worker import Worker
 from langchain_batch_embed.clock import Calendar
-from langchain_batch_embed.errors import OptionError
+from langchain_batch_embed.errors import JournalError, OptionError
 from langchain_batch_embed.journal import Journal, SQLiteJournal, content_keys
 from langchain_batch_embed.limits import AZURE, Limits
+from langchain_batch_embed.options import check_amount
 from langchain_batch_embed.providers import Provider
 from langchain_batch_embed.providers.openai import OpenAIProvider
 from langchain_batch_embed.report import (
@@ -44,6 +45,12 @@ FinishBy = float | timedelta | datetime
 
 _BUSY = 0.5
 """Seconds between two attempts to get the lock."""
+
+_TOLD = 60.0
+"""Seconds between two lines in the log that say that it is waited for."""
+
+_LONGEST_BUSY = 3600.0
+"""Seconds after which it is not waited for any more: one round of a job takes minutes."""
 
 _ROUNDS = 5
 """Most rounds of work in a `submit`; each one may cut files, which are uploaded again."""
@@ -94,7 +101,7 @@ class Desk:
         tools = self._tools(journal)
         store = tools.store
         deadline = _moment(finish_by, self.calendar.time())
-        _check_dollars(max_dollars)
+        check_amount("max_dollars", max_dollars)
         given = check_texts(texts)
         inputs = self.prepare(given)
         keys = content_keys(inputs.texts, tools.space)
@@ -305,13 +312,25 @@ class Desk:
 
     @contextmanager
     def _locked(self, journal: SQLiteJournal) -> Iterator[None]:
-        """Hold the lock of the journal's jobs; wait for a process that works on them."""
-        while True:
+        """Hold the lock of the journal's jobs; wait for a process that works on them.
+
+        Raises:
+            JournalError: it has worked on them for an hour.
+        """
+        began, told = self.calendar.time(), -math.inf
+        while (now := self.calendar.time()) < began + _LONGEST_BUSY:
             with jobs_lock(journal.path) as is_held:
                 if is_held:
                     yield
                     return
+            if now >= told + _TOLD:
+                told = now
+                logger.warning("another process works on the jobs of %s: waiting", journal.path)
             self.calendar.sleep(_BUSY)
+        raise JournalError(
+            f"another process has worked on the jobs of {journal.path} for an hour; nothing was "
+            "uploaded. Try again when it has ended"
+        )
 
 
 def _places(inputs: Inputs) -> NDArray[np.int32]:
@@ -347,15 +366,6 @@ def _moment(finish_by: FinishBy | None, now: float) -> float | None:
     if not 0 < seconds < math.inf:
         raise OptionError(f"finish_by must be more than 0 seconds from now, not {seconds:g}")
     return now + seconds
-
-
-def _check_dollars(value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise OptionError(f"max_dollars must be a number, not {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise OptionError(f"max_dollars must be more than 0, not {value}")
 
 
 def _check_price(model: str, price: float | None, tokens: int, most: float) -> None:

@@ -146,15 +146,21 @@ class Pacer:
         self._overload = Overload()
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
-    def delay(self, charge: int, now: float) -> float:
+    def delay(self, charge: int, now: float, *, is_copy: bool = False) -> float:
         """Return the seconds until a request of this many tokens may start.
 
         0: now; `inf`: not before a request has ended.
+
+        Args:
+            charge: tokens that the limiter will charge.
+            now: the time.
+            is_copy: it is of one that is late. A provider that is known to take any number needs no
+                place for it: the late one may hold the only place.
         """
         if self.health.is_down:
             if any(self.health.is_probe(ticket.sent) for ticket in self.in_flight.values()):
                 return math.inf
-        elif self._is_full():
+        elif self._is_full_for_copies() if is_copy else self._is_full():
             return math.inf
         pause = self.throttle.delay(now)
         if pause > LOOK_AGAIN / 2 and not self.in_flight:
@@ -428,11 +434,14 @@ class Pacer:
     def has_room(self) -> bool:
         """Tell whether a copy of a late request does no harm: no quota binds, no line is long."""
         return not (
-            (self.concurrency.is_saturated and 2 * len(self.in_flight) > self.concurrency.limit())
-            or self.health.is_down
-            or self.health.failures
-            or self.throttle.in_a_row
+            self.has_line() or self.health.is_down or self.health.failures or self.throttle.in_a_row
         )
+
+    def has_line(self) -> bool:
+        """Tell whether requests wait in line at the server, so that a copy would wait too."""
+        concurrency = self.concurrency
+        is_long = 2 * len(self.in_flight) > concurrency.limit()
+        return concurrency.is_saturated and is_long and not concurrency.is_known
 
     def _quota_delay(self, charge: int, now: float) -> float:
         tokens, requests = self.tokens.delay(charge, now), self.requests.delay(1, now)
@@ -459,6 +468,11 @@ class Pacer:
         # What was sent before the refusal has been let in already.
         recent = sum(ticket.sent >= concurrency.began for ticket in in_flight.values())
         return recent >= concurrency.limit() or len(in_flight) >= concurrency.threshold
+
+    def _is_full_for_copies(self) -> bool:
+        if self.concurrency.is_known:
+            return len(self.in_flight) >= self.concurrency.most
+        return self._is_full()
 
     def _is_believable(self, quota: Quota, now: float) -> bool:
         """Tell whether no more was let through than a quota named in a refusal allows."""

@@ -25,6 +25,10 @@ GROWTH_BY_LINE = 4
 OUTLIER = 4.0
 """An answer that took longer than this many times what was expected counts as if it took that."""
 
+SHORT = 0.1
+"""Less than this many seconds is never expected: a first answer may come out of a cache, or within
+one tick of a coarse clock, and those after it are no outliers."""
+
 SPREAD = 0.1
 """With a smaller standard deviation than this share of their mean, sizes tell no slope."""
 
@@ -42,7 +46,7 @@ class _Line:
         """Note a point."""
         if self._count:
             base, slope = self.fit()
-            y = min(y, OUTLIER * (base + slope * x))
+            y = min(y, OUTLIER * max(SHORT, base + slope * x))
         self._count = DECAY * self._count + 1
         self._x = DECAY * self._x + x
         self._y = DECAY * self._y + y

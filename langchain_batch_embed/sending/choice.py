@@ -114,10 +114,11 @@ class Choice:
         """
         if len(self.deployments) == 1:
             here = self.deployments[0]
-            return here if here.pacer.has_room() else None, here.pacer.delay(charge, now)
-        able = [each for each in self.able() if each.number != but and not _has_line(each)]
+            delay = here.pacer.delay(charge, now, is_copy=True)
+            return here if here.pacer.has_room() else None, delay
+        able = [each for each in self.able() if each.number != but and not each.pacer.has_line()]
         useful = (each for each in able if not _is_too_late(each, able, left, now))
-        delays = {each: each.pacer.delay(charge, now) for each in useful}
+        delays = {each: each.pacer.delay(charge, now, is_copy=True) for each in useful}
         best = min(delays, key=lambda each: delays[each], default=None)
         return best, math.inf if best is None else delays[best]
 
@@ -184,9 +185,3 @@ def _pause(here: Deployment, now: float) -> float:
     """Return the seconds for which its quota holds back the next usual request."""
     pacer = here.pacer
     return max(pacer.throttle.delay(now), pacer.tokens.delay(pacer.usual_charge(), now))
-
-
-def _has_line(here: Deployment) -> bool:
-    """Tell whether requests wait in line there, so that a copy would wait behind them."""
-    concurrency = here.pacer.concurrency
-    return concurrency.is_saturated and 2 * len(here.pacer.in_flight) > concurrency.limit()

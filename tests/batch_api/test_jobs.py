@@ -10,8 +10,9 @@ import openai
 import pytest
 from pytest_mock import MockerFixture
 
-from langchain_batch_embed import JobError, JobTimeoutError, OptionError
+from langchain_batch_embed import JobError, JobTimeoutError, JournalError, OptionError
 from langchain_batch_embed.batch_api import JobReport
+from langchain_batch_embed.batch_api.lock import jobs_lock
 from tests.batch_api.support import (
     BULKY,
     START,
@@ -273,6 +274,27 @@ class TestJobs:
             for wait in waits
         ]
         assert calendar.time() == START + sum(waits)
+
+    def test_a_submit_says_that_it_waits_for_another_process_and_ends(
+        self,
+        server: LocalServer,
+        half: Half,
+        journal: Path,
+        mocker: MockerFixture,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A line each minute, and an error when it takes far longer than a round can take."""
+        mocker.patch("langchain_batch_embed.batch_api.desk._LONGEST_BUSY", 150.0)
+        configure(server)
+        embeddings = half(_calendar=JumpingCalendar())
+        with jobs_lock(journal) as is_held:
+            assert is_held
+            with pytest.raises(JournalError, match="another process has worked on the jobs"):
+                embeddings.submit(TEXTS[:3])
+        said = [each.getMessage() for each in caplog.records]
+        assert said == [f"another process works on the jobs of {journal}: waiting"] * 3
+        assert server.stats()["files"]["kept"] == 0
+        assert embeddings.submit(TEXTS[:3]).wait(show_progress=False).failures == ()
 
     @pytest.mark.parametrize("faults", [{"lost": 0.25}, {"reset": 0.15, "503": 0.15}])
     def test_many_calls_fail(

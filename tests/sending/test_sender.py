@@ -475,6 +475,30 @@ class TestHedging:
         assert (tally.hedged, tally.hedged_tokens) == ((1, 20) if hedge else (0, 0))
         assert tally.requests == len(server.requests)
 
+    @pytest.mark.parametrize(("is_known", "hedged"), [(True, 1), (False, 0)])
+    def test_a_place_that_a_straggler_holds_up_is_not_waited_for(
+        self, is_known: bool, hedged: int
+    ) -> None:
+        """Noise has made it the only place, at a provider that is known to take any number.
+
+        At any other server it may be a line of one that its copy would only make longer.
+        """
+        sender = make_sender(hedge=True, is_known=is_known)
+        concurrency = sender.deployments[0].pacer.concurrency
+
+        def seconds(request: Request) -> float:
+            concurrency.estimate = concurrency.threshold = 1.0
+            concurrency.is_saturated = True
+            first = sum(99 in each.rows for each in server.requests) == 1
+            return 50.0 if 99 in request.rows and first else 0.5
+
+        server = FakeServer(seconds=seconds)
+        rehearsal = Rehearsal(sender, server)
+        rehearsal.add(make_work(100, max_items=2))
+        rehearsal.run()
+        assert rehearsal.tally.hedged == hedged
+        assert done(rehearsal.outcomes) == list(range(100))
+
     def test_a_late_batch_that_is_a_quarter_of_the_call_is_waited_for(self) -> None:
         """Though there is room for a copy, and nothing else is left to wait for."""
         rehearsal = Rehearsal(make_sender(hedge=True), self.server())
