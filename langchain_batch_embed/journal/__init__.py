@@ -20,6 +20,7 @@ from langchain_batch_embed.journal.base import Journal, JournalStats, Space, con
 from langchain_batch_embed.journal.byte_store import ByteStoreJournal
 from langchain_batch_embed.journal.memory import MemoryJournal
 from langchain_batch_embed.journal.redis_store import RedisStore
+from langchain_batch_embed.journal.redis_url import shown_url
 from langchain_batch_embed.journal.sqlite import SQLiteJournal
 from langchain_batch_embed.journal.sqlite_file import sqlite_errors
 
@@ -33,6 +34,7 @@ __all__ = [
     "Space",
     "content_keys",
     "open_journal",
+    "shown_url",
     "sqlite_errors",
 ]
 

@@ -7,10 +7,9 @@ from typing import Any
 from langchain_core.stores import BaseStore
 
 from langchain_batch_embed.errors import OptionError
+from langchain_batch_embed.journal.redis_url import shown_url
 
 __all__ = ["RedisStore"]
-
-_PASSWORD = re.compile(r"//[^/@]*@")
 
 
 class RedisStore(BaseStore[str, bytes]):
@@ -47,7 +46,7 @@ class RedisStore(BaseStore[str, bytes]):
         self._prefix = prefix
 
     def __repr__(self) -> str:
-        return f"RedisStore({_PASSWORD.sub('//', self._options[0])!r})"
+        return f"RedisStore({shown_url(self._options[0])!r})"
 
     def __getstate__(self) -> tuple[str, int | None, str]:
         return self._options

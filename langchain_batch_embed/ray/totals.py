@@ -61,7 +61,8 @@ class Totals:
     print(totals.report())
     ```
 
-    A block that a killed worker had not finished is counted when it is done again.
+    A block that a killed worker had not finished is counted when it is done again. One that it had
+    finished, and not handed over, is counted twice; with a journal it is not paid for twice.
     """
 
     def __init__(self) -> None:

@@ -1,15 +1,13 @@
 """`SharedQuota`: what the user names, and what `BatchEmbeddings` makes of it."""
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 
 from langchain_batch_embed.errors import OptionError
+from langchain_batch_embed.journal import shown_url
 from langchain_batch_embed.shared.redis_ledger import RedisLedger
 
 __all__ = ["SharedQuota", "open_ledger"]
-
-_PASSWORD = re.compile(r"//[^/@]*@")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class SharedQuota:
 
     def __str__(self) -> str:
         """The URL without its password."""
-        return _PASSWORD.sub("//", self.url)
+        return shown_url(self.url)
 
 
 def open_ledger(quota: SharedQuota, account: str) -> RedisLedger:

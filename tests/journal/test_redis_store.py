@@ -84,6 +84,7 @@ def test_errors_say_what_to_do_and_hold_no_password(monkeypatch: pytest.MonkeyPa
         RedisStore("http://:secret@host")
     assert "secret" not in str(caught.value)
     assert "secret" not in repr(RedisStore("redis://:secret@host"))
+    assert repr(RedisStore("redis://host:1/2?password=secret")) == "RedisStore('redis://host:1/2')"
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(OptionError, match=r"langchain-batch-embed\[redis\]"):
         RedisStore("redis://host")

@@ -78,11 +78,24 @@ def test_without_redis_the_error_says_what_to_install(monkeypatch: pytest.Monkey
         BatchEmbeddings(openai(), quota=SharedQuota("redis://host"))
 
 
-def test_the_url_is_shown_without_its_password() -> None:
-    """Neither `repr` nor `str` has it."""
-    quota = SharedQuota(f"redis://user:{SECRET}@host:6379/0")
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"redis://user:{SECRET}@host:6379/0", "redis://host:6379/0"),
+        (f"redis://user:an@{SECRET}@host:6379/0", "redis://host:6379/0"),
+        (f"redis://user:a/b#{SECRET}@host:6379/0", "redis://host:6379/0"),
+        (f"redis://host:6379/0?password={SECRET}", "redis://host:6379/0"),
+        (f"redis://host:6379/0?password=a@{SECRET}", "redis://..."),
+        (f"redis://user:a?{SECRET}@host:6379/0", "redis://..."),
+        (f"unix://user:{SECRET}@/run/redis.sock?db=1", "unix:///run/redis.sock"),
+        ("redis://[::1]:6379", "redis://[::1]:6379"),
+    ],
+)
+def test_the_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    """Neither `repr` nor `str` has it, quoted or not, before the host or among the options."""
+    quota = SharedQuota(url)
     assert SECRET not in repr(quota)
-    assert str(quota) == "redis://host:6379/0"
+    assert str(quota) == shown
 
 
 def test_a_pickled_object_keeps_its_quota() -> None:
