@@ -49,13 +49,14 @@ def without_texts(message: str, sent: Sequence[str]) -> str:
     short and texts are long, so pieces of the message are looked for in the texts. What the
     bound on the work leaves unchecked is dropped: it cannot decide anything either.
     """
-    texts = [_lower(_plain(text)) for text in sent if isinstance(text, str) and text.strip()]
+    texts = [_fold(_plain(text)) for text in sent if isinstance(text, str) and text.strip()]
     message = message[:_MESSAGE]
     if not texts or not message:
         return message
     joined = "\0".join(texts)
     # Which way the quotation is escaped is not known: the right way leaves the least.
-    return min((_without(form, texts, joined) for form in _forms(message)), key=len)
+    forms = (_one_to_one(form) for form in _forms(message))
+    return min((_without(form, texts, joined) for form in forms), key=len)
 
 
 def _forms(message: str) -> Iterator[str]:
@@ -75,10 +76,19 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _lower(text: str) -> str:
-    """Return a text in lower case, and as long as it was."""
-    lower = text.lower()
-    return lower if len(lower) == len(text) else "".join(c.lower()[:1] for c in text)
+def _fold(text: str) -> str:
+    """Return a text without the difference between capitals and small letters.
+
+    `casefold` alone is not enough: a dotless i in capitals is an ordinary I.
+    """
+    return text.upper().casefold()
+
+
+def _one_to_one(message: str) -> str:
+    """Return a message whose every character has one character in `_fold` (ß becomes ss)."""
+    if message.isascii():
+        return message
+    return "".join(c if len(folded := _fold(c)) == 1 else folded for c in message)
 
 
 def _unescape(message: str) -> str:
@@ -95,7 +105,7 @@ def _unescape(message: str) -> str:
 
 
 def _without(message: str, texts: Sequence[str], joined: str) -> str:
-    lower = _lower(message)
+    folded = _fold(message)
     kept: list[str] = []
     end = 0  # of what is read
     searches = max(1, _WORK // len(joined))
@@ -109,13 +119,13 @@ def _without(message: str, texts: Sequence[str], joined: str) -> str:
             message = message[:start]
             break
         searches -= 1
-        if lower[start : start + _RUN] not in joined:
+        if folded[start : start + _RUN] not in joined:
             continue
         length, step = _RUN, _RUN
         while step and searches > 0:
             searches -= 1
             longer = length + step
-            if start + longer <= len(message) and lower[start : start + longer] in joined:
+            if start + longer <= len(message) and folded[start : start + longer] in joined:
                 length, step = longer, step * 2
             else:
                 step //= 2
@@ -130,10 +140,14 @@ def _without_short(message: str, texts: Sequence[str]) -> str:
         if len(text) >= _RUN:
             continue
         short = re.escape(text)
-        if len(text) >= _WHOLE and " " in text:
-            message = re.sub(short, _GAP, message, flags=re.IGNORECASE)
-        else:
-            message = re.sub(rf"(['\"`]){short}\1", _GAP, message, flags=re.IGNORECASE)
+        if len(text) < _WHOLE or " " not in text:
+            short = rf"(['\"`]){short}\1"
+        kept: list[str] = []
+        end = 0
+        for found in re.finditer(short, _fold(message)):
+            kept += [message[end : found.start()], _GAP]
+            end = found.end()
+        message = "".join(kept) + message[end:]
     return message
 
 
@@ -146,14 +160,14 @@ def _without_ends(message: str, texts: Sequence[str]) -> str:
     tails = "".join(f"{text[-_LONGEST_END:]}\0" for text in texts)
     kept: list[str] = []
     end = 0
-    lower = _lower(message)
+    folded = _fold(message)
     for cut in cuts[:_MOST_CUTS]:
         first = max(end, cut.start() - _LONGEST_END)
-        starts = (i for i in range(first, cut.start()) if f"\0{lower[i : cut.start()]}" in heads)
+        starts = (i for i in range(first, cut.start()) if f"\0{folded[i : cut.start()]}" in heads)
         start = next((i for i in starts if _is_piece(message, i, cut.start())), cut.start())
         kept += [message[end:start], _GAP]
         last = min(len(message), cut.end() + _LONGEST_END)
-        ends = (i for i in range(last, cut.end(), -1) if f"{lower[cut.end() : i]}\0" in tails)
+        ends = (i for i in range(last, cut.end(), -1) if f"{folded[cut.end() : i]}\0" in tails)
         end = next((i for i in ends if _is_piece(message, cut.end(), i)), cut.end())
     kept.append(message[end:])
     return "".join(kept)

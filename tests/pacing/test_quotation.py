@@ -106,6 +106,17 @@ class TestQuotedTexts:
         for status, expected in ((400, REFUSED), (429, THROTTLED), (500, FAILED), (413, BYTES)):
             check(diagnose(refusal(status, body(message)), sent=sent), expected, status=status)
 
+    @pytest.mark.parametrize("letter", ["µ", "ß", "\u0131", "İ", "ŉ", "ﬁ", "ς"])
+    @pytest.mark.parametrize("quote", [str, str.upper, str.lower, str.title, str.casefold])
+    def test_capitals_hide_no_quotation(self, letter: str, quote: Callable[[str], str]) -> None:
+        """A letter whose capital has another small letter, or two, is the same letter."""
+        text = f"the dimensions are 5 {letter}{letter} encoding_format"
+        for message in (f"bad input: {quote(text)}", f"bad: '{quote(text[-23:])}'..."):
+            check(diagnose(refusal(400, body(message)), sent=[text]), REFUSED, status=400)
+        short = f"dimensions {letter}"
+        got = diagnose(refusal(400, body(f"bad input: '{quote(short)}'")), sent=[short])
+        check(got, REFUSED, status=400)
+
     def test_the_examples(self) -> None:
         """Without the texts, the same messages would say something else."""
         for message, text, kind in (
