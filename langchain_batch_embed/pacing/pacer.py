@@ -422,6 +422,10 @@ class Pacer:
             return None
         return None if rate is None else rate * 60
 
+    def shape(self) -> tuple[float, float | None]:
+        """Return what shapes batches: `largest` and `rate_of_requests`."""
+        return self.largest(), self.rate_of_requests()
+
     @property
     def let_through(self) -> float:
         """The tokens of all requests that the limiter has let through."""

@@ -1,4 +1,4 @@
-"""The inputs of a call that were never sent, and where the next batch is cut from them."""
+"""The inputs of a call that were never sent, and the places where they are to be cut."""
 
 import math
 from collections import deque
@@ -16,8 +16,7 @@ __all__ = ["Line"]
 class Line:
     """Inputs in the order in which they are sent.
 
-    They are cut as late as possible, so that what has been learnt by then (a quota, a limit, how
-    many requests share the work) decides about all that is left.
+    It cuts where it is told to: the `Cutter` decides.
 
     Args:
         rows: of the inputs, shape (n,).
@@ -26,16 +25,13 @@ class Line:
     Attributes:
         count: inputs that are left.
         work: of all inputs, in tokens, also of those that were cut.
-        are_requests_scarce: whether the plan is to send as few requests as possible.
     """
 
     def __init__(self, rows: Rows, sizes: Sizes) -> None:
-        self.are_requests_scarce = False
         self.count = len(rows)
         self._sizes = sizes
         self._rows = rows
         self._begin = 0  # what stands before it has been cut
-        self._plan_for: tuple[object, ...] = ()
         self._stops: deque[int] = deque()  # where the plan cuts the rest
         self._sums = self._sum()
 
@@ -63,8 +59,8 @@ class Line:
         workers: int,
         per_minute: float | None,
         smallest_first: bool,
-    ) -> bool:
-        """Decide where the rest is cut, if anything has changed since; return whether it has.
+    ) -> None:
+        """Decide where the rest is cut.
 
         Args:
             items: inputs in one batch, at most.
@@ -73,11 +69,7 @@ class Line:
             per_minute: the quota of requests, where it is known.
             smallest_first: send the smallest batches first.
         """
-        plan_for = (items, _coarse(tokens), workers, per_minute and _coarse(per_minute))
-        if plan_for == self._plan_for:
-            return False
-        self._plan_for = plan_for
-        packed, self.are_requests_scarce = pack(
+        packed, _ = pack(
             np.diff(self._sums["tokens"][self._begin :]),
             max_items=items,
             max_tokens=None if tokens == math.inf else max(1, int(tokens)),
@@ -88,7 +80,6 @@ class Line:
         if smallest_first:  # they are at the end
             counts.reverse()
         self._stops = deque((self._begin + np.cumsum(counts)).tolist())
-        return True
 
     def next(
         self, *, items: float, tokens: float, octets: float, work: float, is_planned: bool = True
@@ -119,7 +110,7 @@ class Line:
     def put_back(self, rows: Sequence[Rows]) -> None:
         """Put inputs back to the front, to be cut again."""
         self._rows = np.concatenate((*rows, self._rows[self._begin :]))
-        self._begin, self._plan_for = 0, ()
+        self._begin = 0
         self.count = len(self._rows)
         self._sums = self._sum()
 
@@ -150,8 +141,3 @@ class Line:
         if most >= sums[-1]:
             return len(sums) - 1
         return int(sums.searchsorted(sums[self._begin] + most, side="right")) - 1
-
-
-def _coarse(number: float) -> float:
-    """Return a number that changes only when the given one has changed by a fifth or so."""
-    return number if number in (0, math.inf) else round(math.log(number) * 5)

@@ -1,9 +1,8 @@
 """One call's batches: a state machine without threads, clock or lock.
 
 The queue is told what happened (answered, refused, failed) and what time it is, and returns what to
-send next, what to hand over, or how long to wait. Inputs that were never sent stand in a line, and
-the next batch is cut from it when it is due to start: so whatever has been learnt by then (a quota,
-a limit of texts, how many requests share the work) shapes what is left.
+send next, what to hand over, or how long to wait. Inputs that were never sent stand in a line, from
+which the `Cutter` cuts the next batch when it is due to start.
 
 Where there are several deployments, whichever has room asks for the next batch, and it is cut for
 that one. What one has failed is offered to the others at once.
@@ -14,18 +13,18 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from langchain_batch_embed.errors import BudgetError, DeadlineError, NotSentError
-from langchain_batch_embed.pacing.concurrency import FIRST_WORK
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.cutter import Cutter, parts_of, still_fits
 from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.line import Line
 from langchain_batch_embed.sending.verdict import Cut, GiveUp, Hold, Park, Resend, divided
 from langchain_batch_embed.sending.work import Batch, Division, Done, Lost, Outcome, Rows, Work
-from langchain_batch_embed.texts.packing import WAVE_LEAST, requests_are_scarce
+from langchain_batch_embed.texts.packing import requests_are_scarce
 
 __all__ = ["Queue"]
 
@@ -38,21 +37,9 @@ process is what everything waits for, answers come faster than lists are made, a
 MOST_COPIES = 2
 """Copies of a request in flight, at most: the copy of one in a hundred is late as well."""
 
-MERGED = 1024
-"""Texts in a batch for a saturated server, at most: an answer with twice as many is no faster to
-read, and takes twice the memory."""
-
 AGAIN = 5
 """Batches that were refused for the rate count this many times: putting them together costs less
 than sending each."""
-
-FIRST_TIMEOUT = 15.0
-"""With a shorter time-out than this many seconds the first requests hold less: in one line before
-a processor that takes 40 ms for a short text, the last of 8 times 26 is answered after 8 s."""
-
-HARMLESS_TIMEOUT = 60.0
-"""With a time-out of this many seconds, `WAVE_LEAST` tokens in the first request do no harm: at 40
-ms for a text of some 70 tokens that takes 9 s."""
 
 SHARED_ROWS = 64
 """Texts of a call that may share a request with other calls, at most."""
@@ -111,9 +98,8 @@ class Queue:
         self._delayed: list[tuple[float, int, Batch]] = []  # a heap by due time
         self._number = itertools.count()  # keeps the heap from comparing batches
         self._parked: dict[int, Batch] = {}  # wait for what another batch's parts will tell
-        self._line = Line(work.rows, work.sizes)
-        # The next batch of the line, cut but not taken, for each deployment that asked for it.
-        self._cuts: dict[int, tuple[Batch, bool]] = {}  # and whether it tests a limit again
+        self._line = Line(work.rows, work.sizes)  # never sent
+        self._cutter = Cutter(self._line, work, deployments)
         self.charge = self._line.charge
 
     # What is asked of it.
@@ -150,7 +136,7 @@ class Queue:
         ):
             self._return_to_line()
         while (ready := self._ready_for(at)) is not None:
-            if at.limits.fits(ready) and _is_within_quota(ready, at):
+            if still_fits(ready, at):
                 return ready
             self._ready.remove(ready)
             self._replace(ready, at, now)
@@ -158,13 +144,15 @@ class Queue:
             return None
         if (elsewhere := self._failed_elsewhere(at)) is not None:
             return elsewhere
-        return self._next_in_line(at)
+        if not self._line.count:
+            return None
+        cut = self._cutter.next(at)
+        return None if self.holds_last and len(cut.rows) == self._line.count else cut
 
     def take(self, batch: Batch, at: Deployment, now: float) -> None:
         """Note that the batch that `peek` returned, or a copy of one in flight, is sent."""
-        if batch is self._cuts.get(at.number, (None,))[0]:
-            self._line.take(len(batch.rows))
-            self._cuts.clear()
+        if self._cutter.take(batch, at):
+            batch.unpark = self._unpark
         elif batch in self._ready:
             self._ready.remove(batch)
         elif not batch.copies:
@@ -347,8 +335,7 @@ class Queue:
             tried += self.in_flight.values()
             self.in_flight.clear()
             self.is_stopped = True
-        rest = self._line.clear()
-        self._cuts.clear()
+        rest = self._cutter.clear()
         self._ready.clear()
         self._delayed.clear()
         self._parked.clear()
@@ -380,7 +367,7 @@ class Queue:
         for batch in here:
             self._drop(batch)
 
-    # How batches are cut.
+    # What of it can be sent, and where.
 
     def _return_to_line(self) -> None:
         """Put batches that were only refused for the rate back, to be cut in fewer pieces."""
@@ -390,8 +377,7 @@ class Queue:
         for batch in fresh:
             self._ready.remove(batch)
             batch.is_settled = True
-        self._line.put_back([batch.rows for batch in fresh])
-        self._cuts.clear()
+        self._cutter.put_back([batch.rows for batch in fresh])
 
     def _is_full(self, at: Deployment) -> bool:
         return at.pacer.concurrency.is_saturated and len(self.outcomes) >= BACKLOG
@@ -426,8 +412,7 @@ class Queue:
             for _, _, batch in self._delayed
             if at.number not in batch.tried
             and at.number not in batch.barred
-            and at.limits.fits(batch)
-            and _is_within_quota(batch, at)
+            and still_fits(batch, at)
         )
         return next(untried, None)
 
@@ -450,88 +435,6 @@ class Queue:
         owner = self._owner(batch) or self.deployments[0]
         self._release(owner.limits.dropped(batch))
 
-    def _next_in_line(self, at: Deployment) -> Batch | None:
-        if not self._line.count:
-            return None
-        most = self._most(at)
-        if self._plan({at.number: most}):
-            self._cuts.clear()
-        limits = at.limits
-        budget = self.work.budget
-        affordable = math.inf if budget is None else budget.left
-        cut, is_test = self._cuts.get(at.number, (None, False))
-        if cut is None or cut.tokens > affordable or not (is_test or self._still_fits(cut, at)):
-            items, tokens = most
-            rows = self._line.next(
-                items=items,
-                tokens=min(tokens, affordable),
-                octets=limits.octets,
-                work=self._most_work(at),
-                # The plan is for all: where requests are scarce, they are as large as possible.
-                is_planned=len(self.deployments) == 1 or not self._are_scarce(at),
-            )
-            cut, is_test = self._batch(rows), limits.is_retesting
-            self._cuts[at.number] = cut, is_test
-            if is_test:
-                limits.retest_with(cut)
-        return None if self.holds_last and len(cut.rows) == self._line.count else cut
-
-    def _are_scarce(self, at: Deployment) -> bool:
-        """Tell whether one of several deployments has a quota of requests that binds."""
-        pacer = at.pacer
-        if not (pacer.requests.is_known or pacer.counts_requests()):
-            return False  # what is measured with the tokens may be about these
-        share = self._line.planned[0] // len(self.deployments)
-        return requests_are_scarce(share, pacer.rate_of_requests())
-
-    def _still_fits(self, cut: Batch, at: Deployment) -> bool:
-        """Tell whether a batch keeps what one of several has taught since it was cut."""
-        return len(self.deployments) == 1 or (at.limits.fits(cut) and _is_within_quota(cut, at))
-
-    def _plan(self, known: Mapping[int, tuple[float, float]]) -> bool:
-        """Decide where the rest is cut, for all that share it; return whether that has changed.
-
-        Args:
-            known: what `_most` says, by the number of the deployment.
-        """
-        sharing: Sequence[Deployment] = self.deployments
-        if len(sharing) > 1:
-            sharing = [each for each in sharing if each.is_answering] or sharing
-        most = [known.get(each.number) or self._most(each) for each in sharing]
-        rates = [each.pacer.rate_of_requests() for each in sharing]
-        return self._line.plan(
-            items=int(max(items for items, _ in most)),
-            tokens=max(tokens for _, tokens in most),
-            workers=sum(each.pacer.concurrency.useful for each in sharing),
-            per_minute=None if None in rates else sum(rate for rate in rates if rate is not None),
-            # While nothing is known of the quota, what comes next waits for the first answers.
-            smallest_first=any(each.pacer.concurrency.is_opening for each in sharing),
-        )
-
-    def _most(self, at: Deployment) -> tuple[float, float]:
-        """Return how many inputs and tokens a batch for a deployment may hold."""
-        concurrency = at.pacer.concurrency
-        items = min(self.work.max_items, at.limits.items)
-        if concurrency.is_saturated and concurrency.most > 1:
-            items = min(items, MERGED)
-        return items, min(self.work.max_tokens, at.limits.tokens, at.pacer.largest())
-
-    def _most_work(self, at: Deployment) -> float:
-        """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
-        most = at.limits.work
-        concurrency = at.pacer.concurrency
-        # A quota of requests that nobody tells says nothing of how fast the server is.
-        if concurrency.is_known or concurrency.most == 1 or at.pacer.requests.is_known:
-            return most
-        if concurrency.is_starting:
-            harmless = WAVE_LEAST * min(1.0, at.timeout / HARMLESS_TIMEOUT)
-            first = FIRST_WORK * min(1.0, at.timeout / FIRST_TIMEOUT)
-            if (in_time := at.limits.in_time(at.timeout)) < math.inf:
-                first = min(FIRST_WORK, max(first, in_time))
-            return min(most, first) if self._line.work > harmless else most
-        number = concurrency.limit() if concurrency.is_saturated else None
-        return min(most, at.limits.in_time(at.timeout, number))
-
     # What is carried out of what the judge says.
 
     def _resend(self, batch: Batch, error: BaseException, after: float, now: float) -> None:
@@ -546,10 +449,7 @@ class Queue:
 
     def _replace(self, batch: Batch, at: Deployment, now: float) -> None:
         """Cut a batch that is larger than what has been learnt since it was cut."""
-        parts = at.limits.parts(batch)
-        if not _is_within_quota(batch, at):
-            parts = max(parts, math.ceil(batch.charge / max(1.0, at.pacer.largest())))
-        self._put_parts(batch, divided(batch, parts), at, now)
+        self._put_parts(batch, divided(batch, parts_of(batch, at)), at, now)
 
     def _put_parts(
         self,
@@ -562,9 +462,10 @@ class Queue:
     ) -> None:
         """Put smaller batches into the place of one."""
         batch.is_settled = True
-        parts = [self._batch(part) for part in rows]
+        parts = [self.work.batch(part) for part in rows]
         division = Division(batch, len(parts))
         for part in reversed(parts):
+            part.unpark = self._unpark
             part.failed_at, part.failed_last = batch.failed_at, batch.failed_last
             part.part_of = division
             part.signature, part.error = batch.signature, batch.error
@@ -579,11 +480,6 @@ class Queue:
     def _unpark(self, batch: Batch) -> None:
         if self._parked.pop(id(batch), None) is not None:
             self._ready.append(batch)
-
-    def _batch(self, rows: Rows) -> Batch:
-        batch = self.work.batch(rows)
-        batch.unpark = self._unpark
-        return batch
 
     def _settle(self, batch: Batch, outcome: Outcome) -> None:
         batch.is_settled = True
@@ -600,7 +496,3 @@ class Queue:
         for batch in parked:
             if batch.unpark is not None:
                 batch.unpark(batch)  # perhaps into another call's queue
-
-
-def _is_within_quota(batch: Batch, at: Deployment) -> bool:
-    return len(batch.rows) == 1 or batch.charge <= at.pacer.largest()

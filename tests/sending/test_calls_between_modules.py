@@ -16,6 +16,10 @@ PACKAGE = "langchain_batch_embed."
 MOST = 70
 """Calls from one module of the package into another, for one batch."""
 
+RUNS = 16
+ROUNDS = 4
+"""Where the machine is busy, threads are late in each of 16 runs, but not in each of 64."""
+
 
 class Ones(Embeddings):
     """Vectors of ones, at once."""
@@ -57,10 +61,14 @@ def calls_for(batches: int) -> Counter[str]:
 
 def needed_for(batches: int) -> Counter[str]:
     """Return the calls that each of several runs made: a thread that is late adds some."""
-    return reduce(and_, (calls_for(batches) for _ in range(16)))
+    return reduce(and_, (calls_for(batches) for _ in range(RUNS)))
 
 
 def test_one_batch_takes_few_calls_between_modules() -> None:
     """A reader who follows one batch turns the page 70 times at most."""
     few, many = needed_for(10), needed_for(60)
+    for _ in range(ROUNDS - 1):
+        if (many.total() - few.total()) / 50 <= MOST:
+            break
+        few, many = few & needed_for(10), many & needed_for(60)
     assert (many.total() - few.total()) / 50 <= MOST, (many - few).most_common(20)

@@ -1,4 +1,4 @@
-"""One call's batches: how they are cut, and what becomes of each."""
+"""One call's batches: which is sent next, and what becomes of each."""
 
 import math
 from collections.abc import Callable
@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed.errors import DeadlineError, NotSentError, ResponseError
-from langchain_batch_embed.limits import FIRST_REQUESTS
-from langchain_batch_embed.pacing.concurrency import FIRST_WORK
 from langchain_batch_embed.pacing.diagnosis import diagnose
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally
-from langchain_batch_embed.sending.queue import MERGED, Queue
+from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.rehearsal import Request
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Batch, Done, Work
@@ -50,68 +48,8 @@ def holds(*rows: int) -> Callable[[Request], bool]:
     return lambda request: bool(np.isin(rows, request.rows).any())
 
 
-class TestCutting:
-    """Batches are cut from the line when they are due."""
-
-    @given(
-        tokens=st.lists(st.integers(1, 2000), min_size=1, max_size=300),
-        max_items=st.integers(1, 50),
-        max_tokens=st.integers(2000, 20_000),
-        max_workers=st.integers(1, 20),
-        is_known=st.booleans(),
-    )
-    def test_every_batch_keeps_the_limits_and_every_row_is_in_one(
-        self,
-        tokens: list[int],
-        max_items: int,
-        max_tokens: int,
-        max_workers: int,
-        is_known: bool,
-    ) -> None:
-        """Neighbours stay together, in the order in which they were given."""
-        work = make_work(len(tokens), tokens=tokens, max_items=max_items, max_tokens=max_tokens)
-        sender = make_sender(max_workers=max_workers, is_known=is_known)
-        batches = cut(make_queue(work, sender))
-        assert [row for batch in batches for row in batch.rows.tolist()] == work.rows.tolist()
-        for batch in batches:
-            assert len(batch.rows) <= max_items
-            assert batch.tokens <= max_tokens
-            assert batch.tokens == sum(tokens[row] for row in batch.rows)
-
-    def test_the_first_requests_to_an_unknown_server_are_small(self) -> None:
-        """A small machine answers them soon, so that it is known to be one."""
-        queue = make_queue(make_work(1000, tokens=100), make_sender(is_known=False))
-        first = [batch.work for batch in cut(queue)[:FIRST_REQUESTS]]
-        assert max(first) <= FIRST_WORK
-
-    def test_little_work_goes_to_an_unknown_server_in_one_request(self) -> None:
-        """Cutting it would cost more than it finds out."""
-        assert len(cut(make_queue(make_work(50), make_sender(is_known=False)))) == 1
-
-    def test_a_batch_that_is_due_is_not_cut_before(self) -> None:
-        """What is learnt while others are in flight shapes what is left."""
-        sender = make_sender()
-        queue = make_queue(make_work(10_000), sender)
-        first = queue.peek(queue.deployments[0], 0)
-        assert first is not None
-        queue.take(first, queue.deployments[0], 0)
-        sender.deployments[0].limits.items = 10
-        assert max(len(batch.rows) for batch in cut(queue)) == 10
-
-    def test_a_batch_is_no_larger_than_the_whole_quota(self) -> None:
-        """More than the bucket holds would never be let through."""
-        queue = make_queue(make_work(1000, tokens=100), make_sender(tokens_per_minute=500))
-        assert max(batch.charge for batch in cut(queue)) <= 500
-
-    def test_a_saturated_server_is_sent_fewer_and_larger_requests(self) -> None:
-        """The work is shared by as many as are useful, and no answer takes too much memory."""
-        sender = make_sender(max_workers=128)
-        many = cut(make_queue(make_work(20_000, tokens=100), sender))
-        concurrency = sender.deployments[0].pacer.concurrency
-        concurrency.estimate, concurrency.is_saturated = 4.0, True
-        few = cut(make_queue(make_work(20_000, tokens=100), sender))
-        assert len(few) < len(many)
-        assert max(len(batch.rows) for batch in few) <= MERGED
+class TestTaking:
+    """What is taken is what `peek` returned."""
 
     def test_what_could_not_be_submitted_is_first_again(self) -> None:
         """Its place in the order is kept."""

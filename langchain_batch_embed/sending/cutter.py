@@ -1,0 +1,184 @@
+"""How the inputs of a call that were never sent are cut into batches: pure decisions.
+
+The next batch is cut when it is due to start, so whatever has been learnt by then decides: a quota,
+a limit of the server, how many requests share the work, how fast answers come. The `Line` holds the
+inputs and the places where they are to be cut. The cutter says when these are planned again, and
+how much a batch for one of the deployments may hold.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from langchain_batch_embed.pacing.concurrency import FIRST_WORK
+from langchain_batch_embed.sending.deployment import Deployment
+from langchain_batch_embed.sending.line import Line
+from langchain_batch_embed.sending.work import Batch, Rows, Work
+from langchain_batch_embed.texts.packing import WAVE_LEAST, requests_are_scarce
+
+__all__ = ["Cutter", "parts_of", "still_fits"]
+
+MERGED = 1024
+"""Texts in a batch for a saturated server, at most: an answer with twice as many is no faster to
+read, and takes twice the memory."""
+
+FIRST_TIMEOUT = 15.0
+"""With a shorter time-out than this many seconds the first requests hold less: in one line before
+a processor that takes 40 ms for a short text, the last of 8 times 26 is answered after 8 s."""
+
+HARMLESS_TIMEOUT = 60.0
+"""With a time-out of this many seconds, `WAVE_LEAST` tokens in the first request do no harm: at 40
+ms for a text of some 70 tokens that takes 9 s."""
+
+_Most = tuple[float, float, float | None]
+"""Inputs in a batch, tokens in it, and the known quota of requests a minute, at one deployment."""
+
+
+class Cutter:
+    """Cuts the line of one call.
+
+    Args:
+        line: the inputs that were never sent. Only the cutter changes it.
+        work: what the call has to send.
+        deployments: what is known of each server.
+    """
+
+    def __init__(self, line: Line, work: Work, deployments: Sequence[Deployment]) -> None:
+        self._line = line
+        self._work = work
+        self._deployments = deployments
+        self._planned_for: tuple[object, ...] = ()
+        # The next batch, cut but not taken, for each deployment that asked for it.
+        self._cuts: dict[int, tuple[Batch, bool]] = {}  # and whether it tests a limit again
+
+    def next(self, at: Deployment) -> Batch:
+        """Return the next batch for a deployment; something has to be left.
+
+        Asked again, it returns the same batch, until something else is learnt.
+        """
+        items, tokens, per_minute = most = self._most(at)
+        self._plan({at.number: most})
+        limits = at.limits
+        budget = self._work.budget
+        affordable = math.inf if budget is None else budget.left
+        cut, is_test = self._cuts.get(at.number, (None, False))
+        if cut is None or cut.tokens > affordable or not (is_test or self._keeps(cut, at)):
+            rows = self._line.next(
+                items=items,
+                tokens=min(tokens, affordable),
+                octets=limits.octets,
+                work=self._most_work(at),
+                # The plan is for all: where requests are scarce, they are as large as possible.
+                is_planned=len(self._deployments) == 1 or not self._are_scarce(at, per_minute),
+            )
+            cut, is_test = self._work.batch(rows), limits.is_retesting
+            self._cuts[at.number] = cut, is_test
+            if is_test:
+                limits.retest_with(cut)
+        return cut
+
+    def take(self, batch: Batch, at: Deployment) -> bool:
+        """Take a batch off the line, if it is what `next` returned; return whether it is."""
+        if batch is not self._cuts.get(at.number, (None,))[0]:
+            return False
+        self._line.take(len(batch.rows))
+        self._cuts.clear()
+        return True
+
+    def put_back(self, rows: Sequence[Rows]) -> None:
+        """Put inputs back to the front of the line, to be cut again."""
+        self._line.put_back(rows)
+        self._planned_for = ()
+        self._cuts.clear()
+
+    def clear(self) -> Rows:
+        """Return what is left, and leave nothing."""
+        self._cuts.clear()
+        return self._line.clear()
+
+    def _plan(self, known: Mapping[int, _Most]) -> None:
+        """Decide where the rest is cut, for all that share it, if anything has changed since.
+
+        Args:
+            known: what `_most` says, by the number of the deployment.
+        """
+        sharing: Sequence[Deployment] = self._deployments
+        if len(sharing) > 1:
+            sharing = [each for each in sharing if each.is_answering] or sharing
+        most = [known.get(each.number) or self._most(each) for each in sharing]
+        items = int(max(items for items, _, _ in most))
+        tokens = max(tokens for _, tokens, _ in most)
+        rates = [rate for _, _, rate in most]
+        workers = sum(each.pacer.concurrency.useful for each in sharing)
+        per_minute = None if None in rates else sum(rate for rate in rates if rate is not None)
+        planned_for = (items, _coarse(tokens), workers, per_minute and _coarse(per_minute))
+        if planned_for == self._planned_for:
+            return
+        self._planned_for = planned_for
+        self._cuts.clear()
+        self._line.plan(
+            items=items,
+            tokens=tokens,
+            workers=workers,
+            per_minute=per_minute,
+            # While nothing is known of the quota, what comes next waits for the first answers.
+            smallest_first=any(each.pacer.concurrency.is_opening for each in sharing),
+        )
+
+    def _are_scarce(self, at: Deployment, per_minute: float | None) -> bool:
+        """Tell whether one of several deployments has a quota of requests that binds."""
+        pacer = at.pacer
+        if not (pacer.requests.is_known or pacer.counts_requests()):
+            return False  # what is measured with the tokens may be about these
+        share = self._line.planned[0] // len(self._deployments)
+        return requests_are_scarce(share, per_minute)
+
+    def _keeps(self, cut: Batch, at: Deployment) -> bool:
+        """Tell whether a batch keeps what one of several has taught since it was cut."""
+        return len(self._deployments) == 1 or still_fits(cut, at)
+
+    def _most(self, at: Deployment) -> _Most:
+        """Return what a batch for a deployment may hold, and how many of them it takes."""
+        concurrency = at.pacer.concurrency
+        items = min(self._work.max_items, at.limits.items)
+        if concurrency.is_saturated and concurrency.most > 1:
+            items = min(items, MERGED)
+        largest, per_minute = at.pacer.shape()
+        return items, min(self._work.max_tokens, at.limits.tokens, largest), per_minute
+
+    def _most_work(self, at: Deployment) -> float:
+        """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
+        most = at.limits.work
+        concurrency = at.pacer.concurrency
+        # A quota of requests that nobody tells says nothing of how fast the server is.
+        if concurrency.is_known or concurrency.most == 1 or at.pacer.requests.is_known:
+            return most
+        if concurrency.is_starting:
+            harmless = WAVE_LEAST * min(1.0, at.timeout / HARMLESS_TIMEOUT)
+            first = FIRST_WORK * min(1.0, at.timeout / FIRST_TIMEOUT)
+            if (in_time := at.limits.in_time(at.timeout)) < math.inf:
+                first = min(FIRST_WORK, max(first, in_time))
+            return min(most, first) if self._line.work > harmless else most
+        number = concurrency.limit() if concurrency.is_saturated else None
+        return min(most, at.limits.in_time(at.timeout, number))
+
+
+def still_fits(batch: Batch, at: Deployment) -> bool:
+    """Tell whether a batch keeps what was learnt of a deployment since it was cut."""
+    return at.limits.fits(batch) and _is_within_quota(batch, at)
+
+
+def parts_of(batch: Batch, at: Deployment) -> int:
+    """Return into how many parts a batch that does not fit any more has to be cut."""
+    parts = at.limits.parts(batch)
+    if not _is_within_quota(batch, at):
+        parts = max(parts, math.ceil(batch.charge / max(1.0, at.pacer.largest())))
+    return parts
+
+
+def _is_within_quota(batch: Batch, at: Deployment) -> bool:
+    return len(batch.rows) == 1 or batch.charge <= at.pacer.largest()
+
+
+def _coarse(number: float) -> float:
+    """Return a number that changes only when the given one has changed by a fifth or so."""
+    return number if number in (0, math.inf) else round(math.log(number) * 5)
