@@ -225,7 +225,9 @@ class Dispatcher:
     @staticmethod
     def _has_news(queue: Queue, cancelled: threading.Event | None) -> bool:
         return (
-            not queue.open or queue.hands_over() or (cancelled is not None and cancelled.is_set())
+            not queue.open
+            or (bool(queue.outcomes) and queue.hands_over())
+            or (cancelled is not None and cancelled.is_set())
         )
 
     def _keep_time(self) -> None:
