@@ -7,6 +7,8 @@ What binds belongs to the server and to all calls of one object together:
 - the `Concurrency`, how many requests may be in flight;
 - the `Health`: while the server is away, one probe at a time.
 
+What a refusal means whose quota nobody tells is for the `Refusals` to find out.
+
 Times are seconds of one monotonic clock, which is handed in; amounts of tokens are what the
 provider's limiter charges.
 """
@@ -14,76 +16,27 @@ provider's limiter charges.
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.concurrency import Concurrency
 from langchain_batch_embed.pacing.diagnosis import Quota
 from langchain_batch_embed.pacing.health import Health
+from langchain_batch_embed.pacing.meters import Meters
 from langchain_batch_embed.pacing.overload import Overload
 from langchain_batch_embed.pacing.quota import read_headers
+from langchain_batch_embed.pacing.refusals import Refusals
 from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
+from langchain_batch_embed.pacing.ticket import Ticket
 from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
 from langchain_batch_embed.pacing.which_quota import LENIENT, WhichQuota
 
-__all__ = ["MAX_OUTAGE", "Meters", "Pacer", "Ticket"]
+__all__ = ["MAX_OUTAGE", "Pacer"]
 
 MAX_OUTAGE = 600.0
 """Seconds without any answer after which a call gives up, where the user says nothing else."""
 
-RECENT = 24
-"""Requests over which the share of refused ones is averaged."""
-
-STRAY = 0.3
-"""Share of refusals that can be chance: some gateways refuse a few whatever the rate."""
-
-ROUNDS = 2
-"""After this many rounds without a refusal, one for one more request at a time is about that."""
-
-NUMBERS = 8
-"""Requests over which the number in flight is averaged."""
-
 LONG_OUTAGE = 2.0
 """After this many seconds of failures alone, the server was away, and not overloaded."""
-
-BURST = 3
-"""Refusals in one pause from which on they are no chance, if they are half of what was sent."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Ticket:
-    """A request that was let through.
-
-    Attributes:
-        charge: the tokens that the limiter charges for it.
-        work: of its inputs, in tokens.
-        sent: when it was let through, in seconds of the pacer's clock.
-        ended_tokens: tokens of the requests that had ended before it started.
-        ended_requests: how many these were.
-        number: how many were in flight with it.
-    """
-
-    charge: int
-    work: int
-    sent: float
-    ended_tokens: float
-    ended_requests: float
-    number: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Meters:
-    """What is counted of a quota: for one process, or for all that share it.
-
-    Attributes:
-        requests: a minute.
-        tokens: a minute.
-        throttle: the pause after a refusal.
-    """
-
-    requests: TokenBucket
-    tokens: TokenBucket
-    throttle: Throttle
 
 
 class Pacer:
@@ -125,15 +78,6 @@ class Pacer:
         self.throttle = meters.throttle
         self.in_flight: dict[int, Ticket] = {}
         self.has_started = False
-        self._refused_share = 0.0  # among recent requests
-        self._refused_at = -math.inf  # when the current pause began
-        self._refused = 0  # requests refused in it
-        self._accepted = 0  # requests answered since that were sent before it
-        self._usual_number = 1.0  # in flight, with those that were let through lately
-        self._was_crowded = False
-        self._crowded_until = -math.inf  # what was sent by then was too many at a time
-        self._passed_in_a_row = 0  # requests let through since the last refusal
-        self._is_measured = False  # whether conclusions were drawn from the current pause
         self._started_tokens = 0.0  # of all requests so far
         self._started_requests = 0.0
         self._ended_tokens = 0.0  # of those that have ended
@@ -141,7 +85,7 @@ class Pacer:
         self._opened_at = math.inf
         self._last_start = -math.inf
         self._which = WhichQuota()
-        self._is_hinted = False  # whether the last refusal said how long to wait
+        self._refusals = Refusals(meters, self._which, self.in_flight)
         self._before_outage: float | None = None  # in flight, when failures began
         self._overload = Overload()
         self._passed = {"tokens": 0.0, "requests": 0.0}
@@ -219,14 +163,8 @@ class Pacer:
     def passed(self, ticket: Ticket, now: float) -> None:
         """Count a request as let through by the limiter, whatever the server made of it."""
         self._end(ticket)
-        self._refused_share -= self._refused_share / RECENT
-        self._accepted += ticket.sent <= self._refused_at
-        self._passed_in_a_row += ticket.sent > self._refused_at
-        self._usual_number += (ticket.number - self._usual_number) / NUMBERS
         self.throttle.answered(ticket.sent)
-        rate = self._which.passed(ticket.charge, sent=ticket.sent, now=now)
-        if rate is not None and not self._is_hinted:  # else the server says how long to wait
-            self.requests.guess(rate, now)
+        self._refusals.passed(ticket, now)
         self._passed["tokens"] += ticket.charge
         self._passed["requests"] += 1
         self.tokens.passed(ticket.charge, sent=ticket.sent, now=now)
@@ -255,21 +193,26 @@ class Pacer:
             together count as one.
         """
         self._end(ticket)
-        self._refused_share += (1 - self._refused_share) / RECENT
         begins = self.throttle.refused(ticket.sent, now, after)
-        if begins:
-            self._refused_at, self._refused, self._accepted = now, 0, 0
-            self._is_measured = False
-        self._refused += 1
         told = self._learn(ticket, headers, now, refused=True)
         if told:
             self.concurrency.open()
         if quota is not None and not told and self._is_believable(quota, now):
             told = True
             self._bucket(quota.kind).name(quota.limit, now, holds=_holds(quota, ticket, after))
-        if not (told or self.tokens.is_known or self.requests.is_known):
-            self._measure(ticket, now, is_hinted=after is not None)
-        elif not told and after is None:
+        is_explained = told or self.tokens.is_known or self.requests.is_known
+        self._refusals.refused(
+            ticket,
+            now,
+            begins=begins,
+            is_explained=is_explained,
+            is_hinted=after is not None,
+            concurrency=self.concurrency,
+            started_tokens=self._started_tokens,
+        )
+        if not is_explained:
+            return begins
+        if not told and after is None:
             # It knows nothing of the quota, so it is a limit of requests at a time.
             in_flight = [other.sent for other in self.in_flight.values()]
             self.concurrency.crowded(ticket.sent, now, in_flight=in_flight)
@@ -279,74 +222,7 @@ class Pacer:
             for bucket, amount in ((self.tokens, ticket.charge), (self.requests, 1)):
                 if bucket.is_known:
                     bucket.refused(amount, now)
-        self._passed_in_a_row = 0
         return begins
-
-    def _measure(self, ticket: Ticket, now: float, *, is_hinted: bool) -> None:
-        """Draw conclusions from a refusal whose quota nobody tells, once a pause."""
-        self._is_hinted = is_hinted
-        accepted = max(1, len(self.in_flight))
-        if self._refused == 1 and not is_hinted and self._is_one_too_many(ticket):
-            # This many were fine for a while: it is a limit of requests at a time.
-            self._crowded_until = now
-            self._is_measured = True
-        if ticket.sent <= self._crowded_until:
-            self._settle_crowd(ticket, now)
-            return
-        is_lone = not self.in_flight and self.throttle.in_a_row > 1
-        if self._refused == 1 and not is_lone:
-            for bucket in (self.tokens, self.requests):
-                bucket.ease(now)
-        if not self._is_chance() and not self._is_measured:
-            self._is_measured = True
-            excludes_tokens = self._which.excludes_tokens(self._started_tokens)
-            if excludes_tokens and self.in_flight and not (self._was_crowded or is_hinted):
-                # Either a quota of requests, or a limit of them at a time: an answer will tell.
-                self._was_crowded, self._crowded_until = True, now
-                self._settle_crowd(ticket, now)
-                return
-            if excludes_tokens:
-                self._which.exclude_tokens(ticket.charge)
-            in_a_row = self.throttle.in_a_row
-            if self._which.refused(ticket.charge, in_a_row=in_a_row, is_lone=is_lone):
-                self.throttle.shorten(now)  # parts of it may go at once
-                return
-            self._measure_rates(ticket, now, is_lone=is_lone, is_hinted=is_hinted)
-        if self._is_measured and self.throttle.in_a_row == 1:
-            self.concurrency.accepts(accepted)
-
-    def _is_chance(self) -> bool:
-        """Tell whether the refusals of this pause may be chance."""
-        return (
-            self._refused_share < STRAY
-            and self.throttle.in_a_row < 2  # noqa: PLR2004
-            and (self._refused < BURST or self._refused < self._accepted)
-        )
-
-    def _measure_rates(self, ticket: Ticket, now: float, *, is_lone: bool, is_hinted: bool) -> None:
-        """Measure the rates of both quotas: one of them is used up."""
-        if not is_lone:  # else the pause was too short, and nothing is learnt of the rate
-            paused = 0.0 if is_hinted else self.throttle.paused
-            self.tokens.refused(ticket.charge, now, paused=paused)
-            self.requests.refused(1, now, paused=paused)
-            self._which.measured(self.tokens.rate, self.requests.rate, now)
-        self.concurrency.throttled(now)
-
-    def _settle_crowd(self, ticket: Ticket, now: float) -> None:
-        """Go on with as many at a time as were let in, as soon as one of them is answered."""
-        in_flight = [other.sent for other in self.in_flight.values()]
-        self.concurrency.crowded(ticket.sent, now, in_flight=in_flight)
-        self.throttle.cancel()
-
-    def _is_one_too_many(self, ticket: Ticket) -> bool:
-        """Tell whether more are in flight than usual, after a while without refusals."""
-        concurrency = self.concurrency
-        return (
-            concurrency.threshold < concurrency.most
-            and not (concurrency.is_slow_start or self._which.is_certain)
-            and ticket.number > self._usual_number + 0.5
-            and self._passed_in_a_row >= ROUNDS * self._usual_number
-        )
 
     def failed(
         self,
@@ -504,6 +380,8 @@ class Pacer:
         self, ticket: Ticket, headers: Mapping[str, str], now: float, *, refused: bool = False
     ) -> bool:
         """Take over the rate-limit headers; return whether there were any."""
+        if not headers:
+            return False
         told = read_headers(headers)
         for quota in told:
             self._bucket(quota.kind).learn(

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
-from langchain_batch_embed.pacing.pacer import Pacer, Ticket
+from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.pacing.speed import Speed
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
+from langchain_batch_embed.pacing.ticket import Ticket
 from langchain_batch_embed.sending.odds import Odds, Place
 from langchain_batch_embed.sending.size_limits import SizeLimits
 from langchain_batch_embed.sending.verdict import Judge

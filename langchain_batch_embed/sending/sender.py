@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from langchain_batch_embed.errors import DeadlineError
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 from langchain_batch_embed.pacing.hedging import Hedges
-from langchain_batch_embed.pacing.pacer import Pacer, Ticket
+from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.pacing.status import Status, status_of, together
+from langchain_batch_embed.pacing.ticket import Ticket
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.choice import Choice
 from langchain_batch_embed.sending.deployment import (

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
-from langchain_batch_embed.pacing.pacer import Meters
+from langchain_batch_embed.pacing.meters import Meters
 from langchain_batch_embed.shared.bucket import SharedBucket
 from langchain_batch_embed.shared.exchange import Exchange, Reply
 from langchain_batch_embed.shared.terms import Terms

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.pacing.diagnosis import Quota
-from langchain_batch_embed.pacing.pacer import Pacer, Ticket
+from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
+from langchain_batch_embed.pacing.ticket import Ticket
 
 HEADERS = {
     "x-ratelimit-limit-tokens": "60000",
@@ -115,18 +116,6 @@ class TestPauses:
         pacer.start(10, now=LOOK_AGAIN)
         assert pacer.delay(10, now=LOOK_AGAIN) > LOOK_AGAIN
 
-    def test_a_refusal_now_and_then_is_the_weather(self) -> None:
-        """One refusal in ten, whatever the rate, does not lower the rate for good."""
-        pacer = known()
-        for i in range(200):
-            ticket = pacer.start(1000, now=i)
-            if i % 10 == 9:
-                pacer.throttled(ticket, now=i + 0.5, after=0.1, headers={})
-            else:
-                pacer.answered(ticket, {}, now=i + 0.5)
-        assert pacer.tokens.rate is None
-        assert pacer.concurrency.limit() == 8
-
     def test_a_known_quota_explains_a_refusal(self) -> None:
         """The number in flight stays, and no other quota is guessed at."""
         pacer = known(tokens_per_minute=60_000)
@@ -135,14 +124,6 @@ class TestPauses:
             pacer.throttled(ticket, now=1, after=1, headers={})
         assert pacer.concurrency.limit() == 8
         assert pacer.requests.rate is None
-
-    def test_refusals_of_all_that_was_sent_are_no_chance(self) -> None:
-        """Then it begins again with one request."""
-        pacer = known()
-        tickets = [pacer.start(100, now=0) for _ in range(8)]
-        for ticket in tickets:
-            pacer.throttled(ticket, now=1, after=None, headers={})
-        assert pacer.concurrency.limit() == 1
 
 
 class TestPlaces:

@@ -1,0 +1,173 @@
+"""What refusals mean where nobody tells the quota: pure conclusions, drawn once a pause.
+
+A refusal may be chance, as some gateways refuse a few whatever the rate. It may be about how many
+requests are in flight, for a while or for good. Or it is about a quota: then both rates are
+measured, and `WhichQuota` finds out which of them is real. What was let through before and after
+the refusal tells these apart.
+"""
+
+import math
+from collections.abc import Mapping
+
+from langchain_batch_embed.pacing.concurrency import Concurrency
+from langchain_batch_embed.pacing.meters import Meters
+from langchain_batch_embed.pacing.ticket import Ticket
+from langchain_batch_embed.pacing.which_quota import WhichQuota
+
+__all__ = ["Refusals"]
+
+RECENT = 24
+"""Requests over which the share of refused ones is averaged."""
+
+STRAY = 0.3
+"""Share of refusals that can be chance: some gateways refuse a few whatever the rate."""
+
+ROUNDS = 2
+"""After this many rounds without a refusal, one for one more request at a time is about that."""
+
+NUMBERS = 8
+"""Requests over which the number in flight is averaged."""
+
+BURST = 3
+"""Refusals in one pause from which on they are no chance, if they are half of what was sent."""
+
+
+class Refusals:
+    """The refusals for the rate of one server.
+
+    Args:
+        meters: what is counted of its quota.
+        which: what is known of which quota it is.
+        in_flight: the requests in flight, which the pacer adds and removes.
+    """
+
+    def __init__(self, meters: Meters, which: WhichQuota, in_flight: Mapping[int, Ticket]) -> None:
+        self._tokens = meters.tokens
+        self._requests = meters.requests
+        self._throttle = meters.throttle
+        self._which = which
+        self._in_flight = in_flight
+        self._share = 0.0  # of refusals, among recent requests
+        self._began = -math.inf  # when the current pause began
+        self._refused = 0  # requests refused in it
+        self._accepted = 0  # requests answered since that were sent before it
+        self._usual_number = 1.0  # in flight, with those that were let through lately
+        self._was_crowded = False
+        self._crowded_until = -math.inf  # what was sent by then was too many at a time
+        self._passed_in_a_row = 0  # requests let through since the last refusal
+        self._is_measured = False  # whether conclusions were drawn from the current pause
+        self._is_hinted = False  # whether the last refusal said how long to wait
+
+    def passed(self, ticket: Ticket, now: float) -> None:
+        """Note a request that was let through."""
+        self._share -= self._share / RECENT
+        self._accepted += ticket.sent <= self._began
+        self._passed_in_a_row += ticket.sent > self._began
+        self._usual_number += (ticket.number - self._usual_number) / NUMBERS
+        rate = self._which.passed(ticket.charge, sent=ticket.sent, now=now)
+        if rate is not None and not self._is_hinted:  # else the server says how long to wait
+            self._requests.guess(rate, now)
+
+    def refused(
+        self,
+        ticket: Ticket,
+        now: float,
+        *,
+        begins: bool,
+        is_explained: bool,
+        is_hinted: bool,
+        concurrency: Concurrency,
+        started_tokens: float,
+    ) -> None:
+        """Note a refusal, and draw conclusions from it where no known quota explains it.
+
+        Args:
+            ticket: the request, which is in flight no more.
+            now: the time.
+            begins: it begins a pause.
+            is_explained: there is a quota that is known, so nothing has to be found out.
+            is_hinted: the server says how long to wait.
+            concurrency: how many requests may be in flight.
+            started_tokens: tokens of all requests so far.
+        """
+        self._share += (1 - self._share) / RECENT
+        if begins:
+            self._began, self._refused, self._accepted = now, 0, 0
+            self._is_measured = False
+        self._refused += 1
+        if not is_explained:
+            self._is_hinted = is_hinted
+            self._conclude(ticket, now, concurrency, started_tokens)
+        self._passed_in_a_row = 0
+
+    def _conclude(
+        self, ticket: Ticket, now: float, concurrency: Concurrency, started_tokens: float
+    ) -> None:
+        """Find out what the refusal is about: chance, a crowd, one large batch, or a rate."""
+        accepted = max(1, len(self._in_flight))
+        if (
+            self._refused == 1
+            and not self._is_hinted
+            and self._is_one_too_many(ticket, concurrency)
+        ):
+            # This many were fine for a while: it is a limit of requests at a time.
+            self._crowded_until = now
+            self._is_measured = True
+        if ticket.sent <= self._crowded_until:
+            self._settle_crowd(ticket, now, concurrency)
+            return
+        in_a_row = self._throttle.in_a_row
+        is_lone = not self._in_flight and in_a_row > 1
+        if self._refused == 1 and not is_lone:
+            for bucket in (self._tokens, self._requests):
+                bucket.ease(now)
+        if not self._is_chance() and not self._is_measured:
+            self._is_measured = True
+            excludes_tokens = self._which.excludes_tokens(started_tokens)
+            if excludes_tokens and self._in_flight and not (self._was_crowded or self._is_hinted):
+                # Either a quota of requests, or a limit of them at a time: an answer will tell.
+                self._was_crowded, self._crowded_until = True, now
+                self._settle_crowd(ticket, now, concurrency)
+                return
+            if excludes_tokens:
+                self._which.exclude_tokens(ticket.charge)
+            if self._which.refused(ticket.charge, in_a_row=in_a_row, is_lone=is_lone):
+                self._throttle.shorten(now)  # parts of it may go at once
+                return
+            self._measure(ticket, now, concurrency, is_lone=is_lone)
+        if self._is_measured and in_a_row == 1:
+            concurrency.accepts(accepted)
+
+    def _is_one_too_many(self, ticket: Ticket, concurrency: Concurrency) -> bool:
+        """Tell whether more are in flight than usual, after a while without refusals."""
+        return (
+            concurrency.threshold < concurrency.most
+            and not (concurrency.is_slow_start or self._which.is_certain)
+            and ticket.number > self._usual_number + 0.5
+            and self._passed_in_a_row >= ROUNDS * self._usual_number
+        )
+
+    def _is_chance(self) -> bool:
+        """Tell whether the refusals of this pause may be chance."""
+        return (
+            self._share < STRAY
+            and self._throttle.in_a_row < 2  # noqa: PLR2004
+            and (self._refused < BURST or self._refused < self._accepted)
+        )
+
+    def _measure(
+        self, ticket: Ticket, now: float, concurrency: Concurrency, *, is_lone: bool
+    ) -> None:
+        """Measure the rates of both quotas: one of them is used up."""
+        if not is_lone:  # else the pause was too short, and nothing is learnt of the rate
+            paused = 0.0 if self._is_hinted else self._throttle.paused
+            self._tokens.refused(ticket.charge, now, paused=paused)
+            self._requests.refused(1, now, paused=paused)
+            self._which.measured(self._tokens.rate, self._requests.rate, now)
+        concurrency.throttled(now)
+
+    def _settle_crowd(self, ticket: Ticket, now: float, concurrency: Concurrency) -> None:
+        """Go on with as many at a time as were let in, as soon as one of them is answered."""
+        in_flight = [other.sent for other in self._in_flight.values()]
+        concurrency.crowded(ticket.sent, now, in_flight=in_flight)
+        self._throttle.cancel()

@@ -1,0 +1,135 @@
+"""What refusals mean where nobody tells the quota."""
+
+from typing import Any
+
+import pytest
+
+from langchain_batch_embed.pacing.pacer import Pacer
+
+
+def pacer_of(max_workers: int = 8, **options: Any) -> Pacer:
+    """Return a pacer whose random numbers are all 1, so that its first pause takes 0.5 s."""
+    return Pacer(max_workers=max_workers, first_requests=max_workers, draw=lambda: 1.0, **options)
+
+
+def answer_rounds(
+    pacer: Pacer, rounds: int, *, number: int, charge: int = 1000, start: float = 0.0
+) -> float:
+    """Let rounds of this many requests through, one round a second; return the time after them."""
+    for now in (start + each for each in range(rounds)):
+        for ticket in [pacer.start(charge, now=now) for _ in range(number)]:
+            pacer.answered(ticket, {}, now=now + 0.5)
+    return start + rounds
+
+
+def refuse_all(pacer: Pacer, number: int, *, now: float, charge: int = 1000) -> list[float | None]:
+    """Refuse this many that are in flight together; return the rate of tokens after each."""
+    rates = []
+    tickets = [pacer.start(charge, now=now) for _ in range(number)]
+    for place, ticket in enumerate(tickets):
+        pacer.throttled(ticket, now=now + 0.5 + place / 100, after=None, headers={})
+        rates.append(pacer.tokens.rate)
+    return rates
+
+
+class TestChance:
+    """Some gateways refuse a few requests whatever the rate."""
+
+    def test_a_refusal_now_and_then_is_the_weather(self) -> None:
+        """One refusal in ten, whatever the rate, does not lower the rate for good."""
+        pacer = pacer_of(is_known=True)
+        for i in range(200):
+            ticket = pacer.start(1000, now=i)
+            if i % 10 == 9:
+                pacer.throttled(ticket, now=i + 0.5, after=0.1, headers={})
+            else:
+                pacer.answered(ticket, {}, now=i + 0.5)
+        assert pacer.tokens.rate is None
+        assert pacer.concurrency.limit() == 8
+
+    def test_refusals_of_all_that_was_sent_are_no_chance(self) -> None:
+        """Then it begins again with one request."""
+        pacer = pacer_of(is_known=True)
+        tickets = [pacer.start(100, now=0) for _ in range(8)]
+        for ticket in tickets:
+            pacer.throttled(ticket, now=1, after=None, headers={})
+        assert pacer.concurrency.limit() == 1
+
+
+class TestCrowds:
+    """A limit of requests at a time, and not of requests a minute."""
+
+    def test_one_more_than_usual_after_a_while_was_one_too_many(self) -> None:
+        """Nothing waits for time, as answers make room, and no rate is measured."""
+        pacer = pacer_of(32, is_known=True)
+        pacer.concurrency.timed_out(0, now=0)  # fewer than the most
+        now = answer_rounds(pacer, 10, number=4)
+        tickets = [pacer.start(1000, now=now) for _ in range(5)]
+        pacer.throttled(tickets[-1], now=now + 0.1, after=None, headers={})
+        assert pacer.concurrency.limit() == 4
+        assert pacer.throttle.delay(now + 0.1) == 0
+        assert pacer.tokens.rate is None
+        assert pacer.requests.rate is None
+
+    def test_the_same_refusal_with_a_time_is_about_a_rate(self) -> None:
+        """The server asks to wait, so it is not the number in flight."""
+        pacer = pacer_of(32, is_known=True)
+        pacer.concurrency.timed_out(0, now=0)
+        now = answer_rounds(pacer, 10, number=4)
+        tickets = [pacer.start(1000, now=now) for _ in range(5)]
+        pacer.throttled(tickets[-1], now=now + 0.1, after=3, headers={})
+        assert pacer.throttle.delay(now + 0.1) == 3
+
+    def test_a_refusal_after_few_tokens_is_first_taken_for_a_crowd(self) -> None:
+        """Any quota of tokens lets one long text through, and an answer will tell the rest."""
+        pacer = pacer_of()
+        tickets = [pacer.start(10, now=0) for _ in range(8)]
+        for ticket in tickets[3:]:
+            pacer.throttled(ticket, now=1, after=None, headers={})
+        assert pacer.concurrency.limit() == 3
+        assert pacer.throttle.delay(1) == 0
+        assert not pacer.counts_requests()
+
+    def test_if_it_is_refused_again_it_is_a_quota_of_requests(self) -> None:
+        """With room for more at a time, and still too few tokens for any quota of them."""
+        pacer = pacer_of()
+        for now in (0, 10):
+            tickets = [pacer.start(10, now=now) for _ in range(8)]
+            for ticket in tickets[:3]:
+                pacer.answered(ticket, {}, now=now + 0.5)
+            for ticket in tickets[3:]:
+                pacer.throttled(ticket, now=now + 1, after=None, headers={})
+        assert pacer.counts_requests()
+
+
+class TestRates:
+    """Both rates are measured at the same time."""
+
+    def test_what_passes_between_two_pauses_measures_both_rates(self) -> None:
+        """One of the two quotas is used up, and it begins again with one request."""
+        pacer = pacer_of()
+        refuse_all(pacer, 8, now=answer_rounds(pacer, 5, number=8))
+        assert pacer.tokens.rate is None
+        refuse_all(pacer, 8, now=answer_rounds(pacer, 20, number=8, start=6))
+        assert pacer.tokens.rate == pytest.approx(8000, rel=0.15)
+        assert pacer.requests.rate == pytest.approx(8, rel=0.15)
+        assert pacer.concurrency.limit() == 1
+
+    def test_conclusions_are_drawn_once_a_pause(self) -> None:
+        """Refusals of what was in flight together count as one, once they are no chance."""
+        pacer = pacer_of()
+        refuse_all(pacer, 8, now=answer_rounds(pacer, 5, number=8))
+        rates = refuse_all(pacer, 8, now=answer_rounds(pacer, 20, number=8, start=6))
+        assert rates[:2] == [None, None]
+        assert len(set(rates[2:])) == 1
+        assert rates[2] is not None
+
+    def test_a_quota_that_the_headers_tell_is_not_measured(self) -> None:
+        """It explains the refusal."""
+        pacer = pacer_of()
+        headers = {"x-ratelimit-limit-tokens": "60000", "x-ratelimit-remaining-tokens": "0"}
+        for ticket in [pacer.start(5000, now=0) for _ in range(8)]:
+            pacer.throttled(ticket, now=0.5, after=None, headers=headers)
+        assert pacer.tokens.is_known
+        assert pacer.requests.rate is None
+        assert pacer.concurrency.limit() == 8
