@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from langchain_batch_embed.commands.account import (
@@ -10,36 +9,28 @@ from langchain_batch_embed.commands.account import (
     add_model,
     add_server,
     batched,
+    model_name,
     unasked,
     wrapped_of,
 )
-from langchain_batch_embed.commands.demo import say
+from langchain_batch_embed.commands.files import add_files, read_all
+from langchain_batch_embed.commands.messages import FAILURES_SHOWN, PARTIAL, say, tell
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import OptionError
+from langchain_batch_embed.report import plural
 
 __all__ = ["add_collect", "add_jobs", "add_submit"]
 
-_PARTIAL = 3
-"""The exit status where some texts have a vector and others have none."""
 
-_FAILURES_SHOWN = 20
-
-
-def add_submit(
-    parser: argparse.ArgumentParser, texts: Callable[[argparse.Namespace], Sequence[str]]
-) -> None:
-    """Add what `submit` has beside its files.
-
-    Args:
-        parser: of the command.
-        texts: reads the files that the command line names.
-    """
+def add_submit(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `submit`."""
     parser.description = (
         "Sends the texts of files through OpenAI's Batch API, at half the price, and returns when "
         "they are uploaded. collect gets the vectors into the journal, where BatchEmbeddings with "
         "the same model finds them. The same command again sends nothing twice. OPENAI_API_KEY and "
         "OPENAI_BASE_URL say where."
     )
+    add_files(parser)
     _add_account(parser)
     parser.add_argument(
         "--finish-by",
@@ -50,7 +41,7 @@ def add_submit(
     parser.add_argument(
         "--max-dollars", type=float, metavar="X", help="send nothing if it costs more"
     )
-    parser.set_defaults(run=lambda options: _submit(options, texts(options)))
+    parser.set_defaults(run=_submit)
 
 
 def add_collect(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +66,9 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_jobs)
 
 
-def _submit(options: argparse.Namespace, texts: Sequence[str]) -> None:
+def _submit(options: argparse.Namespace) -> None:
+    sources, contents, texts = read_all(options)
+    say(f"{plural(len(sources), 'file')}: {contents}, for {model_name(options)}")
     hours: float | None = options.finish_by
     job = _embeddings(options).submit(
         texts,
@@ -101,14 +94,14 @@ def _collect(options: argparse.Namespace) -> None:
             say(error)
             continue
         except KeyboardInterrupt:
-            sys.stderr.write("stopped waiting: the job goes on, and so does the same command\n")
+            tell("stopped waiting: the job goes on, and so does the same command")
             raise
         say(report)
         failed += len(report.failures)
-        for failure in report.failures[:_FAILURES_SHOWN]:
-            sys.stderr.write(f"  text {failure.index}: {failure.error}\n")
+        for failure in report.failures[:FAILURES_SHOWN]:
+            tell(f"  text {failure.index}: {failure.error}")
     if failed:
-        sys.exit(_PARTIAL)
+        sys.exit(PARTIAL)
 
 
 def _jobs(options: argparse.Namespace) -> None:

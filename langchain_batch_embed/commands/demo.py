@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from tqdm.auto import tqdm
 
 from langchain_batch_embed.commands import corpus
 from langchain_batch_embed.commands.corpus import Section
+from langchain_batch_embed.commands.messages import say
 from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.report import Report, dollars, plural
@@ -52,8 +52,6 @@ _SCENARIO = Scenario(tier=3)
 _COLUMNS = 80
 _ROUND_FROM = 100
 _QUERY = "the median of numeric data"  # for the standard library
-
-say = partial(print, flush=True)  # the user waits for each line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

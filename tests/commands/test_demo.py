@@ -1,13 +1,12 @@
-"""The command line: the demo in all its forms, and the simulator's command."""
+"""The command line, and the demo in all its forms."""
 
 import base64
 import contextlib
-import errno
 import hashlib
 import io
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -343,71 +342,6 @@ class TestCommandLine:
             __main__.main(["demo"])
 
         assert ended.value.code == 130
-
-
-class TestSimulate:
-    """`python -m langchain_batch_embed simulate`."""
-
-    @pytest.fixture
-    def serve(self, mocker: MockerFixture) -> Any:
-        """Stand in for the server, and say that it is ready on port 4321."""
-
-        def serve(*_: Any, on_ready: Callable[[int], None]) -> None:
-            on_ready(4321)
-
-        return mocker.patch.object(__main__, "serve", side_effect=serve)
-
-    def test_the_scenario_is_what_was_asked_for(self, serve: Any) -> None:
-        """Options of their own are put over the scenario's."""
-        scenario = '{"faults": {"429": 0.1}, "latency": 3}'
-
-        options = ["--port", "0", "--host", "::1", "--tier", "2", "--latency", "0"]
-
-        __main__.main(["simulate", *options, "--scenario", scenario])
-
-        expected = Scenario(tier=2, latency=0, faults={"429": 0.1})
-        assert serve.call_args.args == (expected, "::1", 0)
-
-    def test_it_says_how_to_use_it(self, serve: Any, capsys: pytest.CaptureFixture[str]) -> None:
-        """The variables can be copied into a shell."""
-        __main__.main(["simulate"])
-
-        assert serve.call_args.args == (Scenario(), "127.0.0.1", 8000)
-        assert (
-            "export OPENAI_BASE_URL=http://127.0.0.1:4321/v1 OPENAI_API_KEY=any"
-            in capsys.readouterr().out
-        )
-
-    def test_a_port_that_is_taken_is_no_obstacle(self, serve: Any) -> None:
-        """Then it takes a free one, unless it was told which one to take."""
-        taken = OSError(errno.EADDRINUSE, "Address already in use")
-        serve.side_effect = [taken, None]
-        __main__.main(["simulate"])
-        assert [call.args[2] for call in serve.call_args_list] == [8000, 0]
-
-        serve.side_effect = taken
-        with pytest.raises(SystemExit, match=r"port 8000 of .* is taken: give another one"):
-            __main__.main(["simulate", "--port", "8000"])
-
-    def test_the_key_that_it_takes_is_told(
-        self, serve: Any, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """Where the scenario names one, any other is refused."""
-        __main__.main(["simulate", "--scenario", '{"api_key": "right"}'])
-        assert serve.call_count == 1
-        assert "OPENAI_API_KEY=right" in capsys.readouterr().out
-
-    def test_an_impossible_value_is_explained(self) -> None:
-        """The scenario's own message is shown, without a traceback."""
-        with pytest.raises(SystemExit, match="latency must be a number of at least 0"):
-            __main__.main(["simulate", "--latency", "-1"])
-
-    def test_a_port_that_is_taken_is_explained(self, server: LocalServer) -> None:
-        """The message names the port."""
-        port = server.url.removesuffix("/v1").rpartition(":")[2]
-
-        with pytest.raises(SystemExit, match=f"port {port} of 127.0.0.1 is taken"):
-            __main__.main(["simulate", "--port", port])
 
 
 class TestOfflineTiktoken:

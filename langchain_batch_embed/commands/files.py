@@ -1,0 +1,77 @@
+"""The files that `embed`, `plan` and `submit` read: their arguments, and what is in them."""
+
+import argparse
+import sys
+from typing import get_args
+
+from langchain_batch_embed.commands import corpus
+from langchain_batch_embed.commands.account import add_model
+from langchain_batch_embed.commands.arguments import existing
+from langchain_batch_embed.commands.embed import Contents, survey
+from langchain_batch_embed.commands.messages import tell
+from langchain_batch_embed.commands.records import Reading, read
+from langchain_batch_embed.commands.sources import DATA_SUFFIXES, Format, Skipped, Source, find
+
+__all__ = ["add_files", "check_found", "read_all", "reading_of"]
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """Add which files are read, and how, and for which model."""
+    suffixes = " ".join(sorted(corpus.SUFFIXES | DATA_SUFFIXES.keys()))
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=existing,
+        metavar="PATH",
+        help=f"files, folders, of which all {suffixes} files are taken, or - for standard input",
+    )
+    parser.add_argument(
+        "--field", default="text", metavar="NAME", help="of JSON lines (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--column",
+        default="text",
+        metavar="NAME",
+        help="of CSV, TSV and Parquet files (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--id",
+        default="id",
+        metavar="NAME",
+        help="the field or column of the ids (default: %(default)s; without one, file and line)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=get_args(Format),
+        help="of the files that are named (default: by suffix, or else by content)",
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="each text file is one text (default: sections of some 125 tokens)",
+    )
+    add_model(parser)
+
+
+def read_all(options: argparse.Namespace) -> tuple[list[Source], Contents, list[str]]:
+    """Return the files that the command line names, what is in them, and all their texts."""
+    how = reading_of(options)
+    with find(options.paths, format=options.format) as (sources, skipped):
+        contents = survey(sources, how, skipped)
+        check_found(contents.records - contents.blank, skipped)
+        texts = [record.text for source in sources for record in read(source, how) if record.text]
+    return sources, contents, texts
+
+
+def reading_of(options: argparse.Namespace) -> Reading:
+    """Return how the command line wants files to be read."""
+    return Reading(field=options.field, column=options.column, id=options.id, whole=options.whole)
+
+
+def check_found(texts: int, skipped: Skipped) -> None:
+    """Say what is left out, and end where nothing is left."""
+    if line := str(skipped):
+        tell(line)
+    if not texts:
+        suffixes = " ".join(sorted(corpus.SUFFIXES | DATA_SUFFIXES.keys()))
+        sys.exit(f"no text found: give files that are not empty, or folders of {suffixes} files")
