@@ -48,7 +48,8 @@ STARTERS = {"dispatcher.py", "threads.py"}
 """Files of `sending` that have to do with threads."""
 
 PURE = [
-    *("errors.py", "limits.py", "options.py", "report.py"),
+    *("errors.py", "limits.py", "options.py"),
+    *(f"report/{path.name}" for path in FILES["report"]),
     *(f"pacing/{path.name}" for path in FILES["pacing"]),
     *(f"texts/{path.name}" for path in FILES["texts"]),
     *(

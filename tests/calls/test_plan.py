@@ -22,7 +22,7 @@ from langchain_batch_embed.commands.corpus import sections, standard_library
 from langchain_batch_embed.commands.main import main
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
-from langchain_batch_embed.report import Report, Tally, duration, money
+from langchain_batch_embed.report import Report, Tally
 from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
@@ -337,30 +337,6 @@ class TestPrice:
     def test_the_queues_are_those_of_the_simulator(self) -> None:
         """Written down twice, as the simulator imports nothing of the rest."""
         assert dict(BATCH_QUEUES) == dict(QUEUES)
-
-    @pytest.mark.parametrize(
-        ("amount", "written"),
-        [
-            (0.047612, "$0.0476"),
-            (0, "$0.0000"),
-            (0.00004, "<$0.0001"),
-            (0.0001, "$0.0001"),
-            (1234.5, "$1,234.50"),
-        ],
-    )
-    def test_is_written_with_the_digits_that_matter(self, amount: float, written: str) -> None:
-        """Cents from a dollar on, fractions of cents below."""
-        assert money(amount) == written
-
-    @pytest.mark.parametrize(
-        ("seconds", "written"),
-        [(0.44, "0.4 s"), (84.4, "84 s"), (600, "10 min"), (36_000, "10.0 h")],
-    )
-    def test_times_are_written_in_the_unit_that_reads_best(
-        self, seconds: float, written: str
-    ) -> None:
-        """Seconds, minutes, or hours."""
-        assert duration(seconds) == written
 
 
 class TestOptions:

@@ -15,7 +15,7 @@ from langchain_batch_embed.calls.estimate import AccountQuota, QuotaServer
 from langchain_batch_embed.calls.plan import TIERS
 from langchain_batch_embed.calls.progress import Progress, View
 from langchain_batch_embed.calls.time_left import Pace, TimeLeft
-from langchain_batch_embed.report import Tally, amount, plural
+from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.rehearsal import Reply, Request
 from langchain_batch_embed.sending.work import Work
 from tests.sending.calls import FakeServer, make_sender, make_work, refusal
@@ -437,19 +437,3 @@ class TestPace:
         """Not that it takes for ever."""
         pace = Pace()
         assert [pace.measure(float(second), 10.0) for second in range(5)] == [None] * 5
-
-
-@pytest.mark.parametrize(
-    ("number", "written"),
-    [(0, "0"), (9_999, "9,999"), (12_345, "12k"), (999_600, "1.0M"), (1_234_567_890, "1,234.6M")],
-)
-def test_large_numbers_are_written_in_short(number: int, written: str) -> None:
-    """As much as a glance takes in."""
-    assert amount(number) == written
-
-
-def test_one_is_no_plural() -> None:
-    """And nothing is one."""
-    counts = [plural(n, "text") for n in (0, 1, 2_000)]
-    assert counts == ["0 texts", "1 text", "2,000 texts"]
-    assert plural(2, "retry", "retries") == "2 retries"

@@ -1,0 +1,191 @@
+"""What one call did and cost, and each deployment in it, and each answer."""
+
+from dataclasses import dataclass, replace
+
+from langchain_batch_embed.report.counts import SHARED, Tally
+from langchain_batch_embed.report.wording import duration, html_table, money, plural
+
+__all__ = ["DeploymentReport", "Report", "Usage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentReport:
+    """What one of several deployments did in one call.
+
+    Attributes:
+        server: its address.
+        requests: requests sent to it, its probes among them.
+        throttled: those that it refused because of a rate limit (429).
+        failed: those that it refused or could not answer, throttled ones among them.
+        hedged: those that were a second time for what was late elsewhere, or there.
+        texts: texts whose vectors are its, windows of over-long ones among them.
+        tokens: tokens billed by its count, or an estimate.
+    """
+
+    server: str
+    requests: int
+    throttled: int
+    failed: int
+    hedged: int
+    texts: int
+    tokens: int
+
+    def plus(self, other: "DeploymentReport") -> "DeploymentReport":
+        """Return what it did in two calls together."""
+        return replace(
+            self, **{name: getattr(self, name) + getattr(other, name) for name in SHARED}
+        )
+
+    def __str__(self) -> str:
+        """One line for a log or a print."""
+        failed = f", {self.failed:,} failed ({self.throttled:,} throttled)" if self.failed else ""
+        twice = f", {self.hedged:,} of them sent twice" if self.hedged else ""
+        return (
+            f"{self.server}: {plural(self.texts, 'text')} in "
+            f"{plural(self.requests, 'request')}{twice}{failed}, {plural(self.tokens, 'token')}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one call did and cost.
+
+    Attributes:
+        texts: texts of the caller.
+        unique: different texts among them; identical ones are sent once.
+        from_journal: unique texts whose vectors were kept from before and cost nothing.
+        from_memory: those of them that were in no journal, but left over by a call that failed.
+        requests: requests sent, including those that failed.
+        retries: requests sent again after an error.
+        throttled: requests refused because of a rate limit (429).
+        splits: requests that were sent again in parts.
+        hedged: stragglers that were sent a second time.
+        hedged_tokens: their tokens, which may be billed twice; an estimate.
+        tokens: tokens billed by the server's count, or an estimate where it names none. Requests
+            still in flight when the call ends, such as the slower copies of stragglers, are not in
+            it.
+        dollars: price of the tokens; `None` for a model whose price is not known.
+        seconds: duration of the call.
+        failures: texts without a vector.
+        deployments: what each of several deployments did; empty with one alone.
+    """
+
+    texts: int
+    unique: int
+    from_journal: int
+    requests: int
+    retries: int
+    throttled: int
+    splits: int
+    hedged: int
+    hedged_tokens: int
+    tokens: int
+    dollars: float | None
+    seconds: float
+    failures: int
+    from_memory: int = 0
+    deployments: tuple[DeploymentReport, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        tally: Tally,
+        *,
+        texts: int,
+        unique: int,
+        done: int,
+        seconds: float,
+        dollars: float | None,
+    ) -> "Report":
+        """Make the report of a call from its counts."""
+        return cls(
+            texts=texts,
+            unique=unique,
+            from_journal=tally.recalled,
+            from_memory=tally.remembered,
+            requests=tally.requests,
+            retries=tally.retries,
+            throttled=tally.throttled,
+            splits=tally.splits,
+            hedged=tally.hedged,
+            hedged_tokens=tally.hedged_tokens,
+            tokens=tally.tokens,
+            dollars=dollars,
+            seconds=seconds,
+            failures=texts - done,
+            deployments=tuple(
+                DeploymentReport(
+                    server=share.server, **{name: getattr(share, name) for name in SHARED}
+                )
+                for share in tally.shares
+            ),
+        )
+
+    def __str__(self) -> str:
+        """One line for a log or a print."""
+        cost = "" if self.dollars is None else f", {money(self.dollars)}"
+        kept = "".join(
+            f", {count} {where}" for where, count in self._kept().items() if count != "0"
+        )
+        twice = f", {self.hedged:,} sent twice" if self.hedged else ""
+        lost = f", {self.failures:,} failed" if self.failures else ""
+        return (
+            f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}{lost}) in "
+            f"{self.seconds:.2f} s: {plural(self.requests, 'request')}, "
+            f"{plural(self.retries, 'retry', 'retries')} ({self.throttled:,} throttled){twice}, "
+            f"{plural(self.tokens, 'token')}{cost}{self._parts()}"
+        )
+
+    def _parts(self) -> str:
+        """Say how much each deployment did, in their order."""
+        tokens = max(1, sum(part.tokens for part in self.deployments))
+        parts = [f"{part.tokens / tokens:.0%}" for part in self.deployments]
+        return f", by {len(parts)} deployments ({', '.join(parts)})" if parts else ""
+
+    def _kept(self) -> dict[str, str]:
+        """Say where vectors were kept that cost nothing."""
+        kept = {"from the journal": f"{self.from_journal - self.from_memory:,}"}
+        if self.from_memory:
+            kept["from an earlier call"] = f"{self.from_memory:,}"
+        return kept
+
+    def _repr_html_(self) -> str:
+        """Return a small table, for notebooks."""
+        return html_table(
+            "Report",
+            {
+                "texts": f"{self.texts:,}",
+                "unique": f"{self.unique:,}",
+                **self._kept(),
+                "requests": f"{self.requests:,}",
+                "retries": f"{self.retries:,} ({self.throttled:,} throttled)",
+                "splits": f"{self.splits:,}",
+                "sent twice": f"{self.hedged:,} ({self.hedged_tokens:,} tokens)",
+                "tokens": f"{self.tokens:,}",
+                "cost": "price not known" if self.dollars is None else money(self.dollars),
+                "time": duration(self.seconds),
+                "failed texts": f"{self.failures:,}",
+                **{
+                    f"deployment {number}": str(part)
+                    for number, part in enumerate(self.deployments, 1)
+                },
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one answer, or one line of a batch, has cost.
+
+    Attributes:
+        model: that the answer names, or else the wrapped object's; `None`: not known.
+        texts: texts in the request.
+        tokens: billed by the server's count, or an estimate where the answer names none.
+        dollars: their price, half of it in a batch of `submit`; `None` for a model whose price is
+            not known.
+    """
+
+    model: str | None
+    texts: int
+    tokens: int
+    dollars: float | None

@@ -1,0 +1,53 @@
+"""How numbers and tables are written for people."""
+
+from collections.abc import Mapping
+from html import escape
+
+__all__ = ["amount", "duration", "html_table", "money", "plural"]
+
+_LEAST_SHOWN = 0.0001  # dollars
+_THOUSAND = 1000
+_MINUTE = 60
+_HOUR = 3600
+
+
+def money(amount: float) -> str:
+    """Write dollars: with cents where they matter, and with fractions of them below a dollar."""
+    if 0 < amount < _LEAST_SHOWN:
+        return f"<${_LEAST_SHOWN:.4f}"
+    return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}"
+
+
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """Write a number and what it counts: `1 text`, `2,000 texts`, `2 retries`."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def amount(number: float) -> str:
+    """Write a large number in short: `512`, `12k`, `1.2M`."""
+    if number < 10 * _THOUSAND:
+        return f"{number:,.0f}"
+    if round(number / _THOUSAND) < _THOUSAND:
+        return f"{number / _THOUSAND:.0f}k"
+    return f"{number / _THOUSAND / _THOUSAND:,.1f}M"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the unit that reads best: `0.4 s`, `84 s`, `12 min`, `3.5 h`."""
+    if seconds < _MINUTE / 6:
+        return f"{seconds:.1f} s"
+    if seconds < 2 * _MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{seconds / _HOUR:,.1f} h"
+
+
+def html_table(title: str, rows: Mapping[str, str]) -> str:
+    """Return a table with one row a value, as a notebook shows it."""
+    cells = "".join(
+        f'<tr><th style="text-align: left">{escape(name)}</th>'
+        f'<td style="text-align: left">{escape(value)}</td></tr>'
+        for name, value in rows.items()
+    )
+    return f"<table><caption>{escape(title)}</caption>{cells}</table>"

@@ -1,0 +1,58 @@
+"""What is counted while a call is under way, and the report that is made of it."""
+
+from langchain_batch_embed.report import Account, Report, Tally
+
+SERVERS = ["http://one", "http://two"]
+
+
+def report_of(tally: Tally) -> Report:
+    """Return the report of a call with these counts."""
+    return Report.of(tally, texts=3, unique=2, done=3, seconds=1.0, dollars=None)
+
+
+def test_an_answer_that_names_no_tokens_counts_by_the_estimate() -> None:
+    """The server's own count is better, where there is one."""
+    tally = Tally()
+    tally.answered(7, 10)
+    tally.answered(None, 10)
+    assert tally.tokens == 17
+
+
+def test_one_deployment_has_no_part_of_its_own() -> None:
+    """It did everything."""
+    tally = Tally(requests=2)
+    tally.count(0, requests=2)
+    assert report_of(tally).deployments == ()
+
+
+def test_the_counts_of_several_calls_add_up_for_each_deployment() -> None:
+    """Those of the first and of the second, and both together."""
+    total = Tally()
+    for _ in range(2):
+        tally = Tally()
+        tally.share_among(SERVERS)
+        tally.requests += 3
+        tally.count(0, requests=1)
+        tally.count(1, requests=2, throttled=1)
+        tally.answered(50, 0, number=1)
+        total.add(tally)
+    report = report_of(total)
+    assert report.requests == 6
+    assert report.tokens == 100
+    assert [part.server for part in report.deployments] == SERVERS
+    assert [part.requests for part in report.deployments] == [2, 4]
+    assert [part.throttled for part in report.deployments] == [0, 2]
+    assert [part.tokens for part in report.deployments] == [0, 100]
+
+
+def test_an_account_holds_what_runs_and_other_calls_have_sent() -> None:
+    """And its failures are the texts that were announced and have no vector, each time."""
+    account = Account(started=10.0, texts=5, unique=3)
+    account.runs += [Tally(requests=1), Tally(requests=2)]
+    account.calls.requests = 4
+    account.missing["a"] += 2
+    report = account.report(now=12.5, dollars=0.5)
+    assert report.requests == 7
+    assert (report.texts, report.unique, report.failures) == (5, 3, 2)
+    assert report.seconds == 2.5
+    assert report.dollars == 0.5
