@@ -4,7 +4,9 @@ import argparse
 import dataclasses
 import errno
 import importlib.metadata
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -64,6 +66,9 @@ _PARTIAL = 3
 _INTERRUPTED = 130
 """The exit status of a program that Ctrl-C ended: 128 + SIGINT."""
 
+_CLOSED = 141
+"""The exit status of a program whose output nobody reads any more: 128 + SIGPIPE."""
+
 _FAILURES_SHOWN = 20
 
 _STATUSES = f"""exit status:
@@ -79,14 +84,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: a wrong argument or file (status 2), the command cannot run (status 1), some
-            texts have no vector (status 3), or Ctrl-C (status 130).
+            texts have no vector (status 3), Ctrl-C (status 130), or nobody reads what it says
+            (status 141).
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may have any character
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except (SourceError, OutputError) as error:
         _tell(f"{options.prog}: error: {error}")
         sys.exit(_WRONG)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_CLOSED)
     except (BatchEmbeddingsError, ImportError, OSError) as error:
         sys.exit(f"{error}")
     except openai.OpenAIError as error:
@@ -113,11 +125,13 @@ def _embed(options: argparse.Namespace) -> None:
         raise OutputError("--journal and --out are the same file: name another one")
     model = model_name(options)
     output = open_output(out, model=model)
+    failures = out.with_suffix(".failed.jsonl")
     wrapped = wrapped_of(options)  # before long files are read
     how = _reading(options)
     with find(options.paths, format=options.format) as (sources, skipped):
         contents = survey(sources, how, skipped)
         _check_found(contents.records - contents.blank, skipped)
+        _check_kept(sources, [*output.replaced(), failures])
         cost = dollars(model, contents.tokens)
         price = "" if cost is None else f", {money(cost)}"
         say(f"{plural(len(sources), 'file')}: {contents}{price}, for {model}")
@@ -144,10 +158,9 @@ def _embed(options: argparse.Namespace) -> None:
         finally:
             output.abandon()  # nothing is left of it once it is finished
             embeddings.journal.close()
+    list_failures(outcome.failed, failures)
     say(f"{out}: {plural(contents.records, 'row')}, {outcome.written:,} with a vector")
     say(embeddings.last_report)
-    failures = out.with_suffix(".failed.jsonl")
-    list_failures(outcome.failed, failures)
     if outcome.failed:
         failed = plural(len(outcome.failed), "text has", "texts have")
         _tell(f"{failed} no vector; all of them are in {failures}:")
@@ -197,6 +210,13 @@ def _check_found(texts: int, skipped: Skipped) -> None:
     if not texts:
         suffixes = " ".join(sorted(corpus.SUFFIXES | DATA_SUFFIXES.keys()))
         sys.exit(f"no text found: give files that are not empty, or folders of {suffixes} files")
+
+
+def _check_kept(sources: Sequence[Source], replaced: Sequence[Path]) -> None:
+    """Refuse to write over the texts."""
+    for path in replaced:
+        if path.exists() and any(path.samefile(source.path) for source in sources):
+            raise OutputError(f"{path} has the texts and would be replaced: name another --out")
 
 
 def _log(level: int) -> None:

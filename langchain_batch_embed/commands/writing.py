@@ -83,6 +83,10 @@ class Output(ABC):
         for part in self._parts():
             part.unlink(missing_ok=True)
 
+    def replaced(self) -> list[Path]:
+        """Return the files that this writes, in place of any that are there."""
+        return [self.path, *self._parts()]
+
     def _parts(self) -> list[Path]:
         return [self.part]
 
@@ -124,6 +128,10 @@ class NpyOutput(Output):
         self._ids_part = self.ids_path.with_name(f"{self.ids_path.name}.part")
         self._file: BinaryIO | None = None
         self._ids_file: BinaryIO | None = None
+
+    def replaced(self) -> list[Path]:
+        """Return the files that this writes, with that of the ids."""
+        return [*super().replaced(), self.ids_path]
 
     def _parts(self) -> list[Path]:
         return [self.part, self._ids_part]
@@ -296,6 +304,8 @@ def open_output(path: Path, *, model: str) -> Output:
         raise OutputError(f"--out must end in {', '.join(SUFFIXES)}, not {path.name!r}")
     if not path.parent.is_dir():
         raise OutputError(f"there is no folder {path.parent}")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a file with --out")
     return kind(path, model=model)
 
 
