@@ -182,6 +182,7 @@ class ParquetOutput(Output):
                 f"{path.name} needs pyarrow: pip install 'langchain-batch-embed[files]'"
             ) from None
         self._schema: Any = None
+        self._octets: BinaryIO | None = None
         self._file: Any = None
 
     def _open(self, dimensions: int) -> None:
@@ -193,7 +194,8 @@ class ParquetOutput(Output):
             pa.field("vector", pa.list_(pa.float32(), dimensions)),
         ]
         self._schema = pa.schema(fields, metadata={"model": self.model})
-        self._file = parquet.ParquetWriter(self.part, self._schema)
+        self._octets = self.part.open("wb")  # pyarrow takes no name that is not UTF-8
+        self._file = parquet.ParquetWriter(self._octets, self._schema)
 
     def _write(
         self, row: int, ids: Sequence[str], vectors: Sequence[NDArray[np.float32] | None]
@@ -221,6 +223,8 @@ class ParquetOutput(Output):
     def _stop(self) -> None:
         if self._file is not None:
             self._file.close()
+        if self._octets is not None:
+            self._octets.close()
 
 
 class SQLiteOutput(Output):
