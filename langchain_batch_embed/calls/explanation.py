@@ -12,7 +12,7 @@ from langchain_batch_embed.errors import (
     causes,
 )
 from langchain_batch_embed.limits import attribute
-from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
+from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose, unsendable
 from langchain_batch_embed.pacing.error_reading import read_error
 from langchain_batch_embed.providers.urls import shown
 
@@ -30,6 +30,11 @@ _BY_STATUS = {
     402: "the account has no credit",
     403: "access is denied to this key, or to this model with it",
     405: "no embeddings are made at this address; check base_url",
+}
+
+_UNSENDABLE = {
+    "address": "this is no address; base_url begins with http:// or https://",
+    "header": "a header cannot be sent; look for spaces, line feeds and quotes in the key",
 }
 
 _BY_KIND = {
@@ -113,6 +118,8 @@ def _advice(
         if "/v1" not in url and url.startswith("http"):
             return "is /v1 missing?"
         return "there is nothing at this address; check base_url"
+    if diagnosis.status is None and (wrong := unsendable(error)) is not None:
+        return _UNSENDABLE[wrong]
     return _BY_STATUS.get(diagnosis.status or 0, _BY_KIND[Kind.ACCOUNT])
 
 

@@ -1,5 +1,6 @@
 """The threads in which a prefetch embeds its runs."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -65,6 +66,8 @@ class Runs:
         useless = False
         try:
             self._embed(run.texts, self.stopped)
+        except asyncio.CancelledError:  # stopped, often with all of its vectors handed over
+            pass
         except BaseException as error:  # noqa: BLE001  # the callers' own calls will meet it
             useless = self._is_final(error)
             logger.info("prefetching %d texts failed: %s", len(run.texts), type(error).__name__)

@@ -123,11 +123,13 @@ def survey(sources: list[Source], how: Reading, skipped: Skipped) -> Contents:
                 found.records += 1
                 found.blank += not record.text
                 found.octets += len(record.text.encode())
-        except SourceError as error:
+        except (SourceError, OSError) as error:
+            reason = getattr(error, "strerror", None)
+            cause = SourceError(f"{source.name} cannot be read: {reason}") if reason else error
             if source.is_named:
-                raise
+                raise cause from None
             sources.remove(source)
-            skipped.files.append(str(error))
+            skipped.files.append(str(cause))
             continue
         total.records += found.records
         total.blank += found.blank

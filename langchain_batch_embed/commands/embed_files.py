@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from langchain_batch_embed.calls import logbook
@@ -19,7 +20,7 @@ from langchain_batch_embed.commands.messages import (
     tell,
 )
 from langchain_batch_embed.commands.records import read
-from langchain_batch_embed.commands.sources import find
+from langchain_batch_embed.commands.sources import Source, find
 from langchain_batch_embed.commands.writing import SUFFIXES, OutputError, open_output
 from langchain_batch_embed.providers.urls import address_of
 from langchain_batch_embed.report import dollars, money, plural
@@ -69,11 +70,13 @@ def _embed(options: argparse.Namespace) -> None:
         raise OutputError("--journal and --out are the same file: name another one")
     model = model_name(options)
     output = open_output(out, model=model)
+    failures = out.with_suffix(".failed.jsonl")
     wrapped = wrapped_of(options)  # before long files are read
     how = reading_of(options)
     with find(options.paths, format=options.format) as (sources, skipped):
         contents = survey(sources, how, skipped)
         check_found(contents.records - contents.blank, skipped)
+        _check_kept(sources, [*output.replaced(), failures])
         cost = dollars(model, contents.tokens)
         price = "" if cost is None else f", {money(cost)}"
         say(f"{plural(len(sources), 'file')}: {contents}{price}, for {model}")
@@ -100,16 +103,22 @@ def _embed(options: argparse.Namespace) -> None:
         finally:
             output.abandon()  # nothing is left of it once it is finished
             embeddings.journal.close()
+    list_failures(outcome.failed, failures)
     say(f"{out}: {plural(contents.records, 'row')}, {outcome.written:,} with a vector")
     say(embeddings.last_report)
-    failures = out.with_suffix(".failed.jsonl")
-    list_failures(outcome.failed, failures)
     if outcome.failed:
         failed = plural(len(outcome.failed), "text has", "texts have")
         tell(f"{failed} no vector; all of them are in {failures}:")
         for each in outcome.failed[:FAILURES_SHOWN]:
             tell(f"  {each}")
         sys.exit(PARTIAL)
+
+
+def _check_kept(sources: Sequence[Source], replaced: Sequence[Path]) -> None:
+    """Refuse to write over the texts."""
+    for path in replaced:
+        if path.exists() and any(path.samefile(source.path) for source in sources):
+            raise OutputError(f"{path} has the texts and would be replaced: name another --out")
 
 
 def _log(level: int) -> None:

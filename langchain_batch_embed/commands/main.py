@@ -2,6 +2,8 @@
 
 import argparse
 import importlib.metadata
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from langchain_batch_embed.calls.explanation import explain
 from langchain_batch_embed.commands import batch_api, demo
 from langchain_batch_embed.commands.arguments import existing, positive
 from langchain_batch_embed.commands.embed_files import add_embed
-from langchain_batch_embed.commands.messages import INTERRUPTED, WRONG, tell
+from langchain_batch_embed.commands.messages import CLOSED, INTERRUPTED, WRONG, tell
 from langchain_batch_embed.commands.plan import add_plan
 from langchain_batch_embed.commands.simulate import add_simulate
 from langchain_batch_embed.commands.sources import SourceError
@@ -27,14 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: a wrong argument or file (status 2), the command cannot run (status 1), some
-            texts have no vector (status 3), or Ctrl-C (status 130).
+            texts have no vector (status 3), Ctrl-C (status 130), or nobody reads what it says
+            (status 141).
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may have any character
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except (SourceError, OutputError) as error:
         tell(f"{options.prog}: error: {error}")
         sys.exit(WRONG)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(CLOSED)
     except (BatchEmbeddingsError, ImportError, OSError) as error:
         sys.exit(f"{error}")
     except openai.OpenAIError as error:

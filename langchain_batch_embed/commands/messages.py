@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 
-__all__ = ["FAILURES_SHOWN", "INTERRUPTED", "PARTIAL", "WRONG", "say", "tell"]
+__all__ = ["CLOSED", "FAILURES_SHOWN", "INTERRUPTED", "PARTIAL", "WRONG", "say", "tell"]
 
 WRONG = 2
 """The exit status after arguments or files that cannot be used, as argparse has it."""
@@ -13,6 +13,9 @@ PARTIAL = 3
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C ended: 128 + SIGINT."""
+
+CLOSED = 141
+"""The exit status of a program whose output nobody reads any more: 128 + SIGPIPE."""
 
 FAILURES_SHOWN = 20
 """This many texts without a vector are named one by one."""

@@ -86,7 +86,7 @@ def _lines(source: Source, how: Reading) -> Iterator[Record]:
             where = f"{source.name}, line {number:,}"
             try:
                 value = json.loads(line)
-            except ValueError as error:  # its message could quote the line
+            except (ValueError, RecursionError) as error:  # its message could quote the line
                 raise SourceError(f"{where} is no JSON ({type(error).__name__})") from None
             if not isinstance(value, dict):
                 raise SourceError(f"{where} is no JSON object, such as {{{how.field!r}: ...}}")
@@ -117,11 +117,14 @@ def _rows(source: Source, how: Reading) -> Iterator[Record]:
                 number += 1
                 where = f"{source.name}, row {number:,}"
                 yield Record(id=_id(name, f"{source.name}:{number}"), text=_text(text, where))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's own: it cannot be opened
         # Not its message, which could quote a row.
+        what = "a Parquet file, and whole" if source.format == "parquet" else "CSV in UTF-8"
         raise SourceError(
             f"{source.name} cannot be read after row {number:,} ({type(error).__name__}): is it "
-            f"{source.format.upper()} in UTF-8?"
+            f"{what}?"
         ) from None
 
 
@@ -136,14 +139,35 @@ def _batches(source: Source, how: Reading) -> Iterator[Any]:
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import csv  # noqa: PLC0415
 
+    wrong: list[Any] = []
+
+    def refuse(row: Any) -> str:
+        wrong.append(row)
+        return "error"
+
     options = {
         "read_options": csv.ReadOptions(block_size=_BLOCK, use_threads=False),
         "parse_options": csv.ParseOptions(
-            delimiter="\t" if source.format == "tsv" else ",", newlines_in_values=True
+            delimiter="\t" if source.format == "tsv" else ",",
+            newlines_in_values=True,
+            invalid_row_handler=refuse,
         ),
     }
     if not source.path.stat().st_size:
         return
+    try:
+        yield from _parsed(source, how, options)
+    except pa.ArrowInvalid:
+        if not wrong:
+            raise
+        raise SourceError(_ragged(source, wrong[0])) from None
+
+
+def _parsed(source: Source, how: Reading, options: dict[str, Any]) -> Iterator[Any]:
+    """Yield the rows of a CSV or TSV file, all values as strings."""
+    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import csv  # noqa: PLC0415
+
     with csv.open_csv(source.path, **options) as table:
         columns = _columns(source, how, table.schema.names)
     as_they_stand = csv.ConvertOptions(
@@ -158,6 +182,14 @@ def _columns(source: Source, how: Reading, names: list[str]) -> list[str]:
     if how.column not in names:
         raise SourceError(_missing(source.name, "column", how.column, names))
     return list(dict.fromkeys([how.column, *([how.id] if how.id in names else [])]))
+
+
+def _ragged(source: Source, row: Any) -> str:
+    where = "" if row.number is None else f", row {row.number - 1:,}"  # the header is its first
+    return (
+        f"{source.name}{where} has {row.actual_columns} columns, and not {row.expected_columns}: "
+        f"put texts with {'tabs' if source.format == 'tsv' else 'commas'} in double quotes"
+    )
 
 
 def _missing(where: str, kind: str, name: str, names: list[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from langchain_batch_embed.commands.corpus import SKIPPED_FOLDERS, SUFFIXES
 from langchain_batch_embed.report import plural
@@ -119,29 +119,33 @@ def find(
 ) -> Iterator[tuple[list[Source], Skipped]]:
     """Find the files to read.
 
-    Standard input is copied into a temporary file, as it is read twice: to see that all of it can
-    be read before anything is paid for, and to embed it.
+    Standard input and other pipes are copied into temporary files, as each file is read twice: to
+    see that all of it can be read before anything is paid for, and to embed it.
 
     Args:
         paths: files, folders and `STDIN`.
         format: of the files that are named; `None`: by suffix, or else by content.
 
     Raises:
-        SourceError: a named file is binary.
+        SourceError: a named file is binary, or standard input is closed.
     """
     with tempfile.TemporaryDirectory() as folder:
         sources: list[Source] = []
         skipped = Skipped()
         for path in paths:
             if path == STDIN:
-                copy = Path(folder) / f"{len(sources)}"
-                with copy.open("wb") as file:
-                    shutil.copyfileobj(sys.stdin.buffer, file)
+                if sys.stdin is None:
+                    raise SourceError("standard input is closed: give a file in place of -")
+                copy = _copied(sys.stdin.buffer, Path(folder) / f"{len(sources)}")
                 sources.append(_named(copy, "stdin", format))
             elif path.is_dir():
                 sources += _below(path, skipped)
+            elif not path.is_file():  # <(zcat texts.jsonl.gz)
+                with path.open("rb") as pipe:
+                    copy = _copied(pipe, Path(folder) / f"{len(sources)}{path.suffix}")
+                sources.append(_named(copy, _shown(path), format))
             else:
-                sources.append(_named(path, str(path), format))
+                sources.append(_named(path, _shown(path), format))
         yield sources, skipped
 
 
@@ -155,6 +159,17 @@ def is_binary(octets: bytes) -> bool:
     text = beginning.decode("utf-8", errors="replace")
     odd = text.count("\ufffd") + sum(ord(c) in _CONTROL for c in text)
     return odd > max(1, _ODD * len(text))  # the last character may be cut in two
+
+
+def _shown(path: Path) -> str:
+    """Return a path as text: a name may have bytes that are no UTF-8, and ids may not."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+def _copied(pipe: BinaryIO, copy: Path) -> Path:
+    with copy.open("wb") as file:
+        shutil.copyfileobj(pipe, file)
+    return copy
 
 
 def _named(path: Path, name: str, format: Format | None) -> Source:  # noqa: A002
@@ -177,7 +192,7 @@ def _guess(path: Path, name: str) -> Format:
     first = beginning.lstrip().partition(b"\n")[0]
     try:
         value = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if isinstance(value, dict):
         return "jsonl"
@@ -203,9 +218,13 @@ def _below(folder: Path, skipped: Skipped) -> Iterator[Source]:
             if name.startswith(".") or kind is None or not path.is_file():
                 skipped.suffixes[suffix] += 1
                 continue
-            with path.open("rb") as file:
-                beginning = file.read(_BEGINNING)
+            try:
+                with path.open("rb") as file:
+                    beginning = file.read(_BEGINNING)
+            except OSError as error:
+                skipped.files.append(f"{path} ({error.strerror})")
+                continue
             if kind != "parquet" and is_binary(beginning):
                 skipped.files.append(f"{path} (no UTF-8 text)")
                 continue
-            yield Source(path=path, name=str(path), format=kind, is_named=False)
+            yield Source(path=path, name=_shown(path), format=kind, is_named=False)

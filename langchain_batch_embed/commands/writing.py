@@ -83,6 +83,10 @@ class Output(ABC):
         for part in self._parts():
             part.unlink(missing_ok=True)
 
+    def replaced(self) -> list[Path]:
+        """Return the files that this writes, in place of any that are there."""
+        return [self.path, *self._parts()]
+
     def _parts(self) -> list[Path]:
         return [self.part]
 
@@ -124,6 +128,10 @@ class NpyOutput(Output):
         self._ids_part = self.ids_path.with_name(f"{self.ids_path.name}.part")
         self._file: BinaryIO | None = None
         self._ids_file: BinaryIO | None = None
+
+    def replaced(self) -> list[Path]:
+        """Return the files that this writes, with that of the ids."""
+        return [*super().replaced(), self.ids_path]
 
     def _parts(self) -> list[Path]:
         return [self.part, self._ids_part]
@@ -174,6 +182,7 @@ class ParquetOutput(Output):
                 f"{path.name} needs pyarrow: pip install 'langchain-batch-embed[files]'"
             ) from None
         self._schema: Any = None
+        self._octets: BinaryIO | None = None
         self._file: Any = None
 
     def _open(self, dimensions: int) -> None:
@@ -185,7 +194,8 @@ class ParquetOutput(Output):
             pa.field("vector", pa.list_(pa.float32(), dimensions)),
         ]
         self._schema = pa.schema(fields, metadata={"model": self.model})
-        self._file = parquet.ParquetWriter(self.part, self._schema)
+        self._octets = self.part.open("wb")  # pyarrow takes no name that is not UTF-8
+        self._file = parquet.ParquetWriter(self._octets, self._schema)
 
     def _write(
         self, row: int, ids: Sequence[str], vectors: Sequence[NDArray[np.float32] | None]
@@ -213,6 +223,8 @@ class ParquetOutput(Output):
     def _stop(self) -> None:
         if self._file is not None:
             self._file.close()
+        if self._octets is not None:
+            self._octets.close()
 
 
 class SQLiteOutput(Output):
@@ -296,6 +308,8 @@ def open_output(path: Path, *, model: str) -> Output:
         raise OutputError(f"--out must end in {', '.join(SUFFIXES)}, not {path.name!r}")
     if not path.parent.is_dir():
         raise OutputError(f"there is no folder {path.parent}")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a file with --out")
     return kind(path, model=model)
 
 

@@ -22,7 +22,7 @@ from langchain_batch_embed.errors import (
 from langchain_batch_embed.pacing import error_wording as wording
 from langchain_batch_embed.pacing.error_reading import Evidence, read_error
 
-__all__ = ["Diagnosis", "Kind", "Quota", "diagnose"]
+__all__ = ["Diagnosis", "Kind", "Quota", "diagnose", "unsendable"]
 
 
 class Kind(enum.Enum):
@@ -139,6 +139,12 @@ _BROKEN = re.compile(
 )
 """Errors of connections that had been made, so that the address is right."""
 
+_NO_ADDRESS = re.compile(r"\b(?:UnsupportedProtocol|MissingSchema|InvalidSchema|InvalidURL)\b")
+"""Exceptions of httpx and requests for an address that is none, such as one without `http://`."""
+
+_NO_HEADER = re.compile(r"Illegal header|Invalid header|Invalid leading whitespace")
+"""What h11, http.client and requests say of a key with a line feed or a space at its end."""
+
 _NAMED_KINDS = tuple((re.compile(names, re.IGNORECASE), kind) for names, kind in _BY_NAME)
 
 # No key and no sentence looks like this: letters joined by underscores, or a short number.
@@ -245,9 +251,29 @@ def _names_the_account(evidence: Evidence) -> bool:
     return named or wording.ACCOUNT_TEXT.search(evidence.text) is not None
 
 
+def unsendable(error: BaseException) -> Literal["address", "header"] | None:
+    """Say what is wrong with every request, so that none can be sent; `None`: nothing is known.
+
+    No server had a part in it, so the words are those of a library.
+    """
+    for link in islice(causes(error), _LINKS):
+        names = " ".join(base.__name__ for base in type(link).__mro__)
+        if _NO_ADDRESS.search(names):
+            return "address"
+        # A text is encoded as UTF-8.
+        if isinstance(link, UnicodeEncodeError) and link.encoding in {"ascii", "latin-1"}:
+            return "header"
+        is_local = re.search(r"\b(?:LocalProtocolError|InvalidHeader)\b", names)
+        if (is_local or type(link) is ValueError) and _NO_HEADER.match(f"{link}"):
+            return "header"
+    return None
+
+
 def _by_name(evidence: Evidence, chain: Sequence[BaseException]) -> Kind:
     if any(isinstance(link, ResponseError) for link in chain):
         return Kind.FAILED
+    if chain and unsendable(chain[0]):
+        return Kind.ACCOUNT
     named = (kind for pattern, kind in _NAMED_KINDS if pattern.search(evidence.names))
     return next(named, Kind.REFUSED)
 

@@ -116,6 +116,31 @@ class TestWords:
         assert "at http://127.0.0.1:9/v1/embeddings: no connection" in str(caught)
         assert isinstance(caught, openai.APIConnectionError)
 
+    @pytest.mark.parametrize(
+        ("wrapped", "said"),
+        [
+            ({"api_key": SecretStr(f"{KEY}\n")}, "a header cannot be sent; look for spaces, line"),
+            ({"api_key": SecretStr(" ")}, "a header cannot be sent"),
+            ({"api_key": SecretStr(f"“{KEY}”")}, "a header cannot be sent"),
+            ({"default_headers": {"x": "ü"}}, "a header cannot be sent"),
+            ({"base_url": "127.0.0.1:9/v1"}, "this is no address; base_url begins with http://"),
+            ({"base_url": "ftp://127.0.0.1/v1"}, "this is no address"),
+        ],
+        ids=["line feed", "space", "quotes", "other header", "no scheme", "scheme"],
+    )
+    def test_what_can_never_be_sent_ends_at_once(
+        self, query: bool, wrapped: dict[str, Any], said: str
+    ) -> None:
+        """A key that was copied with its line's end, say: the server has no part in it."""
+        clock = FakeClock()
+        with Keeping(lambda _: None) as endpoint:
+            given = {"base_url": endpoint.url, "api_key": SecretStr(KEY), **wrapped}
+            embeddings = BatchEmbeddings(OpenAIEmbeddings(**given), hedge=False, _clock=clock)
+            caught = raised(lambda: ask(embeddings, query=query))
+            assert said in str(caught)
+            assert not endpoint.kept
+        assert clock.now() < 5
+
     def test_an_error_under_status_200_is_named(self, query: bool) -> None:
         """By the code that it has."""
         reply = Reply(status=299, body=dict(WRONG_KEY.body))  # type: ignore[arg-type]

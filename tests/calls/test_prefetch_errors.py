@@ -1,5 +1,7 @@
 """Errors and deadlines in a prefetch: each reaches the call whose text it is."""
 
+import asyncio
+import logging
 import threading
 from collections.abc import Callable, Sequence
 
@@ -236,3 +238,25 @@ class TestErrors:
         prefetch.announce(["a", "b"])
         prefetch.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
         assert sorted(kept) == ["a", "b"]
+
+
+class TestStopped:
+    """A prefetch that is closed stops its runs."""
+
+    def test_a_run_that_is_stopped_has_not_failed(self, caplog: pytest.LogCaptureFixture) -> None:
+        """It may have handed over every vector: the log says nothing of it."""
+        begun, ended = threading.Event(), threading.Event()
+
+        def embed(_: Prefetch, __: Sequence[str], stopped: threading.Event) -> None:
+            begun.set()
+            stopped.wait(30)
+            ended.set()
+            raise asyncio.CancelledError
+
+        caplog.set_level(logging.DEBUG, "langchain_batch_embed")
+        with started(Prefetch(embed, max_buffered=9, on_close=lambda _: None)) as prefetch:
+            prefetch.announce(["a text"])
+            assert begun.wait(30)
+        assert ended.wait(30)
+        wait_until(lambda: not prefetch.runs)
+        assert not caplog.messages

@@ -1,11 +1,14 @@
 """The command `embed`: files in, vectors out, and nothing paid twice."""
 
+import errno
+import io
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -154,6 +157,7 @@ class TestOutputs:
         [
             ("out.txt", "--out must end in .npy, .parquet, .db"),
             ("nowhere/out.npy", "there is no folder nowhere"),
+            ("folder.npy", "folder.npy is a folder"),
         ],
     )
     def test_an_impossible_output_is_told_first(
@@ -161,6 +165,7 @@ class TestOutputs:
     ) -> None:
         """Before anything is read or paid for."""
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
+        (tmp_path / "folder.npy").mkdir()
         assert run("embed", file, "--out", out) == 2
         assert message in capsys.readouterr().err
         assert server.stats()["requests"] == 0
@@ -170,6 +175,28 @@ class TestOutputs:
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
         assert run("embed", file, "--out", "one.db", "--journal", "./one.db") == 2
         assert "the same file" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["out.parquet", "out.ids.jsonl", "out.failed.jsonl"])
+    def test_nor_are_the_texts(
+        self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any, name: str
+    ) -> None:
+        """Under whatever path they are named, and with each file that would take their place."""
+        needs_pyarrow(".parquet")
+        path = tmp_path / name
+        if path.suffix == ".parquet":
+            import pyarrow as pa  # noqa: PLC0415
+            from pyarrow import parquet  # noqa: PLC0415
+
+            parquet.write_table(pa.table({"text": ["a"]}), path)
+        else:
+            write_lines(path, ["a"])
+        before = path.read_bytes()
+        out = "out.parquet" if path.suffix == ".parquet" else "out.npy"
+        for given in (path, tmp_path):
+            assert run("embed", given, "--out", f"./{out}") == 2
+            assert "has the texts and would be replaced" in capsys.readouterr().err
+        assert path.read_bytes() == before
+        assert server.stats()["requests"] == 0
 
 
 class TestInputs:
@@ -240,6 +267,46 @@ class TestInputs:
         assert_embedded(tmp_path / "out.npy", ["one", "two"])
         assert read_output(tmp_path / "out.npy")[0] == ["stdin:1", "7"]
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_so_are_other_pipes(self, run: Run, tmp_path: Path) -> None:
+        """Such as `<(zcat texts.gz)`, which can be read only once."""
+        lines = "".join(
+            f'{{"text": "text {i}"}}\n' for i in range(9_000)
+        )  # more than it guesses by
+        os.mkfifo(tmp_path / "pipe")
+        writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(lines,), daemon=True)
+        writer.start()
+        assert run("embed", "pipe", "--out", "out.npy") == 0
+        writer.join()
+        assert_embedded(tmp_path / "out.npy", [f"text {i}" for i in range(9_000)])
+        assert read_output(tmp_path / "out.npy")[0][0] == "pipe:1"
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_name_may_have_any_byte(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        """Ids are text, and so are the lines that name it, in whatever encoding."""
+        needs_pyarrow(kind)
+        name = os.fsdecode(b"\xfc.txt")
+        Path(name).write_text("a text")
+        output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr("sys.stdout", output)
+        assert run("embed", name, "--out", f"{os.fsdecode(bytes([0xFC]))}{kind}") == 0
+        if kind == ".npy":
+            ids = Path(os.fsdecode(b"\xfc.ids.jsonl")).read_text()
+            assert json.loads(ids) == "\ufffd.txt:1"
+        output.seek(0)
+        assert f"\\udcfc{kind}: 1 row, 1 with a vector" in output.read()
+
+    def test_a_closed_standard_input_is_told(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        """Services run without one."""
+        monkeypatch.setattr("sys.stdin", None)
+        assert run("plan", "-") == 2
+        assert "standard input is closed" in capsys.readouterr().err
+
     def test_json_lines_may_have_any_field(self, run: Run, tmp_path: Path) -> None:
         """Empty lines are none, and halves of characters are replaced."""
         (tmp_path / "a.ndjson").write_bytes(
@@ -263,6 +330,12 @@ class TestInputs:
                 "a.jsonl",
                 b'{"body": "a"}\n',
                 "no field 'text'; it has body: choose one with --field",
+            ),
+            ("a.jsonl", b'{"n": ' + b"[" * 200_000, "a.jsonl, line 1 is no JSON (RecursionError)"),
+            (
+                "a.parquet",
+                b"text",
+                "a.parquet cannot be read after row 0 (ArrowInvalid): is it a P",
             ),
             ("a.jsonl", b'{"text": 5}\n', "the text in a.jsonl, line 1 is no text, but int"),
             ("a.json", b'[{"text": "a"}]', "a.json is JSON in one piece: make it JSON lines"),
@@ -290,7 +363,10 @@ class TestInputs:
         [
             (b"body,n\na,1\n", "a.csv has no column 'text'; it has body, n: choose one with --col"),
             (b"text,n\n\xff\xfe\xfa,1\n", "a.csv cannot be read after row 0"),
-            (b"text,n\na,1,2\n", "a.csv cannot be read after row 0"),
+            (
+                b"text,n\na,1\nb,c,2\n",
+                "a.csv, row 2 has 3 columns, and not 2: put texts with commas",
+            ),
         ],
     )
     def test_so_is_a_table(
@@ -301,6 +377,45 @@ class TestInputs:
         (tmp_path / "a.csv").write_bytes(content)
         assert run("plan", "a.csv") == 2
         assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize("is_named", [True, False])
+    def test_a_damaged_parquet_file_is_named(
+        self, run: Run, tmp_path: Path, capsys: Any, is_named: bool
+    ) -> None:
+        """Where its footer is whole and its pages are not; in a folder it is left out."""
+        pa = pytest.importorskip("pyarrow")
+        from pyarrow import parquet  # noqa: PLC0415
+
+        folder = tmp_path / "docs"
+        folder.mkdir()
+        (folder / "a.md").write_text("a text")
+        path = folder / "b.parquet"
+        texts = [f"text {i}" for i in range(5_000)]
+        parquet.write_table(pa.table({"text": texts}), path, use_dictionary=False)
+        damaged = bytearray(path.read_bytes())
+        damaged[200:2_000] = b"\xff" * 1_800
+        path.write_bytes(damaged)
+        assert run("plan", path if is_named else "docs") == (2 if is_named else 0)
+        assert "b.parquet cannot be read after row 0 (OSError)" in capsys.readouterr().err
+
+    def test_a_file_that_may_not_be_opened_is_left_out(
+        self, run: Run, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a folder; one that the user named ends the command."""
+        write_lines(tmp_path / "a.jsonl", ["a"])
+        write_lines(tmp_path / "b.jsonl", ["b"])
+        opened = Path.open
+
+        def open_one(path: Path, *args: Any, **kwargs: Any) -> Any:
+            if path.name == "b.jsonl":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return opened(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "open", open_one)
+        assert run("plan", ".") == 0
+        assert "skipped: b.jsonl (Permission denied)" in capsys.readouterr().err
+        assert run("plan", "b.jsonl") == 2
+        assert "b.jsonl cannot be read: Permission denied" in capsys.readouterr().err
 
     def test_what_a_folder_holds_besides_is_named(
         self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -402,6 +517,36 @@ class TestEnds:
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
         assert run("embed", file, "--out", "o.npy", "--base-url", "http://127.0.0.1:9/v1") == 1
         assert "at http://127.0.0.1:9/v1/embeddings: no connection" in capsys.readouterr().err
+
+    def test_it_ends_without_a_word_where_nobody_reads_it(
+        self,
+        run: Run,
+        tmp_path: Path,
+        server: LocalServer,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: Any,
+    ) -> None:
+        """`| head -1`: the vectors are there, and what failed is listed."""
+        server.configure(refuse_marker="bad")
+        file = write_lines(tmp_path / "texts.jsonl", ["a", "bad", "b"])
+        reader, writer = os.pipe()
+        with open(writer, "w") as output:  # noqa: PTH123  # a number
+            monkeypatch.setattr("sys.stdout", output)
+            said: list[object] = []
+
+            def say(line: object) -> None:
+                output.write(f"{line}\n")
+                output.flush()
+                if not said:
+                    os.close(reader)
+                said.append(line)
+
+            monkeypatch.setattr("langchain_batch_embed.commands.embed_files.say", say)
+            assert run("embed", file, "--out", "out.npy") == 141
+        assert len(said) == 1
+        assert read_output(tmp_path / "out.npy")[0] == ["t0", "t1", "t2"]
+        assert json.loads((tmp_path / "out.failed.jsonl").read_text())["id"] == "t1"
+        assert not capsys.readouterr().err
 
     def test_a_missing_key_is_told(
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
+import httpx
 import pytest
+import requests
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
+from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose, unsendable
 from tests.pacing.answers import ANSWERS, WORDED
 from tests.pacing.errors import (
     ACCOUNT,
@@ -103,6 +105,29 @@ PIECES = [
     *(" seconds", "input[", "]", " tokens, max ", " tokens per request", "per day", "\\u00", "\\"),
     *("array length must be ", " or less", "maximum allowed batch size ", "<html", "&#x", "9" * 30),
 ]
+
+
+class TestUnsendable:
+    """What a library refuses to send, for every request alike."""
+
+    @pytest.mark.parametrize(
+        ("error", "what"),
+        [
+            (requests.exceptions.MissingSchema("Invalid URL 'x'"), "address"),
+            (requests.exceptions.InvalidSchema("No connection adapters"), "address"),
+            (requests.exceptions.InvalidURL("no host supplied"), "address"),
+            (requests.exceptions.InvalidHeader("Invalid leading whitespace, ..."), "header"),
+            (ValueError("Invalid header value b'Bearer k\\n'"), "header"),
+            (UnicodeEncodeError("latin-1", "“k”", 0, 1, "ordinal not in range(256)"), "header"),
+            (httpx.LocalProtocolError("Too little data for declared Content-Length"), None),
+            (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), None),
+            (ValueError("a text says Invalid header"), None),
+        ],
+    )
+    def test_it_is_told_from_what_can_pass(self, error: Exception, what: str | None) -> None:
+        """And from what one text can cause."""
+        assert unsendable(error) == what
+        assert (diagnose(error).kind is Kind.ACCOUNT) == (what is not None)
 
 
 class Raising:
