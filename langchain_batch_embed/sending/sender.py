@@ -167,9 +167,9 @@ class Sender:
                 queue.holds_last = not self._choice.is_open
                 left += queue.left()
             order = self._choice.order(left, now)
-            copy = self._hedge and (self._urgent(now))
+            copy = self._rescued(now, first=True) if self._hedge else wait
             if isinstance(copy, Flight):
-                return copy
+                return copy  # before anything else, as it may otherwise come too late
         elif order[0].is_canary_due:
             return wait
         for at in order:
@@ -207,7 +207,7 @@ class Sender:
         flight.at.canaries -= not flight.parts
         for queue, batch in flight.parts:
             queue.tally.requests -= 1
-            queue.put_back(batch)
+            queue.put_back(batch, flight.at)
             self._turns.come_back(queue, flight.ticket.sent, alone=False)
 
     def answered(
@@ -268,7 +268,7 @@ class Sender:
         if len(flight.parts) > 1 and (is_doubtful or kind is Kind.TOO_LARGE):
             for queue, batch in flight.parts:  # each by itself: it may be about one of them
                 queue.tally.splits += 1
-                queue.resend(batch)
+                queue.resend(batch, at)
                 self._turns.come_back(queue, now, alone=True)
             return
         for queue, batch in flight.parts:
@@ -340,22 +340,6 @@ class Sender:
             wait = min(wait, delay)
         return wait
 
-    def _urgent(self, now: float) -> Flight | None:
-        """Return a copy that is sent before anything else, of what may otherwise come too late."""
-        rescued = self._rescued(now, first=True)
-        if isinstance(rescued, Flight):
-            return rescued
-        for number, after in self._choice.overdue_after().items():
-            for queue in self._turns.large:
-                batch = queue.overdue(number, now - after)
-                if batch is None:
-                    continue
-                at, delay = self._choice.for_copy(batch.charge, now, but=number)
-                if at is not None and delay == 0 and queue.affords(batch):
-                    queue.hedges.spend(batch.charge)
-                    return self._copied(queue, batch, at, now)
-        return None
-
     def _late(self, now: float, wait: float) -> Flight | float:
         """Return a copy of what is late, as nothing else is to be sent, or the seconds to wait."""
         if len(self.deployments) > 1:
@@ -374,7 +358,7 @@ class Sender:
             if batch is None:
                 wait = min(wait, delay)
                 continue
-            left = queue.stuck_charge(batch.at)
+            left = queue.stuck_charge(batch.at[-1:])
             at, delay = self._choice.for_copy(batch.charge, now, left=left)
             if at is None:
                 continue
@@ -392,23 +376,23 @@ class Sender:
             now: the time.
             first: before what was not sent yet.
         """
-        wait = math.inf
-        for stopped in self.deployments:
-            if not stopped.pacer.in_flight:
+        wait, stopped = math.inf, set[int]()
+        for each in self.deployments:
+            if each.pacer.in_flight:
+                delay = self._choice.stops_in(each.number, now, for_good=first)
+                if delay > 0:
+                    wait = min(wait, delay)
+                else:
+                    stopped.add(each.number)
+        for queue in self._turns.queues if stopped else ():
+            batch = queue.stuck(stopped, first=first)
+            if batch is None:
                 continue
-            delay = self._choice.stops_in(stopped.number, now, for_good=first)
-            if delay > 0:
-                wait = min(wait, delay)
-                continue
-            for queue in self._turns.queues:
-                batch = queue.stuck(stopped.number, first=first)
-                if batch is None:
-                    continue
-                left = queue.stuck_charge(stopped.number)
-                at, delay = self._choice.for_copy(batch.charge, now, left=left, but=stopped.number)
-                if at is not None and delay == 0 and queue.affords(batch):
-                    return self._copied(queue, batch, at, now)
-                wait = min(wait, delay or math.inf)
+            left = queue.stuck_charge(stopped)
+            at, delay = self._choice.for_copy(batch.charge, now, left=left, but=stopped)
+            if at is not None and delay == 0 and queue.affords(batch):
+                return self._copied(queue, batch, at, now)
+            wait = min(wait, delay or math.inf)
         return wait
 
     def _copied(self, queue: Queue, batch: Batch, at: Deployment, now: float) -> Flight:
@@ -442,7 +426,7 @@ class Sender:
             if not at.is_alone:
                 queue.tally.count(at.number, requests=1, hedged=is_copy)
         timeout = min(at.timeout, max(0.001, end - now))
-        if at.pacer.health.is_down:
+        if at.pacer.health.is_down or at.is_silent:
             timeout = min(timeout, PROBE_TIMEOUT)
         texts = [queue.work.texts[row] for queue, batch in parts for row in batch.rows.tolist()]
         sends = work.sends if parts else work.canaries or work.sends
