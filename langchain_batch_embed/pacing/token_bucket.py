@@ -263,10 +263,11 @@ class TokenBucket:
                 self._last_period = period
                 period.least = max(amount / LONGEST, 0.0 if self.rate is None else self.rate / 2)
                 self._measurements += 1
-                if self.rate is not None and period.count < FEW:
+                if period.count < FEW and (self.rate is not None or period.passed):
                     # What has passed is too little to measure, but no more can have flowed.
                     most = (period.passed + amount) / period.elapsed(now)
-                    self._base = max(period.least, CAUTION * min(self.rate, most))
+                    known = math.inf if self.rate is None else self.rate
+                    self._base = max(period.least, CAUTION * min(known, most))
                     self._measure(self._base)
                 elif period.passed:
                     self._remeasure(period, now)

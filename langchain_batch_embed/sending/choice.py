@@ -110,13 +110,16 @@ class Choice:
             charge: tokens of the copy.
             now: the time.
             left: tokens of all copies that are to be sent.
-            but: the numbers of deployments that are not to be sent it.
+            but: the numbers of deployments that are not to be sent it, unless one is the fastest.
         """
         if len(self.deployments) == 1:
             here = self.deployments[0]
             delay = here.pacer.delay(charge, now, is_copy=True)
             return here if here.pacer.has_room() else None, delay
-        able = [each for each in self.able() if each.number not in but and not each.pacer.has_line()]
+        able = self.able()
+        longest = min((TOO_LATE * each.speed.trip for each in able), default=0.0)
+        able = [each for each in able if each.number not in but or each.speed.trip < longest]
+        able = [each for each in able if not each.pacer.has_line()]
         useful = (each for each in able if not _is_too_late(each, able, left, now))
         delays = {each: each.pacer.delay(charge, now, is_copy=True) for each in useful}
         best = min(delays, key=lambda each: delays[each], default=None)

@@ -62,6 +62,7 @@ class Flight:
         context: in which it is sent, of the caller.
         is_copy: a batch in it was sent before, and is still waited for.
         place: among all requests, in the `Odds`.
+        is_hedge: it was taken off what may be spent on stragglers.
         is_undone: it could not be submitted, so it must not be sent.
     """
 
@@ -73,6 +74,7 @@ class Flight:
     context: contextvars.Context
     place: Place
     is_copy: bool = False
+    is_hedge: bool = False
     is_undone: bool = False
     texts: Sequence[str] = field(default=(CANARY,))
 
@@ -256,8 +258,10 @@ class Sender:
         diagnosis = at.diagnose(ticket, flight.texts, batches, error)
         at.failed(ticket, flight.place, batches, diagnosis, error, now=now)
         kind = diagnosis.kind
-        for queue, _ in flight.parts if not at.is_alone else ():
+        for queue, batch in flight.parts if not at.is_alone else ():
             queue.tally.count(at.number, failed=1, throttled=kind is Kind.THROTTLED)
+            if flight.is_hedge and kind is Kind.THROTTLED:
+                queue.hedges.spend(-batch.charge)  # it cost nothing
         if not flight.parts:
             at.canary_failed(now)
             if kind in REFUSALS:  # it is not the texts
@@ -359,12 +363,12 @@ class Sender:
                 wait = min(wait, delay)
                 continue
             left = queue.stuck_charge(batch.at[-1:])
-            at, delay = self._choice.for_copy(batch.charge, now, left=left)
+            at, delay = self._choice.for_copy(batch.charge, now, left=left, but=batch.at)
             if at is None:
                 continue
             if delay == 0 and queue.affords(batch):
                 queue.hedges.spend(batch.charge)
-                return self._copied(queue, batch, at, now)
+                return self._copied(queue, batch, at, now, is_hedge=True)
             if not at.is_alone and delay > 0:
                 wait = min(wait, delay)
         return wait
@@ -395,11 +399,15 @@ class Sender:
             wait = min(wait, delay or math.inf)
         return wait
 
-    def _copied(self, queue: Queue, batch: Batch, at: Deployment, now: float) -> Flight:
+    def _copied(
+        self, queue: Queue, batch: Batch, at: Deployment, now: float, *, is_hedge: bool = False
+    ) -> Flight:
         queue.tally.hedged += 1
         queue.tally.hedged_tokens += batch.charge
         queue.take(batch, at, now)
-        return self._fly(at, [(queue, batch)], now, is_copy=True)
+        flight = self._fly(at, [(queue, batch)], now, is_copy=True)
+        flight.is_hedge = is_hedge
+        return flight
 
     def _fly(
         self,
