@@ -224,7 +224,9 @@ class Pacer:
         self._passed_in_a_row += ticket.sent > self._refused_at
         self._usual_number += (ticket.number - self._usual_number) / NUMBERS
         self.throttle.answered(ticket.sent)
-        rate = self._which.passed(ticket.charge, sent=ticket.sent, now=now)
+        rate = self._which.passed(
+            ticket.charge, sent=ticket.sent, now=now, measured=self.tokens.measured
+        )
         if rate is not None and not self._is_hinted:  # else the server says how long to wait
             self.requests.guess(rate, now)
         self._passed["tokens"] += ticket.charge

@@ -167,7 +167,7 @@ class Queue:
             self._cuts.clear()
         elif batch in self._ready:
             self._ready.remove(batch)
-        elif not batch.copies:
+        elif not batch.at:
             self._delayed = [each for each in self._delayed if each[2] is not batch]
             heapq.heapify(self._delayed)
         if self._owner(batch) not in (None, at):
@@ -178,8 +178,8 @@ class Queue:
 
     def put_back(self, batch: Batch, at: Deployment) -> None:
         """Undo a `take`: the batch could not be submitted."""
-        batch.at.remove(at.number)
-        if not batch.copies and self.in_flight.pop(id(batch), None) is not None:
+        _note_end(batch, at)
+        if not batch.at and self.in_flight.pop(id(batch), None) is not None:
             self._ready.appendleft(batch)
 
     def due(self, now: float) -> float:
@@ -190,8 +190,8 @@ class Queue:
         """Return a batch to send a second time, or the seconds until there may be one."""
         if self.is_given_up or self._ready or self._delayed or self._line.count:
             return None, math.inf
-        late = [batch for batch in self.in_flight.values() if batch.copies <= MOST_COPIES]
-        patience = self.hedges.patience(sum(batch.charge for batch in late if batch.copies == 1))
+        late = [batch for batch in self.in_flight.values() if len(batch.at) <= MOST_COPIES]
+        patience = self.hedges.patience(sum(batch.charge for batch in late if len(batch.at) == 1))
         wait = math.inf
         for batch in late:
             if not self.hedges.affords(batch.charge):
@@ -230,7 +230,7 @@ class Queue:
 
     def answered(self, batch: Batch, at: Deployment, seconds: float) -> None:
         """Note that a batch's vectors are there, from a deployment."""
-        batch.at.remove(at.number)
+        _note_end(batch, at)
         if batch.is_settled:
             return  # the other copy was faster, or it was abandoned at the deadline
         self.hedges.answered(seconds)
@@ -247,8 +247,8 @@ class Queue:
         now: float,
     ) -> None:
         """Do what is right with a batch that a deployment refused, or could not answer."""
-        batch.at.remove(at.number)
-        if batch.is_settled or batch.copies:
+        _note_end(batch, at)
+        if batch.is_settled or batch.at:
             return  # abandoned, answered by its copy, or the copy may still be answered
         self.in_flight.pop(id(batch), None)
         batch.error = self.last_error = error
@@ -281,15 +281,15 @@ class Queue:
 
     def resend(self, batch: Batch, at: Deployment) -> None:
         """Send a batch again by itself: it shared a request that failed for another's texts."""
-        batch.at.remove(at.number)
+        _note_end(batch, at)
         if not batch.is_settled and self.in_flight.pop(id(batch), None) is not None:
             batch.signature = batch.signature or "shared"
             self._ready.appendleft(batch)
 
     def hand_over(self, batch: Batch, at: Deployment, error: BaseException) -> None:
         """Send a batch to another deployment: the one that had it is left out."""
-        batch.at.remove(at.number)
-        if batch.is_settled or batch.copies:
+        _note_end(batch, at)
+        if batch.is_settled or batch.at:
             return
         self.in_flight.pop(id(batch), None)
         batch.error = self.last_error = error
@@ -587,6 +587,12 @@ class Queue:
 
 def _is_within_quota(batch: Batch, at: Deployment) -> bool:
     return len(batch.rows) == 1 or batch.charge <= at.pacer.largest()
+
+
+def _note_end(batch: Batch, at: Deployment) -> None:
+    """Note that a request ended. What could not be submitted may have been sent all the same."""
+    if at.number in batch.at:
+        batch.at.remove(at.number)
 
 
 def _is_only(batch: Batch, at: Collection[int]) -> bool:

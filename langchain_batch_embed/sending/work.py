@@ -85,11 +85,6 @@ class Batch:
     is_settled: bool = False
     unpark: "Callable[[Batch], None] | None" = None
 
-    @property
-    def copies(self) -> int:
-        """Requests for it that are in flight: 1, or 2 where it is hedged."""
-        return len(self.at)
-
 
 @dataclass(slots=True, eq=False)
 class Division:
