@@ -16,13 +16,12 @@ class Hedges:
     """What a call, or all runs of a prefetch together, may spend on stragglers, and when."""
 
     def __init__(self) -> None:
-        self._left = self._allowed = 0.0  # tokens
+        self._left = 0.0  # tokens
         self._durations: list[float] = []  # of answered requests, sorted, in seconds
 
     def allow(self, charge: float) -> None:
         """Allow a share of this many tokens to be sent a second time."""
         self._left += SHARE * charge
-        self._allowed += SHARE * charge
 
     def answered(self, seconds: float) -> None:
         """Note how long a request took."""
@@ -41,9 +40,9 @@ class Hedges:
             return math.inf
         return AFTER * self._durations[len(self._durations) // 2]
 
-    def affords(self, charge: float, *, half: bool = False) -> bool:
-        """Tell whether this many tokens may be sent a second time, perhaps of half of them."""
-        return charge <= self._left - (self._allowed / 2 if half else 0.0)
+    def affords(self, charge: float) -> bool:
+        """Tell whether this many tokens may be sent a second time."""
+        return charge <= self._left
 
     def spend(self, charge: float) -> None:
         """Take them off what is left."""

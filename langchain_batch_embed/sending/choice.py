@@ -7,7 +7,7 @@ call, what the others would have finished long before it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from langchain_batch_embed.sending.deployment import Deployment
 
@@ -23,9 +23,6 @@ what it has in flight is sent to others as well."""
 
 LEAST_SILENT = 2.0
 """And for this many seconds at least: a single answer may take that long by chance."""
-
-OVERDUE = 3.0
-"""A request is overdue after this many usual round trips of its deployment."""
 
 FOR_GOOD = 3.0
 """After this many times as long it is not taken for a hiccup any more."""
@@ -83,6 +80,9 @@ class Choice:
             left: tokens that have not been sent yet.
             now: the time.
         """
+        for each in self.deployments:
+            if each.is_proven and each.is_answering and not self.stops_in(each.number, now):
+                each.is_silent = each.is_canary_due = True
         able = self.able()
         if not self.is_open and _is_awaited(self.deployments[0]):
             return []
@@ -100,7 +100,7 @@ class Choice:
         return sorted(able, key=_load)
 
     def for_copy(
-        self, charge: int, now: float, *, left: float = 0.0, but: int = -1
+        self, charge: int, now: float, *, left: float = 0.0, but: Collection[int] = ()
     ) -> tuple[Deployment | None, float]:
         """Return the deployment that is sent a copy, and the seconds until it may start.
 
@@ -110,27 +110,20 @@ class Choice:
             charge: tokens of the copy.
             now: the time.
             left: tokens of all copies that are to be sent.
-            but: the number of a deployment that is not to be sent it.
+            but: the numbers of deployments that are not to be sent it, unless one is the fastest.
         """
         if len(self.deployments) == 1:
             here = self.deployments[0]
             delay = here.pacer.delay(charge, now, is_copy=True)
             return here if here.pacer.has_room() else None, delay
-        able = [each for each in self.able() if each.number != but and not each.pacer.has_line()]
+        able = self.able()
+        longest = min((TOO_LATE * each.speed.trip for each in able), default=0.0)
+        able = [each for each in able if each.number not in but or each.speed.trip < longest]
+        able = [each for each in able if not each.pacer.has_line()]
         useful = (each for each in able if not _is_too_late(each, able, left, now))
         delays = {each: each.pacer.delay(charge, now, is_copy=True) for each in useful}
         best = min(delays, key=lambda each: delays[each], default=None)
         return best, math.inf if best is None else delays[best]
-
-    def overdue_after(self) -> Mapping[int, float]:
-        """Return the seconds after which a request is so late that a faster one answers it sooner.
-
-        By number of the deployment, of those that have a faster one beside them.
-        """
-        able = self.able()
-        fastest = min((each.speed.trip for each in able), default=math.inf)
-        slow = (each for each in self.deployments if 2 * fastest < each.speed.trip)
-        return {each.number: OVERDUE * each.speed.trip for each in slow}
 
     def stops_in(self, number: int, now: float, *, for_good: bool = False) -> float:
         """Return the seconds until a deployment counts as one that answers no more; 0: it does.

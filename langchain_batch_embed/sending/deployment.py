@@ -29,7 +29,7 @@ REFUSED_IN_A_ROW = 8
 """Refusals without an answer in between after which the canary is sent. Each time that it passes,
 twice as many are needed for the next one."""
 
-CANARY_AGAIN = 2.0
+CANARY_AGAIN = 0.5
 """Seconds after which the first canary of one of several deployments is sent again: at hosted
 services one answer in a hundred takes many times as long as others."""
 
@@ -67,6 +67,7 @@ class Deployment:
         is_canary_due: the canary has to find out whether anything is answered.
         is_late: others will have answered everything before it can, so it is sent only what they
             refuse.
+        is_silent: it answers nothing of what it has, so it is sent no texts until it does.
         is_in_doubt: the canary is to be sent beside texts, some of which are refused here alone.
         canaries: how many are under way.
         confirmed_at: when the last canary was sent that was answered.
@@ -101,7 +102,7 @@ class Deployment:
         self.is_canary_due, self.is_in_doubt, self.canaries = not is_alone, False, 0
         self.confirmed_at = -math.inf
         self.canary_from = -math.inf
-        self.is_late = False
+        self.is_late = self.is_silent = False
         self.left_out: BaseException | None = None
         self.last_error: BaseException | None = None
         self._refused_in_a_row = 0
@@ -116,7 +117,7 @@ class Deployment:
     @property
     def is_answering(self) -> bool:
         """Whether texts that are sent to it are likely to be answered."""
-        return self.left_out is None and not self.pacer.health.is_down
+        return not (self.is_silent or self.left_out or self.pacer.health.is_down)
 
     def is_in_use(self, now: float) -> bool:
         """Tell whether texts are sent to it: it is neither left out nor away."""
@@ -167,6 +168,7 @@ class Deployment:
     ) -> bool:
         """Note an answer; return whether it ends an outage."""
         self._refused_in_a_row = 0
+        self.is_silent = False
         place.answered()
         if not self.is_alone:
             self.speed.answered(ticket.charge, now - ticket.sent, now)

@@ -13,7 +13,7 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from langchain_batch_embed.errors import BudgetError, DeadlineError, NotSentError
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
@@ -155,20 +155,19 @@ class Queue:
             batch.unpark = self._unpark
         elif batch in self._ready:
             self._ready.remove(batch)
-        elif not batch.copies:
+        elif not batch.at:
             self._delayed = [each for each in self._delayed if each[2] is not batch]
             heapq.heapify(self._delayed)
         if self._owner(batch) not in (None, at):
             self._drop(batch)  # whoever tries it out learns nothing from another's answer
-        batch.at = at.number
+        batch.at.append(at.number)
         batch.sent = now
-        batch.copies += 1
         self.in_flight[id(batch)] = batch
 
-    def put_back(self, batch: Batch) -> None:
+    def put_back(self, batch: Batch, at: Deployment) -> None:
         """Undo a `take`: the batch could not be submitted."""
-        batch.copies -= 1
-        if not batch.copies and self.in_flight.pop(id(batch), None) is not None:
+        _note_end(batch, at)
+        if not batch.at and self.in_flight.pop(id(batch), None) is not None:
             self._ready.appendleft(batch)
 
     def due(self, now: float) -> float:
@@ -179,8 +178,8 @@ class Queue:
         """Return a batch to send a second time, or the seconds until there may be one."""
         if self.is_given_up or self._ready or self._delayed or self._line.count:
             return None, math.inf
-        late = [batch for batch in self.in_flight.values() if batch.copies <= MOST_COPIES]
-        patience = self.hedges.patience(sum(batch.charge for batch in late if batch.copies == 1))
+        late = [batch for batch in self.in_flight.values() if len(batch.at) <= MOST_COPIES]
+        patience = self.hedges.patience(sum(batch.charge for batch in late if len(batch.at) == 1))
         wait = math.inf
         for batch in late:
             if not self.hedges.affords(batch.charge):
@@ -191,24 +190,9 @@ class Queue:
             wait = min(wait, left)
         return None, wait
 
-    def overdue(self, at: int, since: float) -> Batch | None:
-        """Return a batch that was sent to a deployment before some moment; `None`: there is none.
-
-        It may cost half of what is to be spent on stragglers: the rest is for the end of the call.
-        """
-        if self.is_given_up or not self._line.count:
-            return None
-        for batch in self.in_flight.values():  # as they were sent, but for copies
-            if batch.copies == 1 and batch.sent >= since:
-                return None
-            if batch.copies == 1 and batch.at == at:
-                return batch if self.hedges.affords(batch.charge, half=True) else None
-        return None
-
-    def stuck_charge(self, at: int) -> int:
-        """Return the tokens of all that waits only for one deployment."""
-        here = (each for each in self.in_flight.values() if each.copies == 1 and each.at == at)
-        return sum(batch.charge for batch in here)
+    def stuck_charge(self, at: Collection[int]) -> int:
+        """Return the tokens of all that waits only for some of the deployments."""
+        return sum(batch.charge for batch in self.in_flight.values() if _is_only(batch, at))
 
     def affords(self, copy: Batch) -> bool:
         """Tell whether a copy of a batch is within what the call may cost."""
@@ -234,7 +218,7 @@ class Queue:
 
     def answered(self, batch: Batch, at: Deployment, seconds: float) -> None:
         """Note that a batch's vectors are there, from a deployment."""
-        batch.copies -= 1
+        _note_end(batch, at)
         if batch.is_settled:
             return  # the other copy was faster, or it was abandoned at the deadline
         self.hedges.answered(seconds)
@@ -251,8 +235,8 @@ class Queue:
         now: float,
     ) -> None:
         """Do what is right with a batch that a deployment refused, or could not answer."""
-        batch.copies -= 1
-        if batch.is_settled or batch.copies:
+        _note_end(batch, at)
+        if batch.is_settled or batch.at:
             return  # abandoned, answered by its copy, or the copy may still be answered
         self.in_flight.pop(id(batch), None)
         batch.error = self.last_error = error
@@ -283,17 +267,17 @@ class Queue:
             case Park():
                 self._parked[id(batch)] = batch
 
-    def resend(self, batch: Batch) -> None:
+    def resend(self, batch: Batch, at: Deployment) -> None:
         """Send a batch again by itself: it shared a request that failed for another's texts."""
-        batch.copies -= 1
+        _note_end(batch, at)
         if not batch.is_settled and self.in_flight.pop(id(batch), None) is not None:
             batch.signature = batch.signature or "shared"
             self._ready.appendleft(batch)
 
     def hand_over(self, batch: Batch, at: Deployment, error: BaseException) -> None:
         """Send a batch to another deployment: the one that had it is left out."""
-        batch.copies -= 1
-        if batch.is_settled or batch.copies:
+        _note_end(batch, at)
+        if batch.is_settled or batch.at:
             return
         self.in_flight.pop(id(batch), None)
         batch.error = self.last_error = error
@@ -305,17 +289,16 @@ class Queue:
         self.tally.retries += 1
         self._ready.appendleft(batch)
 
-    def stuck(self, at: int, *, first: bool) -> Batch | None:
-        """Return a batch that waits only for a deployment that answers no more; `None`: none.
+    def stuck(self, at: Collection[int], *, first: bool) -> Batch | None:
+        """Return a batch that waits only for deployments that answer no more; `None`: none.
 
         Args:
-            at: the number of the deployment.
+            at: the numbers of the deployments.
             first: before what was not sent yet.
         """
         if self.is_given_up or (not first and (self._ready or self._line.count)):
             return None
-        each = (batch for batch in self.in_flight.values() if batch.copies == 1)
-        return next((batch for batch in each if batch.at == at), None)
+        return next((batch for batch in self.in_flight.values() if _is_only(batch, at)), None)
 
     def give_up(
         self, error: BaseException, *, abandon: bool = False, concerns_all: bool = False
@@ -496,3 +479,14 @@ class Queue:
         for batch in parked:
             if batch.unpark is not None:
                 batch.unpark(batch)  # perhaps into another call's queue
+
+
+def _note_end(batch: Batch, at: Deployment) -> None:
+    """Note that a request ended. What could not be submitted may have been sent all the same."""
+    if at.number in batch.at:
+        batch.at.remove(at.number)
+
+
+def _is_only(batch: Batch, at: Collection[int]) -> bool:
+    """Tell whether a batch is in flight at these deployments and at no others."""
+    return all(number in at for number in batch.at)

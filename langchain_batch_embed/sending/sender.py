@@ -63,6 +63,7 @@ class Flight:
         context: in which it is sent, of the caller.
         is_copy: a batch in it was sent before, and is still waited for.
         place: among all requests, in the `Odds`.
+        is_hedge: it was taken off what may be spent on stragglers.
         is_undone: it could not be submitted, so it must not be sent.
     """
 
@@ -74,6 +75,7 @@ class Flight:
     context: contextvars.Context
     place: Place
     is_copy: bool = False
+    is_hedge: bool = False
     is_undone: bool = False
     texts: Sequence[str] = field(default=(CANARY,))
 
@@ -168,9 +170,9 @@ class Sender:
                 queue.holds_last = not self._choice.is_open
                 left += queue.left()
             order = self._choice.order(left, now)
-            copy = self._hedge and (self._urgent(now))
+            copy = self._rescued(now, first=True) if self._hedge else wait
             if isinstance(copy, Flight):
-                return copy
+                return copy  # before anything else, as it may otherwise come too late
         elif order[0].is_canary_due:
             return wait
         for at in order:
@@ -208,7 +210,7 @@ class Sender:
         flight.at.canaries -= not flight.parts
         for queue, batch in flight.parts:
             queue.tally.requests -= 1
-            queue.put_back(batch)
+            queue.put_back(batch, flight.at)
             self._turns.come_back(queue, flight.ticket.sent, alone=False)
 
     def answered(
@@ -257,8 +259,10 @@ class Sender:
         diagnosis = at.diagnose(ticket, flight.texts, batches, error)
         at.failed(ticket, flight.place, batches, diagnosis, error, now=now)
         kind = diagnosis.kind
-        for queue, _ in flight.parts if not at.is_alone else ():
+        for queue, batch in flight.parts if not at.is_alone else ():
             queue.tally.count(at.number, failed=1, throttled=kind is Kind.THROTTLED)
+            if flight.is_hedge and kind is Kind.THROTTLED:
+                queue.hedges.spend(-batch.charge)  # it cost nothing
         if not flight.parts:
             at.canary_failed(now)
             if kind in REFUSALS:  # it is not the texts
@@ -269,7 +273,7 @@ class Sender:
         if len(flight.parts) > 1 and (is_doubtful or kind is Kind.TOO_LARGE):
             for queue, batch in flight.parts:  # each by itself: it may be about one of them
                 queue.tally.splits += 1
-                queue.resend(batch)
+                queue.resend(batch, at)
                 self._turns.come_back(queue, now, alone=True)
             return
         for queue, batch in flight.parts:
@@ -341,22 +345,6 @@ class Sender:
             wait = min(wait, delay)
         return wait
 
-    def _urgent(self, now: float) -> Flight | None:
-        """Return a copy that is sent before anything else, of what may otherwise come too late."""
-        rescued = self._rescued(now, first=True)
-        if isinstance(rescued, Flight):
-            return rescued
-        for number, after in self._choice.overdue_after().items():
-            for queue in self._turns.large:
-                batch = queue.overdue(number, now - after)
-                if batch is None:
-                    continue
-                at, delay = self._choice.for_copy(batch.charge, now, but=number)
-                if at is not None and delay == 0 and queue.affords(batch):
-                    queue.hedges.spend(batch.charge)
-                    return self._copied(queue, batch, at, now)
-        return None
-
     def _late(self, now: float, wait: float) -> Flight | float:
         """Return a copy of what is late, as nothing else is to be sent, or the seconds to wait."""
         if len(self.deployments) > 1:
@@ -375,13 +363,13 @@ class Sender:
             if batch is None:
                 wait = min(wait, delay)
                 continue
-            left = queue.stuck_charge(batch.at)
-            at, delay = self._choice.for_copy(batch.charge, now, left=left)
+            left = queue.stuck_charge(batch.at[-1:])
+            at, delay = self._choice.for_copy(batch.charge, now, left=left, but=batch.at)
             if at is None:
                 continue
             if delay == 0 and queue.affords(batch):
                 queue.hedges.spend(batch.charge)
-                return self._copied(queue, batch, at, now)
+                return self._copied(queue, batch, at, now, is_hedge=True)
             if not at.is_alone and delay > 0:
                 wait = min(wait, delay)
         return wait
@@ -393,30 +381,34 @@ class Sender:
             now: the time.
             first: before what was not sent yet.
         """
-        wait = math.inf
-        for stopped in self.deployments:
-            if not stopped.pacer.in_flight:
+        wait, stopped = math.inf, set[int]()
+        for each in self.deployments:
+            if each.pacer.in_flight:
+                delay = self._choice.stops_in(each.number, now, for_good=first)
+                if delay > 0:
+                    wait = min(wait, delay)
+                else:
+                    stopped.add(each.number)
+        for queue in self._turns.queues if stopped else ():
+            batch = queue.stuck(stopped, first=first)
+            if batch is None:
                 continue
-            delay = self._choice.stops_in(stopped.number, now, for_good=first)
-            if delay > 0:
-                wait = min(wait, delay)
-                continue
-            for queue in self._turns.queues:
-                batch = queue.stuck(stopped.number, first=first)
-                if batch is None:
-                    continue
-                left = queue.stuck_charge(stopped.number)
-                at, delay = self._choice.for_copy(batch.charge, now, left=left, but=stopped.number)
-                if at is not None and delay == 0 and queue.affords(batch):
-                    return self._copied(queue, batch, at, now)
-                wait = min(wait, delay or math.inf)
+            left = queue.stuck_charge(stopped)
+            at, delay = self._choice.for_copy(batch.charge, now, left=left, but=stopped)
+            if at is not None and delay == 0 and queue.affords(batch):
+                return self._copied(queue, batch, at, now)
+            wait = min(wait, delay or math.inf)
         return wait
 
-    def _copied(self, queue: Queue, batch: Batch, at: Deployment, now: float) -> Flight:
+    def _copied(
+        self, queue: Queue, batch: Batch, at: Deployment, now: float, *, is_hedge: bool = False
+    ) -> Flight:
         queue.tally.hedged += 1
         queue.tally.hedged_tokens += batch.charge
         queue.take(batch, at, now)
-        return self._fly(at, [(queue, batch)], now, is_copy=True)
+        flight = self._fly(at, [(queue, batch)], now, is_copy=True)
+        flight.is_hedge = is_hedge
+        return flight
 
     def _fly(
         self,
@@ -443,7 +435,7 @@ class Sender:
             if not at.is_alone:
                 queue.tally.count(at.number, requests=1, hedged=is_copy)
         timeout = min(at.timeout, max(0.001, end - now))
-        if at.pacer.health.is_down:
+        if at.pacer.health.is_down or at.is_silent:
             timeout = min(timeout, PROBE_TIMEOUT)
         texts = [queue.work.texts[row] for queue, batch in parts for row in batch.rows.tolist()]
         sends = work.sends if parts else work.canaries or work.sends

@@ -53,8 +53,7 @@ class Batch:
         trial: the size that is being found out with it, if any.
         sent: when it was sent last, in seconds of the clock.
         number: requests that were in flight then, its own among them.
-        copies: requests for it that are in flight: 1, or 2 where it is hedged.
-        at: the number of the deployment that it was sent to last.
+        at: the numbers of the deployments that it is in flight at, the last one last.
         tried: numbers of the deployments that failed it since it last waited.
         barred: when each of the deployments refused it, by number, where others may not.
         error: the last one.
@@ -79,8 +78,7 @@ class Batch:
     trial: "Trial | None" = None
     sent: float = 0.0
     number: int = 1
-    copies: int = 0
-    at: int = 0
+    at: list[int] = field(default_factory=list)
     tried: set[int] = field(default_factory=set)
     barred: dict[int, float] = field(default_factory=dict)
     error: BaseException | None = None

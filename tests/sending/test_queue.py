@@ -57,7 +57,7 @@ class TestTaking:
         first = queue.peek(queue.deployments[0], 0)
         assert first is not None
         queue.take(first, queue.deployments[0], 0)
-        queue.put_back(first)
+        queue.put_back(first, queue.deployments[0])
         assert queue.peek(queue.deployments[0], 0) is first
         assert queue.in_flight == {}
 
@@ -276,7 +276,7 @@ class TestGivingUp:
         first = queue.peek(queue.deployments[0], 0)
         assert first is not None
         queue.take(first, queue.deployments[0], 0)
-        queue.put_back(first)
+        queue.put_back(first, queue.deployments[0])
         first.error = error = refusal(500)
         end = refusal(401)
         queue.give_up(end)
