@@ -1,13 +1,14 @@
 """The Batch API over HTTP, through the OpenAI SDK's client of the wrapped object."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from langchain_batch_embed.batch_api.decisions import BatchView
 from langchain_batch_embed.batch_api.faults import Fault
 from langchain_batch_embed.batch_api.files import URL
-from langchain_batch_embed.errors import OptionError
+from langchain_batch_embed.errors import OptionError, ResponseError
 from langchain_batch_embed.pacing.error_reading import read_error
 
 if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported it; nobody else needs it
@@ -20,6 +21,8 @@ INTENT = "langchain_batch_embed"
 
 _TIMEOUT = 120.0
 """Seconds for a call, and for each piece of a file."""
+
+_NO_API = "the answer is not one of the Batch API, but perhaps the page of a proxy"
 
 _PAGE = 100
 _FILES_LOOKED_AT = 10_000
@@ -49,42 +52,49 @@ class BatchService:
         Raises:
             OptionError: the server has no Batch API.
         """
+        data: list[Any] | None
         try:
-            page: Any = self._client.batches.list(limit=1, timeout=_TIMEOUT)
+            with _understood():
+                page: Any = self._client.batches.list(limit=1, timeout=_TIMEOUT)
+                data = list(page.data)
+        except ResponseError:  # some gateways answer any address with a page
+            data = None
         except Exception as error:
             if getattr(error, "status_code", None) in _NO_SUCH_ADDRESS:
                 raise OptionError(self._has_none()) from error
             raise
-        data = getattr(page, "data", None)
-        if not isinstance(data, list):  # some gateways answer any address with a page
+        if data is None:  # said out here, so that it has no cause for which waiting helps
             raise OptionError(self._has_none())
         return str(data[0].id) if data else ""
 
     def upload(self, name: str, content: bytes) -> str:
         """Upload a file; return its id."""
-        made = self._client.files.create(
-            file=(name, content, "application/jsonl"), purpose="batch", timeout=_TIMEOUT
-        )
-        return made.id
+        with _understood():
+            made = self._client.files.create(
+                file=(name, content, "application/jsonl"), purpose="batch", timeout=_TIMEOUT
+            )
+            return _id_of(made)
 
     def find_file(self, name: str, octets: int) -> str | None:
         """Return the id of a file that was uploaded, or `None` where there is none."""
-        files = self._client.files.list(purpose="batch", order="desc", timeout=_TIMEOUT)
-        for file in islice(files, _FILES_LOOKED_AT):
-            if file.filename == name and file.bytes == octets:
-                return file.id
+        with _understood():
+            files = self._client.files.list(purpose="batch", order="desc", timeout=_TIMEOUT)
+            for file in islice(files, _FILES_LOOKED_AT):
+                if file.filename == name and file.bytes == octets:
+                    return file.id
         return None
 
     def create(self, file_id: str, intent: str) -> BatchView:
         """Create a batch."""
-        batch = self._client.batches.create(
-            input_file_id=file_id,
-            endpoint=URL,
-            completion_window="24h",
-            metadata={INTENT: intent},
-            timeout=_TIMEOUT,
-        )
-        return _view(batch)
+        with _understood():
+            batch = self._client.batches.create(
+                input_file_id=file_id,
+                endpoint=URL,
+                completion_window="24h",
+                metadata={INTENT: intent},
+                timeout=_TIMEOUT,
+            )
+            return _view(batch)
 
     def find(self, intent: str, anchor: str | None) -> BatchView | None:
         """Return the batch with this intent, or `None` where there is none.
@@ -93,18 +103,20 @@ class BatchService:
             intent: in its metadata.
             anchor: a batch that is older; what is behind its page is not looked at.
         """
-        page: Any = self._client.batches.list(limit=_PAGE, timeout=_TIMEOUT)
-        while True:
-            for batch in page.data:
-                if isinstance(batch.metadata, Mapping) and batch.metadata.get(INTENT) == intent:
-                    return _view(batch)
-            if any(batch.id == anchor for batch in page.data) or not page.has_next_page():
-                return None
-            page = page.get_next_page()
+        with _understood():
+            page: Any = self._client.batches.list(limit=_PAGE, timeout=_TIMEOUT)
+            while True:
+                for batch in page.data:
+                    if isinstance(batch.metadata, Mapping) and batch.metadata.get(INTENT) == intent:
+                        return _view(batch)
+                if any(batch.id == anchor for batch in page.data) or not page.has_next_page():
+                    return None
+                page = page.get_next_page()
 
     def retrieve(self, batch_id: str) -> BatchView:
         """Return a batch as it is now."""
-        return _view(self._client.batches.retrieve(batch_id, timeout=_TIMEOUT))
+        with _understood():
+            return _view(self._client.batches.retrieve(batch_id, timeout=_TIMEOUT))
 
     def cancel(self, batch_id: str) -> None:
         """Ask for a batch to be cancelled; one that has ended stays as it is."""
@@ -116,11 +128,19 @@ class BatchService:
                 raise
 
     def lines(self, file_id: str) -> Iterator[bytes]:
-        """Yield the lines of a file while it is being read, so that one is in memory at a time."""
+        """Yield the lines of a file while it is being read, so that one is in memory at a time.
+
+        Raises:
+            ResponseError: it is the page of a proxy, which is no reason to pay again.
+        """
         pieces: list[bytes] = []
         content = self._client.files.with_streaming_response.content
         with content(file_id, timeout=_TIMEOUT) as response:
+            beginning = b""
             for chunk in response.iter_bytes():
+                beginning = beginning or chunk.lstrip()[:1]
+                if beginning == b"<":
+                    raise ResponseError(_NO_API)
                 # Other line ends may be part of a string.
                 *whole, rest = chunk.split(b"\n")
                 for end in whole:
@@ -167,6 +187,25 @@ def faults_of(error: BaseException) -> tuple[Fault, ...]:
     return (Fault(code=code, line=None, words=evidence.text, param=param),)
 
 
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Take an answer of another shape for one that failed: the SDK reads whatever comes.
+
+    Raises:
+        ResponseError: it is of another shape.
+    """
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
+        raise ResponseError(_NO_API) from error
+
+
+def _id_of(made: Any) -> str:
+    if not isinstance(made.id, str) or not made.id:
+        raise ResponseError(_NO_API)
+    return made.id
+
+
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
@@ -178,7 +217,7 @@ def _view(batch: Any) -> BatchView:
     done = completed + (getattr(counts, "failed", 0) or 0)
     data = getattr(batch.errors, "data", None) or []
     return BatchView(
-        id=batch.id,
+        id=_id_of(batch),
         status=batch.status,
         answered=min(1.0, done / total) if total else 0.0,
         completed=completed,
