@@ -27,7 +27,7 @@ def one_at_a_time(on_usage: Callable[[Usage], object] | None) -> Callable[[Usage
         try:
             with lock:
                 on_usage(usage)
-        except Exception as error:  # noqa: BLE001  # whatever a user's function raises
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a user's function raises
             logger.warning("on_usage raised %s; the call goes on", type(error).__name__)
 
     return tell

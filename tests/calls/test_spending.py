@@ -163,18 +163,19 @@ class TestUsage:
         assert report is not None
         assert (most, count) == (1, report.requests)
 
+    @pytest.mark.parametrize("kind", [ValueError, SystemExit])
     def test_what_it_raises_ends_nothing(
-        self, small: Batch, caplog: pytest.LogCaptureFixture
+        self, small: Batch, caplog: pytest.LogCaptureFixture, kind: type[BaseException]
     ) -> None:
         """The answer is paid for; the log says so, without the message."""
 
         def fail(usage: Usage) -> None:
-            raise ValueError(f"a secret {usage}")
+            raise kind(f"a secret {usage}")
 
         with caplog.at_level(logging.WARNING):
             texts = ["a", "b"]
             assert_right(small(on_usage=fail).embed_documents(texts), texts)
-        assert "on_usage raised ValueError; the call goes on" in caplog.messages
+        assert f"on_usage raised {kind.__name__}; the call goes on" in caplog.messages
         assert "secret" not in caplog.text
 
     def test_tokens_are_counted_where_nobody_bills_them(self) -> None:
