@@ -178,6 +178,19 @@ class TestUsage:
         assert f"on_usage raised {kind.__name__}; the call goes on" in caplog.messages
         assert "secret" not in caplog.text
 
+    def test_it_may_embed_something_itself(self, small: Batch) -> None:
+        """With the same object, whose answers are told afterwards."""
+        told: list[Usage] = []
+
+        def note(usage: Usage) -> None:
+            told.append(usage)
+            if len(told) == 1:
+                embeddings.embed_query("something else")
+
+        embeddings = small(on_usage=note)
+        assert_right(embeddings.embed_documents(["a", "b"]), ["a", "b"])
+        assert [usage.texts for usage in told] == [2, 1]
+
     def test_tokens_are_counted_where_nobody_bills_them(self) -> None:
         """And have no price."""
         told: list[Usage] = []
