@@ -76,7 +76,8 @@ _STATUSES = f"""exit status:
   1    nothing could be embedded, or not any more; the journal has what is paid for
   {_WRONG}    wrong arguments, or a file that cannot be read
   {_PARTIAL}    some texts have no vector: they are listed
-  {_INTERRUPTED}  ended with Ctrl-C; the same command goes on from there"""
+  {_INTERRUPTED}  ended with Ctrl-C; the same command goes on from there
+  {_CLOSED}  nobody reads what it says any more, as after | head"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
