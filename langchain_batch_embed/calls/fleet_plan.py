@@ -218,6 +218,11 @@ def make_fleet_plan(
     )
     check_plan(limits.provider, tier, given, price)
     _check_size(texts, count, tokens_each, workers)
+    if not isinstance(quota, AccountQuota | None):
+        raise OptionError(
+            "quota must be an AccountQuota(requests_per_minute=..., tokens_per_minute=...), not "
+            f"{type(quota).__name__}"
+        )
     known = merged(
         given,
         quota or AccountQuota(),

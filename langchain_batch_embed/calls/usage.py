@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from langchain_batch_embed.providers import Answer
@@ -22,13 +23,19 @@ def one_at_a_time(on_usage: Callable[[Usage], object] | None) -> Callable[[Usage
     if on_usage is None:
         return None
     lock = threading.Lock()  # users' functions add up numbers
+    waiting: deque[Usage] = deque()
 
     def tell(usage: Usage) -> None:
-        try:
-            with lock:
-                on_usage(usage)
-        except Exception as error:  # noqa: BLE001  # whatever a user's function raises
-            logger.warning("on_usage raised %s; the call goes on", type(error).__name__)
+        waiting.append(usage)
+        # Whoever is telling tells this, too. Nobody waits: a function may embed something itself.
+        while waiting and lock.acquire(blocking=False):
+            try:
+                while waiting:
+                    on_usage(waiting.popleft())
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it raises
+                logger.warning("on_usage raised %s; the call goes on", type(error).__name__)
+            finally:
+                lock.release()
 
     return tell
 

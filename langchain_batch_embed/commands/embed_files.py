@@ -12,6 +12,7 @@ from langchain_batch_embed.commands.account import add_server, batched, model_na
 from langchain_batch_embed.commands.embed import StoppedError, embed, list_failures, survey
 from langchain_batch_embed.commands.files import add_files, check_found, reading_of
 from langchain_batch_embed.commands.messages import (
+    CLOSED,
     FAILURES_SHOWN,
     INTERRUPTED,
     PARTIAL,
@@ -32,7 +33,8 @@ _STATUSES = f"""exit status:
   1    nothing could be embedded, or not any more; the journal has what is paid for
   {WRONG}    wrong arguments, or a file that cannot be read
   {PARTIAL}    some texts have no vector: they are listed
-  {INTERRUPTED}  ended with Ctrl-C; the same command goes on from there"""
+  {INTERRUPTED}  ended with Ctrl-C; the same command goes on from there
+  {CLOSED}  nobody reads what it says any more, as after | head"""
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:

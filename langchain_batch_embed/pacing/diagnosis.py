@@ -105,6 +105,7 @@ class Diagnosis:
 
 _LINKS = 20  # of a chain of causes
 _THROTTLED = 429
+_FORBIDDEN = 403
 _LARGE = 413
 _SERVER = 500  # and above
 _BY_STATUS = {
@@ -144,6 +145,9 @@ _NO_ADDRESS = re.compile(r"\b(?:UnsupportedProtocol|MissingSchema|InvalidSchema|
 
 _NO_HEADER = re.compile(r"Illegal header|Invalid header|Invalid leading whitespace")
 """What h11, http.client and requests say of a key with a line feed or a space at its end."""
+
+_KEY = re.compile(r"(?:Bearer|Basic|Token) \S+\s*$")
+"""A header with a key, in which httpx and http.client take no letter beyond ASCII or Latin-1."""
 
 _NAMED_KINDS = tuple((re.compile(names, re.IGNORECASE), kind) for names, kind in _BY_NAME)
 
@@ -206,6 +210,8 @@ def _throttled(evidence: Evidence) -> bool:
         return bool(told or wording.THROTTLE_NAME.search(evidence.names))
     # AWS sends `ThrottlingException` with 400, Google `rateLimitExceeded` with 403.
     named = any(wording.THROTTLE_NAME.search(code) for code in evidence.codes)
+    if evidence.status == _FORBIDDEN and wording.THROTTLE_TEXT.search(evidence.text):
+        return True  # GitHub sends 403 with a message alone
     return evidence.status == _THROTTLED or (evidence.status in {400, 403, 422} and named)
 
 
@@ -260,8 +266,8 @@ def unsendable(error: BaseException) -> Literal["address", "header"] | None:
         names = " ".join(base.__name__ for base in type(link).__mro__)
         if _NO_ADDRESS.search(names):
             return "address"
-        # A text is encoded as UTF-8.
-        if isinstance(link, UnicodeEncodeError) and link.encoding in {"ascii", "latin-1"}:
+        # Not any other string: it may be a text's.
+        if isinstance(link, UnicodeEncodeError) and _KEY.match(link.object):
             return "header"
         is_local = re.search(r"\b(?:LocalProtocolError|InvalidHeader)\b", names)
         if (is_local or type(link) is ValueError) and _NO_HEADER.match(f"{link}"):

@@ -139,6 +139,8 @@ def check_ids(documents: object, ids: Ids) -> None:
     if isinstance(ids, str):
         if ids != "content":
             raise OptionError(f"ids must be one a document, or 'content', not {ids[:40]!r}")
+    elif ids is not None and not isinstance(ids, Iterable):
+        raise OptionError(f"ids must be one a document, or 'content', not {type(ids).__name__}")
     elif isinstance(ids, Sized) and isinstance(documents, Sized) and len(ids) != len(documents):
         few = min(len(ids), len(documents))
         raise _uneven(few, "ids" if few == len(ids) else "documents")

@@ -122,7 +122,7 @@ class TestWords:
             ({"api_key": SecretStr(f"{KEY}\n")}, "a header cannot be sent; look for spaces, line"),
             ({"api_key": SecretStr(" ")}, "a header cannot be sent"),
             ({"api_key": SecretStr(f"“{KEY}”")}, "a header cannot be sent"),
-            ({"default_headers": {"x": "ü"}}, "a header cannot be sent"),
+            ({"default_headers": {"x": "a\nb"}}, "a header cannot be sent"),
             ({"base_url": "127.0.0.1:9/v1"}, "this is no address; base_url begins with http://"),
             ({"base_url": "ftp://127.0.0.1/v1"}, "this is no address"),
         ],

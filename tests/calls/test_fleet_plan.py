@@ -7,7 +7,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
-from langchain_batch_embed import AccountQuota, BatchEmbeddings, FleetPlan, OptionError
+from langchain_batch_embed import AccountQuota, BatchEmbeddings, FleetPlan, OptionError, SharedQuota
 
 LIMITS = ("tokens a minute", "processors")
 TIER_5 = AccountQuota(requests_per_minute=10_000, tokens_per_minute=10_000_000)
@@ -134,6 +134,8 @@ def test_nothing_takes_no_time() -> None:
         {"texts": ["a"], "count": 5, "tokens_each": 5},
         {"count": 5, "tokens_each": 5, "tokens_per_minute": -1},
         {"count": 5, "tokens_each": 5, "tier": 9},
+        {"texts": ["a"], "workers": 1, "quota": SharedQuota("redis://127.0.0.1:1")},
+        {"texts": ["a"], "workers": 1, "quota": "tier 1"},
     ],
 )
 def test_options_that_cannot_work_are_an_error(options: Any) -> None:

@@ -163,19 +163,33 @@ class TestUsage:
         assert report is not None
         assert (most, count) == (1, report.requests)
 
+    @pytest.mark.parametrize("kind", [ValueError, SystemExit])
     def test_what_it_raises_ends_nothing(
-        self, small: Batch, caplog: pytest.LogCaptureFixture
+        self, small: Batch, caplog: pytest.LogCaptureFixture, kind: type[BaseException]
     ) -> None:
         """The answer is paid for; the log says so, without the message."""
 
         def fail(usage: Usage) -> None:
-            raise ValueError(f"a secret {usage}")
+            raise kind(f"a secret {usage}")
 
         with caplog.at_level(logging.WARNING):
             texts = ["a", "b"]
             assert_right(small(on_usage=fail).embed_documents(texts), texts)
-        assert "on_usage raised ValueError; the call goes on" in caplog.messages
+        assert f"on_usage raised {kind.__name__}; the call goes on" in caplog.messages
         assert "secret" not in caplog.text
+
+    def test_it_may_embed_something_itself(self, small: Batch) -> None:
+        """With the same object, whose answers are told afterwards."""
+        told: list[Usage] = []
+
+        def note(usage: Usage) -> None:
+            told.append(usage)
+            if len(told) == 1:
+                embeddings.embed_query("something else")
+
+        embeddings = small(on_usage=note)
+        assert_right(embeddings.embed_documents(["a", "b"]), ["a", "b"])
+        assert [usage.texts for usage in told] == [2, 1]
 
     def test_tokens_are_counted_where_nobody_bills_them(self) -> None:
         """And have no price."""

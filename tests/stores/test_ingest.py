@@ -202,6 +202,12 @@ class TestIds:
         with pytest.raises(OptionError, match=f"only {min(count, 10)} "):
             embeddings.ingest(ListStore(embeddings), documents(10), ids=map(str, range(count)))
 
+    def test_one_number_is_no_ids(self, batch: Batch) -> None:
+        """It is told with what is taken."""
+        embeddings = batch()
+        with pytest.raises(OptionError, match="ids must be one a document, or 'content', not int"):
+            embeddings.ingest(ListStore(embeddings), documents(10), ids=5)  # type: ignore[arg-type]
+
 
 class TestMistakes:
     """What cannot work is an error at once."""

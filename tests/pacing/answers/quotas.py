@@ -218,6 +218,11 @@ THROTTLES = table(
         400,
         {"__type": "ThrottlingException", "message": "Rate exceeded"},
     ),
+    row(
+        "GitHub, in words alone under 403",
+        403,
+        {"message": "You have exceeded a secondary rate limit. Please wait a few minutes."},
+    ),
     row("a code of Google under 403", 403, body("Rate Limit Exceeded", code="rateLimitExceeded")),
 )
 
