@@ -2,11 +2,15 @@
 
 import math
 from collections import deque
+from statistics import median
 
 __all__ = ["Speed"]
 
 SHARE = 1 / 8
-"""Weight of the last round trip in the average."""
+"""Share of its lead that the longest round trip loses with each shorter one."""
+
+TRIPS = 25
+"""Round trips of which the median is the usual one: one stalled answer does not change it."""
 
 WINDOW = 10.0
 """Seconds over which answered tokens are counted."""
@@ -27,12 +31,14 @@ class Speed:
         self.trip = 0.0
         self.longest = 0.0
         self._began = math.inf  # when the first answer's request was sent
+        self._trips: deque[float] = deque(maxlen=TRIPS)
         self._answers: deque[tuple[float, int]] = deque()
         self._tokens = 0
 
     def answered(self, charge: int, seconds: float, now: float) -> None:
         """Note an answer of this many tokens, and its round trip."""
-        self.trip += (seconds - self.trip) * (SHARE if self.trip else 1.0)
+        self._trips.append(seconds)
+        self.trip = median(self._trips)
         self.longest = max(seconds, self.longest + (seconds - self.longest) * SHARE)
         self._began = min(self._began, now - seconds)
         self._answers.append((now, charge))

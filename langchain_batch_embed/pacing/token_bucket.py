@@ -264,7 +264,7 @@ class TokenBucket:
                 self._last_period = period
                 period.least = max(amount / LONGEST, 0.0 if self.rate is None else self.rate / 2)
                 self._measurements += 1
-                if period.count < FEW and (self.rate is not None or period.passed):
+                if period.count < FEW and (self.rate is not None or 0 < period.passed < amount):
                     # What has passed is too little to measure, but no more can have flowed.
                     most = (period.passed + amount) / period.elapsed(now)
                     known = math.inf if self.rate is None else self.rate

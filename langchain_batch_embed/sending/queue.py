@@ -178,10 +178,13 @@ class Queue:
         """Return a batch to send a second time, or the seconds until there may be one."""
         if self.is_given_up or self._ready or self._delayed or self._line.count:
             return None, math.inf
-        late = [batch for batch in self.in_flight.values() if len(batch.at) <= MOST_COPIES]
-        patience = self.hedges.patience(sum(batch.charge for batch in late if len(batch.at) == 1))
+        silent = {each.number for each in self.deployments if each.is_silent}
+        late = [(each, _copies(each, silent)) for each in self.in_flight.values()]
+        patience = self.hedges.patience(sum(batch.charge for batch, n in late if n <= 1))
         wait = math.inf
-        for batch in late:
+        for batch, copies in late:
+            if copies > MOST_COPIES:
+                continue
             if not self.hedges.affords(batch.charge):
                 continue
             left = batch.sent + patience - now
@@ -490,3 +493,8 @@ def _note_end(batch: Batch, at: Deployment) -> None:
 def _is_only(batch: Batch, at: Collection[int]) -> bool:
     """Tell whether a batch is in flight at these deployments and at no others."""
     return all(number in at for number in batch.at)
+
+
+def _copies(batch: Batch, silent: Collection[int]) -> int:
+    """Return how many requests for a batch are in flight where they may be answered soon."""
+    return sum(number not in silent for number in batch.at)

@@ -259,10 +259,8 @@ class Sender:
         diagnosis = at.diagnose(ticket, flight.texts, batches, error)
         at.failed(ticket, flight.place, batches, diagnosis, error, now=now)
         kind = diagnosis.kind
-        for queue, batch in flight.parts if not at.is_alone else ():
-            queue.tally.count(at.number, failed=1, throttled=kind is Kind.THROTTLED)
-            if flight.is_hedge and kind is Kind.THROTTLED:
-                queue.hedges.spend(-batch.charge)  # it cost nothing
+        if not at.is_alone:
+            _count_failure(flight, is_throttled=kind is Kind.THROTTLED)
         if not flight.parts:
             at.canary_failed(now)
             if kind in REFUSALS:  # it is not the texts
@@ -471,3 +469,10 @@ def _note_end(flight: Flight) -> None:
     for queue, batch in flight.parts:
         if queue.work.budget is not None:
             queue.work.budget.ended(batch.tokens)
+
+
+def _count_failure(flight: Flight, *, is_throttled: bool) -> None:
+    for queue, batch in flight.parts:
+        queue.tally.count(flight.at.number, failed=1, throttled=is_throttled)
+        if flight.is_hedge and is_throttled:
+            queue.hedges.spend(-batch.charge)  # it cost nothing
