@@ -62,6 +62,10 @@ SAFE_SHARE = 0.25
 """The start raises the number only as long as the first half of the answers takes this share of the
 time-out: should it be a line, the last of them still has to be answered in time."""
 
+SHARING = 4
+"""Where more at a time were refused, the work is shared out as if this many times the number of
+requests were to share it: each batch is larger, and the last ones still end at about one time."""
+
 CHECKS = 2
 """Rounds with the full number after which the start is over."""
 
@@ -152,7 +156,9 @@ class Concurrency:
 
     @property
     def useful(self) -> int:
-        """How many share the work: the estimate once it is found, else all that may be used."""
+        """How many share the work: as many as were found to help, else all that may be used."""
+        if self._ceiling < math.inf and not self.is_saturated:
+            return max(1, min(self.most, int(SHARING * self.threshold)))
         return self.limit() if self.is_saturated else self.most
 
     def open(self) -> None:
@@ -271,9 +277,10 @@ class Concurrency:
             error=1.25 * pstdev(logs) / math.sqrt(len(logs)),
             rate=_rate(trips),
         )
+        if self.estimate < self.threshold:  # a slow start is under way, from `began` on
+            self._trips, self._busiest = [], 0
+            return
         self._begin(now)
-        if self.estimate < self.threshold:
-            return  # a slow start is under way
         if self._first_round is None:
             self._first_round = ended
         if self._checks > 0 and not self._attempt:

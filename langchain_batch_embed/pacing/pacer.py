@@ -28,7 +28,7 @@ from langchain_batch_embed.pacing.refusals import Refusals
 from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
 from langchain_batch_embed.pacing.ticket import Ticket
 from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
-from langchain_batch_embed.pacing.which_quota import LENIENT, WhichQuota
+from langchain_batch_embed.pacing.which_quota import LENIENT, SLOWEST, WhichQuota
 
 __all__ = ["MAX_OUTAGE", "Pacer"]
 
@@ -287,11 +287,15 @@ class Pacer:
         """Return the most tokens that one request may be charged: the whole bucket."""
         if self._are_measured or self._which.kind == "requests":
             return math.inf if self.tokens.is_known else self._which.most
+        if self.is_dry:
+            return self._which.most_when_dry
         return math.inf if self.tokens.is_measured else self.tokens.capacity
 
     def rate_of_requests(self) -> float | None:
         """Return the known quota of requests a minute, or `None`."""
         rate = self.requests.rate
+        if self.is_dry:
+            return 60 / SLOWEST
         if self._which.kind == "requests" and not self.requests.is_known:
             return 60 * (rate or 1.0)
         if self.requests.is_measured and not (self._which.kind is None and self._are_measured):
@@ -301,6 +305,13 @@ class Pacer:
     def shape(self) -> tuple[float, float | None]:
         """Return what shapes batches: `largest` and `rate_of_requests`."""
         return self.largest(), self.rate_of_requests()
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether a quota that nobody tells was used up for a while, and no rate is known yet."""
+        which = self._which
+        is_unknown = self.tokens.rate is None and self.requests.rate is None
+        return which.is_dry and which.kind is None and is_unknown
 
     @property
     def let_through(self) -> float:

@@ -99,6 +99,8 @@ class Refusals:
         self._refused += 1
         if not is_explained:
             self._is_hinted = is_hinted
+            if not is_hinted:
+                self._which.paused(self._throttle.in_a_row)
             self._conclude(ticket, now, concurrency, started_tokens)
         self._passed_in_a_row = 0
 
@@ -135,6 +137,7 @@ class Refusals:
                 self._which.exclude_tokens(ticket.charge)
             if self._which.refused(ticket.charge, in_a_row=in_a_row, is_lone=is_lone):
                 self._throttle.shorten(now)  # parts of it may go at once
+                self._tokens.correct(now)  # it was measured while it did not count
                 return
             self._measure(ticket, now, concurrency, is_lone=is_lone)
         if self._is_measured and in_a_row == 1:

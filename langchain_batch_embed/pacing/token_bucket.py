@@ -21,6 +21,9 @@ FIRST_PROBE = 0.005
 FEW = 5
 """With fewer requests than this between two refusals the rate is lowered, and not measured."""
 
+SEVERAL = 3
+"""After this many requests let through, what has passed corrects a rate that was far too low."""
+
 AHEAD = 2.0
 """A measured rate is never raised above this many times what has really passed since."""
 
@@ -282,6 +285,13 @@ class TokenBucket:
         # One measurement may be off, so it may not do more than halve the rate.
         self.measured = CAUTION * max(period.passed / period.elapsed(end), period.least)
         self._measure(self.measured)
+
+    def correct(self, now: float) -> None:
+        """Raise a measured rate to what has passed since the last refusal."""
+        period = self._period
+        if self.is_measured and period is not None and period.count >= SEVERAL:
+            self._base = max(self._base, CAUTION * period.passed / period.elapsed(now))
+            self._measure(max(self._base, self.rate or 0.0))
 
     def guess(self, rate: float, now: float) -> None:
         """Begin with this rate, for want of a measurement."""

@@ -14,7 +14,7 @@ has to be found out, from little:
 import math
 from typing import Literal
 
-__all__ = ["LENIENT", "WhichQuota"]
+__all__ = ["LEAST_QUOTA", "LENIENT", "SLOWEST", "WhichQuota"]
 
 LEAST_QUOTA = 8192
 """Tokens that any quota of tokens lets through at once: the longest text that OpenAI takes."""
@@ -28,6 +28,10 @@ PROOF = 3.0
 LENIENT = 1.5
 """Where it may be either, a request waits for at most this many times the seconds between usual
 ones, so that it is not refused for the requests either."""
+
+DRY = 3
+"""After this many pauses in a row without a hint, what was let through at first is used up for a
+while: as where requests are counted in fixed minutes. Then batches are as large as may be."""
 
 SLOWEST = 1.0
 """Seconds between requests to begin with, at most: a server that asks for a pause of 40 s need not
@@ -47,11 +51,12 @@ class WhichQuota:
     Attributes:
         kind: which one; `None`: it may be either.
         is_certain: it is that of requests, and no refusal of a large batch changes that.
+        is_dry: it was once used up for longer than a bucket takes to let one request through.
     """
 
     def __init__(self) -> None:
         self.kind: Literal["requests", "tokens"] | None = None
-        self.is_certain = False
+        self.is_certain = self.is_dry = False
         self._patience = DOUBT  # answers after which it is tried again
         self._answers = 0  # since it was said to be the tokens
         self._largest = float(LEAST_QUOTA)  # tokens of a request that passes
@@ -69,6 +74,11 @@ class WhichQuota:
         if self.kind == "tokens":
             return self._largest
         return math.inf if self.is_certain else TRIAL * self._largest
+
+    @property
+    def most_when_dry(self) -> float:
+        """The same after a dry time in which no rate could be measured."""
+        return TRIAL * max(LEAST_QUOTA, self._largest_passed)
 
     def is_trial(self, tokens: float) -> bool:
         """Tell whether a batch is so large that it tells which quota it is."""
@@ -116,6 +126,10 @@ class WhichQuota:
         """Note that a refusal is not about tokens, if as many of them have passed before."""
         if tokens <= 2 * self._largest_passed:
             self.kind, self.is_certain = "requests", True
+
+    def paused(self, in_a_row: int) -> None:
+        """Note how many pauses there were without an answer and without a hint."""
+        self.is_dry |= in_a_row >= DRY
 
     def refused(self, tokens: float, *, in_a_row: int, is_lone: bool) -> bool:
         """Note a refusal; return whether that was for the tokens in it, so that the rates hold.

@@ -29,6 +29,10 @@ SHORT = 0.1
 """Less than this many seconds is never expected: a first answer may come out of a cache, or within
 one tick of a coarse clock, and those after it are no outliers."""
 
+DOUBT = 2.0
+"""The slope is taken to be this many standard errors less steep than it looks: where batches of the
+same size take now 1 s and now 5 s, larger ones are tried, and then it shows."""
+
 SPREAD = 0.1
 """With a smaller standard deviation than this share of their mean, sizes tell no slope."""
 
@@ -40,7 +44,7 @@ class _Line:
     """
 
     def __init__(self) -> None:
-        self._count = self._x = self._y = self._xx = self._xy = 0.0
+        self._count = self._x = self._y = self._xx = self._xy = self._yy = 0.0
 
     def note(self, x: float, y: float) -> None:
         """Note a point."""
@@ -52,6 +56,7 @@ class _Line:
         self._y = DECAY * self._y + y
         self._xx = DECAY * self._xx + x * x
         self._xy = DECAY * self._xy + x * y
+        self._yy = DECAY * self._yy + y * y
 
     @property
     def middle(self) -> float:
@@ -74,7 +79,9 @@ class _Line:
         if not self.is_sloped:
             return 0.0, steepest
         slope = (self._xy / self._count - x * y) / self._variance
-        slope = min(steepest, max(0.0, slope))
+        left = max(0.0, self._yy / self._count - y * y - slope**2 * self._variance)
+        error = math.sqrt(left / self._variance / self._count)
+        slope = min(steepest, max(0.0, slope - DOUBT * error))
         return y - slope * x, slope
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from langchain_batch_embed.pacing.diagnosis import Diagnosis
+from langchain_batch_embed.pacing.which_quota import LEAST_QUOTA
 from langchain_batch_embed.sending.answer_times import AnswerTimes
 from langchain_batch_embed.sending.work import Batch, Trial
 
@@ -28,6 +29,10 @@ GROWTH = 16
 
 RETEST = 8
 """A deduced limit is doubled after this many answers, and again after 8 times as many each time."""
+
+TOO_EARLY = 3
+"""What gets through after this many refusals alone was refused for the time, and not for its size:
+so were the larger batches before it."""
 
 PARTS = 4
 """A batch with a bad text is cut into this many parts. Each round sends 4 requests to find it in a
@@ -59,6 +64,8 @@ class SizeLimits:
         self.is_retesting = False
         self._retest_after = RETEST
         self._answers = 0  # since a limit was deduced
+        self._before_quota: float | None = None  # limit of tokens, before refusals for the rate
+        self._was_small_refused = False
         self._trials: dict[str, Trial] = {}  # under way, by signature
         self._about_texts: set[str] = set()  # signatures that ended at one text
 
@@ -90,6 +97,11 @@ class SizeLimits:
             if size > self._found[measure]:  # it was wrong, or is so no more
                 self._found[measure] = GROWTH * size
                 self._apply()
+        if self._before_quota is not None:
+            if batch.refusals >= TOO_EARLY:
+                self._found["tokens"] = self._before_quota
+                self._apply()
+            self._before_quota = None
         self.times.note(batch.work, seconds, batch.number)
         self._largest_work = max(self._largest_work, batch.work)
         if self.work < math.inf and seconds < timeout * IN_TIME:
@@ -192,7 +204,16 @@ class SizeLimits:
         return share * batch.tokens <= self._answered["tokens"]
 
     def refused_for_quota(self, batch: Batch) -> None:
-        """Note that a batch is refused however long it waits: it is above the whole quota."""
+        """Note that a batch is refused however long it waits: it is above the whole quota.
+
+        One that any quota lets through may have been too early each time. So it is cut, but the
+        first one of them teaches no limit.
+        """
+        if batch.tokens <= LEAST_QUOTA and not self._was_small_refused:
+            self._was_small_refused = True
+            return
+        if self._before_quota is None:
+            self._before_quota = self._found["tokens"]
         passed = int(self._answered["tokens"])
         size = passed if 0 < passed < batch.tokens else batch.tokens // 2
         self._retest_after = max(self._retest_after, RETEST * RETEST)

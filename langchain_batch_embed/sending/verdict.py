@@ -12,6 +12,7 @@ import numpy as np
 from langchain_batch_embed.pacing.backoff import Backoff
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.pacing.which_quota import LEAST_QUOTA
 from langchain_batch_embed.sending.odds import Odds, Place, evidence
 from langchain_batch_embed.sending.size_limits import PARTS, SizeLimits
 from langchain_batch_embed.sending.work import Batch, Rows
@@ -46,7 +47,8 @@ USUAL = 0.5
 """A batch of which this share got through in one request is of a usual size."""
 
 REFUSED_USUAL = 4
-"""And it is cut only when it was refused this often: more likely it was too early each time."""
+"""And it is cut only when it was refused this often: more likely it was too early each time. What
+was refused meanwhile although as much had got through before shows the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class Judge:
         self._max_retries = max_retries
         self._odds = odds
         self._about_texts: set[str] = set()  # signatures of failures that were a text's
+        self._usual_refused = 0  # refusals, since an answer, of what had got through before
         self._draw = draw
         self._backoff = Backoff()
 
@@ -150,6 +153,7 @@ class Judge:
 
     def answered(self, batch: Batch) -> None:
         """Note that a batch is answered: it was by chance that it, or what it is of, failed."""
+        self._usual_refused = 0
         while True:
             division = batch.part_of
             for place in batch.setbacks:
@@ -165,20 +169,32 @@ class Judge:
 
     def _throttled(self, batch: Batch) -> Verdict:
         """Wait for the quota; but cut what is refused alone after every wait: it is above it."""
-        batch.refusals += not self._pacer.in_flight
-        is_usual = self._limits.has_passed(batch, USUAL)
+        is_refused_alone = not self._pacer.in_flight
+        has_passed = self._limits.has_passed(batch)
+        batch.refusals += is_refused_alone
+        self._usual_refused += is_refused_alone and has_passed
+        enough = REFUSED_USUAL if self._is_usual(batch) else REFUSED_ALONE
         if (
-            batch.refusals >= (REFUSED_USUAL if is_usual else REFUSED_ALONE)
+            batch.refusals >= enough + self._usual_refused
             and self._pacer.throttle.in_a_row >= REFUSED_ALONE
             and len(batch.rows) > 1
             and not self._pacer.explains(batch.charge)
             and not self._pacer.counts_requests()
-            and not self._limits.has_passed(batch)
+            and not has_passed
         ):
             self._limits.refused_for_quota(batch)
             batch.refusals = 0
             return _cut(batch, self._limits.parts(batch))
         return Resend()
+
+    def _is_usual(self, batch: Batch) -> bool:
+        """Tell whether a batch is more likely refused for the time than for its size."""
+        pacer = self._pacer
+        return (
+            self._limits.has_passed(batch, USUAL)
+            or batch.tokens <= LEAST_QUOTA
+            or (pacer.is_dry and batch.charge <= pacer.largest())
+        )
 
     def _forbidden(self, batch: Batch, diagnosis: Diagnosis) -> Verdict:
         """One bad replica, or a firewall that dislikes one text, if others are answered."""

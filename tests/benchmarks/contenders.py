@@ -259,7 +259,13 @@ def _batch_embeddings(url: str, **options: Any) -> Any:
 
 
 def _rust_client(
-    url: str, *, encoding: str, batch: int, at_once: int, backoff_ms: int = 125
+    url: str,
+    *,
+    encoding: str,
+    batch: int,
+    at_once: int,
+    backoff_ms: int = 125,
+    hedge_delay: float | None = None,
 ) -> Callable[[list[str]], Any]:
     """Return what asks the Rust client, which knows characters a request, but no tokens."""
     from baseten_performance_client import PerformanceClient, RequestProcessingPreference
@@ -273,6 +279,9 @@ def _rust_client(
         max_retries=6,  # the most that it takes
         initial_backoff_ms=backoff_ms,
         retry_budget_pct=1.0,
+        # Seconds after which a request is sent a second time; so many of them, if need be.
+        hedge_delay=hedge_delay,
+        hedge_budget_pct=1.0,
     )
     return lambda texts: client.embed(
         texts, model=MODEL, encoding_format=encoding, preference=preference
