@@ -94,7 +94,6 @@ class TokenBucket:
         level: amount in it; below 0 after a request larger than the bucket.
         is_set: whether the user has set the rate. Then it is never raised.
         is_measured: whether the rate was neither set nor read in a header.
-        measured: the rate as it was measured last, without what raised it since.
     """
 
     def __init__(self, per_minute: float | None = None) -> None:
@@ -106,7 +105,7 @@ class TokenBucket:
         self._remaining_seen = False  # whether an answer ever said what remains
         self._share = 1.0  # of a known rate that is used
         self._updated = 0.0
-        self.measured = 0.0
+        self._base = 0.0  # what was measured last
         self._period: _Period | None = None  # since the last refusal
         self._last_period: _Period | None = None  # between the last two; answers still come
         self._in_a_row = 0  # requests let through since the last refusal
@@ -175,7 +174,7 @@ class TokenBucket:
                 steps = max(self._in_a_row, now - self._lowered_at)
                 growth = (PROBE if self._measurements > 1 else FIRST_PROBE) / 2 * steps * steps
                 ahead = AHEAD * max(period.passed / elapsed, self._recently(amount, now))
-                self._measure(max(self.measured, min(self.measured * (1 + growth), ahead)))
+                self._measure(max(self._base, min(self._base * (1 + growth), ahead)))
 
     def learn(
         self,
@@ -267,12 +266,11 @@ class TokenBucket:
                 self._last_period = period
                 period.least = max(amount / LONGEST, 0.0 if self.rate is None else self.rate / 2)
                 self._measurements += 1
-                if period.count < FEW and (self.rate is not None or 0 < period.passed < amount):
+                if self.rate is not None and period.count < FEW:
                     # What has passed is too little to measure, but no more can have flowed.
                     most = (period.passed + amount) / period.elapsed(now)
-                    known = math.inf if self.rate is None else self.rate
-                    self.measured = max(period.least, CAUTION * min(known, most))
-                    self._measure(self.measured)
+                    self._base = max(period.least, CAUTION * min(self.rate, most))
+                    self._measure(self._base)
                 elif period.passed:
                     self._remeasure(period, now)
             self._period = _Period(start=now, paused=paused)
@@ -283,8 +281,8 @@ class TokenBucket:
     def _remeasure(self, period: "_Period", end: float) -> None:
         """Measure the rate: what was let through between two refusals has flowed in there."""
         # One measurement may be off, so it may not do more than halve the rate.
-        self.measured = CAUTION * max(period.passed / period.elapsed(end), period.least)
-        self._measure(self.measured)
+        self._base = CAUTION * max(period.passed / period.elapsed(end), period.least)
+        self._measure(self._base)
 
     def correct(self, now: float) -> None:
         """Raise a measured rate to what has passed since the last refusal."""
@@ -296,7 +294,7 @@ class TokenBucket:
     def guess(self, rate: float, now: float) -> None:
         """Begin with this rate, for want of a measurement."""
         if self.rate is None:
-            self.measured, self._lowered_at = rate, now
+            self._base, self._lowered_at = rate, now
             self._measure(rate)
             self.level = 0.0
 
@@ -304,8 +302,8 @@ class TokenBucket:
         """Note a refusal that may be chance: a measured rate is lowered a little."""
         self._refill(now)
         if self.is_measured and self.rate is not None:
-            self.measured = self.rate * (1 - MEASURED_EASE)
-            self._measure(self.measured)
+            self._base = self.rate * (1 - MEASURED_EASE)
+            self._measure(self._base)
             self.level = min(self.level, 0.0)
             self._in_a_row, self._lowered_at = 0, now
             self._measurements += 1

@@ -88,16 +88,8 @@ class WhichQuota:
             and tokens > max(TRIAL / 2 * self._usual, LEAST_QUOTA)
         )
 
-    def passed(
-        self, tokens: float, *, sent: float, now: float, measured: float = 0.0
-    ) -> float | None:
+    def passed(self, tokens: float, *, sent: float, now: float) -> float | None:
         """Note a request that was let through.
-
-        Args:
-            tokens: of the request.
-            sent: when it was sent.
-            now: the time.
-            measured: tokens a second, by now: late answers may have raised what the refusal said.
 
         Returns:
             Requests a second to begin with, if it is the requests.
@@ -108,7 +100,7 @@ class WhichQuota:
                 self._answers += 1
                 if self._answers >= self._patience:
                     self.kind, self._patience = None, 4 * self._patience
-            flowed = max(self._rate, measured) * (now - self._refused_at)
+            flowed = self._rate * (now - self._refused_at)
             if self.is_trial(tokens) and self._passed > PROOF * flowed:
                 self.kind = "requests"
         self._largest = max(self._largest, tokens)
