@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 
 from langchain_batch_embed.pacing.concurrency import Concurrency
+from langchain_batch_embed.pacing.erratic import Erratic
 from langchain_batch_embed.pacing.meters import Meters
 from langchain_batch_embed.pacing.ticket import Ticket
 from langchain_batch_embed.pacing.which_quota import WhichQuota
@@ -47,6 +48,7 @@ class Refusals:
         self._throttle = meters.throttle
         self._which = which
         self._in_flight = in_flight
+        self._erratic = Erratic()
         self._share = 0.0  # of refusals, among recent requests
         self._began = -math.inf  # when the current pause began
         self._refused = 0  # requests refused in it
@@ -61,6 +63,7 @@ class Refusals:
     def passed(self, ticket: Ticket, now: float) -> None:
         """Note a request that was let through."""
         self._share -= self._share / RECENT
+        self._erratic.passed(len(self._in_flight))
         self._accepted += ticket.sent <= self._began
         self._passed_in_a_row += ticket.sent > self._began
         self._usual_number += (ticket.number - self._usual_number) / NUMBERS
@@ -91,6 +94,9 @@ class Refusals:
             started_tokens: tokens of all requests so far.
         """
         self._share += (1 - self._share) / RECENT
+        self._erratic.refused(len(self._in_flight))
+        if begins and not is_explained and not is_hinted:
+            self._erratic.paused(self._requests.rate, self._passed_in_a_row, now - self._began)
         if begins:
             self._began, self._refused, self._accepted = now, 0, 0
             self._is_measured = False
@@ -99,7 +105,12 @@ class Refusals:
             self._is_hinted = is_hinted
             if not is_hinted:
                 self._which.paused(self._throttle.in_a_row)
-            self._conclude(ticket, now, concurrency, started_tokens)
+            if self._erratic.is_random and not is_hinted:
+                for bucket in (self._tokens, self._requests):
+                    bucket.forget()
+                self._throttle.shorten(now)
+            else:
+                self._conclude(ticket, now, concurrency, started_tokens)
         self._passed_in_a_row = 0
 
     def _conclude(

@@ -291,6 +291,13 @@ class TokenBucket:
             self._base = max(self._base, CAUTION * period.passed / period.elapsed(now))
             self._measure(max(self._base, self.rate or 0.0))
 
+    def forget(self) -> None:
+        """Forget a measured rate: the refusals were about something else."""
+        if self.is_measured:
+            self.rate, self.is_measured = None, False
+            self.level = self.capacity = math.inf
+            self._period = self._last_period = None
+
     def guess(self, rate: float, now: float) -> None:
         """Begin with this rate, for want of a measurement."""
         if self.rate is None:

@@ -1,0 +1,70 @@
+"""Whether a server refuses at random: pure arithmetic.
+
+Some gateways refuse a share of all requests whatever the rate, as one of their backends has used up
+its quota. Whoever slows down is refused as often as before, and ends at one request in half a
+minute. A quota is different: below its rate hardly anything is refused.
+"""
+
+import math
+from collections import deque
+
+__all__ = ["Erratic"]
+
+PAUSES = 6
+"""So many pauses in a row tell, and twice as many each time that it was wrong."""
+
+PASSED = 12
+"""Between them fewer requests than this were let through, in the mean."""
+
+SLOWER = 3.0
+"""And the rate fell by this factor meanwhile."""
+
+REQUESTS = 32
+"""Requests over which the share of refused ones is averaged, once they seem to be random."""
+
+IN_FLIGHT = 4
+"""And so many more for each in flight: refusals come back sooner than answers, in one burst."""
+
+
+class Erratic:
+    """Compares how often requests are refused with how much slower they are sent.
+
+    Attributes:
+        is_random: it refuses at random, so nobody need wait.
+    """
+
+    def __init__(self) -> None:
+        self.is_random = False
+        self._pauses: deque[tuple[float, int]] = deque(maxlen=PAUSES)
+        self._share = self._most = 0.0  # of refusals, since they seem to be random
+
+    def passed(self, in_flight: int) -> None:
+        """Note a request that was let through, and how many are in flight."""
+        self._share -= self._share / (REQUESTS + IN_FLIGHT * in_flight)
+
+    def refused(self, in_flight: int) -> None:
+        """Note a refused one. Where more are refused of what is sent faster, it is a quota."""
+        self._share += (1 - self._share) / (REQUESTS + IN_FLIGHT * in_flight)
+        if self.is_random and self._share > self._most:
+            self.is_random = False
+            self._pauses = deque(maxlen=2 * len(self._pauses))
+
+    def paused(self, rate: float | None, passed: int, seconds: float) -> None:
+        """Note the beginning of a pause.
+
+        Args:
+            rate: requests a second that were allowed before it; `None`: any number.
+            passed: requests let through since the pause before.
+            seconds: from one to the other; `inf`: it is the first.
+        """
+        if self.is_random or not passed or seconds == math.inf:
+            return
+        pauses = self._pauses
+        rate = rate or passed / max(1e-3, seconds)
+        pauses.append((rate, passed))
+        let_through = sum(passed for _, passed in pauses)
+        is_often = let_through < PASSED * len(pauses)
+        if len(pauses) == pauses.maxlen and is_often and SLOWER * rate < pauses[0][0]:
+            self.is_random = True
+            self._share = len(pauses) / (len(pauses) + let_through)
+            self._most = (1 + self._share) / 2

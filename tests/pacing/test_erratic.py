@@ -1,0 +1,76 @@
+"""A server that refuses a share of all requests, however slowly they are sent."""
+
+import math
+
+from langchain_batch_embed.pacing.erratic import PASSED, PAUSES, Erratic
+
+
+def slowed_down(passed: int = 2, factor: float = 2.0) -> Erratic:
+    """Return one after as many pauses as tell, each with a rate lower by the factor."""
+    erratic = Erratic()
+    for pause in range(PAUSES):
+        erratic.paused(100.0 / factor**pause, passed, 1.0)
+    return erratic
+
+
+def test_refusals_as_often_at_a_far_lower_rate_are_random() -> None:
+    """A quota would refuse hardly anything below its rate."""
+    assert slowed_down().is_random
+
+
+def test_long_runs_without_a_refusal_are_not_random() -> None:
+    """Slower was better, so the rate is what it is about."""
+    assert not slowed_down(passed=PASSED).is_random
+
+
+def test_a_rate_that_is_kept_tells_nothing() -> None:
+    """Small windows refuse the second of two requests, whatever the rate is in the mean."""
+    assert not slowed_down(factor=1.1).is_random
+
+
+def test_one_long_refusal_is_a_quota() -> None:
+    """Nothing passes between its pauses: a quota is used up for a while."""
+    assert not slowed_down(passed=0).is_random
+
+
+def test_the_first_pause_has_no_rate() -> None:
+    """What was let through before it came out of a full bucket."""
+    erratic = Erratic()
+    erratic.paused(None, 60, math.inf)
+    for _ in range(PAUSES):
+        erratic.paused(1.0, 2, 1.0)
+    assert not erratic.is_random
+
+
+def test_a_rate_that_was_not_measured_is_what_passed() -> None:
+    """So a quick fall at the beginning is seen."""
+    erratic = Erratic()
+    for pause in range(PAUSES):
+        erratic.paused(None, 2, 0.1 * 2**pause)
+    assert erratic.is_random
+
+
+def test_more_refusals_of_what_is_sent_faster_are_a_quota_after_all() -> None:
+    """It takes some thirty requests to see, and twice as many pauses to think so again."""
+    erratic = slowed_down()
+    refusals = 0
+    while erratic.is_random and refusals < 100:
+        erratic.refused(in_flight=0)
+        refusals += 1
+    assert 10 < refusals < 50
+    for pause in range(PAUSES):
+        erratic.paused(100.0 / 2**pause, 2, 1.0)
+    assert not erratic.is_random
+    for pause in range(PAUSES, 2 * PAUSES):
+        erratic.paused(100.0 / 2**pause, 2, 1.0)
+    assert erratic.is_random
+
+
+def test_a_burst_of_refusals_is_no_quota() -> None:
+    """Of 64 in flight the half that is refused comes back first."""
+    erratic = slowed_down()
+    for left in range(64, 32, -1):
+        erratic.refused(in_flight=left)
+    for left in range(32, 0, -1):
+        erratic.passed(in_flight=left)
+    assert erratic.is_random
