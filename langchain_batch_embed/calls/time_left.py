@@ -74,8 +74,9 @@ class TimeLeft:
         if is_away:
             return None
         times = [] if status.quota_seconds is None else [status.quota_seconds]
-        if pace is not None:
-            times.append(status.pause + left / pace)
+        times += [] if pace is None else [status.pause + status.start + left / pace]
+        if status.pause:
+            times.append(status.pause + status.start)
         seconds = max(times, default=None)
         if seconds is None or not status.is_learnt:
             return seconds

@@ -1,5 +1,6 @@
 """What a pacer waits for, and how long the rest will take: it only looks, and changes nothing."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -30,6 +31,7 @@ class Status:
         refused_with: the status of the refusal that the pause follows; empty where the known quota
             alone makes it.
         pause: nothing is sent for this long.
+        start: seconds that it takes then until as many requests are in flight as before.
         is_held_back: the next request waits for the quota, however shortly, and not for a place.
         in_flight: requests that are waited for.
         charge_in_flight: their tokens, as the limiter charges them.
@@ -43,6 +45,7 @@ class Status:
     delay: float
     refused_with: str
     pause: float
+    start: float
     is_held_back: bool
     in_flight: int
     charge_in_flight: int
@@ -65,6 +68,7 @@ def status_of(
     left: float = 0.0,
     usual: float | None = None,
     refusal: str = "",
+    trip: float = 0.0,
 ) -> Status:
     """Return the state of the server.
 
@@ -74,6 +78,7 @@ def status_of(
         left: tokens, as the limiter charges them, that have no answer yet.
         usual: tokens of a request that is planned; `None`: as until now.
         refusal: the status of the last refusal for the rate.
+        trip: seconds that an answer takes lately.
     """
     in_flight = pacer.in_flight.values()
     pause = pacer.throttle.delay(now)
@@ -93,18 +98,20 @@ def status_of(
     elif silent >= LATE:
         waits_for, delay = "answers", oldest
     unsent = max(0.0, left - charge_in_flight)
+    requests = unsent / usual if usual else 0.0
     return Status(
         waits_for=waits_for,
         delay=delay,
         refused_with=refusal if pause >= NOTICEABLE else "",
         pause=pause,
+        start=trip * _rounds(pacer, requests) if pause > 0 else 0.0,
         is_held_back=pause > 0 or spacing > 0,
         in_flight=len(in_flight),
         charge_in_flight=charge_in_flight,
         charged=pacer.let_through,
         requests_per_minute=_told(pacer.requests),
         tokens_per_minute=_told(pacer.tokens),
-        quota_seconds=_flows_in(pacer, unsent, unsent / usual if usual else 0.0, now, pause=pause),
+        quota_seconds=_flows_in(pacer, unsent, requests, now, pause=pause),
     )
 
 
@@ -123,6 +130,7 @@ def together(parts: Sequence[Status], pacers: Sequence[Pacer], *, left: float = 
     return replace(
         first,
         pause=min(part.pause for part in parts),
+        start=min(part.start for part in parts),
         is_held_back=all(part.is_held_back for part in parts),
         in_flight=sum(part.in_flight for part in parts),
         charge_in_flight=in_flight,
@@ -131,6 +139,13 @@ def together(parts: Sequence[Status], pacers: Sequence[Pacer], *, left: float = 
         tokens_per_minute=_sum(part.tokens_per_minute for part in parts),
         quota_seconds=_all_flow_in(pacers, max(0.0, left - in_flight)),
     )
+
+
+def _rounds(pacer: Pacer, requests: float) -> float:
+    """Return how often the number in flight doubles until it is what it was, or what is left."""
+    concurrency = pacer.concurrency
+    number = max(1.0, min(concurrency.threshold, requests))
+    return math.log2(max(1.0, number / concurrency.estimate)) + 1
 
 
 def _sum(numbers: Iterable[float | None]) -> float | None:

@@ -195,7 +195,14 @@ class Sender:
         usual = sum(charge for _, charge in plans) / requests if requests else None
         if len(self.deployments) == 1:
             at = self.deployments[0]
-            return status_of(at.pacer, now, left=left, usual=usual, refusal=at.refusal)
+            return status_of(
+                at.pacer,
+                now,
+                left=left,
+                usual=usual,
+                refusal=at.refusal,
+                trip=at.limits.times.usual,
+            )
         answering = [each for each in self.deployments if each.is_answering] or self.deployments
         return together(
             [status_of(each.pacer, now, usual=usual, refusal=each.refusal) for each in answering],

@@ -144,6 +144,16 @@ class TestThrottle:
         screens = watch(monkeypatch, corpus(), Throttling(TIERS[1], at))
         assert {s: e for s, e in screens.errors().items() if s < screens.end - 5 and e > 0.2} == {}
 
+    @pytest.mark.parametrize("count", [TEXTS, 60_000])
+    @pytest.mark.parametrize("is_known", [True, False])
+    def test_the_time_left_knows_that_the_start_after_it_is_slow(
+        self, monkeypatch: pytest.MonkeyPatch, count: int, is_known: bool
+    ) -> None:
+        """Where no quota binds, two or three seconds remain: one request, then two, then four."""
+        screens = watch(monkeypatch, corpus(count), Throttling(TIERS[5], 0.5), is_known=is_known)
+        assert 46 < screens.end < 50
+        assert {s: e for s, e in screens.errors().items() if s < 45.5 and e > 0.2} == {}
+
     def test_the_time_left_includes_it_where_no_quota_is_known(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
