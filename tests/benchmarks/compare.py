@@ -224,8 +224,8 @@ def _as_file(texts: Sequence[str]) -> Iterator[str]:
 def _table(runs: Mapping[str, list[Run]], *, count: int) -> str:
     """Return the Markdown table: medians over the rounds."""
     lines = [
-        "| way | wall s | times ours | processor s | peak MB | requests | 429s | wrong vectors |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| way | wall s | worst s | times ours | processor s | peak MB | requests | 429s | wrong |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     ours = _wall(runs.get(OURS, []))
     for key, tried in runs.items():
@@ -233,7 +233,7 @@ def _table(runs: Mapping[str, list[Run]], *, count: int) -> str:
         good = [run for run in tried if run.measures.error is None]
         if not good:
             errors = ", ".join(sorted({str(run.measures.error) for run in tried}))
-            lines.append(f"| {label} | failed: {errors} | | | | {_requests(tried)} | |")
+            lines.append(f"| {label} | failed: {errors} | | | | | {_requests(tried)} | |")
             continue
         failed = "" if len(good) == len(tried) else f", failed {len(tried) - len(good)} times"
         sample = CONTENDERS[key].sample
@@ -243,6 +243,7 @@ def _table(runs: Mapping[str, list[Run]], *, count: int) -> str:
         cells = [
             f"{label}{'*' if scale > 1 else ''}{failed}",
             _short(wall),
+            _short(max(measure.wall for measure in measures) * scale),
             _short(wall / ours) if ours else "",
             _short(median(measure.processor for measure in measures) * scale),
             f"{median(measure.peak_mb for measure in measures):,.0f}" if scale == 1 else "",
