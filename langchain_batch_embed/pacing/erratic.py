@@ -22,6 +22,12 @@ SLOWER = 3.0
 REQUESTS = 32
 """Requests over which the share of refused ones is averaged, once they seem to be random."""
 
+TRIAL = 10
+"""Of so many requests after that,"""
+
+LET_IN = 3
+"""at least these are let through, or it is a quota: at random half of them would be."""
+
 IN_FLIGHT = 4
 """And so many more for each in flight: refusals come back sooner than answers, in one burst."""
 
@@ -37,15 +43,20 @@ class Erratic:
         self.is_random = False
         self._pauses: deque[tuple[float, int]] = deque(maxlen=PAUSES)
         self._share = self._most = 0.0  # of refusals, since they seem to be random
+        self._refused = self._passed = 0
 
     def passed(self, in_flight: int) -> None:
         """Note a request that was let through, and how many are in flight."""
         self._share -= self._share / (REQUESTS + IN_FLIGHT * in_flight)
+        self._passed += 1
 
     def refused(self, in_flight: int) -> None:
         """Note a refused one. Where more are refused of what is sent faster, it is a quota."""
         self._share += (1 - self._share) / (REQUESTS + IN_FLIGHT * in_flight)
-        if self.is_random and self._share > self._most:
+        self._refused += 1
+        is_trial_over = self._refused + self._passed >= TRIAL + in_flight
+        has_no_room = is_trial_over and self._passed < LET_IN
+        if self.is_random and (has_no_room or self._share > self._most):
             self.is_random = False
             self._pauses = deque(maxlen=2 * len(self._pauses))
 
@@ -66,5 +77,6 @@ class Erratic:
         is_often = let_through < PASSED * len(pauses)
         if len(pauses) == pauses.maxlen and is_often and SLOWER * rate < pauses[0][0]:
             self.is_random = True
+            self._refused = self._passed = 0
             self._share = len(pauses) / (len(pauses) + let_through)
             self._most = (1 + self._share) / 2

@@ -51,19 +51,33 @@ def test_a_rate_that_was_not_measured_is_what_passed() -> None:
 
 
 def test_more_refusals_of_what_is_sent_faster_are_a_quota_after_all() -> None:
-    """It takes some thirty requests to see, and twice as many pauses to think so again."""
+    """It takes a dozen requests to see, and twice as many pauses to think so again."""
     erratic = slowed_down()
     refusals = 0
     while erratic.is_random and refusals < 100:
         erratic.refused(in_flight=0)
         refusals += 1
-    assert 10 < refusals < 50
+    assert refusals <= 12
     for pause in range(PAUSES):
         erratic.paused(100.0 / 2**pause, 2, 1.0)
     assert not erratic.is_random
     for pause in range(PAUSES, 2 * PAUSES):
         erratic.paused(100.0 / 2**pause, 2, 1.0)
     assert erratic.is_random
+
+
+def test_a_share_that_grows_is_a_quota_too() -> None:
+    """The first ten seemed to be random; of the next, four of five are refused."""
+    erratic = slowed_down()
+    for _ in range(10):
+        erratic.passed(in_flight=0)
+    requests = 0
+    while erratic.is_random and requests < 200:
+        erratic.refused(in_flight=0)
+        requests += 1
+        if requests % 5 == 0:
+            erratic.passed(in_flight=0)
+    assert 20 < requests < 100
 
 
 def test_a_burst_of_refusals_is_no_quota() -> None:
