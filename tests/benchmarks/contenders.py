@@ -310,21 +310,21 @@ _AT_ONCE = (4, 16, 64, 256)
 
 # Found with `compare --tune` at 19,207 texts. Where two were as good, the one with fewer requests
 # at once. A quota favours those that happen to keep just below it: 128 texts, 16 at once.
-_LLAMA = {
+_LLAMA: Mapping[str, Settings] = {
     "": {"batch": 128, "workers": 64},
     "next-door": {"batch": 1024, "workers": 16},
     "quota": {"batch": 128, "workers": 16},
     "quota-no-headers": {"batch": 128, "workers": 16},
     "faults": {"batch": 512, "workers": 64},
 }
-_ASYNC = {
+_ASYNC: Mapping[str, Settings] = {
     "": {"batch": 64, "at_once": 256, "http": "aiohttp"},
     "next-door": {"batch": 256, "at_once": 4, "http": "aiohttp"},
     "quota": {"batch": 128, "at_once": 16, "http": "aiohttp"},
     "quota-no-headers": {"batch": 128, "at_once": 16, "http": "aiohttp"},
     "faults": {"batch": 512, "at_once": 16, "http": "aiohttp"},
 }
-_RUST = {
+_RUST: Mapping[str, Settings] = {
     "": {"batch": 64, "at_once": 256},
     "next-door": {"batch": 1024, "at_once": 4},
     "quota": {"batch": 64, "at_once": 16},
@@ -333,7 +333,11 @@ _RUST = {
     "far-heavy-tail": {"batch": 64, "at_once": 256, "hedge_delay": 0.5},
     "far-heavy-tail-headers": {"batch": 64, "at_once": 256, "hedge_delay": 0.5},
 }
-_RUST_GRID = {"batch": _SIZES[:-1], "at_once": _AT_ONCE, "backoff_ms": (125, 1000)}
+_RUST_GRID: Mapping[str, Sequence[Any]] = {
+    "batch": _SIZES[:-1],
+    "at_once": _AT_ONCE,
+    "backoff_ms": (125, 1000),
+}
 
 CONTENDERS: Mapping[str, Contender] = {
     "one-by-one": Contender(label="one request a text", make=one_by_one, sample=40),
