@@ -6,12 +6,14 @@ minute. A quota is different: below its rate hardly anything is refused.
 """
 
 import math
-from collections import deque
 
 __all__ = ["Erratic"]
 
 PAUSES = 6
 """So many pauses in a row tell, and twice as many each time that it was wrong."""
+
+TOLD = 10
+"""As many where the server says how long to wait: it is more likely to keep a quota."""
 
 PASSED = 12
 """Between them fewer requests than this were let through, in the mean."""
@@ -41,7 +43,8 @@ class Erratic:
 
     def __init__(self) -> None:
         self.is_random = False
-        self._pauses: deque[tuple[float, int]] = deque(maxlen=PAUSES)
+        self._patience = 1
+        self._pauses: list[tuple[float, int]] = []
         self._share = self._most = 0.0  # of refusals, since they seem to be random
         self._refused = self._passed = 0
 
@@ -58,24 +61,29 @@ class Erratic:
         has_no_room = is_trial_over and self._passed < LET_IN
         if self.is_random and (has_no_room or self._share > self._most):
             self.is_random = False
-            self._pauses = deque(maxlen=2 * len(self._pauses))
+            self._patience *= 2
+            self._pauses.clear()
 
-    def paused(self, rate: float | None, passed: int, seconds: float) -> None:
+    def paused(
+        self, rate: float | None, passed: int, seconds: float, *, is_told: bool = False
+    ) -> None:
         """Note the beginning of a pause.
 
         Args:
             rate: requests a second that were allowed before it; `None`: any number.
             passed: requests let through since the pause before.
             seconds: from one to the other; `inf`: it is the first.
+            is_told: the server says how long it is.
         """
         if self.is_random or not passed or seconds == math.inf:
             return
-        pauses = self._pauses
         rate = rate or passed / max(1e-3, seconds)
-        pauses.append((rate, passed))
+        self._pauses.append((rate, passed))
+        count = self._patience * (TOLD if is_told else PAUSES)
+        pauses = self._pauses[-count:]
         let_through = sum(passed for _, passed in pauses)
         is_often = let_through < PASSED * len(pauses)
-        if len(pauses) == pauses.maxlen and is_often and SLOWER * rate < pauses[0][0]:
+        if len(pauses) == count and is_often and SLOWER * rate < pauses[0][0]:
             self.is_random = True
             self._refused = self._passed = 0
             self._share = len(pauses) / (len(pauses) + let_through)

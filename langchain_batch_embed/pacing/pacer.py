@@ -206,7 +206,7 @@ class Pacer:
             now,
             begins=begins,
             is_explained=is_explained,
-            is_hinted=after is not None,
+            after=after,
             concurrency=self.concurrency,
             started_tokens=self._started_tokens,
         )

@@ -78,7 +78,7 @@ class Refusals:
         *,
         begins: bool,
         is_explained: bool,
-        is_hinted: bool,
+        after: float | None,
         concurrency: Concurrency,
         started_tokens: float,
     ) -> None:
@@ -89,26 +89,29 @@ class Refusals:
             now: the time.
             begins: it begins a pause.
             is_explained: there is a quota that is known, so nothing has to be found out.
-            is_hinted: the server says how long to wait.
+            after: the seconds that the server asks for; `None`: it does not say.
             concurrency: how many requests may be in flight.
             started_tokens: tokens of all requests so far.
         """
+        is_hinted = after is not None
         self._share += (1 - self._share) / RECENT
         self._erratic.refused(len(self._in_flight))
-        if begins and not is_explained and not is_hinted:
-            self._erratic.paused(self._requests.rate, self._passed_in_a_row, now - self._began)
+        if begins and not is_explained:
+            self._erratic.paused(
+                self._requests.rate, self._passed_in_a_row, now - self._began, is_told=is_hinted
+            )
         if begins:
             self._began, self._refused, self._accepted = now, 0, 0
             self._is_measured = False
         self._refused += 1
         if not is_explained:
             self._is_hinted = is_hinted
-            if not is_hinted:
-                self._which.paused(self._throttle.in_a_row)
-            if self._erratic.is_random and not is_hinted:
+            self._which.paused(self._throttle.in_a_row, after)
+            if self._erratic.is_random:
                 for bucket in (self._tokens, self._requests):
                     bucket.forget()
-                self._throttle.shorten(now)
+                if not is_hinted:
+                    self._throttle.shorten(now)
             else:
                 self._conclude(ticket, now, concurrency, started_tokens)
         self._passed_in_a_row = 0

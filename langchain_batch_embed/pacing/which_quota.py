@@ -30,8 +30,11 @@ LENIENT = 1.5
 ones, so that it is not refused for the requests either."""
 
 DRY = 3
-"""After this many pauses in a row without a hint, what was let through at first is used up for a
-while: as where requests are counted in fixed minutes. Then batches are as large as may be."""
+"""After this many pauses in a row that nobody asked for, what was let through at first is used up
+for a while: as where requests are counted in fixed minutes. Then batches are as large as may be."""
+
+LONG = 5.0
+"""A server that asks for so many seconds says the same."""
 
 SLOWEST = 1.0
 """Seconds between requests to begin with, at most: a server that asks for a pause of 40 s need not
@@ -119,9 +122,9 @@ class WhichQuota:
         if tokens <= 2 * self._largest_passed:
             self.kind, self.is_certain = "requests", True
 
-    def paused(self, in_a_row: int) -> None:
-        """Note how many pauses there were without an answer and without a hint."""
-        self.is_dry |= in_a_row >= DRY
+    def paused(self, in_a_row: int, after: float | None) -> None:
+        """Note how many pauses there were without an answer, and the seconds that are asked for."""
+        self.is_dry |= in_a_row >= DRY if after is None else after >= LONG
 
     def refused(self, tokens: float, *, in_a_row: int, is_lone: bool) -> bool:
         """Note a refusal; return whether that was for the tokens in it, so that the rates hold.

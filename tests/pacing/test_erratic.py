@@ -2,7 +2,7 @@
 
 import math
 
-from langchain_batch_embed.pacing.erratic import PASSED, PAUSES, Erratic
+from langchain_batch_embed.pacing.erratic import PASSED, PAUSES, TOLD, Erratic
 
 
 def slowed_down(passed: int = 2, factor: float = 2.0) -> Erratic:
@@ -78,6 +78,16 @@ def test_a_share_that_grows_is_a_quota_too() -> None:
         if requests % 5 == 0:
             erratic.passed(in_flight=0)
     assert 20 < requests < 100
+
+
+def test_a_server_that_says_how_long_is_believed_longer() -> None:
+    """It is more likely to keep a quota."""
+    erratic = Erratic()
+    for pause in range(TOLD - 1):
+        erratic.paused(100.0 / 2**pause, 2, 1.0, is_told=True)
+    assert not erratic.is_random
+    erratic.paused(0.01, 2, 1.0, is_told=True)
+    assert erratic.is_random
 
 
 def test_a_burst_of_refusals_is_no_quota() -> None:

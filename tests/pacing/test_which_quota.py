@@ -29,6 +29,22 @@ def test_nothing_is_excluded_while_nothing_passes() -> None:
     assert which.kind is None
 
 
+def test_a_dry_time_is_three_pauses_or_a_long_one() -> None:
+    """Then batches hold several times what has passed, as requests may be what is counted."""
+    which = WhichQuota()
+    which.passed(3_000, sent=0.0, now=0.1)
+    which.paused(2, None)
+    which.paused(1, 1.0)
+    assert not which.is_dry
+    for in_a_row, after in ((3, None), (1, 30.0)):
+        dry = WhichQuota()
+        dry.passed(20_000, sent=0.0, now=0.1)
+        dry.paused(in_a_row, after)
+        assert dry.is_dry
+        assert dry.most_when_dry == 100_000
+    assert which.most_when_dry == 5 * LEAST_QUOTA
+
+
 def test_large_batches_that_pass_as_often_prove_the_requests() -> None:
     """Far more tokens flow than the quota of tokens that was measured."""
     which, now = measured(), 0.0
