@@ -74,9 +74,9 @@ class TimeLeft:
         if is_away:
             return None
         times = [] if status.quota_seconds is None else [status.quota_seconds]
-        times += [] if pace is None else [status.pause + status.start + left / pace]
-        if status.pause:
-            times.append(status.pause + status.start)
+        if pace is not None or status.pause:
+            rest = 0.0 if pace is None else left / pace
+            times.append(status.pause + status.start + rest)
         seconds = max(times, default=None)
         if seconds is None or not status.is_learnt:
             return seconds

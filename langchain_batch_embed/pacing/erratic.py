@@ -24,14 +24,14 @@ SLOWER = 3.0
 REQUESTS = 32
 """Requests over which the share of refused ones is averaged, once they seem to be random."""
 
-TRIAL = 10
-"""Of so many requests after that,"""
-
-LET_IN = 3
-"""at least these are let through, or it is a quota: at random half of them would be."""
-
 IN_FLIGHT = 4
 """And so many more for each in flight: refusals come back sooner than answers, in one burst."""
+
+TRIAL = 10
+"""The first requests after that decide, so many of them and those in flight."""
+
+LET_IN = 3
+"""If fewer of them than this are let through, it is a quota: at random half of them would be."""
 
 
 class Erratic:
@@ -43,10 +43,10 @@ class Erratic:
 
     def __init__(self) -> None:
         self.is_random = False
-        self._patience = 1
+        self._patience = 1  # doubled each time that it was wrong
         self._pauses: list[tuple[float, int]] = []
         self._share = self._most = 0.0  # of refusals, since they seem to be random
-        self._refused = self._passed = 0
+        self._refused = self._passed = 0  # since then
 
     def passed(self, in_flight: int) -> None:
         """Note a request that was let through, and how many are in flight."""
@@ -78,7 +78,7 @@ class Erratic:
         if self.is_random or not passed or seconds == math.inf:
             return
         rate = rate or passed / max(1e-3, seconds)
-        self._pauses.append((rate, passed))
+        self._pauses = [*self._pauses[-self._patience * TOLD :], (rate, passed)]
         count = self._patience * (TOLD if is_told else PAUSES)
         pauses = self._pauses[-count:]
         let_through = sum(passed for _, passed in pauses)

@@ -1,9 +1,9 @@
 """What refusals mean where nobody tells the quota: pure conclusions, drawn once a pause.
 
-A refusal may be chance, as some gateways refuse a few whatever the rate. It may be about how many
-requests are in flight, for a while or for good. Or it is about a quota: then both rates are
-measured, and `WhichQuota` finds out which of them is real. What was let through before and after
-the refusal tells these apart.
+A refusal may be chance, as some gateways refuse a few whatever the rate, and some of them many
+(`Erratic`). It may be about how many requests are in flight, for a while or for good. Or it is
+about a quota: then both rates are measured, and `WhichQuota` finds out which of them is real. What
+was let through before and after the refusal tells these apart.
 """
 
 import math

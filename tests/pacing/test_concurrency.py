@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
-from langchain_batch_embed.pacing.concurrency import Concurrency
+from langchain_batch_embed.pacing.concurrency import SHARING, Concurrency
 from tests.support import examples
 
 MOST = 128
@@ -244,3 +244,24 @@ def test_a_wave_of_refusals_shows_how_many_were_let_in() -> None:
         in_flight.pop()
         concurrency.crowded(0.0, 0.1 + i / 100, in_flight=in_flight)
     assert concurrency.limit() == 8
+
+
+def test_batches_are_cut_for_a_few_times_what_was_let_in() -> None:
+    """Where eight at a time are let in, 128 batches would be far too small."""
+    concurrency = Concurrency(128, is_known=True)
+    concurrency.open()
+    assert concurrency.useful == 128
+    concurrency.refused(1.0, now=1.1, accepted=8)
+    concurrency.refused(2.0, now=2.1, accepted=8)  # at most a quarter at once
+    assert concurrency.useful == SHARING * concurrency.threshold < 128
+
+
+def test_a_slow_start_counts_from_the_refusal_on() -> None:
+    """However many answers come: else each round would let a second burst through."""
+    concurrency = Concurrency(128, is_known=True)
+    concurrency.open()
+    concurrency.throttled(1.0)
+    for answer in range(40):
+        concurrency.answered(sent=1.5, now=2.0 + answer / 100, work=100, in_flight=30)
+    assert concurrency.is_slow_start
+    assert concurrency.began == 1.0

@@ -289,3 +289,45 @@ class TestMeasuredRate:
                 bucket.ease(now)
             assert bucket.rate is None or bucket.rate > 0
             assert 0 <= bucket.delay(10, now) < math.inf
+
+
+class TestWrongRate:
+    """A rate that was measured while something else was refused."""
+
+    @staticmethod
+    def measured() -> TokenBucket:
+        """Return a bucket with some 10 a second, measured over ten seconds that end at 10 s."""
+        bucket = TokenBucket()
+        bucket.refused(10, now=0)
+        for second in range(1, 11):
+            bucket.passed(10, sent=second - 0.5, now=second)
+        bucket.refused(10, now=10)
+        return bucket
+
+    def test_what_has_passed_since_corrects_it(self) -> None:
+        """Three requests of 1,000 in three seconds are no 10 a second."""
+        bucket = self.measured()
+        assert bucket.rate == pytest.approx(9.3)
+        for second in (11, 12):
+            bucket.passed(1000, sent=second - 0.5, now=second)
+        bucket.correct(now=12.5)
+        assert bucket.rate is not None
+        assert bucket.rate < 100
+        bucket.passed(1000, sent=12.6, now=13)
+        bucket.correct(now=13)
+        assert bucket.rate == pytest.approx(930)
+
+    def test_it_can_be_forgotten(self) -> None:
+        """Then nothing waits for it, and the next refusal measures nothing."""
+        bucket = self.measured()
+        bucket.forget()
+        assert bucket.rate is None
+        assert bucket.delay(1e9, now=10) == 0
+        bucket.refused(10, now=20)
+        assert bucket.rate is None
+
+    def test_a_rate_that_was_told_is_kept(self) -> None:
+        """Nobody has measured it."""
+        bucket = TokenBucket(600)
+        bucket.forget()
+        assert bucket.rate == 10

@@ -8,8 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
+from langchain_batch_embed.pacing.which_quota import LEAST_QUOTA
 from langchain_batch_embed.sending.rehearsal import Request
-from langchain_batch_embed.sending.size_limits import IN_TIME, LONGEST, PARTS, RETEST, SizeLimits
+from langchain_batch_embed.sending.size_limits import (
+    IN_TIME,
+    LONGEST,
+    PARTS,
+    RETEST,
+    TOO_EARLY,
+    SizeLimits,
+)
 from langchain_batch_embed.sending.work import Batch
 from tests.sending.calls import FakeServer, Rehearsal, done, lost, make_sender, make_work, refusal
 
@@ -174,6 +182,35 @@ class TestTrials:
             rehearsal.run()
         assert sum(len(request.rows) > 40 for request in server.requests) <= refusals
         assert done(rehearsal.outcomes) == list(range(1000))
+
+
+class TestRefusedForQuota:
+    """A batch that is refused alone again and again may be above the whole quota."""
+
+    def test_what_gets_through_at_once_is_the_limit(self) -> None:
+        """The half of it needed no time, but only to be smaller."""
+        limits = SizeLimits()
+        limits.refused_for_quota(batch(1000, tokens=20))
+        limits.answered(batch(500, tokens=20), 1.0, 100.0)
+        assert limits.tokens == 10_000
+
+    def test_what_gets_through_after_several_refusals_was_too_early(self) -> None:
+        """So was the larger one: nothing is learnt."""
+        limits = SizeLimits()
+        limits.refused_for_quota(batch(1000, tokens=20))
+        late = batch(500, tokens=20)
+        late.refusals = TOO_EARLY
+        limits.answered(late, 1.0, 100.0)
+        assert limits.tokens == math.inf
+
+    def test_the_first_small_one_teaches_nothing(self) -> None:
+        """Any quota of tokens lets the longest text through at once."""
+        limits = SizeLimits()
+        small = batch(100, tokens=LEAST_QUOTA // 100)
+        limits.refused_for_quota(small)
+        assert limits.tokens == math.inf
+        limits.refused_for_quota(small)
+        assert limits.tokens < small.tokens
 
 
 class TestInTime:
