@@ -14,22 +14,23 @@ from pathlib import Path
 from langchain_batch_embed.simulator import BatchApi, Scenario, Simulator
 
 PROGRAM = """
-import json, resource, sys, time
+import json, sys, time
 from langchain_openai import OpenAIEmbeddings
 from langchain_batch_embed import BatchEmbeddings
+from tests.memory import peak_bytes
 
 url, journal, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 wrapped = OpenAIEmbeddings(model="text-embedding-3-small", base_url=url, api_key="any")
 embeddings = BatchEmbeddings(wrapped, journal=journal)
 texts = [f"text number {i}, which has as many words as a short sentence has" for i in range(count)]
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_bytes()
 started = time.perf_counter()
 job = embeddings.submit(texts)
 submitted = time.perf_counter()
 job.wait(show_progress=False)
 collected = time.perf_counter()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps([submitted - started, collected - submitted, before / 1024, peak / 1024]))
+peak = peak_bytes()
+print(json.dumps([submitted - started, collected - submitted, before / 1e6, peak / 1e6]))
 """
 
 
@@ -41,6 +42,7 @@ def main(texts: int, dimensions: int) -> None:
         journal = str(Path(folder) / "vectors.db")
         done = subprocess.run(  # noqa: S603  # our own code
             [sys.executable, "-c", PROGRAM, simulator.url, journal, str(texts)],
+            cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
             check=True,

@@ -20,7 +20,6 @@ import asyncio
 import gc
 import itertools
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tests.memory import peak_bytes
 
 __all__ = ["CONTENDERS", "Contender", "Job", "Measures", "run"]
 
@@ -412,7 +413,7 @@ def run(job: Job) -> Measures:
         texts = texts[:: max(1, len(texts) // contender.sample)][: contender.sample]
     embed = contender.make(job.url, **job.settings)
     gc.collect()
-    before_mb = peak_mb()
+    before_mb = peak_bytes() / 1e6
     processor, wall = time.process_time(), time.perf_counter()
     try:
         vectors = embed(texts)
@@ -424,21 +425,10 @@ def run(job: Job) -> Measures:
         wall=wall,
         processor=processor,
         before_mb=before_mb,
-        peak_mb=peak_mb(),
+        peak_mb=peak_bytes() / 1e6,
         result_mb=_size(vectors) / 1e6,
         wrong=_wrong(vectors, [contender.sends(text) for text in texts]),
     )
-
-
-def peak_mb() -> float:
-    """Return the most memory that this process has held, in 10**6 bytes."""
-    try:
-        # Not ru_maxrss where it can be helped: Linux passes the parent's on to its children.
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
 def _size(vectors: Vectors) -> int:

