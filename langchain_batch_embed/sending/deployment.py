@@ -29,6 +29,17 @@ REFUSED_IN_A_ROW = 8
 """Refusals without an answer in between after which the canary is sent. Each time that it passes,
 twice as many are needed for the next one."""
 
+FORBIDDEN_IN_A_ROW = 2
+"""The same where they are a 401, 403 or 404, which are rarely about a text: a text that gets two of
+them is given up."""
+
+REFUSES_ALL = 10.0
+"""Seconds for which a server that has answered may refuse even the canary, until that is believed:
+a gateway that is set up anew, or one bad replica of several, does so too."""
+
+ASK_AGAIN = 1.0
+"""Seconds between two canaries meanwhile."""
+
 CANARY_AGAIN = 0.5
 """Seconds after which the first canary of one of several deployments is sent again: at hosted
 services one answer in a hundred takes many times as long as others."""
@@ -43,6 +54,7 @@ few requests every second."""
 REFUSALS = frozenset(
     {Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL, Kind.SPENT}
 )
+_MAY_PASS = frozenset({Kind.REFUSED, Kind.ACCOUNT, Kind.TOO_LARGE})
 OF_THE_SERVER = frozenset({Kind.TIMED_OUT, Kind.UNREACHABLE, Kind.OVERLOADED, Kind.FAILED})
 
 
@@ -106,7 +118,8 @@ class Deployment:
         self.left_out: BaseException | None = None
         self.last_error: BaseException | None = None
         self._refused_in_a_row = 0
-        self._refusals_allowed = REFUSED_IN_A_ROW
+        self._forgiven = 1  # doubles with each canary that passes
+        self._refuses_all_since = math.inf
         self._last_refusal: BaseException | None = None
         self._is_unreachable = False  # by the last failure
         self._unconfirmed: Diagnosis | None = None  # it says that it is about every request
@@ -168,6 +181,7 @@ class Deployment:
     ) -> bool:
         """Note an answer; return whether it ends an outage."""
         self._refused_in_a_row = 0
+        self._refuses_all_since = math.inf
         self.is_silent = False
         place.answered()
         if not self.is_alone:
@@ -186,10 +200,27 @@ class Deployment:
             logger.warning("%s answers again, and goes on", self.server)
         self.left_out, self.canary_from = None, -math.inf
         self.is_canary_due, self.is_proven = False, True
-        self._refusals_allowed *= 2
+        self._forgiven *= 2
         if self._unconfirmed is not None:
             self.judge.denied(self._unconfirmed)
             self._unconfirmed = None
+
+    def asks_again(self, diagnosis: Diagnosis, now: float) -> bool:
+        """Tell whether a canary that was refused is sent again: the server may recover soon."""
+        if not (self.is_alone and self.pacer.health.has_answered and diagnosis.kind in _MAY_PASS):
+            return False
+        if self._refuses_all_since == math.inf:
+            self._refuses_all_since = now
+            if not self._is_rehearsal:
+                name = _named(diagnosis)
+                logger.warning(
+                    "%s refuses everything (%s): asking again for %g s",
+                    self.server,
+                    name,
+                    REFUSES_ALL,
+                )
+        self.is_canary_due, self.canary_from = True, now + ASK_AGAIN
+        return now < self._refuses_all_since + REFUSES_ALL
 
     def canary_refused(self, error: BaseException) -> BaseException:
         """Note that it is not the texts; return why everything is refused."""
@@ -236,7 +267,8 @@ class Deployment:
         is_doubtful = diagnosis.kind is Kind.ACCOUNT and not health.has_answered
         if self.judge.is_to_be_confirmed(diagnosis):
             self._unconfirmed, is_doubtful = diagnosis, True
-        if is_doubtful or self._refused_in_a_row >= self._refusals_allowed:
+        enough = FORBIDDEN_IN_A_ROW if diagnosis.kind is Kind.ACCOUNT else REFUSED_IN_A_ROW
+        if is_doubtful or self._refused_in_a_row >= enough * self._forgiven:
             self.is_canary_due = True
             self._refused_in_a_row = 0
 

@@ -271,7 +271,7 @@ class Sender:
         if not flight.parts:
             at.canary_failed(now)
             if kind in REFUSALS:  # it is not the texts
-                self._leave_out(at, at.canary_refused(error), now, kind)
+                self._canary_refused(at, diagnosis, error, now)
                 return
         is_doubtful = kind in (Kind.REFUSED, Kind.ACCOUNT) or diagnosis.by_words
         is_doubtful |= kind is Kind.TOO_LARGE and len(flight.texts) == 1
@@ -323,6 +323,12 @@ class Sender:
             # Is it the server, or this batch? Where nobody else is answered, the canary tells.
             is_alone = batch.is_alone and batch.failures > FAILED_IN_A_ROW
             at.is_canary_due |= at.pacer.health.is_down or is_alone
+
+    def _canary_refused(
+        self, at: Deployment, diagnosis: Diagnosis, error: BaseException, now: float
+    ) -> None:
+        if not at.asks_again(diagnosis, now):
+            self._leave_out(at, at.canary_refused(error), now, diagnosis.kind)
 
     def _leave_out(self, at: Deployment, error: BaseException, now: float, kind: Kind) -> None:
         """Send a deployment that refuses everything no more texts; end the calls if all do."""

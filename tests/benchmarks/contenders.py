@@ -267,6 +267,7 @@ def _rust_client(
     at_once: int,
     backoff_ms: int = 125,
     hedge_delay: float | None = None,
+    hedge_budget: float = 1.0,
 ) -> Callable[[list[str]], Any]:
     """Return what asks the Rust client, which knows characters a request, but no tokens."""
     from baseten_performance_client import PerformanceClient, RequestProcessingPreference
@@ -280,9 +281,9 @@ def _rust_client(
         max_retries=6,  # the most that it takes
         initial_backoff_ms=backoff_ms,
         retry_budget_pct=1.0,
-        # Seconds after which a request is sent a second time; so many of them, if need be.
+        # Seconds after which a request is sent a second time, and the share of them that may be.
         hedge_delay=hedge_delay,
-        hedge_budget_pct=1.0,
+        hedge_budget_pct=hedge_budget,
     )
     return lambda texts: client.embed(
         texts, model=MODEL, encoding_format=encoding, preference=preference
@@ -376,6 +377,11 @@ CONTENDERS: Mapping[str, Contender] = {
         label="Rust client, lists, unhedged",
         make=rust_client,
         best={"": _RUST[""]},
+    ),
+    "rust-own-budget": Contender(
+        label="Rust client, lists, a tenth hedged (its default)",
+        make=rust_client,
+        best={"": {**_RUST["far-heavy-tail"], "hedge_budget": 0.1}},
     ),
     "rust-base64": Contender(
         label="Rust client, base64 to lists by hand",

@@ -69,6 +69,19 @@ def test_where_each_request_takes_long_batches_do_not_shrink(spread: float) -> N
     assert work >= 20_000
 
 
+def test_noise_is_not_taken_for_a_slope() -> None:
+    """2.5 s for each request, now and then five times as much, whatever is in it."""
+    held_back = 0
+    for seed in range(40):
+        dice = random.Random(seed)
+        times = AnswerTimes()
+        for _ in range(40):
+            luck = math.exp(dice.gauss(0, 0.85))
+            times.note(dice.uniform(500, 1_000), 2.5 * luck, 1)
+        held_back += times.work_within(5.0) < 3_000
+    assert held_back <= 4
+
+
 def test_where_time_is_in_proportion_batches_shrink_until_they_are_in_time() -> None:
     """A processor that takes 0.6 ms for each token, eight in a line."""
     times, work = AnswerTimes(), 20_000.0

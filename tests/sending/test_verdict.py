@@ -7,13 +7,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from langchain_batch_embed.errors import ResponseError
 from langchain_batch_embed.pacing.diagnosis import diagnose
 from langchain_batch_embed.pacing.hedging import Hedges
+from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.odds import Odds
 from langchain_batch_embed.sending.rehearsal import Reply, Request
+from langchain_batch_embed.sending.size_limits import SizeLimits
+from langchain_batch_embed.sending.verdict import Cut, Judge
+from langchain_batch_embed.sending.work import Batch
 from tests.sending.calls import FakeServer, Rehearsal, done, lost, make_sender, make_work, refusal
 
 _ERRORS: dict[str, Callable[[], Exception | None]] = {
@@ -224,3 +230,55 @@ class TestMaxRetries:
         rehearsal.add(make_work(20, max_items=1))
         rehearsal.run()
         assert len(done(rehearsal.outcomes)) == 20
+
+
+class TestRefusedForTheRate:
+    """Whether a batch was too large for a quota that nobody tells, or came too early."""
+
+    THROTTLED = diagnose(refusal(429, "slow down"))
+
+    @pytest.fixture
+    def judge(self) -> Judge:
+        """Judge at a server that answered 5,000 tokens once and has refused what came since."""
+        pacer, limits = Pacer(max_workers=8), SizeLimits()
+        pacer.throttle.in_a_row = 2
+        limits.answered(self.batch(5), 0.1, 60.0)
+        return Judge(pacer, limits, Odds(), max_retries=8, draw=lambda: 0.5)
+
+    @staticmethod
+    def batch(texts: int) -> Batch:
+        """Return a batch of texts of 1,000 tokens."""
+        return make_work(texts, tokens=1_000).batch(np.arange(texts))
+
+    def is_cut(self, judge: Judge, batch: Batch) -> bool:
+        """Tell whether a refusal makes the judge cut a batch."""
+        return isinstance(judge.verdict(batch, self.THROTTLED, refusal(429), 0.0), Cut)
+
+    def test_a_batch_above_all_that_passed_is_cut_when_it_is_refused_again(
+        self, judge: Judge
+    ) -> None:
+        """Alone, twice."""
+        large = self.batch(20)
+        assert [self.is_cut(judge, large) for _ in range(2)] == [False, True]
+
+    def test_what_has_passed_is_never_cut(self, judge: Judge) -> None:
+        """It came too early, each time."""
+        assert not any(self.is_cut(judge, batch) for batch in [self.batch(5)] * 20)
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_refusals_of_what_has_passed_speak_for_the_large_ones(
+        self, judge: Judge, count: int
+    ) -> None:
+        """Everything came too early: each of them takes one more refusal of a large one."""
+        large, usual = self.batch(20), self.batch(5)
+        assert not self.is_cut(judge, large)
+        assert not any(self.is_cut(judge, usual) for _ in range(count))
+        assert [self.is_cut(judge, large) for _ in range(count + 1)] == [False] * count + [True]
+
+    def test_an_answer_ends_that(self, judge: Judge) -> None:
+        """Time has passed, so a large one that is refused again is too large."""
+        large, usual = self.batch(20), self.batch(5)
+        assert not self.is_cut(judge, large)
+        assert not self.is_cut(judge, usual)
+        judge.answered(usual)
+        assert self.is_cut(judge, large)

@@ -1,6 +1,6 @@
 """One answer that makes no sense costs nothing: the request is tried again, or in parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 from langchain_openai import OpenAIEmbeddings
@@ -11,6 +11,7 @@ from tests.survival.conftest import Serve
 from tests.survival.support import (
     DIMENSIONS,
     PAGE,
+    Asked,
     Endpoint,
     Reply,
     embed,
@@ -83,8 +84,58 @@ class TestOnce:
         assert len(failed) <= 5, kinds(failed)
 
 
+class TestForSeconds:
+    """A gateway that is set up anew refuses everything for some seconds, in mid-call."""
+
+    @pytest.mark.parametrize("options", [{"max_batch_size": 32}, {"max_batch_size": 1}], ids=str)
+    @pytest.mark.parametrize("workers", [1, 32])
+    @pytest.mark.parametrize("seconds", [2, 8])
+    @pytest.mark.parametrize("status", [401, 403, 404])
+    def test_nothing_is_lost_when_it_ends(
+        self,
+        batch: Batch,
+        serve: Serve,
+        wrapped: Wrapped,
+        clock: FakeClock,
+        status: int,
+        seconds: float,
+        workers: int,
+        options: Mapping[str, int],
+    ) -> None:
+        """All texts have their vectors, and few requests ask whether it has ended."""
+        began: list[float] = []
+
+        def decide(asked: Asked) -> Reply | None:
+            if asked.number < 10:
+                return None
+            began.append(asked.time)
+            is_over = asked.time >= began[0] + seconds
+            return None if is_over else Reply(status=status, body=PAGE.format(status))
+
+        embeddings = batch(wrapped(serve(decide)), max_workers=workers, **options)
+        failed = embed(embeddings, TEXTS[:400])
+        assert failed == {}, kinds(failed)
+        assert began[0] + seconds <= clock.time < began[0] + seconds + 5
+
+    @pytest.mark.parametrize("status", [400, 422])
+    def test_hardly_a_text_is_lost_where_it_looks_like_a_text_that_is_refused(
+        self, batch: Batch, serve: Serve, wrapped: Wrapped, status: int
+    ) -> None:
+        """Only what was refused alone before the first eight refusals told that it is all."""
+        began: list[float] = []
+
+        def decide(asked: Asked) -> Reply | None:
+            if asked.number < 10:
+                return None
+            began.append(asked.time)
+            return None if asked.time >= began[0] + 3 else Reply(status=status, body={})
+
+        failed = embed(batch(wrapped(serve(decide)), max_batch_size=32), TEXTS)
+        assert len(failed) <= 8, kinds(failed)
+
+
 class TestAlways:
-    """What concerns every request ends the call at once."""
+    """What concerns every request ends the call: before any answer at once, else in seconds."""
 
     @pytest.mark.parametrize("fault", ["401", "403", "404"])
     def test_a_wrong_key_or_model_ends_the_call_at_once(
@@ -100,12 +151,12 @@ class TestAlways:
     def test_a_key_that_is_revoked_in_mid_call_ends_it_soon(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """After ten answers every request gets a 401: some tens of requests tell that."""
+        """After ten answers every request gets a 401: that is believed after ten seconds of it."""
         server.configure(dimensions=DIMENSIONS, faults={"401": 1.0}, script=("ok",) * 10)
         failed = embed(batch(max_batch_size=10), TEXTS)
         assert 0 < len(failed) < len(TEXTS)
         assert server.stats()["requests"] <= 60
-        assert clock.time < 10
+        assert 9 < clock.time < 15
 
     def test_a_page_for_every_request_ends_the_call(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock
