@@ -62,6 +62,16 @@ SAFE_SHARE = 0.25
 """The start raises the number only as long as the first half of the answers takes this share of the
 time-out: should it be a line, the last of them still has to be answered in time."""
 
+BEGINNING = 16
+"""A slow start begins with the number divided by this,"""
+
+MOST_TO_BEGIN = 4
+"""but with no more than so many: what they are answered shows whether there is quota."""
+
+MANY = 32
+"""More requests in flight than this are not let go together after a pause that may have been too
+short: all of them would be refused again."""
+
 SHARING = 4
 """Where more at a time were refused, the work is shared out as if this many times the number of
 requests were to share it: each batch is larger, and the last ones still end at about one time."""
@@ -229,14 +239,18 @@ class Concurrency:
             self._ceiling = self.estimate + 1
 
     def throttled(self, now: float) -> None:
-        """Begin again with one request: the quota behind a refusal is not known."""
+        """Begin again with few requests: the quota behind a refusal is not known."""
         if self.estimate >= self.threshold:  # else a slow start is under way
             self.threshold = max(2.0, self.estimate)
-        self.estimate = 1.0
+        self._begin_slowly(now)
         self.is_starting = self.is_opening = False
         self._checks = 0
         self._attempt, self._last = 0, None
-        self._begin(now)
+
+    def hesitate(self, now: float) -> None:
+        """Begin again with few requests, where there are many: a refusal may be chance."""
+        if self.estimate >= self.threshold > MANY:
+            self._begin_slowly(now)
 
     def recover(self, before: float, now: float) -> None:
         """Go back to where it was before an outage, from half of that on."""
@@ -249,6 +263,10 @@ class Concurrency:
         """End the slow start after a refusal at what the server was working on at that moment."""
         self.threshold = float(max(1, min(self.most, accepted)))
         self._ceiling = min(self._ceiling, self.threshold + 1)
+
+    def _begin_slowly(self, now: float) -> None:
+        self.estimate = max(1.0, min(MOST_TO_BEGIN, self.threshold / BEGINNING))
+        self._begin(now)
 
     def _lower(self, to: float, now: float) -> None:
         self._ceiling = self.estimate

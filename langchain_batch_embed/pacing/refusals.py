@@ -57,6 +57,7 @@ class Refusals:
         self._was_crowded = False
         self._crowded_until = -math.inf  # what was sent by then was too many at a time
         self._passed_in_a_row = 0  # requests let through since the last refusal
+        self._is_first = True  # whether there was no such pause yet
         self._is_measured = False  # whether conclusions were drawn from the current pause
         self._is_hinted = False  # whether the last refusal said how long to wait
 
@@ -135,8 +136,7 @@ class Refusals:
         in_a_row = self._throttle.in_a_row
         is_lone = not self._in_flight and in_a_row > 1
         if self._refused == 1 and not is_lone:
-            for bucket in (self._tokens, self._requests):
-                bucket.ease(now)
+            self._ease(now, concurrency)
         if not self._is_chance() and not self._is_measured:
             self._is_measured = True
             excludes_tokens = self._which.excludes_tokens(started_tokens)
@@ -154,6 +154,14 @@ class Refusals:
             self._measure(ticket, now, concurrency, is_lone=is_lone)
         if self._is_measured and in_a_row == 1:
             concurrency.accepts(accepted)
+
+    def _ease(self, now: float, concurrency: Concurrency) -> None:
+        """Send a little less after a refusal that may be chance; far less after the first one."""
+        for bucket in (self._tokens, self._requests):
+            bucket.ease(now)
+        if self._is_first:
+            self._is_first = False
+            concurrency.hesitate(now)
 
     def _is_one_too_many(self, ticket: Ticket, concurrency: Concurrency) -> bool:
         """Tell whether more are in flight than usual, after a while without refusals."""

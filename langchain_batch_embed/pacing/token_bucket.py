@@ -53,6 +53,10 @@ LONGEST = 30.0
 """A measured rate lets a request of the usual size through at least this often, in seconds: time in
 which nothing was sent, or a server that refuses at random, must not make it ever slower."""
 
+MOST_OWED = 1.0
+"""After a refusal a bucket whose rate is measured owes at most this many seconds' worth: servers
+refuse what is too much, and do not let it be paid for later."""
+
 MEASURED_SECONDS = 1.0
 """A bucket whose rate is measured is taken to hold this many seconds' worth."""
 
@@ -276,7 +280,7 @@ class TokenBucket:
             self._period = _Period(start=now, paused=paused)
             self._in_a_row, self._lowered_at = 0, now
             if self.is_measured:
-                self.level = min(self.level, 0.0)
+                self._empty()
 
     def _remeasure(self, period: "_Period", end: float) -> None:
         """Measure the rate: what was let through between two refusals has flowed in there."""
@@ -311,7 +315,7 @@ class TokenBucket:
         if self.is_measured and self.rate is not None:
             self._base = self.rate * (1 - MEASURED_EASE)
             self._measure(self._base)
-            self.level = min(self.level, 0.0)
+            self._empty()
             self._in_a_row, self._lowered_at = 0, now
             self._measurements += 1
 
@@ -332,6 +336,10 @@ class TokenBucket:
     def _measure(self, rate: float) -> None:
         self.rate, self.is_measured = rate, True
         self.capacity = MEASURED_SECONDS * rate
+
+    def _empty(self) -> None:
+        """Note that the bucket of a measured rate is empty: what it owes was owed to a guess."""
+        self.level = max(-MOST_OWED * (self.rate or 0.0), min(self.level, 0.0))
 
     def _refill(self, now: float) -> None:
         if self.rate is not None:

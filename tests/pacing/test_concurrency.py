@@ -165,12 +165,29 @@ class TestOverload:
             concurrency.timed_out(sent=now + 0.6, now=now + 0.7)
         assert concurrency.limit() == 1
 
-    def test_after_a_throttle_it_begins_again_with_one(self) -> None:
+    @pytest.mark.parametrize(("most", "few"), [(4, 1), (16, 1), (40, 2), (64, 4), (128, 4)])
+    def test_after_a_throttle_it_begins_again_with_few(self, most: int, few: int) -> None:
+        """A sixteenth of what it was, but never more than four."""
+        concurrency = Concurrency(most, first=most)
+        concurrency.throttled(now=1)
+        assert concurrency.limit() == few
+
+    @pytest.mark.parametrize(("most", "few"), [(32, 32), (64, 4), (128, 4)])
+    def test_many_are_not_let_go_together_after_a_first_refusal(self, most: int, few: int) -> None:
+        """It may be chance, so that costs time only where a second burst would be large."""
+        concurrency = Concurrency(most, first=most)
+        concurrency.hesitate(now=1)
+        assert concurrency.limit() == few
+        for now in range(70):
+            concurrency.answered(sent=2 + now, now=3 + now, work=1, in_flight=1)
+        assert concurrency.limit() >= min(most, 64)
+
+    def test_after_a_throttle_it_grows_up_to_what_was_let_in(self) -> None:
         """The quota is not known, so it grows with each answer, up to what was in flight."""
         concurrency = self.opened()
         concurrency.throttled(now=1)
         concurrency.accepts(10)
-        assert concurrency.limit() == 1
+        assert concurrency.limit() == 4
         for now in range(20):
             concurrency.answered(sent=2 + now, now=3 + now, work=1, in_flight=1)
         assert concurrency.limit() <= 11

@@ -162,6 +162,24 @@ class TestMeasuredRate:
         assert 80 <= (bucket.rate or 0) <= 100
         assert bucket.delay(40, now=20) > 0
 
+    @pytest.mark.parametrize("refuse", ["refused", "ease"])
+    def test_a_refusal_ends_what_is_owed(self, refuse: str) -> None:
+        """The server let it pass, so nobody waits ten seconds for it later: one, at the most."""
+        bucket = TokenBucket()
+        bucket.refused(10, now=0)
+        bucket.passed(1000, sent=1, now=5)
+        bucket.refused(10, now=10)
+        rate = bucket.rate or 0
+        bucket.take(10 * rate, now=10)
+        bucket.passed(10 * rate, sent=11, now=12)
+        assert bucket.delay(rate / 2, now=12) > 8
+        if refuse == "ease":
+            bucket.ease(now=12)
+        else:
+            bucket.refused(rate / 2, now=12)
+        assert bucket.level >= -1.01 * (bucket.rate or 0)
+        assert 0 < bucket.delay(rate / 2, now=12) < 2
+
     def test_one_refusal_alone_measures_nothing(self) -> None:
         """How full the bucket was at the start is not known."""
         bucket = TokenBucket()
