@@ -63,14 +63,14 @@ SAFE_SHARE = 0.25
 time-out: should it be a line, the last of them still has to be answered in time."""
 
 BEGINNING = 16
-"""A slow start begins with the number divided by this,"""
+"""A slow start begins with the number divided by this."""
 
 MOST_TO_BEGIN = 4
-"""but with no more than so many: what they are answered shows whether there is quota."""
+"""And with no more than so many: their answers show whether there is quota."""
 
 MANY = 32
-"""More requests in flight than this are not let go together after a pause that may have been too
-short: all of them would be refused again."""
+"""After a first refusal, more than this many are not sent together again: if it was the quota, all
+of them would be refused."""
 
 SHARING = 4
 """Where more at a time were refused, the work is shared out as if this many times the number of
