@@ -37,7 +37,8 @@ NAMES = {way: name for way, (name, needs) in _NEEDS.items() if importlib.util.fi
 
 PROGRAM = """
 import json, sys, time, urllib.request
-from tests.benchmarks.contenders import CONTENDERS, peak_mb
+from tests.benchmarks.contenders import CONTENDERS
+from tests.memory import peak_bytes
 
 way, url, file, count, rounds = json.loads(sys.argv[1])
 texts = json.load(open(file))[:count]
@@ -50,12 +51,12 @@ for seed in range(rounds):
     control = url.replace("/v1", "/simulator/scenario")
     urllib.request.urlopen(control, json.dumps({"tier": 5, "seed": seed}).encode()).close()
     embed = CONTENDERS[way].make(url, **settings)
-    before, processor, started = peak_mb(), time.process_time(), time.perf_counter()
+    before, processor, started = peak_bytes(), time.process_time(), time.perf_counter()
     vectors = embed(texts)
     runs.append({
         "seconds": time.perf_counter() - started,
         "processor": time.process_time() - processor,
-        "memory": peak_mb() - before,
+        "memory": (peak_bytes() - before) / 1e6,
     })
     kept.append(embed)  # some clients complain where they are closed in another event loop
     del vectors
