@@ -248,7 +248,7 @@ class Concurrency:
         self._attempt, self._last = 0, None
 
     def hesitate(self, now: float) -> None:
-        """Begin again with few requests, where there are many: a refusal may be chance."""
+        """Begin again with few requests where there were many: the refusal may be about a quota."""
         if self.estimate >= self.threshold > MANY:
             self._begin_slowly(now)
 

@@ -30,8 +30,8 @@ REFUSED_IN_A_ROW = 8
 twice as many are needed for the next one."""
 
 FORBIDDEN_IN_A_ROW = 2
-"""The same where they are a 401, 403 or 404, which are rarely about a text: a text that gets two of
-them is given up."""
+"""The same for refusals of the account, as 401, 403 and 404: they are rarely about a text, and a
+text that gets two of them is given up."""
 
 REFUSES_ALL = 10.0
 """Seconds for which a server that has answered may refuse even the canary, until that is believed:
@@ -206,7 +206,7 @@ class Deployment:
             self._unconfirmed = None
 
     def asks_again(self, diagnosis: Diagnosis, now: float) -> bool:
-        """Tell whether a canary that was refused is sent again: the server may recover soon."""
+        """Note that a canary was refused; return whether it is sent again in a second."""
         if not (self.is_alone and self.pacer.health.has_answered and diagnosis.kind in _MAY_PASS):
             return False
         if self._refuses_all_since == math.inf:

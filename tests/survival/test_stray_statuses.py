@@ -1,5 +1,6 @@
 """One answer that makes no sense costs nothing: the request is tried again, or in parts."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -84,6 +85,22 @@ class TestOnce:
         assert len(failed) <= 5, kinds(failed)
 
 
+class SetUpAnew:
+    """A gateway that refuses everything for some seconds, from its eleventh request on."""
+
+    def __init__(self, reply: Reply, seconds: float) -> None:
+        self._reply = reply
+        self._seconds = seconds
+        self.ends = math.inf
+
+    def __call__(self, asked: Asked) -> Reply | None:
+        """Return the refusal while it lasts."""
+        if asked.number < 10:
+            return None
+        self.ends = min(self.ends, asked.time + self._seconds)
+        return None if asked.time >= self.ends else self._reply
+
+
 class TestForSeconds:
     """A gateway that is set up anew refuses everything for some seconds, in mid-call."""
 
@@ -103,34 +120,19 @@ class TestForSeconds:
         options: Mapping[str, int],
     ) -> None:
         """All texts have their vectors, and few requests ask whether it has ended."""
-        began: list[float] = []
-
-        def decide(asked: Asked) -> Reply | None:
-            if asked.number < 10:
-                return None
-            began.append(asked.time)
-            is_over = asked.time >= began[0] + seconds
-            return None if is_over else Reply(status=status, body=PAGE.format(status))
-
-        embeddings = batch(wrapped(serve(decide)), max_workers=workers, **options)
+        gateway = SetUpAnew(Reply(status=status, body=PAGE.format(status)), seconds)
+        embeddings = batch(wrapped(serve(gateway)), max_workers=workers, **options)
         failed = embed(embeddings, TEXTS[:400])
         assert failed == {}, kinds(failed)
-        assert began[0] + seconds <= clock.time < began[0] + seconds + 5
+        assert gateway.ends <= clock.time < gateway.ends + 5
 
     @pytest.mark.parametrize("status", [400, 422])
     def test_hardly_a_text_is_lost_where_it_looks_like_a_text_that_is_refused(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, status: int
     ) -> None:
         """Only what was refused alone before the first eight refusals told that it is all."""
-        began: list[float] = []
-
-        def decide(asked: Asked) -> Reply | None:
-            if asked.number < 10:
-                return None
-            began.append(asked.time)
-            return None if asked.time >= began[0] + 3 else Reply(status=status, body={})
-
-        failed = embed(batch(wrapped(serve(decide)), max_batch_size=32), TEXTS)
+        gateway = SetUpAnew(Reply(status=status), 3)
+        failed = embed(batch(wrapped(serve(gateway)), max_batch_size=32), TEXTS)
         assert len(failed) <= 8, kinds(failed)
 
 
