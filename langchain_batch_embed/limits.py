@@ -133,10 +133,10 @@ OPENAI = Limits(
     strict=True,
     max_tokens_per_request=300_000,  # "maximum 300,000 tokens summed across all inputs"
     max_tokens_per_input=8191,  # 8,192 today; 8,191 is the older figure and safe for both
-    # Of at most 10,000 tokens each, some 8,600 in texts of usual lengths: five sixths of what the
-    # lowest paid tier lets through at once, 1,000,000 tokens and 3,000 requests a minute
+    # Of at most 14,000 tokens each, some 12,000 in texts of usual lengths: three quarters of what
+    # the lowest paid tier lets through at once, 1,000,000 tokens and 3,000 requests a minute
     # (platform.openai.com/docs/guides/rate-limits).
-    first_requests=96,
+    first_requests=64,
     refuses_empty=True,
     bytes_per_token=4,  # what the limiter charges in recorded traffic
 )

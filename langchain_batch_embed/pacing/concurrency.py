@@ -30,6 +30,9 @@ processor that takes 40 ms for each answers in 0.2 s."""
 GROWTH = 4
 """The start raises the number by this factor a round."""
 
+GROWTH_TOGETHER = 6
+"""The same after first answers that came together, where a round takes its time."""
+
 GROWTH_TOLD = 16
 """The same once the quota is known: it then takes no refusals to find out about it."""
 
@@ -55,6 +58,10 @@ time, and is done at once: next door, this process is what everything waits for.
 NEAR_ROUNDS = 4
 """In every second one of these first rounds; the very first opens connections and says little."""
 
+EVEN = 0.3
+"""Of such short round trips, the same work per second is enough to go on with fewer requests, if
+the standard errors of both rounds together are below this, in logarithms."""
+
 SUSPICIOUS = 4.0
 """Round trips this many times as long as the first ones may be those of a line: fewer are tried."""
 
@@ -72,7 +79,7 @@ MANY = 32
 """After a first refusal, more than this many are not sent together again: if it was the quota, all
 of them would be refused."""
 
-SHARING = 4
+SHARING = 8
 """Where more at a time were refused, the work is shared out as if this many times the number of
 requests were to share it: each batch is larger, and the last ones still end at about one time."""
 
@@ -322,10 +329,10 @@ class Concurrency:
         self.is_starting &= not self._is_quota_told
         growth = float(GROWTH_TOLD if self._is_quota_told else GROWTH)
         if last is None:
-            ends = [end for _, _, end in trips]
-            spread = max(ends) - min(ends)
-            if (len(ends) - 1) * min(trip for trip, _, _ in trips) > TOGETHER * spread:
+            if _came_together(trips):
                 self.is_starting = False  # larger requests may follow at once
+                if not self._near_rounds:
+                    growth = max(growth, GROWTH_TOGETHER)
         elif self._is_slower(ended, last):
             self.is_starting, self.is_saturated, self._checks = False, True, 0
             self._rest, self._rounds = 1, 0
@@ -388,9 +395,11 @@ class Concurrency:
             gain = ended.rate / last.rate if last.rate < math.inf else 1.0
             # Half way between "the same work is done" and "work in proportion to the number".
             enough = math.sqrt(ended.number / last.number)
-            # With fewer in a line, round trips are shorter too.
+            # With fewer in a line, round trips are shorter too. Where this process is the line, a
+            # part of it stands before the requests are sent; but such round trips are even.
             shrunk = last.pace - ended.pace
-            is_shorter = shrunk > -math.log(enough) or self._attempt > 0
+            is_even = self._checks > 0 and math.hypot(ended.error, last.error) < EVEN
+            is_shorter = shrunk > -math.log(enough) or is_even or self._attempt > 0
             if gain >= enough and is_shorter:  # go on in this direction
                 self._rest = 1
                 if self._attempt < 0:
@@ -413,6 +422,13 @@ class Concurrency:
         self._attempt = 1 if upwards else -1
         if self.estimate == ended.number:
             self._attempt, self._turns_up = 0, not self._turns_up
+
+
+def _came_together(trips: Sequence[tuple[float, float, float]]) -> bool:
+    """Tell whether answers came at about one time, and not one after the other, as in a line."""
+    ends = [end for _, _, end in trips]
+    spread = max(ends) - min(ends)
+    return (len(ends) - 1) * min(trip for trip, _, _ in trips) > TOGETHER * spread
 
 
 def _rate(trips: Sequence[tuple[float, float, float]]) -> float:

@@ -7,6 +7,8 @@ is left of the request's time, and the library's own time-out error ends the req
 httpcore, under httpx, and httpcore2, under httpx2, have an interface for that, the network backend.
 httpx has no option for it, hence the private attributes. Where one of them is missing, as in a
 user's own transport, the time-out is for each read.
+
+At the same place, more is read at a time than httpcore would.
 """
 
 import logging
@@ -23,6 +25,10 @@ logger = logging.getLogger(__name__)
 _LEAST = 0.001
 """Seconds for an operation after the time is over. For sockets 0 means something else, and bytes
 that have arrived may still be read."""
+
+_READ_BYTES = 256 * 1024
+"""Bytes read at a time, at least. httpcore reads 64 KB, so the vectors of 64 texts take it nine
+reads, and between two of them a thread waits for its turn among all others."""
 
 _limits = threading.local()
 
@@ -69,6 +75,8 @@ class _Limited:
         return getattr(self._inner, name)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> Any:
+        if getattr(_limits, "left", None) is not None:
+            max_bytes = max(max_bytes, _READ_BYTES)
         return self._inner.read(max_bytes, timeout=_left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:

@@ -253,6 +253,44 @@ def test_the_number_is_between_one_and_the_most(
         assert 1 <= concurrency.limit() <= most
 
 
+@pytest.mark.parametrize(
+    ("ends", "number"),
+    [
+        pytest.param([0.30, 0.31, 0.32, 0.33], 48, id="together"),
+        pytest.param([0.15, 0.30, 0.45, 0.60], 32, id="one after the other"),
+        pytest.param([0.010, 0.011, 0.012, 0.013], 8, id="next door, where a round costs nothing"),
+    ],
+)
+def test_answers_that_come_together_open_more_places(ends: list[float], number: int) -> None:
+    """Those of a line come one after the other, and must not be many."""
+    concurrency = Concurrency(128, first=8)
+    for now in ends:
+        concurrency.answered(sent=0.0, now=now, work=500, in_flight=8)
+    assert concurrency.limit() == number
+
+
+@pytest.mark.parametrize(
+    ("trips", "number"),
+    [
+        pytest.param([0.010, 0.011, 0.012, 0.013], 2, id="even"),
+        pytest.param([0.001, 0.004, 0.016, 0.064], 8, id="uneven"),
+    ],
+)
+def test_next_door_the_same_work_with_fewer_requests_is_enough(
+    trips: list[float], number: int
+) -> None:
+    """Where this process is the line, round trips need not get shorter with fewer of them."""
+    concurrency, now = Concurrency(128, first=8), 0.0
+    for answers in (4, 8, 8):  # the very first round, one with 8 in flight, one with 4
+        busy = concurrency.limit()
+        now += 0.1
+        for answer in range(answers):
+            now += 0.002
+            sent = now - trips[answer % 4]
+            concurrency.answered(sent=sent, now=now, work=500, in_flight=busy)
+    assert concurrency.limit() == number
+
+
 def test_a_wave_of_refusals_shows_how_many_were_let_in() -> None:
     """Of 32 that were sent together 24 are refused one by one: 8 are let in at a time."""
     concurrency = Concurrency(128, first=32)

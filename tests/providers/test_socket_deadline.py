@@ -94,10 +94,11 @@ def test_the_client_of_either_sdk_keeps_the_time_limit(library: str) -> None:
 
 
 class Stream:
-    """What httpcore reads from; it notes the time-outs that it is given."""
+    """What httpcore reads from; it notes the sizes and time-outs that it is given."""
 
     def __init__(self) -> None:
         self.timeouts: list[float | None] = []
+        self.sizes: list[int] = []
         self.inner = "socket"
 
     def connect_tcp(
@@ -121,8 +122,9 @@ class Stream:
         self.timeouts.append(timeout)
         return self
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read nothing."""
+        self.sizes.append(max_bytes)
         self.timeouts.append(timeout)
         return b""
 
@@ -187,6 +189,18 @@ def test_others_on_the_same_client_are_not_limited() -> None:
     read()
     backend.read(1)
     assert stream.timeouts == [30, 30, None]
+
+
+def test_much_is_read_at_a_time_but_not_for_others() -> None:
+    """Each read waits for its turn among all threads, and an answer has half a megabyte."""
+    stream = Stream()
+    limit_reads(client := client_with(stream))
+    backend = client._transport._pool._network_backend
+    with time_limit(1, clock=lambda: 0):
+        backend.read(65_536)
+        backend.read(1_000_000)
+    backend.read(65_536)
+    assert stream.sizes == [262_144, 1_000_000, 65_536]
 
 
 @pytest.mark.parametrize(

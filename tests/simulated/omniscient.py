@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_batch_embed.pacing.hedging import Hedges
-from langchain_batch_embed.texts.packing import GUIDED_LEAST, INPUT_WORK, Sizes, pack
+from langchain_batch_embed.texts.packing import INPUT_WORK, Sizes, pack
 
 from .exchange import Reply, Request
 from .grid import Cell
@@ -40,6 +40,9 @@ __all__ = ["omniscient_seconds"]
 Rows = NDArray[np.intp]
 
 REPEATS: Final = 3
+
+USUAL: Final = 10_000
+"""Work in a batch for a server that computes a few at once, in tokens."""
 
 FEW_PARTS: Final = 8
 """A bucket or window that holds fewer usual batches than this is filled with equal ones."""
@@ -202,7 +205,7 @@ def _cut(cell: Cell, sizes: Sizes, max_workers: int) -> list[Rows]:
     if cell.tokens_per_minute is not None:
         holds = capacity(cell.tokens_per_minute, cell)
         tokens = min(tokens, holds)
-        if (parts := math.ceil(holds / GUIDED_LEAST)) < FEW_PARTS:
+        if (parts := math.ceil(holds / USUAL)) < FEW_PARTS:
             tokens = min(tokens, holds / parts)
     few_at_once = cell.computed_at_once or cell.refuses_above
     if few_at_once is not None and cell.requests_per_minute is None:
@@ -224,7 +227,7 @@ def _usual(sizes: Sizes, items: int, tokens: float) -> list[Rows]:
     for row, each in enumerate(sizes.tokens.tolist()):
         work += each + INPUT_WORK
         charge += each
-        if row > begin and (work > GUIDED_LEAST or charge > tokens or row - begin >= items):
+        if row > begin and (work > USUAL or charge > tokens or row - begin >= items):
             batches.append(np.arange(begin, row))
             begin, work, charge = row, each + INPUT_WORK, each
     batches.append(np.arange(begin, len(sizes.tokens)))
