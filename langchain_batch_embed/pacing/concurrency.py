@@ -31,7 +31,7 @@ GROWTH = 4
 """The start raises the number by this factor a round."""
 
 GROWTH_TOGETHER = 6
-"""The same after first answers that came together, where a round takes its time."""
+"""The same after first answers that came together: those of a line do not."""
 
 GROWTH_TOLD = 16
 """The same once the quota is known: it then takes no refusals to find out about it."""
@@ -59,8 +59,8 @@ NEAR_ROUNDS = 4
 """In every second one of these first rounds; the very first opens connections and says little."""
 
 EVEN = 0.3
-"""Of such short round trips, the same work per second is enough to go on with fewer requests, if
-the standard errors of both rounds together are below this, in logarithms."""
+"""Where round trips are that short, and vary so little that the standard errors of both rounds
+together are below this, fewer requests only have to get the same work done per second."""
 
 SUSPICIOUS = 4.0
 """Round trips this many times as long as the first ones may be those of a line: fewer are tried."""
@@ -331,8 +331,7 @@ class Concurrency:
         if last is None:
             if _came_together(trips):
                 self.is_starting = False  # larger requests may follow at once
-                if not self._near_rounds:
-                    growth = max(growth, GROWTH_TOGETHER)
+                growth = max(growth, GROWTH_TOGETHER)
         elif self._is_slower(ended, last):
             self.is_starting, self.is_saturated, self._checks = False, True, 0
             self._rest, self._rounds = 1, 0
@@ -395,8 +394,8 @@ class Concurrency:
             gain = ended.rate / last.rate if last.rate < math.inf else 1.0
             # Half way between "the same work is done" and "work in proportion to the number".
             enough = math.sqrt(ended.number / last.number)
-            # With fewer in a line, round trips are shorter too. Where this process is the line, a
-            # part of it stands before the requests are sent; but such round trips are even.
+            # With fewer in a line, round trips are shorter too. They need not be where this process
+            # is what everything waits for, but then they vary little.
             shrunk = last.pace - ended.pace
             is_even = self._checks > 0 and math.hypot(ended.error, last.error) < EVEN
             is_shorter = shrunk > -math.log(enough) or is_even or self._attempt > 0

@@ -8,7 +8,7 @@ httpcore, under httpx, and httpcore2, under httpx2, have an interface for that, 
 httpx has no option for it, hence the private attributes. Where one of them is missing, as in a
 user's own transport, the time-out is for each read.
 
-At the same place, more is read at a time than httpcore would.
+The reads of such a request are larger than httpcore's, too.
 """
 
 import logging

@@ -24,8 +24,8 @@ GUIDED_LEAST = 14_000
 """Work below which a further cut does not pay, in tokens.
 
 At about 7 ms for a thousand tokens, in public recordings of OpenAI's endpoint, this takes hardly
-more than the fixed 80 ms of a request. Besides, this process takes 3 ms to send one and to read its
-answer, for which all others wait.
+more than the fixed 80 ms of a request. Besides, all other requests wait while this process sends
+one or reads its answer.
 """
 
 WAVE_MOST = 1_000_000

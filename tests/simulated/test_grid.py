@@ -12,8 +12,8 @@ from tests.simulated.grid import Cell, cell_of, pairwise
 from tests.simulated.trial import Client, clients_of, try_cell
 
 REASONS = {
-    "AT_A_TIME": "to find a limit of 8 at a time, 8 grow to 32, 48, or 128 where told the quota:"
-    " 24 to 120 refusals of 200 to 900 requests, and each attempt at more is refused too",
+    "AT_A_TIME": "to find a limit of 8 at a time, 8 grow to 32 or 48, and to 128 where headers"
+    " tell the quota: 24 to 120 refusals of 200 to 900 requests, and each attempt at more too",
     "SCARCE": "at 1 request a second that nobody tells, 8 small requests, one that excludes a limit"
     " at a time, 2 or 3 pauses and 5 steps to a full batch cost 8 to 15 s of 20",
     "FIRST": "of one request a second, what arrives a moment early is refused, and charged",
