@@ -150,6 +150,7 @@ class Concurrency:
         self.threshold = self.estimate  # where a slow start after a refusal ends
         self._ceiling = math.inf  # what was refused or timed out last
         self._rest = 1  # rounds until the next attempt
+        self._was_raised = True  # since it was lowered last
         self._rounds = 0  # since the last one
         self._first_round: _Round | None = None
         self._near_rounds = 0  # first rounds at a server whose round trips are short
@@ -157,6 +158,7 @@ class Concurrency:
         self._attempt = 0  # -1: a lower number is being tried, 1: a higher one
         self._turns_up = False  # the next attempt is a higher number
         self._cut = -math.inf  # when the number was lowered last
+        self._before_refusals = 1.0  # the highest number that was ever refused
         self._let_in = 0  # answered since that were sent before
         self.began = -math.inf
         self._trips: list[tuple[float, float, float]] = []  # seconds, work, when it ended
@@ -216,18 +218,7 @@ class Concurrency:
             self._lower(self.estimate / 2, now)
             self.is_saturated = True
 
-    def refused(self, sent: float, now: float, *, accepted: int) -> None:
-        """Lower the number to what the server was working on, once for each such moment.
-
-        Args:
-            sent: when the refused request was sent.
-            now: the time.
-            accepted: requests in flight that were sent before it.
-        """
-        if sent > self._cut:
-            self._lower(min(self.estimate - 1, max(accepted, self.estimate / 4)), now)
-
-    def crowded(self, sent: float, now: float, *, in_flight: Sequence[float]) -> None:
+    def refused(self, sent: float, now: float, *, in_flight: Sequence[float]) -> None:
         """Lower the number to what was let in, as one after the other is refused.
 
         Args:
@@ -236,6 +227,7 @@ class Concurrency:
             in_flight: when each request in flight was sent.
         """
         if sent > self._cut:
+            self._before_refusals = max(self._before_refusals, self.estimate)
             self._lower(min(self.estimate - 1, len(in_flight)), now)
             return
         # Those that were sent together are refused one by one, so only the last of them shows
@@ -266,6 +258,10 @@ class Concurrency:
         self._ceiling, self._rest = math.inf, 1
         self._begin(now)
 
+    def restore(self, now: float) -> None:
+        """Go back to where it was before the refusals: they were about something else."""
+        self.recover(self._before_refusals, now)
+
     def accepts(self, accepted: int) -> None:
         """End the slow start after a refusal at what the server was working on at that moment."""
         self.threshold = float(max(1, min(self.most, accepted)))
@@ -280,7 +276,9 @@ class Concurrency:
         self.estimate = self.threshold = max(1.0, to)
         self.is_starting = self.is_opening = False
         self._checks = 0
-        self._rest = min(LONGEST_REST, 2 * self._rest)
+        if self._was_raised:  # else nothing was tried since
+            self._rest = min(LONGEST_REST, 2 * self._rest)
+        self._was_raised = False
         self._rounds, self._attempt, self._last = 0, 0, None
         self._cut, self._let_in = now, 0
         self._begin(now)
@@ -372,7 +370,9 @@ class Concurrency:
         self._set(self.estimate * math.exp(self._first_round.middle - ended.middle) * DOWN)
 
     def _set(self, number: float) -> None:
+        before = self.estimate
         self.estimate = self.threshold = float(max(1, min(self.most, math.ceil(number))))
+        self._was_raised |= self.estimate > before
 
     def _rise(self) -> None:
         """Double the number each round, up to what was refused last; go beyond it rarely."""

@@ -215,7 +215,7 @@ class Pacer:
         if not told and after is None:
             # It knows nothing of the quota, so it is a limit of requests at a time.
             in_flight = [other.sent for other in self.in_flight.values()]
-            self.concurrency.crowded(ticket.sent, now, in_flight=in_flight)
+            self.concurrency.refused(ticket.sent, now, in_flight=in_flight)
             self.throttle.shorten(now)
         elif begins:
             # A quota that is known explains the refusal; the other one is not guessed at.
@@ -243,7 +243,6 @@ class Pacer:
             reached: there was a connection before it failed.
         """
         self._end(ticket)
-        accepted = sum(other.sent <= ticket.sent for other in self.in_flight.values())
         if not self.health.failures:
             self._before_outage = self.concurrency.estimate
         self.health.was_reached |= reached
@@ -251,8 +250,9 @@ class Pacer:
         if timed_out:
             self._before_outage = None  # it is there, and has too much to do
             self.concurrency.timed_out(ticket.sent, now)
-        elif overloaded and not self.health.is_down:
-            self.concurrency.refused(ticket.sent, now, accepted=accepted)
+        elif overloaded:
+            in_flight = [other.sent for other in self.in_flight.values()]
+            self.concurrency.refused(ticket.sent, now, in_flight=in_flight)
 
     def overloaded(self, ticket: Ticket, *, refusals: int) -> bool:
         """Note a refusal for overload; return whether it is one for the rate, as nginx's 503 is.
@@ -267,6 +267,17 @@ class Pacer:
         if is_alone and self.health.has_answered and ticket.sent >= self.health.answered_at:
             self._overload.refused(self._passed["requests"])
         return self._overload.is_rate(pauses=self.throttle.in_a_row, refusals=refusals)
+
+    def forget_overload(self, now: float) -> None:
+        """Forget what refusals for overload have taught: they were about the size of a batch."""
+        self.concurrency.restore(now)
+        self.throttle.cancel()
+        self.forget_rates()
+
+    def forget_rates(self) -> None:
+        """Forget rates that were measured: the refusals were about the size of a batch."""
+        for bucket in (self.tokens, self.requests):
+            bucket.forget()
 
     def explains(self, charge: int) -> bool:
         """Tell whether a known quota lets a request of this many tokens through some time."""

@@ -29,6 +29,9 @@ ROUNDS = 2
 NUMBERS = 8
 """Requests over which the number in flight is averaged."""
 
+CROWDS = 3
+"""So often fewer at a time are tried before a refusal is said to be about a quota of requests."""
+
 BURST = 3
 """Refusals in one pause from which on they are no chance, if they are half of what was sent."""
 
@@ -54,7 +57,7 @@ class Refusals:
         self._refused = 0  # requests refused in it
         self._accepted = 0  # requests answered since that were sent before it
         self._usual_number = 1.0  # in flight, with those that were let through lately
-        self._was_crowded = False
+        self._crowds = 0  # times that too many at a time were suspected
         self._crowded_until = -math.inf  # what was sent by then was too many at a time
         self._passed_in_a_row = 0  # requests let through since the last refusal
         self._is_first = True  # whether there was no such pause yet
@@ -140,9 +143,10 @@ class Refusals:
         if not self._is_chance() and not self._is_measured:
             self._is_measured = True
             excludes_tokens = self._which.excludes_tokens(started_tokens)
-            if excludes_tokens and self._in_flight and not (self._was_crowded or self._is_hinted):
+            may_be_crowd = self._crowds < CROWDS and not self._is_hinted
+            if excludes_tokens and self._in_flight and may_be_crowd:
                 # Either a quota of requests, or a limit of them at a time: an answer will tell.
-                self._was_crowded, self._crowded_until = True, now
+                self._crowds, self._crowded_until = self._crowds + 1, now
                 self._settle_crowd(ticket, now, concurrency)
                 return
             if excludes_tokens:
@@ -194,5 +198,5 @@ class Refusals:
     def _settle_crowd(self, ticket: Ticket, now: float, concurrency: Concurrency) -> None:
         """Go on with as many at a time as were let in, as soon as one of them is answered."""
         in_flight = [other.sent for other in self._in_flight.values()]
-        concurrency.crowded(ticket.sent, now, in_flight=in_flight)
+        concurrency.refused(ticket.sent, now, in_flight=in_flight)
         self._throttle.cancel()

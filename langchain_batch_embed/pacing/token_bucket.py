@@ -18,6 +18,9 @@ after 20, by two fifths after 40. A change of the quota is found that way."""
 FIRST_PROBE = 0.005
 """The same after the first measurement, which a slow start makes too low: twofold after 20."""
 
+GUESS_PROBE = 0.05
+"""The same before it: a first guess may be ten times too low."""
+
 FEW = 5
 """With fewer requests than this between two refusals the rate is lowered, and not measured."""
 
@@ -176,7 +179,12 @@ class TokenBucket:
                 elapsed = max(1e-6, now - period.start)
                 self._in_a_row += 1
                 steps = max(self._in_a_row, now - self._lowered_at)
-                growth = (PROBE if self._measurements > 1 else FIRST_PROBE) / 2 * steps * steps
+                growth = (
+                    (GUESS_PROBE, FIRST_PROBE, PROBE)[min(self._measurements, 2)]
+                    / 2
+                    * steps
+                    * steps
+                )
                 ahead = AHEAD * max(period.passed / elapsed, self._recently(amount, now))
                 self._measure(max(self._base, min(self._base * (1 + growth), ahead)))
 

@@ -51,6 +51,11 @@ PAUSE_LOGGED = 30.0
 """Seconds after a line about a pause in which the next ones are for DEBUG: some servers refuse a
 few requests every second."""
 
+GATEWAY_TIMEOUT = 504
+GATEWAY_WAITED = 5.0
+"""Seconds after which a gateway that answers with 504 has waited for the server: it took too long,
+and is not away."""
+
 REFUSALS = frozenset(
     {Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL, Kind.SPENT}
 )
@@ -229,11 +234,18 @@ class Deployment:
         return self._last_refusal or error
 
     def diagnose(
-        self, ticket: Ticket, texts: Sequence[str], batches: Sequence[Batch], error: BaseException
+        self,
+        ticket: Ticket,
+        texts: Sequence[str],
+        batches: Sequence[Batch],
+        error: BaseException,
+        now: float,
     ) -> Diagnosis:
         """Say what is wrong with a request that failed."""
         self.last_error = error
         found = diagnosed(error, texts)
+        if found.status == GATEWAY_TIMEOUT and now - ticket.sent >= GATEWAY_WAITED:
+            found = replace(found, kind=Kind.TIMED_OUT)
         self._is_unreachable = found.kind is Kind.UNREACHABLE
         if found.kind is not Kind.OVERLOADED:
             return found

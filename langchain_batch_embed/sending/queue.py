@@ -155,6 +155,7 @@ class Queue:
             batch.unpark = self._unpark
         elif batch in self._ready:
             self._ready.remove(batch)
+            at.limits.retest_with(batch)
         elif not batch.at:
             self._delayed = [each for each in self._delayed if each[2] is not batch]
             heapq.heapify(self._delayed)
@@ -261,12 +262,14 @@ class Queue:
                 self._release(released)
             case Hold():
                 self._ready.appendleft(batch)
-            case Resend(after):
+            case Resend(after, released):
                 batch.tried.add(at.number)
                 self._resend(batch, error, after, now)
-            case Cut(rows, after):
+                self._release(released)
+            case Cut(rows, after, released):
                 self.tally.splits += 1
                 self._put_parts(batch, rows, at, now, delay=after)
+                self._release(released)
             case Park():
                 self._parked[id(batch)] = batch
 
@@ -370,6 +373,10 @@ class Queue:
 
     def _ready_for(self, at: Deployment) -> Batch | None:
         """Return the first batch that was sent before, or is part of one, and may go there."""
+        if self._ready and at.limits.is_trying:
+            for batch in [each for each in self._ready if at.limits.parks(each)]:
+                self._ready.remove(batch)
+                self._parked[id(batch)] = batch
         if len(self.deployments) == 1:
             return self._ready[0] if self._ready else None
         for batch in tuple(self._ready):

@@ -263,7 +263,7 @@ class Sender:
         _note_end(flight)
         at, ticket = flight.at, flight.ticket
         batches = [batch for _, batch in flight.parts]
-        diagnosis = at.diagnose(ticket, flight.texts, batches, error)
+        diagnosis = at.diagnose(ticket, flight.texts, batches, error, now)
         at.failed(ticket, flight.place, batches, diagnosis, error, now=now)
         kind = diagnosis.kind
         if not at.is_alone:

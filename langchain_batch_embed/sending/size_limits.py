@@ -183,6 +183,36 @@ class SizeLimits:
         self._about_texts.add(trial.signature)
         return self._end(trial)
 
+    @property
+    def is_trying(self) -> bool:
+        """Whether the cause of a refusal is being found out with the parts of a batch."""
+        return bool(self._trials)
+
+    def parks(self, batch: Batch) -> bool:
+        """Keep a batch that failed until the parts of another one have told; return whether.
+
+        Only what failed in the same way, and may be too large as well, has to wait.
+        """
+        trial = self._trials.get(batch.signature)
+        if (
+            trial is None
+            or batch.trial is not None
+            or len(batch.rows) == 1
+            or math.isfinite(trial.found)
+            or not self.fits(batch)
+            or self.has_passed_in_size(batch)
+        ):
+            return False
+        trial.parked.append(batch)
+        return True
+
+    def is_not_the_size(self, batch: Batch) -> list[Batch]:
+        """Note that a batch fails though as much got through; return those that waited for it."""
+        if batch.trial is None or not self.has_passed_in_size(batch):
+            return []
+        batch.trial.is_content = True
+        return self.dropped(batch)
+
     def dropped(self, batch: Batch) -> list[Batch]:
         """Note that a batch has ended in another way; return those that waited for it."""
         trial, batch.trial = batch.trial, None
@@ -203,6 +233,10 @@ class SizeLimits:
         """Tell whether this share of a batch's tokens got through in one request before."""
         return share * batch.tokens <= self._answered["tokens"]
 
+    def has_passed_in_size(self, batch: Batch) -> bool:
+        """Tell whether as many texts, tokens and bytes got through in one request before."""
+        return all(size <= self._answered[name] for name, size in _sizes(batch).items())
+
     def refused_for_quota(self, batch: Batch) -> None:
         """Note that a batch is refused however long it waits: it is above the whole quota.
 
@@ -219,6 +253,19 @@ class SizeLimits:
         self._retest_after = max(self._retest_after, RETEST * RETEST)
         self._answers = 0
         self._keep("tokens", max(1, size))
+
+    def refused_for_long(self, batch: Batch) -> None:
+        """Note that nothing was let through for longer than any quota is counted.
+
+        So it is the size, of which nobody tells whether it is the texts or the tokens. Both limits
+        are tested again.
+        """
+        self._retest_after = max(self._retest_after, RETEST * RETEST)
+        self._answers = 0
+        sizes = _sizes(batch)
+        for measure in ("items", "tokens"):
+            size, passed = sizes[measure], self._answered[measure]
+            self._keep(measure, passed if 0 < passed < size else max(1, size // 2))
 
     def in_time(self, timeout: float, number: int | None = None) -> float:
         """Return the most work, in tokens, that is likely to be answered well within the time-out.

@@ -43,12 +43,20 @@ REFUSED_ALONE = 2
 """A batch that is refused for the rate this often with nothing else in flight and no answer in
 between, after pauses of up to 10 s, is more than the whole quota allows at once: it is cut."""
 
+OVERLOADED_FOR = 30.0
+"""A batch that is refused for overload is suspected of its size only after this many seconds: a
+proxy that lets one request in 5 s through refuses it meanwhile too, though smaller ones pass."""
+
 USUAL = 0.5
 """A batch of which this share got through in one request is of a usual size."""
 
 REFUSED_USUAL = 4
 """And it is cut only when it was refused this often: more likely it was too early each time. What
 was refused meanwhile although as much had got through before shows the same."""
+
+HOPELESS = 75.0
+"""Where nothing was let through for this many seconds, batches are cut, whatever is known of the
+quota: even one that is counted in fixed minutes has been there again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +70,26 @@ class Resend:
 
     Attributes:
         after: seconds; 0: as the next of its call.
+        released: batches that were parked until what is known by now, perhaps of other calls.
     """
 
     after: float = 0.0
+    released: Sequence[Batch] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Send these rows as batches of their own instead, after this many seconds."""
+    """Send these rows as batches of their own instead.
+
+    Attributes:
+        rows: of each batch.
+        after: seconds.
+        released: batches that were parked until what is known by now, perhaps of other calls.
+    """
 
     rows: Sequence[Rows]
     after: float = 0.0
+    released: Sequence[Batch] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +152,7 @@ class Judge:
             case Kind.SPENT | Kind.OPTION:
                 return self._refused(batch, diagnosis)
             case Kind.THROTTLED:
-                return self._throttled(batch)
+                return self._throttled(batch, diagnosis, now)
             case Kind.REFUSED | Kind.TOO_LARGE:
                 return self._refused(batch, diagnosis)
             case Kind.ACCOUNT:
@@ -167,11 +184,15 @@ class Judge:
                 return
             batch = division.batch
 
-    def _throttled(self, batch: Batch) -> Verdict:
+    def _throttled(self, batch: Batch, diagnosis: Diagnosis, now: float) -> Verdict:
         """Wait for the quota; but cut what is refused alone after every wait: it is above it."""
         is_refused_alone = not self._pacer.in_flight
         has_passed = self._limits.has_passed(batch)
         batch.refusals += is_refused_alone
+        if len(batch.rows) > 1 and diagnosis.after is None and self._is_hopeless(now):
+            self._limits.refused_for_long(batch)
+            self._pacer.forget_rates()
+            return _cut(batch, self._limits.parts(batch))
         self._usual_refused += is_refused_alone and has_passed
         enough = REFUSED_USUAL if self._is_usual(batch) else REFUSED_ALONE
         if (
@@ -186,6 +207,11 @@ class Judge:
             batch.refusals = 0
             return _cut(batch, self._limits.parts(batch))
         return Resend()
+
+    def _is_hopeless(self, now: float) -> bool:
+        """Tell whether nothing was let through for longer than any quota is counted."""
+        throttle = self._pacer.throttle
+        return throttle.in_a_row >= REFUSED_USUAL and now - throttle.since >= HOPELESS
 
     def _is_usual(self, batch: Batch) -> bool:
         """Tell whether a batch is more likely refused for the time than for its size."""
@@ -235,6 +261,11 @@ class Judge:
         batch.setbacks = (*batch.setbacks, batch.place)
         if kind is Kind.TIMED_OUT:
             self._limits.timed_out(batch)
+        if self._fails_for_its_size(batch, kind, is_same=same):
+            if kind is Kind.OVERLOADED:
+                self._pacer.forget_overload(now)
+            return self._refused(batch, diagnosis)
+        released = self._limits.is_not_the_size(batch)
         if len(batch.rows) > 1:
             is_late = kind is Kind.TIMED_OUT and (
                 batch.failures >= LATE or (health.answered_at > batch.sent and not health.is_down)
@@ -245,12 +276,29 @@ class Judge:
                 waits = kind in (Kind.TIMED_OUT, Kind.OVERLOADED)
                 delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
                 is_large = not waits and len(batch.rows) > PARTS**2
-                return _cut(batch, PARTS if is_large else 2, after=delay)
+                return _cut(batch, PARTS if is_large else 2, after=delay, released=released)
         elif not batch.is_alone and self._is_guilty(batch, diagnosis):
             self._about_texts.add(diagnosis.signature)
             _setbacks(batch)[0].explained()
-            return GiveUp(self._limits.dropped(batch))
-        return Resend(self._delay(batch, diagnosis))
+            return GiveUp((*released, *self._limits.dropped(batch)))
+        return Resend(self._delay(batch, diagnosis), released)
+
+    def _fails_for_its_size(self, batch: Batch, kind: Kind, *, is_same: bool) -> bool:
+        """Tell whether a batch fails each time, though smaller ones are answered in between.
+
+        A proxy that breaks connections for what is too long, and a server that runs out of memory,
+        do not say that it is the size.
+        """
+        is_again = batch.failures > (batch.part_of is None)  # parts have failed together before
+        if kind is Kind.OVERLOADED and batch.trial is None:
+            is_again &= batch.failed_last - batch.failed_at >= OVERLOADED_FOR
+        return (
+            len(batch.rows) > 1
+            and is_same
+            and is_again
+            and not batch.is_alone
+            and not self._limits.has_passed_in_size(batch)
+        )
 
     def _is_suspected(self, batch: Batch, diagnosis: Diagnosis) -> bool:
         """Tell whether one of several texts is likely to be the cause, and not the server."""
@@ -305,8 +353,8 @@ def _count(weights: Sequence[float]) -> float:
     return math.fsum(min(1.0, weight) for weight in weights) + 1e-9
 
 
-def _cut(batch: Batch, parts: int, *, after: float = 0.0) -> Cut:
-    return Cut(divided(batch, parts), after)
+def _cut(batch: Batch, parts: int, *, after: float = 0.0, released: Sequence[Batch] = ()) -> Cut:
+    return Cut(divided(batch, parts), after, released)
 
 
 def divided(batch: Batch, parts: int) -> Sequence[Rows]:

@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
-from langchain_batch_embed.pacing.concurrency import SHARING, Concurrency
+from langchain_batch_embed.pacing.concurrency import (
+    FEWEST_ANSWERS,
+    MOST_ANSWERS,
+    SHARING,
+    Concurrency,
+)
 from tests.support import examples
 
 MOST = 128
@@ -150,18 +155,43 @@ class TestOverload:
         concurrency.timed_out(sent=3, now=4)
         assert concurrency.limit() == MOST // 4
 
-    def test_a_refusal_lowers_it_to_what_was_accepted(self) -> None:
+    def test_a_refusal_lowers_it_to_what_was_let_in(self) -> None:
         """The server was working on 40 when it refused the next one."""
         concurrency = self.opened()
         for _ in range(10):
-            concurrency.refused(sent=1, now=2, accepted=40)
+            concurrency.refused(sent=1, now=2, in_flight=[0.5] * 40)
         assert concurrency.limit() == 40
+
+    def test_refusals_that_were_about_something_else_are_forgotten(self) -> None:
+        """It goes on from half of what it was, and rises to that with each answer."""
+        concurrency = self.opened()
+        for now in range(1, 9):
+            concurrency.refused(sent=now, now=now + 0.5, in_flight=[])
+        assert concurrency.limit() == 1
+        concurrency.restore(now=10)
+        assert concurrency.limit() == MOST // 2
+        for now in range(MOST):
+            concurrency.answered(sent=11 + now, now=12 + now, work=1, in_flight=1)
+        assert concurrency.limit() == MOST
+
+    def test_refusals_of_one_shortage_do_not_delay_the_next_attempt(self) -> None:
+        """They are no attempts to send more, so more is tried again after a few rounds."""
+        concurrency = self.opened()
+        for now in range(50):
+            concurrency.refused(sent=1 + now, now=1.5 + now, in_flight=[])
+        rounds = 0
+        while concurrency.limit() < MOST and rounds < 100:
+            rounds, busy = rounds + 1, concurrency.limit()
+            for _ in range(max(FEWEST_ANSWERS, min(MOST_ANSWERS, -(-busy // 2)))):
+                sent = 100.0 + rounds
+                concurrency.answered(sent=sent, now=sent + 0.5, work=WORK, in_flight=busy)
+        assert rounds <= 16
 
     def test_it_never_falls_below_one(self) -> None:
         """Something is always sent."""
         concurrency = self.opened()
         for now in range(1, 100):
-            concurrency.refused(sent=now, now=now + 0.5, accepted=0)
+            concurrency.refused(sent=now, now=now + 0.5, in_flight=[])
             concurrency.timed_out(sent=now + 0.6, now=now + 0.7)
         assert concurrency.limit() == 1
 
@@ -205,7 +235,8 @@ class TestOverload:
                     heapq.heappush(in_flight, (now + 0.3, now))
                 else:
                     refused += 1
-                    concurrency.refused(now, now + 1e-9, accepted=len(in_flight))
+                    sent_at = [sent for _, sent in in_flight]
+                    concurrency.refused(now, now + 1e-9, in_flight=sent_at)
                     break
             busy = len(in_flight)
             now, sent = heapq.heappop(in_flight)
@@ -241,7 +272,7 @@ def test_the_number_is_between_one_and_the_most(
             case "timed_out":
                 concurrency.timed_out(sent, now)
             case "refused":
-                concurrency.refused(sent, now, accepted=amount)
+                concurrency.refused(sent, now, in_flight=[sent] * amount)
             case "throttled":
                 concurrency.throttled(now)
             case "accepts":
@@ -297,7 +328,7 @@ def test_a_wave_of_refusals_shows_how_many_were_let_in() -> None:
     in_flight = [0.0] * 32
     for i in range(24):
         in_flight.pop()
-        concurrency.crowded(0.0, 0.1 + i / 100, in_flight=in_flight)
+        concurrency.refused(0.0, 0.1 + i / 100, in_flight=in_flight)
     assert concurrency.limit() == 8
 
 
@@ -306,8 +337,7 @@ def test_batches_are_cut_for_a_few_times_what_was_let_in() -> None:
     concurrency = Concurrency(128, is_known=True)
     concurrency.open()
     assert concurrency.useful == 128
-    concurrency.refused(1.0, now=1.1, accepted=8)
-    concurrency.refused(2.0, now=2.1, accepted=8)  # at most a quarter at once
+    concurrency.refused(1.0, now=1.1, in_flight=[0.5] * 8)
     assert concurrency.useful == SHARING * concurrency.threshold < 128
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.pacing.refusals import CROWDS
 
 
 def pacer_of(max_workers: int = 8, **options: Any) -> Pacer:
@@ -90,10 +91,12 @@ class TestCrowds:
         assert pacer.throttle.delay(1) == 0
         assert not pacer.counts_requests()
 
-    def test_if_it_is_refused_again_it_is_a_quota_of_requests(self) -> None:
+    def test_if_it_is_refused_again_and_again_it_is_a_quota_of_requests(self) -> None:
         """With room for more at a time, and still too few tokens for any quota of them."""
         pacer = pacer_of()
-        for now in (0, 10):
+        for crowd in range(CROWDS + 1):
+            now = 10 * crowd
+            assert not pacer.counts_requests()
             tickets = [pacer.start(10, now=now) for _ in range(8)]
             for ticket in tickets[:3]:
                 pacer.answered(ticket, {}, now=now + 0.5)

@@ -238,6 +238,15 @@ class TestMeasuredRate:
         bucket.guess(5.0, now=0)
         assert (bucket.rate, bucket.is_measured) == (2.0, True)
 
+    def test_a_rate_to_begin_with_is_found_too_low_by_a_few_answers(self) -> None:
+        """It may be ten times too low: ten answers make it more than three times as high."""
+        bucket = TokenBucket()
+        bucket.refused(1, now=0)
+        bucket.guess(1.0, now=0)
+        for answer in range(10):
+            bucket.passed(1, sent=1 + answer / 10, now=1.1 + answer / 10)
+        assert 3 < (bucket.rate or 0) < 4
+
     def test_a_refusal_that_may_be_chance_lowers_it_a_little(self) -> None:
         """By a twentieth, and not by half."""
         bucket = TokenBucket()

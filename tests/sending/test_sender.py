@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_batch_embed.errors import DimensionsError, NotSentError, ResponseError
+from langchain_batch_embed.pacing.diagnosis import Kind
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending import deployment as deployment_module
@@ -589,3 +590,24 @@ def _run_for(rehearsal: Rehearsal, seconds: float) -> float:
     for queue in rehearsal.queues:
         queue.end, queue.deadline = seconds, seconds
     return rehearsal.run()
+
+
+def test_a_gateway_that_has_waited_is_not_overloaded() -> None:
+    """A 504 at once says that the server is away; one after 30 s, that it takes too long."""
+    at = make_sender().deployments[0]
+    ticket = at.pacer.start(1, now=0.0)
+    kinds = [at.diagnose(ticket, [], [], refusal(504), now).kind for now in (0.1, 30.0)]
+    assert kinds == [Kind.OVERLOADED, Kind.TIMED_OUT]
+
+
+def test_batches_that_wait_are_cut_once_the_limit_is_known() -> None:
+    """All fail for their size, and one of them is cut in parts: the others are not sent again."""
+    server = FakeServer(lambda request: ConnectionResetError() if len(request.rows) > 10 else None)
+    rehearsal = Rehearsal(make_sender(max_workers=32), server)
+    rehearsal.add(make_work(10))
+    rehearsal.run()
+    rehearsal.add(make_work(2000, max_items=100))
+    rehearsal.run()
+    assert lost(rehearsal.outcomes) == {}
+    assert sum(len(request.rows) == 100 for request in server.requests) <= 2 * 20
+    assert len(server.requests) <= 400

@@ -18,7 +18,7 @@ from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.odds import Odds
 from langchain_batch_embed.sending.rehearsal import Reply, Request
 from langchain_batch_embed.sending.size_limits import SizeLimits
-from langchain_batch_embed.sending.verdict import Cut, Judge
+from langchain_batch_embed.sending.verdict import Cut, Judge, Resend, Verdict
 from langchain_batch_embed.sending.work import Batch
 from tests.sending.calls import FakeServer, Rehearsal, done, lost, make_sender, make_work, refusal
 
@@ -238,9 +238,14 @@ class TestRefusedForTheRate:
     THROTTLED = diagnose(refusal(429, "slow down"))
 
     @pytest.fixture
-    def judge(self) -> Judge:
+    def pacer(self) -> Pacer:
+        """Count what was sent so far: nothing."""
+        return Pacer(max_workers=8)
+
+    @pytest.fixture
+    def judge(self, pacer: Pacer) -> Judge:
         """Judge at a server that answered 5,000 tokens once and has refused what came since."""
-        pacer, limits = Pacer(max_workers=8), SizeLimits()
+        limits = SizeLimits()
         pacer.throttle.in_a_row = 2
         limits.answered(self.batch(5), 0.1, 60.0)
         return Judge(pacer, limits, Odds(), max_retries=8, draw=lambda: 0.5)
@@ -250,9 +255,9 @@ class TestRefusedForTheRate:
         """Return a batch of texts of 1,000 tokens."""
         return make_work(texts, tokens=1_000).batch(np.arange(texts))
 
-    def is_cut(self, judge: Judge, batch: Batch) -> bool:
+    def is_cut(self, judge: Judge, batch: Batch, now: float = 0.0) -> bool:
         """Tell whether a refusal makes the judge cut a batch."""
-        return isinstance(judge.verdict(batch, self.THROTTLED, refusal(429), 0.0), Cut)
+        return isinstance(judge.verdict(batch, self.THROTTLED, refusal(429), now), Cut)
 
     def test_a_batch_above_all_that_passed_is_cut_when_it_is_refused_again(
         self, judge: Judge
@@ -275,6 +280,21 @@ class TestRefusedForTheRate:
         assert not any(self.is_cut(judge, usual) for _ in range(count))
         assert [self.is_cut(judge, large) for _ in range(count + 1)] == [False] * count + [True]
 
+    def test_whatever_is_refused_for_more_than_a_minute_is_cut(
+        self, judge: Judge, pacer: Pacer
+    ) -> None:
+        """As much got through before, but no quota is counted for that long."""
+        pacer.throttle.in_a_row, pacer.throttle.since = 8, 0.0
+        usual = self.batch(5)
+        assert not self.is_cut(judge, usual, now=60.0)
+        assert self.is_cut(judge, usual, now=80.0)
+
+    def test_not_where_the_server_says_how_long_it_takes(self, judge: Judge, pacer: Pacer) -> None:
+        """Then it is waited for."""
+        pacer.throttle.in_a_row, pacer.throttle.since = 8, 0.0
+        told = diagnose(refusal(429, "slow down", headers={"retry-after": "600"}))
+        assert not isinstance(judge.verdict(self.batch(5), told, refusal(429), 80.0), Cut)
+
     def test_an_answer_ends_that(self, judge: Judge) -> None:
         """Time has passed, so a large one that is refused again is too large."""
         large, usual = self.batch(20), self.batch(5)
@@ -282,3 +302,93 @@ class TestRefusedForTheRate:
         assert not self.is_cut(judge, usual)
         judge.answered(usual)
         assert self.is_cut(judge, large)
+
+
+class TestFailuresForSize:
+    """A batch that fails each time, while smaller ones are answered, is cut for its size."""
+
+    FAILED = diagnose(refusal(500, "Internal Server Error"))
+
+    @pytest.fixture
+    def limits(self) -> SizeLimits:
+        """Know a server that answered 5 texts once."""
+        limits = SizeLimits()
+        limits.answered(self.batch(5), 0.1, 60.0)
+        return limits
+
+    @pytest.fixture
+    def pacer(self) -> Pacer:
+        """Count what was sent so far: nothing."""
+        return Pacer(max_workers=8)
+
+    @pytest.fixture
+    def judge(self, pacer: Pacer, limits: SizeLimits) -> Judge:
+        """Judge at that server."""
+        return Judge(pacer, limits, Odds(), max_retries=8, draw=lambda: 0.5)
+
+    @staticmethod
+    def batch(texts: int) -> Batch:
+        """Return a batch of texts of 10 tokens."""
+        return make_work(texts).batch(np.arange(texts))
+
+    def fails(self, judge: Judge, batch: Batch, now: float) -> Verdict:
+        """Return what becomes of a batch that fails at a time."""
+        return judge.verdict(batch, self.FAILED, refusal(500), now)
+
+    def test_the_second_failure_is_enough_if_others_are_answered_in_between(
+        self, judge: Judge, pacer: Pacer, limits: SizeLimits
+    ) -> None:
+        """And the other batches that failed in this way wait for what its parts tell."""
+        large, other = self.batch(20), self.batch(20)
+        for batch in (large, other):
+            assert isinstance(self.fails(judge, batch, now=1.0), Resend)
+        pacer.health.answered(1.5)
+        assert isinstance(self.fails(judge, large, now=2.0), Cut)
+        assert limits.parks(other)
+
+    def test_not_while_nobody_is_answered(self, judge: Judge, limits: SizeLimits) -> None:
+        """The server is away: whatever becomes of the batch, no limit is found out."""
+        large = self.batch(20)
+        for now in (1.0, 2.0):
+            self.fails(judge, large, now)
+        assert not limits.is_trying
+
+    def test_not_where_as_much_got_through(
+        self, judge: Judge, pacer: Pacer, limits: SizeLimits
+    ) -> None:
+        """It is a text, or chance: no limit is found out."""
+        usual = self.batch(5)
+        self.fails(judge, usual, now=1.0)
+        pacer.health.answered(1.5)
+        self.fails(judge, usual, now=2.0)
+        assert not limits.is_trying
+
+    def test_a_part_that_fails_though_as_much_got_through_ends_the_search(
+        self, judge: Judge, pacer: Pacer, limits: SizeLimits
+    ) -> None:
+        """One of its texts is the cause, so no limit is learnt, and what waited goes on."""
+        large, other = self.batch(20), self.batch(20)
+        for batch in (large, other):
+            self.fails(judge, batch, now=1.0)
+        pacer.health.answered(1.5)
+        self.fails(judge, large, now=2.0)
+        assert limits.parks(other)
+        good, bad = self.batch(10), self.batch(10)
+        limits.inherit(large, [good, bad])
+        limits.answered(good, 0.1, 60.0)
+        assert limits.items == 10  # until it is known
+        pacer.health.answered(2.5)
+        verdict = self.fails(judge, bad, now=3.0)
+        assert isinstance(verdict, Resend | Cut)
+        assert not limits.is_trying
+        assert limits.items == math.inf
+
+    def test_an_overload_has_to_last(self, judge: Judge, pacer: Pacer, limits: SizeLimits) -> None:
+        """A proxy that lets one request in a few seconds through refuses large ones too."""
+        told = diagnose(refusal(503, "Service Unavailable"))
+        large, tries = self.batch(20), []
+        for now in (1.0, 2.0, 20.0, 40.0):
+            judge.verdict(large, told, refusal(503), now)
+            pacer.health.answered(now + 0.5)
+            tries.append(limits.is_trying)
+        assert tries == [False, False, False, True]

@@ -30,48 +30,43 @@ REASONS = {
 EXCEPTIONS = """
 reason      ratio     %  cell
 AT_A_TIME       -    33  20M, bucket 0.5 s, refused free, says zero, 2 s, 8 or 429, 5 s reset, 256 kB
-AT_A_TIME     2.0     -  40M, bucket 1 s, refused free, says hint, 50 ms, 8 or 429, 5 s of 503, 10 texts
+AT_A_TIME     2.5     -  40M, bucket 1 s, refused free, says hint, 50 ms, 8 or 429, 5 s of 503, 10 texts
 AT_A_TIME       -    22  40M, bucket 3 s, refused free, says all, 50 ms, 8 or 429, refused in rows, no limits
 AT_A_TIME       -    17  40M, windows 60 s, refused free, says nothing, 0.3 s, 8 or 429, 5 s reset, 256 kB
 AT_A_TIME     1.4     5  5M, bucket 1 s, refused free, says all, 50 ms, 8 or 429, no bad luck, 10 texts
-AT_A_TIME     7.8    14  60 requests, bucket 1 s, refused charged, says used, 0.3 s, 8 or 429, 5 min of 503, 256 kB
-AT_A_TIME     2.0     -  60 requests, bucket 60 s, refused free, says used, 2 s, 8 or 429, failing scattered, no limits
 AT_A_TIME       -    36  no quota, 2 s, 8 or 429, 5 min of 503, no limits
 AT_A_TIME     4.0     -  no quota, 5 ms, 8 or 429, refused in rows, 256 kB
 AT_A_TIME     1.6     -  no quota, 50 ms, 8 or 429, refused scattered, 10 texts
 SCARCE        3.2    13  60 requests, bucket 1 s, refused charged, says zero, 2 s, 32 at once, refused scattered, 256 kB
 SCARCE        2.2    20  60 requests, bucket 1 s, refused charged, says zero, 5 ms, blind worker, slow minute, no limits
-SCARCE          -    15  60 requests, bucket 10 s, refused charged, says nothing, 50 ms, unbounded, 5 min of 503, 10 texts
-SCARCE          -    13  60 requests, windows 1 s, refused free, says nothing, 0.3 s, 4 at once, 5 s of 503, 10 texts
-SCARCE          -    13  60 requests, windows 1 s, refused free, says zero, 0.3 s, 8 or 503, restarts, 10 texts
+SCARCE          -    16  60 requests, bucket 10 s, refused charged, says nothing, 50 ms, unbounded, 5 min of 503, 10 texts
 SCARCE        7.5     -  60 requests, windows 1 s, refused free, says zero, 2 s, 1 at once, no bad luck, no limits
 SCARCE        1.6     -  60 requests, windows 60 s, refused charged, says hint, 2 s, 1 at once, refused in rows, 10 texts
-SCARCE        9.3     -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
+SCARCE        8.1     -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
 FIRST         1.4     6  60 requests, bucket 1 s, refused charged, says all, 5 ms, unbounded, 5 s reset, 10 texts
 SHORT         2.7     -  1M, windows 60 s, refused charged, says hint, 50 ms, 32 at once, refused scattered, 10 texts
 SHORT         2.4     -  20M, windows 1 s, refused charged, says used, 5 ms, 32 at once, refused in rows, 10 texts
 SHORT         3.3     -  40M, bucket 3 s, refused free, says hint, 5 ms, 8 or 503, no bad luck, 10 texts
 SHORT         4.2     -  5M, bucket 60 s, refused free, says used, 50 ms, unbounded, no bad luck, 10 texts
 NOISE         2.1     -  1M, bucket 60 s, refused charged, says zero, 50 ms, 4 at once, refused in rows, 256 kB
-NOISE         1.5     -  1M, windows 60 s, refused charged, says all, 2 s, 8 or 503, slow minute, 10 texts
+NOISE         2.7     -  1M, windows 60 s, refused charged, says all, 2 s, 8 or 503, slow minute, 10 texts
 NOISE        14.9     -  20M, bucket 60 s, refused free, says hint, 50 ms, 32 at once, slow minute, 10 texts
 NOISE         1.6    22  5M, bucket 3 s, refused charged, says nothing, 5 ms, 1 at once, slow minute, 256 kB
 NOISE         5.5     -  no quota, 5 ms, unbounded, slow minute, 256 kB
-OVERSIZED     2.1     -  20M, bucket 0.5 s, refused free, says hint, 0.3 s, unbounded, restarts, 256 kB
-OVERSIZED     3.5     -  5M, bucket 0.5 s, refused charged, says hint, 50 ms, 8 or 503, refused in rows, 256 kB
-OVERSIZED     2.2     -  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
+OVERSIZED     1.8     -  20M, bucket 0.5 s, refused free, says hint, 0.3 s, unbounded, restarts, 256 kB
+OVERSIZED     3.0     -  5M, bucket 0.5 s, refused charged, says hint, 50 ms, 8 or 503, refused in rows, 256 kB
+OVERSIZED     2.5     -  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
 OVERSIZED       -    14  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 32 at once, 5 s reset, no limits
-OVERSIZED     1.8    14  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 4 at once, refused scattered, 256 kB
-OUTAGE        4.9     -  1M, bucket 1 s, refused charged, says nothing, 2 s, 8 or 503, 5 s of 503, 256 kB
-OUTAGE        2.1     -  40M, bucket 0.5 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
-OUTAGE        3.1    27  5M, bucket 3 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
-OUTAGE        1.6     -  no quota, 0.3 s, 32 at once, 5 s of 503, no limits
+OVERSIZED     2.4     -  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 4 at once, refused scattered, 256 kB
+OUTAGE        4.5    13  1M, bucket 1 s, refused charged, says nothing, 2 s, 8 or 503, 5 s of 503, 256 kB
+OUTAGE        3.1     -  40M, bucket 0.5 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
+OUTAGE        2.9    27  5M, bucket 3 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
 HALVES        2.4     -  1M, bucket 10 s, refused free, says all, 5 ms, 1 at once, refused scattered, no limits
-HALVES        2.2     -  1M, windows 60 s, refused free, says hint, 5 ms, unbounded, failing scattered, 256 kB
+HALVES        2.1     -  1M, windows 60 s, refused free, says hint, 5 ms, unbounded, failing scattered, 256 kB
 HALVES        1.4     -  20M, bucket 1 s, refused charged, says all, 0.3 s, 1 at once, failing scattered, 256 kB
 HALVES        1.3     -  40M, bucket 1 s, refused free, says all, 0.3 s, unbounded, refused in rows, no limits
-HALVES        2.3     -  40M, bucket 3 s, refused free, says all, 5 ms, 4 at once, failing scattered, no limits
-WINDOWS         -    11  5M, windows 1 s, refused free, says all, 5 ms, 4 at once, 5 min of 503, 256 kB
+HALVES        2.4     -  40M, bucket 3 s, refused free, says all, 5 ms, 4 at once, failing scattered, no limits
+WINDOWS         -    12  5M, windows 1 s, refused free, says all, 5 ms, 4 at once, 5 min of 503, 256 kB
 BURSTS          -    18  1M, bucket 0.5 s, refused charged, says hint, 5 ms, 8 or 503, 5 min of 503, no limits
 BURSTS          -    24  1M, bucket 3 s, refused free, says nothing, 50 ms, 32 at once, restarts, 256 kB
 TAIL          1.4     -  1M, bucket 0.5 s, refused charged, says all, 2 s, 32 at once, no bad luck, 10 texts

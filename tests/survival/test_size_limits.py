@@ -4,13 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from langchain_openai import OpenAIEmbeddings
 
 from langchain_batch_embed import BatchEmbeddings
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from tests.support import FakeClock, LocalServer, prose
-from tests.survival.support import DIMENSIONS, embed, kinds
+from tests.survival.conftest import Serve
+from tests.survival.support import DIMENSIONS, PAGE, RESET, Endpoint, Reply, embed, kinds
 
 Batch = Callable[..., BatchEmbeddings]
+Wrapped = Callable[[Endpoint], OpenAIEmbeddings]
 
 TEXTS = [f"section {i}" for i in range(500)]
 LATER = [f"later {i}" for i in range(500)]
@@ -59,6 +62,29 @@ class TestLimitsOfTexts:
         failed = embed(batch(), texts)
         assert sorted(failed) == bad, kinds(failed)
         assert server.stats()["requests"] <= 200
+
+    @pytest.mark.parametrize("reply", [RESET, Reply(status=500), Reply(status=502, body=PAGE)])
+    @pytest.mark.parametrize("limit", [1, 10])
+    def test_a_limit_that_no_refusal_tells_is_learnt(
+        self,
+        batch: Batch,
+        wrapped: Wrapped,
+        serve: Serve,
+        clock: FakeClock,
+        reply: Reply,
+        limit: int,
+    ) -> None:
+        """A proxy breaks connections, or a server runs out of memory: no text fails for it."""
+        endpoint = serve(lambda asked: reply if len(asked.texts) > limit else None)
+        embeddings = batch(wrapped(endpoint))
+        failed = embed(embeddings, TEXTS)
+        assert failed == {}, kinds(failed)
+        assert len(endpoint.asked) <= 1.5 * len(TEXTS) / limit + 300
+        assert clock.time < 60
+        before = len(endpoint.asked)
+        assert embed(embeddings, LATER) == {}
+        later = endpoint.asked[before:]
+        assert sum(len(asked.texts) > limit for asked in later) <= 8
 
     def test_one_vector_for_many_texts_is_a_limit_of_texts(
         self, batch: Batch, server: LocalServer, clock: FakeClock

@@ -1,0 +1,70 @@
+"""A proxy that lets few requests in at a time is found out, by 429 as by 503, near and far."""
+
+import math
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from langchain_batch_embed.sending.rehearsal import Reply, Request
+from tests.sending.calls import Rehearsal, lost, make_sender, make_work
+
+from .refusals import StatusError
+
+BATCHES = 100
+ITEMS = 20
+
+
+@dataclass
+class Door:
+    """A server behind a limit of requests at a time.
+
+    Attributes:
+        most: at a time.
+        seconds: that it works on a request.
+        way: seconds there and back, in the median.
+        status: of a refusal.
+        dice: its luck.
+    """
+
+    most: int
+    seconds: float
+    way: float
+    status: int
+    dice: random.Random
+    requests: int = field(default=0, init=False)
+    refused: int = field(default=0, init=False)
+    _inside: list[float] = field(default_factory=list, init=False)
+
+    def receive(self, request: Request) -> Reply:
+        """Let a request in, or refuse it; called in order of `sent`."""
+        self.requests += 1
+        way = self.way * math.exp(0.5 * self.dice.gauss(0, 1))
+        arrival = request.sent + way / 2
+        self._inside = [end for end in self._inside if end > arrival]
+        if len(self._inside) >= self.most:
+            self.refused += 1
+            return Reply(after=way, error=StatusError(self.status, "<html><hr>nginx</html>"))
+        worked = self.seconds * math.exp(0.1 * self.dice.gauss(0, 1))
+        self._inside.append(arrival + worked)
+        return Reply(after=way + worked)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("most", [1, 4, 10])
+@pytest.mark.parametrize(
+    ("seconds", "way"), [(0.02, 0.002), (0.1, 0.002), (0.5, 0.002), (0.1, 0.02), (0.1, 0.05)]
+)
+def test_few_at_a_time_are_found_out(most: int, seconds: float, way: float, status: int) -> None:
+    """It takes little more time than the work, and a third of the requests or so is refused."""
+    for seed in range(8):
+        sender = make_sender(max_workers=128, is_known=False, first_requests=32, seed=seed)
+        server = Door(most, seconds, way, status, random.Random(seed))
+        rehearsal = Rehearsal(sender, server)
+        rehearsal.add(make_work(BATCHES * ITEMS, tokens=3, max_items=ITEMS))
+        took = rehearsal.run()
+        ideal = BATCHES / most * (seconds + way)
+        shown = f"seed {seed}: {took:.1f} s, {server.refused} of {server.requests} refused"
+        assert lost(rehearsal.outcomes) == {}, shown
+        assert took <= 1.3 * ideal + 2.5, shown
+        assert server.refused <= 0.36 * server.requests, shown
