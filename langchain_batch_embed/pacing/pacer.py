@@ -121,6 +121,7 @@ class Pacer:
             ended_tokens=self._ended_tokens,
             ended_requests=self._ended_requests,
             number=len(self.in_flight) + 1,
+            quiet=now - self._last_start,
         )
         self.has_started = True
         self._last_start = now

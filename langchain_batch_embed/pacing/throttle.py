@@ -63,6 +63,10 @@ class Throttle:
             self._until = max(self._until, now + after)
         return begins
 
+    def hold(self, now: float, seconds: float) -> None:
+        """Make everybody wait for so many seconds."""
+        self._until = max(self._until, now + seconds)
+
     def cancel(self) -> None:
         """End the pause: the refusal was not about the rate."""
         self._until = -math.inf

@@ -16,6 +16,7 @@ class Ticket:
         ended_tokens: tokens of the requests that had ended before it started.
         ended_requests: how many these were.
         number: how many were in flight with it.
+        quiet: seconds before it in which nothing was sent.
     """
 
     charge: int
@@ -24,3 +25,4 @@ class Ticket:
     ended_tokens: float
     ended_requests: float
     number: int = 1
+    quiet: float = 0.0

@@ -440,7 +440,7 @@ class Sender:
         end = min(queue.end for queue, _ in parts) if parts else self._turns.end
         for queue, batch in parts:
             queue.tally.requests += 1
-            batch.place, batch.number = place, ticket.number
+            batch.place, batch.number, batch.quiet = place, ticket.number, ticket.quiet
             if queue.work.budget is not None:
                 queue.work.budget.sent(batch.tokens)
             if not at.is_alone:

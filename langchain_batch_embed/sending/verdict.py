@@ -43,9 +43,12 @@ REFUSED_ALONE = 2
 """A batch that is refused for the rate this often with nothing else in flight and no answer in
 between, after pauses of up to 10 s, is more than the whole quota allows at once: it is cut."""
 
-OVERLOADED_FOR = 30.0
-"""A batch that is refused for overload is suspected of its size only after this many seconds: a
-proxy that lets one request in 5 s through refuses it meanwhile too, though smaller ones pass."""
+OVERLOADED_FOR = 20.0
+"""A batch that is refused for overload is suspected of its size only after this many seconds."""
+
+QUIET = 15.0
+"""And it has to be refused again as the first request after so many seconds in which nothing was
+sent: a proxy that lets one request in ten seconds through lets that one through."""
 
 USUAL = 0.5
 """A batch of which this share got through in one request is of a usual size."""
@@ -261,10 +264,8 @@ class Judge:
         batch.setbacks = (*batch.setbacks, batch.place)
         if kind is Kind.TIMED_OUT:
             self._limits.timed_out(batch)
-        if self._fails_for_its_size(batch, kind, is_same=same):
-            if kind is Kind.OVERLOADED:
-                self._pacer.forget_overload(now)
-            return self._refused(batch, diagnosis)
+        if same and (verdict := self._for_its_size(batch, diagnosis, now)) is not None:
+            return verdict
         released = self._limits.is_not_the_size(batch)
         if len(batch.rows) > 1:
             is_late = kind is Kind.TIMED_OUT and (
@@ -283,20 +284,31 @@ class Judge:
             return GiveUp((*released, *self._limits.dropped(batch)))
         return Resend(self._delay(batch, diagnosis), released)
 
-    def _fails_for_its_size(self, batch: Batch, kind: Kind, *, is_same: bool) -> bool:
-        """Tell whether a batch fails each time, though smaller ones are answered in between.
+    def _for_its_size(self, batch: Batch, diagnosis: Diagnosis, now: float) -> Verdict | None:
+        """Return what becomes of a batch that may fail for its size; `None`: it does not."""
+        if not self._may_be_too_large(batch):
+            return None
+        if diagnosis.kind is not Kind.OVERLOADED or batch.trial is not None:
+            return None if batch.is_alone else self._refused(batch, diagnosis)
+        if now - batch.failed_at < OVERLOADED_FOR:
+            return None
+        if batch.quiet < QUIET:
+            self._pacer.throttle.hold(now, QUIET)
+            return Resend()
+        self._pacer.forget_overload(now)
+        return self._refused(batch, diagnosis)
+
+    def _may_be_too_large(self, batch: Batch) -> bool:
+        """Tell whether a batch fails each time, and smaller ones were answered in between.
 
         A proxy that breaks connections for what is too long, and a server that runs out of memory,
         do not say that it is the size.
         """
         is_again = batch.failures > (batch.part_of is None)  # parts have failed together before
-        if kind is Kind.OVERLOADED and batch.trial is None:
-            is_again &= batch.failed_last - batch.failed_at >= OVERLOADED_FOR
         return (
             len(batch.rows) > 1
-            and is_same
             and is_again
-            and not batch.is_alone
+            and self._pacer.health.answered_at >= batch.failed_at
             and not self._limits.has_passed_in_size(batch)
         )
 

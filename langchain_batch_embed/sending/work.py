@@ -53,6 +53,7 @@ class Batch:
         trial: the size that is being found out with it, if any.
         sent: when it was sent last, in seconds of the clock.
         number: requests that were in flight then, its own among them.
+        quiet: seconds before that in which nothing was sent.
         at: the numbers of the deployments that it is in flight at, the last one last.
         tried: numbers of the deployments that failed it since it last waited.
         barred: when each of the deployments refused it, by number, where others may not.
@@ -78,6 +79,7 @@ class Batch:
     trial: "Trial | None" = None
     sent: float = 0.0
     number: int = 1
+    quiet: float = 0.0
     at: list[int] = field(default_factory=list)
     tried: set[int] = field(default_factory=set)
     barred: dict[int, float] = field(default_factory=dict)

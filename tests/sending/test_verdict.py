@@ -18,7 +18,7 @@ from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.odds import Odds
 from langchain_batch_embed.sending.rehearsal import Reply, Request
 from langchain_batch_embed.sending.size_limits import SizeLimits
-from langchain_batch_embed.sending.verdict import Cut, Judge, Resend, Verdict
+from langchain_batch_embed.sending.verdict import QUIET, Cut, Judge, Resend, Verdict
 from langchain_batch_embed.sending.work import Batch
 from tests.sending.calls import FakeServer, Rehearsal, done, lost, make_sender, make_work, refusal
 
@@ -383,12 +383,19 @@ class TestFailuresForSize:
         assert not limits.is_trying
         assert limits.items == math.inf
 
-    def test_an_overload_has_to_last(self, judge: Judge, pacer: Pacer, limits: SizeLimits) -> None:
+    def test_an_overload_is_only_taken_for_the_size_after_a_quiet_time(
+        self, judge: Judge, pacer: Pacer, limits: SizeLimits
+    ) -> None:
         """A proxy that lets one request in a few seconds through refuses large ones too."""
         told = diagnose(refusal(503, "Service Unavailable"))
-        large, tries = self.batch(20), []
-        for now in (1.0, 2.0, 20.0, 40.0):
+        large = self.batch(20)
+        for now in (1.0, 2.0, 20.0):
             judge.verdict(large, told, refusal(503), now)
             pacer.health.answered(now + 0.5)
-            tries.append(limits.is_trying)
-        assert tries == [False, False, False, True]
+        assert pacer.throttle.delay(20.5) == 0
+        assert judge.verdict(large, told, refusal(503), 22.0) == Resend()
+        assert pacer.throttle.delay(22.0) == QUIET  # for everybody
+        assert not limits.is_trying
+        large.quiet = QUIET
+        judge.verdict(large, told, refusal(503), 22.0 + QUIET)
+        assert limits.is_trying
