@@ -137,6 +137,11 @@ class Deployment:
         """Whether texts that are sent to it are likely to be answered."""
         return not (self.is_silent or self.left_out or self.pacer.health.is_down)
 
+    @property
+    def refuses_all(self) -> bool:
+        """Whether it refuses even the canary, and is asked again for some seconds."""
+        return self._refuses_all_since < math.inf
+
     def is_in_use(self, now: float) -> bool:
         """Tell whether texts are sent to it: it is neither left out nor away."""
         return self.left_out is None and not self.pacer.is_away(now)
@@ -186,6 +191,8 @@ class Deployment:
     ) -> bool:
         """Note an answer; return whether it ends an outage."""
         self._refused_in_a_row = 0
+        if self.refuses_all and not self._is_rehearsal:
+            logger.warning("%s answers again", self.server)
         self._refuses_all_since = math.inf
         self.is_silent = False
         place.answered()
@@ -214,7 +221,7 @@ class Deployment:
         """Note that a canary was refused; return whether it is sent again in a second."""
         if not (self.is_alone and self.pacer.health.has_answered and diagnosis.kind in _MAY_PASS):
             return False
-        if self._refuses_all_since == math.inf:
+        if not self.refuses_all:
             self._refuses_all_since = now
             if not self._is_rehearsal:
                 name = _named(diagnosis)

@@ -8,7 +8,7 @@ does the sending: the `Dispatcher` with threads, `rehearse` in simulated time.
 import contextvars
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from langchain_batch_embed.errors import DeadlineError
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
@@ -195,7 +195,7 @@ class Sender:
         usual = sum(charge for _, charge in plans) / requests if requests else None
         if len(self.deployments) == 1:
             at = self.deployments[0]
-            return status_of(
+            status = status_of(
                 at.pacer,
                 now,
                 left=left,
@@ -203,6 +203,7 @@ class Sender:
                 refusal=at.refusal,
                 trip=at.limits.times.usual,
             )
+            return replace(status, waits_for="server") if at.refuses_all else status
         answering = [each for each in self.deployments if each.is_answering] or self.deployments
         return together(
             [status_of(each.pacer, now, usual=usual, refusal=each.refusal) for each in answering],

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +33,11 @@ from tests.simulated.server import SimulatedServer
 from tests.support import examples
 
 SPENT = refusal(429, "You exceeded your current quota", code="insufficient_quota")
+
+
+def refuses_between(start: float, end: float) -> Callable[[Request], Exception | None]:
+    """Return what refuses all requests that are sent in this time."""
+    return lambda request: refusal(403) if start <= request.sent < end else None
 
 
 def is_canary(request: Request) -> bool:
@@ -611,3 +617,22 @@ def test_batches_that_wait_are_cut_once_the_limit_is_known() -> None:
     assert lost(rehearsal.outcomes) == {}
     assert sum(len(request.rows) == 100 for request in server.requests) <= 2 * 20
     assert len(server.requests) <= 400
+
+
+def test_it_says_that_a_server_that_refuses_everything_is_waited_for() -> None:
+    """From the first refused canary on until an answer: the user sees a wait, and no standstill."""
+    sender = make_sender(max_workers=4)
+    rehearsal = Rehearsal(sender, FakeServer(refuses_between(1.0, 5.0)))
+    waits: list[tuple[float, object]] = []
+    receive = rehearsal.server.receive
+
+    def watch(request: Request) -> Reply:
+        waits.append((request.sent, sender.status(request.sent, left=1.0).waits_for))
+        return receive(request)
+
+    rehearsal.server.receive = watch  # type: ignore[method-assign]
+    rehearsal.add(make_work(400, max_items=4))
+    rehearsal.run()
+    assert lost(rehearsal.outcomes) == {}
+    assert {wait for at, wait in waits if 2.0 < at < 4.0} == {"server"}
+    assert waits[-1][1] is None

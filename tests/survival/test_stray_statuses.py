@@ -1,5 +1,6 @@
 """One answer that makes no sense costs nothing: the request is tried again, or in parts."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 
@@ -125,6 +126,17 @@ class TestForSeconds:
         failed = embed(embeddings, TEXTS[:400])
         assert failed == {}, kinds(failed)
         assert gateway.ends <= clock.time < gateway.ends + 5
+
+    def test_the_log_says_when_it_begins_and_when_it_ends(
+        self, batch: Batch, serve: Serve, wrapped: Wrapped, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """One line each, without which nobody knows what is waited for."""
+        gateway = SetUpAnew(Reply(status=403, body=PAGE.format(403)), 5)
+        with caplog.at_level(logging.WARNING):
+            assert embed(batch(wrapped(serve(gateway)), max_batch_size=32), TEXTS[:400]) == {}
+        begins, ends = [record.getMessage() for record in caplog.records]
+        assert "refuses everything (403" in begins
+        assert ends.endswith("answers again")
 
     @pytest.mark.parametrize("status", [400, 422])
     def test_hardly_a_text_is_lost_where_it_looks_like_a_text_that_is_refused(
