@@ -92,6 +92,9 @@ FEWEST_ANSWERS = 4
 MOST_ANSWERS = 24
 """And at most: with more, a long line would be noticed too late."""
 
+START_ANSWERS = 8
+"""The same during the start: its rounds differ so much in number that few answers tell a line."""
+
 LONGEST_REST = 256
 """Rounds, at the most, between two attempts to raise or lower the number."""
 
@@ -209,7 +212,8 @@ class Concurrency:
         self._busiest = max(self._busiest, in_flight)
         is_attempt = self.is_saturated or self._attempt or self._near_rounds
         fewest = FEWEST_ANSWERS * (2 if is_attempt else 1)
-        if len(self._trips) >= max(fewest, min(MOST_ANSWERS, -(-self.limit() // 2))):
+        most = START_ANSWERS if self._checks and not is_attempt else MOST_ANSWERS
+        if len(self._trips) >= max(fewest, min(most, -(-self.limit() // 2))):
             self._end_round(now)
 
     def timed_out(self, sent: float, now: float) -> None:

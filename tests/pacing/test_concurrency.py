@@ -300,6 +300,18 @@ def test_answers_that_come_together_open_more_places(ends: list[float], number: 
     assert concurrency.limit() == number
 
 
+def test_the_start_goes_on_after_a_few_answers() -> None:
+    """Of 48 requests eight answers are enough, where round trips have not grown."""
+    concurrency = Concurrency(128, first=8)
+    for now in (0.30, 0.31, 0.32, 0.33):
+        concurrency.answered(sent=0.0, now=now, work=500, in_flight=8)
+    assert concurrency.limit() == 48
+    for answer in range(8):
+        assert concurrency.limit() == 48
+        concurrency.answered(sent=0.35, now=0.65 + answer / 100, work=500, in_flight=48)
+    assert concurrency.limit() == 128
+
+
 @pytest.mark.parametrize(
     ("trips", "number"),
     [
