@@ -373,11 +373,11 @@ class Queue:
 
     def _ready_for(self, at: Deployment) -> Batch | None:
         """Return the first batch that was sent before, or is part of one, and may go there."""
-        if self._ready and at.limits.is_trying:
-            for batch in [each for each in self._ready if at.limits.parks(each)]:
-                self._ready.remove(batch)
-                self._parked[id(batch)] = batch
         if len(self.deployments) == 1:
+            if self._ready and at.limits.is_trying:
+                for batch in [each for each in self._ready if at.limits.parks(each)]:
+                    self._ready.remove(batch)
+                    self._parked[id(batch)] = batch
             return self._ready[0] if self._ready else None
         for batch in tuple(self._ready):
             owner = self._owner(batch)
