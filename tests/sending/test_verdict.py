@@ -5,7 +5,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -362,6 +362,45 @@ class TestFailuresForSize:
         pacer.health.answered(1.5)
         self.fails(judge, usual, now=2.0)
         assert not limits.is_trying
+
+    def test_a_usual_batch_is_sent_again_where_failures_are_chance(
+        self, pacer: Pacer, limits: SizeLimits
+    ) -> None:
+        """As much got through, and half of all requests fail: it is not cut."""
+        odds = Odds()
+        for number in range(40):
+            place = odds.sent()
+            (place.failed if number % 2 else place.answered)()
+        judge = Judge(pacer, limits, odds, max_retries=8, draw=lambda: 0.5)
+        usual = self.batch(5)
+        for now in (1.0, 2.0):
+            usual.place = odds.sent()
+            assert isinstance(self.fails(judge, usual, now), Resend)
+            pacer.health.answered(now + 0.5)
+
+    def test_nobody_was_answered_since_it_failed_last(
+        self, judge: Judge, pacer: Pacer, limits: SizeLimits
+    ) -> None:
+        """The server may have gone away in between."""
+        large = self.batch(20)
+        self.fails(judge, large, now=1.0)
+        pacer.health.answered(1.5)
+        large.failures, large.failed_last = 2, 2.0
+        self.fails(judge, large, now=3.0)
+        assert not limits.is_trying
+
+    def test_what_is_above_a_known_limit_does_not_wait(
+        self, judge: Judge, pacer: Pacer, limits: SizeLimits
+    ) -> None:
+        """It is cut for that limit, whatever else is being found out."""
+        large, other = self.batch(20), self.batch(20)
+        for batch in (large, other):
+            self.fails(judge, batch, now=1.0)
+        pacer.health.answered(1.5)
+        self.fails(judge, large, now=2.0)
+        named = diagnose(refusal(400, "at most 10 inputs are allowed"))
+        limits.refused(self.batch(30), replace(named, max_items=10))
+        assert not limits.parks(other)
 
     def test_a_part_that_fails_though_as_much_got_through_ends_the_search(
         self, judge: Judge, pacer: Pacer, limits: SizeLimits
