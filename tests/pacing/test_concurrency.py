@@ -344,6 +344,17 @@ def test_a_wave_of_refusals_shows_how_many_were_let_in() -> None:
     assert concurrency.limit() == 8
 
 
+def test_what_was_answered_meanwhile_was_let_in_too() -> None:
+    """Of 12 that were sent together three are answered before the last refusal comes."""
+    concurrency = Concurrency(128, first=32)
+    concurrency.refused(0.0, 0.1, in_flight=[0.0] * 11)
+    for answer in range(3):
+        concurrency.answered(sent=0.0, now=0.2, work=WORK, in_flight=11 - answer)
+    for i in range(8):
+        concurrency.refused(0.0, 0.3 + i / 100, in_flight=[0.0] * (7 - i))
+    assert concurrency.limit() == 3
+
+
 def test_batches_are_cut_for_a_few_times_what_was_let_in() -> None:
     """Where eight at a time are let in, 128 batches would be far too small."""
     concurrency = Concurrency(128, is_known=True)
