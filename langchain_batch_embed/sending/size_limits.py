@@ -248,11 +248,7 @@ class SizeLimits:
             return
         if self._before_quota is None:
             self._before_quota = self._found["tokens"]
-        passed = int(self._answered["tokens"])
-        size = passed if 0 < passed < batch.tokens else batch.tokens // 2
-        self._retest_after = max(self._retest_after, RETEST * RETEST)
-        self._answers = 0
-        self._keep("tokens", max(1, size))
+        self._shrink(batch, "tokens")
 
     def refused_for_long(self, batch: Batch) -> None:
         """Note that nothing was let through for longer than any quota is counted.
@@ -260,12 +256,7 @@ class SizeLimits:
         So it is the size, of which nobody tells whether it is the texts or the tokens. Both limits
         are tested again.
         """
-        self._retest_after = max(self._retest_after, RETEST * RETEST)
-        self._answers = 0
-        sizes = _sizes(batch)
-        for measure in ("items", "tokens"):
-            size, passed = sizes[measure], self._answered[measure]
-            self._keep(measure, passed if 0 < passed < size else max(1, size // 2))
+        self._shrink(batch, "items", "tokens")
 
     def in_time(self, timeout: float, number: int | None = None) -> float:
         """Return the most work, in tokens, that is likely to be answered well within the time-out.
@@ -316,6 +307,15 @@ class SizeLimits:
             return []
         parked, trial.parked = trial.parked, []
         return parked
+
+    def _shrink(self, batch: Batch, *measures: str) -> None:
+        """Limit requests to what got through, or to half of a batch that did not."""
+        self._retest_after = max(self._retest_after, RETEST * RETEST)
+        self._answers = 0
+        sizes = _sizes(batch)
+        for measure in measures:
+            size, passed = sizes[measure], self._answered[measure]
+            self._keep(measure, passed if 0 < passed < size else max(1, size // 2))
 
     def _keep(self, measure: str, size: float) -> None:
         self._found[measure] = min(self._found[measure], size)

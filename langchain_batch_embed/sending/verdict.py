@@ -50,6 +50,10 @@ QUIET = 15.0
 """And it has to be refused again as the first request after so many seconds in which nothing was
 sent: a proxy that lets one request in ten seconds through lets that one through."""
 
+LONGEST_SEARCH = 120.0
+"""Seconds after its first failure in which everybody waits for such a quiet time. Where other calls
+send something after each of them, it would never come."""
+
 USUAL = 0.5
 """A batch of which this share got through in one request is of a usual size."""
 
@@ -290,13 +294,16 @@ class Judge:
             return None
         if diagnosis.kind is not Kind.OVERLOADED or batch.trial is not None:
             return None if batch.is_alone else self._refused(batch, diagnosis)
-        if now - batch.failed_at < OVERLOADED_FOR:
+        failing_for = now - batch.failed_at
+        if failing_for < OVERLOADED_FOR:
             return None
-        if batch.quiet < QUIET:
-            self._pacer.throttle.hold(now, QUIET)
-            return Resend()
-        self._pacer.forget_overload(now)
-        return self._refused(batch, diagnosis)
+        if batch.quiet >= QUIET:
+            self._pacer.forget_overload(now)
+            return self._refused(batch, diagnosis)
+        if failing_for > LONGEST_SEARCH:
+            return None
+        self._pacer.throttle.hold(now, QUIET)
+        return Resend()
 
     def _may_be_too_large(self, batch: Batch) -> bool:
         """Tell whether a batch fails each time, and smaller ones were answered in between.

@@ -335,15 +335,20 @@ class TestFailuresForSize:
         """Return what becomes of a batch that fails at a time."""
         return judge.verdict(batch, self.FAILED, refusal(500), now)
 
-    def test_the_second_failure_is_enough_if_others_are_answered_in_between(
-        self, judge: Judge, pacer: Pacer, limits: SizeLimits
-    ) -> None:
-        """And the other batches that failed in this way wait for what its parts tell."""
+    def search(self, judge: Judge, pacer: Pacer) -> tuple[Batch, Batch]:
+        """Make two batches fail, one of them again after an answer; return both."""
         large, other = self.batch(20), self.batch(20)
         for batch in (large, other):
             assert isinstance(self.fails(judge, batch, now=1.0), Resend)
         pacer.health.answered(1.5)
         assert isinstance(self.fails(judge, large, now=2.0), Cut)
+        return large, other
+
+    def test_the_second_failure_is_enough_if_others_are_answered_in_between(
+        self, judge: Judge, pacer: Pacer, limits: SizeLimits
+    ) -> None:
+        """And the other batches that failed in this way wait for what its parts tell."""
+        _, other = self.search(judge, pacer)
         assert limits.parks(other)
 
     def test_not_while_nobody_is_answered(self, judge: Judge, limits: SizeLimits) -> None:
@@ -393,11 +398,7 @@ class TestFailuresForSize:
         self, judge: Judge, pacer: Pacer, limits: SizeLimits
     ) -> None:
         """It is cut for that limit, whatever else is being found out."""
-        large, other = self.batch(20), self.batch(20)
-        for batch in (large, other):
-            self.fails(judge, batch, now=1.0)
-        pacer.health.answered(1.5)
-        self.fails(judge, large, now=2.0)
+        _, other = self.search(judge, pacer)
         named = diagnose(refusal(400, "at most 10 inputs are allowed"))
         limits.refused(self.batch(30), replace(named, max_items=10))
         assert not limits.parks(other)
@@ -406,11 +407,7 @@ class TestFailuresForSize:
         self, judge: Judge, pacer: Pacer, limits: SizeLimits
     ) -> None:
         """One of its texts is the cause, so no limit is learnt, and what waited goes on."""
-        large, other = self.batch(20), self.batch(20)
-        for batch in (large, other):
-            self.fails(judge, batch, now=1.0)
-        pacer.health.answered(1.5)
-        self.fails(judge, large, now=2.0)
+        large, other = self.search(judge, pacer)
         assert limits.parks(other)
         good, bad = self.batch(10), self.batch(10)
         limits.inherit(large, [good, bad])
@@ -438,3 +435,17 @@ class TestFailuresForSize:
         large.quiet = QUIET
         judge.verdict(large, told, refusal(503), 22.0 + QUIET)
         assert limits.is_trying
+
+    def test_a_quiet_time_that_never_comes_is_not_waited_for_for_ever(
+        self, judge: Judge, pacer: Pacer, limits: SizeLimits
+    ) -> None:
+        """Other calls send something after each pause: after two minutes nobody waits any more."""
+        told = diagnose(refusal(503, "Service Unavailable"))
+        large, held = self.batch(20), []
+        for now in range(1, 300, 16):
+            judge.verdict(large, told, refusal(503), now)
+            held.append(pacer.throttle.delay(now) == QUIET)
+            pacer.health.answered(now + 0.5)
+        assert 0 < sum(held) <= 8
+        assert not any(held[8:])
+        assert not limits.is_trying
