@@ -361,17 +361,25 @@ class Concurrency:
 
     def _is_suspicious(self, ended: _Round) -> bool:
         """Tell whether it is worth trying fewer: answers take far longer than the first ones."""
+        return self._slower_than_first(ended) > math.log(SUSPICIOUS)
+
+    def _slower_than_first(self, ended: _Round) -> float:
+        """Return by how much round trips take longer than the first ones, as a logarithm.
+
+        Larger requests may take longer, up to in proportion to their work, without any line.
+        """
         first = self._first_round
-        return first is not None and ended.middle - first.middle > math.log(SUSPICIOUS)
+        if first is None:
+            return 0.0
+        return ended.middle - first.middle - max(0.0, ended.work - first.work)
 
     def _try_fewer(self, ended: _Round) -> None:
         """Try as many as would make round trips as short as the first ones."""
-        assert self._first_round is not None  # noqa: S101  # else nothing is suspicious
         self._rounds += 1
         if self._rounds < self._rest:
             return
         self._last, self._rounds, self._attempt = ended, 0, -1
-        self._set(self.estimate * math.exp(self._first_round.middle - ended.middle) * DOWN)
+        self._set(self.estimate * math.exp(-self._slower_than_first(ended)) * DOWN)
 
     def _set(self, number: float) -> None:
         before = self.estimate

@@ -38,6 +38,11 @@ MAX_OUTAGE = 600.0
 LONG_OUTAGE = 2.0
 """After this many seconds of failures alone, the server was away, and not overloaded."""
 
+USED_UP = 1 / 15
+"""Share of a measured quota of requests for which batches are shaped. One that is told may hold a
+minute's worth, and spreading the work over many requests is free. One that is measured is used up,
+so that each request has to wait for its turn."""
+
 
 class Pacer:
     """Lets requests through within the quota, for all calls of one object.
@@ -304,12 +309,12 @@ class Pacer:
         return math.inf if self.tokens.is_measured else self.tokens.capacity
 
     def rate_of_requests(self) -> float | None:
-        """Return the known quota of requests a minute, or `None`."""
+        """Return the quota of requests a minute that batches are shaped for, or `None`."""
         rate = self.requests.rate
         if self.is_dry:
             return 60 / SLOWEST
         if self._which.kind == "requests" and not self.requests.is_known:
-            return 60 * (rate or 1.0)
+            return 60 * (rate or 1.0) * USED_UP
         if self.requests.is_measured and not (self._which.kind is None and self._are_measured):
             return None
         return None if rate is None else rate * 60
@@ -352,10 +357,12 @@ class Pacer:
             return max(tokens, requests)
         # Measured together, only one of them is real.
         quota = requests if self._which.kind == "requests" else tokens
+        left = self._last_start + LENIENT / (self.requests.rate or 1.0) - now
+        lenient = left if left > 1e-9 else 0.0  # noqa: PLR2004  # rounding
         if self._which.kind is None:
-            left = self._last_start + LENIENT / (self.requests.rate or 1.0) - now
-            lenient = left if left > 1e-9 else 0.0  # noqa: PLR2004  # rounding
             quota = min(tokens, max(requests, lenient))
+        elif self._which.is_test(charge):
+            quota = max(quota, lenient)
         # Whoever has waited for that long may simply ask.
         longest = LONGEST if self.in_flight or not self.throttle.in_a_row else BACKOFF.longest
         return min(quota, max(0.0, self._last_start + longest - now))

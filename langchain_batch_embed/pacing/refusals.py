@@ -71,6 +71,8 @@ class Refusals:
         self._accepted += ticket.sent <= self._began
         self._passed_in_a_row += ticket.sent > self._began
         self._usual_number += (ticket.number - self._usual_number) / NUMBERS
+        if self._tokens.is_measured and self._requests.is_measured:
+            self._which.measured_since(self._tokens.rate, self._requests.rate)
         rate = self._which.passed(ticket.charge, sent=ticket.sent, now=now)
         if rate is not None and not self._is_hinted:  # else the server says how long to wait
             self._requests.guess(rate, now)

@@ -8,7 +8,9 @@ has to be found out, from little:
   a refusal is not about tokens.
 - Otherwise batches several times as large as the usual ones are tried, as often as the usual ones
   were sent. If they get through, more tokens flow than the quota of tokens that was measured.
-- If such a batch is refused, it was the tokens; or it was bad luck, so it is tried again later.
+- If such a batch is refused, it was the tokens; or it was bad luck. So later some small batches are
+  sent, which costs nothing if it is the tokens: more of them pass then. Otherwise large ones are
+  tried again.
 """
 
 import math
@@ -24,6 +26,10 @@ TRIAL = 5.0
 
 PROOF = 3.0
 """It is the requests once this many times the tokens have passed that would have flowed."""
+
+ENOUGH = 8
+"""A large batch that is refused after so many others have passed is not too large: what was
+measured was wrong."""
 
 LENIENT = 1.5
 """Where it may be either, a request waits for at most this many times the seconds between usual
@@ -44,8 +50,17 @@ PATIENCE = 12
 """After this many refusals in a row, in more than a minute, it is not the requests."""
 
 DOUBT = 8
-"""After this many answers it is tried again whether it is the requests, then after 4 times as many
-each time."""
+"""After this many answers small batches are tried, then after 4 times as many each time."""
+
+SMALLER = 5.0
+"""They hold the usual tokens divided by this."""
+
+SMALL = 8
+"""And so many are tried."""
+
+MORE = 1.5
+"""It is the tokens if this many times the small batches pass that a quota of requests would let
+through, by what was measured."""
 
 
 class WhichQuota:
@@ -61,11 +76,15 @@ class WhichQuota:
         self.kind: Literal["requests", "tokens"] | None = None
         self.is_certain = self.is_dry = False
         self._patience = DOUBT  # answers after which it is tried again
+        self._size = 0.0  # tokens in a request since then, on average
+        self._small = 0  # small batches that have yet to pass
+        self._since = 0.0  # when the first of these answers, or small batches, was sent
         self._answers = 0  # since it was said to be the tokens
         self._largest = float(LEAST_QUOTA)  # tokens of a request that passes
         self._largest_passed = 0.0  # and of one that has passed
         self._refused_at = math.inf  # when the quota was used up last
         self._passed = 0.0  # tokens that have passed since
+        self._trials = 0  # large batches among them
         self._rate = 0.0  # tokens a second, as measured then
         self._usual = 0.0  # tokens in a request, as measured then
 
@@ -75,7 +94,7 @@ class WhichQuota:
         if self.kind is None:
             return max(TRIAL * self._usual, 2.0 * LEAST_QUOTA)
         if self.kind == "tokens":
-            return self._largest
+            return self._size / SMALLER if self._small else self._largest
         return math.inf if self.is_certain else TRIAL * self._largest
 
     @property
@@ -91,6 +110,10 @@ class WhichQuota:
             and tokens > max(TRIAL / 2 * self._usual, LEAST_QUOTA)
         )
 
+    def is_test(self, tokens: float) -> bool:
+        """Tell whether a refusal of a batch would say that it is not the requests after all."""
+        return self.kind == "requests" and not self.is_certain and tokens > self._largest
+
     def passed(self, tokens: float, *, sent: float, now: float) -> float | None:
         """Note a request that was let through.
 
@@ -100,12 +123,11 @@ class WhichQuota:
         if sent > self._refused_at:
             self._passed += tokens
             if self.kind == "tokens":
-                self._answers += 1
-                if self._answers >= self._patience:
-                    self.kind, self._patience = None, 4 * self._patience
-            flowed = self._rate * (now - self._refused_at)
-            if self.is_trial(tokens) and self._passed > PROOF * flowed:
-                self.kind = "requests"
+                self._doubt(tokens, sent=sent, now=now)
+            if self.is_trial(tokens):
+                self._trials += 1
+                if self._passed > PROOF * self._rate * (now - self._refused_at):
+                    self.kind = "requests"
         self._largest = max(self._largest, tokens)
         self._largest_passed = max(self._largest_passed, tokens)
         if self.kind == "requests" and sent > self._refused_at:
@@ -134,8 +156,11 @@ class WhichQuota:
             in_a_row: pauses without an answer in between.
             is_lone: it was sent alone after a pause, which may have been too short.
         """
+        if self.kind == "tokens" and self._small:
+            self.kind, self._small = None, 0
+            return False
         if self.is_trial(tokens):
-            is_too_large = not is_lone
+            is_too_large = not is_lone and self._trials < ENOUGH
         elif self.kind == "requests" and tokens > self._largest:
             is_too_large = in_a_row >= PATIENCE or not (self.is_certain or is_lone)
         else:
@@ -146,6 +171,41 @@ class WhichQuota:
 
     def measured(self, tokens: float | None, requests: float | None, now: float) -> None:
         """Note that the quota is used up, and what both rates are a second."""
-        self._refused_at, self._passed = now, 0.0
+        self._refused_at, self._passed, self._trials = now, 0.0, 0
+        self._compare(tokens, requests)
+
+    def measured_since(self, tokens: float | None, requests: float | None) -> None:
+        """Note what both rates are where they were not known yet when the quota was used up."""
+        if not self._usual and self._refused_at < math.inf:
+            self._compare(tokens, requests)
+
+    def _compare(self, tokens: float | None, requests: float | None) -> None:
         if tokens and requests:
             self._rate, self._usual = tokens, tokens / requests
+
+    def _doubt(self, tokens: float, *, sent: float, now: float) -> None:
+        """Try small batches now and then, as long as it is said to be the tokens."""
+        if not self._small:
+            self._answers += 1
+            self._size += (tokens - self._size) / min(self._answers, SMALL)
+            if self._answers == 1:
+                self._since = sent
+            elif self._answers >= self._patience:
+                # Sent as the tokens allow, so many more small ones than these would pass.
+                if self._exceeds_requests(SMALLER * (self._answers - 1), sent - self._since):
+                    self._small, self._since = SMALL, now
+                else:
+                    self._end_doubt(is_clear=False)
+        elif sent >= self._since:
+            self._small -= 1
+            if not self._small:
+                self._end_doubt(is_clear=self._exceeds_requests(SMALL, sent - self._since))
+
+    def _exceeds_requests(self, count: float, seconds: float) -> bool:
+        """Tell whether a quota of requests would not let so many through."""
+        return count * self._usual > MORE * self._rate * seconds
+
+    def _end_doubt(self, *, is_clear: bool) -> None:
+        self._answers, self._patience = 0, 4 * self._patience
+        if not is_clear:
+            self.kind = None

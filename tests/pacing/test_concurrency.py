@@ -373,3 +373,20 @@ def test_a_slow_start_counts_from_the_refusal_on() -> None:
         concurrency.answered(sent=1.5, now=2.0 + answer / 100, work=100, in_flight=30)
     assert concurrency.is_slow_start
     assert concurrency.began == 1.0
+
+
+@pytest.mark.parametrize(("growth", "limit"), [(1.0, 15), (10.0, MOST)])
+def test_round_trips_of_larger_requests_may_take_longer(growth: float, limit: int) -> None:
+    """Only what their work does not explain is the sign of a line."""
+    concurrency = Concurrency(MOST, first=8)
+    now = 0.0
+    while concurrency.limit() < MOST:
+        for _ in range(MOST_ANSWERS):
+            concurrency.answered(sent=now, now=now + 0.5, work=1000.0, in_flight=MOST)
+        now += 1.0
+    lowest = MOST
+    for _ in range(4 * MOST_ANSWERS):
+        now += 0.01
+        concurrency.answered(sent=now, now=now + 6.5, work=1000.0 * growth, in_flight=MOST)
+        lowest = min(lowest, concurrency.limit())
+    assert lowest == limit

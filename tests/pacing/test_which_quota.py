@@ -2,7 +2,15 @@
 
 import math
 
-from langchain_batch_embed.pacing.which_quota import DOUBT, LEAST_QUOTA, PATIENCE, WhichQuota
+from langchain_batch_embed.pacing.which_quota import (
+    DOUBT,
+    ENOUGH,
+    LEAST_QUOTA,
+    PATIENCE,
+    SMALL,
+    SMALLER,
+    WhichQuota,
+)
 
 
 def measured() -> WhichQuota:
@@ -63,18 +71,106 @@ def test_usual_batches_prove_nothing() -> None:
     assert which.kind is None
 
 
-def test_a_large_batch_that_is_refused_was_too_large() -> None:
-    """Batches then hold what has passed, and after some answers it is tried again."""
+def test_a_large_batch_that_is_refused_after_many_others_was_not_too_large() -> None:
+    """What was measured was wrong, so it is measured again."""
+    which = measured()
+    for i in range(1, ENOUGH + 1):
+        assert which.kind is None
+        which.passed(8_200, sent=i, now=i)  # 8,200 tokens a second, fewer than were measured
+    assert not which.refused(8_200, in_a_row=1, is_lone=False)
+    assert which.kind is None
+    which.measured(8_200.0, 1.0, now=10.0)
+    assert which.most == 5 * 8_200
+    assert which.refused(41_000, in_a_row=1, is_lone=False)  # and then it counts again
+
+
+def test_a_batch_larger_than_all_others_is_a_test_until_it_is_certain() -> None:
+    """Its refusal would say that it is not the requests, so it is sent when they allow it."""
+    which = WhichQuota()
+    which.kind = "requests"
+    assert not which.is_test(LEAST_QUOTA)
+    assert which.is_test(LEAST_QUOTA + 1)
+    which.exclude_tokens(600)
+    which.passed(500, sent=0.0, now=0.1)
+    which.exclude_tokens(600)
+    assert not which.is_test(LEAST_QUOTA + 1)
+
+
+def said_to_be_tokens(*, seconds: float = 0.1) -> WhichQuota:
+    """Return one where a large batch was refused, and usual ones pass, so many seconds apart."""
     which = measured()
     assert which.refused(16_000, in_a_row=1, is_lone=False)
-    assert (which.kind, which.most) == ("tokens", LEAST_QUOTA)
     for i in range(DOUBT):
-        which.passed(1000, sent=i + 1.0, now=i + 1.0)
+        assert (which.kind, which.most) == ("tokens", LEAST_QUOTA)
+        which.passed(1000, sent=(i + 1) * seconds, now=(i + 1) * seconds)
+    return which
+
+
+def pass_small(which: WhichQuota, *, seconds: float) -> None:
+    """Let all small batches of a trial pass, one after so many seconds each."""
+    for i in range(1, SMALL + 1):
+        assert (which.kind, which.most) == ("tokens", 1000 / SMALLER)
+        which.passed(200, sent=1 + i * seconds, now=1 + i * seconds)
+
+
+def test_many_small_batches_that_pass_show_that_it_is_the_tokens() -> None:
+    """After some answers they are tried, and after four times as many again."""
+    which = said_to_be_tokens()
+    pass_small(which, seconds=0.02)  # 50 a second, where 10 requests were measured
+    for i in range(4 * DOUBT):
+        assert (which.kind, which.most) == ("tokens", LEAST_QUOTA)
+        which.passed(1000, sent=2 + i / 10, now=2 + i / 10)
+    assert which.most == 1000 / SMALLER
+
+
+def test_few_small_batches_that_pass_show_nothing() -> None:
+    """A quota of requests would have let them through as well, so large ones are tried again."""
+    which = said_to_be_tokens()
+    pass_small(which, seconds=0.1)
+    assert (which.kind, which.most) == (None, 2 * LEAST_QUOTA)
+
+
+def test_a_small_batch_that_is_refused_may_be_one_request_too_many() -> None:
+    """So large ones are tried again, and what was measured of both rates is wanted."""
+    which = said_to_be_tokens()
+    assert not which.refused(200, in_a_row=1, is_lone=False)
+    assert (which.kind, which.most) == (None, 2 * LEAST_QUOTA)
+
+
+def test_what_was_in_flight_before_small_batches_does_not_count_among_them() -> None:
+    """It was sent as fast as usual ones are."""
+    which = said_to_be_tokens()
+    for _ in range(SMALL):
+        which.passed(1000, sent=0.7, now=0.9)
+    pass_small(which, seconds=0.02)
+    assert (which.kind, which.most) == ("tokens", LEAST_QUOTA)
+
+
+def test_long_texts_are_not_held_back_for_ever() -> None:
+    """Batches of one text cannot be smaller, so that the trial ends without a result."""
+    which = said_to_be_tokens()
+    for i in range(SMALL):
+        which.passed(1000, sent=1 + i / 10, now=1 + i / 10)
     assert which.kind is None
-    assert which.refused(16_000, in_a_row=1, is_lone=False)
-    for i in range(2 * DOUBT):
-        which.passed(1000, sent=i + 1.0, now=i + 1.0)
-    assert which.kind == "tokens"
+
+
+def test_small_batches_are_not_tried_where_few_of_them_would_be_sent() -> None:
+    """Large ones are tried again at once: at 30 s a batch, small ones would take minutes."""
+    assert said_to_be_tokens(seconds=30.0).kind is None
+
+
+def test_rates_that_are_known_only_later_count_from_the_refusal_on() -> None:
+    """What a first refusal measures is known when what was in flight then has been answered."""
+    which = WhichQuota()
+    which.measured_since(10_000.0, 10.0)  # nothing was refused so far
+    which.measured(None, None, now=0.0)
+    assert not which.is_trial(16_000)
+    which.measured_since(10_000.0, 10.0)
+    which.measured_since(90_000.0, 10.0)  # and then they stay
+    assert which.is_trial(16_000)
+    for i in range(3):
+        which.passed(16_000, sent=0.15 * i + 0.15, now=0.15 * i + 0.15)
+    assert which.kind == "requests"
 
 
 def test_a_large_batch_that_is_refused_after_a_pause_tells_nothing() -> None:

@@ -30,16 +30,18 @@ REASONS = {
 
 EXCEPTIONS = """
 reason      ratio     %  cell
-AT_A_TIME       -    33  20M, bucket 0.5 s, refused free, says zero, 2 s, 8 or 429, 5 s reset, 256 kB
+AT_A_TIME       -    22  1M, windows 1 s, refused charged, says hint, 50 ms, 8 or 429, 5 min reset, no limits
+AT_A_TIME       -    36  20M, bucket 0.5 s, refused free, says zero, 2 s, 8 or 429, 5 s reset, 256 kB
 AT_A_TIME     2.5     -  40M, bucket 1 s, refused free, says hint, 50 ms, 8 or 429, 5 s of 503, 10 texts
 AT_A_TIME       -    22  40M, bucket 3 s, refused free, says all, 50 ms, 8 or 429, refused in rows, no limits
 AT_A_TIME       -    17  40M, windows 60 s, refused free, says nothing, 0.3 s, 8 or 429, 5 s reset, 256 kB
 AT_A_TIME     1.4     5  5M, bucket 1 s, refused free, says all, 50 ms, 8 or 429, no bad luck, 10 texts
-AT_A_TIME       -    36  no quota, 2 s, 8 or 429, 5 min of 503, no limits
-AT_A_TIME     4.0     -  no quota, 5 ms, 8 or 429, refused in rows, 256 kB
+AT_A_TIME     2.3     -  60 requests, bucket 60 s, refused free, says used, 2 s, 8 or 429, failing scattered, no limits
+AT_A_TIME       -    16  no quota, 2 s, 8 or 429, 5 min of 503, no limits
+AT_A_TIME     9.1     -  no quota, 5 ms, 8 or 429, refused in rows, 256 kB
 AT_A_TIME     1.6     -  no quota, 50 ms, 8 or 429, refused scattered, 10 texts
-SCARCE        3.2    13  60 requests, bucket 1 s, refused charged, says zero, 2 s, 32 at once, refused scattered, 256 kB
-SCARCE        2.2    20  60 requests, bucket 1 s, refused charged, says zero, 5 ms, blind worker, slow minute, no limits
+SCARCE        3.2    15  60 requests, bucket 1 s, refused charged, says zero, 2 s, 32 at once, refused scattered, 256 kB
+SCARCE        2.4    24  60 requests, bucket 1 s, refused charged, says zero, 5 ms, blind worker, slow minute, no limits
 SCARCE          -    16  60 requests, bucket 10 s, refused charged, says nothing, 50 ms, unbounded, 5 min of 503, 10 texts
 SCARCE        7.5     -  60 requests, windows 1 s, refused free, says zero, 2 s, 1 at once, no bad luck, no limits
 SCARCE        8.1     -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
@@ -49,15 +51,14 @@ SHORT         2.4     -  20M, windows 1 s, refused charged, says used, 5 ms, 32 
 SHORT         3.3     -  40M, bucket 3 s, refused free, says hint, 5 ms, 8 or 503, no bad luck, 10 texts
 SHORT         4.2     -  5M, bucket 60 s, refused free, says used, 50 ms, unbounded, no bad luck, 10 texts
 NOISE         2.1     -  1M, bucket 60 s, refused charged, says zero, 50 ms, 4 at once, refused in rows, 256 kB
-NOISE         2.7     -  1M, windows 60 s, refused charged, says all, 2 s, 8 or 503, slow minute, 10 texts
 NOISE        14.9     -  20M, bucket 60 s, refused free, says hint, 50 ms, 32 at once, slow minute, 10 texts
 NOISE         1.6    22  5M, bucket 3 s, refused charged, says nothing, 5 ms, 1 at once, slow minute, 256 kB
-NOISE         5.5     -  no quota, 5 ms, unbounded, slow minute, 256 kB
+NOISE         4.5     -  no quota, 5 ms, unbounded, slow minute, 256 kB
 OVERSIZED     1.7    20  20M, bucket 0.5 s, refused free, says hint, 0.3 s, unbounded, restarts, 256 kB
-OVERSIZED     3.0     -  5M, bucket 0.5 s, refused charged, says hint, 50 ms, 8 or 503, refused in rows, 256 kB
-OVERSIZED     2.5     -  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
+OVERSIZED     2.9     -  5M, bucket 0.5 s, refused charged, says hint, 50 ms, 8 or 503, refused in rows, 256 kB
+OVERSIZED     2.3     -  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
 OVERSIZED       -    14  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 32 at once, 5 s reset, no limits
-OVERSIZED     2.4     -  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 4 at once, refused scattered, 256 kB
+OVERSIZED     2.0     -  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 4 at once, refused scattered, 256 kB
 OUTAGE        4.5    13  1M, bucket 1 s, refused charged, says nothing, 2 s, 8 or 503, 5 s of 503, 256 kB
 OUTAGE        3.1     -  40M, bucket 0.5 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
 OUTAGE        2.7    18  5M, bucket 3 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits

@@ -1,0 +1,51 @@
+"""A quota of requests that nobody tells is found out, and what is left is sent in few requests."""
+
+from dataclasses import replace
+from statistics import median
+
+import pytest
+
+from .grid import Cell, cell_of
+from .trial import Client, try_cell
+
+SEEDS = range(6)
+
+
+def server(requests_per_minute: int, limiter: str, latency: str, refused: str) -> Cell:
+    """Return a server with a quota of requests whose refusals say nothing."""
+    cell = cell_of(
+        {
+            "quota": "60 requests",
+            "limiter": limiter,
+            "says": "says nothing",
+            "refused share": refused,
+            "latency": latency,
+        }
+    )
+    return replace(cell, requests_per_minute=requests_per_minute)
+
+
+@pytest.mark.parametrize(
+    ("requests_per_minute", "limiter", "latency", "refused", "seconds"),
+    [
+        (300, "bucket 60 s", "50 ms", "refused free", 10),
+        (300, "bucket 60 s", "50 ms", "refused charged", 12),
+        (300, "bucket 3 s", "50 ms", "refused free", 10),
+        (300, "bucket 3 s", "0.3 s", "refused free", 25),
+        (300, "bucket 1 s", "50 ms", "refused charged", 12),
+        (60, "bucket 10 s", "0.3 s", "refused charged", 60),
+        (60, "bucket 10 s", "2 s", "refused free", 135),
+    ],
+)
+def test_what_is_left_is_sent_in_few_requests(
+    requests_per_minute: int, limiter: str, latency: str, refused: str, seconds: float
+) -> None:
+    """Nothing is lost, and the median of six runs takes no longer than was measured, and a fifth.
+
+    At first it may be tokens that are counted, so that small batches are sent. They use up what may
+    be sent at once, and what is left has to wait.
+    """
+    cell = server(requests_per_minute, limiter, latency, refused)
+    trials = [try_cell(cell, seed, Client(), ideal=False, most_requests=400) for seed in SEEDS]
+    assert not any(trial.error or trial.lost or trial.kept for trial in trials)
+    assert median(trial.seconds for trial in trials) <= seconds
