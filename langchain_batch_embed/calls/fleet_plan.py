@@ -45,7 +45,7 @@ class Corpus:
 
     @classmethod
     def of(cls, count: int, tokens_each: float, limits: Limits, *, capacity: float) -> "Corpus":
-        """Return the corpus of so many texts of one size.
+        """Return the corpus of this many texts of one size.
 
         Args:
             count: texts.

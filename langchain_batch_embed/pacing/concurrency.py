@@ -28,13 +28,13 @@ FIRST_WORK = 600
 processor that takes 40 ms for each answers in 0.2 s."""
 
 GROWTH = 4
-"""The start raises the number by this factor a round."""
+"""Factor by which a round of the start raises the number."""
 
 GROWTH_TOGETHER = 6
-"""The same after first answers that came together: those of a line do not."""
+"""That factor after the first answers, if they came together. Answers of a line do not."""
 
 GROWTH_TOLD = 16
-"""The same once the quota is known: it then takes no refusals to find out about it."""
+"""That factor once the quota is known, as no refusals are needed to find it out."""
 
 TOGETHER = 2.0
 """Answers count as together if this many of them came in the time that the first one took."""
@@ -43,27 +43,29 @@ GROWN = 0.7
 """Round trips have grown if they grew by this power of the growth of number and work in flight."""
 
 ERRORS = 2.5
-"""And by more than this many standard errors."""
+"""Round trips have grown only if they grew by more than this many standard errors."""
 
 DOWN = 1.5
-"""Once saturated, the number is lowered by this factor."""
+"""Factor by which an attempt lowers the number."""
 
 UP = 2.0
-"""And raised by this one."""
+"""Factor by which an attempt raises the number."""
 
 NEAR = 0.08
 """Where first round trips take less than this many seconds, trying fewer requests costs next to no
 time, and is done at once: next door, this process is what everything waits for."""
 
 NEAR_ROUNDS = 4
-"""In every second one of these first rounds; the very first opens connections and says little."""
+"""First rounds in which every second one tries fewer requests. The very first opens connections and
+says little."""
 
 EVEN = 0.3
 """Where round trips are that short, and vary so little that the standard errors of both rounds
 together are below this, fewer requests only have to get the same work done per second."""
 
 SUSPICIOUS = 4.0
-"""Round trips this many times as long as the first ones may be those of a line: fewer are tried."""
+"""Fewer requests are tried when round trips take this many times as long as the first ones, beyond
+what the size of the requests explains: they may wait in a line."""
 
 SAFE_SHARE = 0.25
 """The start raises the number only as long as the first half of the answers takes this share of the
@@ -73,11 +75,12 @@ BEGINNING = 16
 """A slow start begins with the number divided by this."""
 
 MOST_TO_BEGIN = 4
-"""And with no more than so many: their answers show whether there is quota."""
+"""A slow start begins with this many requests at the most. Their answers show whether there is
+quota."""
 
 MANY = 32
-"""After a first refusal, more than this many are not sent together again: if it was the quota, all
-of them would be refused."""
+"""After a first refusal, no more requests than this are sent together. If the quota is used up, all
+of them are refused."""
 
 SHARING = 8
 """Where more at a time were refused, the work is shared out as if this many times the number of
@@ -87,13 +90,14 @@ CHECKS = 2
 """Rounds with the full number after which the start is over."""
 
 FEWEST_ANSWERS = 4
-"""Answers that a round has at least; fewer say little."""
+"""Answers in a round, at least. Fewer say little."""
 
 MOST_ANSWERS = 24
-"""And at most: with more, a long line would be noticed too late."""
+"""Answers in a round, at most. With more, a long line would be noticed too late."""
 
 START_ANSWERS = 8
-"""The same during the start: its rounds differ so much in number that few answers tell a line."""
+"""Answers in a round of the start, at most. Its rounds differ so much in number that few answers
+show a line."""
 
 LONGEST_REST = 256
 """Rounds, at the most, between two attempts to raise or lower the number."""

@@ -10,28 +10,29 @@ import math
 __all__ = ["Erratic"]
 
 PAUSES = 6
-"""So many pauses in a row tell, and twice as many each time that it was wrong."""
+"""Pauses that are compared. Each wrong conclusion doubles the number for the next one."""
 
 TOLD = 10
-"""As many where the server says how long to wait: it is more likely to keep a quota."""
+"""Pauses that are compared where the server says how long to wait, as it probably keeps a quota."""
 
 PASSED = 12
-"""Between them fewer requests than this were let through, in the mean."""
+"""Refusals may be random only if fewer requests than this pass between two pauses on average."""
 
 SLOWER = 3.0
-"""And the rate fell by this factor meanwhile."""
+"""Refusals may be random only if the rate fell by this factor during those pauses."""
 
 REQUESTS = 32
 """Requests over which the share of refused ones is averaged, once they seem to be random."""
 
 IN_FLIGHT = 4
-"""And so many more for each in flight: refusals come back sooner than answers, in one burst."""
+"""Requests by which that number grows for each one in flight. Refusals come back in one burst,
+before the answers."""
 
 TRIAL = 10
-"""The first requests after that decide, so many of them and those in flight."""
+"""Requests, beside those in flight, that show whether the conclusion was right."""
 
 LET_IN = 3
-"""If fewer of them than this are let through, it is a quota: at random half of them would be."""
+"""If fewer of them than this pass, it is a quota. At random, half of them would."""
 
 
 class Erratic:

@@ -39,9 +39,9 @@ LONG_OUTAGE = 2.0
 """After this many seconds of failures alone, the server was away, and not overloaded."""
 
 USED_UP = 1 / 15
-"""Share of a measured quota of requests for which batches are shaped. One that is told may hold a
-minute's worth, and spreading the work over many requests is free. One that is measured is used up,
-so that each request has to wait for its turn."""
+"""Batches are shaped for this share of a measured quota of requests. A quota that the server tells
+may hold a minute's worth, and then many requests cost no time. A measured one is used up, so each
+request has to wait for its turn."""
 
 
 class Pacer:

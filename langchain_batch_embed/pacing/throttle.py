@@ -64,7 +64,7 @@ class Throttle:
         return begins
 
     def hold(self, now: float, seconds: float) -> None:
-        """Make everybody wait for so many seconds."""
+        """Make everybody wait for this many seconds."""
         self._until = max(self._until, now + seconds)
 
     def cancel(self) -> None:

@@ -8,9 +8,9 @@ has to be found out, from little:
   a refusal is not about tokens.
 - Otherwise batches several times as large as the usual ones are tried, as often as the usual ones
   were sent. If they get through, more tokens flow than the quota of tokens that was measured.
-- If such a batch is refused, it was the tokens; or it was bad luck. So later some small batches are
-  sent, which costs nothing if it is the tokens: more of them pass then. Otherwise large ones are
-  tried again.
+- If such a batch is refused, the tokens are what is counted, or it was bad luck. So a few small
+  batches are sent later. If the tokens are counted, more of them pass, and the trial costs nothing.
+  Otherwise large batches are tried again.
 """
 
 import math
@@ -22,25 +22,26 @@ LEAST_QUOTA = 8192
 """Tokens that any quota of tokens lets through at once: the longest text that OpenAI takes."""
 
 TRIAL = 5.0
-"""Where it may be either, batches hold up to this many times what the usual ones hold."""
+"""While it may be either, batches hold up to this many times the usual number of tokens."""
 
 PROOF = 3.0
-"""It is the requests once this many times the tokens have passed that would have flowed."""
+"""Requests are what is counted once this many times the tokens have passed that the measured quota
+of tokens would have let through."""
 
 ENOUGH = 8
-"""A large batch that is refused after so many others have passed is not too large: what was
-measured was wrong."""
+"""A large batch that is refused after this many others have passed is not too large. The rates that
+were measured are wrong."""
 
 LENIENT = 1.5
-"""Where it may be either, a request waits for at most this many times the seconds between usual
-ones, so that it is not refused for the requests either."""
+"""While it may be either, a request waits for up to this many times the seconds between usual
+requests. A quota of requests then lets it through."""
 
 DRY = 3
 """After this many pauses in a row that nobody asked for, what was let through at first is used up
 for a while: as where requests are counted in fixed minutes. Then batches are as large as may be."""
 
 LONG = 5.0
-"""A server that asks for so many seconds says the same."""
+"""A server that asks for a pause of this many seconds has used up its quota for a while, too."""
 
 SLOWEST = 1.0
 """Seconds between requests to begin with, at most: a server that asks for a pause of 40 s need not
@@ -50,17 +51,18 @@ PATIENCE = 12
 """After this many refusals in a row, in more than a minute, it is not the requests."""
 
 DOUBT = 8
-"""After this many answers small batches are tried, then after 4 times as many each time."""
+"""Answers after which small batches are tried for the first time. Each further trial comes after
+four times as many."""
 
 SMALLER = 5.0
-"""They hold the usual tokens divided by this."""
+"""A small batch holds the usual number of tokens divided by this."""
 
 SMALL = 8
-"""And so many are tried."""
+"""Small batches in one trial."""
 
 MORE = 1.5
-"""It is the tokens if this many times the small batches pass that a quota of requests would let
-through, by what was measured."""
+"""Tokens are what is counted if this many times as many small batches pass as the measured quota of
+requests would let through."""
 
 
 class WhichQuota:
@@ -191,7 +193,7 @@ class WhichQuota:
             if self._answers == 1:
                 self._since = sent
             elif self._answers >= self._patience:
-                # Sent as the tokens allow, so many more small ones than these would pass.
+                # At the same rate of tokens, this many small batches would be sent in that time.
                 if self._exceeds_requests(SMALLER * (self._answers - 1), sent - self._since):
                     self._small, self._since = SMALL, now
                 else:
@@ -202,7 +204,7 @@ class WhichQuota:
                 self._end_doubt(is_clear=self._exceeds_requests(SMALL, sent - self._since))
 
     def _exceeds_requests(self, count: float, seconds: float) -> bool:
-        """Tell whether a quota of requests would not let so many through."""
+        """Tell whether the measured quota of requests would not let this many through."""
         return count * self._usual > MORE * self._rate * seconds
 
     def _end_doubt(self, *, is_clear: bool) -> None:

@@ -35,10 +35,10 @@ text that gets two of them is given up."""
 
 REFUSES_ALL = 10.0
 """Seconds for which a server that has answered may refuse even the canary, until that is believed:
-a gateway that is set up anew, or one bad replica of several, does so too."""
+a gateway that restarts, or one bad replica of several, does so too."""
 
 ASK_AGAIN = 1.0
-"""Seconds between two canaries meanwhile."""
+"""Seconds between two canaries while the server refuses everything."""
 
 CANARY_AGAIN = 0.5
 """Seconds after which the first canary of one of several deployments is sent again: at hosted

@@ -47,8 +47,8 @@ OVERLOADED_FOR = 20.0
 """A batch that is refused for overload is suspected of its size only after this many seconds."""
 
 QUIET = 15.0
-"""And it has to be refused again as the first request after so many seconds in which nothing was
-sent: a proxy that lets one request in ten seconds through lets that one through."""
+"""A suspected batch is cut only when it is refused again as the first request after this many
+seconds without any. A proxy that lets one request in ten seconds through would let it through."""
 
 LONGEST_SEARCH = 120.0
 """Seconds after its first failure in which everybody waits for such a quiet time. Where other calls
@@ -58,8 +58,8 @@ USUAL = 0.5
 """A batch of which this share got through in one request is of a usual size."""
 
 REFUSED_USUAL = 4
-"""And it is cut only when it was refused this often: more likely it was too early each time. What
-was refused meanwhile although as much had got through before shows the same."""
+"""A batch of a usual size is cut only when it was refused this often, as it was probably sent too
+early each time. A refusal of another batch for which as much got through before counts as well."""
 
 HOPELESS = 75.0
 """Where nothing was let through for this many seconds, batches are cut, whatever is known of the

@@ -103,7 +103,7 @@ def _piece(body: memoryview) -> Message:
 
 
 async def gone(receive: Receive, *, within: float | None = None) -> bool:
-    """Wait until the client has gone, or for so many seconds; return whether it has gone."""
+    """Wait until the client has gone, or for this many seconds; return whether it has gone."""
     try:
         async with asyncio.timeout(within):
             while (await receive())["type"] != "http.disconnect":

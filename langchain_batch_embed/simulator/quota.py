@@ -167,7 +167,7 @@ class Quota:
         }
 
     def admit(self, tokens: int, now: float) -> OverQuota | None:
-        """Charge one request of so many tokens; None where it may pass."""
+        """Charge one request of this many tokens; None where it may pass."""
         amounts: dict[Kind, int] = {"requests": 1, "tokens": tokens}
         if all(bucket.wait(amounts[kind], now) == 0 for kind, bucket in self.buckets.items()):
             for kind, bucket in self.buckets.items():

@@ -86,7 +86,7 @@ def pack(
 
 
 def requests_are_scarce(requests: int, per_minute: float | None) -> bool:
-    """Tell whether so many requests are too many for a quota of requests a minute."""
+    """Tell whether this many requests are too many for a quota of requests a minute."""
     return per_minute is not None and requests > per_minute * SCARCE_SECONDS / 60
 
 
@@ -117,7 +117,7 @@ class _Line:
         return len(self._cut(lambda left: left))
 
     def equal(self, batches: int) -> list[range]:
-        """Cut into at most so many batches, the largest one as small as possible."""
+        """Cut into at most this many batches, the largest one as small as possible."""
         low, high = 1, max(1, int(self._work[-1]))
         while low < high:  # the smallest target that is enough
             target = (low + high) // 2
