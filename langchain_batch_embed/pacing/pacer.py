@@ -361,7 +361,7 @@ class Pacer:
         lenient = left if left > 1e-9 else 0.0  # noqa: PLR2004  # rounding
         if self._which.kind is None:
             quota = min(tokens, max(requests, lenient))
-        elif self._which.is_test(charge):
+        elif self._which.is_decisive(charge):
             quota = max(quota, lenient)
         # Whoever has waited for that long may simply ask.
         longest = LONGEST if self.in_flight or not self.throttle.in_a_row else BACKOFF.longest

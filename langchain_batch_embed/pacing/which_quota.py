@@ -77,11 +77,11 @@ class WhichQuota:
     def __init__(self) -> None:
         self.kind: Literal["requests", "tokens"] | None = None
         self.is_certain = self.is_dry = False
-        self._patience = DOUBT  # answers after which it is tried again
-        self._size = 0.0  # tokens in a request since then, on average
+        self._answers = 0  # since the conclusion that it is the tokens
+        self._patience = DOUBT  # answers after which small batches are tried
+        self._size = 0.0  # tokens in a request, on average over these answers
         self._small = 0  # small batches that have yet to pass
-        self._since = 0.0  # when the first of these answers, or small batches, was sent
-        self._answers = 0  # since it was said to be the tokens
+        self._since = 0.0  # when the first of these answers, or of the small batches, was sent
         self._largest = float(LEAST_QUOTA)  # tokens of a request that passes
         self._largest_passed = 0.0  # and of one that has passed
         self._refused_at = math.inf  # when the quota was used up last
@@ -101,7 +101,7 @@ class WhichQuota:
 
     @property
     def most_when_dry(self) -> float:
-        """The same after a dry time in which no rate could be measured."""
+        """The most tokens for a batch after a dry time in which no rate could be measured."""
         return TRIAL * max(LEAST_QUOTA, self._largest_passed)
 
     def is_trial(self, tokens: float) -> bool:
@@ -112,7 +112,7 @@ class WhichQuota:
             and tokens > max(TRIAL / 2 * self._usual, LEAST_QUOTA)
         )
 
-    def is_test(self, tokens: float) -> bool:
+    def is_decisive(self, tokens: float) -> bool:
         """Tell whether a refusal of a batch would say that it is not the requests after all."""
         return self.kind == "requests" and not self.is_certain and tokens > self._largest
 
@@ -186,7 +186,7 @@ class WhichQuota:
             self._rate, self._usual = tokens, tokens / requests
 
     def _doubt(self, tokens: float, *, sent: float, now: float) -> None:
-        """Try small batches now and then, as long as it is said to be the tokens."""
+        """Try small batches now and then, as long as the tokens seem to be what is counted."""
         if not self._small:
             self._answers += 1
             self._size += (tokens - self._size) / min(self._answers, SMALL)

@@ -88,12 +88,12 @@ def test_a_batch_larger_than_all_others_is_a_test_until_it_is_certain() -> None:
     """Its refusal would say that it is not the requests, so it is sent when they allow it."""
     which = WhichQuota()
     which.kind = "requests"
-    assert not which.is_test(LEAST_QUOTA)
-    assert which.is_test(LEAST_QUOTA + 1)
+    assert not which.is_decisive(LEAST_QUOTA)
+    assert which.is_decisive(LEAST_QUOTA + 1)
     which.exclude_tokens(600)
     which.passed(500, sent=0.0, now=0.1)
     which.exclude_tokens(600)
-    assert not which.is_test(LEAST_QUOTA + 1)
+    assert not which.is_decisive(LEAST_QUOTA + 1)
 
 
 def said_to_be_tokens(*, seconds: float = 0.1) -> WhichQuota:
