@@ -40,8 +40,13 @@ LONG_OUTAGE = 2.0
 
 USED_UP = 1 / 15
 """Batches are shaped for this share of a measured quota of requests. A quota that the server tells
-may hold a minute's worth, and then many requests cost no time. A measured one is used up, so each
-request has to wait for its turn."""
+may hold a minute's worth, and then many requests cost no time: up to what flows in 15 s, they are
+not scarce. A measured one is used up, so each request has to wait for its turn, and more than flow
+in one second are scarce."""
+
+OVERTAKEN = 8
+"""A batch that decides which quota it is no longer waits longer than others after this many others
+were sent before it."""
 
 
 class Pacer:
@@ -89,6 +94,7 @@ class Pacer:
         self._ended_requests = 0.0
         self._opened_at = math.inf
         self._last_start = -math.inf
+        self._overtakers = 0  # requests since the last batch that decided which quota it is
         self._which = WhichQuota()
         self._refusals = Refusals(meters, self._which, self.in_flight)
         self._before_outage: float | None = None  # in flight, when failures began
@@ -130,6 +136,8 @@ class Pacer:
         )
         self.has_started = True
         self._last_start = now
+        is_turn = self._which.kind != "requests" or self._which.is_decisive(charge)
+        self._overtakers = 0 if is_turn else self._overtakers + 1
         self._opened_at = min(self._opened_at, now)
         self.in_flight[id(ticket)] = ticket
         self.tokens.take(charge, now)
@@ -361,7 +369,7 @@ class Pacer:
         lenient = left if left > 1e-9 else 0.0  # noqa: PLR2004  # rounding
         if self._which.kind is None:
             quota = min(tokens, max(requests, lenient))
-        elif self._which.is_decisive(charge):
+        elif self._which.is_decisive(charge) and self._overtakers < OVERTAKEN:
             quota = max(quota, lenient)
         # Whoever has waited for that long may simply ask.
         longest = LONGEST if self.in_flight or not self.throttle.in_a_row else BACKOFF.longest

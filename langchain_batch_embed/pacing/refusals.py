@@ -153,7 +153,9 @@ class Refusals:
                 return
             if excludes_tokens:
                 self._which.exclude_tokens(ticket.charge)
-            if self._which.refused(ticket.charge, in_a_row=in_a_row, is_lone=is_lone):
+            if self._which.refused(
+                ticket.charge, sent=ticket.sent, in_a_row=in_a_row, is_lone=is_lone
+            ):
                 self._throttle.shorten(now)  # parts of it may go at once
                 self._tokens.correct(now)  # it was measured while it did not count
                 return
@@ -174,6 +176,7 @@ class Refusals:
         return (
             concurrency.threshold < concurrency.most
             and not (concurrency.is_slow_start or self._which.is_certain)
+            and not self._which.is_trying_small
             and ticket.number > self._usual_number + 0.5
             and self._passed_in_a_row >= ROUNDS * self._usual_number
         )

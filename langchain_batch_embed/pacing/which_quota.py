@@ -10,7 +10,7 @@ has to be found out, from little:
   were sent. If they get through, more tokens flow than the quota of tokens that was measured.
 - If such a batch is refused, the tokens are what is counted, or it was bad luck. So a few small
   batches are sent later. If the tokens are counted, more of them pass, and the trial costs nothing.
-  Otherwise large batches are tried again.
+  Otherwise large batches are tried again, as they are where texts are too long for small batches.
 """
 
 import math
@@ -55,7 +55,10 @@ DOUBT = 8
 four times as many."""
 
 SMALLER = 5.0
-"""A small batch holds the usual number of tokens divided by this."""
+"""A small batch holds the tokens of recent requests, or of usual ones, divided by this."""
+
+LEAST_SMALL = 128
+"""Tokens in a small batch, at least: queries between them must not make batches ever smaller."""
 
 SMALL = 8
 """Small batches in one trial."""
@@ -81,7 +84,7 @@ class WhichQuota:
         self._patience = DOUBT  # answers after which small batches are tried
         self._size = 0.0  # tokens in a request, on average over these answers
         self._small = 0  # small batches that have yet to pass
-        self._since = 0.0  # when the first of these answers, or of the small batches, was sent
+        self._began = 0.0  # when the first of these answers, or of the small batches, was sent
         self._largest = float(LEAST_QUOTA)  # tokens of a request that passes
         self._largest_passed = 0.0  # and of one that has passed
         self._refused_at = math.inf  # when the quota was used up last
@@ -96,13 +99,20 @@ class WhichQuota:
         if self.kind is None:
             return max(TRIAL * self._usual, 2.0 * LEAST_QUOTA)
         if self.kind == "tokens":
-            return self._size / SMALLER if self._small else self._largest
+            if not self._small:
+                return self._largest
+            return max(LEAST_SMALL, self._usual / SMALLER, self._size / SMALLER)
         return math.inf if self.is_certain else TRIAL * self._largest
 
     @property
     def most_when_dry(self) -> float:
         """The most tokens for a batch after a dry time in which no rate could be measured."""
         return TRIAL * max(LEAST_QUOTA, self._largest_passed)
+
+    @property
+    def is_trying_small(self) -> bool:
+        """Whether more requests than usual are sent on purpose."""
+        return self.kind == "tokens" and self._small > 0
 
     def is_trial(self, tokens: float) -> bool:
         """Tell whether a batch is so large that it tells which quota it is."""
@@ -150,16 +160,18 @@ class WhichQuota:
         """Note how many pauses there were without an answer, and the seconds that are asked for."""
         self.is_dry |= in_a_row >= DRY if after is None else after >= LONG
 
-    def refused(self, tokens: float, *, in_a_row: int, is_lone: bool) -> bool:
+    def refused(self, tokens: float, *, sent: float, in_a_row: int, is_lone: bool) -> bool:
         """Note a refusal; return whether that was for the tokens in it, so that the rates hold.
 
         Args:
             tokens: of the request.
+            sent: when it was sent.
             in_a_row: pauses without an answer in between.
             is_lone: it was sent alone after a pause, which may have been too short.
         """
-        if self.kind == "tokens" and self._small:
-            self.kind, self._small = None, 0
+        if self.is_trying_small:
+            if sent >= self._began:  # else it was one of the usual size
+                self._end_doubt(is_clear=False)
             return False
         if self.is_trial(tokens):
             is_too_large = not is_lone and self._trials < ENOUGH
@@ -191,23 +203,23 @@ class WhichQuota:
             self._answers += 1
             self._size += (tokens - self._size) / min(self._answers, SMALL)
             if self._answers == 1:
-                self._since = sent
+                self._began = sent
             elif self._answers >= self._patience:
-                # At the same rate of tokens, this many small batches would be sent in that time.
-                if self._exceeds_requests(SMALLER * (self._answers - 1), sent - self._since):
-                    self._small, self._since = SMALL, now
+                # Where the tokens are what is waited for, this many small ones go in that time.
+                if self._exceeds_requests(SMALLER * (self._answers - 1), sent - self._began):
+                    self._small, self._began = SMALL, now
                 else:
                     self._end_doubt(is_clear=False)
-        elif sent >= self._since:
+        elif sent >= self._began:
             self._small -= 1
             if not self._small:
-                self._end_doubt(is_clear=self._exceeds_requests(SMALL, sent - self._since))
+                self._end_doubt(is_clear=self._exceeds_requests(SMALL, sent - self._began))
 
     def _exceeds_requests(self, count: float, seconds: float) -> bool:
         """Tell whether the measured quota of requests would not let this many through."""
         return count * self._usual > MORE * self._rate * seconds
 
     def _end_doubt(self, *, is_clear: bool) -> None:
-        self._answers, self._patience = 0, 4 * self._patience
+        self._small, self._answers, self._patience = 0, 0, 4 * self._patience
         if not is_clear:
             self.kind = None

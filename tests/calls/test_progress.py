@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ class TestLearntFromRefusals:
         ("cell", "count", "share"),
         [
             (Cell(tokens_per_minute=1_000_000, says="used"), TEXTS, 0.9),
-            (Cell(tokens_per_minute=5_000_000, says="zero", limiter_seconds=10.0), 60_000, 0.75),
+            (Cell(tokens_per_minute=5_000_000, says="zero", limiter_seconds=10.0), 60_000, 0.7),
         ],
         ids=["text", "nothing"],
     )
@@ -107,10 +108,13 @@ class TestLearntFromRefusals:
         self, monkeypatch: pytest.MonkeyPatch, cell: Cell, count: int, share: float
     ) -> None:
         """By a refusal's text, or by what got through, as the rate of the moment is but tried."""
-        screens = watch(monkeypatch, corpus(count), SimulatedServer(cell, 1))
-        errors = [e for s, e in screens.errors().items() if s < screens.end - 5]
-        assert len(errors) > 60
-        assert sum(e <= 0.2 for e in errors) >= share * len(errors)
+        shares = []
+        for seed in range(8):
+            screens = watch(monkeypatch, corpus(count), SimulatedServer(cell, seed))
+            errors = [e for s, e in screens.errors().items() if s < screens.end - 5]
+            assert len(errors) > 60
+            shares.append(sum(e <= 0.2 for e in errors) / len(errors))
+        assert fmean(shares) >= share
 
     def test_a_rate_that_is_tried_out_is_corrected_by_what_came(self) -> None:
         """The more, the longer that has been; a rate that a server tells counts as it is."""

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from langchain_batch_embed.pacing.pacer import Pacer
+from langchain_batch_embed.pacing.pacer import OVERTAKEN, Pacer
 from langchain_batch_embed.pacing.refusals import CROWDS
+from langchain_batch_embed.pacing.which_quota import LENIENT
 
 
 def pacer_of(max_workers: int = 8, **options: Any) -> Pacer:
@@ -136,3 +137,19 @@ class TestRates:
         assert pacer.tokens.is_known
         assert pacer.requests.rate is None
         assert pacer.concurrency.limit() == 8
+
+
+def test_a_batch_that_decides_is_not_overtaken_for_ever() -> None:
+    """It waits longer than others, so that its refusal means something, but only for a while."""
+    pacer = pacer_of()
+    pacer.tokens.guess(10_000.0, now=0)
+    pacer.requests.guess(1.0, now=0)
+    pacer._which.kind = "requests"
+    now = 10.0
+    for _ in range(OVERTAKEN - 1):
+        pacer.answered(pacer.start(10, now=now), {}, now=now)
+        assert pacer.delay(50_000, now=now) == pytest.approx(LENIENT)
+        assert pacer.delay(10, now=now) == pytest.approx(1.0)
+        now += 1.0
+    pacer.answered(pacer.start(10, now=now), {}, now=now)
+    assert pacer.delay(50_000, now=now) == pacer.delay(10, now=now) == pytest.approx(1.0)

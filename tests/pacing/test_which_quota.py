@@ -6,6 +6,7 @@ from langchain_batch_embed.pacing.which_quota import (
     DOUBT,
     ENOUGH,
     LEAST_QUOTA,
+    LEAST_SMALL,
     PATIENCE,
     SMALL,
     SMALLER,
@@ -77,11 +78,11 @@ def test_a_large_batch_that_is_refused_after_many_others_was_not_too_large() -> 
     for i in range(1, ENOUGH + 1):
         assert which.kind is None
         which.passed(8_200, sent=i, now=i)  # 8,200 tokens a second, fewer than were measured
-    assert not which.refused(8_200, in_a_row=1, is_lone=False)
+    assert not which.refused(8_200, sent=0.0, in_a_row=1, is_lone=False)
     assert which.kind is None
     which.measured(8_200.0, 1.0, now=10.0)
     assert which.most == 5 * 8_200
-    assert which.refused(41_000, in_a_row=1, is_lone=False)  # and then it counts again
+    assert which.refused(41_000, sent=0.0, in_a_row=1, is_lone=False)  # and then it counts again
 
 
 def test_a_batch_larger_than_all_others_is_a_test_until_it_is_certain() -> None:
@@ -99,7 +100,7 @@ def test_a_batch_larger_than_all_others_is_a_test_until_it_is_certain() -> None:
 def said_to_be_tokens(*, seconds: float = 0.1) -> WhichQuota:
     """Return one where a large batch was refused, and usual ones pass, so many seconds apart."""
     which = measured()
-    assert which.refused(16_000, in_a_row=1, is_lone=False)
+    assert which.refused(16_000, sent=0.0, in_a_row=1, is_lone=False)
     for i in range(DOUBT):
         assert (which.kind, which.most) == ("tokens", LEAST_QUOTA)
         which.passed(1000, sent=(i + 1) * seconds, now=(i + 1) * seconds)
@@ -133,8 +134,31 @@ def test_few_small_batches_that_pass_show_nothing() -> None:
 def test_a_small_batch_that_is_refused_may_be_one_request_too_many() -> None:
     """So large ones are tried again, and what was measured of both rates is wanted."""
     which = said_to_be_tokens()
-    assert not which.refused(200, in_a_row=1, is_lone=False)
+    assert which.is_trying_small
+    assert not which.refused(200, sent=1.0, in_a_row=1, is_lone=False)
     assert (which.kind, which.most) == (None, 2 * LEAST_QUOTA)
+    assert which.refused(16_000, sent=2.0, in_a_row=1, is_lone=False)
+    for i in range(4 * DOUBT):  # the next ones are tried later
+        assert not which.is_trying_small
+        which.passed(1000, sent=3 + i / 10, now=3 + i / 10)
+    assert which.is_trying_small
+
+
+def test_a_refusal_of_what_was_sent_before_small_batches_says_nothing() -> None:
+    """It was of the usual size."""
+    which = said_to_be_tokens()
+    assert not which.refused(1000, sent=0.7, in_a_row=1, is_lone=False)
+    assert which.is_trying_small
+
+
+def test_queries_do_not_make_small_batches_tiny() -> None:
+    """What was measured counts as well as what was sent lately."""
+    which = WhichQuota()
+    which.measured(1000.0, 10.0, now=0.0)
+    assert which.refused(16_000, sent=0.0, in_a_row=1, is_lone=False)
+    for i in range(1, DOUBT + 1):
+        which.passed(3, sent=i / 10, now=i / 10)
+    assert (which.is_trying_small, which.most) == (True, LEAST_SMALL)
 
 
 def test_what_was_in_flight_before_small_batches_does_not_count_among_them() -> None:
@@ -176,7 +200,7 @@ def test_rates_that_are_known_only_later_count_from_the_refusal_on() -> None:
 def test_a_large_batch_that_is_refused_after_a_pause_tells_nothing() -> None:
     """The pause may have been too short."""
     which = measured()
-    assert not which.refused(16_000, in_a_row=2, is_lone=True)
+    assert not which.refused(16_000, sent=0.0, in_a_row=2, is_lone=True)
     assert which.kind is None
 
 
@@ -186,5 +210,5 @@ def test_even_what_was_certain_ends() -> None:
     which.passed(500, sent=0.0, now=0.1)
     which.exclude_tokens(500)
     for i in range(1, PATIENCE + 1):
-        which.refused(100_000, in_a_row=i, is_lone=True)
+        which.refused(100_000, sent=0.0, in_a_row=i, is_lone=True)
     assert which.kind == "tokens"

@@ -30,7 +30,6 @@ REASONS = {
 
 EXCEPTIONS = """
 reason      ratio     %  cell
-AT_A_TIME       -    22  1M, windows 1 s, refused charged, says hint, 50 ms, 8 or 429, 5 min reset, no limits
 AT_A_TIME       -    36  20M, bucket 0.5 s, refused free, says zero, 2 s, 8 or 429, 5 s reset, 256 kB
 AT_A_TIME     2.5     -  40M, bucket 1 s, refused free, says hint, 50 ms, 8 or 429, 5 s of 503, 10 texts
 AT_A_TIME       -    22  40M, bucket 3 s, refused free, says all, 50 ms, 8 or 429, refused in rows, no limits
@@ -40,7 +39,7 @@ AT_A_TIME     2.3     -  60 requests, bucket 60 s, refused free, says used, 2 s,
 AT_A_TIME       -    16  no quota, 2 s, 8 or 429, 5 min of 503, no limits
 AT_A_TIME     9.1     -  no quota, 5 ms, 8 or 429, refused in rows, 256 kB
 AT_A_TIME     1.6     -  no quota, 50 ms, 8 or 429, refused scattered, 10 texts
-SCARCE        3.2    15  60 requests, bucket 1 s, refused charged, says zero, 2 s, 32 at once, refused scattered, 256 kB
+SCARCE        3.0    13  60 requests, bucket 1 s, refused charged, says zero, 2 s, 32 at once, refused scattered, 256 kB
 SCARCE        2.4    24  60 requests, bucket 1 s, refused charged, says zero, 5 ms, blind worker, slow minute, no limits
 SCARCE          -    16  60 requests, bucket 10 s, refused charged, says nothing, 50 ms, unbounded, 5 min of 503, 10 texts
 SCARCE        7.5     -  60 requests, windows 1 s, refused free, says zero, 2 s, 1 at once, no bad luck, no limits
@@ -56,9 +55,9 @@ NOISE         1.6    22  5M, bucket 3 s, refused charged, says nothing, 5 ms, 1 
 NOISE         4.5     -  no quota, 5 ms, unbounded, slow minute, 256 kB
 OVERSIZED     1.7    20  20M, bucket 0.5 s, refused free, says hint, 0.3 s, unbounded, restarts, 256 kB
 OVERSIZED     2.9     -  5M, bucket 0.5 s, refused charged, says hint, 50 ms, 8 or 503, refused in rows, 256 kB
-OVERSIZED     2.3     -  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
+OVERSIZED     2.1     -  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
 OVERSIZED       -    14  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 32 at once, 5 s reset, no limits
-OVERSIZED     2.0     -  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 4 at once, refused scattered, 256 kB
+OVERSIZED     2.0    12  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 4 at once, refused scattered, 256 kB
 OUTAGE        4.5    13  1M, bucket 1 s, refused charged, says nothing, 2 s, 8 or 503, 5 s of 503, 256 kB
 OUTAGE        3.1     -  40M, bucket 0.5 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
 OUTAGE        2.7    18  5M, bucket 3 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits

@@ -28,7 +28,7 @@ def server(requests_per_minute: int, limiter: str, latency: str, refused: str) -
 @pytest.mark.parametrize(
     ("requests_per_minute", "limiter", "latency", "refused", "seconds"),
     [
-        (300, "bucket 60 s", "50 ms", "refused free", 10),
+        (300, "bucket 60 s", "50 ms", "refused free", 12),
         (300, "bucket 60 s", "50 ms", "refused charged", 12),
         (300, "bucket 3 s", "50 ms", "refused free", 10),
         (300, "bucket 3 s", "0.3 s", "refused free", 25),
