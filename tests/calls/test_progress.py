@@ -100,7 +100,7 @@ class TestLearntFromRefusals:
         ("cell", "count", "share"),
         [
             (Cell(tokens_per_minute=1_000_000, says="used"), TEXTS, 0.9),
-            (Cell(tokens_per_minute=5_000_000, says="zero", limiter_seconds=10.0), 60_000, 0.7),
+            (Cell(tokens_per_minute=5_000_000, says="zero", limiter_seconds=10.0), 60_000, 0.75),
         ],
         ids=["text", "nothing"],
     )

@@ -73,6 +73,16 @@ class TestCrowds:
         assert pacer.tokens.rate is None
         assert pacer.requests.rate is None
 
+    def test_more_than_usual_are_sent_on_purpose_while_small_batches_are_tried(self) -> None:
+        """The refusal of one of them is about a rate, and not about how many are in flight."""
+        pacer = pacer_of(32, is_known=True)
+        pacer.concurrency.timed_out(0, now=0)
+        now = answer_rounds(pacer, 10, number=4)
+        pacer._which.kind, pacer._which._small = "tokens", 8
+        tickets = [pacer.start(1000, now=now) for _ in range(5)]
+        pacer.throttled(tickets[-1], now=now + 0.1, after=None, headers={})
+        assert pacer.throttle.delay(now + 0.1) == 0.5
+
     def test_the_same_refusal_with_a_time_is_about_a_rate(self) -> None:
         """The server asks to wait, so it is not the number in flight."""
         pacer = pacer_of(32, is_known=True)

@@ -98,7 +98,7 @@ def test_a_batch_larger_than_all_others_is_a_test_until_it_is_certain() -> None:
 
 
 def said_to_be_tokens(*, seconds: float = 0.1) -> WhichQuota:
-    """Return one where a large batch was refused, and usual ones pass, so many seconds apart."""
+    """Return one where a large batch was refused, and usual ones pass, this many seconds apart."""
     which = measured()
     assert which.refused(16_000, sent=0.0, in_a_row=1, is_lone=False)
     for i in range(DOUBT):
@@ -108,7 +108,7 @@ def said_to_be_tokens(*, seconds: float = 0.1) -> WhichQuota:
 
 
 def pass_small(which: WhichQuota, *, seconds: float) -> None:
-    """Let all small batches of a trial pass, one after so many seconds each."""
+    """Let all small batches of a trial pass, this many seconds apart."""
     for i in range(1, SMALL + 1):
         assert (which.kind, which.most) == ("tokens", 1000 / SMALLER)
         which.passed(200, sent=1 + i * seconds, now=1 + i * seconds)
