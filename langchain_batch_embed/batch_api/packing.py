@@ -50,7 +50,7 @@ def lines_of(
         max_tokens: tokens in one line.
         name: returns an id that no other line has.
     """
-    runs, _ = pack(tokens.astype(np.int64), max_items=max_items, max_tokens=max_tokens, workers=1)
+    runs = pack(tokens.astype(np.int64), max_items=max_items, max_tokens=max_tokens, workers=1)
     return [
         Line(
             id=name(),

@@ -10,16 +10,15 @@ Nobody tells that number, so it is found from round trips, as TCP finds the capa
 - **Overload.** A time-out halves the number. A refusal (503, or a 429 of a limit of connections)
   lowers it to what was being answered at that moment; higher numbers are tried ever more rarely.
 
-Round trips are compared by the median of their logarithms, and only a difference well above its
-standard error counts, since those of a hosted API vary tenfold without any line.
+Only a difference of round trips well above its standard error counts, since those of a hosted API
+vary tenfold without any line (`Round`).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import median, pstdev
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.pacing.round_trips import Round, Trip, came_together
 
 __all__ = ["FIRST_WORK", "Concurrency"]
 
@@ -35,9 +34,6 @@ GROWTH_TOGETHER = 6
 
 GROWTH_TOLD = 16
 """That factor once the quota is known, as no refusals are needed to find it out."""
-
-TOGETHER = 2.0
-"""Answers count as together if this many of them came in the time that the first one took."""
 
 GROWN = 0.7
 """Round trips have grown if they grew by this power of the growth of number and work in flight."""
@@ -103,27 +99,6 @@ LONGEST_REST = 256
 """Rounds, at the most, between two attempts to raise or lower the number."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Round:
-    """Round trips with one number in flight.
-
-    Attributes:
-        number: in flight.
-        middle: the median of the round trips' logarithms.
-        work: the logarithm of the median work of a request.
-        pace: the median of the logarithms of round trips for their work.
-        error: its standard error.
-        rate: work per second.
-    """
-
-    number: float
-    middle: float
-    work: float
-    pace: float
-    error: float
-    rate: float
-
-
 class Concurrency:
     """The current estimate of the server's concurrency limit, between 1 and `most`.
 
@@ -159,16 +134,16 @@ class Concurrency:
         self._rest = 1  # rounds until the next attempt
         self._was_raised = True  # since it was lowered last
         self._rounds = 0  # since the last one
-        self._first_round: _Round | None = None
+        self._first_round: Round | None = None
         self._near_rounds = 0  # first rounds at a server whose round trips are short
-        self._last: _Round | None = None  # what the current attempt is compared with
+        self._last: Round | None = None  # what the current attempt is compared with
         self._attempt = 0  # -1: a lower number is being tried, 1: a higher one
         self._turns_up = False  # the next attempt is a higher number
         self._cut = -math.inf  # when the number was lowered last
         self._before_refusals = 1.0  # the highest number that was ever refused
         self._let_in = 0  # answered since that were sent before
         self.began = -math.inf
-        self._trips: list[tuple[float, float, float]] = []  # seconds, work, when it ended
+        self._trips: list[Trip] = []  # in this round
         self._busiest = 0  # most requests in flight in this round
 
     def limit(self) -> int:
@@ -212,7 +187,7 @@ class Concurrency:
             self.estimate = min(self.threshold, self.estimate + 1)  # slow start
         if self.most == 1 or self.is_opening or sent < self.began:
             return
-        self._trips.append((max(1e-6, now - sent), max(1.0, work), now))
+        self._trips.append(Trip(seconds=max(1e-6, now - sent), work=max(1.0, work), end=now))
         self._busiest = max(self._busiest, in_flight)
         is_attempt = self.is_saturated or self._attempt or self._near_rounds
         fewest = FEWEST_ANSWERS * (2 if is_attempt else 1)
@@ -299,15 +274,7 @@ class Concurrency:
 
     def _end_round(self, now: float) -> None:
         trips, was_busy = self._trips, self._busiest >= 0.7 * self.limit()
-        logs = [math.log(trip) for trip, _, _ in trips]
-        ended = _Round(
-            number=self.estimate,
-            middle=median(logs),
-            work=math.log(median(work for _, work, _ in trips)),
-            pace=median(math.log(trip / work) for trip, work, _ in trips),
-            error=1.25 * pstdev(logs) / math.sqrt(len(logs)),
-            rate=_rate(trips),
-        )
+        ended = Round.of(trips, number=self.estimate)
         if self.estimate < self.threshold:  # a slow start is under way, from `began` on
             self._trips, self._busiest = [], 0
             return
@@ -323,7 +290,7 @@ class Concurrency:
         elif was_busy:
             self._rise()
 
-    def _start(self, ended: _Round, trips: list[tuple[float, float, float]]) -> None:
+    def _start(self, ended: Round, trips: Sequence[Trip]) -> None:
         """Raise the number as long as round trips do not grow with it."""
         if self._near_rounds < NEAR_ROUNDS and ended.middle < math.log(NEAR):
             self._near_rounds += 1
@@ -335,7 +302,7 @@ class Concurrency:
         self.is_starting &= not self._is_quota_told
         growth = float(GROWTH_TOLD if self._is_quota_told else GROWTH)
         if last is None:
-            if _came_together(trips):
+            if came_together(trips):
                 self.is_starting = False  # larger requests may follow at once
                 growth = max(growth, GROWTH_TOGETHER)
         elif self._is_slower(ended, last):
@@ -352,22 +319,22 @@ class Concurrency:
                 self._try_fewer(ended)
                 return
         # Should it be a line, the last of them still has to be answered in time.
-        longest = max(trip for trip, _, _ in trips)
+        longest = max(trip.seconds for trip in trips)
         self._set(self.estimate * max(1.0, min(growth, SAFE_SHARE * self.timeout / longest)))
 
     @staticmethod
-    def _is_slower(ended: _Round, last: _Round) -> bool:
+    def _is_slower(ended: Round, last: Round) -> bool:
         """Tell whether round trips have grown with the number in flight."""
         expected = math.log(ended.number / last.number) + max(0.0, ended.work - last.work)
         slower = ended.middle - last.middle
         noise = math.hypot(ended.error, last.error)
         return expected > 0 and slower > max(GROWN * expected, ERRORS * noise)
 
-    def _is_suspicious(self, ended: _Round) -> bool:
+    def _is_suspicious(self, ended: Round) -> bool:
         """Tell whether it is worth trying fewer: answers take far longer than the first ones."""
         return self._slower_than_first(ended) > math.log(SUSPICIOUS)
 
-    def _slower_than_first(self, ended: _Round) -> float:
+    def _slower_than_first(self, ended: Round) -> float:
         """Return by how much round trips take longer than the first ones, as a logarithm.
 
         Larger requests may take longer, up to in proportion to their work, without any line.
@@ -377,7 +344,7 @@ class Concurrency:
             return 0.0
         return ended.middle - first.middle - max(0.0, ended.work - first.work)
 
-    def _try_fewer(self, ended: _Round) -> None:
+    def _try_fewer(self, ended: Round) -> None:
         """Try as many as would make round trips as short as the first ones."""
         self._rounds += 1
         if self._rounds < self._rest:
@@ -402,7 +369,7 @@ class Concurrency:
                 self._ceiling, self._rest = math.inf, 2
             self._rounds = 0
 
-    def _climb(self, ended: _Round) -> None:
+    def _climb(self, ended: Round) -> None:
         """Look for the fewest requests with which the most work is done per second."""
         self._rounds += 1
         last = self._last
@@ -437,18 +404,3 @@ class Concurrency:
         self._attempt = 1 if upwards else -1
         if self.estimate == ended.number:
             self._attempt, self._turns_up = 0, not self._turns_up
-
-
-def _came_together(trips: Sequence[tuple[float, float, float]]) -> bool:
-    """Tell whether answers came at about one time, and not one after the other, as in a line."""
-    ends = [end for _, _, end in trips]
-    spread = max(ends) - min(ends)
-    return (len(ends) - 1) * min(trip for trip, _, _ in trips) > TOGETHER * spread
-
-
-def _rate(trips: Sequence[tuple[float, float, float]]) -> float:
-    """Return the work answered per second between the first and the last answer of a round."""
-    ends = [end for _, _, end in trips]
-    elapsed = max(ends) - min(ends)
-    work = sum(work for _, work, _ in trips) * (len(trips) - 1) / len(trips)
-    return work / elapsed if elapsed > 0 else math.inf

@@ -7,7 +7,8 @@ What binds belongs to the server and to all calls of one object together:
 - the `Concurrency`, how many requests may be in flight;
 - the `Health`: while the server is away, one probe at a time.
 
-What a refusal means whose quota nobody tells is for the `Refusals` to find out.
+What a refusal means whose quota nobody tells is for the `Refusals` to find out, and what a quota
+says about the size of batches for `BatchSizes`.
 
 Times are seconds of one monotonic clock, which is handed in; amounts of tokens are what the
 provider's limiter charges.
@@ -18,6 +19,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.pacing.batch_sizes import BatchSizes
 from langchain_batch_embed.pacing.concurrency import Concurrency
 from langchain_batch_embed.pacing.diagnosis import Quota
 from langchain_batch_embed.pacing.health import Health
@@ -28,7 +30,7 @@ from langchain_batch_embed.pacing.refusals import Refusals
 from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
 from langchain_batch_embed.pacing.ticket import Ticket
 from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
-from langchain_batch_embed.pacing.which_quota import LENIENT, SLOWEST, WhichQuota
+from langchain_batch_embed.pacing.which_quota import LENIENT, WhichQuota
 
 __all__ = ["MAX_OUTAGE", "Pacer"]
 
@@ -37,12 +39,6 @@ MAX_OUTAGE = 600.0
 
 LONG_OUTAGE = 2.0
 """After this many seconds of failures alone, the server was away, and not overloaded."""
-
-USED_UP = 1 / 15
-"""Batches are shaped for this share of a measured quota of requests. A quota that the server tells
-may hold a minute's worth, and then many requests cost no time: up to what flows in 15 s, they are
-not scarce. A measured one is used up, so each request has to wait for its turn, and more than flow
-in one second are scarce."""
 
 OVERTAKEN = 8
 """A batch that decides which quota it is no longer waits longer than others after this many others
@@ -96,6 +92,7 @@ class Pacer:
         self._last_start = -math.inf
         self._overtakers = 0  # requests since the last batch that decided which quota it is
         self._which = WhichQuota()
+        self.batch_sizes = BatchSizes(meters, self._which)
         self._refusals = Refusals(meters, self._which, self.in_flight)
         self._before_outage: float | None = None  # in flight, when failures began
         self._overload = Overload()
@@ -293,50 +290,12 @@ class Pacer:
         for bucket in (self.tokens, self.requests):
             bucket.forget()
 
-    def explains(self, charge: int) -> bool:
-        """Tell whether a known quota lets a request of this many tokens through some time."""
-        return self.tokens.is_known and charge <= self.tokens.capacity
-
     def gives_up(self, now: float, *, unreachable: bool) -> bool:
         """Tell whether the server has given no answer for too long: it is away, or refuses all."""
         throttled_for = now - self.throttle.since
         return throttled_for >= self.health.patience or self.health.gives_up(
             now, unreachable=unreachable
         )
-
-    def counts_requests(self) -> bool:
-        """Tell whether a quota that nobody tells is one of requests: batches need not be small."""
-        return self._which.kind == "requests"
-
-    def largest(self) -> float:
-        """Return the most tokens that one request may be charged: the whole bucket."""
-        if self._are_measured or self._which.kind == "requests":
-            return math.inf if self.tokens.is_known else self._which.most
-        if self.is_dry:
-            return self._which.most_when_dry
-        return math.inf if self.tokens.is_measured else self.tokens.capacity
-
-    def rate_of_requests(self) -> float | None:
-        """Return the quota of requests a minute that batches are shaped for, or `None`."""
-        rate = self.requests.rate
-        if self.is_dry:
-            return 60 / SLOWEST
-        if self._which.kind == "requests" and not self.requests.is_known:
-            return 60 * (rate or 1.0) * USED_UP
-        if self.requests.is_measured and not (self._which.kind is None and self._are_measured):
-            return None
-        return None if rate is None else rate * 60
-
-    def shape(self) -> tuple[float, float | None]:
-        """Return what shapes batches: `largest` and `rate_of_requests`."""
-        return self.largest(), self.rate_of_requests()
-
-    @property
-    def is_dry(self) -> bool:
-        """Whether a quota that nobody tells was used up for a while, and no rate is known yet."""
-        which = self._which
-        is_unknown = self.tokens.rate is None and self.requests.rate is None
-        return which.is_dry and which.kind is None and is_unknown
 
     @property
     def let_through(self) -> float:
@@ -361,7 +320,7 @@ class Pacer:
 
     def _quota_delay(self, charge: int, now: float) -> float:
         tokens, requests = self.tokens.delay(charge, now), self.requests.delay(1, now)
-        if not self._are_measured:
+        if not (self.tokens.is_measured and self.requests.is_measured):
             return max(tokens, requests)
         # Measured together, only one of them is real.
         quota = requests if self._which.kind == "requests" else tokens
@@ -374,10 +333,6 @@ class Pacer:
         # Whoever has waited for that long may simply ask.
         longest = LONGEST if self.in_flight or not self.throttle.in_a_row else BACKOFF.longest
         return min(quota, max(0.0, self._last_start + longest - now))
-
-    @property
-    def _are_measured(self) -> bool:
-        return self.tokens.is_measured and self.requests.is_measured
 
     def _is_full(self) -> bool:
         concurrency, in_flight = self.concurrency, self.in_flight

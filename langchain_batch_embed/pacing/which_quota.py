@@ -16,6 +16,8 @@ has to be found out, from little:
 import math
 from typing import Literal
 
+from langchain_batch_embed.pacing.small_batches import SmallBatches
+
 __all__ = ["LEAST_QUOTA", "LENIENT", "SLOWEST", "WhichQuota"]
 
 LEAST_QUOTA = 8192
@@ -50,23 +52,6 @@ mean one request in 40 s."""
 PATIENCE = 12
 """After this many refusals in a row, in more than a minute, it is not the requests."""
 
-DOUBT = 8
-"""Answers after which small batches are tried for the first time. Each further trial comes after
-four times as many."""
-
-SMALLER = 5.0
-"""A small batch holds the tokens of recent requests, or of usual ones, divided by this."""
-
-LEAST_SMALL = 128
-"""Tokens in a small batch, at least: queries between them must not make batches ever smaller."""
-
-SMALL = 8
-"""Small batches in one trial."""
-
-MORE = 1.5
-"""Tokens are what is counted if this many times as many small batches pass as the measured quota of
-requests would let through."""
-
 
 class WhichQuota:
     """What is known of which quota it is.
@@ -80,11 +65,7 @@ class WhichQuota:
     def __init__(self) -> None:
         self.kind: Literal["requests", "tokens"] | None = None
         self.is_certain = self.is_dry = False
-        self._answers = 0  # since the conclusion that it is the tokens
-        self._patience = DOUBT  # answers after which small batches are tried
-        self._size = 0.0  # tokens in a request, on average over these answers
-        self._small = 0  # small batches that have yet to pass
-        self._began = 0.0  # when the first of these answers, or of the small batches, was sent
+        self._small = SmallBatches()  # tried where it seems to be the tokens
         self._largest = float(LEAST_QUOTA)  # tokens of a request that passes
         self._largest_passed = 0.0  # and of one that has passed
         self._refused_at = math.inf  # when the quota was used up last
@@ -99,9 +80,7 @@ class WhichQuota:
         if self.kind is None:
             return max(TRIAL * self._usual, 2.0 * LEAST_QUOTA)
         if self.kind == "tokens":
-            if not self._small:
-                return self._largest
-            return max(LEAST_SMALL, self._usual / SMALLER, self._size / SMALLER)
+            return self._small.most(self._usual) if self._small.are_tried else self._largest
         return math.inf if self.is_certain else TRIAL * self._largest
 
     @property
@@ -112,7 +91,7 @@ class WhichQuota:
     @property
     def is_trying_small(self) -> bool:
         """Whether more requests than usual are sent on purpose."""
-        return self.kind == "tokens" and self._small > 0
+        return self.kind == "tokens" and self._small.are_tried
 
     def is_trial(self, tokens: float) -> bool:
         """Tell whether a batch is so large that it tells which quota it is."""
@@ -135,7 +114,9 @@ class WhichQuota:
         if sent > self._refused_at:
             self._passed += tokens
             if self.kind == "tokens":
-                self._doubt(tokens, sent=sent, now=now)
+                requests = self._rate / self._usual if self._usual else math.inf
+                if self._small.passed(tokens, sent=sent, now=now, requests=requests):
+                    self.kind = None
             if self.is_trial(tokens):
                 self._trials += 1
                 if self._passed > PROOF * self._rate * (now - self._refused_at):
@@ -170,8 +151,8 @@ class WhichQuota:
             is_lone: it was sent alone after a pause, which may have been too short.
         """
         if self.is_trying_small:
-            if sent >= self._began:  # else it was one of the usual size
-                self._end_doubt(is_clear=False)
+            if self._small.refused(sent):
+                self.kind = None
             return False
         if self.is_trial(tokens):
             is_too_large = not is_lone and self._trials < ENOUGH
@@ -180,7 +161,8 @@ class WhichQuota:
         else:
             return False
         if is_too_large:
-            self.kind, self.is_certain, self._answers = "tokens", False, 0
+            self.kind, self.is_certain = "tokens", False
+            self._small.begin()
         return is_too_large and not is_lone
 
     def measured(self, tokens: float | None, requests: float | None, now: float) -> None:
@@ -196,30 +178,3 @@ class WhichQuota:
     def _compare(self, tokens: float | None, requests: float | None) -> None:
         if tokens and requests:
             self._rate, self._usual = tokens, tokens / requests
-
-    def _doubt(self, tokens: float, *, sent: float, now: float) -> None:
-        """Try small batches now and then, as long as the tokens seem to be what is counted."""
-        if not self._small:
-            self._answers += 1
-            self._size += (tokens - self._size) / min(self._answers, SMALL)
-            if self._answers == 1:
-                self._began = sent
-            elif self._answers >= self._patience:
-                # Where the tokens are what is waited for, this many small ones go in that time.
-                if self._exceeds_requests(SMALLER * (self._answers - 1), sent - self._began):
-                    self._small, self._began = SMALL, now
-                else:
-                    self._end_doubt(is_clear=False)
-        elif sent >= self._began:
-            self._small -= 1
-            if not self._small:
-                self._end_doubt(is_clear=self._exceeds_requests(SMALL, sent - self._began))
-
-    def _exceeds_requests(self, count: float, seconds: float) -> bool:
-        """Tell whether the measured quota of requests would not let this many through."""
-        return count * self._usual > MORE * self._rate * seconds
-
-    def _end_doubt(self, *, is_clear: bool) -> None:
-        self._small, self._answers, self._patience = 0, 0, 4 * self._patience
-        if not is_clear:
-            self.kind = None

@@ -13,7 +13,7 @@ from langchain_batch_embed.pacing.concurrency import FIRST_WORK
 from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.line import Line
 from langchain_batch_embed.sending.work import Batch, Rows, Work
-from langchain_batch_embed.texts.packing import WAVE_LEAST, requests_are_scarce
+from langchain_batch_embed.texts.packing import WAVE_LEAST
 
 __all__ = ["Cutter", "parts_of", "still_fits"]
 
@@ -29,8 +29,8 @@ HARMLESS_TIMEOUT = 60.0
 """With a time-out of this many seconds, `WAVE_LEAST` tokens in the first request do no harm: at 40
 ms for a text of some 70 tokens that takes 9 s."""
 
-_Most = tuple[float, float, float | None]
-"""Inputs in a batch, tokens in it, and the known quota of requests a minute, at one deployment."""
+_Most = tuple[float, float, float]
+"""Inputs in a batch, tokens in it, and requests that can be spared, at one deployment."""
 
 
 class Cutter:
@@ -55,7 +55,7 @@ class Cutter:
 
         Asked again, it returns the same batch, until something else is learnt.
         """
-        items, tokens, per_minute = most = self._most(at)
+        items, tokens, spare = most = self._most(at)
         self._plan({at.number: most})
         limits = at.limits
         budget = self._work.budget
@@ -68,7 +68,7 @@ class Cutter:
                 octets=limits.octets,
                 work=self._most_work(at),
                 # The plan is for all: where requests are scarce, they are as large as possible.
-                is_planned=len(self._deployments) == 1 or not self._are_scarce(at, per_minute),
+                is_planned=len(self._deployments) == 1 or not self._are_scarce(at, spare),
             )
             cut, is_test = self._work.batch(rows), limits.is_retesting
             self._cuts[at.number] = cut, is_test
@@ -107,10 +107,9 @@ class Cutter:
         most = [known.get(each.number) or self._most(each) for each in sharing]
         items = int(max(items for items, _, _ in most))
         tokens = max(tokens for _, tokens, _ in most)
-        rates = [rate for _, _, rate in most]
+        spare = sum(spare for _, _, spare in most)
         workers = sum(each.pacer.concurrency.useful for each in sharing)
-        per_minute = None if None in rates else sum(rate for rate in rates if rate is not None)
-        planned_for = (items, _coarse(tokens), workers, per_minute and _coarse(per_minute))
+        planned_for = (items, _coarse(tokens), workers, _coarse(spare))
         if planned_for == self._planned_for:
             return
         self._planned_for = planned_for
@@ -119,18 +118,17 @@ class Cutter:
             items=items,
             tokens=tokens,
             workers=workers,
-            per_minute=per_minute,
+            spare_requests=spare,
             # While nothing is known of the quota, what comes next waits for the first answers.
             smallest_first=any(each.pacer.concurrency.is_opening for each in sharing),
         )
 
-    def _are_scarce(self, at: Deployment, per_minute: float | None) -> bool:
+    def _are_scarce(self, at: Deployment, spare: float) -> bool:
         """Tell whether one of several deployments has a quota of requests that binds."""
         pacer = at.pacer
-        if not (pacer.requests.is_known or pacer.counts_requests()):
+        if not (pacer.requests.is_known or pacer.batch_sizes.are_for_requests):
             return False  # what is measured with the tokens may be about these
-        share = self._line.planned[0] // len(self._deployments)
-        return requests_are_scarce(share, per_minute)
+        return self._line.planned[0] // len(self._deployments) > spare
 
     def _keeps(self, cut: Batch, at: Deployment) -> bool:
         """Tell whether a batch keeps what one of several has taught since it was cut."""
@@ -142,8 +140,8 @@ class Cutter:
         items = min(self._work.max_items, at.limits.items)
         if concurrency.is_saturated and concurrency.most > 1:
             items = min(items, MERGED)
-        largest, per_minute = at.pacer.shape()
-        return items, min(self._work.max_tokens, at.limits.tokens, largest), per_minute
+        largest, spare = at.pacer.batch_sizes.bounds()
+        return items, min(self._work.max_tokens, at.limits.tokens, largest), spare
 
     def _most_work(self, at: Deployment) -> float:
         """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
@@ -171,12 +169,12 @@ def parts_of(batch: Batch, at: Deployment) -> int:
     """Return into how many parts a batch that does not fit any more has to be cut."""
     parts = at.limits.parts(batch)
     if not _is_within_quota(batch, at):
-        parts = max(parts, math.ceil(batch.charge / max(1.0, at.pacer.largest())))
+        parts = max(parts, math.ceil(batch.charge / max(1.0, at.pacer.batch_sizes.largest())))
     return parts
 
 
 def _is_within_quota(batch: Batch, at: Deployment) -> bool:
-    return len(batch.rows) == 1 or batch.charge <= at.pacer.largest()
+    return len(batch.rows) == 1 or batch.charge <= at.pacer.batch_sizes.largest()
 
 
 def _coarse(number: float) -> float:

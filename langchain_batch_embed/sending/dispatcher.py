@@ -248,25 +248,29 @@ class Dispatcher:
                     self.clock.wait(self._alarm_changed, wait)
 
     def _advance(self) -> None:
-        """Submit all that may start now."""
-        while True:
+        """Submit all that may start now, and wake the callers that have an outcome."""
+        is_submitted = True
+        while is_submitted:
             with self.lock:
                 now = self.clock.now()
                 turn = self.sender.next(now)
                 for leaser in self._leasers:
                     leaser.look(now)
-                for queue in self.sender.news():
-                    wake_up = self._wake_up.get(queue)
-                    if wake_up is not None and self._has_news(queue, None):
-                        wake_up()
                 if not isinstance(turn, Flight):
+                    self._wake_callers()
                     earlier = now + turn < self._alarm
                     self._alarm = now + turn
                     if earlier:
                         self._alarm_changed.notify()
                     return
-            if not self._submit(turn):
-                return
+            is_submitted = self._submit(turn)
+
+    def _wake_callers(self) -> None:
+        """Wake the callers that have an outcome; called under the lock."""
+        for queue in self.sender.news():
+            wake_up = self._wake_up.get(queue)
+            if wake_up is not None and self._has_news(queue, None):
+                wake_up()
 
     def _submit(self, flight: Flight) -> bool:
         """Hand a request to a worker; return whether that was possible."""
@@ -289,6 +293,7 @@ class Dispatcher:
                 if self._failed_submits >= SUBMIT_TRIES and not self.sender.in_flight:
                     self.sender.give_up(error)
                     self.wake()
+                self._wake_callers()
                 self._alarm = self.clock.now() + SUBMIT_AGAIN
                 self._alarm_changed.notify()
             return False

@@ -57,7 +57,7 @@ class Line:
         items: int,
         tokens: float,
         workers: int,
-        per_minute: float | None,
+        spare_requests: float,
         smallest_first: bool,
     ) -> None:
         """Decide where the rest is cut.
@@ -66,15 +66,15 @@ class Line:
             items: inputs in one batch, at most.
             tokens: tokens in one batch, at most.
             workers: how many requests share the work.
-            per_minute: the quota of requests, where it is known.
+            spare_requests: how many requests the quota gives without a wait that matters.
             smallest_first: send the smallest batches first.
         """
-        packed, _ = pack(
+        packed = pack(
             np.diff(self._sums["tokens"][self._begin :]),
             max_items=items,
             max_tokens=None if tokens == math.inf else max(1, int(tokens)),
             workers=workers,
-            requests_per_minute=per_minute,
+            spare_requests=spare_requests,
         )
         counts = [len(batch) for batch in packed]
         if smallest_first:  # they are at the end

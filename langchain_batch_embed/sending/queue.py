@@ -24,7 +24,6 @@ from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.line import Line
 from langchain_batch_embed.sending.verdict import Cut, GiveUp, Hold, Park, Resend, divided
 from langchain_batch_embed.sending.work import Batch, Division, Done, Lost, Outcome, Rows, Work
-from langchain_batch_embed.texts.packing import requests_are_scarce
 
 __all__ = ["Queue"]
 
@@ -131,9 +130,8 @@ class Queue:
             self._ready.appendleft(batch)
         if self.is_stopped or now >= self.end or self._is_full(at):
             return None
-        if len(self._ready) > 1 and requests_are_scarce(
-            AGAIN * len(self._ready), at.pacer.rate_of_requests()
-        ):
+        count = len(self._ready)
+        if count > 1 and AGAIN * count > at.pacer.batch_sizes.spare_requests():
             self._return_to_line()
         while (ready := self._ready_for(at)) is not None:
             if still_fits(ready, at):

@@ -176,7 +176,7 @@ class Turns:
                 work.sends == shared[0][0].work.sends
                 and items <= min(work.max_items, at.limits.items)
                 and tokens <= min(work.max_tokens, at.limits.tokens, SHARED_TOKENS)
-                and charge <= at.pacer.largest()
+                and charge <= at.pacer.batch_sizes.largest()
                 and _can_afford(shared, batch, work.budget)
                 if shared
                 else True

@@ -206,8 +206,8 @@ class Judge:
             batch.refusals >= enough + self._usual_refused
             and self._pacer.throttle.in_a_row >= REFUSED_ALONE
             and len(batch.rows) > 1
-            and not self._pacer.explains(batch.charge)
-            and not self._pacer.counts_requests()
+            and not self._pacer.batch_sizes.explains(batch.charge)
+            and not self._pacer.batch_sizes.are_for_requests
             and not has_passed
         ):
             self._limits.refused_for_quota(batch)
@@ -222,11 +222,11 @@ class Judge:
 
     def _is_usual(self, batch: Batch) -> bool:
         """Tell whether a batch is more likely refused for the time than for its size."""
-        pacer = self._pacer
+        sizes = self._pacer.batch_sizes
         return (
             self._limits.has_passed(batch, USUAL)
             or batch.tokens <= LEAST_QUOTA
-            or (pacer.is_dry and batch.charge <= pacer.largest())
+            or (sizes.is_dry and batch.charge <= sizes.largest())
         )
 
     def _forbidden(self, batch: Batch, diagnosis: Diagnosis) -> Verdict:

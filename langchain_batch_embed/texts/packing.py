@@ -9,13 +9,14 @@ Every batch is a run of neighbours, so the order is kept, and there are two shap
   the quota is short of.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["INPUT_WORK", "WAVE_LEAST", "Sizes", "pack", "requests_are_scarce"]
+__all__ = ["INPUT_WORK", "WAVE_LEAST", "Sizes", "pack"]
 
 INPUT_WORK = 20
 """What an input costs beside its tokens, in tokens: an 8 KB vector has to be sent and read."""
@@ -35,9 +36,6 @@ for which smaller ones should be kept."""
 WAVE_LEAST = 16_000
 """What each batch of such a wave holds at least, in tokens, so that a few thousand texts do not
 make a hundred requests."""
-
-SCARCE_SECONDS = 15
-"""Requests are scarce when spreading would use up what the quota gives in this time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +61,8 @@ def pack(
     max_items: int,
     max_tokens: int | None,
     workers: int,
-    requests_per_minute: float | None = None,
-) -> tuple[list[range], bool]:
+    spare_requests: float = math.inf,
+) -> list[range]:
     """Cut inputs into batches that keep every limit.
 
     Args:
@@ -72,22 +70,17 @@ def pack(
         max_items: inputs in one batch, at most.
         max_tokens: tokens in one batch, at most, except that an input above it stands alone.
         workers: how many batches can be in flight at once.
-        requests_per_minute: the quota, where it is known; it chooses the shape.
+        spare_requests: how many requests the quota gives without a wait that matters; where there
+            would be more, they are the fewest.
 
     Returns:
-        The batches as ranges of positions that follow one another and cover 0 to n; and whether
-        requests are scarce, so that they are the fewest.
+        The batches as ranges of positions that follow one another and cover 0 to n.
     """
     line = _Line(np.asarray(weights, dtype=np.int64), max_items=max_items, max_tokens=max_tokens)
     spread = line.spread(workers)
-    if requests_are_scarce(len(spread), requests_per_minute):
-        return line.equal(line.fewest()), True
-    return spread, False
-
-
-def requests_are_scarce(requests: int, per_minute: float | None) -> bool:
-    """Tell whether this many requests are too many for a quota of requests a minute."""
-    return per_minute is not None and requests > per_minute * SCARCE_SECONDS / 60
+    if len(spread) > spare_requests:
+        return line.equal(line.fewest())
+    return spread
 
 
 class _Line:

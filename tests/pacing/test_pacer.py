@@ -67,8 +67,8 @@ class TestQuota:
         )
         assert pacer.tokens.is_known
         assert pacer.tokens.rate == pytest.approx(1000)
-        assert pacer.explains(1000)
-        assert not pacer.explains(10**9)
+        assert pacer.batch_sizes.explains(1000)
+        assert not pacer.batch_sizes.explains(10**9)
 
     def test_a_quota_that_the_facts_contradict_is_not_believed(self) -> None:
         """A gateway's text says 1,000 a minute, but 100,000 have just passed."""

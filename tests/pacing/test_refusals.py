@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from langchain_batch_embed.pacing.pacer import OVERTAKEN, Pacer
 from langchain_batch_embed.pacing.refusals import CROWDS
-from langchain_batch_embed.pacing.which_quota import LENIENT
+from langchain_batch_embed.pacing.which_quota import LENIENT, WhichQuota
 
 
 def pacer_of(max_workers: int = 8, **options: Any) -> Pacer:
@@ -73,12 +74,14 @@ class TestCrowds:
         assert pacer.tokens.rate is None
         assert pacer.requests.rate is None
 
-    def test_more_than_usual_are_sent_on_purpose_while_small_batches_are_tried(self) -> None:
+    def test_more_than_usual_are_sent_on_purpose_while_small_batches_are_tried(
+        self, mocker: MockerFixture
+    ) -> None:
         """The refusal of one of them is about a rate, and not about how many are in flight."""
+        mocker.patch.object(WhichQuota, "is_trying_small", new=True)
         pacer = pacer_of(32, is_known=True)
         pacer.concurrency.timed_out(0, now=0)
         now = answer_rounds(pacer, 10, number=4)
-        pacer._which.kind, pacer._which._small = "tokens", 8
         tickets = [pacer.start(1000, now=now) for _ in range(5)]
         pacer.throttled(tickets[-1], now=now + 0.1, after=None, headers={})
         assert pacer.throttle.delay(now + 0.1) == 0.5
@@ -100,20 +103,20 @@ class TestCrowds:
             pacer.throttled(ticket, now=1, after=None, headers={})
         assert pacer.concurrency.limit() == 3
         assert pacer.throttle.delay(1) == 0
-        assert not pacer.counts_requests()
+        assert not pacer.batch_sizes.are_for_requests
 
     def test_if_it_is_refused_again_and_again_it_is_a_quota_of_requests(self) -> None:
         """With room for more at a time, and still too few tokens for any quota of them."""
         pacer = pacer_of()
         for crowd in range(CROWDS + 1):
             now = 10 * crowd
-            assert not pacer.counts_requests()
+            assert not pacer.batch_sizes.are_for_requests
             tickets = [pacer.start(10, now=now) for _ in range(8)]
             for ticket in tickets[:3]:
                 pacer.answered(ticket, {}, now=now + 0.5)
             for ticket in tickets[3:]:
                 pacer.throttled(ticket, now=now + 1, after=None, headers={})
-        assert pacer.counts_requests()
+        assert pacer.batch_sizes.are_for_requests
 
 
 class TestRates:

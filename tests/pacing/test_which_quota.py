@@ -2,16 +2,8 @@
 
 import math
 
-from langchain_batch_embed.pacing.which_quota import (
-    DOUBT,
-    ENOUGH,
-    LEAST_QUOTA,
-    LEAST_SMALL,
-    PATIENCE,
-    SMALL,
-    SMALLER,
-    WhichQuota,
-)
+from langchain_batch_embed.pacing.small_batches import DOUBT, LEAST_SMALL, SMALL, SMALLER
+from langchain_batch_embed.pacing.which_quota import ENOUGH, LEAST_QUOTA, PATIENCE, WhichQuota
 
 
 def measured() -> WhichQuota:

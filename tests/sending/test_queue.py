@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed.errors import DeadlineError, NotSentError, ResponseError
+from langchain_batch_embed.pacing.batch_sizes import BatchSizes
 from langchain_batch_embed.pacing.diagnosis import diagnose
 from langchain_batch_embed.pacing.hedging import Hedges
-from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.rehearsal import Request
@@ -133,7 +133,7 @@ class TestThrottled:
     ) -> None:
         """Refused three times, it came too early: nothing is learnt of its size."""
         # As long as nobody knows what is counted.
-        mocker.patch.object(Pacer, "counts_requests", return_value=False)
+        mocker.patch.object(BatchSizes, "are_for_requests", new=False)
         sizes = [10, 12]
         throttles = iter([refusal(429)] * 3)
         server = FakeServer(

@@ -210,12 +210,12 @@ def _cut(cell: Cell, sizes: Sizes, max_workers: int) -> list[Rows]:
     few_at_once = cell.computed_at_once or cell.refuses_above
     if few_at_once is not None and cell.requests_per_minute is None:
         return _usual(sizes, items, tokens)
-    batches, _ = pack(
+    batches = pack(
         sizes.tokens,
         max_items=items,
         max_tokens=int(tokens),
         workers=min(max_workers, few_at_once or max_workers),
-        requests_per_minute=cell.requests_per_minute,
+        spare_requests=15 / 60 * (cell.requests_per_minute or math.inf),
     )
     return [np.arange(batch.start, batch.stop) for batch in batches]
 

@@ -69,7 +69,7 @@ HALVES        2.4     -  40M, bucket 3 s, refused free, says all, 5 ms, 4 at onc
 WINDOWS         -    12  5M, windows 1 s, refused free, says all, 5 ms, 4 at once, 5 min of 503, 256 kB
 LINE          1.7     -  no quota, 2 s, 4 at once, restarts, 10 texts
 BURSTS          -    18  1M, bucket 0.5 s, refused charged, says hint, 5 ms, 8 or 503, 5 min of 503, no limits
-BURSTS          -    24  1M, bucket 3 s, refused free, says nothing, 50 ms, 32 at once, restarts, 256 kB
+BURSTS          -    30  1M, bucket 3 s, refused free, says nothing, 50 ms, 32 at once, restarts, 256 kB
 TAIL          1.4     -  1M, bucket 0.5 s, refused charged, says all, 2 s, 32 at once, no bad luck, 10 texts
 """  # noqa: E501  # a row a cell
 """Cells that do not hold the bounds of their class: the reason, most times the ideal time, and most

@@ -1,5 +1,6 @@
 """Packing: every limit is kept, every input is packed once and in order, in the shape that pays."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,6 @@ from langchain_batch_embed.texts.packing import (
     WAVE_MOST,
     _Line,
     pack,
-    requests_are_scarce,
 )
 from tests.support import examples
 
@@ -26,27 +26,7 @@ FEW_WEIGHTS = st.lists(st.integers(0, 8_191), max_size=80)
 MAX_ITEMS = st.integers(1, 100)
 MAX_TOKENS = st.none() | st.integers(1, 300_000)
 WORKERS = st.integers(1, 64)
-QUOTA = st.none() | st.floats(0.1, 10_000)
-
-
-def packed(
-    weights: Sequence[int],
-    *,
-    max_items: int,
-    max_tokens: int | None,
-    workers: int,
-    requests_per_minute: float | None = None,
-) -> list[range]:
-    """Return the batches alone."""
-    batches, are_scarce = pack(
-        weights,
-        max_items=max_items,
-        max_tokens=max_tokens,
-        workers=workers,
-        requests_per_minute=requests_per_minute,
-    )
-    assert not (are_scarce and requests_per_minute is None)
-    return batches
+SPARE = st.just(math.inf) | st.floats(0, 2_500)
 
 
 def fewest_by_filling_up(
@@ -87,41 +67,41 @@ def smallest_largest(
     return best[0]
 
 
-@given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS, QUOTA)
+@given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS, SPARE)
 def test_every_input_is_in_one_batch_and_in_order(
     weights: list[int],
     max_items: int,
     max_tokens: int | None,
     workers: int,
-    quota: float | None,
+    spare: float,
 ) -> None:
     """The batches, one after the other, are the positions 0 to n, whatever the limits are."""
-    batches = packed(
+    batches = pack(
         weights,
         max_items=max_items,
         max_tokens=max_tokens,
         workers=workers,
-        requests_per_minute=quota,
+        spare_requests=spare,
     )
     assert [i for batch in batches for i in batch] == list(range(len(weights)))
     assert all(batches)
 
 
-@given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS, QUOTA)
+@given(WEIGHTS, MAX_ITEMS, MAX_TOKENS, WORKERS, SPARE)
 def test_no_batch_is_over_a_limit(
     weights: list[int],
     max_items: int,
     max_tokens: int | None,
     workers: int,
-    quota: float | None,
+    spare: float,
 ) -> None:
     """No batch has too many inputs, and none of several inputs has too many tokens."""
-    batches = packed(
+    batches = pack(
         weights,
         max_items=max_items,
         max_tokens=max_tokens,
         workers=workers,
-        requests_per_minute=quota,
+        spare_requests=spare,
     )
     assert max(map(len, batches), default=0) <= max_items
     if max_tokens is not None:
@@ -129,17 +109,17 @@ def test_no_batch_is_over_a_limit(
         assert max(several, default=0) <= max_tokens
 
 
-@given(WEIGHTS, MAX_ITEMS, st.integers(1, 5_000), WORKERS, QUOTA)
+@given(WEIGHTS, MAX_ITEMS, st.integers(1, 5_000), WORKERS, SPARE)
 def test_an_input_above_the_token_limit_stands_alone(
-    weights: list[int], max_items: int, max_tokens: int, workers: int, quota: float | None
+    weights: list[int], max_items: int, max_tokens: int, workers: int, spare: float
 ) -> None:
     """An input that no request can hold takes nobody else down with it."""
-    batches = packed(
+    batches = pack(
         weights,
         max_items=max_items,
         max_tokens=max_tokens,
         workers=workers,
-        requests_per_minute=quota,
+        spare_requests=spare,
     )
     too_heavy = {i for i, weight in enumerate(weights) if weight > max_tokens}
     assert too_heavy <= {batch.start for batch in batches if len(batch) == 1}
@@ -150,12 +130,12 @@ def test_scarce_requests_make_as_few_batches_as_can_be(
     weights: list[int], max_items: int, max_tokens: int | None, workers: int
 ) -> None:
     """Where a quota allows almost no request, no way to cut makes fewer of them."""
-    batches = packed(
+    batches = pack(
         weights,
         max_items=max_items,
         max_tokens=max_tokens,
         workers=workers,
-        requests_per_minute=0.001,
+        spare_requests=0,
     )
     fewest = fewest_by_filling_up(weights, max_items=max_items, max_tokens=max_tokens)
     assert len(batches) == len(fewest)
@@ -196,7 +176,7 @@ def test_guided_sizes_fall_towards_the_end(
     """Of equal inputs no batch has more than the one before it."""
     sizes = [
         len(batch)
-        for batch in packed(
+        for batch in pack(
             [weight] * inputs, max_items=max_items, max_tokens=300_000, workers=workers
         )
     ]
@@ -209,7 +189,7 @@ def test_no_batch_takes_more_than_its_share_of_the_work_left(
 ) -> None:
     """What one batch takes leaves enough for all other workers, unless it is small anyway."""
     left = work(weights, range(len(weights)))
-    for batch in packed(weights, max_items=max_items, max_tokens=max_tokens, workers=workers):
+    for batch in pack(weights, max_items=max_items, max_tokens=max_tokens, workers=workers):
         share = max(GUIDED_LEAST, -(-left // workers))
         assert len(batch) == 1 or work(weights, batch) <= share
         left -= work(weights, batch)
@@ -222,66 +202,53 @@ def test_little_work_goes_out_in_one_wave(
     """Little work makes no more batches than workers, unless the limits ask for more."""
     total = work(weights, range(len(weights)))
     assume(total <= min(WAVE_MOST, 2 * workers * WAVE_LEAST))
-    batches = packed(weights, max_items=max_items, max_tokens=max_tokens, workers=workers)
+    batches = pack(weights, max_items=max_items, max_tokens=max_tokens, workers=workers)
     fewest = fewest_by_filling_up(weights, max_items=max_items, max_tokens=max_tokens)
     assert len(batches) <= max(len(fewest), min(workers, -(-total // WAVE_LEAST)))
 
 
 def test_large_work_starts_large_and_ends_small() -> None:
     """A long list of texts ends in batches far smaller than its first ones."""
-    batches = packed([125] * 19_207, max_items=2048, max_tokens=300_000, workers=8)
+    batches = pack([125] * 19_207, max_items=2048, max_tokens=300_000, workers=8)
     assert len(batches[0]) > 4 * len(batches[-2])
 
 
 def test_few_short_texts_are_one_request() -> None:
     """Cutting a handful of texts would cost more than it wins, however many workers wait."""
-    assert packed([10] * 20, max_items=2048, max_tokens=300_000, workers=32) == [range(20)]
+    assert pack([10] * 20, max_items=2048, max_tokens=300_000, workers=32) == [range(20)]
 
 
 def test_one_worker_gets_full_batches() -> None:
     """With nobody to share with, no request more than needed is made."""
-    batches = packed([100] * 5000, max_items=2048, max_tokens=300_000, workers=1)
+    batches = pack([100] * 5000, max_items=2048, max_tokens=300_000, workers=1)
     assert [len(batch) for batch in batches] == [1667, 1667, 1666]
 
 
 def test_batches_of_scarce_requests_are_of_equal_work() -> None:
     """The fewest requests share the work, instead of a few full ones and a small rest."""
-    batches = packed(
-        [100] * 2100, max_items=2048, max_tokens=300_000, workers=32, requests_per_minute=1
-    )
+    batches = pack([100] * 2100, max_items=2048, max_tokens=300_000, workers=32, spare_requests=0)
     assert batches == [range(1050), range(1050, 2100)]
 
 
 def test_nothing_to_pack_makes_no_batch() -> None:
     """An empty list of texts needs no request, in either shape."""
     limits = {"max_items": 2048, "max_tokens": 300_000, "workers": 32}
-    assert packed([], **limits) == []
-    assert packed([], **limits, requests_per_minute=1) == []
+    assert pack([], **limits) == []
+    assert pack([], **limits, spare_requests=0) == []
 
 
-@pytest.mark.parametrize(
-    ("requests", "per_minute", "scarce"),
-    [(25, 100, False), (26, 100, True), (1, 3, True), (1, 4, False), (10**6, None, False)],
-)
-def test_requests_are_scarce_above_15_seconds_of_the_quota(
-    requests: int, per_minute: float | None, scarce: bool
-) -> None:
-    """Spreading may use up what the quota gives in 15 seconds; an unknown quota is no reason."""
-    assert requests_are_scarce(requests, per_minute) is scarce
-
-
-@pytest.mark.parametrize("quota", [None, 1_000_000.0])
-def test_an_ample_or_unknown_quota_of_requests_spreads_the_work(quota: float | None) -> None:
+@pytest.mark.parametrize("spare", [math.inf, 250_000.0])
+def test_an_ample_or_unknown_quota_of_requests_spreads_the_work(spare: float) -> None:
     """Where requests are not scarce, every worker gets something to do."""
-    batches = packed(
-        [125] * 19_207, max_items=2048, max_tokens=300_000, workers=32, requests_per_minute=quota
+    batches = pack(
+        [125] * 19_207, max_items=2048, max_tokens=300_000, workers=32, spare_requests=spare
     )
     assert len(batches) >= 32
 
 
 def test_a_low_quota_of_requests_chooses_the_fewest() -> None:
     """The same work makes the fewest requests when the quota has none to spare."""
-    batches = packed(
-        [125] * 19_207, max_items=2048, max_tokens=300_000, workers=32, requests_per_minute=100
+    batches = pack(
+        [125] * 19_207, max_items=2048, max_tokens=300_000, workers=32, spare_requests=25
     )
     assert len(batches) == 10
