@@ -95,14 +95,14 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-if not TYPE_CHECKING:  # type checkers would take every name for one that exists
+if not TYPE_CHECKING:  # with a `__getattr__`, type checkers would accept any name
 
     def __getattr__(name: str) -> Never:
-        """Explain that a name such as `ingest` belongs to `BatchEmbeddings`.
+        """Raise an error that explains where names such as `ingest` are found.
 
         Raises:
-            ImportError: the name is a member of `BatchEmbeddings`. `from ... import` would replace
-                the message of an AttributeError by its own.
+            ImportError: the name is a member of `BatchEmbeddings`. This is not an AttributeError,
+                because `from ... import` would replace its message.
             AttributeError: the name does not exist.
         """
         if not name.startswith("_") and hasattr(BatchEmbeddings, name):

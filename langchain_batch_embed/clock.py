@@ -1,4 +1,4 @@
-"""Time and waiting, handed in wherever they are needed."""
+"""Clocks, which are passed in wherever code reads the time or waits."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ __all__ = ["SYSTEM_CALENDAR", "SYSTEM_CLOCK", "Calendar", "Clock"]
 
 
 class Clock(Protocol):
-    """Time and waiting, so that tests need neither."""
+    """A monotonic clock that can wait; tests replace it, so that they never wait for real."""
 
     def now(self) -> float:
         """Return a monotonic time in seconds."""
@@ -38,7 +38,7 @@ class _SystemClock:
         return time.thread_time()
 
     def wait(self, condition: threading.Condition, timeout: float) -> None:
-        # Never without a bound: on some systems an unbounded wait holds up Ctrl-C.
+        # Always with a time-out, because on some systems a wait without one delays Ctrl-C.
         condition.wait(min(timeout, 60.0))
 
 
@@ -46,14 +46,14 @@ SYSTEM_CLOCK: Clock = _SystemClock()
 
 
 class Calendar(Protocol):
-    """The time of day, which processes share, and waiting for hours."""
+    """The time of day, which all processes share, with a sleep that can last hours."""
 
     def time(self) -> float:
-        """Return seconds since 1970."""
+        """Return the seconds since 1970."""
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for this many seconds."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""`BatchEmbeddings`: its options and its methods; `calls` and `stores` do the work."""
+"""`BatchEmbeddings`, the public class; `calls` and `stores` do its work."""
 
 import asyncio
 import inspect
@@ -42,56 +42,73 @@ from langchain_batch_embed.texts.inputs import LongInputs
 __all__ = ["BatchEmbeddings"]
 
 _SET_HERE = frozenset({"_assembly", "_options", "embeddings"})
-"""The attributes that this class sets; any other is a subclass's own."""
+"""The attributes that this class sets. Any others belong to a subclass."""
 
 
 class BatchEmbeddings(Embeddings):
-    """Embeds many texts fast: token-aware, parallel batches around any `Embeddings`.
+    """Embeds many texts fast, in token-aware, parallel batches, with any `Embeddings` object.
 
     Setup:
-        `pip install langchain-batch-embed`, and the package of the wrapped class with its key.
+        Run `pip install langchain-batch-embed`, install the package of the class that you wrap,
+        and set that class's API key.
 
     Key init args:
-        embeddings: the `Embeddings` that makes the vectors, or a name with its provider, such as
-            `"openai:text-embedding-3-small"`, for LangChain's `init_embeddings`. Its options are
-            read once, here. Those that do not act as before are named in a warning. Or a list of
-            several: deployments, regions or accounts of one model, used as one. Each has its own
-            quota, pace and health, and work goes where there is room.
-        max_batch_size: texts in one request; OpenAI takes 2,048.
-        max_tokens_per_request: tokens in one request; OpenAI takes 300,000.
-        max_tokens_per_input: tokens in one text, above which `long_inputs` applies; 8,191 at
-            OpenAI.
-        max_workers: requests in flight at most, at each deployment, each in a thread.
-        requests_per_minute: your quota, of all deployments together and the same at each; `None`:
-            read from the answers' headers.
-        tokens_per_minute: the same for tokens.
-        long_inputs: what to do with a text over `max_tokens_per_input`. `"average"` embeds its
-            windows and returns their token-weighted mean at unit length, as `OpenAIEmbeddings`
-            does; `"truncate"` embeds its beginning; `"error"` refuses it before anything is sent.
-        max_retries: how often one batch may fail with temporary errors while others are answered.
-            With 0 a 5xx fails a single text at once, also where nothing else is in flight.
-        timeout: seconds for one request; `None`: the wrapped object's own, or 120.
-        deadline: seconds for one call; texts without a vector then are reported as failed.
-        journal: where finished vectors are kept: a path (SQLite) or a LangChain `ByteStore`.
-            `None` keeps them in memory, from a failed call until a later call has used them.
-        model: the model's name, for the journal and the price, where the wrapped object has none.
-        limits: limits to use in place of the recognised provider's.
-        show_progress: show a `tqdm.auto` bar that counts texts; `None`: as the wrapped object does.
-        hedge: send a straggler at the end of a call a second time, and use the first answer. Both
-            are paid for, so never more than 5 % of the tokens, beside what is in flight at one of
-            several deployments that has stopped. `None`: only at hosted providers.
+        embeddings: the `Embeddings` object that makes the vectors, or a string of its provider and
+            model for LangChain's `init_embeddings`, such as `"openai:text-embedding-3-small"`. The
+            object's options are read once, here, and a warning names those that behave differently
+            from now on. Several deployments, regions or accounts of one model can be given as a
+            list and are used as one. Each of them has its own quota, pace and health, and every
+            request goes to one that has room.
+        max_batch_size: the most texts in one request; OpenAI accepts 2,048. `None`: the provider's
+            limit, also for the next three options.
+        max_tokens_per_request: the most tokens in one request; OpenAI accepts 300,000.
+        max_tokens_per_input: the most tokens in one text; `long_inputs` applies to longer ones.
+            OpenAI accepts 8,191.
+        max_workers: the most requests in flight at each deployment. Each request uses a thread.
+        requests_per_minute: your quota of requests, in total for all deployments, which get equal
+            parts of it. `None`: learnt from the headers and refusals of the server.
+        tokens_per_minute: your quota of tokens; otherwise like `requests_per_minute`.
+        long_inputs: what to do with a text of more than `max_tokens_per_input` tokens. `"average"`
+            embeds it in windows and returns their token-weighted mean at unit length, as
+            `OpenAIEmbeddings` does; `"truncate"` embeds its beginning; `"error"` raises
+            `InputError` before anything is sent.
+        max_retries: how often a text may fail with temporary errors while others are answered. With
+            0, a text that is sent alone and gets a 5xx error is not sent again, even if no other
+            request is in flight.
+        timeout: seconds for one request. `None`: the wrapped object's time-out, or 120 if it has
+            none.
+        deadline: seconds for one call. Texts that have no vector by then are reported as failed.
+            `None`: no limit.
+        journal: where finished vectors are kept: a path (SQLite), a LangChain `ByteStore` or a
+            `Journal`. `None`: in memory, and only after a failed call, until a later call has used
+            them.
+        model: the model's name, for the journal and the price. It is needed where the wrapped
+            object does not name its model, or several deployments name one model differently.
+        limits: a `Limits` object to use in place of the recognised provider's limits.
+        show_progress: whether to show a `tqdm.auto` bar that counts texts. `None`: shown if the
+            wrapped object is set to show one.
+        hedge: whether to send a late request a second time at the end of a call, and use the answer
+            that comes first. Both are billed, so this is done for at most 5 % of a call's tokens,
+            plus what is in flight at one of several deployments that has stopped answering. `None`:
+            only at hosted providers, and not with a `rate_limiter`.
         max_outage: seconds without any answer after which a call gives up; 600 by default.
-        empty: what to do with an empty text. `"error"` refuses it before anything is sent;
-            `"skip-vector"` gives it the server's vector of it or, where the server refuses it, of
-            a space. `None`: `"skip-vector"` if the wrapped object has `skip_empty`, else an error
-            where the provider refuses it.
-        rate_limiter: a `BaseRateLimiter` of langchain-core, asked before each request.
-        query_cache_size: queries whose vectors are kept in memory, those asked last; 0: none.
-        on_usage: called with the `Usage` of each answer, one at a time, in the thread that received
-            it. Its sum is what is billed, queries and late answers among them.
-        max_dollars: what one call, `prefetch` or `ingest` may cost. Texts that it cannot afford are
-            reported as failed. Only for models whose price is known.
-        quota: a `SharedQuota`, with which all processes that name it keep to one account's quota.
+        empty: what to do with an empty text. `"error"` raises `InputError` before anything is sent.
+            `"skip-vector"` returns the server's vector of the empty text or, where the server
+            refuses that, its vector of a single space. `None`: `"skip-vector"` if the wrapped
+            object's `skip_empty` is set, otherwise an error where the provider refuses empty texts.
+        rate_limiter: a `BaseRateLimiter` of langchain-core, which is asked before each request. If
+            it has `requests_per_second`, and `requests_per_minute` is not given, that sets the
+            quota.
+        query_cache_size: how many of the most recent queries keep their vectors in memory; 0 for
+            none.
+        on_usage: a function that is called with the `Usage` of each answer, one at a time, in one
+            of the threads that receive answers. The usages add up to what is billed, including
+            queries and answers that come too late. An exception that it raises is only logged.
+        max_dollars: the most that one call, `prefetch`, `ingest` or `submit` may cost, in dollars.
+            Texts beyond that are reported as failed, while `submit` sends nothing at all. It works
+            only for models whose price is known.
+        quota: a `SharedQuota`. All processes that name the same one stay within one account's quota
+            together.
 
     Instantiate:
         ```python
@@ -114,7 +131,7 @@ class BatchEmbeddings(Embeddings):
         ```
 
     Raises:
-        OptionError: an option cannot work.
+        OptionError: an option has a value that cannot work, or there is nothing to wrap.
         UnknownOptionError: an option does not exist.
         JournalError: the journal cannot be opened.
     """
@@ -148,7 +165,7 @@ class BatchEmbeddings(Embeddings):
         _clock: Clock = SYSTEM_CLOCK,
         _calendar: Calendar = SYSTEM_CALENDAR,
         _draw: Callable[[], float] = random.random,
-        **unknown: Never,  # for an error that names what there is
+        **unknown: Never,  # for an error that suggests the right name
     ) -> None:
         check_names(unknown)
         wrapped = deployments_of(embeddings, BatchEmbeddings)
@@ -190,7 +207,10 @@ class BatchEmbeddings(Embeddings):
 
     @property
     def deployments(self) -> tuple[Embeddings, ...]:
-        """The wrapped objects, in order; `embeddings` is the first of them."""
+        """The wrapped objects, in the order given; `embeddings` is the first of them.
+
+        An `OpenAIEmbeddings` with the server, model and key of an earlier one is left out.
+        """
         return self._assembly.deployments
 
     @property
@@ -232,67 +252,83 @@ class BatchEmbeddings(Embeddings):
 
     @property
     def last_report(self) -> Report | None:
-        """What the last call did and cost, also where it failed; `None` before the first.
+        """What the last call did and cost, even if it failed; `None` before the first call.
 
-        After the `with` block of a `prefetch`, and after an `ingest`, it covers all of that. A call
-        of the store for vectors that an `ingest` holds already has no report of its own.
+        After the `with` block of a `prefetch`, and after an `ingest`, the report covers the whole
+        of it. While an `ingest` runs, the store's own calls for vectors that are already here have
+        no reports.
         """
         return self._pipeline.last_report
 
     def embed_documents(
         self, texts: Iterable[str], chunk_size: int | None = None
     ) -> list[list[float]]:
-        """Return one vector a text, in order.
+        """Return one vector for each text, a list of d floats, in the order of the texts.
 
         Args:
             texts: any iterable of strings; identical ones are sent once.
-            chunk_size: taken as `OpenAIEmbeddings` takes it, and not used: `max_batch_size` is.
+            chunk_size: accepted because `OpenAIEmbeddings` has it, and ignored; `max_batch_size`
+                sets the size of a request.
 
         Raises:
             InputError: a text can never be embedded; nothing was sent.
-            PartialEmbeddingsError: some texts failed; it holds the vectors of all others. Where one
-                cause ended the call it is of the cause's class too.
+            PartialEmbeddingsError: some texts failed; the error holds the vectors of all others. If
+                a single cause ended the call, the error is also of that exception's class.
             JournalError: the journal cannot be read; nothing was sent.
-            DimensionsError: the journal or a `prefetch` holds vectors for the texts with other
-                dimensions than those of earlier calls.
+            DimensionsError: the journal or a `prefetch` holds vectors of some of the texts, and
+                their dimensions differ from those of earlier calls.
         """
         del chunk_size
         return self._pipeline.lists(texts)
 
     def embed_numpy(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """Return the vectors as float32, shape (n, d), in a tenth of the memory of lists.
+        """Return the vectors as a float32 array of shape (n, d), in a tenth of the memory of lists.
+
+        Row i is the vector of text i.
+
+        Args:
+            texts: any iterable of strings; identical ones are sent once.
 
         Raises:
             InputError: a text can never be embedded; nothing was sent.
-            PartialEmbeddingsError: some texts failed; it holds the vectors of all others.
+            PartialEmbeddingsError: some texts failed; the error holds the vectors of all others, as
+                float32 of shape (d,). If a single cause ended the call, the error is also of that
+                exception's class.
             JournalError: the journal cannot be read; nothing was sent.
-            DimensionsError: the journal or a `prefetch` holds vectors for the texts with other
-                dimensions than those of earlier calls.
+            DimensionsError: the journal or a `prefetch` holds vectors of some of the texts, and
+                their dimensions differ from those of earlier calls.
         """
         return self._pipeline.embed(texts, lists=False).array()
 
     def embed_query(self, text: str) -> list[float]:
-        """Return the vector of one query, within the same quota and with the same retries.
+        """Return the vector of one query, a list of d floats.
+
+        A query is subject to the same quota and retries as documents. It is never read from the
+        journal or written to it.
 
         Raises:
             InputError: the text can never be embedded; nothing was sent.
-            PartialEmbeddingsError: it failed; the error is of the class of the provider's own too.
+            PartialEmbeddingsError: the query failed. The error is also of the class of the
+                provider's exception; where no class can be both, that exception itself is raised.
         """
         return self._pipeline.query(text)
 
     async def aembed_documents(
         self, texts: Iterable[str], chunk_size: int | None = None
     ) -> list[list[float]]:
-        """Return one vector a text, without blocking the event loop.
+        """Return one vector for each text, like `embed_documents`, without blocking the event loop.
 
-        Cancelling the task stops the work. No further request starts, and finished vectors are
-        kept as after a failure. It raises what `embed_documents` raises.
+        The arguments and the errors are those of `embed_documents`. If the task is cancelled, no
+        further request is sent, and finished vectors are kept as after a failure.
         """
         del chunk_size
         return await event_loop.embed(self._pipeline, texts)
 
     async def aembed_query(self, text: str) -> list[float]:
-        """Return the vector of one query, without blocking the event loop."""
+        """Return the vector of one query, like `embed_query`, without blocking the event loop.
+
+        The errors are those of `embed_query`.
+        """
         return await event_loop.embed_query(self._pipeline, text)
 
     @overload
@@ -346,29 +382,35 @@ class BatchEmbeddings(Embeddings):
         tokens_per_minute: float | None = None,
         price: float | None = None,
     ) -> Plan | FleetPlan:
-        """Predict requests, price and time of embedding these texts; nothing is sent.
+        """Predict the requests, price and time for embedding texts; nothing is sent.
 
-        Texts whose vectors are in the journal are free. The seconds come from a rehearsal in
-        simulated time, with OpenAI's latency and the account's quota. The quota is the first known
-        one of the arguments, the tier, this object's options and earlier answers.
+        Texts whose vectors are in the journal are free. The time in seconds comes from a rehearsal
+        in simulated time, with OpenAI's latency and the account's quota. The quota is taken from
+        the first of these that has one: the arguments, the tier, this object's options, earlier
+        answers.
 
-        With `workers`, or a `count` of texts that are not here yet, it is arithmetic instead: which
-        limit binds, and what more machines or more quota would change.
+        With `workers`, or with `count` for texts that do not exist yet, the result is a `FleetPlan`
+        instead. It is calculated without a rehearsal, and shows which limit binds and what more
+        workers or more quota would change.
 
         Args:
             texts: any iterable of strings.
-            count: how many texts, in place of `texts`.
-            tokens_each: tokens in each of those, on average.
-            workers: processes that share the quota, each with a processor core.
-            quota: your account's, for a plan with `workers` or `count`.
-            tier: OpenAI's usage tier of your account, 1 to 5.
-            requests_per_minute: your account's quota.
-            tokens_per_minute: your account's quota.
-            price: dollars for a million tokens; `None`: OpenAI's list price, for its models.
+            count: the number of texts, in place of `texts`.
+            tokens_each: the average number of tokens in a text; required with `count`.
+            workers: how many processes share the quota, each with a processor core of its own.
+            quota: your account's quota, for a plan with `workers` or `count`.
+            tier: your account's usage tier at OpenAI, 1 to 5.
+            requests_per_minute: your account's quota of requests.
+            tokens_per_minute: your account's quota of tokens.
+            price: dollars per million tokens. `None`: OpenAI's list price for its models.
+
+        Returns:
+            A `Plan`, or a `FleetPlan` if any of `count`, `tokens_each`, `workers` and `quota` is
+            given.
 
         Raises:
             InputError: a text can never be embedded.
-            OptionError: an option cannot work.
+            OptionError: an argument has a value that cannot work, or arguments do not go together.
             JournalError: the journal cannot be read.
         """
         given = (count, tokens_each, workers, quota)
@@ -401,71 +443,78 @@ class BatchEmbeddings(Embeddings):
         finish_by: float | timedelta | datetime | None = None,
         max_dollars: float | None = None,
     ) -> Job:
-        """Send texts through OpenAI's Batch API, at half the price; return at once.
+        """Send texts through OpenAI's Batch API, at half the price; return when they are uploaded.
 
         ```python
         job = embeddings.submit(texts)
         job.wait()  # or tomorrow, in another process: embeddings.jobs()[0].wait()
-        SQLiteVec.from_texts(texts, embeddings)  # no request: all is in the journal
+        SQLiteVec.from_texts(texts, embeddings)  # sends nothing: the journal has all vectors
         ```
 
-        Most batches are answered within an hour, and all within a day or sent again. The texts are
-        uploaded now. Batches are created as far as the account's queue has room, the others while
-        somebody calls `Job.wait` or `Job.refresh`. Texts whose vectors are in the journal, or on
-        their way in an earlier job, are not sent. So after a crash the same call goes on where it
-        was, and nothing is paid for twice. It needs a journal in a file.
+        Most batches are answered within an hour. A batch that is not answered within a day is sent
+        again. All texts are uploaded now. Batches are created now as long as the account's queue
+        has room, and the remaining ones during calls of `Job.wait` or `Job.refresh`. Texts whose
+        vectors are in the journal, or that an earlier job is embedding, are not sent. After a
+        crash, the same call therefore continues where the first one stopped, and nothing is paid
+        for twice. The journal has to be a file.
 
-        The texts are in files at OpenAI until their vectors are in the journal. Then the files are
-        deleted. The journal has no text.
+        The texts are stored in files at OpenAI until their vectors are in the journal, and the
+        files are then deleted. The journal never contains texts.
 
         Args:
             texts: any iterable of strings.
-            finish_by: when everything is to be done: seconds from now, a `timedelta`, or a
-                `datetime` with its zone. `Job.wait` and `Job.refresh` send what is late by ordinary
-                requests, at full price.
-            max_dollars: nothing is sent if it costs more at half price, and no ordinary request if
-                that would cost more. `None`: this object's `max_dollars`.
+            finish_by: when everything has to be done: seconds from now, a `timedelta` from now, or
+                a `datetime` with a time zone. `Job.wait` and `Job.refresh` send texts that would be
+                late as ordinary requests, at full price.
+            max_dollars: the most that the job may cost, in dollars. Nothing is sent if half price
+                is already more, and no ordinary request is sent that would exceed it. `None`: this
+                object's `max_dollars`.
 
         Raises:
-            OptionError: the journal is no file, or the server has no Batch API for embeddings, as
-                Azure; or the price is over `max_dollars`. Nothing was uploaded.
+            OptionError: the journal is not a file, the server has no Batch API for embeddings (such
+                as Azure), `finish_by` is not above 0 seconds or has no time zone, or the price is
+                over `max_dollars`. Nothing was uploaded.
             InputError: a text can never be embedded; nothing was uploaded.
             JournalError: the journal cannot be read or written.
-            Exception: whatever the SDK raises. What was uploaded is not uploaded again.
+            Exception: whatever the SDK raises. The next call does not upload again what was
+                uploaded before the error.
         """
         return self._desk().submit(texts, finish_by=finish_by, max_dollars=max_dollars)
 
     def jobs(self) -> list[Job]:
-        """Return the jobs that the journal knows: first those that have not ended, newest first.
+        """Return the journal's jobs: first those that have not ended, then the others.
+
+        The newest come first in each group.
 
         Raises:
-            OptionError: the journal is no file.
+            OptionError: the journal is not a file.
             JournalError: the journal cannot be read.
         """
         return self._desk().jobs()
 
     def prefetch(self, texts: Iterable[str], *, max_buffered: int = 20_000) -> Prefetch:
-        """Embed texts in the background, for callers that ask for them in small portions.
+        """Embed texts in the background, for code that requests their vectors in small portions.
 
         ```python
         with embeddings.prefetch(doc.page_content for doc in docs):
             index(docs, record_manager, store, batch_size=100)
         ```
 
-        While the `with` block runs, every `embed_documents` of this object is answered from vectors
-        that have arrived, and waits only for vectors that are on their way. Other texts are
-        embedded as usual. A text that cannot be embedded fails in the call that asks for it.
-        A vector is dropped when it is handed out for the last time. Vectors that nobody has asked
-        for at the end of the block are kept only by a journal.
+        While the `with` block runs, calls of this object's `embed_documents` use the vectors that
+        have arrived, and wait only for texts that are being embedded. Other texts are embedded as
+        usual. A text that cannot be embedded fails in the call that requests it. A vector is
+        dropped after its last use. Vectors that were not requested by the end of the block are
+        lost, unless there is a journal or the block ends with an exception.
 
         Args:
-            texts: the texts that will be asked for, each as often as it will be, and best in that
-                order.
-            max_buffered: vectors held at a time, here or on their way. At 1,536 dimensions a vector
-                takes 6 KB, so 20,000 take 120 MB, and as much again while they arrive.
+            texts: the texts that will be requested, each as many times as it will be requested,
+                ideally in the same order.
+            max_buffered: the most vectors held in memory or being embedded at a time. At 1,536
+                dimensions a vector takes 6 KB, so 20,000 take 120 MB, and as much again while they
+                arrive.
 
         Raises:
-            InputTypeError: not an iterable of strings.
+            InputTypeError: `texts` is not an iterable of strings.
             OptionError: `max_buffered` is not a whole number of at least 1.
         """
         return self._pipeline.prefetch(texts, max_buffered=max_buffered)
@@ -482,41 +531,50 @@ class BatchEmbeddings(Embeddings):
     ) -> IngestReport:
         """Add any number of documents to a store; embedding and writing overlap.
 
-        Documents are read when they are needed, so they may be a generator over more than fits into
-        memory. The store's own `add_documents` writes them in order, in this thread.
+        Documents are read only as they are needed, so `documents` can be a generator over more than
+        fits into memory. The store's own `add_documents` writes them in order, in this thread.
 
-        A store that is away or busy is waited for, up to `max_outage`. A call that is too large is
-        halved, and the size is remembered. Halving also finds a document that cannot be embedded
-        or written: it is in the report, and all others are in the store. A few documents are
-        written before more are paid for, so that a wrong table costs little.
+        If the store is unreachable or busy, its calls are tried again for up to `max_outage`
+        seconds. A call that is too large is halved, and the size is remembered. Halving also finds
+        a document that cannot be embedded or written. The report lists that document, and all
+        others are in the store. A few documents are written before more are paid for, so that a
+        wrong table costs little.
 
-        Every document has an id before it is written, where the store takes ids. Writing it again,
-        after an error or in another run, replaces its row. Where the store takes none, as
-        SQLiteVec, another run adds rows again, and `report.keeps_ids` is `False`. Nothing is
-        written twice there within a run: if nothing tells what became of a call, the ingest stops.
+        If the store accepts ids, every document has one before it is written. Writing the document
+        again, after an error or in another run, then replaces its row. If the store accepts none,
+        like SQLiteVec, another run adds the rows again, and `report.keeps_ids` is `False`. Within a
+        run even such a store gets no document twice, because the ingest stops if it cannot find out
+        whether a failed call was stored.
 
-        While it runs, a store with a SQLite connection of its own (`_connection`, as SQLiteVec) has
-        a page cache of at least 32 MB.
+        During the ingest, a store that has its own SQLite connection (`_connection`, like
+        SQLiteVec) gets a page cache of at least 32 MB.
 
         Args:
-            store: a vector store whose embeddings are this object.
-            documents: any iterable.
-            ids: one a document. `"content"`: made of text and metadata, so that equal documents are
-                one row. `None`: the documents' own, else made of the content, so that a second run
-                replaces rows, and one for each of several equal documents. Where an id comes twice,
-                the last document counts.
-            batch_size: documents in one call of the store, at most; `None`: its `chunk_size` or
-                `bulk_size`, or 1,024.
-            max_buffered: documents read ahead, and so vectors held at a time, here or on their
-                way; at least `batch_size`.
-            show_progress: show a `tqdm.auto` bar that counts documents; `None`: as this object.
+            store: a vector store that uses this object as its embeddings.
+            documents: any iterable of documents.
+            ids: one id for each document. `"content"`: ids are made from text and metadata, so
+                equal documents become one row. `None`: each document's own id, or else one made
+                from its content, so that a second run replaces rows; each of several equal
+                documents gets an id of its own. If an id occurs twice, the last document counts.
+            batch_size: the most documents in one call of the store. `None`: the store's
+                `chunk_size` or `bulk_size`, or 1,024.
+            max_buffered: how many documents are read ahead, and so how many vectors are held in
+                memory or being embedded at a time; at least `batch_size`.
+            show_progress: whether to show a `tqdm.auto` bar that counts documents. `None`: as this
+                object's `show_progress`.
+
+        Returns:
+            What was stored, what failed, and how long it took.
 
         Raises:
-            OptionError: not a store, one that uses other embeddings, or not as many ids as
-                documents.
-            IngestError: nothing was stored, whole batches failed one after the other, the store was
-                away for too long, or it cannot tell what it has stored. Vectors that are paid for
-                are kept for the next call.
+            OptionError: `store` is not a vector store or does not use this object, the number of
+                ids is not that of the documents, or an argument has a value that cannot work.
+            InputTypeError: `documents` contains something that is not a `Document`, or is an
+                asynchronous iterable.
+            IngestError: nothing was stored, several whole batches failed in a row, the account or
+                the embedding server failed for a whole batch, the store was unreachable for too
+                long, or it cannot be found out what is stored. Vectors that are paid for are kept
+                for the next call.
             Exception: whatever `documents` raises, with a note of how many documents are stored.
         """
         return ingest(
@@ -544,11 +602,12 @@ class BatchEmbeddings(Embeddings):
     ) -> IngestReport:
         """Add any number of documents to a store, without blocking the event loop.
 
-        It takes and raises what `ingest` does, and takes asynchronous iterables, too. The store's
-        `aadd_documents` is awaited in this loop. Where that is LangChain's own, it calls
-        `add_documents` in another thread, which a SQLite connection has to allow:
-        `check_same_thread=False`. Another thread also reads the documents of an ordinary iterable.
-        Cancelling the task stops it after the batch that is being written.
+        The arguments, the result and the errors are those of `ingest`, and `documents` can also be
+        an asynchronous iterable. The store's `aadd_documents` is awaited in this event loop. If a
+        store has only LangChain's default for it, `add_documents` runs in another thread, and a
+        SQLite connection must allow that with `check_same_thread=False`. An ordinary iterable of
+        documents is also read in another thread. If the task is cancelled, the ingest stops after
+        the batch that is being written.
         """
         loop = asyncio.get_running_loop()
         return await event_loop.in_thread(
@@ -570,7 +629,7 @@ class BatchEmbeddings(Embeddings):
         )
 
     def _desk(self) -> Desk:
-        """Return where jobs come in, of this process."""
+        """Return the object that submits and finds jobs, with this process's pipeline."""
         pipeline = self._pipeline
         number = pipeline.fetcher.batch_number
         dimensions = Dimensions(pipeline.fetcher.known_dimensions)
@@ -580,7 +639,7 @@ class BatchEmbeddings(Embeddings):
                 pipeline.embed(texts, lists=False)
             except PartialEmbeddingsError as error:
                 return error.report, error.failures
-            assert pipeline.last_report is not None  # noqa: S101  # of the call just now
+            assert pipeline.last_report is not None  # noqa: S101  # the call has just set it
             return pipeline.last_report, ()
 
         return Desk(
@@ -600,9 +659,10 @@ class BatchEmbeddings(Embeddings):
         )
 
     def close(self) -> None:
-        """Release the journal's file, and end the prefetches that are open.
+        """Close the journal's file, and end the prefetches that are open.
 
-        A later call opens the file again. A `with` block closes at its end.
+        A later call opens the file again. A journal object that the user made is left open. As a
+        context manager, this object closes at the end of the `with` block.
         """
         self._assembly.close()
 
@@ -618,7 +678,7 @@ class BatchEmbeddings(Embeddings):
         self.close()
 
     def __repr__(self) -> str:
-        """Name what is wrapped, and within which limits; no key."""
+        """Return the wrapped classes, model, server, limits and journal; never a key."""
         names = ", ".join(type(each).__name__ for each in self.deployments)
         servers = ", ".join(
             repr(each.server) for each in self._pipeline.dispatcher.sender.deployments
@@ -639,7 +699,10 @@ class BatchEmbeddings(Embeddings):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the options and what a subclass has added; locks and threads are made again."""
+        """Return the wrapped objects, the options and a subclass's attributes, to be pickled.
+
+        Locks and threads are left out; unpickling makes new ones.
+        """
         return {
             "deployments": [pack_up(each) for each in self.deployments],
             "options": self._options,
@@ -647,13 +710,16 @@ class BatchEmbeddings(Embeddings):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the object from its options, as a subclass's `__init__` may take other arguments."""
+        """Set this object up from pickled options.
+
+        It does not call `__init__`, because a subclass's may take other arguments.
+        """
         self._set_up([unpack(each) for each in state["deployments"]], state["options"])
         vars(self).update(state["added"])
 
 
 def _without_internals(function: Callable[..., Any]) -> inspect.Signature:
-    """Return a signature for `help()`, without what is only for tests and for error messages."""
+    """Return a function's signature for `help()`, without private parameters and `**unknown`."""
     signature = inspect.signature(function)
     shown = [
         each

@@ -6,24 +6,24 @@
      │   └─ FixedOptionError (AttributeError)  an option was set on a finished object
      ├─ InputError (ValueError)             a text can never be embedded; nothing was sent
      │   └─ InputTypeError (TypeError)      the input is not a list of strings
-     ├─ ResponseError                       an answer is not sound (retried)
+     ├─ ResponseError                       an answer is malformed (retried)
      ├─ DimensionsError                     vectors have other dimensions than requested or before
-     ├─ ModelError                          vectors are of another model than those before
+     ├─ ModelError                          vectors come from another model than earlier ones
      ├─ SpaceError                          several deployments do not make the same vectors
      ├─ NotSentError                        the call ended before the text was sent
      ├─ DeadlineError (TimeoutError)        the call's deadline passed
-     ├─ BudgetError                         max_dollars is used up
+     ├─ BudgetError                         the call would cost more than max_dollars
      ├─ JournalError                        the journal cannot be read or written
-     ├─ JobError                            a job of the Batch API cannot go on
-     │   └─ JobTimeoutError (TimeoutError)  it has not ended within the time of a wait
+     ├─ JobError                            a job of the Batch API cannot continue
+     │   └─ JobTimeoutError (TimeoutError)  a job did not end within the time-out of a wait
      ├─ IngestError                         an ingest stopped, or stored nothing
-     ├─ NotKeptError                        a store has silently dropped a document
-     └─ PartialEmbeddingsError              some texts have no vector; it holds the others
+     ├─ NotKeptError                        a store silently dropped a document
+     └─ PartialEmbeddingsError              some texts have no vector; it holds all other vectors
 
-Where one cause ends a whole call, the `PartialEmbeddingsError` is also of the cause's class:
-`except openai.AuthenticationError`, or `except TimeoutError`, catches it.
+If a single cause ends a whole call, the `PartialEmbeddingsError` is also of the cause's class, so
+`except openai.AuthenticationError` or `except TimeoutError` catches it.
 
-No exception holds document text or a key. Texts are named by their index.
+The exceptions of this package contain no document text and no key. They name texts by their index.
 """
 
 import contextlib
@@ -63,33 +63,34 @@ __all__ = [
 ]
 
 _INDICES_SHOWN = 10
-"""A message lists this many indices; all of them are in an attribute."""
+"""A message lists at most this many indices; an attribute has all of them."""
 
 _NAME_SHOWN = 100
-"""A message quotes this many characters of a model's name; all of it is in an attribute."""
+"""A message quotes at most this many characters of a model's name; an attribute has all of it."""
 
 
 class BatchEmbeddingsError(Exception):
-    """Base of every exception of this package."""
+    """The base class of all exceptions of this package."""
 
 
 class OptionError(BatchEmbeddingsError, ValueError):
-    """An option has a value that cannot work; raised when the object is made."""
+    """An option or argument has a value that cannot work; options are checked at construction."""
 
 
 class UnknownOptionError(OptionError, TypeError):
-    """An option does not exist and is perhaps misspelt; raised when the object is made."""
+    """An option does not exist, and may be misspelt; raised when the object is made."""
 
 
 class FixedOptionError(OptionError, AttributeError):
-    """An option was set on a finished object, which reads its options once, when it is made."""
+    """An option was set on an existing object, which reads its options only when it is made."""
 
 
 class InputError(BatchEmbeddingsError, ValueError):
-    """Some texts can never be embedded; raised before anything is sent or paid.
+    """Some texts can never be embedded; raised before anything is sent or paid for.
 
     Attributes:
-        indices: positions of these texts in the list that was given.
+        indices: positions of these texts in the caller's list, from 0; empty if the list itself is
+            the problem.
     """
 
     def __init__(self, message: str, *, indices: Sequence[int] = ()) -> None:
@@ -98,20 +99,22 @@ class InputError(BatchEmbeddingsError, ValueError):
 
 
 class InputTypeError(InputError, TypeError):
-    """The input is not a list of strings; raised before anything is sent or paid."""
+    """The input is not a list of strings; raised before anything is sent or paid for."""
 
 
 class ResponseError(BatchEmbeddingsError):
-    """A server's answer does not hold one sound vector a text.
+    """A server's answer does not contain exactly one valid vector for each text.
 
-    The answer is thrown away and its texts are sent again. After `max_retries` it is the cause of a
-    failure.
+    The answer is discarded and its texts are sent again. If they still fail after `max_retries`,
+    this error is the cause of their failure.
 
     Attributes:
-        body: the error object of an answer that was an error under status 200, else `None`.
-        expected: how many vectors the request asked for, if another number came; else `None`.
-        received: how many came in that case; 0 where the answer holds no list of vectors.
-        is_final: whether all answers of the server are so, and none is asked for again.
+        body: the JSON of an answer that reports an error under status 200; otherwise `None`.
+        expected: how many vectors were requested, if a different number came; otherwise `None`.
+        received: how many vectors came in that case, 0 if the answer has no list of vectors;
+            otherwise `None`.
+        is_final: whether every answer of this server would be wrong in the same way, so that
+            nothing is sent again.
     """
 
     def __init__(
@@ -131,13 +134,14 @@ class ResponseError(BatchEmbeddingsError):
 
 
 class DimensionsError(BatchEmbeddingsError):
-    """The server sends vectors with the wrong number of dimensions; no retry can help.
+    """Vectors have the wrong number of dimensions; no retry can help.
 
     Attributes:
-        expected: the number that the request asks for, or that earlier vectors have.
-        received: the number that the new vectors have.
-        asked: whether the request asks for it, as `dimensions`. Otherwise earlier vectors of the
-            same model have it: of this call, of an earlier call of this object, or of the journal.
+        expected: the number of dimensions that the request asked for, or that earlier vectors have.
+        received: the number of dimensions of the new vectors.
+        asked: whether `expected` is the `dimensions` of the request. Otherwise it is that of
+            earlier vectors of the same model, from this call, an earlier call of this object, or
+            the journal.
     """
 
     def __init__(self, *, expected: int, received: int, asked: bool = True) -> None:
@@ -154,20 +158,20 @@ class DimensionsError(BatchEmbeddingsError):
         self.asked = asked
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the arguments, from which the message is made again."""
+        """Pickle the arguments; unpickling makes the message from them again."""
         return partial(
             type(self), expected=self.expected, received=self.received, asked=self.asked
         ), ()
 
 
 class ModelError(BatchEmbeddingsError):
-    """The server answers with another model than before; no retry can help.
+    """The server's answers name another model than before; no retry can help.
 
-    Vectors of two models cannot be compared, even where they have the same dimensions.
+    The vectors of two models cannot be compared, even if they have the same dimensions.
 
     Attributes:
         expected: the model that earlier answers named.
-        received: the model that the last answers named.
+        received: the model that the latest answers named.
     """
 
     def __init__(self, *, expected: str, received: str) -> None:
@@ -181,17 +185,17 @@ class ModelError(BatchEmbeddingsError):
         self.received = received
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the arguments, from which the message is made again."""
+        """Pickle the arguments; unpickling makes the message from them again."""
         return partial(type(self), expected=self.expected, received=self.received), ()
 
 
 class SpaceError(BatchEmbeddingsError):
-    """Several deployments do not make the same vectors, so that they cannot be used as one.
+    """Several deployments do not make the same vectors, so they cannot be used as one.
 
     Attributes:
-        one: the address of one of them, or that the journal has its vector.
-        other: the address of another, whose vector of the same text is different.
-        what: how they differ.
+        one: the address of a deployment, or `"the journal"` if the vector was kept there.
+        other: the address of another deployment, whose vector of the same text is different.
+        what: how the two differ: in dimensions, in direction or in the model's name.
     """
 
     def __init__(self, one: str, other: str, *, what: str) -> None:
@@ -208,15 +212,17 @@ class SpaceError(BatchEmbeddingsError):
         self.what = what
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the arguments, from which the message is made again."""
+        """Pickle the arguments; unpickling makes the message from them again."""
         return partial(type(self), self.one, self.other, what=self.what), ()
 
 
 class DeadlineError(BatchEmbeddingsError, TimeoutError):
-    """The time allowed for the whole call is over; chained (`__cause__`) from the last error.
+    """The deadline of the whole call passed before the text was embedded.
+
+    It is chained (`__cause__`) from the last error of the text, if there was one.
 
     Attributes:
-        deadline: the time that was allowed, in seconds.
+        deadline: the time allowed for the call, in seconds.
     """
 
     def __init__(self, deadline: float, cause: BaseException | None = None) -> None:
@@ -228,15 +234,15 @@ class DeadlineError(BatchEmbeddingsError, TimeoutError):
         self.__cause__ = cause
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the argument, from which the message is made again, without the cause."""
+        """Pickle the argument without the cause; unpickling makes the message again."""
         return type(self), (self.deadline,)
 
 
 class BudgetError(BatchEmbeddingsError):
-    """The dollars allowed for the whole call are used up.
+    """The text was not sent, because the whole call would have cost more than `max_dollars`.
 
     Attributes:
-        max_dollars: what was allowed.
+        max_dollars: the most that the call was allowed to cost, in dollars.
     """
 
     def __init__(self, max_dollars: float) -> None:
@@ -247,12 +253,15 @@ class BudgetError(BatchEmbeddingsError):
         self.max_dollars = max_dollars
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the argument, from which the message is made again."""
+        """Pickle the argument; unpickling makes the message from it again."""
         return type(self), (self.max_dollars,)
 
 
 class NotSentError(BatchEmbeddingsError):
-    """The call ended before the text was sent; chained (`__cause__`) from what ended it."""
+    """The call ended before the text was sent.
+
+    It is chained (`__cause__`) from the error that ended the call.
+    """
 
     def __init__(self, cause: BaseException | None = None) -> None:
         name = "an error" if cause is None else type(cause).__name__
@@ -262,7 +271,7 @@ class NotSentError(BatchEmbeddingsError):
         self.__cause__ = cause
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle without the cause, which may be unable to."""
+        """Pickle without the cause, which may not be picklable."""
         return type(self), ()
 
 
@@ -270,7 +279,7 @@ class JournalError(BatchEmbeddingsError):
     """The journal cannot be read or written; its contents are unchanged.
 
     Attributes:
-        path: the journal's file, or `None` where it is not a file.
+        path: the journal's file, or `None` if the journal is not a file.
     """
 
     def __init__(self, message: str, *, path: str | None = None) -> None:
@@ -279,7 +288,7 @@ class JournalError(BatchEmbeddingsError):
 
 
 class JobError(BatchEmbeddingsError):
-    """A job of the Batch API cannot go on; what it has brought is in the journal.
+    """A job of the Batch API cannot continue; the vectors that it has made are in the journal.
 
     Attributes:
         job: the job's id.
@@ -295,7 +304,7 @@ class JobError(BatchEmbeddingsError):
 
 
 class JobTimeoutError(JobError, TimeoutError):
-    """A job has not ended within the time of a `wait`; it goes on at the server."""
+    """A job did not end within the time-out of a `wait`; it continues at the server."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,8 +312,8 @@ class Failure:
     """One text that has no vector.
 
     Attributes:
-        index: its position in the list that was given.
-        error: why; the provider's own exception where there is one.
+        index: the text's position in the caller's list, from 0.
+        error: why it has no vector; the provider's own exception if there is one.
     """
 
     index: int
@@ -314,15 +323,16 @@ class Failure:
 class PartialEmbeddingsError(BatchEmbeddingsError):
     """Some texts could not be embedded; the error holds all vectors that were finished.
 
-    It is chained (`__cause__`) from the exception that explains the others. Where that one ends the
-    whole call, it is of that one's class too, and has its attributes, such as `status_code`.
+    It is chained (`__cause__`) from the exception that explains the failures. If that exception
+    ended the whole call, this error is also of its class and has its attributes, such as
+    `status_code`.
 
     Attributes:
-        embeddings: one entry a text, in order: its vector, or `None` where it failed. A
-            vector is a list of floats, or float32 of shape (d,) from `embed_numpy`.
+        embeddings: one entry for each text, in order: the text's vector, or `None` if it failed. A
+            vector is a list of d floats, or a float32 array of shape (d,) from `embed_numpy`.
         failures: one `Failure` for each `None`, in order of index.
-        report: what the call did and cost, as `last_report`.
-        why: what went wrong, where, and what to do; empty where that is not known.
+        report: what the call did and cost, as in `last_report`.
+        why: what went wrong, where, and what to do; empty if that is not known.
     """
 
     def __init__(
@@ -336,7 +346,7 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
         self.failures = tuple(failures)
         self.report = report
         self.why = why
-        # Not `super()`: beside this class there may be an SDK's, which takes other arguments.
+        # Not `super()`: the other base class may be an SDK's, which takes other arguments.
         Exception.__init__(self, self._message())
 
     @classmethod
@@ -348,11 +358,11 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
         report: Report,
         why: str = "",
     ) -> "PartialEmbeddingsError":
-        """Return the error of a call that one cause has ended, or none (`None`)."""
+        """Return the error of a call; it is also of the class of `cause` if there is one."""
         return _because_of(cls, cause, (embeddings, failures, report, why))
 
     def __str__(self) -> str:
-        """Return the message, whatever else the error is."""
+        """Return the message, even if the class of the cause formats errors differently."""
         return self._message()
 
     def _message(self) -> str:
@@ -379,9 +389,9 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the parts, so that worker processes can hand the error back.
+        """Pickle the arguments, so that worker processes can pass the error to their parent.
 
-        The SDK's class may be unable to, so what is read back is of this class alone.
+        The class of the cause may not be picklable, so the unpickled error is of this class alone.
         """
         failures = [
             Failure(index=failure.index, error=_picklable(failure.error))
@@ -396,9 +406,9 @@ _Error = TypeVar("_Error", bound=BatchEmbeddingsError)
 def _because_of(
     ours: type[_Error], cause: BaseException | None, arguments: tuple[Any, ...]
 ) -> _Error:
-    """Return an error of ours that is caught as its cause's class too, where there is one."""
+    """Return an error of one of our classes that is also of its cause's class, if possible."""
     if isinstance(cause, Exception) and not isinstance(cause, ours):
-        # Whatever a foreign class does when it is derived from: then it is not.
+        # Deriving from a foreign class can raise anything; then return an error of ours alone.
         with contextlib.suppress(Exception):
             error = _both(ours, type(cause))(*arguments)
             for name, value in vars(cause).items():
@@ -409,11 +419,15 @@ def _because_of(
 
 
 def _both(ours: type[_Error], theirs: type[Exception]) -> type[_Error]:
-    """Return a class that is caught as one of ours and as another one."""
+    """Return a class that derives from one of our exceptions and from another exception.
+
+    Raises:
+        TypeError: the other exception would end a loop, or the two cannot be combined.
+    """
     if issubclass(theirs, StopIteration | StopAsyncIteration):
         raise TypeError(f"{theirs.__name__} would end a loop of somebody's")
-    # As the first class, ours decides how it is made, printed and pickled. `new_class` finds the
-    # metaclass that both have in common.
+    # Our class comes first, so it decides how the error is made, printed and pickled. `new_class`
+    # finds a metaclass that suits both.
     return types.new_class(
         ours.__name__,
         (ours, theirs),
@@ -422,12 +436,14 @@ def _both(ours: type[_Error], theirs: type[Exception]) -> type[_Error]:
 
 
 class IngestError(BatchEmbeddingsError):
-    """An `ingest` stopped, or stored nothing; chained from the cause, and of its class too.
+    """An `ingest` stopped, or stored nothing.
+
+    It is chained (`__cause__`) from the exception that is the cause, and is also of that class.
 
     Attributes:
-        report: what was stored before, what failed, and of which documents it is not known.
-        why: why nothing more is written.
-        said: what went wrong, where, and what to do; empty where that is not known.
+        report: which documents were stored, which failed, and for which that is not known.
+        why: why the ingest ended.
+        said: what went wrong, where, and what to do; empty if that is not known.
     """
 
     def __init__(
@@ -436,18 +452,18 @@ class IngestError(BatchEmbeddingsError):
         self.report = report
         self.why = why
         self.said = said
-        # Not `super()`: beside this class there may be an SDK's, which takes other arguments.
+        # Not `super()`: the other base class may be an SDK's, which takes other arguments.
         Exception.__init__(self, self._message())
 
     @classmethod
     def because_of(
         cls, cause: BaseException | None, report: IngestReport, why: str, said: str = ""
     ) -> "IngestError":
-        """Return the error of an ingest that one cause has ended."""
+        """Return the error of an ingest; it is also of the class of `cause` if there is one."""
         return _because_of(cls, cause, (report, why, said))
 
     def __str__(self) -> str:
-        """Return the message, whatever else the error is."""
+        """Return the message, even if the class of the cause formats errors differently."""
         return self._message()
 
     def _message(self) -> str:
@@ -477,7 +493,10 @@ class IngestError(BatchEmbeddingsError):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the arguments, from which the message is made again; see `_picklable`."""
+        """Pickle the arguments, with stand-ins for causes that cannot be pickled.
+
+        See `_picklable`. The unpickled error is of this class alone.
+        """
         failures = (
             replace(failure, error=_picklable(failure.error)) for failure in self.report.failures
         )
@@ -486,7 +505,7 @@ class IngestError(BatchEmbeddingsError):
 
 
 class NotKeptError(BatchEmbeddingsError):
-    """The store took a call without an error, but returned no id for this document."""
+    """The store reported no error for a call, but returned no id for this document."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -499,13 +518,13 @@ class NotKeptError(BatchEmbeddingsError):
 
 
 def _picklable(error: BaseException) -> BaseException:
-    """Return an error, or a stand-in of its name where it cannot be pickled and read again.
+    """Return the error, or a stand-in with its class's name if pickle cannot restore the error.
 
-    Exceptions of SDKs often cannot, and then the vectors would be lost with them.
+    The exceptions of SDKs often cannot be pickled, and the vectors would be lost with them.
     """
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # what was dumped just now
-    except Exception:  # noqa: BLE001  # whatever their constructors raise
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # dumped on this line
+    except Exception:  # noqa: BLE001  # constructors of exceptions raise anything
         status = getattr(error, "status_code", None)
         return BatchEmbeddingsError(
             type(error).__name__ if status is None else f"{type(error).__name__} (status {status})"
@@ -514,12 +533,12 @@ def _picklable(error: BaseException) -> BaseException:
 
 
 def _shown(model: str) -> str:
-    """Quote a model name that a server sent, shortened if it is too long for a name."""
+    """Return a model name from a server in quotes, shortened if it is too long."""
     return repr(model if len(model) <= _NAME_SHOWN else f"{model[:_NAME_SHOWN]}…")
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and its causes, each once, as a chain of causes may be circular."""
+    """Yield an exception and then its causes, each of them once, even if the chain is circular."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -529,13 +548,13 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def root_of(errors: Sequence[BaseException]) -> BaseException:
-    """Return the error that explains the others: the first of a text that was really sent."""
+    """Return the error that explains the others: that of the first text that was really sent."""
     sent = next((error for error in errors if not isinstance(error, NotSentError)), None)
     return sent or errors[0].__cause__ or errors[0]
 
 
 def name_indices(indices: Sequence[int]) -> str:
-    """Write the first indices for a message, and how many more there are."""
+    """Return the first indices as text for a message, and how many more there are."""
     shown = ", ".join(map(str, indices[:_INDICES_SHOWN]))
     more = len(indices) - _INDICES_SHOWN
     return f"{shown} and {more:,} more" if more > 0 else shown

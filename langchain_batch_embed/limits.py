@@ -1,10 +1,10 @@
-"""What each provider allows in one request, and which provider an `Embeddings` is.
+"""What each provider allows in one request, and which provider an `Embeddings` object uses.
 
-A provider is recognised by the names of the wrapped object's classes, so that no
-provider's package has to be imported, or even installed.
+The provider is recognised by the class names of the wrapped object. So no provider's package has to
+be imported, or even installed.
 
 Sources, as of November 2026: the limits that the providers publish, limits quoted in public bug
-reports, and the code of their LangChain packages where that allows less.
+reports, and the code of the LangChain packages if it allows less.
 """
 
 import re
@@ -31,22 +31,22 @@ __all__ = [
 ]
 
 REMOTE_WORKERS = 128
-"""Requests in flight at a hosted provider; measured, see "How many at once" in README."""
+"""Requests in flight at a hosted provider; a measured value, see "How many at once" in README."""
 
 LOCAL_WORKERS = 1
-"""Requests in flight at a model on this machine. A second request only slows it down."""
+"""Requests in flight at a model on this machine. A second request would only slow it down."""
 
 FIRST_REQUESTS = 8
-"""Requests sent before an answer shows the quota, at a provider whose quotas are not known."""
+"""Requests sent before an answer shows the quota, for a provider whose quotas are not known."""
 
 ESTIMATED = 0.5
-"""Share of the request's token limit that is used where tokens are estimated.
+"""Share of a request's token limit that is used where token counts are estimates.
 
 Most providers' tokenizers are not available, so OpenAI's cl100k_base counts their tokens. Two of
-Mistral's tokenizers, with 32,000 and 131,000 entries, were compared with it. On a paragraph in each
-of 13 languages and on source code they made 0.4 to 1.4 times as many tokens. The worst case, a
-table of digits, made 1.97 times as many. No other tokenizer was available to compare. A request
-that is refused all the same is halved.
+Mistral's tokenizers, with 32,000 and 131,000 entries, were compared with cl100k_base. On a
+paragraph in each of 13 languages and on source code they produced 0.4 to 1.4 times as many tokens.
+On a table of digits, the worst case, they produced 1.97 times as many. No other tokenizer was
+available for a comparison. A request that is refused all the same is halved.
 """
 
 _REFUSED_ABOVE = frozenset({"max_batch_size", "max_tokens_per_request", "max_tokens_per_input"})
@@ -57,19 +57,20 @@ class Limits:
     """What one provider allows.
 
     Attributes:
-        provider: the provider's name, as reports and log lines show it.
-        max_batch_size: texts in one request.
-        max_tokens_per_request: tokens summed over one request, as they are counted here;
-            `None`: no such limit.
-        max_tokens_per_input: tokens in one text before `long_inputs` applies; `None`: the
-            wrapped class or the server deals with long texts itself.
-        max_workers: how many requests may be in flight unless the user says otherwise.
-        first_requests: how many of them are sent before an answer shows the quota.
-        refuses_empty: whether an empty text makes the provider refuse its whole request.
-        bytes_per_token: UTF-8 bytes that the provider's rate limiter and request limit take for a
-            token, beside counting tokens; `None`: they only count.
-        is_remote: whether it is a hosted service, where a late request may be sent twice.
-        strict: whether the provider refuses more, so that a larger option never works.
+        provider: the provider's name, as shown in reports and log lines.
+        max_batch_size: maximum number of texts in one request.
+        max_tokens_per_request: maximum number of tokens in one request, as counted by this
+            package; `None` if there is no limit.
+        max_tokens_per_input: maximum number of tokens in one text; `long_inputs` applies to longer
+            texts. `None` if the wrapped class or the server handles long texts itself.
+        max_workers: maximum number of requests in flight, unless the user sets another.
+        first_requests: how many requests are sent before an answer shows the quota.
+        refuses_empty: whether the provider refuses a whole request because of one empty text.
+        bytes_per_token: UTF-8 bytes that the provider's rate limiter and request limit take as one
+            token, in addition to counting tokens; `None` if they only count tokens.
+        is_remote: whether the provider is a hosted service, where a late request may be sent twice.
+        strict: whether the provider refuses anything above these limits, so that a larger option
+            can never work.
     """
 
     provider: str
@@ -84,7 +85,7 @@ class Limits:
     is_remote: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse limits under which nothing could be sent."""
+        """Reject limits that would not allow any request."""
         for name in ("max_batch_size", "max_workers", "first_requests"):
             check_positive(name, getattr(self, name))
         for name in ("max_tokens_per_request", "max_tokens_per_input"):
@@ -92,20 +93,20 @@ class Limits:
                 check_positive(name, getattr(self, name))
 
     def override(self, **options: int | None) -> "Limits":
-        """Return these limits, with those options in their place that are not `None`.
+        """Return these limits with the given options in place of their own; `None` changes nothing.
 
         A text must fit into a request, so a smaller `max_tokens_per_request` lowers
-        `max_tokens_per_input` with it.
+        `max_tokens_per_input` as well.
 
         Raises:
-            OptionError: a value is not a positive whole number, or is over the provider's
-                own limit.
+            OptionError: a value is not a positive whole number, or exceeds the provider's own
+                limit.
         """
         given = {name: value for name, value in options.items() if value is not None}
         known = {field.name for field in fields(self)}
         if not given.keys() <= known:
             raise OptionError(f"limits has no {sorted(given.keys() - known)}; it has {known}")
-        changed = replace(self, **given)  # type: ignore[arg-type]  # checked when made
+        changed = replace(self, **given)  # type: ignore[arg-type]  # checked by __post_init__
         for name in given.keys() & _REFUSED_ABOVE if self.strict else ():
             most = getattr(self, name)
             if most is not None and given[name] > most:
@@ -133,20 +134,20 @@ OPENAI = Limits(
     strict=True,
     max_tokens_per_request=300_000,  # "maximum 300,000 tokens summed across all inputs"
     max_tokens_per_input=8191,  # 8,192 today; 8,191 is the older figure and safe for both
-    # Of at most 14,000 tokens each, some 12,000 in texts of usual lengths: three quarters of what
-    # the lowest paid tier lets through at once, 1,000,000 tokens and 3,000 requests a minute
-    # (platform.openai.com/docs/guides/rate-limits).
+    # Each has at most 14,000 tokens, and some 12,000 with texts of usual lengths. Together they use
+    # three quarters of what the lowest paid tier admits at once. Its quota is 1,000,000 tokens and
+    # 3,000 requests per minute (platform.openai.com/docs/guides/rate-limits).
     first_requests=64,
     refuses_empty=True,
     bytes_per_token=4,  # what the limiter charges in recorded traffic
 )
-AZURE = replace(  # old deployments take 16 texts, and show it by refusing more
+AZURE = replace(  # old deployments accept only 16 texts, which shows when they refuse more
     OPENAI, provider="Azure OpenAI", first_requests=16
 )
 VOYAGE = Limits(  # docs.voyageai.com/reference/embeddings-api
     provider="Voyage AI",
     max_batch_size=1000,
-    max_tokens_per_request=int(ESTIMATED * 120_000),  # the smallest of all models'
+    max_tokens_per_request=int(ESTIMATED * 120_000),  # the smallest limit of all its models
 )
 VERTEX = Limits(  # cloud.google.com/vertex-ai/generative-ai/docs/embeddings/get-text-embeddings
     provider="Vertex AI", max_batch_size=250, max_tokens_per_request=int(ESTIMATED * 20_000)
@@ -162,8 +163,8 @@ LLAMA_CPP = Limits(
 )
 UNKNOWN = Limits(provider="unknown", max_batch_size=100, is_remote=False)
 
-# By class name. A subclass is found through its bases, so a user's own subclass of
-# OpenAIEmbeddings has OpenAI's limits.
+# Limits by class name. A subclass is found through its base classes, so a user's own subclass of
+# OpenAIEmbeddings gets OpenAI's limits.
 _BY_CLASS = MappingProxyType(
     {
         "AzureOpenAIEmbeddings": AZURE,
@@ -172,13 +173,13 @@ _BY_CLASS = MappingProxyType(
         "CohereEmbeddings": Limits(provider="Cohere", max_batch_size=96),
         "VoyageAIEmbeddings": VOYAGE,
         "VoyageEmbeddings": VOYAGE,
-        # "Too many tokens in batch. Max is 16384"; the class itself cuts at 16,000
+        # "Too many tokens in batch. Max is 16384"; the class splits its requests at 16,000
         "MistralAIEmbeddings": Limits(
             provider="Mistral AI",
             max_batch_size=512,
             max_tokens_per_request=int(ESTIMATED * 16_000),
         ),
-        # "at most 100 requests can be in one batch"; 20,000 tokens is where the class itself cuts
+        # "at most 100 requests can be in one batch"; the class splits requests at 20,000 tokens
         "GoogleGenerativeAIEmbeddings": Limits(
             provider="Gemini API",
             max_batch_size=100,
@@ -186,9 +187,9 @@ _BY_CLASS = MappingProxyType(
         ),
         "VertexAIEmbeddings": VERTEX,
         "JinaEmbeddings": Limits(provider="Jina AI", max_batch_size=2048),
-        # Titan and Nova take one text a request; for Cohere's models see below
+        # Titan and Nova take one text per request; for Cohere's models see `_BY_MODEL`
         "BedrockEmbeddings": Limits(provider="Amazon Bedrock", max_batch_size=1),
-        # where the class itself cuts; each NIM has its own limit
+        # The class splits calls at 50 texts; each NIM has its own limit.
         "NVIDIAEmbeddings": Limits(provider="NVIDIA NIM", max_batch_size=50),
         # --max-client-batch-size and --max-batch-tokens of text-embeddings-inference
         "HuggingFaceEndpointEmbeddings": Limits(
@@ -196,21 +197,21 @@ _BY_CLASS = MappingProxyType(
             max_batch_size=32,
             max_tokens_per_request=int(ESTIMATED * 16_384),
         ),
-        # The server takes 2,048, but the class cuts at 128 and sends the parts by 32 threads of
-        # its own, which would not keep to max_workers.
+        # The server takes 2,048 texts, but the class splits calls at 128 texts and sends the parts
+        # from 32 threads of its own, which would ignore max_workers.
         "InfinityEmbeddings": Limits(provider="infinity", max_batch_size=128),
-        # No limit was found; the number is ours.
+        # No published limit was found, so this number is our choice.
         "OllamaEmbeddings": Limits(
             provider="Ollama", max_batch_size=512, max_workers=LOCAL_WORKERS, is_remote=False
         ),
         "HuggingFaceEmbeddings": HUGGING_FACE,
         "HuggingFaceBgeEmbeddings": HUGGING_FACE,
         "HuggingFaceInstructEmbeddings": HUGGING_FACE,
-        "LlamaCppEmbeddings": LLAMA_CPP,  # one context, which two threads must not share
+        "LlamaCppEmbeddings": LLAMA_CPP,  # has one context, which two threads must not share
     }
 )
 
-# Where a provider's models differ: by a pattern in the model's name, the limits that change.
+# Limits that differ between a provider's models, by a pattern for the model's name.
 _BY_MODEL: Mapping[str, Mapping[str, Mapping[str, int]]] = MappingProxyType(
     {
         "Voyage AI": {
@@ -225,32 +226,44 @@ _BY_MODEL: Mapping[str, Mapping[str, Mapping[str, int]]] = MappingProxyType(
 
 _MODEL_ATTRIBUTES = ("model", "model_name", "model_id", "deployment", "repo_id")
 
-# By class name: the option with the number of texts at which a class cuts a call into requests. A
-# user who sets it asks for requests of that size at most. Voyage's classes set it by themselves.
+# By class name, the option for the number of texts at which a class splits a call into requests. A
+# user who sets the option wants no larger requests. Voyage's classes set theirs by themselves.
 _CUT_AT = MappingProxyType({"OpenAIEmbeddings": "chunk_size", "NVIDIAEmbeddings": "max_batch_size"})
 
+# OpenAI's own hosts, by region too, and those of Azure OpenAI in its public and sovereign clouds.
+_OPENAIS_HOSTS = (
+    ".api.openai.com",
+    ".openai.azure.com",
+    ".cognitiveservices.azure.com",
+    ".services.ai.azure.com",
+    ".openai.azure.us",
+    ".cognitiveservices.azure.us",
+    ".openai.azure.cn",
+    ".cognitiveservices.azure.cn",
+)
+
 _WORKER_COUNTS = ("parallel", "num_workers", "n_workers", "num_processes", "n_jobs")
-"""Options with the number of a class's own workers; 0 and -1 mean one for each processor."""
+"""Options for the number of a class's own workers; 0 and -1 mean one worker per processor."""
 
 WHOLE = 1_000_000_000
-"""Texts in one request of a class that shares a call among its own workers: all of them."""
+"""A batch size so large that a class with workers of its own gets all texts in one call."""
 
 
 def limits_of(embeddings: Embeddings) -> Limits:
-    """Return the limits of the provider, and where it matters the model, of an `Embeddings`.
+    """Return the limits of the provider and model that an `Embeddings` object uses.
 
-    An unknown class gets 100 texts a request and no token limit. `OpenAIEmbeddings` has the length
-    of a text in `embedding_ctx_length`, unless it is told to send texts as they are.
+    An unknown class gets 100 texts per request and no token limit. For `OpenAIEmbeddings`, the
+    limit of one text is its `embedding_ctx_length`; there is none if it sends texts unchecked.
     """
     names = [base.__name__ for base in type(embeddings).__mro__]
     limits = next((_BY_CLASS[name] for name in names if name in _BY_CLASS), UNKNOWN)
     if limits.provider == "Gemini API" and attribute(embeddings, "_use_vertexai"):
-        limits = replace(VERTEX, max_batch_size=limits.max_batch_size)  # where the class cuts
+        limits = replace(VERTEX, max_batch_size=limits.max_batch_size)  # the class splits here
     if limits in (OPENAI, AZURE):
         limits = _of_openais_class(embeddings, limits)
     for pattern, changes in _BY_MODEL.get(limits.provider, {}).items():
         if re.search(pattern, model_of(embeddings) or ""):
-            limits = replace(limits, **changes)  # type: ignore[arg-type]  # checked when made
+            limits = replace(limits, **changes)  # type: ignore[arg-type]  # checked by __post_init__
             break
     if _has_own_workers(embeddings, limits):
         return replace(
@@ -264,21 +277,21 @@ def limits_of(embeddings: Embeddings) -> Limits:
 
 
 def _of_openais_class(embeddings: Embeddings, limits: Limits) -> Limits:
-    """Return the limits of `OpenAIEmbeddings` as it is set up, perhaps for another server."""
+    """Return the limits of an `OpenAIEmbeddings` object, adjusted to its options and its server."""
     length = attribute(embeddings, "embedding_ctx_length")
     if attribute(embeddings, "check_embedding_ctx_length") is False:
-        limits = replace(limits, max_tokens_per_input=None)  # it sends texts whole
+        limits = replace(limits, max_tokens_per_input=None)  # the class sends texts whole
     elif isinstance(length, int) and length > 0:
-        limits = replace(limits, max_tokens_per_input=length)  # where the class cuts a text
-    # Another server may take more, and shows it by its refusals.
+        limits = replace(limits, max_tokens_per_input=length)  # the class splits longer texts
+    # Another server may accept more than OpenAI; its refusals show how much.
     url = attribute(attribute(attribute(embeddings, "client"), "_client"), "base_url")
     return limits if url is None or is_hosted_by_openai(str(url)) else replace(limits, strict=False)
 
 
 def common(limits: Sequence[Limits]) -> Limits:
-    """Return the limits that a request keeps whichever of several deployments it is sent to."""
+    """Return limits that hold for a request whichever of several deployments receives it."""
 
-    def least(name: str) -> int | None:
+    def least(name: str) -> Any:
         return min((n for each in limits if (n := getattr(each, name)) is not None), default=None)
 
     return replace(
@@ -288,21 +301,27 @@ def common(limits: Sequence[Limits]) -> Limits:
         max_tokens_per_input=least("max_tokens_per_input"),
         max_workers=min(each.max_workers for each in limits),
         refuses_empty=any(each.refuses_empty for each in limits),
-        bytes_per_token=next((n for each in limits if (n := each.bytes_per_token)), None),
+        first_requests=min(each.first_requests for each in limits),
+        bytes_per_token=least("bytes_per_token"),
+        strict=any(each.strict for each in limits),
         is_remote=any(each.is_remote for each in limits),
     )
 
 
 def is_hosted_by_openai(url: str) -> bool:
-    """Tell whether an address is OpenAI's or Azure's, and not one that only speaks the protocol."""
+    """Return whether an address is OpenAI's or Azure's, not just any server with the same API.
+
+    A virtual machine that Azure hosts, `*.cloudapp.azure.com`, is just any server.
+    """
     host = (urlsplit(url).hostname or "").lower()
-    return host == "api.openai.com" or host.endswith(".azure.com")
+    return f".{host}".endswith(_OPENAIS_HOSTS)
 
 
 def _has_own_workers(embeddings: Embeddings, limits: Limits) -> bool:
-    """Tell whether the class shares each call among workers that it starts for it.
+    """Return whether the class splits each call among workers that it starts itself.
 
-    Sentence Transformers start a pool of processes with `multi_process`, FastEmbed with `parallel`.
+    With `multi_process` Sentence Transformers starts a pool of processes, as FastEmbed does with
+    `parallel`.
     """
     if attribute(embeddings, "multi_process") is True:
         return True
@@ -317,7 +336,7 @@ def model_of(embeddings: Embeddings) -> str | None:
 
 
 def attribute(owner: object, name: str, default: Any = None) -> Any:
-    """Return an attribute of somebody else's object; the default where reading it fails."""
+    """Return an attribute of a third-party object, or the default if reading it fails."""
     try:
         return getattr(owner, name, default)
     except Exception:  # noqa: BLE001  # a property can raise anything
@@ -325,9 +344,9 @@ def attribute(owner: object, name: str, default: Any = None) -> Any:
 
 
 def set_by_user(embeddings: Embeddings, option: str) -> Any:
-    """Return a pydantic object's option that was set to something else than its default.
+    """Return the value of a pydantic object's option if the user changed it from its default.
 
-    `None`: it was not, or that cannot be told.
+    Return `None` if the option has its default, or if that cannot be determined.
     """
     field = attribute(type(embeddings), "model_fields", {}).get(option)
     if field is None or option not in attribute(embeddings, "model_fields_set", ()):

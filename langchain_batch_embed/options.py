@@ -1,4 +1,4 @@
-"""The options of `BatchEmbeddings`: their names, types and defaults, checked when they are set."""
+"""The options of `BatchEmbeddings`: their names, types, defaults and checks."""
 
 import difflib
 import math
@@ -30,10 +30,10 @@ _T = TypeVar("_T")
 Empty = Literal["error", "skip-vector"]
 
 TIMEOUT = 120.0
-"""Seconds for one request where neither the user nor the wrapped object sets a time-out.
+"""Seconds for one request if neither the user nor the wrapped object sets a time-out.
 
-OpenAI answers the largest request in about 2 s, and one in a hundred takes many times that. A small
-machine's own server can take minutes.
+OpenAI answers the largest request in about 2 s, but one answer in a hundred takes many times as
+long. A local server on a small machine can take minutes.
 """
 
 _AMOUNTS = (
@@ -45,10 +45,10 @@ _AMOUNTS = (
     "max_dollars",
 )
 _HANDED_IN = frozenset({"calendar", "clock", "draw"})
-"""Fields for tests, which no message offers."""
+"""Fields that only tests set; no message suggests them."""
 
 _BARS = ("show_progress_bar", "show_progress")
-"""Where wrapped classes have the option of a progress bar."""
+"""Attributes in which wrapped classes store whether to show a progress bar."""
 
 _MEANT: Mapping[str, str] = MappingProxyType(
     {
@@ -110,7 +110,7 @@ _MEANT: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("budget", "max_cost", "max_budget", "cost_limit"), "max_dollars"),
     }
 )
-"""By other packages' names of an option: ours."""
+"""Maps the names that other packages use for an option to ours."""
 
 _ELSEWHERE: Mapping[str, str] = MappingProxyType(
     {
@@ -155,22 +155,23 @@ _ELSEWHERE: Mapping[str, str] = MappingProxyType(
         "price": "it belongs to plan(texts)",
     }
 )
-"""By names of what is no option here: where it is."""
+"""Maps names that are not options here to a hint where to set them instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of one `BatchEmbeddings`, which describes them for users.
+    """The options of one `BatchEmbeddings`.
 
-    `Limits` checks the sizes, and `open_journal` the journal.
+    The docstring of `BatchEmbeddings` describes them. They are checked here, except that `Limits`
+    checks the sizes and `open_journal` checks the journal.
 
     Attributes:
-        clock: time and waiting.
-        calendar: the time of day, and waiting for hours.
+        clock: gives the time and waits, in seconds; for requests.
+        calendar: gives the time of day and waits, in seconds; for jobs, which take hours.
         draw: returns a random number from 0 to 1, for jitter.
 
     Raises:
-        OptionError: an option cannot work.
+        OptionError: an option has a value that cannot work.
     """
 
     max_batch_size: int | None = None
@@ -200,7 +201,7 @@ class Options:
     draw: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values; raise `OptionError` for one that cannot work."""
         self._check_objects()
         for name in _AMOUNTS:
             check_amount(name, getattr(self, name))
@@ -236,10 +237,11 @@ class Options:
             )
 
     def limits_for(self, embeddings: Embeddings) -> Limits:
-        """Return the limits of the wrapped object's provider, or those that the user sets.
+        """Return the limits of a wrapped object's provider, with the user's options applied.
 
         Raises:
-            OptionError: a size is not a positive whole number, or the provider refuses it.
+            OptionError: a size is not a positive whole number, or is more than the provider
+                accepts.
         """
         limits = (self.limits or limits_of(embeddings)).override(
             max_batch_size=self.max_batch_size,
@@ -252,45 +254,49 @@ class Options:
         return replace(limits, refuses_empty=False) if self.replaces_empty(embeddings) else limits
 
     def limits_for_all(self, deployments: Sequence[Embeddings]) -> Limits:
-        """Return the limits that are kept whichever of several deployments a text is sent to.
+        """Return limits that suit every deployment, so that a text can be sent to any of them.
 
         Raises:
-            OptionError: a size is not a positive whole number, or a provider refuses it.
+            OptionError: a size is not a positive whole number, or is more than a provider accepts.
         """
         limits = [self.limits_for(each) for each in deployments]
         return limits[0] if len(limits) == 1 else common(limits)
 
     def replaces_empty(self, embeddings: Embeddings) -> bool:
-        """Tell whether an empty text gets a vector, also where the server refuses it."""
+        """Return whether an empty text gets a vector even if the server refuses empty texts."""
         if self.empty is None:
             return attribute(embeddings, "skip_empty") is True
         return self.empty == "skip-vector"
 
     def shows_progress(self, embeddings: Embeddings) -> bool:
-        """Tell whether there is a progress bar: by default where the wrapped object wants one."""
+        """Return whether to show a progress bar; by default if the wrapped object is set to."""
         if self.show_progress is None:
             return any(attribute(embeddings, name) is True for name in _BARS)
         return self.show_progress
 
     def requests_a_minute(self) -> float | None:
-        """Return the quota of requests that the user set, as a number or as a rate limiter."""
+        """Return the user's quota of requests a minute; `None` if the user has not set one.
+
+        It is the option, or else the rate of the rate limiter if that has one.
+        """
         if self.requests_per_minute is None and self.rate_limiter is not None:
             second = attribute(self.rate_limiter, "requests_per_second")
             return 60.0 * second if isinstance(second, int | float) and second > 0 else None
         return self.requests_per_minute
 
     def timeout_for(self, own: float | None) -> float:
-        """Return the seconds for one request.
+        """Return the time-out for one request, in seconds.
 
         Args:
-            own: the time-out that the wrapped object has; `None`: none.
+            own: the wrapped object's own time-out in seconds; `None` if it has none.
         """
         return self.timeout or own or TIMEOUT
 
     def hedges(self, limits: Limits) -> bool:
-        """Tell whether a straggler is sent a second time: by default at hosted providers.
+        """Return whether late requests are sent a second time; by default at hosted providers.
 
-        Not with a rate limiter: a request that waits for it is no straggler.
+        With a rate limiter the default is not to, because a request may be late only because it
+        waits for the limiter.
         """
         if self.hedge is None:
             return limits.is_remote and self.rate_limiter is None
@@ -298,14 +304,15 @@ class Options:
 
 
 OPTIONS = tuple(field.name for field in fields(Options) if field.name not in _HANDED_IN)
-"""The names of all options."""
+"""The names of all options that a user can set."""
 
 
 class Option(Generic[_T]):
-    """An option of a finished object, which can be read and not be set.
+    """A read-only attribute that shows the value of an option.
 
     Args:
-        read: returns its value.
+        read: returns the value, given the object.
+        doc: the attribute's docstring.
     """
 
     def __init__(self, read: Callable[[Any], _T], doc: str = "") -> None:
@@ -314,7 +321,7 @@ class Option(Generic[_T]):
         self.__doc__ = doc or "As it was set, or as the wrapped object has it."
 
     def __set_name__(self, owner: type, name: str) -> None:
-        """Learn the option's name."""
+        """Store the option's name for the error message."""
         self._name = name
 
     @overload
@@ -324,11 +331,13 @@ class Option(Generic[_T]):
     def __get__(self, instance: object, owner: type) -> _T: ...
 
     def __get__(self, instance: object | None, owner: type) -> "_T | Self":
-        """Return the value."""
+        """Return the value; on the class, return this descriptor itself."""
         return self if instance is None else self._read(instance)
 
     def __set__(self, instance: object, value: Never) -> None:
-        """Refuse to change it: requests under way rely on it; type checkers say so, too.
+        """Refuse to change the option, because requests in flight rely on it.
+
+        The type `Never` makes type checkers report the assignment, too.
 
         Raises:
             FixedOptionError: always.
@@ -340,10 +349,10 @@ class Option(Generic[_T]):
 
 
 def check_names(unknown: Collection[str]) -> None:
-    """Refuse options that do not exist, and offer the name or the place that may be meant.
+    """Refuse options that do not exist, and suggest the name or the place that may be meant.
 
     Raises:
-        UnknownOptionError: there is one.
+        UnknownOptionError: `unknown` is not empty; the error is about its first name.
     """
     for name in unknown:
         raise UnknownOptionError(f"BatchEmbeddings has no option {name!r}; {_hint(name)}")
@@ -364,14 +373,14 @@ def _hint(name: str) -> str:
 
 
 def deployments_of(wrapped: object, wrapper: type[Embeddings]) -> tuple[Embeddings, ...]:
-    """Return what is to be wrapped: one object, or several deployments of one model.
+    """Return the objects to wrap: one, or several deployments of one model.
 
     Args:
-        wrapped: an object or a name, see `_embeddings_of`, or an iterable of some.
-        wrapper: the class that is not to be wrapped again.
+        wrapped: an object or a name (see `_embeddings_of`), or an iterable of them.
+        wrapper: the wrapping class, which must not be wrapped again.
 
     Raises:
-        OptionError: there is none, or one of them cannot be wrapped.
+        OptionError: the iterable is empty, or one of the objects cannot be wrapped.
     """
     is_one = isinstance(wrapped, Embeddings | str | type | Mapping)
     if is_one or not isinstance(wrapped, Iterable):
@@ -386,15 +395,15 @@ def deployments_of(wrapped: object, wrapper: type[Embeddings]) -> tuple[Embeddin
 
 
 def _embeddings_of(wrapped: object, wrapper: type[Embeddings]) -> Embeddings:
-    """Return what is to be wrapped: an object that is not wrapped yet, or one by its name.
+    """Return the object to wrap; make it if only its name is given.
 
     Args:
         wrapped: an `Embeddings` object, or a name such as `"openai:text-embedding-3-small"`.
-        wrapper: the class that is not to be wrapped again.
+        wrapper: the wrapping class, which must not be wrapped again.
 
     Raises:
-        OptionError: it is a class, something else, a `wrapper`, or a name of which no object can
-            be made.
+        OptionError: `wrapped` is a class, a `wrapper`, a name from which no object can be made, or
+            anything else that is not an `Embeddings` object.
     """
     if isinstance(wrapped, str) and ":" in wrapped:
         return named(wrapped)
@@ -421,10 +430,12 @@ def _embeddings_of(wrapped: object, wrapper: type[Embeddings]) -> Embeddings:
 
 
 def check_amount(name: str, value: object) -> None:
-    """Refuse what is no number above 0 for the option of a name.
+    """Check that the value of the option `name` is a finite number above 0.
+
+    `None` is allowed for all options but `max_outage`.
 
     Raises:
-        OptionError: it is none.
+        OptionError: the value is not such a number.
     """
     if value is None and name != "max_outage":
         return

@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 
 from langchain_batch_embed import Limits, OptionError
-from langchain_batch_embed.limits import LOCAL_WORKERS, OPENAI, REMOTE_WORKERS, limits_of
+from langchain_batch_embed.limits import (
+    AZURE,
+    LOCAL_WORKERS,
+    OPENAI,
+    REMOTE_WORKERS,
+    UNKNOWN,
+    common,
+    is_hosted_by_openai,
+    limits_of,
+)
 
 
 def instance_of(*names: str) -> Embeddings:
@@ -179,3 +188,36 @@ def test_a_smaller_request_lowers_the_limit_of_a_text() -> None:
     """With a budget of 4,096 tokens a request, a text of 8,191 can no longer be sent whole."""
     limits = OPENAI.override(max_tokens_per_request=4096)
     assert limits.max_tokens_per_input == 4096
+
+
+@pytest.mark.parametrize(
+    ("url", "is_hosted"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("https://eu.api.openai.com/v1/", True),
+        ("https://mine.openai.azure.com/openai/deployments/x", True),
+        ("https://mine.services.ai.azure.com/openai/v1/", True),
+        ("https://mine.openai.azure.us/openai/v1/", True),
+        ("https://vm.westeurope.cloudapp.azure.com/v1", False),
+        ("https://mine.azurewebsites.net/v1", False),
+        ("https://api.openai.com.example.org/v1", False),
+        ("https://notapi.openai.com.evil/v1", False),
+        ("http://localhost:8000/v1", False),
+        ("", False),
+    ],
+)
+def test_a_server_on_a_rented_machine_is_not_openai(url: str, is_hosted: bool) -> None:
+    """Only OpenAI's own hosts and those of Azure OpenAI take many requests from the start."""
+    assert is_hosted_by_openai(url) is is_hosted
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_several_deployments_have_the_limits_that_hold_at_each(turn: int) -> None:
+    """Whichever comes first: few first requests, the larger charge, and no larger option."""
+    small = Limits(provider="small", max_batch_size=10, bytes_per_token=2)
+    limits = common([OPENAI, AZURE, small][::turn])
+    assert limits.first_requests == min(AZURE.first_requests, small.first_requests)
+    assert limits.max_batch_size == 10
+    assert limits.bytes_per_token == 2
+    assert limits.strict
+    assert not common([small, UNKNOWN]).strict

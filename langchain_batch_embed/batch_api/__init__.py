@@ -1,14 +1,14 @@
-"""Half price: OpenAI's Batch API behind the journal.
+"""Embeddings at half price: OpenAI's Batch API, with the journal to store the results.
 
-A job is cut into parts. Each part is one file, and at most one batch at a time. Every step of a
-part is written into the journal before the server is asked, so that any process can go on from
-there after a crash. `decisions.next_step` says what to do, and `answers.read_line` what an answer
-means. The texts are not in the journal: they stay in the part's file at the server until its
-answers are in the journal, and what has to be sent again is read from there.
+A job is cut into parts. Each part is one file, and has at most one batch at a time. Every step of a
+part is written into the journal before the request is sent, so that any process can continue from
+there after a crash. `decisions.next_step` chooses the next step, and `answers.read_line` interprets
+an answer. The journal does not hold the texts. They stay in the part's file at the server until the
+part's answers are in the journal, and texts that have to be sent again are read from that file.
 
 `worker` takes each part of a job through its steps. `supply` finds texts and uploads files,
-`batches` asks for batches, `collect` reads answers, `successors` puts what is left into new parts,
-and `ordinary` sends what is late.
+`batches` creates and polls batches, `collect` reads answers, `successors` puts unanswered lines
+into new parts, and `ordinary` sends late texts by ordinary requests.
 """
 
 from langchain_batch_embed.batch_api.desk import Desk

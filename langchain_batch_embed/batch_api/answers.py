@@ -1,4 +1,7 @@
-"""What a line of a batch's output means, and what to do about the texts in it. Pure."""
+"""Interprets a line of a batch's output, and decides what to do with its texts.
+
+Pure functions: no clock, thread or I/O.
+"""
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +18,13 @@ from langchain_batch_embed.providers.decoding import read_parsed, usage_of
 __all__ = ["MOST_FAILURES", "Read", "Verdict", "again", "isolated", "read_line"]
 
 MOST_FAILURES = 8
-"""After this many failures of a line, its texts have failed."""
+"""Give up on the texts of a line after this many failures."""
 
 _HOPES = 2
-"""After this many failures of a line, one of its texts may be the cause, and each gets its own
-line."""
+"""After this many failures of a line, one of its texts may be the cause, so each gets its own line.
+
+A line that is `BARRED` this many times is not sent again.
+"""
 
 _OK = 200
 _FORBIDDEN = 403
@@ -27,31 +32,31 @@ _PASSING_CODES = frozenset({"batch_expired", "batch_cancelled"})
 
 
 class Verdict(enum.Enum):
-    """What happened to a line."""
+    """The outcome of a line."""
 
     ANSWERED = "answered"
     UNANSWERED = "unanswered"
     """The batch expired or was cancelled before the line was executed."""
     FAILED = "failed"
-    """An error that may pass, or an answer that is not sound."""
+    """The error may be temporary, or the answer is not sound."""
     REFUSED = "refused"
-    """One of its texts is refused."""
+    """The server refuses one of the line's texts."""
     BARRED = "barred"
-    """The refusal is about the key, the model or an option, and so about every request."""
+    """The refusal concerns the key, the model or an option, and therefore every request."""
     TOO_LARGE = "too large"
     """The line has more texts or tokens than a request may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """What a line of the output says.
+    """The content of one line of the output.
 
     Attributes:
-        verdict: what happened to the request.
-        answer: the vectors, where it was answered.
-        at: the position of the text that was refused, if the server says it.
-        error: the status and the code, without a word of the server.
-        tokens: billed.
+        verdict: the outcome of the request.
+        answer: the vectors, if the request was answered.
+        at: the position of the refused text, if the server gives it.
+        error: the status and the code, without the server's message.
+        tokens: tokens billed.
     """
 
     verdict: Verdict
@@ -62,7 +67,7 @@ class Read:
 
 
 class _LineError(Exception):
-    """An answer with another status than 200, in the form in which SDKs raise it."""
+    """An answer whose status is not 200, in the form that SDKs raise."""
 
     def __init__(self, status: int, body: object) -> None:
         super().__init__(f"status {status}")
@@ -77,17 +82,17 @@ def read_line(
     dimensions: int | None,
     agree: Callable[[int, str | None], None],
 ) -> Read:
-    """Read what a line of the output or of the error file says about a request.
+    """Interpret a line of the output file or the error file.
 
     Args:
         parsed: the line's JSON.
         line: the request.
-        dimensions: that the request asks for.
+        dimensions: dimensions that the request asks for; `None` for the model's default.
         agree: raises if vectors of these dimensions and this model differ from earlier ones.
 
     Raises:
         DimensionsError: the vectors have other dimensions than requested or than earlier ones.
-        ModelError: they are of another model.
+        ModelError: the vectors are from another model than earlier ones.
     """
     response = parsed.get("response")
     if not isinstance(response, Mapping):
@@ -113,13 +118,13 @@ def read_line(
 
 
 def again(line: Line, read: Read, *, name: Callable[[], str]) -> list[Line]:
-    """Return the new lines for the texts of a line without an answer.
+    """Return the new lines for the texts of a line that was not answered.
 
-    A text that is not sent again gets a failed line of its own.
+    Texts that are not sent again are in new lines with the state `"failed"`.
 
     Args:
         line: the line.
-        read: what the output says about it.
+        read: the line's result in the output.
         name: returns an id that no other line has.
     """
     count = len(line.keys)
@@ -179,7 +184,7 @@ def _failed(line: Line, status: int, body: object) -> Read:
         case Kind.REFUSED if status:
             return Read(verdict=Verdict.REFUSED, at=at, error=error)
         case Kind.ACCOUNT if status == _FORBIDDEN:
-            # All lines have the same key, so the cause is a filter that dislikes a text.
+            # All lines use the same API key, so a filter must have refused one of the texts.
             return Read(verdict=Verdict.REFUSED, at=at, error=error)
         case Kind.ACCOUNT | Kind.OPTION | Kind.SPENT:
             return Read(verdict=Verdict.BARRED, error=error)

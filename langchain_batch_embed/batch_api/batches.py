@@ -1,4 +1,4 @@
-"""A part's batch: created once, searched for on doubt, polled, cancelled."""
+"""Creates a part's batch, searches for it if its creation is in doubt, polls and cancels it."""
 
 import logging
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ __all__ = ["Batches"]
 logger = logging.getLogger(__name__)
 
 _RATE_PAUSE = 30.0
-"""Seconds to wait after a rate limit has refused the creation of a batch."""
+"""Seconds to wait after a rate limit has refused to create a batch."""
 
 
 class Batches:
     """Takes each part through the states of its batch.
 
     Args:
-        tools: what it works with.
-        supply: gives parts their files.
-        successors: takes lines that go on in another part.
+        tools: the store, the service and the other tools of a job.
+        supply: uploads the files of parts.
+        successors: moves lines into new parts.
     """
 
     def __init__(self, tools: Tools, supply: Supply, successors: Successors) -> None:
@@ -40,7 +40,7 @@ class Batches:
         self._successors = successors
 
     def create(self, part: Part) -> Part | None:
-        """Ask for a part's batch, once; `None` where other parts have its lines now."""
+        """Request a part's batch, once; return `None` if other parts have its lines now."""
         limit = self._store.limit(self._space, now=self._now())
         if part.tokens > limit and self._successors.repack(part, limit):
             return None
@@ -54,7 +54,7 @@ class Batches:
             anchor=anchor,
         )
         part = self._store.save_part(asked)
-        assert part.file_id is not None  # noqa: S101  # or it would not be `ready`
+        assert part.file_id is not None  # noqa: S101  # a `ready` part has a file
         try:
             view = self._service.create(part.file_id, part.intent)
         except Exception as error:  # noqa: BLE001  # whatever the SDK raises
@@ -72,8 +72,8 @@ class Batches:
         return self._created(part, view)
 
     def poll(self, part: Part) -> Part | None:
-        """Ask how far a batch is; `None` where other parts have its lines now."""
-        assert part.batch_id is not None  # noqa: S101  # or it would not be `running`
+        """Ask for a batch's progress; return `None` if other parts have the part's lines now."""
+        assert part.batch_id is not None  # noqa: S101  # a `running` part has a batch
         view = self._service.retrieve(part.batch_id)
         if view.status == "failed":
             return self._failed(part, view.faults)
@@ -83,8 +83,8 @@ class Batches:
         return self._store.save_part(seen)
 
     def cancel(self, part: Part) -> Part:
-        """Ask for a running batch to be cancelled."""
-        assert part.batch_id is not None  # noqa: S101  # or it would not be `running`
+        """Ask the server to cancel a running batch."""
+        assert part.batch_id is not None  # noqa: S101  # a `running` part has a batch
         self._service.cancel(part.batch_id)
         return self._store.save_part(replace(part, is_cancelling=True, not_before=0.0))
 
@@ -93,7 +93,7 @@ class Batches:
         return self._store.save_part(decisions.created(part, view, now=self._now()))
 
     def _refused(self, part: Part, error: Exception) -> Part | None:
-        """Return a part whose batch the server refused to create."""
+        """Return a part after the server refused to create its batch; `None` as for `_failed`."""
         faults = faults_of(error)
         ready = replace(part, state="ready", asked=0.0)
         if reason_of(faults) in (Reason.ODD, Reason.LINES, Reason.FATAL):
@@ -106,7 +106,7 @@ class Batches:
         return self._failed(part, faults)
 
     def _failed(self, part: Part, faults: Sequence[Fault]) -> Part | None:
-        """Return a part whose batch has failed; `None` where other parts have its lines now."""
+        """Return a part after its batch failed, or `None` if other parts have its lines now."""
         now = self._now()
         limit = told_limit(faults)
         if limit is not None:

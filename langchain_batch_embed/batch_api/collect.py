@@ -1,4 +1,4 @@
-"""Reads the output of a batch that has ended into the journal, line by line."""
+"""Reads the output of an ended batch into the journal, line by line."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,15 +20,15 @@ __all__ = ["Collector"]
 logger = logging.getLogger(__name__)
 
 WRITTEN_AT_ONCE = 2048
-"""Vectors written in one piece: 12 MB at 1,536 dimensions."""
+"""Vectors to collect before each write to the journal: 12 MB at 1,536 dimensions."""
 
 
 class Collector:
-    """Puts what a batch has answered into the journal, and the rest into new parts.
+    """Puts the answers of a batch into the journal, and unanswered lines into new parts.
 
     Args:
-        tools: what it works with.
-        successors: takes lines that go on in another part.
+        tools: the store, the service and the other tools of a job.
+        successors: moves lines into new parts.
     """
 
     def __init__(self, tools: Tools, successors: Successors) -> None:
@@ -44,7 +44,7 @@ class Collector:
         reads: dict[str, Read] = {}
         for file_id in (part.output_id, part.error_id):
             for line, read in self._reads(job.id, file_id, left):
-                if read.verdict is not Verdict.ANSWERED:  # else it is in the journal
+                if read.verdict is not Verdict.ANSWERED:  # an answer is in the journal already
                     reads[line.id] = read
         unread = Read(verdict=Verdict.FAILED, error="no answer in the output")
         if part.status != "completed":
@@ -75,12 +75,12 @@ class Collector:
     def _reads(
         self, job_id: str, file_id: str | None, left: dict[str, Line]
     ) -> Iterator[tuple[Line, Read]]:
-        """Yield what a file says about each line; answers are in the journal by then.
+        """Yield each line of a file with its result; answers are written to the journal first.
 
         Args:
             job_id: the job of the lines.
-            file_id: the output or the errors of a batch; `None`: it has none.
-            left: open lines; those that are answered are taken out.
+            file_id: the output or the error file of a batch; `None` if the batch has none.
+            left: open lines by their ids; answered lines are removed from it.
         """
         if not file_id:
             return
@@ -103,7 +103,7 @@ class Collector:
                     yield from waiting
                     waiting, texts = [], 0
         except Exception as error:
-            self._write(job_id, waiting)  # paid for, and read
+            self._write(job_id, waiting)  # these answers are paid for
             if not is_gone(error):
                 raise
             logger.warning("a batch's output is not at the server any more; its rest is sent again")
@@ -123,7 +123,7 @@ class Collector:
         return line, read_line(parsed, line, dimensions=tools.dimensions, agree=tools.agree)
 
     def _write(self, job_id: str, found: Sequence[tuple[Line, Read]]) -> None:
-        """Put vectors into the journal, and note that their lines are done."""
+        """Put vectors into the journal, and record that their lines are done."""
         if not found:
             return
         keys = [key for line, _ in found for key in line.keys]
@@ -144,7 +144,7 @@ class Collector:
             self._note_usage(line, read)
 
     def _note_usage(self, line: Line, read: Read) -> None:
-        """Report a line that is billed."""
+        """Report the usage of a line, if it was billed."""
         if read.tokens:
             model = None if read.answer is None else read.answer.model
             self._tools.note_usage(model, len(line.keys), read.tokens)

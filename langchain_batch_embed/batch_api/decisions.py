@@ -1,4 +1,7 @@
-"""What to do next about a part, and what a batch's state means. Pure: no clock and no server."""
+"""Decides the next step of a part, and interprets the state of a batch.
+
+Pure functions: no clock, thread or I/O.
+"""
 
 import enum
 from collections.abc import Sequence
@@ -23,56 +26,61 @@ __all__ = [
 ]
 
 SETTLED = 60.0
-"""Seconds for which the account's list is searched for a batch whose creation is in doubt. A batch
-that is not listed after that does not exist."""
+"""Seconds for which to search the account's list for a batch whose creation was not confirmed.
+
+A batch that is not listed after that does not exist.
+"""
 
 _LOOK = 2.0
-"""Seconds between the first looks at the list; the pause doubles."""
+"""Seconds between the first two looks at the list; the pause doubles."""
 
 _FIRST_POLL, _LAST_POLL = 2.0, 60.0
-"""Seconds between two looks at a batch, which grow with its age: most take minutes, some hours."""
+"""Seconds between polls of a batch, growing with its age; most batches take minutes, some hours."""
 
 _FULL_QUEUE = Backoff(first=30.0, longest=1800.0)
-"""Delays while the queue is full of other programs' batches."""
+"""Delays while the queue is full of other programs' batches, cut short when one of ours ends."""
 
 _UNSEEN_FILE = Backoff(first=1.0, longest=600.0)
-"""Delays while batches cannot find a file yet; hours were seen."""
+"""Delays while the server cannot find an uploaded file yet; this has lasted hours."""
 
 _ODD_FAILURE = Backoff(first=5.0, longest=600.0)
 """Delays after a failure without a known reason."""
 
 _UPLOADS_AGAIN = 6
-"""A file that batches cannot find is uploaded again after this many tries."""
+"""Batches that fail to find a file before the file is uploaded again."""
 
 _HALVES = 3
-"""Files are made smaller after this many refusals with none of our batches in the queue."""
+"""Refusals by a full queue, with no other batch of ours in it, before a file is halved."""
 
 _ODD_FAILURES = 3
-"""A job is given up after this many failures without a known reason."""
+"""Give up on a job at a failure without a known reason, once a part has failed this often in a row.
+
+The count includes failures of every kind.
+"""
 
 _MOST_TRIES = 300
-"""A job is given up after this many tries, which take days."""
+"""Give up on a job after this many failures of a part in a row, which take days."""
 
 _MOST_BARREN = 10
-"""A job is given up after this many batches in a row without an answer."""
+"""Give up on a job after this many batches, or portions of ordinary requests, without an answer."""
 
 _OUTPUT_TRIES = 10
-"""A batch that has ended with answers, but without an output, is polled this often."""
+"""Most polls of a batch that has ended with answers but does not name its output file yet."""
 
 _ENDED = frozenset({"completed", "expired", "cancelled"})
 
 
 class Step(enum.Enum):
-    """What to do about a part."""
+    """The next action on a part."""
 
     SUPPLY = "supply"
-    """Upload its file."""
+    """Upload the part's file."""
     CREATE = "create"
-    """Ask for a batch."""
+    """Request a batch."""
     LOOK = "look"
     """Search the account's list for the batch."""
     POLL = "poll"
-    """Ask how far the batch is."""
+    """Ask the server for the batch's progress."""
     COLLECT = "collect"
     """Read the answers into the journal."""
     REST = "rest"
@@ -81,7 +89,12 @@ class Step(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Next:
-    """What to do about a part; `REST` lasts until a time."""
+    """The next step of a part.
+
+    Attributes:
+        step: the action.
+        until: when `REST` ends, in seconds since 1970.
+    """
 
     step: Step
     until: float = 0.0
@@ -89,10 +102,10 @@ class Next:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchView:
-    """A batch as the server shows it.
+    """A batch as the server reports it.
 
     Attributes:
-        answered: share of the lines that are answered; only a hint.
+        answered: share of the lines that are answered or have failed; only a hint.
         completed: lines with an answer, by the server's count.
     """
 
@@ -107,13 +120,14 @@ class BatchView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What becomes of a part whose batch has failed.
+    """What to do with a part whose batch has failed.
 
     Attributes:
-        part: the part as it is now.
-        repack: cut it into smaller files, with at most this many tokens each; `None`: do not.
-        again: upload its file again.
-        fatal: why the job cannot go on.
+        part: the part in its new state.
+        repack: most tokens for each of the smaller files to cut the part into; `None` to leave it
+            whole.
+        again: upload the part's file again.
+        fatal: why the job cannot continue; `None` if it can.
     """
 
     part: Part
@@ -125,14 +139,14 @@ class Waiting:
 def next_step(
     part: Part, *, now: float, room: float, is_cancelled: bool = False, is_late: bool = False
 ) -> Next:
-    """Decide what to do about a part.
+    """Decide the next step of a part.
 
     Args:
         part: the part, which is not closed.
         now: the time.
         room: tokens that may still be enqueued.
-        is_cancelled: the job sends nothing more.
-        is_late: ordinary requests send its texts.
+        is_cancelled: whether the job is cancelled, so that nothing more is sent.
+        is_late: whether ordinary requests send the part's texts.
     """
     step = {
         "packed": Step.SUPPLY,
@@ -154,9 +168,10 @@ def next_step(
 
 
 def unseen(part: Part, *, now: float) -> Part:
-    """Return a part whose batch is not in the list; the search goes on until that is certain.
+    """Return a part after a search that did not find its batch in the account's list.
 
-    The time counts from the first look, because the request may have been on its way until then.
+    The search is repeated for `SETTLED` seconds, and then the part is `ready` for a new batch. The
+    time counts from the first look, because the request may have been under way until then.
     """
     since = part.doubted or now
     if now >= since + SETTLED:
@@ -166,15 +181,15 @@ def unseen(part: Part, *, now: float) -> Part:
 
 
 def created(part: Part, view: BatchView, *, now: float) -> Part:
-    """Return a part that has a batch."""
+    """Return a part whose batch has just been created."""
     return replace(
         part, state="running", batch_id=view.id, status=view.status, not_before=now + _FIRST_POLL
     )
 
 
 def observed(part: Part, view: BatchView, *, now: float) -> Part:
-    """Return a part whose batch is as the server shows it; a failed one is for `failed`."""
-    # Without its output, the answers would be paid for again.
+    """Return a part updated from the server's view of its batch, which has not failed."""
+    # Wait for the output file, or the answers would be paid for again.
     lacks_output = view.completed > 0 and not view.output_id and part.tries < _OUTPUT_TRIES
     has_ended = view.status in _ENDED and not lacks_output
     part = replace(
@@ -204,11 +219,11 @@ def _tries_after(part: Part, view: BatchView) -> int:
 def failed(
     part: Part, faults: Sequence[Fault], *, now: float, limit: float, in_queue: bool
 ) -> Waiting:
-    """Decide what becomes of a part whose batch has failed, or was refused.
+    """Decide what to do with a part whose batch has failed or was refused.
 
     Args:
         part: the part.
-        faults: what the server says about it.
+        faults: the reasons that the server gives.
         now: the time.
         limit: tokens that may be enqueued; infinite while no limit is known.
         in_queue: whether other batches of ours are enqueued.
@@ -239,10 +254,10 @@ def failed(
 
 
 def hopeless(barren: int, what: str) -> str | None:
-    """Return why a job is given up, after batches without an answer; `None`: it goes on.
+    """Return why to give up on a job after attempts without an answer; `None` to continue.
 
     Args:
-        barren: batches in a row without an answer.
+        barren: attempts in a row without an answer: batches, or portions of ordinary requests.
         what: what happened to them.
     """
     return f"{barren} times in a row {what} without an answer" if barren >= _MOST_BARREN else None
@@ -253,5 +268,5 @@ def _later(part: Part, trouble: str, not_before: float) -> Part:
 
 
 def _delay(backoff: Backoff, tries: int) -> float:
-    # Without jitter: one process at a time works on the jobs of a journal.
+    # No jitter is needed, because only one process at a time works on the jobs of a journal.
     return backoff.delay(tries - 1, lambda: 1.0)

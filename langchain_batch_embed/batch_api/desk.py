@@ -1,4 +1,4 @@
-"""What `submit` and `jobs` do: takes texts in, and finds jobs again."""
+"""Implements `submit` and `jobs`, which accept texts as jobs and find jobs again."""
 
 import logging
 import math
@@ -41,40 +41,40 @@ __all__ = ["Desk", "FinishBy"]
 logger = logging.getLogger(__name__)
 
 FinishBy = float | timedelta | datetime
-"""Seconds from now, a time from now, or a moment."""
+"""Seconds from now, a `timedelta` from now, or a point in time."""
 
 _BUSY = 0.5
-"""Seconds between two attempts to get the lock."""
+"""Seconds between two attempts to get the lock of the jobs."""
 
 _TOLD = 60.0
-"""Seconds between two lines in the log that say that it is waited for."""
+"""Seconds between two log lines that report the wait for the lock."""
 
 _LONGEST_BUSY = 3600.0
-"""Seconds after which it is not waited for any more: one round of a job takes minutes."""
+"""Seconds after which the wait for the lock gives up; one round of a job takes minutes."""
 
 _ROUNDS = 5
-"""Most rounds of work in a `submit`; each one may cut files, which are uploaded again."""
+"""Most rounds of work in one `submit`; a round may cut files, which the next one uploads."""
 
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 64.0
-"""Seconds between two attempts to upload the files; the pause doubles."""
+"""First and last pause in seconds between attempts to reach the server; the pause doubles."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Desk:
-    """Where the jobs of one `BatchEmbeddings` come in.
+    """Accepts the jobs of one `BatchEmbeddings`, and finds them again.
 
     Attributes:
-        journal: of the object.
-        provider: sends its requests.
-        limits: of a request.
-        prepare: finds what has to be sent for texts.
-        embed_now: sends texts by ordinary requests, into the journal.
-        seconds: returns how long ordinary requests would take for the rows of inputs.
+        journal: the object's journal.
+        provider: sends the object's requests.
+        limits: the limits of a request.
+        prepare: turns the caller's texts into the inputs to send.
+        embed_now: embeds texts by ordinary requests, into the journal.
+        seconds: returns how many seconds ordinary requests would take for some rows of the inputs.
         agree: raises if vectors of these dimensions and this model differ from earlier ones.
         expect_model: sets the model that earlier answers named.
-        on_usage: called for each line of a batch that is billed.
-        max_dollars: that a job may cost, where `submit` does not say it.
-        calendar: time and waiting.
+        on_usage: called for each billed line of a batch.
+        max_dollars: the most that a job may cost if `submit` sets no limit.
+        calendar: gives the time, and sleeps.
     """
 
     journal: Journal
@@ -96,7 +96,7 @@ class Desk:
         finish_by: FinishBy | None = None,
         max_dollars: float | None = None,
     ) -> Job:
-        """Take texts in; see `BatchEmbeddings.submit`."""
+        """Accept texts as a job; see `BatchEmbeddings.submit`."""
         journal = self._journal()
         tools = self._tools(journal)
         store = tools.store
@@ -105,14 +105,14 @@ class Desk:
         given = check_texts(texts)
         inputs = self.prepare(given)
         keys = content_keys(inputs.texts, tools.space)
-        # A wrong key or server is an error now, before anything is written or uploaded.
+        # Report a wrong key or server now, before anything is written or uploaded.
         self._patiently(tools.service.newest, is_enough=lambda: False)
         store.prepare()
         with self._locked(journal):
             done = known(journal, keys)
             missing = inputs.missing(done)
             pending = store.pending(tools.space.digest)
-            # Jobs with all their vectors count, too, until they have noted their end.
+            # A job that has all its vectors also counts until its end is recorded.
             jobs = dict.fromkeys(pending[key][0] for key in keys if key in pending)
             fresh = np.array(
                 [row for row in missing.tolist() if not pending.get(keys[row], ("", False))[1]],
@@ -137,7 +137,7 @@ class Desk:
         return self._job(store.job(job_id), store)
 
     def jobs(self) -> list[Job]:
-        """Return the jobs that the journal knows; see `BatchEmbeddings.jobs`."""
+        """Return the jobs in the journal; see `BatchEmbeddings.jobs`."""
         store = JobStore(self._journal())
         return [self._job(record, store) for record in store.jobs()] if store.exists() else []
 
@@ -154,7 +154,7 @@ class Desk:
         self._patiently(upload, is_enough=lambda: self._are_uploaded(store, job_id))
 
     def _patiently(self, call: Callable[[], object], *, is_enough: Callable[[], bool]) -> None:
-        """Call until it succeeds or has done enough, for about two minutes."""
+        """Repeat a call until it succeeds or has done enough, for about two minutes."""
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -189,7 +189,7 @@ class Desk:
         """Return the record of a new job.
 
         Raises:
-            OptionError: it costs more than it may.
+            OptionError: the job would cost more than `max_dollars`.
         """
         model = self.provider.model or ""
         price = DOLLARS_PER_MILLION_TOKENS.get(model)
@@ -223,7 +223,7 @@ class Desk:
         rows: NDArray[np.intp],
         limit: float,
     ) -> list[tuple[Part, Sequence[Line]]]:
-        """Cut the rows of inputs into lines, and these into files."""
+        """Cut the inputs of these rows into lines, and group the lines into files."""
         most = self.limits.max_tokens_per_request
         lines = lines_of(
             [keys[row] for row in rows.tolist()],
@@ -312,10 +312,10 @@ class Desk:
 
     @contextmanager
     def _locked(self, journal: SQLiteJournal) -> Iterator[None]:
-        """Hold the lock of the journal's jobs; wait for a process that works on them.
+        """Hold the lock of the journal's jobs, after waiting for a process that holds it.
 
         Raises:
-            JournalError: it has worked on them for an hour.
+            JournalError: another process has held the lock for an hour.
         """
         began, told = self.calendar.time(), -math.inf
         while (now := self.calendar.time()) < began + _LONGEST_BUSY:
@@ -334,7 +334,7 @@ class Desk:
 
 
 def _places(inputs: Inputs) -> NDArray[np.int32]:
-    """Return for each row the first of the caller's texts that needs it."""
+    """Return for each row the index of the first of the caller's texts that needs the row."""
     places = np.zeros(len(inputs.texts), np.int32)
     count = len(inputs.row_of)
     places[inputs.row_of[::-1]] = np.arange(count - 1, -1, -1, dtype=np.int32)
@@ -346,10 +346,10 @@ def _places(inputs: Inputs) -> NDArray[np.int32]:
 
 
 def _moment(finish_by: FinishBy | None, now: float) -> float | None:
-    """Return the time in seconds since 1970.
+    """Return the deadline in seconds since 1970.
 
     Raises:
-        OptionError: it is none, or a time of day without its zone.
+        OptionError: `finish_by` is not a time, is not in the future, or has no time zone.
     """
     if finish_by is None:
         return None

@@ -1,4 +1,7 @@
-"""What the server says about a batch that it refused, or that failed. Pure."""
+"""Interprets the server's reasons for a batch that it refused, or that failed.
+
+Pure functions: no clock, thread or I/O.
+"""
 
 import enum
 import re
@@ -21,7 +24,7 @@ class Fault:
     Attributes:
         code: the server's code.
         line: the number of the refused line, from 1.
-        words: the server's message, which we never repeat.
+        words: the server's message, which is never logged or put into an error.
         param: the refused parameter.
     """
 
@@ -35,26 +38,26 @@ class Reason(enum.Enum):
     """Why a batch has failed, or was not created."""
 
     QUEUE = "queue"
-    """Too much is enqueued."""
+    """Too many tokens or requests are enqueued."""
     UNSEEN = "unseen"
-    """Its file cannot be found, perhaps not yet."""
+    """The server cannot find the batch's file, or cannot find it yet."""
     LINES = "lines"
     """Some lines are refused."""
     TOO_MANY = "too many"
-    """It has more inputs or bytes than a batch may have."""
+    """The batch has more inputs or bytes than it may have."""
     FATAL = "fatal"
     """No batch of this job can succeed."""
     ODD = "odd"
-    """The server does not say why."""
+    """The server gives no known reason."""
 
 
 def passes(error: BaseException) -> bool:
-    """Tell whether waiting helps: the network is down, or the server is busy."""
+    """Return whether waiting may help, as when the network is down or the server is busy."""
     return diagnose(error).kind in _PASSING
 
 
 def refused(faults: Sequence[Fault]) -> dict[int, str]:
-    """Return the numbers of the lines that a failed batch names, from 1, and their codes."""
+    """Return the code of each line that a failed batch names, by line number, from 1."""
     return {fault.line: fault.code or "refused" for fault in faults if fault.line is not None}
 
 
@@ -71,7 +74,7 @@ _FATAL = re.compile(
 
 
 def reason_of(faults: Sequence[Fault]) -> Reason:
-    """Return why a batch has failed."""
+    """Return why a batch has failed, by the codes and messages of its faults."""
     told = "\n".join(f"{fault.code} {fault.words}" for fault in faults)
     if _QUEUE.search(told):
         return Reason.QUEUE
@@ -87,7 +90,7 @@ def reason_of(faults: Sequence[Fault]) -> Reason:
 
 
 def told_limit(faults: Sequence[Fault]) -> int | None:
-    """Return how many tokens may be enqueued, where a refusal says so."""
+    """Return how many tokens may be enqueued, or `None` if no fault gives the limit."""
     for fault in faults:
         if match := _LIMIT.search(fault.words):
             exact, thousands = match.groups()

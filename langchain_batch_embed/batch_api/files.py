@@ -1,4 +1,4 @@
-"""A batch's file: how its lines are written, and how the texts are read back from it."""
+"""Writes the lines of a batch's file, and reads the texts back from it."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,22 +12,22 @@ from langchain_batch_embed.journal import Space, content_keys
 __all__ = ["URL", "octets_of", "texts_in", "written"]
 
 URL: Final = "/v1/embeddings"
-"""The endpoint of each line, as the Batch API names it for any server address."""
+"""The endpoint that each line names; the Batch API uses this path for any server address."""
 
-# Characters that JSON leaves as they are, and at which some programs cut lines.
+# Characters that `json.dumps` does not escape here, and that some programs take for line ends.
 _LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 def written(
     lines: Iterable[Line], texts: Mapping[bytes, str], body: Mapping[str, Any], *, empty: str = ""
 ) -> Iterator[bytes]:
-    """Yield the lines of a file, with their ends.
+    """Yield the lines of a file, each with its newline.
 
     Args:
-        lines: what is in it.
+        lines: the requests in the file.
         texts: the texts by their keys.
-        body: the JSON of a request but for its texts.
-        empty: what is sent for an empty text.
+        body: the JSON of a request without its texts.
+        empty: the string to send for an empty text.
     """
     for line in lines:
         request = {
@@ -40,16 +40,17 @@ def written(
 
 
 def octets_of(texts: Sequence[str]) -> list[int]:
-    """Return how many bytes each text takes in a file."""
+    """Return how many bytes each text takes in a file, with its separator."""
     return [len(_json(text)) + 2 for text in texts]
 
 
 def texts_in(
     lines: Iterable[bytes], space: Space, wanted: Callable[[bytes], bool]
 ) -> Iterator[tuple[bytes, str]]:
-    """Yield the texts of a file that are wanted, by their keys.
+    """Yield the key and the text of each wanted text in a file.
 
-    The empty text is always among them, because the file holds what was sent in its place.
+    If the empty text is wanted, it is always yielded, because the file holds another string in its
+    place.
     """
     (nothing,) = content_keys([""], space)
     if wanted(nothing):

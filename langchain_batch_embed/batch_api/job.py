@@ -1,4 +1,4 @@
-"""`Job`: one call of `submit`, in this process or from the journal."""
+"""`Job`: the work of one `submit` call, made in this process or read from the journal."""
 
 import logging
 import time
@@ -28,30 +28,30 @@ __all__ = ["Job", "not_answering"]
 logger = logging.getLogger(__name__)
 
 _OTHERS = 1.0
-"""Seconds between two looks at a job on which another process works."""
+"""Seconds between two looks at a job while another process works on it."""
 
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
-"""Seconds to wait when the server cannot be reached; the pause doubles."""
+"""First and longest pause in seconds while the server cannot be reached; the pause doubles."""
 
 _DRAWN_EVERY = 1.0
-"""Seconds between two drawings of the bar."""
+"""Seconds between two redraws of the progress bar."""
 
 _MOST_SILENCE = 86_400.0
-"""Seconds without an answer of the server after which a wait gives up."""
+"""Seconds without an answer from the server after which `Job.wait` gives up."""
 
 
 class Job:
-    """Texts on their way through the Batch API, at half the price.
+    """A set of texts being embedded by the Batch API, at half the price.
 
-    `BatchEmbeddings.submit` makes it, and `BatchEmbeddings.jobs` finds it again, also in another
-    process. Its vectors go into the journal, where every later call finds them. The journal also
-    holds all that is known about the job, except for its texts. Those stay in a file at the
-    provider until their vectors are here, so that any process can send the rest again.
+    `BatchEmbeddings.submit` makes a job, and `BatchEmbeddings.jobs` finds it again, also in another
+    process. The job's vectors go into the journal, where every later call finds them. The journal
+    also holds the whole state of the job, except for its texts. Those stay in files at the provider
+    until their vectors have arrived, so that any process can send the unfinished ones again.
 
     Attributes:
-        id: its name.
+        id: the job's name.
         model: the model that makes the vectors.
-        created: when it was submitted, in seconds since 1970.
+        created: when the job was submitted, in seconds since 1970.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Job:
 
     @property
     def status(self) -> JobStatus:
-        """How far the job is, as the journal knows it; `refresh` asks the server."""
+        """The job's progress as recorded in the journal; `refresh` asks the server."""
         job = self._store.job(self.id)
         counts = self._store.counts(self.id)
         running = {part.id: part.answered for part in self._store.parts(self.id)}
@@ -109,7 +109,7 @@ class Job:
 
     @property
     def report(self) -> JobReport:
-        """What the job did and cost so far."""
+        """What the job has done and cost so far."""
         job = self._store.job(self.id)
         end = self._calendar.time() if job.ended is None else job.ended
         price = None if job.price is None else job.price / 1e6
@@ -134,13 +134,14 @@ class Job:
         )
 
     def refresh(self) -> JobStatus:
-        """Do all that can be done now, and return how far the job is.
+        """Do everything that can be done now, and return the job's progress.
 
-        It asks the server, reads what has been answered into the journal, and sends again what was
-        not, as far as there is room. While another process does that, it only looks.
+        Poll the server, read new answers into the journal, and send unanswered texts again if the
+        queue has room. While another process works on the job, only read its progress from the
+        journal.
 
         Raises:
-            Exception: whatever the SDK raises. Nothing is lost, and the next call goes on.
+            Exception: whatever the SDK raises. Nothing is lost, and the next call continues.
         """
         self._round()
         return self.status
@@ -148,24 +149,24 @@ class Job:
     def wait(self, timeout: float | None = None, *, show_progress: bool = True) -> JobReport:
         """Wait until every text has its vector in the journal, or has failed.
 
-        It asks the server every few seconds at first and every minute later. Batches that expire,
-        fail or are answered in part are sent again, with texts that it reads back from their files
-        at the provider. A server that cannot be reached is waited for, up to a day. Several
-        processes may wait for one job: one of them works, and the others look.
+        The server is polled every few seconds at first and every minute later. If a batch expires,
+        fails or is only partly answered, its unanswered texts are read back from its file at the
+        provider and sent again. If the server cannot be reached, the wait goes on for up to a day.
+        Several processes may wait for one job. One of them works on it, and the others watch.
 
         Args:
-            timeout: seconds; `None`: as long as it takes.
+            timeout: seconds to wait; `None` to wait as long as it takes.
             show_progress: show a `tqdm.auto` bar that counts texts.
 
         Returns:
             What the job did and cost; its `failures` are the texts without a vector.
 
         Raises:
-            JobTimeoutError: it has not ended in time. It goes on at the server.
-            JobError: it cannot go on.
-            OptionError: it is a job of another model or server than this object's.
+            JobTimeoutError: the job has not ended in time. It continues at the server.
+            JobError: the job cannot continue.
+            OptionError: the job belongs to another model or server than this object's.
             JournalError: the journal cannot be read or written.
-            DimensionsError, ModelError: the vectors do not go with earlier ones.
+            DimensionsError, ModelError: the vectors do not match earlier ones.
         """
         started = heard = self._calendar.time()
         pause = _FIRST_PAUSE
@@ -206,9 +207,9 @@ class Job:
         return self.report
 
     def cancel(self) -> None:
-        """Ask for the job's batches to be cancelled, and send nothing more.
+        """Ask the server to cancel the job's batches, and send nothing more.
 
-        Lines that are already answered are paid for; `wait` reads them into the journal.
+        Answers that already exist are paid for, and `wait` reads them into the journal.
         """
         self._belongs()
         self._store.prepare()
@@ -217,7 +218,7 @@ class Job:
             self._round()
 
     def __str__(self) -> str:
-        """One line for a log or a print."""
+        """Return one line for a log or a print."""
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.created))
         return f"job {self.id[:8]} of {day}, {self.model}: {self.status}"
 
@@ -238,7 +239,7 @@ class Job:
         return html_table(f"Job {self.id[:8]}", rows)
 
     def _round(self) -> float:
-        """Work on the job, unless another process does; return the seconds until the next round."""
+        """Work on the job unless another process does; return the seconds until the next round."""
         if self._store.job(self.id).ended is not None:
             return float("inf")
         self._belongs()
@@ -252,7 +253,7 @@ class Job:
                 self._stranded = worker.stranded
 
     def _pause(self, seconds: float, bar: "tqdm[object]") -> None:
-        """Wait, while the bar's clock goes on."""
+        """Wait, and keep the clock of the progress bar running."""
         end = self._calendar.time() + seconds
         while not bar.disable and end - self._calendar.time() > _DRAWN_EVERY:
             self._calendar.sleep(_DRAWN_EVERY)
@@ -277,7 +278,7 @@ class Job:
 
 
 def not_answering(address: str, error: BaseException, pause: float) -> str:
-    """Say that a server is waited for, and for how long; not its message, which may have a key."""
+    """Return a log line about a silent server, without its message, which may hold a key."""
     status = getattr(error, "status_code", None)
     what = f"{status} {type(error).__name__}" if isinstance(status, int) else type(error).__name__
     return f"the server at {address} does not answer ({what}), next try in {pause:g} s"

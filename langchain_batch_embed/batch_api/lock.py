@@ -1,4 +1,4 @@
-"""Lets one process at a time work on the jobs of a journal."""
+"""The lock that lets only one process at a time work on the jobs of a journal."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ __all__ = ["jobs_lock"]
 
 @contextmanager
 def jobs_lock(journal: Path) -> Iterator[bool]:
-    """Hold the lock of a journal's jobs, if nobody else does; yield whether it is held.
+    """Hold the lock of a journal's jobs if it is free; yield whether this call holds it.
 
-    The lock is SQLite's, on an empty file beside the journal. The operating system drops it when
-    the process ends in any way, so there is no lease that a slow process could outlive.
+    The lock is SQLite's own, on an empty file beside the journal. The operating system releases it
+    however the process ends, so there is no lease that a slow process could outlive.
 
     Args:
         journal: the journal's file.

@@ -1,4 +1,4 @@
-"""Sends what is late by ordinary requests, at the full price."""
+"""Sends late texts by ordinary requests, at the full price."""
 
 import logging
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ __all__ = ["OrdinaryRequests"]
 logger = logging.getLogger(__name__)
 
 _PAUSE = 1.0
-"""Seconds between two looks at what is late, where nothing could be sent."""
+"""Seconds until the next attempt when no late text could be sent."""
 
 _warned: set[str] = set()
-"""Jobs whose delay is in the log already."""
+"""Jobs whose lateness has already been logged."""
 
 
 class OrdinaryRequests:
-    """Takes over what the Batch API would finish too late.
+    """Takes over the parts that the Batch API would finish too late.
 
     Args:
-        tools: what it works with.
+        tools: the store, the service and the other tools of a job.
         supply: finds the texts of parts.
         batches: cancels batches.
     """
@@ -39,7 +39,7 @@ class OrdinaryRequests:
         self._batches = batches
 
     def late(self, job: JobRecord, parts: Sequence[Part]) -> Takeover:
-        """Decide what ordinary requests have to take over, and may."""
+        """Return what ordinary requests have to take over; nothing if the budget forbids it."""
         if job.cancelled is not None or job.fatal is not None:
             return Takeover()
         plan = takeover.take_over(job, parts, now=self._now())
@@ -55,7 +55,7 @@ class OrdinaryRequests:
         return plan
 
     def take_over(self, job_id: str) -> float:
-        """Send what is late, a little at a time; return when to look again."""
+        """Send one portion of the late texts; return when to call again."""
         job = self._store.job(job_id)
         parts = {part.id: part for part in self._store.parts(job_id)}
         plan = self.late(job, list(parts.values()))
@@ -67,17 +67,18 @@ class OrdinaryRequests:
         return max(plan.until, self._now() + _PAUSE)
 
     def _send(self, job: JobRecord, part: Part) -> bool:
-        """Send some lines of a part now; return whether any of their texts is settled."""
+        """Send some lines of a part now; return whether any text was embedded or has failed."""
         lines = self._store.lines(part.id)
         count = takeover.portion(lines, job.seconds / max(1, job.tokens))
         chunk, rest = lines[:count], lines[count:]
         texts = self._supply.texts(part, chunk)
         if texts is None:
-            return False  # nobody has the texts now
+            return False  # the texts are not available now
         keys = [key for line in chunk for key in line.keys]
         report, failures = self._tools.embed_now([texts[key] for key in keys])
         lost = {failure.index: failure.error for failure in failures}
-        is_there = known(self._tools.journal, keys)  # else the journal could not be written
+        # Ask the journal, because a vector that could not be written does not count.
+        is_there = known(self._tools.journal, keys)
         done, settled, still_open = takeover.sorted_out(chunk, is_there, lost, name=new_id)
         left = rest + still_open
         self._store.take_over(

@@ -1,4 +1,4 @@
-"""Cuts inputs into lines, and lines into files: pure arithmetic."""
+"""Cuts inputs into lines, and groups lines into files. Pure arithmetic."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -22,13 +22,13 @@ __all__ = [
 ]
 
 MAX_INPUTS = 50_000
-"""Inputs over all lines of a batch, from the Batch API's guide."""
+"""Most inputs over all lines of a batch, from the Batch API's guide."""
 
 MAX_OCTETS = 190_000_000
-"""Bytes of a batch's file. The guide allows 200 MB; the rest is for lines that are split later."""
+"""Most bytes of a batch's file. The guide allows 200 MB; the rest is room to split lines later."""
 
 LINE_OCTETS = 400
-"""Bytes of a line beside its texts, with room for the options of the request."""
+"""Bytes of a line besides its texts, with room for the options of the request."""
 
 
 def lines_of(
@@ -43,11 +43,11 @@ def lines_of(
     """Cut inputs into the fewest lines that keep the limits of a request.
 
     Args:
-        keys: of the inputs.
-        places: of the inputs among the caller's texts.
-        tokens: of the inputs by the stricter count.
-        max_items: inputs in one line.
-        max_tokens: tokens in one line.
+        keys: the key of each input.
+        places: the index of each input's text in the caller's list, shape (n,).
+        tokens: tokens of each input, by the stricter count, shape (n,).
+        max_items: most inputs in one line.
+        max_tokens: most tokens in one line; `None` if there is no limit.
         name: returns an id that no other line has.
     """
     runs = pack(tokens.astype(np.int64), max_items=max_items, max_tokens=max_tokens, workers=1)
@@ -70,14 +70,14 @@ def group(
     max_inputs: int = MAX_INPUTS,
     max_octets: int = MAX_OCTETS,
 ) -> list[list[Line]]:
-    """Put lines into files, in order, as many into each as its limits allow.
+    """Group lines into files, in order, with as many lines in each as the limits allow.
 
     Args:
         lines: the lines.
-        max_tokens: that may be enqueued at a time.
+        max_tokens: most tokens in a file, because more may not be enqueued at a time.
         octets: returns the bytes of a line's texts.
-        max_inputs: inputs in a file.
-        max_octets: bytes in a file.
+        max_inputs: most inputs in a file.
+        max_octets: most bytes in a file.
     """
     files: list[list[Line]] = []
     inputs = size = 0
@@ -99,7 +99,7 @@ def group(
 
 
 def cut(line: Line, borders: Iterable[int], *, name: Callable[[], str], sent: int) -> list[Line]:
-    """Cut a line before the texts at `borders`, into new lines."""
+    """Cut a line into new lines, before each of the texts at `borders`."""
     edges = sorted({0, len(line.keys), *borders})
     return [
         Line(
@@ -114,7 +114,7 @@ def cut(line: Line, borders: Iterable[int], *, name: Callable[[], str], sent: in
 
 
 def within(lines: Iterable[Line], *, max_tokens: float, name: Callable[[], str]) -> list[Line]:
-    """Cut lines, so that each has at most this many tokens, or one text."""
+    """Cut lines so that each has at most `max_tokens` tokens, or a single text."""
     return [
         piece
         for line in lines
@@ -125,11 +125,11 @@ def within(lines: Iterable[Line], *, max_tokens: float, name: Callable[[], str])
 def parted(
     lines: Iterable[Line], belongs: Callable[[bytes], bool], *, name: Callable[[], str]
 ) -> tuple[list[Line], list[Line]]:
-    """Part lines in two: the texts whose key belongs, and the others.
+    """Split lines into those with the texts that belong, and those with the other texts.
 
     Args:
         lines: the lines.
-        belongs: tells whether a text belongs, by its key.
+        belongs: returns whether a text belongs, given its key.
         name: returns an id that no other line has.
     """
     inside: list[Line] = []
@@ -153,7 +153,7 @@ def new_part(
     name: Callable[[], str],
     source: str | None = None,
 ) -> Part:
-    """Return a new part of a job with some lines."""
+    """Return a new part of a job, made of these lines."""
     return Part(
         id=name(),
         job=job,
@@ -165,13 +165,13 @@ def new_part(
 
 
 def after(part: Part, lines: Sequence[Line], *, name: Callable[[], str]) -> Part:
-    """Return a part that goes on with lines of another one, whose file has their texts."""
+    """Return a part that takes over lines of another part, whose file holds their texts."""
     source = part.id if part.file_id is not None else part.source
     return new_part(lines, job=part.job, number=part.number, name=name, source=source)
 
 
 def _chosen(line: Line, positions: NDArray[np.intp], *, name: Callable[[], str]) -> Line:
-    """Return a new line with some of a line's texts."""
+    """Return a new line with the texts at these positions of a line."""
     return Line(
         id=name(),
         keys=tuple(line.keys[position] for position in positions.tolist()),
@@ -182,7 +182,7 @@ def _chosen(line: Line, positions: NDArray[np.intp], *, name: Callable[[], str])
 
 
 def _splits(line: Line, max_tokens: float) -> Iterator[int]:
-    """Yield where to cut a line, so that its pieces have at most this many tokens."""
+    """Yield the positions at which to cut a line into pieces of at most `max_tokens` tokens."""
     total = 0.0
     for position, tokens in enumerate(line.tokens.tolist()):
         if total and total + tokens > max_tokens:

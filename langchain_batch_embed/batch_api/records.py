@@ -1,4 +1,4 @@
-"""What the journal keeps about jobs: of each text only the digest."""
+"""The records of jobs in the journal; of each text they hold only the digest."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 __all__ = ["KEY_BYTES", "JobRecord", "Line", "LineState", "Part", "PartState"]
 
 KEY_BYTES = 20
-"""Bytes of a key, see `content_keys`."""
+"""Bytes of a key; see `content_keys`."""
 
 PartState = Literal["packed", "uploading", "ready", "asked", "running", "ended", "closed"]
-"""How far a part is.
+"""How far a part has come.
 
-`packed`: it has no file yet. `uploading`: it may have one. `ready`: it has a file and no batch.
-`asked`: a batch was asked for, and whether there is one is not known. `running`: it has a batch.
-`ended`: the batch has ended, and its answers are yet to be read. `closed`: nothing is left to do.
+`packed`: it has no file yet. `uploading`: the upload has begun, so a file may exist. `ready`: it
+has a file and no batch. `asked`: a batch was requested, and may or may not exist. `running`: it has
+a batch. `ended`: the batch has ended, and its answers are still to be read. `closed`: nothing is
+left to do.
 """
 
 LineState = Literal["open", "done", "failed", "cancelled"]
@@ -24,16 +25,17 @@ LineState = Literal["open", "done", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Line:
-    """One request of a batch: several texts.
+    """One request of a batch, with one or more texts.
 
     Attributes:
         id: the request's `custom_id`.
         keys: the texts' keys in the journal.
-        places: the index of each text among those that the caller gave, shape (n,).
-        tokens: of each text by the stricter count, shape (n,).
-        sent: how often the server has failed it.
-        state: what became of it.
-        error: why it has failed.
+        places: the index of each text in the caller's list, shape (n,).
+        tokens: tokens of each text, shape (n,), by the stricter count: the larger of the model's
+            and the rate limiter's.
+        sent: how many times the request has failed at the server.
+        state: `"open"` until the line is done, has failed or is cancelled.
+        error: why the line has failed.
     """
 
     id: str
@@ -46,7 +48,7 @@ class Line:
 
     @property
     def weight(self) -> int:
-        """Tokens of all its texts."""
+        """Tokens of all texts of the line."""
         return int(self.tokens.sum())
 
 
@@ -54,28 +56,30 @@ class Line:
 class Part:
     """One file of a job, and its batch.
 
+    All times are in seconds since 1970.
+
     Attributes:
-        id: also the name of its file, so that it can be found.
+        id: the part's id, also used as the file's name, so that the file can be found.
         job: the job's id.
-        number: of parts before it in the job.
-        state: how far it is.
+        number: the part's position in the job, from 0; its successors have the same number.
+        state: how far the part has come.
         source: the part whose file holds the texts until this one has a file of its own.
-        file_id: its file at the server.
-        texts: how many it has.
-        tokens: of all texts by the stricter count.
-        octets: size of its file in bytes; 0 before it is made.
-        attempt: how often a batch was asked for, on purpose.
-        anchor: the newest batch of the account when one was asked for.
-        asked: when it was asked for, in seconds since 1970, as all times.
-        doubted: when the batch was first looked for, as its creation was not confirmed; 0: never.
-        batch_id: its batch at the server.
+        file_id: the part's file at the server.
+        texts: how many texts the part has.
+        tokens: tokens of all texts, by the stricter count.
+        octets: size of the file in bytes; 0 before the file is made.
+        attempt: how many batches were requested for the part; each has an intent of its own.
+        anchor: the account's newest batch just before the part's batch was requested.
+        asked: when the batch was requested.
+        doubted: when the search for an unconfirmed batch began; 0 if there was none.
+        batch_id: the part's batch at the server.
         status: the batch's state at the server.
         answered: share of the lines that are answered, by the server's count.
         output_id: the file with the answers.
         error_id: the file with the errors.
-        tries: how often in a row the same thing went wrong.
-        not_before: when the next step may be done.
-        trouble: why it has to wait.
+        tries: failures in a row; a batch that passes the server's validation resets the count.
+        not_before: the earliest time of the next step.
+        trouble: why the part has to wait.
         is_cancelling: whether the server was asked to cancel the batch.
     """
 
@@ -104,12 +108,12 @@ class Part:
 
     @property
     def intent(self) -> str:
-        """What the batch is recognised by, in its metadata."""
+        """The string in the batch's metadata that identifies the batch."""
         return f"{self.id}-{self.attempt}"
 
     @property
     def file_name(self) -> str:
-        """The name of its file."""
+        """The name of the part's file."""
         return f"{self.id}.jsonl"
 
 
@@ -117,31 +121,33 @@ class Part:
 class JobRecord:
     """One job.
 
+    All times are in seconds since 1970.
+
     Attributes:
-        id: its name.
-        space: the digest of what makes its vectors.
+        id: the job's name.
+        space: the digest of the `Space` of its vectors.
         model: the model's name.
-        created: seconds since 1970, as all times.
-        finish_by: when ordinary requests must have taken over what is late; `None`: never.
-        max_dollars: what it may cost; `None`: anything.
-        price: dollars for a million tokens of ordinary requests; `None`: not known.
-        texts: that the caller gave.
-        unique: different ones among them.
-        recalled: unique texts whose vectors were in the journal.
-        inputs: what this job sends: texts, and windows of over-long ones.
-        shared: what earlier jobs send for this one too.
+        created: when the job was submitted.
+        finish_by: the deadline, met with ordinary requests for late texts; `None` if there is none.
+        max_dollars: the most that the job may cost; `None` if there is no limit.
+        price: dollars for a million tokens of ordinary requests; `None` if not known.
+        texts: how many texts the caller gave.
+        unique: how many of them are different.
+        recalled: unique texts whose vectors were already in the journal.
+        inputs: how many inputs this job sends: texts, and windows of over-long texts.
+        shared: how many inputs of this job are sent by earlier jobs.
         waits_for: the ids of those jobs.
-        tokens: of all inputs by the stricter count.
-        seconds: that ordinary requests would take for all inputs.
-        cancelled: when it was cancelled.
+        tokens: tokens of all inputs, by the stricter count.
+        seconds: expected seconds of ordinary requests for all inputs; 0 without a deadline.
+        cancelled: when the job was cancelled.
         ended: when nothing was left to do.
         half_tokens: tokens billed at half the price.
         full_tokens: tokens billed at the full price.
-        requests: ordinary requests.
-        batches: that were created.
-        overtaken: inputs sent by ordinary requests while their batch had not confirmed its end.
-        barren: batches in a row that ended without an answer.
-        fatal: why the job cannot go on.
+        requests: how many ordinary requests were sent.
+        batches: how many batches were created.
+        overtaken: inputs sent by ordinary requests before their batch was known to have ended.
+        barren: batches in a row, or portions of ordinary requests, that brought no answer.
+        fatal: why the job cannot continue.
         answered_by: the model that the answers name.
     """
 

@@ -1,4 +1,4 @@
-"""The Batch API over HTTP, through the OpenAI SDK's client of the wrapped object."""
+"""The Batch API over HTTP, called with the wrapped object's OpenAI SDK client."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ from langchain_batch_embed.batch_api.files import URL
 from langchain_batch_embed.errors import OptionError, ResponseError
 from langchain_batch_embed.pacing.error_reading import read_error
 
-if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported it; nobody else needs it
+if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported the SDK; nothing else needs it
     import openai
 
 __all__ = ["BatchService", "faults_of", "is_doubtful", "is_gone"]
 
 INTENT = "langchain_batch_embed"
-"""The name in a batch's metadata by which it is recognised."""
+"""The key in a batch's metadata that holds the intent by which the batch is recognised."""
 
 _TIMEOUT = 120.0
-"""Seconds for a call, and for each piece of a file."""
+"""Timeout in seconds of a call, and of each chunk of a downloaded file."""
 
 _NO_API = "the answer is not one of the Batch API, but perhaps the page of a proxy"
 
@@ -32,13 +32,13 @@ _DOUBTFUL = frozenset({408, 409, 425, 499})
 
 
 class BatchService:
-    """Files and batches of one account.
+    """The files and batches of one account.
 
-    Every method raises what the SDK raises, and sends each request once: a batch that is created
-    twice is paid for twice.
+    Every method raises what the SDK raises. Each request is sent once, because a batch that is
+    created twice is paid for twice.
 
     Args:
-        client: of the SDK, which does not retry.
+        client: the SDK's client, set not to retry.
         address: the server's name in messages.
     """
 
@@ -47,7 +47,7 @@ class BatchService:
         self._address = address
 
     def newest(self) -> str:
-        """Return the id of the account's newest batch, or "" where there is none.
+        """Return the id of the account's newest batch, or "" if there is none.
 
         Raises:
             OptionError: the server has no Batch API.
@@ -57,18 +57,19 @@ class BatchService:
             with _understood():
                 page: Any = self._client.batches.list(limit=1, timeout=_TIMEOUT)
                 data = list(page.data)
-        except ResponseError:  # some gateways answer any address with a page
+        except ResponseError:  # some gateways answer any address with a web page
             data = None
         except Exception as error:
             if getattr(error, "status_code", None) in _NO_SUCH_ADDRESS:
                 raise OptionError(self._has_none()) from error
             raise
-        if data is None:  # said out here, so that it has no cause for which waiting helps
+        if data is None:
+            # Raise outside the `except` block, so that the error has no cause that looks temporary.
             raise OptionError(self._has_none())
         return str(data[0].id) if data else ""
 
     def upload(self, name: str, content: bytes) -> str:
-        """Upload a file; return its id."""
+        """Upload a file, and return its id."""
         with _understood():
             made = self._client.files.create(
                 file=(name, content, "application/jsonl"), purpose="batch", timeout=_TIMEOUT
@@ -76,7 +77,7 @@ class BatchService:
             return _id_of(made)
 
     def find_file(self, name: str, octets: int) -> str | None:
-        """Return the id of a file that was uploaded, or `None` where there is none."""
+        """Return the id of the file with this name and size, or `None` if there is none."""
         with _understood():
             files = self._client.files.list(purpose="batch", order="desc", timeout=_TIMEOUT)
             for file in islice(files, _FILES_LOOKED_AT):
@@ -85,7 +86,7 @@ class BatchService:
         return None
 
     def create(self, file_id: str, intent: str) -> BatchView:
-        """Create a batch."""
+        """Create a batch whose metadata holds this intent."""
         with _understood():
             batch = self._client.batches.create(
                 input_file_id=file_id,
@@ -97,11 +98,11 @@ class BatchService:
             return _view(batch)
 
     def find(self, intent: str, anchor: str | None) -> BatchView | None:
-        """Return the batch with this intent, or `None` where there is none.
+        """Return the batch with this intent, or `None` if there is none.
 
         Args:
-            intent: in its metadata.
-            anchor: a batch that is older; what is behind its page is not looked at.
+            intent: the intent in the batch's metadata.
+            anchor: a batch that is older; the search stops at the page that lists it.
         """
         with _understood():
             page: Any = self._client.batches.list(limit=_PAGE, timeout=_TIMEOUT)
@@ -114,24 +115,25 @@ class BatchService:
                 page = page.get_next_page()
 
     def retrieve(self, batch_id: str) -> BatchView:
-        """Return a batch as it is now."""
+        """Return the current state of a batch."""
         with _understood():
             return _view(self._client.batches.retrieve(batch_id, timeout=_TIMEOUT))
 
     def cancel(self, batch_id: str) -> None:
-        """Ask for a batch to be cancelled; one that has ended stays as it is."""
+        """Ask the server to cancel a batch; a batch that has ended stays as it is."""
         try:
             self._client.batches.cancel(batch_id, timeout=_TIMEOUT)
         except Exception as error:
             status = getattr(error, "status_code", None)
-            if status not in (400, 409):  # it has ended by now
+            if status not in (400, 409):  # the batch has ended already
                 raise
 
     def lines(self, file_id: str) -> Iterator[bytes]:
-        """Yield the lines of a file while it is being read, so that one is in memory at a time.
+        """Yield the lines of a file as it downloads, so that only one is in memory at a time.
 
         Raises:
-            ResponseError: it is the page of a proxy, which is no reason to pay again.
+            ResponseError: the answer is a web page, perhaps of a proxy. The file may still exist,
+                so its texts are not paid for again.
         """
         pieces: list[bytes] = []
         content = self._client.files.with_streaming_response.content
@@ -141,7 +143,7 @@ class BatchService:
                 beginning = beginning or chunk.lstrip()[:1]
                 if beginning == b"<":
                     raise ResponseError(_NO_API)
-                # Other line ends may be part of a string.
+                # Split at newlines only, because other line ends may be part of a string.
                 *whole, rest = chunk.split(b"\n")
                 for end in whole:
                     pieces.append(end)
@@ -155,7 +157,7 @@ class BatchService:
             yield line
 
     def delete(self, file_id: str) -> None:
-        """Delete a file; one that is gone already is no error."""
+        """Delete a file; a file that is already gone is not an error."""
         try:
             self._client.files.delete(file_id, timeout=_TIMEOUT)
         except Exception as error:
@@ -170,18 +172,18 @@ class BatchService:
 
 
 def is_doubtful(error: BaseException) -> bool:
-    """Tell whether the server may have done what a failed request asked for."""
+    """Return whether the server may have carried out a request that failed."""
     status = getattr(error, "status_code", None)
     return not (isinstance(status, int) and 400 <= status < 500 and status not in _DOUBTFUL)  # noqa: PLR2004
 
 
 def is_gone(error: BaseException) -> bool:
-    """Tell whether the server no longer has what was asked for."""
+    """Return whether the server no longer has the requested file or batch."""
     return getattr(error, "status_code", None) == _NOT_FOUND
 
 
 def faults_of(error: BaseException) -> tuple[Fault, ...]:
-    """Return the reasons of a refusal, in the form in which a failed batch has them."""
+    """Return the reasons for a refusal, in the form that a failed batch lists them."""
     evidence = read_error(error, ())
     code, param = next(iter(evidence.codes), None), next(iter(evidence.params), None)
     return (Fault(code=code, line=None, words=evidence.text, param=param),)
@@ -189,10 +191,10 @@ def faults_of(error: BaseException) -> tuple[Fault, ...]:
 
 @contextmanager
 def _understood() -> Iterator[None]:
-    """Take an answer of another shape for one that failed: the SDK reads whatever comes.
+    """Treat an answer of the wrong shape as a failed request, because the SDK accepts any shape.
 
     Raises:
-        ResponseError: it is of another shape.
+        ResponseError: the answer does not have the shape of the Batch API's.
     """
     try:
         yield

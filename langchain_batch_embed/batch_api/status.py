@@ -1,4 +1,4 @@
-"""How far a job is, and what it did."""
+"""The progress of a job, and its report."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ __all__ = ["JobReport", "JobStatus"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
-    """How far a job is: counts of texts, where an over-long one counts as its windows.
+    """The progress of a job, in texts; an over-long text counts as its windows.
 
     Attributes:
-        texts: that the job has to bring, without those that were in the journal.
-        waiting: they have no batch yet: the queue is full, or the server was not asked.
-        running: they are in a batch.
-        answered: those among the running that the server says it has answered.
-        finished: their vectors are in the journal.
-        failed: they were refused, or the server could not embed them; see the report.
-        cancelled: they were in a batch, or waited for one, when the job was cancelled.
-        has_ended: nothing is left to do.
+        texts: texts that the job has to embed, without those that were already in the journal.
+        waiting: texts without a batch, because the queue is full or no batch was requested yet.
+        running: texts in a batch.
+        answered: running texts that the server reports as answered.
+        finished: texts whose vectors are in the journal.
+        failed: texts that were refused, or that the server could not embed; see the report.
+        cancelled: texts that were in a batch, or waited for one, when the job was cancelled.
+        has_ended: whether nothing is left to do.
     """
 
     texts: int
@@ -34,7 +34,7 @@ class JobStatus:
     has_ended: bool = False
 
     def __str__(self) -> str:
-        """One line: the counts that are not 0."""
+        """Return one line with the counts that are not 0."""
         counts = {
             "waiting": self.waiting,
             "running": self.running,
@@ -48,22 +48,22 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobReport:
-    """What a job did and cost so far.
+    """What a job has done and cost so far.
 
     Attributes:
-        texts: texts of the caller.
-        unique: different texts among them.
-        from_journal: unique texts whose vectors were kept from before and cost nothing.
+        texts: how many texts the caller gave.
+        unique: how many of them are different.
+        from_journal: unique texts whose vectors were already in the journal and cost nothing.
         batches: batches created.
-        requests: ordinary requests, for what was late.
+        requests: ordinary requests, sent for late texts.
         half_price_tokens: tokens billed through the Batch API.
         full_price_tokens: tokens billed for ordinary requests.
-        half_price_dollars: their price; `None` where it is not known.
-        full_price_dollars: their price; `None` where it is not known.
-        overtaken: texts sent by ordinary requests while their batch had not confirmed that it had
-            ended. OpenAI may bill some of them in the batch too.
-        seconds: from `submit` to the end, or until now.
-        failures: texts without a vector, by their index among the caller's.
+        half_price_dollars: the cost of the half-price tokens; `None` if the price is not known.
+        full_price_dollars: the cost of the full-price tokens; `None` if the price is not known.
+        overtaken: texts sent by ordinary requests before their batch was known to have ended.
+            OpenAI may bill some of them in the batch too.
+        seconds: seconds from `submit` to the end, or until now.
+        failures: texts without a vector, by their index in the caller's list.
     """
 
     texts: int
@@ -81,13 +81,13 @@ class JobReport:
 
     @property
     def dollars(self) -> float | None:
-        """Dollars for all tokens; `None` where the price is not known."""
+        """Dollars for all tokens; `None` if the price is not known."""
         if self.half_price_dollars is None or self.full_price_dollars is None:
             return None
         return self.half_price_dollars + self.full_price_dollars
 
     def __str__(self) -> str:
-        """One line for a log or a print."""
+        """Return one line for a log or a print."""
         kept = f", {self.from_journal:,} kept from before" if self.from_journal else ""
         lost = f", {len(self.failures):,} failed" if self.failures else ""
         texts = f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}{lost})"

@@ -1,4 +1,4 @@
-"""Where jobs are kept: the journal's SQLite file."""
+"""Stores jobs in the journal's SQLite file."""
 
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -14,21 +14,21 @@ from langchain_batch_embed.journal import SQLiteJournal
 __all__ = ["JobStore"]
 
 _LIMIT_HOLDS = 86_400.0
-"""Seconds for which a limit of enqueued tokens that a refusal named is kept."""
+"""Seconds for which to trust the limit of enqueued tokens that a refusal gave."""
 
 
 class JobStore:
-    """Reads and writes the tables; each method is one transaction.
+    """Reads and writes the tables of the jobs; each method is one transaction.
 
     Args:
-        journal: whose file has them; they are made when the first job is added.
+        journal: the journal whose file holds the tables; `prepare` makes them.
     """
 
     def __init__(self, journal: SQLiteJournal) -> None:
         self._journal = journal
 
     def prepare(self) -> None:
-        """Make the tables."""
+        """Make the tables if they are missing, and check their version."""
         with self._transaction() as connection:
             for statement in tables.SCHEMA:
                 connection.execute(statement)
@@ -36,7 +36,7 @@ class JobStore:
         self._check()
 
     def exists(self) -> bool:
-        """Tell whether the tables are there, so that there may be jobs."""
+        """Return whether the tables exist; without them there are no jobs."""
         with self._journal.reading() as connection:
             found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'job_version'")
             is_there = found.fetchone() is not None
@@ -52,7 +52,7 @@ class JobStore:
                 tables.add_part(connection, part, lines)
 
     def jobs(self) -> list[JobRecord]:
-        """Return all jobs: first those that have not ended, then the newest first."""
+        """Return all jobs, unfinished ones before ended ones, and each group newest first."""
         with self._journal.reading() as connection:
             rows = connection.execute(
                 f"SELECT {JOB_COLUMNS} FROM job "  # noqa: S608  # our own names
@@ -72,12 +72,12 @@ class JobStore:
         return tables.job_from(row)
 
     def change_job(self, job_id: str, **values: Any) -> None:
-        """Set some of a job's values."""
+        """Set some columns of a job."""
         with self._transaction() as connection:
             tables.update(connection, "job", job_id, **values)
 
     def add_to_job(self, job_id: str, **amounts: int) -> None:
-        """Add to some of a job's counts."""
+        """Add amounts to some of a job's counts."""
         with self._transaction() as connection:
             tables.add_to_job(connection, job_id, amounts)
 
@@ -101,7 +101,7 @@ class JobStore:
         return tables.part_from(row)
 
     def save_part(self, part: Part) -> Part:
-        """Write what has changed about a part, and return it."""
+        """Write a part to its row, and return the part."""
         with self._transaction() as connection:
             tables.update_part(connection, part)
         return part
@@ -120,7 +120,7 @@ class JobStore:
     def finish_lines(
         self, job_id: str, done: Sequence[str], *, answered_by: str | None = None, **amounts: int
     ) -> None:
-        """Note that the vectors of some lines are in the journal, and what they cost."""
+        """Record that the vectors of some lines are in the journal, and what they cost."""
         with self._transaction() as connection:
             connection.executemany(
                 "UPDATE job_line SET state = 'done' WHERE id = ? AND state = 'open'",
@@ -141,16 +141,16 @@ class JobStore:
         barren: int | None = None,
         half_tokens: int = 0,
     ) -> None:
-        """Close a part: what is left of it goes into other parts, or is lost.
+        """Close a part, and replace its open lines by lines in new parts or by lost lines.
 
         Args:
             part: the part.
-            successors: new parts, with the lines in them.
-            lost: lines that are not sent again, which have failed or are cancelled.
-            unneeded: files of the part that nobody needs any more.
-            space: the job's.
-            barren: batches in a row that ended without an answer; `None`: as before.
-            half_tokens: billed for answers that are of no use.
+            successors: the new parts, each with its lines.
+            lost: lines that are not sent again, because they have failed or are cancelled.
+            unneeded: files at the server to delete; `None` entries are ignored.
+            space: the digest of the job's space.
+            barren: the job's new count of batches without an answer; `None` to leave it.
+            half_tokens: tokens billed for answers that cannot be used.
         """
         with self._transaction() as connection:
             connection.execute("DELETE FROM job_line WHERE part = ? AND state = 'open'", (part.id,))
@@ -171,17 +171,17 @@ class JobStore:
         successor: tuple[Part, Sequence[Line]] | None,
         **amounts: int,
     ) -> None:
-        """Close a part after ordinary requests have brought some of its vectors.
+        """Close a part after ordinary requests have embedded some of its texts.
 
-        What is left goes into another part at once. The file of this part holds more than that, so
-        a batch of it would pay for some texts twice.
+        The remaining lines move into a new part at once. A batch of the old part's file would pay
+        again for the texts that are already embedded.
 
         Args:
             part: the part.
-            done: lines whose texts all have their vectors.
-            pieces: lines in place of others, which are done in part, or have failed.
-            successor: a part with all lines that are left; `None`: none are.
-            amounts: to be added to the job's counts.
+            done: ids of the lines whose texts all have their vectors.
+            pieces: lines that replace open ones, and are done or have failed.
+            successor: a new part with all remaining lines; `None` if none remain.
+            amounts: amounts to add to the job's counts.
         """
         with self._transaction() as connection:
             connection.executemany(
@@ -196,7 +196,7 @@ class JobStore:
             tables.add_to_job(connection, part.job, amounts)
 
     def release_files(self, space: bytes) -> None:
-        """Note that files of closed parts are not needed, unless others have their texts there."""
+        """Mark the files of closed parts for deletion, unless another part needs their texts."""
         with self._transaction() as connection:
             unneeded = (
                 "state = 'closed' AND file_id IS NOT NULL "
@@ -215,21 +215,21 @@ class JobStore:
             )
 
     def unneeded(self, space: bytes) -> list[str]:
-        """Return the files at the server that nobody needs any more."""
+        """Return the ids of the files at the server that are to be deleted."""
         with self._journal.reading() as connection:
             rows = connection.execute("SELECT id FROM job_file WHERE space = ?", (space,))
             return [file_id for (file_id,) in rows]
 
     def forget_file(self, file_id: str) -> None:
-        """Note that a file is deleted."""
+        """Record that a file at the server is deleted."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM job_file WHERE id = ?", (file_id,))
 
     def counts(self, job_id: str) -> dict[tuple[str, str, str | None], int]:
-        """Return how many texts are in lines of each state, in parts of each state.
+        """Return how many texts are in each state, by the states of their line and their part.
 
         Returns:
-            (state of the line, state of the part, the part if it is running) -> texts.
+            (state of the line, state of the part, id of the part if it is running) -> texts.
         """
         with self._journal.reading() as connection:
             rows = connection.execute(
@@ -253,10 +253,10 @@ class JobStore:
             return [tables.line_from(row) for row in rows]
 
     def pending(self, space: bytes) -> dict[bytes, tuple[str, bool]]:
-        """Return the keys of the texts of all jobs that go on.
+        """Return the keys of the texts of all jobs that have not ended and are not cancelled.
 
         Returns:
-            The key -> its job, and whether the job has yet to bring its vector.
+            The key -> the id of its job, and whether its vector is still to come.
         """
         found: dict[bytes, tuple[str, bool]] = {}
         with self._journal.reading() as connection:
@@ -272,7 +272,7 @@ class JobStore:
         return found
 
     def enqueued(self, space: bytes) -> int:
-        """Return the tokens of all batches that may not have ended."""
+        """Return the tokens of all batches that may still be in the queue."""
         with self._journal.reading() as connection:
             (tokens,) = connection.execute(
                 "SELECT coalesce(sum(job_part.tokens), 0) FROM job_part "
@@ -283,7 +283,7 @@ class JobStore:
         return int(tokens)
 
     def let_queue_move(self, space: bytes) -> None:
-        """Let parts that wait for the queue try again now, because a batch has ended."""
+        """Let parts that wait for room in the queue try again now, because a batch has ended."""
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE job_part SET not_before = 0 WHERE trouble = 'queue' AND job IN "
@@ -292,7 +292,7 @@ class JobStore:
             )
 
     def limit(self, space: bytes, *, now: float) -> float:
-        """Return how many tokens may be enqueued; infinite if no refusal of the last day says."""
+        """Return the limit of enqueued tokens that a refusal of the last day gave, or infinity."""
         with self._journal.reading() as connection:
             row = connection.execute(
                 "SELECT tokens FROM job_limit WHERE space = ? AND learnt >= ?",
@@ -301,7 +301,7 @@ class JobStore:
         return float("inf") if row is None else float(row[0])
 
     def learn_limit(self, space: bytes, tokens: int, now: float) -> None:
-        """Remember how many tokens may be enqueued."""
+        """Record the limit of enqueued tokens that a refusal gave."""
         with self._transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO job_limit (space, tokens, learnt) VALUES (?, ?, ?)",
@@ -309,7 +309,7 @@ class JobStore:
             )
 
     def end(self, job_id: str, now: float) -> None:
-        """Note that a job has ended, and forget the keys of the texts that have their vectors."""
+        """Record that a job has ended, and delete the keys of the texts that have their vectors."""
         with self._transaction() as connection:
             tables.update(connection, "job", job_id, ended=now)
             connection.execute(

@@ -1,4 +1,4 @@
-"""Parts that go on with the lines of another one, which is closed in the same transaction."""
+"""Moves the lines of a part into new parts, and closes the old one in the same transaction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +13,10 @@ __all__ = ["Successors"]
 
 
 class Successors:
-    """Closes parts, and puts lines that are sent again into new ones.
+    """Closes parts, and puts the lines that are sent again into new parts.
 
     Args:
-        tools: what it works with.
+        tools: the store, the service and the other tools of a job.
     """
 
     def __init__(self, tools: Tools) -> None:
@@ -25,7 +25,7 @@ class Successors:
         self._now = tools.calendar.time
 
     def repack(self, part: Part, most: float) -> bool:
-        """Put a part's lines into smaller files; return whether they could be made smaller."""
+        """Split a part into files of at most `most` tokens; return whether it could be split."""
         lines = within(self._store.lines(part.id), max_tokens=most, name=new_id)
         files = group(lines, max_tokens=most)
         if len(files) <= 1:
@@ -34,16 +34,16 @@ class Successors:
         return True
 
     def renew(self, part: Part, lines: Sequence[Line]) -> None:
-        """Put a part's lines, with new ids, into one new part."""
+        """Put a part's lines into one new part, under new ids."""
         fresh = [cut(line, (), name=new_id, sent=line.sent)[0] for line in lines]
         self.succeed(part, [fresh], tries=part.tries, not_before=part.not_before)
 
     def isolate(self, part: Part, named: Mapping[int, str]) -> bool:
-        """Send the lines that a failed batch names in smaller ones; return whether it names any.
+        """Cut the lines that a failed batch names, to send them again; return whether any exist.
 
         Args:
             part: the part.
-            named: the numbers of the lines, from 1, and why they are refused.
+            named: the numbers of the refused lines, from 1, and why each is refused.
         """
         lines = self._store.lines(part.id, only_open=False)
         if not named.keys() & set(range(1, len(lines) + 1)):
@@ -54,7 +54,7 @@ class Successors:
     def succeed(
         self, part: Part, files: Sequence[Sequence[Line]], *, tries: int = 0, not_before: float = 0
     ) -> None:
-        """Close a part, and put its lines into new parts, one for each file."""
+        """Close a part, and make one new part for each of these files."""
         successors = [
             (replace(after(part, lines, name=new_id), tries=tries, not_before=not_before), lines)
             for lines in files
@@ -62,11 +62,11 @@ class Successors:
         self._store.replace_lines(part, successors, space=self._space)
 
     def succeed_or_fail(self, part: Part, pieces: Sequence[Line], **values: Any) -> None:
-        """Close a part; open lines go into new parts, and the others are not sent again.
+        """Close a part; put its open lines into new parts, and record the others as final.
 
         Args:
             part: the part.
-            pieces: what its lines have become.
+            pieces: the lines that replace the part's open lines.
             values: see `JobStore.replace_lines`.
         """
         files = group(

@@ -1,4 +1,4 @@
-"""A part's texts and its file: where the texts are, upload, and deletion at the end."""
+"""Finds the texts of a part, uploads its file, and deletes the file at the end."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 class Supply:
-    """Finds the texts of parts, and gives parts their files.
+    """Finds the texts of parts, and uploads their files.
 
     Args:
-        tools: what it works with.
-        successors: takes lines that go on in another part.
+        tools: the store, the service and the other tools of a job.
+        successors: moves lines into new parts.
         given: texts by their keys, for parts that have no file yet.
     """
 
@@ -31,12 +31,13 @@ class Supply:
         self._service = tools.service
         self._successors = successors
         self._given = given
-        self._read: tuple[str, dict[bytes, str]] = "", {}  # the texts of the file read last
+        self._read: tuple[str, dict[bytes, str]] = "", {}  # id and texts of the last file read
 
     def upload(self, part: Part) -> Part | None:
-        """Give a part its file; return `None` if it gets none.
+        """Upload a part's file; return `None` if that is not possible.
 
-        Then other parts have its lines and it is closed, or nobody has its texts.
+        In that case either the part was closed and other parts have its lines, or its texts cannot
+        be found.
         """
         if part.state == "uploading":
             file_id = self._service.find_file(part.file_name, part.octets)
@@ -53,7 +54,7 @@ class Supply:
         return self._store.save_part(replace(part, state="ready", file_id=file_id))
 
     def upload_again(self, part: Part) -> bool:
-        """Give a part's lines a new file; return whether that is possible."""
+        """Move a part's lines into a new part without a file; return whether that is possible."""
         lines = self._store.lines(part.id)
         if self.texts(part, lines) is None:
             return False
@@ -61,7 +62,7 @@ class Supply:
         return True
 
     def texts(self, part: Part, lines: Sequence[Line]) -> Mapping[bytes, str] | None:
-        """Return the texts of a part's lines by their keys; `None` where nobody has them."""
+        """Return the texts of a part's lines by their keys; `None` if some cannot be found."""
         wanted = {key for line in lines for key in line.keys}
         if wanted <= self._given.keys():
             return self._given
@@ -82,7 +83,7 @@ class Supply:
         return self._read[1] if wanted <= self._read[1].keys() else None
 
     def sweep(self) -> None:
-        """Delete files that nobody needs; those that cannot be deleted now are deleted later."""
+        """Delete files that are no longer needed; a failure leaves the rest for a later sweep."""
         space = self._tools.space.digest
         self._store.release_files(space)
         for file_id in self._store.unneeded(space):
@@ -94,7 +95,7 @@ class Supply:
             self._store.forget_file(file_id)
 
     def _split_off(self, part: Part, lines: Sequence[Line]) -> None:
-        """Give the texts of a part that the caller gave a part of their own, if there are any."""
+        """Split a part into the texts that the caller gave, if there are any, and the others."""
         here, missing = parted(lines, self._given.__contains__, name=new_id)
         if here:
             self._successors.succeed(part, [here, missing])

@@ -1,4 +1,4 @@
-"""The tables of the jobs: their columns, and how records become rows and rows become records."""
+"""The tables of the jobs: their columns, and the conversion between records and rows."""
 
 import json
 import sqlite3
@@ -30,10 +30,10 @@ __all__ = [
 ]
 
 VERSION = 1
-"""Version of the tables."""
+"""Version of the tables' layout."""
 
-# Ids are random, so that the tables of two files can be put together. The names begin with `job`,
-# by which the journal knows what to carry over.
+# Ids are random, so that the tables of two files can be merged. Every table's name begins with
+# `job`, which is how the journal finds the tables to copy into a new file.
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS job_version (version INTEGER PRIMARY KEY)",
     """
@@ -66,9 +66,9 @@ SCHEMA = (
     """,
     "CREATE INDEX IF NOT EXISTS job_line_by_part ON job_line (part, state)",
     "CREATE INDEX IF NOT EXISTS job_part_by_job ON job_part (job, state)",
-    # Files that nobody needs any more.
+    # Files at the server that are to be deleted.
     "CREATE TABLE IF NOT EXISTS job_file (id TEXT PRIMARY KEY, space BLOB NOT NULL)",
-    # What a refusal says may be enqueued.
+    # The limit of enqueued tokens that a refusal gave, and when.
     "CREATE TABLE IF NOT EXISTS job_limit (space BLOB PRIMARY KEY, tokens INTEGER, learnt REAL)",
 )
 
@@ -77,7 +77,7 @@ _PART_NAMES = tuple(field.name for field in fields(Part))
 JOB_COLUMNS = ", ".join(f'"{name}"' for name in _JOB_NAMES)
 PART_COLUMNS = ", ".join(f'"{name}"' for name in _PART_NAMES)
 LINE_COLUMNS = "job_line.id, job_line.keys, places, job_line.tokens, sent, job_line.state, error"
-"""Of each table, in the order in which `job_from`, `part_from` and `line_from` take them."""
+"""The columns of each table, in the order that `job_from`, `part_from` and `line_from` expect."""
 
 _INT32 = np.dtype("<i4")
 
@@ -118,7 +118,7 @@ def add_lines(connection: sqlite3.Connection, part_id: str, lines: Sequence[Line
 
 
 def update(connection: sqlite3.Connection, table: str, row_id: str, **values: Any) -> None:
-    """Set some values of one row."""
+    """Set the given columns of one row."""
     sets = ", ".join(f'"{name}" = ?' for name in values)
     connection.execute(
         f"UPDATE {table} SET {sets} WHERE id = ?",  # noqa: S608  # our own names
@@ -127,14 +127,14 @@ def update(connection: sqlite3.Connection, table: str, row_id: str, **values: An
 
 
 def update_part(connection: sqlite3.Connection, part: Part) -> None:
-    """Write all values of a part."""
+    """Write all columns of a part."""
     values = _values(part, _PART_NAMES)
     del values["id"]
     update(connection, "job_part", part.id, **values)
 
 
 def add_to_job(connection: sqlite3.Connection, job_id: str, amounts: Mapping[str, int]) -> None:
-    """Add to some of a job's counts."""
+    """Add amounts to some of a job's counts."""
     sets = ", ".join(f'"{name}" = "{name}" + ?' for name in amounts)
     if sets:
         connection.execute(
@@ -146,7 +146,7 @@ def add_to_job(connection: sqlite3.Connection, job_id: str, amounts: Mapping[str
 def discard_files(
     connection: sqlite3.Connection, files: Iterable[str | None], space: bytes
 ) -> None:
-    """Note files at the server that nobody needs any more."""
+    """Record files at the server that are no longer needed, to be deleted later."""
     connection.executemany(
         "INSERT OR IGNORE INTO job_file (id, space) VALUES (?, ?)",
         [(file_id, space) for file_id in files if file_id],
@@ -154,19 +154,19 @@ def discard_files(
 
 
 def job_from(row: Sequence[Any]) -> JobRecord:
-    """Return the job of a row."""
+    """Return the job that a row holds."""
     job = JobRecord(**dict(zip(_JOB_NAMES, row, strict=True)))
     return replace(job, waits_for=tuple(json.loads(str(job.waits_for))))
 
 
 def part_from(row: Sequence[Any]) -> Part:
-    """Return the part of a row."""
+    """Return the part that a row holds."""
     part = Part(**dict(zip(_PART_NAMES, row, strict=True)))
     return replace(part, is_cancelling=bool(part.is_cancelling))
 
 
 def line_from(row: Sequence[Any]) -> Line:
-    """Return the line of a row."""
+    """Return the line that a row holds."""
     line_id, keys, places, tokens, sent, state, error = row
     return Line(
         id=line_id,
@@ -180,7 +180,7 @@ def line_from(row: Sequence[Any]) -> Line:
 
 
 def keys_from(blob: bytes) -> tuple[bytes, ...]:
-    """Return the keys of a line's texts."""
+    """Return the keys of a line's texts, which are stored one after the other."""
     return tuple(blob[start : start + KEY_BYTES] for start in range(0, len(blob), KEY_BYTES))
 
 

@@ -1,4 +1,7 @@
-"""When ordinary requests take over what is late, how much, and what is left then. Pure."""
+"""Decides when ordinary requests take over late texts, how many, and what remains afterwards.
+
+Pure arithmetic: no clock, thread or I/O.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,27 +19,29 @@ from langchain_batch_embed.report import BATCH_API_SHARE
 __all__ = ["Takeover", "may_take_over", "portion", "sorted_out", "take_over"]
 
 _SAFETY = 1.5
-"""Plan for ordinary requests that take this many times the expected seconds."""
+"""Plan as if ordinary requests take this many times the expected seconds."""
 
 _MARGIN, _MARGIN_SHARE = 30.0, 0.1
-"""Seconds kept in reserve at the end, and their largest share of the time allowed."""
+"""Seconds kept in reserve before the deadline, and their largest share of the time allowed."""
 
 _CANCELLING, _CANCELLING_SHARE = 600.0, 0.2
-"""Seconds that a batch may take to end when it is cancelled, from the Batch API's guide, and their
-largest share of the time allowed."""
+"""Seconds that a cancelled batch may take to end, and their largest share of the time allowed.
+
+The seconds are from the Batch API's guide.
+"""
 
 _PORTION_SECONDS = 20.0
-"""Seconds of ordinary requests between two looks at the batches."""
+"""Seconds of ordinary requests to send before the batches are polled again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takeover:
-    """What ordinary requests take over, because little time is left.
+    """The parts that ordinary requests take over, because little time is left.
 
     Attributes:
-        cancel: parts whose batches are cancelled, so that nothing is paid for twice.
-        take: parts whose texts are sent now.
-        until: when to look again; infinite where there is nothing to take over.
+        cancel: parts whose batches are to be cancelled, so that nothing is paid for twice.
+        take: parts whose texts are to be sent now.
+        until: when to decide again; infinite if there is nothing to take over.
     """
 
     cancel: tuple[str, ...] = ()
@@ -45,16 +50,17 @@ class Takeover:
 
 
 def take_over(job: JobRecord, parts: Sequence[Part], *, now: float) -> Takeover:
-    """Decide what ordinary requests have to take over of a job, so that it ends in time.
+    """Decide which parts of a job ordinary requests have to take over, so that it ends in time.
 
-    The Batch API keeps its work until the last moment at which ordinary requests can still do all
-    that is left. They take the parts without a batch first. The batches of the others are cancelled
-    early enough for them to end, and ordinary requests take what they leave. If a batch has not
-    ended by the last moment, its texts are sent all the same, and may be paid for twice.
+    The Batch API keeps the work until the last moment at which ordinary requests can still finish
+    it before the deadline. Ordinary requests take the parts without a batch first. The batches of
+    the other parts are cancelled early enough to end, and ordinary requests take the texts that
+    these batches have not answered. If a batch has not ended at the last moment, its texts are sent
+    anyway, and may be paid for twice.
 
     Args:
         job: the job.
-        parts: its parts that are not closed.
+        parts: the job's parts that are not closed.
         now: the time.
     """
     if job.finish_by is None or not parts:
@@ -74,7 +80,7 @@ def take_over(job: JobRecord, parts: Sequence[Part], *, now: float) -> Takeover:
     if free:
         moments.append(left - need - ending)
         if moments[-1] <= 0:
-            # From the last part on: the first ones get a batch sooner.
+            # Start with the last part, because the first ones get a batch sooner.
             take += [part.id for part in reversed(free)]
     if bound:
         moments += [left - need_bound - ending, left - need_bound]
@@ -88,7 +94,7 @@ def take_over(job: JobRecord, parts: Sequence[Part], *, now: float) -> Takeover:
 
 
 def may_take_over(job: JobRecord, parts: Sequence[Part]) -> bool:
-    """Tell whether the job may cost what sending the rest at full price costs."""
+    """Return whether `max_dollars` allows the rest of the job to be sent at full price."""
     if job.max_dollars is None or job.price is None:
         return True
     full = job.full_tokens + sum(part.tokens for part in parts)
@@ -97,7 +103,7 @@ def may_take_over(job: JobRecord, parts: Sequence[Part]) -> bool:
 
 
 def portion(lines: Sequence[Line], seconds_per_token: float) -> int:
-    """Return how many lines to send before the batches are looked at again, at least one."""
+    """Return how many lines, at least one, to send before the batches are polled again."""
     tokens = lines[0].weight if lines else 0
     count = 1
     while count < len(lines):
@@ -115,17 +121,17 @@ def sorted_out(
     *,
     name: Callable[[], str],
 ) -> tuple[list[str], list[Line], list[Line]]:
-    """Say what has become of lines whose texts were sent by ordinary requests.
+    """Sort lines by their outcome, after ordinary requests have sent their texts.
 
     Args:
         lines: the lines.
         is_there: which of their texts have a vector, shape (texts of all lines,).
-        lost: position of a text without a vector -> why.
+        lost: position of a text without a vector -> the error.
         name: returns an id that no other line has.
 
     Returns:
-        The ids of lines with a vector for each text; pieces of other lines, done or failed; and
-        pieces that are open.
+        The ids of lines with a vector for each text; the pieces of other lines that are done or
+        have failed; and the pieces that are still open.
     """
     done: list[str] = []
     settled: list[Line] = []
@@ -149,7 +155,7 @@ def _pieces(
     offset: int,
     name: Callable[[], str],
 ) -> list[Line]:
-    """Cut a line of which some texts have no vector; `offset` is the position of its first text."""
+    """Cut a line that lacks some vectors; `offset` is the position of its first text."""
     missing = np.flatnonzero(~is_there).tolist()
     borders = {border for position in missing for border in (position, position + 1)}
     pieces: list[Line] = []
@@ -159,7 +165,7 @@ def _pieces(
         if is_there[start]:
             pieces.append(replace(piece, state="done"))
         elif error is None or passes(error) or isinstance(error, NotSentError | BudgetError):
-            pieces.append(piece)  # another request may bring it yet
+            pieces.append(piece)  # another request may still succeed
         else:
             pieces.append(replace(piece, state="failed", error=diagnose(error).signature))
         start += len(piece.keys)

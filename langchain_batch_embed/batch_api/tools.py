@@ -1,4 +1,4 @@
-"""What the modules that work on a job share: their tools, and new ids."""
+"""The tools that all modules working on a job share, and new ids."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,11 @@ from langchain_batch_embed.report import Report
 __all__ = ["EmbedNow", "Tools", "known", "new_id"]
 
 _LOOKED_UP = 2048
-"""Keys looked up in one piece: 12 MB of vectors at 1,536 dimensions."""
+"""Keys to look up at once: 12 MB of vectors at 1,536 dimensions."""
 
 
 class EmbedNow(Protocol):
-    """Embeds texts by ordinary requests into the journal."""
+    """Embeds texts by ordinary requests, and puts the vectors into the journal."""
 
     def __call__(self, texts: list[str]) -> tuple[Report, Sequence[Failure]]:
         """Return what the requests cost, and the texts without a vector."""
@@ -31,21 +31,21 @@ class EmbedNow(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
-    """What the work on a job needs.
+    """Everything that the work on a job needs.
 
     Attributes:
         store: the tables of the jobs.
         service: the Batch API.
-        journal: where vectors go.
-        space: what makes the vectors.
-        dimensions: dimensions that the requests ask for.
+        journal: the journal for the vectors.
+        space: the space of the vectors.
+        dimensions: dimensions that the requests ask for; `None` for the model's default.
         body: the JSON of a request without its texts.
-        empty: what is sent for an empty text.
+        empty: the string to send for an empty text.
         agree: raises if vectors of these dimensions and this model differ from earlier ones.
         expect_model: sets the model that earlier answers named.
-        embed_now: sends texts by ordinary requests.
-        note_usage: takes the model, the texts and the tokens of each line that is billed.
-        calendar: time and waiting.
+        embed_now: embeds texts by ordinary requests, into the journal.
+        note_usage: called with the model, the number of texts and the tokens of each billed line.
+        calendar: gives the time, and sleeps.
     """
 
     store: JobStore
@@ -63,12 +63,15 @@ class Tools:
 
 
 def new_id() -> str:
-    """Return an id that nothing else has."""
+    """Return a new unique id."""
     return uuid.uuid4().hex
 
 
 def known(journal: Journal, keys: Sequence[bytes]) -> NDArray[np.bool_]:
-    """Tell which keys a journal has, a few at a time, because it reads the vectors too."""
+    """Return which keys are in a journal, as booleans of shape (n,).
+
+    The keys are looked up a few at a time, because the journal reads the vectors too.
+    """
     found = np.zeros(len(keys), np.bool_)
     for start in range(0, len(keys), _LOOKED_UP):
         positions, _ = journal.get(keys[start : start + _LOOKED_UP])

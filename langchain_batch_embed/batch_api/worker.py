@@ -1,7 +1,7 @@
-"""Works on a job: takes each part through the steps that `decisions` chooses.
+"""Works on a job by taking each part through the steps that `decisions` chooses.
 
-The journal has each step before and after it. One process at a time works on the jobs of a journal;
-the caller holds the lock.
+Each step is in the journal before it starts and after it ends. Only one process at a time works on
+the jobs of a journal, and the caller holds the lock.
 """
 
 import logging
@@ -25,14 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """Does one round of work on a job at a time.
+    """Works on jobs, one round of one job at a time.
 
     Args:
-        tools: what it works with.
+        tools: the store, the service and the other tools of a job.
         given: texts by their keys, for parts that have no file yet.
 
     Attributes:
-        stranded: texts whose process ended before it had uploaded them.
+        stranded: how many texts cannot be found, because the process that submitted them ended
+            before it had uploaded them.
     """
 
     def __init__(self, tools: Tools, given: Mapping[bytes, str] | None = None) -> None:
@@ -55,17 +56,17 @@ class Worker:
         self._lacks_room = False
 
     def round(self, job_id: str, *, takes_over: bool = True) -> float:
-        """Do all that can be done about a job now.
+        """Do everything that can be done for a job now.
 
         Args:
             job_id: the job.
-            takes_over: also send what is late by ordinary requests, which takes a while.
+            takes_over: also send late texts by ordinary requests, which takes a while.
 
         Returns:
-            Seconds until there is something to do; infinite where there is not.
+            Seconds until there is more to do; infinite if there is nothing left.
 
         Raises:
-            Exception: whatever the SDK raises. All that was done before is in the journal.
+            Exception: whatever the SDK raises. All work done before is in the journal.
         """
         self.stranded = 0
         self._lacks_room = False
@@ -82,16 +83,16 @@ class Worker:
         return max(0.0, min(due) - self._now())
 
     def _make_room(self, done: Sequence[str]) -> None:
-        """Look after other jobs, whose batches may have ended while nobody waits for them."""
+        """Work on other jobs, whose batches may have ended while no process waits for them."""
         for job in self._store.jobs():
             if job.ended is None and job.space == self._space and job.id not in done:
                 try:
                     self._round(job, takes_over=False)
-                except Exception as error:  # noqa: BLE001  # for those who wait for that job
+                except Exception as error:  # noqa: BLE001  # callers waiting for it see it
                     logger.info("job %s cannot go on now: %s", job.id, type(error).__name__)
 
     def _round(self, job: JobRecord, *, takes_over: bool) -> float:
-        """Work on one job; return the time of its next step."""
+        """Work on one job, and return the time of its next step."""
         if job.ended is not None:
             return float("inf")
         passing: list[Exception] = []
@@ -101,7 +102,7 @@ class Worker:
         for part in parts:
             try:
                 due.append(self._work_on(job, part, is_late=part.id in late))
-            except Exception as error:  # the other parts, and what is late, go on
+            except Exception as error:  # the other parts and the late texts still get their turn
                 if not passes(error):
                     raise
                 passing.append(error)
@@ -113,7 +114,7 @@ class Worker:
         return min(due, default=float("inf"))
 
     def _work_on(self, job: JobRecord, part: Part, *, is_late: bool) -> float:
-        """Do one step after the other about a part; return the time of the next one."""
+        """Take a part through its steps until it has to wait; return the time of the next step."""
         while True:
             if self._store.job(job.id).fatal is not None:
                 self._give_up(part)
@@ -121,7 +122,7 @@ class Worker:
             now = self._now()
             limit = self._store.limit(self._space, now=now)
             room = limit - self._store.enqueued(self._space)
-            if part.tokens > limit:  # it never fits: `Batches.create` cuts it
+            if part.tokens > limit:  # it can never fit, so `Batches.create` cuts it
                 room = part.tokens
             is_cancelled = job.cancelled is not None
             if is_cancelled and part.state == "running" and not part.is_cancelling:
@@ -134,17 +135,17 @@ class Worker:
                 return step.until
             if step.step is Step.COLLECT:
                 self._collector.collect(self._store.job(job.id), part)
-                return now  # its successors are next
+                return now  # its successors are due at once
             found = self._steps[step.step](part)
             if found is None:
-                if self._store.part(part.id).state == "closed":  # others have its lines now
+                if self._store.part(part.id).state == "closed":  # other parts have its lines now
                     return now
-                self.stranded += part.texts  # nobody has its texts
+                self.stranded += part.texts  # its texts cannot be found
                 return float("inf")
             part = found
 
     def _give_up(self, part: Part) -> None:
-        """Close a part of a job that cannot go on."""
+        """Close a part of a job that cannot continue, and mark its lines as failed."""
         job = self._store.job(part.job)
         if part.state == "running" and part.batch_id is not None:
             self._service.cancel(part.batch_id)
@@ -155,7 +156,7 @@ class Worker:
         self._store.replace_lines(part, [], lost, space=self._space)
 
     def _end(self, job_id: str) -> None:
-        """End a job of which nothing is left, once the jobs that it waits for have ended."""
+        """End a job that has no open part, once the jobs that it waits for have ended."""
         if not self._store.parts(job_id):
             job = self._store.job(job_id)
             if all(self._store.job(other).ended is not None for other in job.waits_for):

@@ -1,1 +1,1 @@
-"""One call: from texts to vectors, and what it keeps."""
+"""One call, from texts to vectors, and the finished vectors that it keeps."""

@@ -1,7 +1,7 @@
-"""The texts of one prefetch, and which of them the next run embeds. Pure: no thread and no lock.
+"""The texts of one prefetch, and which of them the next run embeds. No thread and no lock.
 
-An announced text is waiting (for a run), running (in one) or ready (its vector is here). It stays
-until it was asked for as often as it was announced, or until it is released.
+An announced text is waiting (for a run), running (in one) or ready (its vector has arrived). It is
+kept until it has been requested as often as it was announced, or until it is released.
 """
 
 import itertools
@@ -20,26 +20,31 @@ __all__ = ["Announced", "Run"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Different texts that are embedded together."""
+    """A run: different texts that are embedded together.
+
+    Attributes:
+        number: identifies the run within its prefetch.
+        texts: the texts that the run embeds.
+    """
 
     number: int
     texts: list[str]
 
 
 class Announced:
-    """What becomes of announced texts. Whoever calls it holds the lock of the prefetch.
+    """The state of all announced texts. Callers must hold the lock of the prefetch.
 
     Args:
-        max_buffered: vectors that may be here or on their way at a time.
-        max_runs: runs at a time.
+        max_buffered: maximum number of vectors that may be buffered or being embedded at a time.
+        max_runs: maximum number of runs at a time.
         until_released: keep vectors that were handed out until they are released.
-        first: texts that are embedded before all are needed, where vectors are kept until they are
-            released.
+        first: how many texts to embed before `need_all` is called, if vectors are kept until they
+            are released.
 
     Attributes:
         until_released: as above.
-        ready: the vectors that are here.
-        runs: how many runs are under way.
+        ready: the vectors that have arrived.
+        runs: the number of active runs.
     """
 
     def __init__(
@@ -54,21 +59,21 @@ class Announced:
             max_buffered, max_runs, credit=first if until_released else 0.0
         )
         self._waiting: dict[str, None] = {}  # a set that keeps its order
-        self._passed: dict[str, None] = {}  # were waiting when later ones were asked for
-        self._running: dict[str, int] = {}  # and the number of the run
-        self._expected: Counter[str] = Counter()  # how often each text is still to be asked for
-        self._spare: dict[str, None] = {}  # were asked for, and may be once more
-        self._wanted: Counter[str] = Counter()  # are being asked for, and by how many
-        self._tokens: dict[str, int] = {}  # of texts that a run has counted
-        self._numbers = itertools.count()  # of runs
+        self._passed: dict[str, None] = {}  # passed over by questions, so not put into runs
+        self._running: dict[str, int] = {}  # text -> number of its run
+        self._expected: Counter[str] = Counter()  # how many more times each text is expected
+        self._spare: dict[str, None] = {}  # were requested, and may be requested again
+        self._wanted: Counter[str] = Counter()  # text -> how many callers are waiting for it
+        self._tokens: dict[str, int] = {}  # token counts of texts that a run has counted
+        self._numbers = itertools.count()  # numbers the runs
 
     @property
     def running(self) -> int:
-        """How many texts are in runs."""
+        """The number of texts in active runs."""
         return len(self._running)
 
     def announce(self, text: str, place: int) -> None:
-        """Expect to be asked for a text, once more if it was announced before.
+        """Expect one request for a text, in addition to those announced before.
 
         Args:
             text: the text.
@@ -81,62 +86,66 @@ class Announced:
             self._waiting[text] = None
 
     def is_expected(self, text: str) -> bool:
-        """Tell whether a text is still to be asked for."""
+        """Return whether a text is still expected to be requested."""
         return text in self._expected
 
     def is_running(self, text: str) -> bool:
-        """Tell whether a text is in a run."""
+        """Return whether a text is in an active run."""
         return text in self._running
 
     def is_coming(self, text: str) -> bool:
-        """Tell whether a text is in a run, or is to be in one."""
+        """Return whether a text is in an active run or waits for one."""
         return text in self._running or text in self._waiting
 
     def take_from_line(self, text: str) -> None:
-        """Leave a text to whoever asks for it, who embeds it sooner than a later run would."""
+        """Take a text out of the line: the caller embeds it, sooner than a later run would."""
         self._waiting.pop(text, None)
         self._passed.pop(text, None)
 
     # --- Questions -----------------------------------------------------------------------------
 
     def want(self, texts: Iterable[str]) -> None:
-        """Note that somebody asks for these different texts, whose vectors must stay until then."""
+        """Record that a caller waits for these different texts, so their vectors must be kept."""
         self._wanted.update(texts)
 
     def want_no_more(self, texts: Iterable[str]) -> None:
-        """Note that somebody has ended to ask."""
+        """Record that a caller no longer waits for these different texts."""
         self._wanted -= Counter(texts)
 
     def ask(self, texts: Iterable[str]) -> bool:
-        """Learn from a question how far ahead runs should go; return whether it was a new one."""
+        """Learn from a question how far ahead runs should go; return whether it was a new one.
+
+        A question is the texts that one call requests. It is new if it has a text that no earlier
+        question had.
+        """
         return not self.until_released and self._look_ahead.ask(texts)
 
     def in_line(self, texts: Iterable[str]) -> list[str]:
-        """Return those of the texts that wait for a run."""
+        """Return those of the texts that wait for a run or were passed over."""
         return [text for text in texts if text in self._waiting or text in self._passed]
 
     def pass_over(self) -> None:
-        """Start no runs for texts before the last question: who asks in order is past them."""
+        """Put no texts before the last question into runs: an in-order caller has skipped them."""
         passed = itertools.takewhile(self._look_ahead.is_behind, self._waiting)
         for text in list(passed):
             del self._waiting[text]
             self._passed[text] = None
 
     def hand_out(self, texts: Iterable[str], uses: Mapping[str, int]) -> None:
-        """Drop what somebody has received, or has to embed, unless it will be asked for again.
+        """Drop texts that a caller has received or must embed, unless they are expected again.
 
         Args:
             texts: the texts.
-            uses: how often each of them was asked for.
+            uses: how often the caller requested each of them.
         """
         for text in texts:
-            if text in self._running:  # left at a deadline; the caller may ask again
+            if text in self._running:  # the caller gave up at its deadline; it may ask again
                 self._spare[text] = None
             else:
                 self.drop(text, uses[text])
 
     def drop(self, text: str, times: int = 1) -> None:
-        """Note that a text was asked for; drop its vector with the last time."""
+        """Record that a text was requested; drop its vector after the last expected request."""
         self._expected[text] -= times
         if self._expected[text] > 0:
             self._spare[text] = None
@@ -155,7 +164,7 @@ class Announced:
             self.ready.put(text, vector)
 
     def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Keep vectors that a caller has made itself, if there is room and they are expected."""
+        """Keep vectors that a caller made itself, if their texts are expected and there is room."""
         room = self._room()
         for text, vector in zip(texts, vectors, strict=True):
             if room > 0 and text in self._expected and text not in self.ready:
@@ -168,11 +177,11 @@ class Announced:
         self.ready = VectorBlocks()
 
     def tokens_of(self, text: str) -> int | None:
-        """Return how many tokens a text has, if a run has counted them; else `None`."""
+        """Return the token count of a text, or `None` if no run has counted it."""
         return self._tokens.get(text)
 
     def note_tokens(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
-        """Keep the counts of texts that will be asked for."""
+        """Keep the token counts of those texts that are still expected."""
         for text, count in zip(texts, tokens, strict=True):
             if text in self._expected:
                 self._tokens[text] = count
@@ -180,14 +189,15 @@ class Announced:
     # --- Runs ----------------------------------------------------------------------------------
 
     def need_all(self) -> None:
-        """Embed as far ahead as there is room: all texts that are announced will be needed."""
+        """Let runs go as far ahead as there is room: all announced texts will be needed."""
         self._look_ahead.need_all()
 
     def next_run(self, asked: Sequence[str] = ()) -> Run | None:
-        """Begin a run, if something waits and there is room for it; else return `None`.
+        """Begin the next run, or return `None` if no text waits or there is no room.
 
         Args:
-            asked: texts of a question that nobody embeds yet; those that fit come first.
+            asked: texts of a question that are not being embedded yet; as many as fit are put
+                first in the run.
         """
         if not (asked or self._waiting) or self.runs >= self._max_runs:
             return None
@@ -207,22 +217,22 @@ class Announced:
         return run
 
     def end_run(self, run: Run, *, useless: bool) -> None:
-        """Note the end of a run; texts that got no vector have failed.
+        """Record the end of a run; its texts without a vector count as failed.
 
         Args:
             run: the run.
-            useless: the vectors of further runs would be thrown away, so there are none.
+            useless: start no further runs, because their vectors would be thrown away.
         """
         if useless:
             self._waiting.clear()
         for text in run.texts:
-            if self._running.get(text) == run.number:  # else a later run has it now
+            if self._running.get(text) == run.number:  # otherwise a later run has the text
                 del self._running[text]
                 self._look_ahead.lost += 1
         self.runs -= 1
 
     def clear(self) -> None:
-        """Forget all texts and vectors; runs that are under way end by themselves."""
+        """Forget all texts and vectors; active runs end by themselves."""
         for texts in (
             self._waiting,
             self._passed,
@@ -236,7 +246,7 @@ class Announced:
         self.forget_vectors()
 
     def _ahead(self) -> int:
-        """Return how many texts without a question are here, on their way, or have failed."""
+        """Return how many texts that are not requested yet are ready, in a run or failed."""
         if self.until_released:
             return len(self._expected) - len(self._waiting)
         return len(self._running) + len(self.ready) + self._look_ahead.lost - len(self._spare)
@@ -245,9 +255,9 @@ class Announced:
         return self._max_buffered - len(self._running) - len(self.ready)
 
     def _make_room(self, size: int) -> bool:
-        """Drop vectors that may not be asked for again; return whether there is room for a run."""
+        """Drop spare vectors if room is short; return whether there is room for a run."""
         room = self._room()
-        # A text that is announced twice may be asked for once: `index()` skips what it has.
+        # A text announced twice may be requested only once: `index()` skips texts that it has.
         if room < size and not self.until_released:
             here = (t for t in self._spare if t in self.ready and t not in self._wanted)
             for text in list(itertools.islice(here, size - room)):

@@ -1,4 +1,4 @@
-"""Puts the parts of one `BatchEmbeddings` together, and again in each forked process."""
+"""Assembles the parts of one `BatchEmbeddings`, and assembles them again in a forked process."""
 
 import logging
 import os
@@ -39,11 +39,11 @@ __all__ = ["Assembly"]
 logger = logging.getLogger(__name__)
 
 _assembling = threading.Lock()
-"""Held while a pipeline is made again after a fork, so that all threads get the same one."""
+"""Held while a pipeline is rebuilt after a fork, so that all threads get the same one."""
 
 
 def _after_fork() -> None:
-    global _assembling  # noqa: PLW0603  # a thread that is not in the child may hold it
+    global _assembling  # noqa: PLW0603  # a thread that the fork lost may hold it
     _assembling = threading.Lock()
 
 
@@ -55,14 +55,14 @@ class Assembly:
     """The parts of one `BatchEmbeddings`.
 
     Args:
-        deployments: the wrapped objects, of one model; an account that comes twice counts once.
-        options: how they are to be used.
+        deployments: the wrapped objects, all of one model; an account given twice counts once.
+        options: the user's options.
 
     Attributes:
-        deployments: those that are used.
-        limits: of the provider, or those that the user sets.
+        deployments: the wrapped objects that are used.
+        limits: the provider's limits, or those that the user sets.
         journal: where finished vectors are kept.
-        shows_progress: whether calls show a bar.
+        shows_progress: whether calls show a progress bar.
 
     Raises:
         OptionError: an option cannot work.
@@ -84,7 +84,8 @@ class Assembly:
     def pipeline(self) -> Pipeline:
         """The pipeline of this process.
 
-        A forked process has none of its parent's threads, and must not read its answers.
+        A forked process gets a new pipeline: it has none of its parent's threads, and must not
+        read answers from its parent's connections.
         """
         if self._process != os.getpid():
             with _assembling:
@@ -102,14 +103,14 @@ class Assembly:
         return self._pipeline
 
     def close(self) -> None:
-        """End the prefetches that are open, and release the files that were opened here."""
+        """Close all open prefetches, and the journal unless the user opened it."""
         for prefetch in self.pipeline.prefetches.opened:
             prefetch.close()
-        if self.journal is not self._options.journal:  # else it is the user's, like a client
+        if self.journal is not self._options.journal:  # a journal object is the user's to close
             self.journal.close()
 
     def _assemble(self, connections: Connections) -> Pipeline:
-        """Make a pipeline for this process; see `provider_for` for `connections`."""
+        """Build a pipeline for this process; see `provider_for` for `connections`."""
         options = self._options
         providers = [self._provider(each, connections) for each in self.deployments]
         provider = providers[0]
@@ -177,12 +178,15 @@ class Assembly:
         )
 
     def _deployment(self, number: int, provider: Provider, leasers: list[Leaser]) -> Deployment:
-        """Return what is to be learnt of one server; the user's quota is that of all together.
+        """Return the `Deployment` that holds the sending state of one server.
+
+        The user's quota is that of all servers together, so each gets an equal share.
 
         Args:
-            number: its position.
-            provider: sends to it.
-            leasers: where what leases its quota is added, if that is shared with other processes.
+            number: the position of the deployment.
+            provider: sends to the server.
+            leasers: the list to which a `Leaser` is added if the quota is shared with other
+                processes.
         """
         options, embeddings = self._options, self.deployments[number]
         limits = options.limits_for(embeddings)
@@ -214,7 +218,7 @@ class Assembly:
         if lease is not None and options.quota is not None:
             quota, address = options.quota, provider.address
             if quota.account is not None and len(self.deployments) > 1:
-                # Keys of one account share its quota at each server, and not between servers.
+                # Keys of one account share the quota of one server, but servers do not share it.
                 quota = replace(quota, account=f"{quota.account} {address}")
             account = account_of(embeddings, address=address, model=provider.space.model)
             leasers.append(Leaser(lease, open_ledger(quota, account), pacer.amounts_in_flight))
@@ -230,9 +234,9 @@ class Assembly:
 
 
 def different_accounts(deployments: Sequence[Embeddings]) -> tuple[Embeddings, ...]:
-    """Return the deployments without those that are one account with an earlier one.
+    """Return the deployments, leaving out any that use the same account as an earlier one.
 
-    Two objects with one server, model and key have one quota, which must not be counted twice.
+    Two objects with the same server, model and key have one quota, which must not count twice.
     """
     kept: list[Embeddings] = []
     accounts: set[object] = set()
@@ -259,11 +263,12 @@ def different_accounts(deployments: Sequence[Embeddings]) -> tuple[Embeddings, .
 
 
 def check_one_model(deployments: Sequence[Embeddings], *, is_told: bool) -> None:
-    """Raise `OptionError` if the deployments are told to be of different models.
+    """Raise `OptionError` if the deployments are configured for different models or dimensions.
 
     Args:
         deployments: the wrapped objects.
-        is_told: the user names the model of all, so that their own names are those of deployments.
+        is_told: the user passed `model=` for all of them, so the names on the objects are names of
+            deployments and are not compared.
     """
     first: dict[str, str | int] = {}
     for each in deployments:

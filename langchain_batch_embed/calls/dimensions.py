@@ -1,6 +1,6 @@
-"""Whether vectors that go together agree on their dimensions and their model.
+"""Checks that vectors that belong together agree on their dimensions and their model.
 
-Vectors with other dimensions, or of another model, must never get mixed with the rest.
+Vectors with other dimensions, or from another model, must never be mixed with the rest.
 """
 
 import threading
@@ -11,24 +11,25 @@ from langchain_batch_embed.errors import DimensionsError, ModelError, ResponseEr
 __all__ = ["Dimensions", "same_model"]
 
 _TOLERATED = 2
-"""Answers in a row that may disagree with those before them. They may be spoilt, and are asked for
-again. The next one proves that the model has changed."""
+"""This many answers in a row may disagree with the earlier ones. They may be corrupt, so they are
+requested again. One more in a row proves that the model has changed."""
 
 _MOST_TOLERATED = 15
-"""The same where at least this many answers agreed before: in a long call that is chance."""
+"""Upper bound of the tolerance in a long call. As many answers in a row may disagree as agreed
+before, up to this number, because some corrupt answers are to be expected among many."""
 
 _T = TypeVar("_T")
 
 
 class _Agreement(Generic[_T]):
-    """A value on which the answers agree, and how many of them agree and disagree.
+    """A value on which all answers should agree, with counts of those that do and do not.
 
     Args:
-        known: the value of earlier vectors; `None`: the first answer sets it.
+        known: the value of earlier vectors; if `None`, the first answer sets it.
 
     Attributes:
-        value: the value; `None` while it is not known.
-        is_confirmed: whether vectors with this value have come.
+        value: the value; `None` while it is unknown.
+        is_confirmed: whether vectors with this value have arrived.
     """
 
     def __init__(self, known: _T | None) -> None:
@@ -40,7 +41,7 @@ class _Agreement(Generic[_T]):
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the last vectors disagreed."""
+        """Whether the latest vectors disagreed with the value."""
         return self._disagreed > 0
 
     @property
@@ -49,7 +50,17 @@ class _Agreement(Generic[_T]):
         return self._is_contradicted or self._disagreed > max(self._agreed, _TOLERATED)
 
     def count(self, value: _T, *, fits: bool, answer: bool) -> Literal["fits", "odd", "changed"]:
-        """Count vectors: they agree, they may be spoilt, or the value has changed for certain."""
+        """Count some vectors and return the verdict on them.
+
+        Args:
+            value: their value.
+            fits: they agree with the known value.
+            answer: they come from the server; otherwise from a journal or a prefetch.
+
+        Returns:
+            `"fits"` if they agree, `"odd"` if they may be corrupt, `"changed"` if the value has
+            certainly changed.
+        """
         if fits:
             self.value = value if self.value is None else self.value
             self.is_confirmed = True
@@ -66,41 +77,48 @@ class _Agreement(Generic[_T]):
 class Dimensions:
     """The dimensions and the model of the vectors of one call, or of one prefetch.
 
-    Many threads may use it. Models that answers name are compared with one another, and not with
-    the model in the request. One model has different names at different deployments, and
-    `openai/text-embedding-3-small` is `text-embedding-3-small`.
+    Safe for use by many threads. The models that answers name are compared with one another, not
+    with the model in the request, because one model has different names at different deployments.
+    `openai/text-embedding-3-small` counts as `text-embedding-3-small`.
 
     Args:
-        known: the dimensions of earlier vectors; `None`: the first vectors set them.
+        known: the dimensions of earlier vectors; if `None`, the first vectors set them.
     """
 
     def __init__(self, known: int | None = None) -> None:
-        self._lock = threading.Lock()  # guards both
+        self._lock = threading.Lock()  # guards both agreements
         self._number = _Agreement(known)
         self._model = _Agreement[str](None)
 
     @property
     def number(self) -> int | None:
-        """How many dimensions the vectors have; `None` while it is not known."""
+        """The number of dimensions of the vectors; `None` while it is unknown."""
         return self._number.value
 
     @property
     def model(self) -> str | None:
-        """The model; `None` while no answer has named it."""
+        """The model that answers name; `None` while no answer has named one."""
         return self._model.value
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether vectors with these dimensions have come."""
+        """Whether vectors with these dimensions have arrived."""
         return self._number.is_confirmed
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the last vectors had other dimensions, so that nobody knows which are right."""
+        """Whether the latest vectors had other dimensions, so it is unclear which are right."""
         return self._number.in_doubt
 
     def model_after(self, earlier: str | None) -> str | None:
-        """Return the model that is known after an earlier one; `None` while it is in doubt."""
+        """Return the model to expect from now on.
+
+        Args:
+            earlier: the model expected so far; returned if no answer has named one.
+
+        Returns:
+            The model; `None` while the latest answers disagree about it.
+        """
         return None if self._model.in_doubt else self._model.value or earlier
 
     @property
@@ -109,23 +127,24 @@ class Dimensions:
         return self._number.is_refuted or self._model.is_refuted
 
     def expect_model(self, model: str | None) -> None:
-        """Hold the vectors to the model of earlier ones, unless a model is known already."""
+        """Expect the model of earlier vectors, unless a model is known already."""
         with self._lock:
             if self._model.value is None:
                 self._model.value = model
 
     def check(self, number: int, *, answer: bool, model: str | None = None) -> None:
-        """Check vectors before anything is done with them.
+        """Check vectors before they are used.
 
         Args:
-            number: how many dimensions they have.
-            answer: they come from the server and may be spoilt; else from a journal or a prefetch.
-            model: the model that the answer names; `None`: it names none.
+            number: their number of dimensions.
+            answer: they come from the server and may be corrupt; otherwise they come from a journal
+                or a prefetch.
+            model: the model that the answer names; `None` if it names none.
 
         Raises:
-            ResponseError: an answer disagrees with earlier vectors, and may be spoilt.
+            ResponseError: an answer disagrees with earlier vectors, and may be corrupt.
             DimensionsError: several answers in a row, or kept vectors, have other dimensions.
-            ModelError: several answers in a row, or kept vectors, are of another model.
+            ModelError: several answers in a row, or kept vectors, are from another model.
         """
         with self._lock:
             self._check_number(number, answer=answer)
@@ -155,6 +174,6 @@ class Dimensions:
 
 
 def same_model(one: str, other: str) -> bool:
-    """Tell whether two names differ only in capitals or in a provider's name before a slash."""
+    """Return whether two model names are equal except for case or a provider prefix and slash."""
     one, other = one.casefold(), other.casefold()
     return one == other or one.endswith(f"/{other}") or other.endswith(f"/{one}")

@@ -1,7 +1,7 @@
-"""How many requests and seconds some work will take: a rehearsal in simulated time.
+"""Estimates how many requests and seconds some work will take by a rehearsal in simulated time.
 
-The real `Sender` sends to a server that is a few lines of arithmetic. Hours take
-milliseconds there.
+The real `Sender` sends to a simulated server, a few lines of arithmetic. Hours of simulated time
+take milliseconds.
 """
 
 import heapq
@@ -33,30 +33,31 @@ __all__ = [
 ]
 
 RUNS = 15
-"""Rehearsals with different random numbers, of which the median counts. An answer takes 0.1 s to
-several seconds, so where no quota binds single rehearsals differ by a fifth."""
+"""Number of rehearsals with different random numbers; the median counts. An answer takes 0.1 s to
+several seconds, so single rehearsals differ by a fifth where no quota binds."""
 
 OPENAIS_MODELS = frozenset({OPENAI.provider, AZURE.provider})
 """Providers whose latency and tokenizer are known well enough to predict seconds."""
 
 COLD_SECONDS = 0.3
-"""Extra seconds of a request on a new connection."""
+"""Extra seconds that a request takes on a new connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountQuota:
-    """The quota of an account; `None`: no limit.
+    """The quota of an account.
 
     Attributes:
-        requests_per_minute: requests.
-        tokens_per_minute: tokens as the limiter charges them, a quarter of the UTF-8 bytes.
+        requests_per_minute: requests; `None` if there is no limit.
+        tokens_per_minute: tokens as the limiter charges them, a quarter of the UTF-8 bytes; `None`
+            if there is no limit.
     """
 
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
 
     def __str__(self) -> str:
-        """The quota in words."""
+        """Return the quota in words."""
         limits = {"requests": self.requests_per_minute, "tokens": self.tokens_per_minute}
         parts = [f"{limit:,.0f} {kind}" for kind, limit in limits.items() if limit is not None]
         return f"{' and '.join(parts)} a minute" if parts else "no quota"
@@ -71,17 +72,17 @@ def rehearse_quota(
     user_quota: AccountQuota | None = None,
     runs: int = RUNS,
 ) -> tuple[int, float]:
-    """Send work in simulated time; return the number of requests, and seconds.
+    """Send work in simulated time; return the number of requests and the seconds.
 
-    Both are of the rehearsal with the median seconds. The same arguments give the same result.
+    Both come from the rehearsal with the median duration. The same arguments give the same result.
 
     Args:
         work: what to send.
-        quota: the server's, which its headers show.
-        max_workers: requests in flight at most.
-        first_requests: requests sent before anything is known of the quota.
-        user_quota: the one among the user's options.
-        runs: rehearsals, each with different random numbers.
+        quota: the server's quota, which its headers announce.
+        max_workers: maximum number of requests in flight.
+        first_requests: requests sent before the quota is known.
+        user_quota: the quota that the user's options set.
+        runs: number of rehearsals, each with different random numbers.
     """
     user_quota = user_quota or AccountQuota()
     outcomes = []
@@ -109,7 +110,7 @@ def rehearse_quota(
 
 
 class QuotaError(Exception):
-    """A 429 of the rehearsal's server."""
+    """A 429 from the simulated server."""
 
     status_code = 429
 
@@ -120,11 +121,14 @@ class QuotaError(Exception):
 
 
 class QuotaServer:
-    """OpenAI's side: a quota, which its headers show, and a latency.
+    """Simulates OpenAI's server: a quota, which its headers announce, and a latency.
 
     Args:
-        quota: the account's.
-        seed: of the latency.
+        quota: the account's quota.
+        seed: seeds the random latencies.
+
+    Attributes:
+        answered: the number of requests answered so far.
     """
 
     def __init__(self, quota: AccountQuota, seed: int) -> None:
@@ -138,7 +142,7 @@ class QuotaServer:
         """Answer a request, or refuse it."""
         now, charge = request.sent, request.charge
         # Network and server time, fitted to public recordings of OpenAI's endpoint. The few
-        # requests that stall for many times as long are left out, as they hold up no others.
+        # requests that stall for many times as long are left out: they delay no others.
         after = float(self._dice.uniform(0.04, 0.15))
         if self._free and self._free[0] <= now:
             heapq.heappop(self._free)
@@ -175,9 +179,9 @@ class QuotaServer:
 
 
 def known_quota(pacers: Sequence[Pacer]) -> AccountQuota:
-    """Return the quota that the user set or that earlier answers showed, of all servers together.
+    """Return the total quota of all servers, set by the user or announced by earlier answers.
 
-    It is not known before each of them has shown it.
+    A limit is unknown (`None`) until it is known for every server.
     """
     return AccountQuota(
         requests_per_minute=_sum([pacer.requests.rate for pacer in pacers]),
@@ -186,7 +190,7 @@ def known_quota(pacers: Sequence[Pacer]) -> AccountQuota:
 
 
 def set_by_user(pacers: Sequence[Pacer]) -> AccountQuota:
-    """Return the quota that the user set, of all servers together."""
+    """Return the total quota of all servers that the user set."""
     return AccountQuota(
         requests_per_minute=_sum([_set_rate(pacer.requests) for pacer in pacers]),
         tokens_per_minute=_sum([_set_rate(pacer.tokens) for pacer in pacers]),
@@ -198,6 +202,6 @@ def _set_rate(bucket: TokenBucket) -> float | None:
 
 
 def _sum(rates: Sequence[float | None]) -> float | None:
-    """Return the sum of rates a second as one a minute; `None`: one of them is not known."""
+    """Return the sum of per-second rates, per minute; `None` if any of them is unknown."""
     known = [rate for rate in rates if rate is not None]
     return 60 * sum(known) if len(known) == len(rates) else None

@@ -1,4 +1,4 @@
-"""Calls from an event loop, which runs on while they wait."""
+"""Asynchronous calls, which leave the event loop free while they wait."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 
 async def embed(pipeline: Pipeline, texts: Iterable[str]) -> list[list[float]]:
-    """Return one vector a text; see `BatchEmbeddings.aembed_documents`."""
+    """Return one vector per text; see `BatchEmbeddings.aembed_documents`."""
     given = check_texts(texts)
     if pipeline.is_small(given):
         return (await pipeline.aembed(given)).lists()
@@ -30,14 +30,14 @@ async def embed_query(pipeline: Pipeline, text: str) -> list[float]:
 
 
 async def in_thread(work: Callable[[threading.Event], _T], wake: Callable[[], None]) -> _T:
-    """Run a call in a thread of its own; cancelling the task stops it.
+    """Run a call in a thread of its own; cancelling the task stops the call.
 
     Args:
-        work: the call, which stops when the event is set and it is woken.
-        wake: makes every waiting call look at its event.
+        work: the call; it receives an event and stops once the event is set and `wake` is called.
+        wake: makes every waiting call check its event.
     """
     cancelled = threading.Event()
-    # Not the loop's default executor: its few threads would hold up further calls.
+    # Not the loop's default executor: it has few threads, and further calls would queue for them.
     executor = ThreadPoolExecutor(1, "batch-embed-async")
     try:
         return await asyncio.get_running_loop().run_in_executor(executor, work, cancelled)

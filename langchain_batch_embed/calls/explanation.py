@@ -1,4 +1,4 @@
-"""Says in one line why a call failed: status, code, address, and what to do about it."""
+"""Explains in one line why a call failed: status, code, address, and what to do about it."""
 
 import re
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from langchain_batch_embed.providers.urls import shown
 
 __all__ = ["explain", "what_ended"]
 
-_LINKS = 20  # of a chain of causes
+_LINKS = 20  # the most links of a chain of causes that are searched
 
 _OF_ALL = frozenset({Kind.SPENT, Kind.ACCOUNT, Kind.OPTION, Kind.MODEL})
-"""What is wrong with every request, whichever texts it holds."""
+"""Kinds of error that affect every request, whatever texts it holds."""
 
 _MODEL = re.compile(r"\b(?:model|deployment)", re.IGNORECASE)
 
@@ -55,12 +55,12 @@ _BY_KIND = {
 def what_ended(
     errors: Sequence[BaseException], *, all_failed: bool, texts: Sequence[str]
 ) -> BaseException | None:
-    """Return the one error that ended a whole call; `None`: some texts failed, each for itself.
+    """Return the one error that ended a whole call, or `None` if some texts failed individually.
 
     Args:
-        errors: of the texts that failed.
+        errors: the errors of the texts that failed.
         all_failed: no text of the call has a vector.
-        texts: of the call.
+        texts: the texts of the call.
     """
     for error in errors:
         if isinstance(error, DeadlineError):
@@ -75,13 +75,13 @@ def what_ended(
 def explain(
     error: BaseException, *, address: str, model: str | None = None, texts: Sequence[str] = ()
 ) -> str:
-    """Return what went wrong, where, and what to do; it holds no text and no key.
+    """Return what went wrong, where, and what to do, without any text or key.
 
     Args:
-        error: what a request raised.
-        address: of the server, where the error does not tell it.
-        model: that was asked for.
-        texts: of the call, of which the server may quote a piece.
+        error: the error that a request raised.
+        address: the server's address, used if the error does not hold one.
+        model: the model that was requested.
+        texts: the texts of the call; the server's message may quote a piece of one.
     """
     if isinstance(error, DeadlineError):
         last = error.__cause__
@@ -124,7 +124,7 @@ def _advice(
 
 
 def _url_of(error: BaseException) -> str | None:
-    """Return the address that a request was sent to, where its error tells."""
+    """Return the address that a request was sent to, or `None` if its error does not hold it."""
     for link in islice(causes(error), _LINKS):
         response = attribute(link, "response")
         for holder in (

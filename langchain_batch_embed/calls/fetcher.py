@@ -1,4 +1,4 @@
-"""Fetches the vectors of prepared texts: what a call and a run of a prefetch have in common.
+"""Fetches the vectors of prepared texts, both for a call and for a run of a prefetch.
 
 missing inputs -> the journal -> batches -> paced, concurrent requests -> checked vectors, kept
 """
@@ -31,20 +31,20 @@ __all__ = ["Fetch", "Fetcher"]
 
 
 def _ignore(work: Work) -> None:
-    """Take no interest in what is to be sent."""
+    """Ignore the work: the default `begun` callback."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Fetch:
-    """The inputs whose vectors are to be fetched, and what has come of them.
+    """The inputs whose vectors are to be fetched, and the results so far.
 
     Attributes:
-        inputs: what is sent.
-        results: where the vectors are gathered.
-        recovery: looks them up and keeps them.
-        tally: counts what they cost.
-        budget: what they may cost; `None`: anything.
-        query: the text is a query: not kept, and sent as the provider sends queries.
+        inputs: the inputs to send.
+        results: collects the vectors.
+        recovery: looks up kept vectors, and keeps new ones.
+        tally: counts requests and tokens.
+        budget: the most that may be spent; `None` if there is no limit.
+        query: the text is a query, which is not kept and is sent as the provider sends queries.
     """
 
     inputs: Inputs
@@ -55,20 +55,22 @@ class Fetch:
     query: bool = False
 
     def charge_left(self) -> int:
-        """Return the tokens, as the limiter charges them, that are still to be answered."""
+        """Return the tokens, as the limiter charges them, that have no answer yet."""
         rows = self.inputs.missing(self.results.done)
         return int(self.inputs.charges[rows[~self.results.lost[rows]]].sum())
 
 
 class Fetcher:
-    """Fetches for all calls of one object.
+    """Fetches vectors for all calls of one `BatchEmbeddings`.
 
     Attributes:
-        provider: the first of the deployments, whose space is that of all.
-        batch_number: of the first of them that is OpenAI's own, which has a Batch API; else 0.
-        on_usage: tells the user of an answer that is paid for; `None`: nobody asks.
-        known_dimensions: of the vectors that have come, unless they are in doubt.
-        last_report: of the call or the prefetch that ended last.
+        provider: the provider of the first deployment; all deployments use its space.
+        batch_number: the number of the first deployment on OpenAI's own server, which has a Batch
+            API; 0 if there is none.
+        on_usage: reports each paid answer to the user; `None` if the user passed no `on_usage`.
+        known_dimensions: the dimensions of the vectors received so far; `None` if they are unknown
+            or in doubt.
+        last_report: the report of the last call or prefetch that ended.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Fetcher:
         self.limits = limits
         self.provider = providers[0]
         for each in providers:
-            each.space = self.provider.space  # one key in the journal, wherever a vector is from
+            each.space = self.provider.space  # one journal key, whichever made the vector
         self.providers = tuple(providers)
         has_batches = (
             number
@@ -112,11 +114,11 @@ class Fetcher:
         self.last_report: Report | None = None
 
     def prepare(self, texts: Sequence[str], counter: TokenCounter | None = None) -> Inputs:
-        """Find what has to be sent for the texts.
+        """Return the inputs to send for some texts.
 
         Args:
-            texts: what the caller gave.
-            counter: counts their tokens; `None`: the provider's own.
+            texts: the caller's texts.
+            counter: counts their tokens; `None` for the provider's own counter.
 
         Raises:
             InputError: a text can never be embedded.
@@ -132,7 +134,7 @@ class Fetcher:
     def begin(
         self, inputs: Inputs, dimensions: Dimensions, *, lists: bool, query: bool = False
     ) -> Fetch:
-        """Return the fetch of prepared texts, of which nothing has come yet."""
+        """Return a new `Fetch` of prepared texts, which has no vectors yet."""
         results = Results(inputs, dimensions=dimensions, lists=lists)
         recovery = self.recovery.for_call(inputs, results, query=query)
         return Fetch(
@@ -140,7 +142,7 @@ class Fetcher:
         )
 
     def budget(self) -> Budget | None:
-        """Return what one call may spend; `None`: anything."""
+        """Return a new budget for one call, or `None` if there is no limit."""
         price = DOLLARS_PER_MILLION_TOKENS.get(self.provider.model or "")
         if self._max_dollars is None or price is None:
             return None
@@ -157,19 +159,23 @@ class Fetcher:
         begun: Callable[[Work], object] = _ignore,
         progress: Callable[[], object],
     ) -> list[Failure]:
-        """Fetch the vectors that are missing, from the journal or by requests.
+        """Fetch the missing vectors from the journal or by requests.
 
         Args:
             fetch: what to fetch.
-            hedges: what may be spent on stragglers, by this and others; `None`: by this alone.
-            deadline: seconds until the rest is given up; `None`: any time.
-            since: the clock's time from which they count; `None`: from now on.
-            cancelled: set, with a `wake`, to stop from another thread.
-            begun: called with what is to be sent, once the journal was read.
-            progress: called each time that some vectors have come.
+            hedges: the allowance for second copies of late requests, shared with other fetches;
+                `None` if this fetch has its own.
+            deadline: seconds after which the rest is given up; `None` for no deadline.
+            since: the clock's time at which the deadline starts to count; `None` for now.
+            cancelled: set it and call `wake` to stop from another thread.
+            begun: called with the work to send, once the journal has been read.
+            progress: called each time some vectors have arrived.
 
         Returns:
-            The texts that have no vector, and why.
+            The texts that have no vector, with their errors.
+
+        Raises:
+            asyncio.CancelledError: `cancelled` was set.
         """
         work = self._left_to_send(fetch)
         begun(work)
@@ -183,7 +189,7 @@ class Fetcher:
         if cancelled is not None and cancelled.is_set():
             raise asyncio.CancelledError
         failures = fetch.results.finish()
-        progress()  # over-long texts are averaged at the end
+        progress()  # `finish` has added the vectors of over-long texts
         return failures
 
     async def arun(
@@ -194,7 +200,7 @@ class Fetcher:
         since: float,
         begun: Callable[[Work], object] = _ignore,
     ) -> list[Failure]:
-        """Do the same in an event loop, without a thread that waits."""
+        """Fetch as `run` does, but in the event loop, without a waiting thread."""
         work = self._left_to_send(fetch)
         begun(work)
         if len(work.rows):
@@ -213,7 +219,15 @@ class Fetcher:
         query: bool = False,
         budget: Budget | None = None,
     ) -> Work:
-        """Return what has to be sent for the vectors that are missing."""
+        """Return the work to send for the missing vectors.
+
+        Args:
+            inputs: the inputs of the texts.
+            results: knows which vectors are missing.
+            keep: checks and keeps the vectors of an answer.
+            query: send as the provider sends queries.
+            budget: the most that may be spent; `None` if there is no limit.
+        """
         limit = self.limits.max_tokens_per_request
         return Work(
             rows=inputs.missing(results.done),
@@ -229,14 +243,14 @@ class Fetcher:
         )
 
     def learn_dimensions(self, dimensions: Dimensions) -> None:
-        """Hold later calls to the dimensions of vectors that came, unless they are in doubt."""
+        """Make later calls expect the dimensions of these vectors, unless they are in doubt."""
         if dimensions.in_doubt:
             self.known_dimensions = None
         elif dimensions.is_confirmed:
             self.known_dimensions = dimensions.number
 
     def _left_to_send(self, fetch: Fetch) -> Work:
-        """Fill in what is kept from before; return the rest."""
+        """Fill in the vectors that are kept from before; return the work for the rest."""
         fetch.tally.recalled += fetch.recovery.recall()
         fetch.tally.remembered += fetch.recovery.from_memory
         keep = fetch.recovery.keep

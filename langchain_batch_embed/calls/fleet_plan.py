@@ -1,4 +1,4 @@
-"""What embedding takes with one machine or many: arithmetic on what bounds the rate."""
+"""Plans embedding with one machine or many, by arithmetic on the limits that bound the rate."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -16,26 +16,27 @@ from langchain_batch_embed.texts.inputs import check_texts
 __all__ = ["Corpus", "FleetPlan", "make_fleet_plan", "plan_fleet"]
 
 SECONDS_A_REQUEST = 0.095 + 0.08 * 1.435
-"""Network, and the server's time for an empty request: the mean of `plan`'s rehearsals, whose
-lognormal factor has a mean of exp(0.85 ** 2 / 2)."""
+"""Seconds of network and server time for an empty request. This is the mean of `plan`'s rehearsals,
+whose lognormal factor has a mean of exp(0.85 ** 2 / 2)."""
 
 SECONDS_A_TOKEN = 7e-6 * 1.435
-"""Likewise."""
+"""Server seconds for each token, also the mean of `plan`'s rehearsals."""
 
 WORK_A_TEXT, WORK_A_TOKEN = 10e-6, 0.32e-6
-"""Processor seconds of a worker: 10 microseconds for a text of ten tokens, and 50 for one of 125 as
-1,536 numbers, from tests/benchmarks/README.md."""
+"""Processor seconds of a worker for each text and for each token. According to
+tests/benchmarks/README.md, a text of ten tokens takes 10 microseconds, and a text of 125 tokens
+with a vector of 1,536 numbers takes 50."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """What is to be embedded.
+    """The size of what is to be embedded.
 
     Attributes:
-        texts: how many.
-        tokens: that will be billed.
+        texts: number of texts.
+        tokens: tokens that will be billed.
         charge: tokens as the provider's limiter charges them.
-        requests: that are needed.
+        requests: requests needed.
     """
 
     texts: int
@@ -45,13 +46,13 @@ class Corpus:
 
     @classmethod
     def of(cls, count: int, tokens_each: float, limits: Limits, *, capacity: float) -> "Corpus":
-        """Return the corpus of this many texts of one size.
+        """Return the corpus for a number of texts of the same size.
 
         Args:
-            count: texts.
-            tokens_each: tokens in each, on average.
-            limits: of the provider.
-            capacity: tokens that the quota lets through in one request.
+            count: number of texts.
+            tokens_each: tokens in each text, on average.
+            limits: the provider's limits.
+            capacity: maximum number of tokens that the quota allows in one request.
         """
         tokens = min(limits.max_tokens_per_request or math.inf, capacity)
         each = max(1, math.floor(min(limits.max_batch_size, tokens / tokens_each)))
@@ -61,19 +62,19 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetPlan:
-    """What a corpus will cost, how long it takes, and what binds.
+    """What a corpus will cost, how long it takes, and which limit binds.
 
     Attributes:
-        texts: to embed.
-        tokens: that will be billed.
-        requests: that will be sent, if none fails.
-        workers: processes, each with a processor core.
-        quota: the account's.
-        seconds: duration, of the largest of `seconds_by_limit`.
-        seconds_by_limit: what each limit alone would take: `"tokens a minute"`,
-            `"requests a minute"`, `"connections"`, `"processors"`; without those not known.
-        binds: the name of the largest.
-        dollars: price of the tokens; `None` where it is not known.
+        texts: texts to embed.
+        tokens: tokens that will be billed.
+        requests: requests that will be sent, if none fails.
+        workers: number of processes, each with a processor core.
+        quota: the account's quota.
+        seconds: duration, the largest of `seconds_by_limit`; `None` if it is not known.
+        seconds_by_limit: the duration under each limit alone: `"tokens a minute"`,
+            `"requests a minute"`, `"connections"`, `"processors"`; unknown limits are left out.
+        binds: the name of the limit with the longest duration; `None` if `seconds` is not known.
+        dollars: price of the tokens; `None` if it is not known.
     """
 
     texts: int
@@ -88,7 +89,10 @@ class FleetPlan:
 
     @property
     def useful_workers(self) -> int | None:
-        """Processes from which on the quota binds, and more of them change nothing; or `None`."""
+        """The number of processes that use the whole quota, so that more of them change nothing.
+
+        `None` if no quota is known or there is nothing to embed.
+        """
         own = max((self.seconds_by_limit.get(name, 0.0) for name in _OF_WORKERS), default=0.0)
         quota = max((self.seconds_by_limit.get(name, 0.0) for name in _OF_QUOTA), default=0.0)
         if not quota or not own:
@@ -96,7 +100,7 @@ class FleetPlan:
         return max(1, math.ceil(own * self.workers / quota))
 
     def __str__(self) -> str:
-        """Three lines: what, how long, and what would change that."""
+        """Return three lines: the work and its cost, the duration, and what would shorten it."""
         return f"{self._what()}\n{self._time()}\n{self._change()}".strip()
 
     def _repr_html_(self) -> str:
@@ -158,15 +162,16 @@ def plan_fleet(
     model: str | None,
     price: float | None = None,
 ) -> FleetPlan:
-    """Plan embedding a corpus with some workers that share one quota.
+    """Plan embedding a corpus with workers that share one quota.
 
     Args:
         corpus: what is to be embedded.
-        workers: processes, each with `limits.max_workers` connections and one processor core.
-        quota: the account's.
-        limits: of the provider.
-        model: its name, for the price.
-        price: dollars for a million tokens; `None`: OpenAI's list price, for its models.
+        workers: number of processes, each with `limits.max_workers` connections and one processor
+            core.
+        quota: the account's quota.
+        limits: the provider's limits.
+        model: the model's name, for the price.
+        price: dollars for a million tokens; if `None`, OpenAI's list price, for its models.
     """
     seconds: dict[str, float] = {}
     if quota.tokens_per_minute is not None:
@@ -205,7 +210,7 @@ def make_fleet_plan(
     tokens_per_minute: float | None,
     price: float | None,
 ) -> FleetPlan:
-    """Plan a corpus, of texts or of a number of them, for a fleet; see `BatchEmbeddings.plan`.
+    """Plan a corpus, given as texts or as a count, for a fleet; see `BatchEmbeddings.plan`.
 
     Raises:
         InputError: a text can never be embedded.
@@ -245,7 +250,7 @@ def make_fleet_plan(
 
 
 def _counted(pipeline: Pipeline, texts: Iterable[str], *, capacity: float) -> Corpus:
-    """Return what of these texts would be sent."""
+    """Return the corpus of those texts that would be sent, without those kept from before."""
     inputs = pipeline.prepare(check_texts(texts))
     results = Results(inputs, lists=False)
     pipeline.recovery.for_call(inputs, results, query=False).recall()

@@ -1,4 +1,4 @@
-"""What the log says of a call at its start and at its end."""
+"""Writes to the log when a call starts and when it ends."""
 
 import logging
 
@@ -28,10 +28,10 @@ class Logbook:
     """Writes the first and the last line of each call.
 
     Args:
-        limits: of the provider.
-        model: for the price; `None`: not known.
+        limits: the provider's limits.
+        model: the model's name, for the price; `None` if it is not known.
         sender: knows the quota.
-        max_workers: requests in flight at most, at all deployments together.
+        max_workers: maximum number of requests in flight, at all deployments together.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Logbook:
         self._max_workers = max_workers
 
     def started(self, texts: int, work: Work, *, tokens: NDArray[np.int64], level: int) -> None:
-        """Say what a call will send and cost, and how long that will take.
+        """Log what a call will send and cost, and how long that will take.
 
         Args:
-            texts: of the caller.
+            texts: number of the caller's texts.
             work: what is sent.
-            tokens: billed for each input; those of the work are by the stricter count.
-            level: of the log.
+            tokens: tokens billed for each input; `work` holds those of the stricter count.
+            level: the log level.
         """
         if not len(work.rows) or not logger.isEnabledFor(level):
             return
@@ -79,11 +79,15 @@ class Logbook:
         logger.log(level, "Embedding %s: %s", plural(texts, "text"), ", ".join(parts))
 
     def announced(self, what: str) -> None:
-        """Say what begins, where nobody has counted what it will send."""
+        """Log the start of an operation whose requests and tokens have not been counted.
+
+        Args:
+            what: names the operation.
+        """
         quota = known_quota(self._sender.pacers)
         logger.info("%s: %s", what, quota if quota != AccountQuota() else _UNKNOWN)
 
     @staticmethod
     def ended(report: Report, *, level: int = logging.INFO) -> None:
-        """Say what a call did and cost."""
+        """Log what a call did and cost."""
         logger.log(level, "%s", report)

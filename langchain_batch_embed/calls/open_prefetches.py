@@ -1,4 +1,4 @@
-"""The open prefetches of one object: their runs, and the calls that are answered from them."""
+"""Keeps the open prefetches of one `BatchEmbeddings`, fills them, and answers calls from them."""
 
 import math
 import threading
@@ -24,26 +24,33 @@ class OpenPrefetches:
     """Opens prefetches, fills them, and answers calls from them.
 
     Args:
-        fetcher: fetches what no prefetch has.
+        fetcher: fetches the vectors that no prefetch has.
 
     Attributes:
-        opened: those that are open, the oldest first; replaced as a whole, so never half changed.
+        opened: the open prefetches, oldest first; the tuple is replaced as a whole, so readers
+            need no lock.
     """
 
     def __init__(self, fetcher: Fetcher) -> None:
         self.opened: tuple[Prefetch, ...] = ()
         self._fetcher = fetcher
-        self._lock = threading.Lock()  # guards the replacing of `opened`
+        self._lock = threading.Lock()  # held while `opened` is replaced
 
     @property
     def is_ingesting(self) -> bool:
-        """Whether an ingest is under way."""
+        """Whether an ingest is running."""
         return any(prefetch.until_released for prefetch in self.opened)
 
     def open(
         self, *, max_buffered: int, until_released: bool = False, first: float = math.inf
     ) -> Prefetch:
-        """Open a prefetch, from which all calls are answered until it is closed."""
+        """Open a prefetch, which helps to answer all calls until it is closed.
+
+        Args:
+            max_buffered: see `Prefetch`.
+            until_released: see `Prefetch`.
+            first: see `Prefetch`.
+        """
         prefetch = Prefetch(
             self._run,
             max_buffered=max_buffered,
@@ -60,19 +67,19 @@ class OpenPrefetches:
         return prefetch
 
     def wake(self) -> None:
-        """Make every caller that waits for a prefetch look again."""
+        """Make every caller that waits for a prefetch check again what it waits for."""
         for prefetch in self.opened:
             prefetch.wake()
 
-    # What calls get from them.
+    # Answering calls.
 
     def dimensions(self) -> Dimensions:
-        """Return those of the vectors that are here, or of earlier calls, for a new call."""
+        """Return the `Dimensions` for a new call, taken from open prefetches or earlier calls."""
         numbers = (prefetch.dimensions.number for prefetch in self.opened)
         return Dimensions(next(filter(None, numbers), self._fetcher.known_dimensions))
 
     def prepare(self, texts: Sequence[str]) -> Inputs:
-        """Find what has to be sent for a call; a text that a run has counted is not counted again.
+        """Return the inputs to send for a call, reusing the token counts of runs.
 
         Raises:
             InputError: a text can never be embedded.
@@ -82,10 +89,11 @@ class OpenPrefetches:
         return self._fetcher.prepare(texts, _Counted(prefetches, self._fetcher.counter))
 
     def held(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
-        """Return the vectors, (n, d), if an ingest has them all for its store; else `None`.
+        """Return the vectors, (n, d), if an ingest holds them all for its store, else `None`.
 
-        The report of the ingest counts them already. Another open prefetch has to know what is
-        asked for, and then the call takes the usual way.
+        Such a call makes no report, because the report of the ingest counts the vectors already.
+        If any other prefetch is open, the result is `None`: that prefetch must learn which texts
+        are requested, so the call takes the usual path.
         """
         prefetches = self.opened
         if not all(prefetch.until_released for prefetch in prefetches):
@@ -101,19 +109,19 @@ class OpenPrefetches:
         end: float,
         cancelled: threading.Event | None,
     ) -> None:
-        """Fill in the vectors that the prefetches have, and those on their way as they arrive.
+        """Fill in the vectors that the prefetches have, and wait for those that they are embedding.
 
         Args:
-            fetch: the call's.
-            given: its texts.
-            end: the clock's time at which it stops waiting.
-            cancelled: set, with a `wake`, to stop from another thread.
+            fetch: the fetch of the call.
+            given: the texts of the call.
+            end: the clock's time at which to stop waiting.
+            cancelled: set it and call `wake` to stop from another thread.
         """
         prefetches, results = self.opened, fetch.results
         if not prefetches:
             return
         row_of = dict(zip(given, fetch.inputs.row_of.tolist(), strict=True))
-        # The youngest first: its runs borrow from the older ones.
+        # The youngest first, because its runs borrow vectors from the older ones.
         for prefetch in reversed(prefetches):
             needed = [text for text in given if not results.done[row_of[text]]]
             prefetch.answered_elsewhere(text for text in given if results.done[row_of[text]])
@@ -124,7 +132,7 @@ class OpenPrefetches:
                 results.settle(Done(rows))
 
     def note_call(self, fetch: Fetch, given: Sequence[str]) -> None:
-        """Note in the prefetches what a call has cost, and which texts have a vector now."""
+        """Record in the prefetches what a call cost and which texts now have a vector."""
         if not (prefetches := self.opened):
             return
         done = [] if fetch.query else np.flatnonzero(fetch.results.has_vector()).tolist()
@@ -133,7 +141,7 @@ class OpenPrefetches:
             if again := prefetch.still_expected({given[i]: i for i in done}):
                 prefetch.keep(list(again), fetch.results.get(list(again.values())))
 
-    # What fills them.
+    # Filling prefetches.
 
     def complete(
         self,
@@ -142,24 +150,28 @@ class OpenPrefetches:
         *,
         cancelled: threading.Event | None = None,
     ) -> dict[int, BaseException]:
-        """Wait until the texts are in a prefetch; return the positions that failed, and why."""
+        """Wait until a prefetch has the texts; embed those that its runs did not.
+
+        Returns:
+            The positions of the texts that failed, with their errors.
+        """
         missing = prefetch.wait_for_all(texts, cancelled=cancelled)
         causes = self._fill(prefetch, missing, cancelled)
         return {i: causes[text] for i, text in enumerate(texts) if text in causes}
 
     def _run(self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
         for error in self._fill(prefetch, texts, cancelled).values():
-            # It is about all texts, also those of later runs.
+            # These errors affect all texts, including those of later runs.
             if isinstance(error, DimensionsError | ModelError):
                 raise error
 
     def _fill(
         self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event | None
     ) -> dict[str, BaseException]:
-        """Get the vectors of different texts for a prefetch; return those that failed, and why.
+        """Get the vectors of different texts for a prefetch; return the failed texts and errors.
 
-        What an older prefetch has, or has on its way, is not paid for again. A prefetch never waits
-        for a younger one, so no two wait for each other.
+        Vectors that an older prefetch has or is embedding are not paid for again. A prefetch never
+        waits for a younger one, so no two wait for each other.
         """
         opened = self.opened
         older = opened[: opened.index(prefetch)] if prefetch in opened else ()  # just closed
@@ -181,7 +193,7 @@ class OpenPrefetches:
         texts: Sequence[str],
         cancelled: threading.Event | None,
     ) -> dict[str, BaseException]:
-        """Embed different texts for a prefetch; return those that failed, and why."""
+        """Embed different texts for a prefetch; return the failed texts with their errors."""
         if not texts:
             return {}
         failed = self._embed_good(prefetch, texts, cancelled)
@@ -192,10 +204,14 @@ class OpenPrefetches:
     def _embed_good(
         self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event | None
     ) -> dict[int, BaseException]:
-        """Embed the texts except those that never can be; return the failed positions, and why."""
+        """Embed the texts, without letting invalid ones fail the others.
+
+        Returns:
+            The positions of the texts that failed, with their errors.
+        """
         try:
             inputs = self._fetcher.prepare(texts)
-        except InputError as error:  # about some of them, so the others are embedded without
+        except InputError as error:  # only some texts are invalid: embed the rest
             if len(texts) == 1:
                 return {0: error}
             wrong = set(error.indices)
@@ -213,12 +229,12 @@ class OpenPrefetches:
         def hand_over() -> None:
             rows = np.flatnonzero(fetch.results.done[: len(texts)] & ~handed_over)
             if rows.size:
-                # Before the prefetch has them: from then on it may put them back.
+                # Before the prefetch has them, because from then on it may remember them again.
                 fetch.recovery.forget(rows)
                 vectors = fetch.results.array()[rows]
                 handed_over[rows] = prefetch.add([texts[row] for row in rows.tolist()], vectors)
 
-        # No `recovery.failed()` otherwise: what is done is in the prefetch.
+        # `recovery.failed()` only if the prefetch failed: otherwise it has the finished vectors.
         try:
             failures = self._fetcher.run(
                 fetch, prefetch.hedges, cancelled=cancelled, progress=hand_over
@@ -229,14 +245,14 @@ class OpenPrefetches:
             self._fetcher.learn_dimensions(fetch.results.dimensions)
             if fetch.results.dimensions.is_refuted:
                 prefetch.drop_all(fetch.results.dimensions)
-        if not failures:  # the windows of long texts, which are in nobody's line
+        if not failures:  # windows of over-long texts, which no prefetch takes
             fetch.recovery.forget(np.arange(len(texts), len(inputs.texts)))
         return {failure.index: failure.error for failure in failures}
 
     def _close(self, prefetch: Prefetch) -> None:
         with self._lock:
             self.opened = tuple(other for other in self.opened if other is not prefetch)
-        self.wake()  # one of its runs may wait for another prefetch
+        self.wake()  # a run of this prefetch may wait for another one
         dispatcher, account = self._fetcher.dispatcher, prefetch.account
         dispatcher.wake()
         cost = dollars(self._fetcher.provider.model, account.total().tokens)
@@ -246,11 +262,11 @@ class OpenPrefetches:
 
 
 class _Counted:
-    """Counts the tokens of those texts that no prefetch has counted.
+    """A token counter that reuses the counts of the prefetches.
 
     Args:
-        prefetches: those that are open.
-        counter: counts the other texts.
+        prefetches: the open prefetches.
+        counter: counts the texts that no prefetch has counted.
     """
 
     def __init__(self, prefetches: Sequence[Prefetch], counter: TokenCounter) -> None:

@@ -1,6 +1,6 @@
 """The pipeline from texts to vectors.
 
-texts -> inputs (unique, counted, over-long ones cut) -> those that are not kept already
+texts -> inputs (unique, counted, over-long ones cut) -> inputs without a kept vector
 -> batches -> paced, concurrent requests -> checked vectors (-> journal)
 -> the caller's order
 """
@@ -31,23 +31,23 @@ from langchain_batch_embed.texts.inputs import Inputs, check_texts
 __all__ = ["Pipeline"]
 
 SMALL_CALL = 16
-"""Texts of an asynchronous call that is worked on in the event loop itself, at most."""
+"""Maximum number of texts of an asynchronous call that runs in the event loop itself."""
 
 SMALL_CALL_CHARACTERS = 32_000
-"""Its characters, at most: counting their tokens takes 2 ms."""
+"""Maximum number of characters of such a call: counting the tokens of this many takes 2 ms."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Call:
-    """One call on its way.
+    """One call in progress.
 
     Attributes:
-        started: when it began, in seconds of the clock.
-        given: the texts of the caller.
-        fetch: the vectors that it needs.
-        level: of its lines in the log.
-        failures: texts without a vector, at its end.
-        report: what it did, at its end.
+        started: when the call began, in seconds of the clock.
+        given: the caller's texts.
+        fetch: fetches the vectors that the call needs.
+        level: the level of the call's log lines.
+        failures: texts without a vector, set at the end of the call.
+        report: what the call did, set at its end.
     """
 
     started: float
@@ -58,25 +58,25 @@ class _Call:
     report: Report | None = None
 
     def end(self, failures: list[Failure]) -> None:
-        """Keep what is done if some texts have failed."""
+        """Record the failures, and keep the finished vectors if there are any failures."""
         if failures:
             self.fetch.recovery.failed()
-            failures = self.fetch.results.failures()  # without what came at the last moment
+            failures = self.fetch.results.failures()  # without late arrivals
         self.failures = failures
 
 
 class Pipeline:
-    """All calls of one `BatchEmbeddings` go through here.
+    """The path that all calls of one `BatchEmbeddings` take.
 
     Args:
         fetcher: fetches vectors from the journal or the server.
-        deadline: seconds for one call; `None`: any time.
+        deadline: seconds for one call; `None` for no deadline.
         show_progress: show a bar that counts texts.
-        query_cache_size: queries whose vectors are kept in memory.
+        query_cache_size: how many queries' vectors to keep in memory.
 
     Attributes:
-        prefetches: those that are open.
-        logbook: the first and the last line of a call in the log.
+        prefetches: the open prefetches.
+        logbook: writes the first and the last log line of each call.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Pipeline:
 
     @property
     def last_report(self) -> Report | None:
-        """What the last call or prefetch did, also where it failed."""
+        """The report of the last call or prefetch, even if it failed."""
         return self.fetcher.last_report
 
     def embed(
@@ -116,23 +116,23 @@ class Pipeline:
         query: bool = False,
         cancelled: threading.Event | None = None,
     ) -> Results:
-        """Embed texts: everything that `BatchEmbeddings` promises happens in here.
+        """Embed the texts of one call, with all the guarantees that `BatchEmbeddings` gives.
 
         Args:
-            texts: what the caller gave.
-            lists: the caller wants lists of floats, which are made while answers are on their way.
-            query: the text is a query: not kept, and sent as the provider sends queries.
-            cancelled: set, with a `wake`, to stop from another thread.
+            texts: the caller's texts.
+            lists: the caller wants lists of floats, which are made while other answers are awaited.
+            query: the text is a query, which is not kept and is sent as the provider sends queries.
+            cancelled: set it and call `wake` to stop from another thread.
 
         Returns:
-            The results, complete.
+            The complete results.
 
         Raises:
             InputError: a text can never be embedded; nothing was sent.
             PartialEmbeddingsError: some texts failed; it holds the vectors of all others.
             JournalError: the journal cannot be read; nothing was sent.
-            DimensionsError: what is kept for the texts has other dimensions than earlier vectors.
-            asyncio.CancelledError: it was cancelled.
+            DimensionsError: vectors kept for the texts have other dimensions than earlier vectors.
+            asyncio.CancelledError: the call was cancelled.
         """
         call = self._begin(texts, lists=lists, query=query)
         fetch = call.fetch
@@ -153,7 +153,7 @@ class Pipeline:
         return self._finished(call)
 
     async def aembed(self, texts: Sequence[str], *, query: bool = False) -> Results:
-        """Embed a small call in the event loop itself; otherwise as `embed`."""
+        """Embed a small call as `embed` does, but in the event loop itself."""
         call = self._begin(texts, lists=True, query=query)
         with self._reported(call):
             failures = await self.fetcher.arun(
@@ -168,35 +168,38 @@ class Pipeline:
     def lists(
         self, texts: Iterable[str], *, cancelled: threading.Event | None = None
     ) -> list[list[float]]:
-        """Return the vectors as lists: what an ingest has for its store already, or see `embed`."""
+        """Return the vectors as lists of floats, from a running ingest if it holds them all.
+
+        Otherwise the texts are embedded; see `embed`.
+        """
         given = check_texts(texts)
         held = self.prefetches.held(given)
         return self.embed(given, cancelled=cancelled).lists() if held is None else to_lists(held)
 
     def query(self, text: str, *, cancelled: threading.Event | None = None) -> list[float]:
-        """Return the vector of one query; raise the provider's error where there is none."""
+        """Return the vector of one query; raise the provider's error if it failed."""
         if (kept := self._kept_query(text)) is not None:
             return kept
         try:
             vector = self.embed([text], query=True, cancelled=cancelled).lists()[0]
         except PartialEmbeddingsError as error:
             cause = error.failures[0].error
-            if type(error) is not PartialEmbeddingsError:  # it is of the cause's class too
+            if type(error) is not PartialEmbeddingsError:  # it is an instance of the cause's class
                 raise
         else:
             self._queries.put(text, vector)
             return vector
-        raise cause  # out here, so that its own causes are all that it has
+        raise cause  # outside the `except`, so that `error` does not become its context
 
     async def aquery(self, text: str) -> list[float]:
-        """Return the same in the event loop itself."""
+        """Return the vector of one query as `query` does, but in the event loop itself."""
         if (kept := self._kept_query(text)) is not None:
             return kept
         try:
             vector = (await self.aembed([text], query=True)).lists()[0]
         except PartialEmbeddingsError as error:
             cause = error.failures[0].error
-            if type(error) is not PartialEmbeddingsError:  # it is of the cause's class too
+            if type(error) is not PartialEmbeddingsError:  # it is an instance of the cause's class
                 raise
         else:
             self._queries.put(text, vector)
@@ -204,7 +207,7 @@ class Pipeline:
         raise cause
 
     def is_small(self, texts: Sequence[str]) -> bool:
-        """Tell whether a call is so small that an event loop can do its work in between."""
+        """Return whether a call is small enough to run in an event loop without blocking it."""
         return (
             not self.prefetches.opened
             and not self.recovery.journal.persistent
@@ -222,16 +225,16 @@ class Pipeline:
         return prefetch
 
     def prepare(self, texts: Sequence[str]) -> Inputs:
-        """Find what has to be sent for the texts; see `Fetcher.prepare`."""
+        """Return the inputs to send for some texts; see `Fetcher.prepare`."""
         return self.prefetches.prepare(texts)
 
     def wake(self) -> None:
-        """Make every waiting call look again at what it waits for."""
+        """Make every waiting call check again what it waits for."""
         self.dispatcher.wake()
         self.prefetches.wake()
 
     def _kept_query(self, text: str) -> list[float] | None:
-        """Return the vector of a query that was asked before, and report that it cost nothing."""
+        """Return the cached vector of a query and report that it cost nothing, or return `None`."""
         check_texts([text])
         kept = self._queries.get(text)
         if kept is not None:
@@ -253,7 +256,7 @@ class Pipeline:
         fetch = self.fetcher.begin(inputs, dimensions, lists=lists, query=query)
         if opened := self.prefetches.opened:
             fetch.budget = opened[-1].budget
-        # Queries, and small calls that are answered from large ones, come by the thousand.
+        # Queries, and small calls answered from a prefetch, come by the thousand.
         is_one_of_many = query or bool(self.prefetches.opened)
         level = logging.DEBUG if is_one_of_many else logging.INFO
         return _Call(started=started, given=given, fetch=fetch, level=level)
@@ -274,7 +277,7 @@ class Pipeline:
         )
 
     def _view(self, call: _Call) -> View:
-        """Return what is done of a call."""
+        """Return a call's state for the progress bar."""
         fetch, left = call.fetch, call.fetch.charge_left()
         return View(
             done=fetch.results.texts_done(),
@@ -286,7 +289,7 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _reported(self, call: _Call) -> Iterator[None]:
-        """Keep what is paid for if the call fails, and make its report."""
+        """Make the call's report at its end, and keep the paid vectors if the call fails."""
         fetch = call.fetch
         try:
             yield
@@ -307,7 +310,7 @@ class Pipeline:
             self.logbook.ended(call.report, level=call.level)
 
     def _finished(self, call: _Call) -> Results:
-        """Return the results of a call, or raise for the texts that failed."""
+        """Return the results of a call, or raise `PartialEmbeddingsError` if some texts failed."""
         results = call.fetch.results
         if call.failures and call.report is not None:
             errors = [failure.error for failure in call.failures]
@@ -325,7 +328,7 @@ class Pipeline:
         return results
 
     def _explained(self, cause: BaseException, texts: Sequence[str]) -> str:
-        """Say what went wrong; where no deployment can be used any more, at each of them."""
+        """Return what went wrong; if no deployment can be used any more, for each of them."""
         deployments = self.dispatcher.sender.deployments
         errors = [each.left_out or each.last_error for each in deployments]
         where = partial(explain, model=self.provider.model, texts=texts)

@@ -1,4 +1,4 @@
-"""What a call will send, cost and take, before a cent is spent.
+"""Plans what a call will send and cost and how long it will take, before a cent is spent.
 
 The texts are prepared and packed as in the real call. The seconds come from a rehearsal in
 simulated time.
@@ -48,15 +48,15 @@ __all__ = [
 ]
 
 BATCH_ROUND_SECONDS = 3600.0
-"""What a batch usually takes at most. Of 230,000 batches that OpenRouter sent to several providers,
-half were answered in 7 minutes and 90 % within an hour (openrouter.ai, announcement of its batch
-API, 2026)."""
+"""Seconds within which a batch is usually answered. Of 230,000 batches that OpenRouter sent to
+several providers, half were answered in 7 minutes and 90 % within an hour (openrouter.ai,
+announcement of its batch API, 2026)."""
 
 BATCH_QUEUES: Mapping[int, int] = MappingProxyType(
     {1: 3_000_000, 2: 20_000_000, 3: 100_000_000, 4: 500_000_000, 5: 4_000_000_000}
 )
-"""Tokens of text-embedding-3-small or -3-large that an account of a tier may have in batches at a
-time, from the rate limits on OpenAI's model pages."""
+"""For each tier, the tokens of text-embedding-3-small or -3-large that an account may have in
+batches at a time, from the rate limits on OpenAI's model pages."""
 
 TIERS: Mapping[int, AccountQuota] = MappingProxyType(
     {
@@ -72,33 +72,35 @@ pages as of November 2026. Your own limits are on the limits page of your accoun
 
 
 NOISE = 0.1
-"""Rehearsals of the same work differ by this share, which is no difference between tiers."""
+"""Rehearsals of the same work differ by this share, so a smaller difference between tiers is
+ignored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a call will send, cost and take.
+    """What a call will send and cost, and how long it will take.
 
     Attributes:
-        texts: texts of the caller.
+        texts: the caller's texts.
         unique: different texts among them; identical ones are sent once.
         from_journal: unique texts whose vectors are kept from before and cost nothing.
         requests: requests that will be sent, if none fails.
         tokens: tokens that will be billed, including the windows of over-long texts.
-        is_exact: whether the model's own tokenizer counts them; else another one does, or they are
-            UTF-8 bytes where no tokenizer is available.
-        dollars: price of the tokens; `None` where it is not known.
-        price: dollars for a million tokens; `None`: not known.
+        is_exact: whether the model's own tokenizer counts the tokens; otherwise another tokenizer
+            does, or they are UTF-8 bytes if no tokenizer is available.
+        dollars: price of the tokens; `None` if it is not known.
+        price: dollars for a million tokens; `None` if it is not known.
         price_from: source of the price.
-        seconds: duration of the requests under `quota`, a median; `None` for a provider whose
-            latency is not known. The work of this machine and of a vector store comes on top.
+        seconds: median duration of the requests under `quota`; `None` for a provider whose latency
+            is not known. The work of this machine and of a vector store comes on top.
         quota: the account's quota that `seconds` assumes.
-        seconds_by_tier: the same for each of OpenAI's tiers, where no quota is known.
-        batch_dollars: price of the tokens through the Batch API, by `submit`; `None` where there is
+        seconds_by_tier: the duration in each of OpenAI's tiers; empty if a quota is known or the
+            provider is another.
+        batch_dollars: price of the tokens through the Batch API, by `submit`; `None` if there is
             no such price.
-        batch_rounds: how often the account's queue of batches is filled, as it holds only so many
-            tokens at a time. Usually a round takes less than an hour, and at most 24 hours. `None`
-            without a tier.
+        batch_rounds: how many times the account's batch queue must be filled, as it holds a limited
+            number of tokens at a time. A round usually takes less than an hour, and at most 24
+            hours. `None` without a tier.
     """
 
     texts: int
@@ -117,7 +119,7 @@ class Plan:
     batch_rounds: int | None = None
 
     def __str__(self) -> str:
-        """Lines for a log or a print: requests and price, the time, and the same at half price."""
+        """Return two or three lines: work and price, duration, and those of the Batch API."""
         kept = f", {self.from_journal:,} kept from before" if self.from_journal else ""
         tokens = "token" if self.tokens == 1 else "tokens"
         return (
@@ -171,7 +173,7 @@ class Plan:
         return f"about {duration(self.seconds)} if no quota binds{where}; {', '.join(tiers)}"
 
     def _tiers(self, unbound: float) -> tuple[list[int], dict[str, list[int]]]:
-        """Return the tiers whose quota does not bind, and the others by the time that they take."""
+        """Return the tiers whose quota does not bind, and the others grouped by duration."""
         free: list[int] = []
         slower: dict[str, list[int]] = {}
         for tier, seconds in self.seconds_by_tier.items():
@@ -227,7 +229,7 @@ def make_plan(
     model = pipeline.provider.model
     tokens = int(inputs.tokens[rows].sum())
     full = dollars(model, tokens, price=price)
-    # Azure's Batch API takes no embeddings, and nobody else's prices are known.
+    # Azure's Batch API takes no embeddings, and no other provider's batch prices are known.
     is_halved = provider == OPENAI.provider and price is None and full is not None
     return Plan(
         texts=len(listed),
@@ -249,9 +251,9 @@ def make_plan(
 
 
 def ordinary_seconds(pipeline: Pipeline, inputs: Inputs, rows: Rows) -> float:
-    """Return how long ordinary requests would take for some rows of inputs.
+    """Return how many seconds ordinary requests would take for some rows of inputs.
 
-    Where nothing is known of the account's quota, that of OpenAI's lowest paid tier counts.
+    If the account's quota is unknown, assume the quota of OpenAI's lowest paid tier.
     """
     results = Results(inputs, lists=False)
     results.done[:] = True
@@ -268,18 +270,25 @@ def ordinary_seconds(pipeline: Pipeline, inputs: Inputs, rows: Rows) -> float:
 
 
 def _numbers(tiers: Sequence[int]) -> str:
-    """Name some tiers: `tier 1`, `tier 1 and 2`, `tier 3 to 5`."""
+    """Return the tiers in words, such as `tier 1`, `tier 1 and 2` or `tier 3 to 5`."""
     if len(tiers) > 2 and tiers[-1] - tiers[0] == len(tiers) - 1:  # noqa: PLR2004
         return f"tier {tiers[0]} to {tiers[-1]}"
     return f"tier {' and '.join(map(str, tiers))}"
 
 
 def keep_nothing(rows: Rows, answer: Answer) -> None:
-    """Keep the answers of a rehearsal, which has none."""
+    """Do nothing: a rehearsal has no vectors to keep."""
 
 
 def check_plan(provider: str, tier: int | None, given: AccountQuota, price: float | None) -> None:
-    """Raise `OptionError` for arguments that no plan can use."""
+    """Raise `OptionError` if a plan cannot use the arguments.
+
+    Args:
+        provider: the provider's name.
+        tier: one of OpenAI's tiers, if given.
+        given: the quota that the arguments give.
+        price: dollars for a million tokens, if given.
+    """
     if tier is not None and provider != OPENAI.provider:
         raise OptionError(
             f"tier= is OpenAI's, and this is {provider}: pass requests_per_minute= and "
@@ -302,7 +311,7 @@ def check_plan(provider: str, tier: int | None, given: AccountQuota, price: floa
 
 
 def merged(*quotas: AccountQuota) -> AccountQuota:
-    """Return the first number of each kind that is known."""
+    """Return a quota that takes each limit from the first of the quotas that has it."""
 
     def first(numbers: Iterable[float | None]) -> float | None:
         return next((number for number in numbers if number is not None), None)

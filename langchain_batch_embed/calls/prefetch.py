@@ -1,16 +1,17 @@
-"""Embeds in the background, in large runs, what callers then ask for in small portions.
+"""Embeds texts in the background, in large runs, for callers that request them in small calls.
 
 The calls of `index(batch_size=100)`, of a store that slices, or of a loop are too small to be fast.
 If the texts are announced beforehand, a few large runs embed them. The small calls are answered
-from what has arrived, and wait only for what is on its way.
+from the vectors that have arrived, and wait only for texts that a run is embedding.
 
-`announced` says what becomes of each text, and `look_ahead` how far ahead of the questions runs go.
-This module locks, waits and starts the runs. Any text that was not announced, and one that is still
-waiting when it is asked for, is embedded by the caller's own call. So is a text whose run failed:
-its error reaches the caller whose text it is.
+`announced` decides what happens to each text, and `look_ahead` decides how far ahead of the
+questions runs go. A question is the texts that one call requests. This module locks, waits and
+starts the runs. The caller's own call embeds a text that was not announced, or that still waits for
+a run when it is requested. It also embeds a text whose run failed, so that the error reaches the
+caller whose text it is.
 
-Runs start with the first question. Vectors that are kept until they are released, as an ingest's,
-are all needed, so their runs start at once.
+Runs start with the first question. Where vectors are kept until they are released, as in an ingest,
+all of them are needed, so the runs start at once.
 """
 
 import math
@@ -36,41 +37,41 @@ from langchain_batch_embed.sending.budget import Budget
 __all__ = ["RUNS", "Embed", "Prefetch"]
 
 RUNS = 4
-"""Runs at a time. Each may buffer this part of everything, so that others are under way while one
-waits for its last answers. More and smaller runs would make many small requests for a slow
-consumer. Fewer would leave a fast consumer waiting for the last answers of all."""
+"""Maximum number of runs at a time. Each may take a fourth of the buffer, so that others are active
+while one waits for its last answers. More and smaller runs would make many small requests for a
+slow consumer. With fewer, a fast consumer would wait for the last answers of all."""
 
 LAST_RUNS = 0.5
-"""Seconds to wait, after an exception, for the runs to keep what they have. They wait for no answer
-any more, so that takes milliseconds."""
+"""Seconds to wait, after an exception, until the runs have kept their vectors. This usually takes
+milliseconds, because the runs no longer wait for answers."""
 
 Embed = Callable[["Prefetch", Sequence[str], threading.Event], object]
-"""Embeds different texts for a prefetch, adds their vectors to it as they come, and stops when the
-event is set."""
+"""A function that embeds different texts for a prefetch, adds their vectors to it as they arrive,
+and stops when the event is set."""
 
 
 class Prefetch:
-    """Vectors on their way, which `BatchEmbeddings.prefetch` returns.
+    """Texts that are embedded in the background, as `BatchEmbeddings.prefetch` returns them.
 
     Args:
         embed: embeds the texts of one run.
-        max_buffered: vectors that may be here or on their way at a time.
+        max_buffered: maximum number of vectors that may be buffered or being embedded at a time.
         until_released: keep vectors that were handed out until `release`.
-        first: texts that are embedded before `go_ahead`, where vectors are kept until `release`.
-        dimensions: those of earlier vectors, where they are known.
-        budget: what its runs may spend; `None`: any amount.
-        on_close: called when this ends.
-        on_failure: called when this ends by an exception, with the texts that have a vector and
-            were not asked for, and their vectors, (k, d).
-        clock: how to wait.
+        first: how many texts to embed before `go_ahead`, if vectors are kept until `release`.
+        dimensions: the dimensions of earlier vectors, if known.
+        budget: what its runs may spend; `None` if there is no limit.
+        on_close: called with this prefetch when it closes.
+        on_failure: called if an exception ends this prefetch, with the texts whose vectors are
+            still buffered, and these vectors, (k, d).
+        clock: provides time and waiting.
 
     Attributes:
-        account: what became of the announced texts, and what was sent for them.
-        dimensions: those of its vectors, which all its runs share.
-        budget: what its runs, and the calls that it answers, may spend together.
-        is_failed: whether it has ended by an exception, after which what arrives is kept.
-        hedges: what its runs together may spend on stragglers: of one run alone, even a single
-            batch would be too much.
+        account: counts the announced texts, and what was sent for them.
+        dimensions: the dimensions of its vectors, shared by all runs.
+        budget: what its runs and the calls that it answers may spend together.
+        is_failed: whether an exception has ended the prefetch; vectors that arrive later are kept.
+        hedges: the allowance for second copies of late requests, shared by all runs, because the
+            allowance of a single run would not cover even one batch.
     """
 
     def __init__(
@@ -110,21 +111,21 @@ class Prefetch:
 
     @property
     def runs(self) -> int:
-        """How many runs are under way."""
+        """The number of active runs."""
         return self._texts.runs
 
     @property
     def running(self) -> int:
-        """How many texts are in runs."""
+        """The number of texts in active runs."""
         return self._texts.running
 
     @property
     def ready(self) -> int:
-        """How many vectors are here."""
+        """The number of buffered vectors."""
         return len(self._texts.ready)
 
     def announce(self, texts: Sequence[str]) -> None:
-        """Start to embed these texts, if there is room, and return at once."""
+        """Announce texts that will be requested, start runs that are due, and return at once."""
         with self._state_changed:
             self.account.texts += len(texts)
             for text in texts:
@@ -144,11 +145,11 @@ class Prefetch:
     ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Yield announced texts with their vectors, (k, d), as they arrive.
 
-        It ends when none of the texts is on its way; the caller embeds the rest.
+        The iterator ends when no run is embedding any of the texts; the caller embeds the rest.
 
         Args:
-            texts: what the caller needs, each as often as it is needed.
-            cancelled: set, with a `wake`, to end early.
+            texts: the texts that the caller needs, each as often as it is needed.
+            cancelled: set it and call `wake` to end early.
             end: the clock's time at which to end early.
             borrow: keep the vectors for the callers that they were announced for.
         """
@@ -176,9 +177,9 @@ class Prefetch:
                 self._texts.want_no_more(uses.keys())
 
     def claim(self, texts: Iterable[str]) -> list[str]:
-        """Return the texts that are here or in a run, and take the others out of the line.
+        """Return the texts that are ready or in a run, and take the others out of the line.
 
-        The caller embeds those others, sooner than a later run would.
+        The caller embeds the others, sooner than a later run would.
         """
         with self._state_changed:
             here = []
@@ -189,18 +190,18 @@ class Prefetch:
             return here
 
     def answered_elsewhere(self, texts: Iterable[str]) -> None:
-        """Note that callers got these texts from elsewhere, each as often as it is given."""
+        """Record that callers got these texts' vectors elsewhere, each as often as it is given."""
         uses = Counter(texts)
         with self._state_changed:
             self._hand_out(uses, uses)
 
     def tokens_of(self, text: str) -> int | None:
-        """Return how many tokens a text has, if a run has counted them; else `None`."""
+        """Return the token count of a text, or `None` if no run has counted it."""
         return self._texts.tokens_of(text)
 
     def note_tokens(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
-        """Keep the counts of texts that calls will ask for, so that they are counted once."""
-        if self.until_released:  # then a call that has its vectors counts nothing
+        """Keep the token counts of expected texts, so that they are counted only once."""
+        if self.until_released:  # a call answered by an ingest counts no tokens
             return
         with self._state_changed:
             self._texts.note_tokens(texts, tokens)
@@ -208,14 +209,14 @@ class Prefetch:
     def wait_for_all(
         self, texts: Iterable[str], *, cancelled: threading.Event | None = None
     ) -> list[str]:
-        """Wait until none of the texts is on its way; return those without a vector, once each."""
+        """Wait until no run is embedding the texts; return those without a vector, once each."""
         wanted = dict.fromkeys(texts)
         with self._state_changed:
             self._wait_for(wanted, all, cancelled, math.inf)
             return [text for text in wanted if text not in self._texts.ready]
 
     def peek(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
-        """Return the vectors of the texts, (k, d), and keep them; `None` unless all are here."""
+        """Return the vectors of the texts, (k, d), and keep them; `None` unless all are ready."""
         with self._state_changed:
             if all(text in self._texts.ready for text in texts):
                 return self._texts.ready.stack(texts)
@@ -224,12 +225,13 @@ class Prefetch:
     def wait_for_some(
         self, texts: Iterable[str], *, least: int, cancelled: threading.Event | None = None
     ) -> int:
-        """Wait for the first of the texts; return how many of them have arrived or failed in a row.
+        """Wait for the first texts; return how many from the start have arrived or failed.
 
         Args:
-            texts: in the order in which the caller needs them; read no further than necessary.
-            least: how many vectors to wait for; all, where there are fewer.
-            cancelled: set, with a `wake`, to end early.
+            texts: the texts in the order in which the caller needs them; read only as far as
+                necessary.
+            least: how many vectors to wait for; if there are fewer, wait for all.
+            cancelled: set it and call `wake` to end early.
         """
         settled = ready = 0
         with self._state_changed:
@@ -245,13 +247,13 @@ class Prefetch:
         return settled
 
     def add(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> bool:
-        """Save the vectors of those texts, (k, d), that are still expected.
+        """Save the vectors, (k, d), of those of the texts that are still expected.
 
         Returns:
-            Whether this is still open; else nothing is saved.
+            Whether this prefetch is still open; after it has closed, nothing is saved.
 
         Raises:
-            DimensionsError: they have other dimensions than those that came before.
+            DimensionsError: the vectors have other dimensions than earlier ones.
         """
         with self._state_changed:
             self.dimensions.check(vectors.shape[1], answer=False)
@@ -262,31 +264,38 @@ class Prefetch:
             return not self._runs.stopped.is_set()
 
     def drop_all(self, refuted: Dimensions) -> None:
-        """Drop all vectors: most answers have other dimensions, or are of another model."""
+        """Drop all vectors, because most answers have other dimensions or are from another model.
+
+        Args:
+            refuted: the dimensions that these answers refute.
+        """
         with self._state_changed:
-            if refuted is self.dimensions:  # else another run has done it
+            if refuted is self.dimensions:  # otherwise another run has dropped them
                 self._texts.forget_vectors()
                 self.dimensions = Dimensions()
 
     def new_tally(self) -> Tally:
-        """Return the tally of one run, which the account includes from now on."""
+        """Return a new tally for one run, and include it in the account."""
         tally = Tally()
         self.account.runs.append(tally)
         return tally
 
     def note_call(self, tally: Tally, texts: Iterable[str]) -> None:
-        """Note what a caller's own call has cost, and which texts have a vector now."""
+        """Record what a caller's own call cost, and which texts now have a vector."""
         with self._state_changed:
             self.account.calls.add(tally)
         self.embedded_elsewhere(texts)
 
     def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Keep vectors that a caller has made itself, if there is room and they are expected."""
+        """Keep vectors that a caller made itself, if their texts are expected and there is room."""
         with self._state_changed:
             self._texts.keep(texts, vectors)
 
     def still_expected(self, positions: Mapping[str, int]) -> dict[str, int]:
-        """Return those of the texts that are to be asked for again, and have no vector here."""
+        """Return those texts, with their positions, that are expected again but lack a vector.
+
+        Texts in an active run are left out.
+        """
         with self._state_changed:
             return {
                 text: position
@@ -297,13 +306,13 @@ class Prefetch:
             }
 
     def embedded_elsewhere(self, texts: Iterable[str]) -> None:
-        """Note that these texts have a vector, whoever embedded them."""
+        """Record that these texts have a vector, even if another call embedded them."""
         with self._state_changed:
             for text in texts:
                 self.account.missing.pop(text, None)
 
     def keep_elsewhere(self, texts: Iterable[str]) -> None:
-        """Hand over the vectors of these texts as if this had ended by an exception."""
+        """Pass these texts' vectors to `on_failure`, as if an exception had ended the prefetch."""
         with self._state_changed:
             here = [text for text in dict.fromkeys(texts) if text in self._texts.ready]
             vectors = self._texts.ready.stack(here)
@@ -311,35 +320,35 @@ class Prefetch:
             self._on_failure(here, vectors)
 
     def release(self, texts: Iterable[str]) -> None:
-        """Drop vectors that were kept after they were handed out."""
+        """Record that each text is finished once more; drop its vector after the last time."""
         with self._state_changed:
             for text in texts:
                 self._texts.drop(text)
             self._runs.start()
 
     def go_ahead(self) -> None:
-        """Embed as far ahead as there is room: all texts that are announced will be needed."""
+        """Embed as far ahead as there is room: all announced texts will be needed."""
         with self._state_changed:
             self._texts.need_all()
             self._runs.start()
 
     def pause(self, seconds: float, *, cancelled: threading.Event | None = None) -> None:
-        """Wait for some seconds, or until it is cancelled with a `wake`."""
+        """Wait for some seconds, or until `cancelled` is set and `wake` is called."""
         end = self._clock.now() + seconds
         with self._state_changed:
             while (left := end - self._clock.now()) > 0 and not _is_set(cancelled):
                 self._clock.wait(self._state_changed, left)
 
     def wake(self) -> None:
-        """Make every waiting caller look again at what it waits for."""
+        """Make every waiting caller check again what it waits for."""
         with self._state_changed:
             self._state_changed.notify_all()
 
     def close(self, *, failed: bool = False) -> None:
-        """Send nothing more, and drop all vectors.
+        """Stop sending, and drop all vectors.
 
         Args:
-            failed: hand over the vectors that nobody has asked for, which are paid for.
+            failed: first pass the buffered vectors, which are paid for, to `on_failure`.
         """
         with self._state_changed:
             self.is_failed = failed
@@ -352,7 +361,7 @@ class Prefetch:
             self._on_failure(left, vectors)
         self._on_close(self)
         if failed:
-            with self._state_changed:  # whoever calls next finds what they have kept
+            with self._state_changed:  # so that the next call finds what the runs kept
                 self._state_changed.wait_for(lambda: not self.runs, LAST_RUNS)
 
     def __enter__(self) -> Self:
@@ -366,7 +375,7 @@ class Prefetch:
     ) -> None:
         self.close(failed=error is not None)
 
-    # `_wait_for`, `_note_question` and `_hand_out` are called with `_state_changed` held.
+    # Callers of `_wait_for`, `_note_question` and `_hand_out` hold `_state_changed`.
 
     def _wait_for(
         self,
@@ -375,7 +384,14 @@ class Prefetch:
         cancelled: threading.Event | None,
         end: float,
     ) -> None:
-        """Wait until any or all of the texts are ready, or none is on its way."""
+        """Wait until enough of the texts are ready or no run is embedding any of them.
+
+        Args:
+            texts: the texts to wait for.
+            enough: `any` or `all`.
+            cancelled: set it and call `wake` to end early.
+            end: the clock's time at which to end early.
+        """
         for text in texts:
             self._texts.take_from_line(text)
         while (
@@ -387,20 +403,20 @@ class Prefetch:
             self._clock.wait(self._state_changed, left)
 
     def _note_question(self, texts: Iterable[str]) -> None:
-        """Learn from a question, and start what it allows."""
+        """Learn from a question, and start the runs that it allows."""
         if self._texts.ask(texts):
-            if not self.runs:  # a run takes the question, and what is ahead shares its requests
+            if not self.runs:  # a run embeds the question and texts ahead in shared requests
                 self._runs.start(self._texts.in_line(texts))
             self._texts.pass_over()
 
     def _hand_out(self, texts: Iterable[str], uses: Mapping[str, int]) -> None:
-        """Drop what a caller has received, or has to embed itself."""
+        """Drop texts that a caller has received or must embed itself, and start further runs."""
         if not self.until_released:
             self._texts.hand_out(texts, uses)
             self._runs.start()
 
     def _is_final(self, error: BaseException) -> bool:
-        """Tell whether the vectors of further runs would not go with those that are here."""
+        """Return whether an error shows that later vectors would not match those that are ready."""
         if isinstance(error, DimensionsError):
             return error.asked or self.dimensions.number is not None
         return isinstance(error, ModelError)

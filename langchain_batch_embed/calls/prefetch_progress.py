@@ -1,4 +1,4 @@
-"""What the user sees of texts that are embedded ahead of whoever writes them."""
+"""The progress that a user sees while texts are embedded ahead and written to a store."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,17 @@ __all__ = ["PrefetchProgress", "watched"]
 
 
 class PrefetchProgress:
-    """The bar and the log's lines of one prefetch.
+    """The progress bar and the log lines of one prefetch.
 
     Args:
-        pipeline: embeds.
-        prefetch: holds what is not written yet.
-        total: texts or documents in all; `None`: not known.
-        unit: what they are: `"text"` or `"document"`.
+        pipeline: embeds the texts.
+        prefetch: holds the vectors that are not written yet.
+        total: number of texts or documents; `None` if it is not known.
+        unit: what is counted, `"text"` or `"document"`.
         shown: draw a bar.
+
+    Attributes:
+        progress: draws the bar and writes the log lines.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class PrefetchProgress:
         )
 
     def update(self, count: int) -> None:
-        """Note that this many more are written or have failed."""
+        """Record that this many more texts or documents are written or have failed."""
         self._done += count
         self.progress.update()
 
@@ -58,7 +61,14 @@ class PrefetchProgress:
         )
 
     def _charge_left(self, embedded: int) -> float | None:
-        """Return the tokens of what is not embedded, if it is as long as what is."""
+        """Estimate the tokens that are not embedded yet from the mean of those that are.
+
+        Args:
+            embedded: number of texts that are embedded.
+
+        Returns:
+            Tokens as the limiter charges them; `None` if there is nothing to estimate from.
+        """
         if self._total is None or not embedded:
             return None
         charged = self._pipeline.dispatcher.status(0).charged - self._charged
@@ -69,7 +79,15 @@ class PrefetchProgress:
 def watched(
     pipeline: Pipeline, prefetch: Prefetch, *, total: int | None, unit: str, shown: bool
 ) -> Iterator[PrefetchProgress]:
-    """Show a prefetch while it is written."""
+    """Show the progress of a prefetch while its vectors are written to a store.
+
+    Args:
+        pipeline: embeds the texts.
+        prefetch: the prefetch to show.
+        total: number of texts or documents; `None` if it is not known.
+        unit: what is counted, `"text"` or `"document"`.
+        shown: draw a bar.
+    """
     what = f"{unit}s" if total is None else plural(total, unit)
     pipeline.logbook.announced(f"Embedding and storing {what}")
     watching = PrefetchProgress(pipeline, prefetch, total=total, unit=unit, shown=shown)

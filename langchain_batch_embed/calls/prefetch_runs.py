@@ -1,4 +1,4 @@
-"""The threads in which a prefetch embeds its runs."""
+"""The threads in which the runs of a prefetch embed their texts."""
 
 import asyncio
 import logging
@@ -16,18 +16,18 @@ logger = logging.getLogger(__name__)
 
 
 class Runs:
-    """Starts runs of announced texts, as far as there is room, until it is stopped.
+    """Starts runs of announced texts while there is room, until `stop` is called.
 
     Args:
-        texts: what is announced; it says which texts are next.
+        texts: the announced texts; decides which of them the next run embeds.
         embed: embeds the texts of one run, and stops when the event is set.
-        is_final: tells whether the vectors of each further run would be thrown away, by the error
-            that ended one.
-        most: runs at a time.
+        is_final: returns whether the error that ended a run shows that the vectors of all further
+            runs would be thrown away.
+        most: maximum number of runs at a time.
         state_changed: guards the texts; notified when a run ends.
 
     Attributes:
-        stopped: set when nothing more is to be sent.
+        stopped: set when nothing more may be sent.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Runs:
         self._threads = ThreadPoolExecutor(most, "batch-embed-prefetch")
 
     def start(self, asked: Sequence[str] = ()) -> None:
-        """Start what can be started; the caller holds the lock.
+        """Start all runs that can start; the caller holds the lock.
 
         Args:
-            asked: texts for the first run, and at most as many as fit into it.
+            asked: requested texts; as many as fit are put into the first run.
         """
         while not self.stopped.is_set() and (run := self._texts.next_run(asked)) is not None:
             asked = ()
@@ -58,7 +58,7 @@ class Runs:
             leave_behind(self._threads)
 
     def stop(self) -> None:
-        """Start no more runs; those that are under way send nothing more."""
+        """Start no more runs, and make the active ones stop sending."""
         self.stopped.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -66,9 +66,9 @@ class Runs:
         useless = False
         try:
             self._embed(run.texts, self.stopped)
-        except asyncio.CancelledError:  # stopped, often with all of its vectors handed over
+        except asyncio.CancelledError:  # stopped, often after all its vectors were handed over
             pass
-        except BaseException as error:  # noqa: BLE001  # the callers' own calls will meet it
+        except BaseException as error:  # noqa: BLE001  # the callers' own calls will raise it
             useless = self._is_final(error)
             logger.info("prefetching %d texts failed: %s", len(run.texts), type(error).__name__)
         finally:

@@ -1,7 +1,7 @@
-"""What the user sees while a call or an ingest runs: a bar each second, and a line in the log.
+"""Shows the progress of a call or an ingest, by a bar each second and by lines in the log.
 
-A thread of its own looks each second, since the caller's waits for answers, and a terminal that
-holds up the one who writes to it must hold up no request.
+A separate thread updates the bar each second, for two reasons. The caller's thread waits for
+answers, and a terminal that blocks its writer must not delay requests.
 """
 
 import logging
@@ -22,26 +22,27 @@ __all__ = ["Progress", "View"]
 logger = logging.getLogger(__name__)
 
 BAR_EVERY = 1.0
-"""Seconds after which the bar is drawn again though no answer came."""
+"""Seconds after which the bar is redrawn even if no answer has arrived."""
 
 DRAWN_EVERY = 0.1
-"""Seconds between two drawings, at least: tqdm's own number."""
+"""Minimum seconds between two drawings of the bar, the default of tqdm."""
 
 LOG_EVERY = 30.0
-"""Seconds between two lines of a long call in the log."""
+"""Seconds between two log lines of a long call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What is done at one moment.
+    """The progress at one moment.
 
     Attributes:
-        done: texts or documents.
+        done: texts or documents that are done.
         tally: what was sent for them.
-        dollars: its price; `None`: not known.
-        left: tokens without an answer, as the limiter charges them; `None`: not known.
-        unwritten: documents that a store has yet to write; `None`: not known, or there is none.
-        status: of the server.
+        dollars: price of what was sent; `None` if it is not known.
+        left: tokens without an answer, as the limiter charges them; `None` if they are not known.
+        unwritten: documents that a store has yet to write; `None` if it is not known, or if there
+            is no store.
+        status: the server's status.
     """
 
     done: int
@@ -53,15 +54,15 @@ class View:
 
 
 class Progress:
-    """The bar and the lines of one call.
+    """The progress bar and the log lines of one call.
 
     Args:
-        look: returns what is done now.
+        look: returns the current progress.
         now: returns the time in seconds.
-        total: texts or documents in all; `None`: not known.
-        unit: what they are: `"text"` or `"document"`.
+        total: number of texts or documents; `None` if it is not known.
+        unit: what is counted, `"text"` or `"document"`.
         shown: draw a bar.
-        logged: write to the log while it runs.
+        logged: write log lines while the call runs.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Progress:
             self._bar = tqdm(total=total, unit=f" {unit}s", bar_format=_format(total, unit, ""))
 
     def __enter__(self) -> Self:
-        """Begin to look each second."""
+        """Start the thread that updates the bar and the log."""
         if self._bar is not None or self._logs:
             threading.Thread(target=self._watch, name="batch-embed-progress", daemon=True).start()
         return self
@@ -100,11 +101,11 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End with the call."""
+        """Close the bar when the call ends."""
         self.close()
 
     def close(self) -> None:
-        """Draw the bar for the last time."""
+        """Draw the bar one last time and close it."""
         self._ended.set()
         if self._bar is not None:
             with self._drawing:
@@ -112,14 +113,14 @@ class Progress:
                 self._bar.close()
 
     def update(self) -> None:
-        """Note that something was done; draws no more often than an eye sees."""
+        """Redraw the bar after progress, unless the last drawing is under `DRAWN_EVERY` old."""
         if self._bar is not None and self._now() >= self._drawn + DRAWN_EVERY:
             self.refresh()
 
     def refresh(self) -> None:
-        """Draw the bar, and write the log's line when it is due."""
+        """Draw the bar, and write a log line if one is due."""
         if not self._drawing.acquire(blocking=False):
-            return  # another thread does it
+            return  # another thread is drawing
         try:
             if self._ended.is_set():
                 return
@@ -143,13 +144,13 @@ class Progress:
         return view, seconds
 
     def _seconds(self, now: float, view: View) -> float | None:
-        """Return the seconds that are left, of embedding or of writing; `None`: not known."""
+        """Return the seconds left until all is embedded and written; `None` if not known."""
         if view.left is None:
             return None
         seconds = self._time_left.seconds(now, view.left, view.status)
         if seconds is None or view.unwritten is None:
             return seconds
-        # While something is embedded, it may be the embedding that writing waits for.
+        # While embedding goes on, writing may be waiting for it, so its pace does not count.
         status = view.status
         is_embedding = status.in_flight > 0 or status.is_held_back
         pace = self._writing.measure(now, view.unwritten, is_held_back=is_embedding)
@@ -161,7 +162,7 @@ class Progress:
 
 
 def _format(total: int | None, unit: str, text: str) -> str:
-    """Return tqdm's format of a bar with a text beside it."""
+    """Return the tqdm format of a bar with a text beside it."""
     text = text.replace("{", "{{").replace("}", "}}")
     if total is None:
         return f"{{n_fmt}} {unit}s {text}"
@@ -169,7 +170,7 @@ def _format(total: int | None, unit: str, text: str) -> str:
 
 
 def _beside(view: View, elapsed: float, seconds: float | None) -> str:
-    """Return what stands beside the bar; what matters most comes first, as the rest is cut off."""
+    """Return the text beside the bar, most important first, as a narrow terminal cuts the end."""
     left = "?" if seconds is None else _clock(seconds)
     parts = [waiting(view.status), *_costs(view), *_quota(view.status)]
     return f"[{_clock(elapsed)}<{left}] {', '.join(part for part in parts if part)}"
@@ -183,7 +184,7 @@ def _line(view: View, seconds: float | None, total: int | None, unit: str) -> st
 
 
 def waiting(status: Status) -> str:
-    """Say what is waited for, and for how long; an empty text: nothing to speak of."""
+    """Return what the call waits for, and for how long; empty if the wait is not worth showing."""
     seconds = f"{max(1.0, status.delay):.0f} s"
     if status.waits_for == "quota":
         refusal = f" ({status.refused_with})" if status.refused_with else ""
@@ -210,7 +211,7 @@ def _quota(status: Status) -> list[str]:
 
 
 def _clock(seconds: float) -> str:
-    """Write a time as a clock does: `0:34`, `12:05`, `1:02:03`."""
+    """Return a time in clock format, such as `0:34`, `12:05` or `1:02:03`."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

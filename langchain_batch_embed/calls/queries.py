@@ -1,4 +1,4 @@
-"""Vectors of recent queries, in memory: opt-in, as most programs ask each question once."""
+"""An in-memory cache of query vectors; opt-in, because most programs ask each query only once."""
 
 import threading
 from collections import OrderedDict
@@ -12,19 +12,20 @@ __all__ = ["QueryCache"]
 
 
 class QueryCache:
-    """Keeps the vectors of the queries that were asked last.
+    """Keeps the vectors of the most recently used queries.
 
     Args:
-        size: how many; 0: none.
+        size: maximum number of queries to keep; 0 turns the cache off.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()  # guards the vectors
-        self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()  # the oldest first
+        # Least recently used first.
+        self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
 
     def get(self, query: str) -> list[float] | None:
-        """Return the vector of a query, if it is here; each time a new list."""
+        """Return the vector of a query as a new list, or `None` if it is not cached."""
         if not self._size:
             return None
         with self._lock:
@@ -35,9 +36,9 @@ class QueryCache:
         return to_lists(vector[np.newaxis])[0]
 
     def put(self, query: str, vector: list[float]) -> None:
-        """Keep the vector of a query, and drop the one that was asked for longest ago.
+        """Keep the vector of a query, and drop the least recently used one if the cache is full.
 
-        Vectors with other dimensions are of another model, and are dropped too.
+        Vectors with other dimensions come from another model, and are dropped too.
         """
         if not self._size:
             return

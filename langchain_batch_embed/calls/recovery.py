@@ -1,8 +1,8 @@
-"""Keeps what is paid for: the journal before, during and after a call.
+"""Keeps the vectors that are paid for, in the journal or in memory, for later calls.
 
-With a persistent journal, the thread that receives an answer writes it before anybody else sees it.
+With a persistent journal, the thread that receives an answer writes it before it reports success.
 Without one, the vectors of a call that fails stay in memory, on the instance, until a later call
-that needs them has succeeded. Vectors that a journal cannot take stay there too, until it can.
+that needs them has succeeded. Vectors that a journal cannot take also stay in memory, until it can.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ __all__ = ["CallRecovery", "Recovery"]
 logger = logging.getLogger(__name__)
 
 WRITTEN_AT_ONCE = 1024
-"""Vectors written in one piece to a journal that works again: 6 MB at 1,536 dimensions."""
+"""Vectors per write when a journal that works again catches up: 6 MB at 1,536 dimensions."""
 
 
 class Recovery:
@@ -33,15 +33,16 @@ class Recovery:
 
     Args:
         journal: where finished vectors are kept.
-        space: what made them.
-        others: returns other spaces in which the journal may have the same vectors; `None`: there
-            are none.
+        space: identifies what makes the vectors, so that the journal never mixes models.
+        others: returns other spaces in which the journal may have the same vectors; `None` if
+            there are none.
 
     Attributes:
         journal: where finished vectors are kept.
-        space: what made them.
-        memory: the stand-in; the journal itself where that is in memory.
-        memory_model: the model of the vectors in `memory`, where it is known.
+        space: identifies what makes the vectors.
+        others: as above.
+        memory: the stand-in for the journal; the journal itself if it is in memory.
+        memory_model: the model of the vectors in `memory`, if known.
         remembers: whether anything was ever put into `memory`.
     """
 
@@ -59,13 +60,13 @@ class Recovery:
         self.memory_model: str | None = None
         self.remembers = False
         self._memory_dimensions: int | None = None
-        self._model: str | None = None  # of the last answers, unless it is in doubt
-        # Errors of the journal, as logged. While there are any, `memory` has what it should hold.
+        self._model: str | None = None  # of the latest answers, unless in doubt
+        # The journal's errors, as logged. While there are any, `memory` holds what it missed.
         self._troubles: set[str] = set()
-        self._lock = threading.RLock()  # guards `_troubles` and `memory` with all about it
+        self._lock = threading.RLock()  # guards `_troubles`, `memory` and what describes it
 
     def for_call(self, inputs: Inputs, results: Results, *, query: bool) -> "CallRecovery":
-        """Return the recovery of one call; a query is neither looked up nor kept."""
+        """Return the `CallRecovery` of one call; a query is neither looked up nor kept."""
         results.dimensions.expect_model(self._model)
         return CallRecovery(self, inputs, results, query=query)
 
@@ -74,7 +75,7 @@ class Recovery:
         try:
             self.journal.put(keys, vectors, space=self.space)
         except JournalError as error:
-            # The vectors are good and paid for: the call goes on with them.
+            # The vectors are valid and paid for, so the call goes on with them.
             with self._lock:
                 self.remember(keys, vectors)
                 if str(error) not in self._troubles:
@@ -86,15 +87,15 @@ class Recovery:
             self.catch_up(accepted=vectors.shape[1])
 
     def catch_up(self, *, accepted: int | None = None) -> None:
-        """Write what the journal missed, if it can be written again.
+        """Write the vectors that the journal missed, if it can be written again.
 
         Args:
-            accepted: the dimensions of vectors that it has just taken; vectors with others are of
-                no more use.
+            accepted: the dimensions of vectors that the journal has just taken; missed vectors with
+                other dimensions are dropped.
         """
-        if not self._troubles:  # nearly always, and then no answer waits for the lock
+        if not self._troubles:  # nearly always; no answer then waits for the lock
             return
-        with self._lock, contextlib.suppress(JournalError):  # then another time
+        with self._lock, contextlib.suppress(JournalError):  # then try again later
             if accepted not in (None, self._memory_dimensions):
                 self.memory.discard(self.memory.keys(self.space))
             missed = self.memory.keys(self.space)
@@ -111,7 +112,13 @@ class Recovery:
     def remember(
         self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, model: str | None = None
     ) -> None:
-        """Keep vectors in memory, and drop those with other dimensions or of another model."""
+        """Keep vectors in memory, and drop older ones with other dimensions or another model.
+
+        Args:
+            keys: the journal keys of the vectors.
+            vectors: the vectors, (k, d).
+            model: the model that made them; `None` if it is not known.
+        """
         self.remembers = True
         with self._lock:
             known = self.memory_model
@@ -124,16 +131,16 @@ class Recovery:
             self.memory.put(keys, vectors, space=self.space)
 
     def remember_texts(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Keep vectors of a prefetch that has failed, where no journal does."""
+        """Keep the vectors of a failed prefetch in memory, unless a persistent journal has them."""
         if not self.journal.persistent:
             self.remember(content_keys(texts, self.space), vectors)
 
     def learn_model(self, dimensions: Dimensions) -> None:
-        """Hold later calls to the model that a call's answers named, unless it is in doubt."""
+        """Make later calls expect the model that a call's answers named, unless it is in doubt."""
         self._model = dimensions.model_after(self._model)
 
     def forget(self, keys: Sequence[bytes]) -> None:
-        """Drop vectors from memory, unless the journal has yet to get them."""
+        """Drop vectors from memory, unless they still have to be written to the journal."""
         with self._lock:
             if not self._troubles:
                 self.memory.discard(keys)
@@ -144,12 +151,12 @@ class CallRecovery:
 
     Args:
         shared: the instance's journal and memory.
-        inputs: what the call sends.
-        results: where its vectors are gathered.
-        query: neither look up nor keep anything.
+        inputs: the inputs of the call.
+        results: collects the vectors of the call.
+        query: the text is a query, so nothing is looked up or kept.
 
     Attributes:
-        from_memory: how many unique texts an earlier call that failed has left vectors of.
+        from_memory: how many unique texts have a vector that a failed earlier call left in memory.
     """
 
     def __init__(self, shared: Recovery, inputs: Inputs, results: Results, *, query: bool) -> None:
@@ -159,15 +166,15 @@ class CallRecovery:
         self._results = results
         self.from_memory = 0
         self._keys: list[bytes] | None = None
-        self._lock = threading.Lock()  # guards the making of _keys
+        self._lock = threading.Lock()  # guards the creation of `_keys`
 
     def recall(self) -> int:
-        """Fill in the vectors that are kept from before; return for how many unique texts.
+        """Fill in the vectors that are kept from before; return how many unique texts they cover.
 
         Raises:
             JournalError: the journal cannot be read.
             DimensionsError: kept vectors have other dimensions than those of earlier calls.
-            ModelError: vectors in memory are of another model than the answers of earlier calls.
+            ModelError: vectors in memory are from another model than the answers of earlier calls.
         """
         if self._query:
             return 0
@@ -195,7 +202,7 @@ class CallRecovery:
         self._results.dimensions.check(vectors.shape[1], answer=False, model=model)
         self._results.add(rows[positions], vectors)
         if is_memory:
-            self._shared.catch_up()  # perhaps no answer of this call comes to do it
+            self._shared.catch_up()  # this call may send nothing, so no answer would
 
     def _recall_from_others(self, spaces: Sequence[Space]) -> None:
         for space in spaces:
@@ -207,7 +214,7 @@ class CallRecovery:
                 self._results.add(rows[positions], vectors)
 
     def keep(self, rows: NDArray[np.intp], answer: Answer) -> None:
-        """Check the vectors of one answer, then save them; runs in the thread that received it.
+        """Check and save the vectors of one answer, in the thread that received it.
 
         Raises:
             ResponseError, DimensionsError, ModelError: see `Dimensions.check`; nothing is saved.
@@ -224,10 +231,10 @@ class CallRecovery:
             self._shared.remember(self._keys_of(rows), vectors, model=dimensions.model)
 
     def failed(self, *, but: NDArray[np.bool_] | None = None) -> None:
-        """Keep what is done of a call that fails, and what still arrives.
+        """Keep the vectors of a call that fails, those that it has and those that still arrive.
 
         Args:
-            but: rows that are not to be kept, (n,); others hold their vectors.
+            but: a mask of rows not to keep, (n,), because their vectors are held elsewhere.
         """
         rows, vectors = self._results.abandon()
         if but is not None:
@@ -237,18 +244,18 @@ class CallRecovery:
         self._shared.learn_model(dimensions)
         if self._query or self._shared.journal.persistent:
             return
-        if dimensions.is_refuted:  # else the next call would meet the same contradiction
+        if dimensions.is_refuted:  # otherwise the next call would fail in the same way
             self.forget(np.arange(len(self._inputs.texts)))
         elif rows.size:
             self._shared.remember(self._keys_of(rows), vectors, model=dimensions.model)
 
     def succeeded(self) -> None:
-        """Forget what was kept in memory for this call alone."""
+        """Drop the vectors of this call's texts from memory: the caller has them now."""
         if not self._query:
             self.forget(np.arange(len(self._inputs.texts)))
 
     def forget(self, rows: NDArray[np.intp]) -> None:
-        """Forget what was kept in memory of these rows: somebody else has their vectors now."""
+        """Drop the vectors of these rows from memory, because another holder has them now."""
         if self._shared.remembers:
             self._shared.forget(self._keys_of(rows))
 

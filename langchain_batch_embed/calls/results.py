@@ -1,4 +1,4 @@
-"""The vectors of one call, gathered row by row from many threads."""
+"""The vectors of one call, collected row by row from many threads."""
 
 import threading
 from collections.abc import Sequence
@@ -18,18 +18,21 @@ __all__ = ["Results"]
 Vector = list[float] | NDArray[np.float32]
 
 _CONVERTED = 512
-"""Rows gathered at a time to become lists: 3 MB at 1,536 dimensions."""
+"""Rows converted to lists at a time: 3 MB at 1,536 dimensions."""
 
 
 class Results:
-    """The vectors of one call that have come so far.
+    """The vectors of one call that have arrived so far.
 
     Args:
-        inputs: what is sent, and for which text.
-        dimensions: those of the vectors, and their model; one object where calls must agree.
-        lists: whether the caller wants lists of floats, or else one array.
+        inputs: the inputs that are sent, and the texts that need them.
+        dimensions: checks the dimensions and the model of the vectors; calls that must agree share
+            one object.
+        lists: the caller wants lists of floats; otherwise one array.
 
     Attributes:
+        dimensions: as above.
+        as_lists: whether the caller wants lists of floats.
         done: which rows have their vector, shape (rows,).
         lost: which rows are given up, shape (rows,).
     """
@@ -42,33 +45,35 @@ class Results:
         self.done = np.zeros(len(inputs.texts), dtype=np.bool_)
         self.lost = np.zeros(len(inputs.texts), dtype=np.bool_)
         self._inputs = inputs
-        self._lock = threading.Lock()  # guards the adding of rows, and `_is_abandoned`
+        self._lock = threading.Lock()  # held while rows are added; guards `_is_abandoned`
         count = len(inputs.texts)
         self._store: _Lists | _Array = _Lists(count) if lists else _Array(count)
         self._errors: dict[int, BaseException] = {}
         self._is_abandoned = False
 
     def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> bool:
-        """Save the vectors of some rows, (k,) and (k, d); return whether they are still wanted.
+        """Save the vectors of some rows; return whether the call still wants vectors.
 
-        They have passed `Dimensions.check`.
+        Args:
+            rows: the rows, (k,).
+            vectors: their vectors, (k, d), which have passed `Dimensions.check`.
         """
         with self._lock:
-            # Else it comes too late, or is the slower copy of a hedged request.
+            # Otherwise the answer is too late, or is the slower copy of a hedged request.
             if not self._is_abandoned and not self.done[rows].any():
                 self._store.add(rows, vectors)
                 self.done[rows] = True
             return not self._is_abandoned
 
     def abandon(self) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """Return all rows that are done, and their vectors; later ones are not wanted."""
+        """Return all rows that are done, and their vectors; accept no vectors from now on."""
         with self._lock:
             self._is_abandoned = True
             rows = np.flatnonzero(self.done)
             return rows, self._store.get(rows.tolist())
 
     def settle(self, outcome: Outcome) -> None:
-        """Make lists of a batch that is done, or note why a batch is lost."""
+        """Convert a finished batch to the caller's form, or record the error of a lost batch."""
         if isinstance(outcome, Done):
             self._store.convert(outcome.rows)
         else:
@@ -78,7 +83,7 @@ class Results:
                     self._errors.setdefault(text, outcome.error)
 
     def has_vector(self) -> NDArray[np.bool_]:
-        """Tell for each of the caller's texts whether its vector is there, shape (n,)."""
+        """Return whether each of the caller's texts has its vector, shape (n,)."""
         return self.done[self._inputs.row_of]
 
     def texts_done(self) -> int:
@@ -86,43 +91,46 @@ class Results:
         return int(np.count_nonzero(self.has_vector()))
 
     def finish(self) -> list[Failure]:
-        """Average the windows of over-long texts; return the texts without a vector."""
+        """Average the windows of over-long texts; return the failures, as `failures` does."""
         for row, mean in self._inputs.means(self._store.get, self.done):
             self.add(np.array([row]), mean[np.newaxis])
         return self.failures()
 
     def failures(self) -> list[Failure]:
-        """Return the texts that failed, without those whose answer came all the same."""
+        """Return the texts that failed, except those whose vector arrived after all."""
         row_of = self._inputs.row_of
         lost = np.flatnonzero(np.isin(row_of, list(self._errors)) & ~self.has_vector())
         return [Failure(index=i, error=self._errors[int(row_of[i])]) for i in lost.tolist()]
 
     def get(self, positions: Sequence[int]) -> NDArray[np.float32]:
-        """Return the vectors of some of the caller's texts, (k, d); they must be there."""
+        """Return the vectors of some of the caller's texts, (k, d); they must have arrived."""
         return self._store.get(self._inputs.row_of[positions].tolist())
 
     def array(self) -> NDArray[np.float32]:
-        """Return the vectors in the caller's order, shape (n, d); all must be there."""
-        assert isinstance(self._store, _Array)  # noqa: S101  # nobody asks for both forms
+        """Return the vectors in the caller's order, shape (n, d); all must have arrived."""
+        assert isinstance(self._store, _Array)  # noqa: S101  # a call has one form only
         if self._keeps_order():
             return self._store.matrix[: self._inputs.unique]
         return self._store.matrix[self._inputs.row_of]
 
     def lists(self) -> list[list[float]]:
-        """Return the vectors in the caller's order as lists of floats; all must be there."""
+        """Return the vectors in the caller's order as lists of floats; all must have arrived."""
         vectors = [vector for vector in self.partial() if isinstance(vector, list)]
         assert len(vectors) == len(self._inputs.row_of)  # noqa: S101  # else they would shift
         return vectors
 
     def partial(self) -> list[Vector | None]:
-        """Return what is there, in the form that the caller wanted, `None` for what is not."""
+        """Return one entry for each of the caller's texts, in order and in the wanted form.
+
+        An entry is `None` if its vector has not arrived.
+        """
         vectors = self._store.vectors(np.flatnonzero(self.done).tolist())
         if self._keeps_order():
             return vectors[: self._inputs.unique]
         return _unshared([vectors[row] for row in self._inputs.row_of.tolist()])
 
     def _keeps_order(self) -> bool:
-        # No text twice: the order is the rows' order.
+        # No text occurs twice, so the caller's order is the order of the rows.
         return len(self._inputs.row_of) == self._inputs.unique
 
 
@@ -133,17 +141,17 @@ class _Store(Protocol):
         """Save the vectors of some rows, in the thread that received them."""
 
     def convert(self, rows: NDArray[np.intp]) -> None:
-        """Put vectors that were added into the caller's form, in the thread of the caller."""
+        """Convert saved vectors to the caller's form, in the caller's thread."""
 
     def get(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Return the vectors of some rows that are there, shape (k, d)."""
+        """Return the vectors of some rows, shape (k, d); the rows must be done."""
 
     def vectors(self, done: Sequence[int]) -> list[Vector | None]:
-        """Return a vector for each row, and `None` for those that are not done."""
+        """Return an entry for each row, its vector or `None` if the row is not in `done`."""
 
 
 class _Array(_Store):
-    """One matrix of float32 with a row an input."""
+    """One float32 matrix with one row for each input."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -151,7 +159,7 @@ class _Array(_Store):
 
     def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
         if len(rows) == self._rows and vectors.flags.writeable:
-            self.matrix = vectors  # everything at once, from a journal: no second copy
+            self.matrix = vectors  # all rows at once, as from a journal: no copy
             return
         if not self.matrix.size:
             self.matrix = np.empty((self._rows, vectors.shape[1]), dtype=np.float32)
@@ -171,10 +179,10 @@ class _Array(_Store):
 
 
 class _Lists(_Store):
-    """A list of Python floats for each row, made while other answers are on their way.
+    """A list of Python floats for each row, made while other answers are awaited.
 
-    A list is ten times as large as its float32 array. The array is dropped then, as both together
-    would take noticeably more memory.
+    A list is ten times as large as its float32 array. The array is dropped once the list is made,
+    because keeping both would take noticeably more memory.
     """
 
     def __init__(self, rows: int) -> None:
@@ -194,14 +202,14 @@ class _Lists(_Store):
         return np.array([self._vectors[row] for row in rows], dtype=np.float32)
 
     def vectors(self, done: Sequence[int]) -> list[Vector | None]:
-        # Vectors from a journal and of over-long texts are still arrays.
+        # Vectors from a journal and vectors of over-long texts are still arrays.
         left = [row for row in done if not isinstance(self._vectors[row], list)]
         self.convert(np.array(left, dtype=np.intp))
         return self._vectors
 
 
 def _unshared(vectors: Sequence[Vector | None]) -> list[Vector | None]:
-    """Give each text a list of its own: a caller may change one of them."""
+    """Give each text a vector of its own, because a caller may change one of them."""
     seen: set[int] = set()
     own: list[Vector | None] = []
     for vector in vectors:

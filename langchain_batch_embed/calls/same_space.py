@@ -1,8 +1,9 @@
-"""Whether several deployments make the same vectors: they must never get mixed otherwise.
+"""Checks that several deployments make the same vectors.
 
-Each embeds one probe text before it is sent any other, and again whenever it was left out or away.
-Its vector has to be that of the others. A journal keeps it, so that a later process whose
-deployments are others is held to it too.
+Vectors from different models must never be mixed. So each deployment embeds a probe text before it
+is sent any other text, and again after it was left out or unavailable. Its vector must match the
+other deployments' vector of the probe. A journal keeps the vector, so that a later process with
+other deployments is checked against it too.
 """
 
 import contextlib
@@ -23,20 +24,21 @@ from langchain_batch_embed.sending.work import Send
 __all__ = ["TOLERANCE", "SameSpace"]
 
 TOLERANCE = 1e-3
-"""The cosine of the same text's vectors from two deployments of one model may be this much below 1.
-Rounding in different hardware makes some 1e-5; two models are 0.3 and more apart."""
+"""How far the cosine of one text's vectors from two deployments of one model may be below 1.
+Rounding on different hardware accounts for about 1e-5. Two models differ by 0.3 or more."""
 
 
 class SameSpace:
     """Compares the deployments' vectors of the probe text.
 
-    Many threads may use it.
+    Safe for use by many threads.
 
     Args:
-        journal: where the vector is kept, if that outlives the process.
-        spaces: of each deployment alone; the first one's is that of all.
-        servers: what messages call them.
-        is_model_told: the user says that it is one model, whatever the answers call it.
+        journal: keeps the vector, if the journal is persistent.
+        spaces: the space of each deployment by itself; all deployments use the first one's.
+        servers: the names of the deployments in messages.
+        is_model_told: the user passed `model=`, so all deployments serve one model, whatever name
+            the answers give.
     """
 
     def __init__(
@@ -51,22 +53,22 @@ class SameSpace:
         self._spaces = spaces
         self._servers = servers
         self._is_model_told = is_model_told
-        self._lock = threading.Lock()  # guards all below
+        self._lock = threading.Lock()  # guards everything below
         self._vector: NDArray[np.float32] | None = None
         self._from = ""
         self._model: str | None = None
         self._others: list[Space] | None = None
-        self._names: dict[int, str] = {}  # what other deployments call the model
+        self._names: dict[int, str] = {}  # other names of the model, by deployment
 
     def check(self, number: int, answer: Answer) -> None:
-        """Compare a deployment's vector of the probe text with that of the others.
+        """Compare a deployment's vector of the probe text with the vector of the others.
 
         Args:
-            number: of the deployment.
-            answer: to the probe text alone.
+            number: the number of the deployment.
+            answer: its answer to the probe text alone.
 
         Raises:
-            SpaceError: it is another.
+            SpaceError: the vector differs, or the answer names another model.
         """
         vector, model, server = answer.vectors[0], answer.model, self._servers[number]
         with self._lock:
@@ -84,10 +86,10 @@ class SameSpace:
             self._keep(number)
 
     def spaces(self) -> list[Space]:
-        """Return the spaces of other deployments in which a journal may have vectors as well.
+        """Return the other deployments' spaces in which the journal may also have vectors.
 
-        They are those of objects with the same deployments in another order, which have kept the
-        vector of the probe text for each of them.
+        An object with the same deployments in another order writes under another of these spaces.
+        A space counts if the journal has a matching vector of the probe text in it.
         """
         with self._lock:
             if self._others is None:
@@ -115,7 +117,12 @@ class SameSpace:
             self._names[number] = model
 
     def renamed(self, number: int, send: Send) -> Send:
-        """Return what sends to a deployment and calls the model in its answers as the others do."""
+        """Return a `Send` whose answers name the model as the other deployments' answers do.
+
+        Args:
+            number: the number of the deployment.
+            send: sends to the deployment.
+        """
         if not self._is_model_told:
             return send
 
@@ -129,12 +136,12 @@ class SameSpace:
         return send_and_rename
 
     def _recall(self) -> None:
-        """Take the vector that earlier processes were held to, if the journal has it."""
+        """Take the vector that earlier processes used for the comparison, if the journal has it."""
         if self._journal.persistent:
             self._vector, self._from = self._kept(0), "the journal"
 
     def _kept(self, number: int) -> NDArray[np.float32] | None:
-        with contextlib.suppress(JournalError):  # whoever reads texts from it will say so
+        with contextlib.suppress(JournalError):  # reading the texts' vectors will raise it
             keys = content_keys([PROBE], self._spaces[number])
             found, vectors = self._journal.get(keys)
             return vectors[0] if len(found) else None
@@ -149,6 +156,6 @@ class SameSpace:
 
 
 def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return the cosine of two vectors; 0 where one of them is 0."""
+    """Return the cosine of two vectors, or 0 if one of them is the zero vector."""
     lengths = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
     return float(one @ other) / lengths if lengths else 0.0

@@ -1,9 +1,12 @@
-"""How long the rest of a call takes: pure arithmetic.
+"""Estimates how long the rest of a call will take. Pure arithmetic.
 
-The larger of two times counts: until the quota has let the rest through, which the pacer knows from
-the first answer's headers on, and until it is answered as fast as the last answers came. Where only
-refusals tell of the quota, the pacer tries out what gets through, so its rate of the moment is
-wrong by as much. There the pace since the first of them counts the more, the longer that has been.
+The estimate is the larger of two times. One is the time until the quota has let the rest through,
+which the pacer knows once the first answer's headers have arrived. The other is the time until the
+rest is answered at the pace of the latest answers.
+
+A hidden quota, which shows itself only by refusals, has to be found by trial. The pacer's current
+rate may then be well off. In this case the pace since the quota was first estimated counts too, and
+it gets more weight the longer it has been measured.
 """
 
 from collections import deque
@@ -13,30 +16,30 @@ from langchain_batch_embed.pacing.status import Status
 __all__ = ["Pace", "TimeLeft"]
 
 SHORTEST = 3.0
-"""Seconds over which a pace is measured, at least; half of the time so far where that is more."""
+"""Minimum seconds over which a pace is measured; half of the time so far if that is longer."""
 
 LONGEST = 30.0
-"""And at most: a call of hours is told what holds now."""
+"""Maximum seconds over which a pace is measured, so that a call of hours uses its current pace."""
 
 APART = 0.2
-"""Seconds between two measurements, at least."""
+"""Minimum seconds between two measurements."""
 
 
 class Pace:
-    """Measures how much gets done in a second, from what was left at earlier moments."""
+    """Measures how much work gets done per second, from the work left at earlier moments."""
 
     def __init__(self) -> None:
-        self._active = 0.0  # seconds in which work could go on
+        self._active = 0.0  # seconds in which work could proceed
         self._last: float | None = None
-        self._past: deque[tuple[float, float]] = deque()  # active seconds, and what was left
+        self._past: deque[tuple[float, float]] = deque()  # active seconds, and work left
 
     def measure(self, now: float, left: float, *, is_held_back: bool = False) -> float | None:
-        """Return how much gets done in a second; `None`: not known.
+        """Record the work left, and return the work done per second; `None` if not known.
 
         Args:
             now: the time.
-            left: what is left.
-            is_held_back: nothing can go on until something is waited for. Such times do not count.
+            left: the work left.
+            is_held_back: work cannot proceed now; such time does not count.
         """
         if self._last is not None and not is_held_back:
             self._active += now - self._last
@@ -57,15 +60,16 @@ class TimeLeft:
 
     def __init__(self) -> None:
         self._answers = Pace()
-        self._learnt: tuple[float, float] | None = None  # when a rate was first learnt, and left
+        # When a rate was first learnt, and the tokens left then.
+        self._learnt: tuple[float, float] | None = None
 
     def seconds(self, now: float, left: float, status: Status) -> float | None:
-        """Return the seconds that are left; `None`: nothing is known yet, or the server is away.
+        """Return the seconds left; `None` if they are not known yet or the server is away.
 
         Args:
             now: the time.
             left: tokens that have no answer yet, as the limiter charges them.
-            status: of the server.
+            status: the server's status.
         """
         is_away = status.waits_for == "server"
         pace = self._answers.measure(now, left, is_held_back=status.is_held_back or is_away)
@@ -83,13 +87,13 @@ class TimeLeft:
         return self._corrected(seconds, now, left)
 
     def _corrected(self, seconds: float, now: float, left: float) -> float:
-        """Return the seconds by a rate that is tried out, with how it went until now."""
+        """Return an estimate by a learnt rate, corrected by the pace since the rate was learnt."""
         if self._learnt is None:
             self._learnt = now, left
         began, left_then = self._learnt
         elapsed, done = now - began, left_then - left
         if elapsed <= 0 or done <= 0 or seconds <= 0:
             return seconds
-        # The mean of both rates.
+        # The weighted mean of both rates.
         weight = elapsed / (elapsed + seconds)
         return 1 / (weight * done / elapsed / left + (1 - weight) / seconds)

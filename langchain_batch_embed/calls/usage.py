@@ -1,4 +1,4 @@
-"""Tells the user of each answer that is paid for."""
+"""Reports each paid answer to the user's `on_usage` function."""
 
 import logging
 import threading
@@ -16,23 +16,24 @@ logger = logging.getLogger(__name__)
 
 
 def one_at_a_time(on_usage: Callable[[Usage], object] | None) -> Callable[[Usage], None] | None:
-    """Return a user's function made safe for many threads; `None`: nobody asks.
+    """Return a thread-safe version of the user's function, or `None` if there is none.
 
-    What it raises is logged, and nothing else: the answer is paid for.
+    What the user's function raises is only logged, because the answer is paid for.
     """
     if on_usage is None:
         return None
-    lock = threading.Lock()  # users' functions add up numbers
+    lock = threading.Lock()  # a user's function may add up numbers
     waiting: deque[Usage] = deque()
 
     def tell(usage: Usage) -> None:
         waiting.append(usage)
-        # Whoever is telling tells this, too. Nobody waits: a function may embed something itself.
+        # The thread that holds the lock reports this usage too. No thread waits for the lock,
+        # because the user's function may itself embed something.
         while waiting and lock.acquire(blocking=False):
             try:
                 while waiting:
                     on_usage(waiting.popleft())
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it raises
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # it may raise anything
                 logger.warning("on_usage raised %s; the call goes on", type(error).__name__)
             finally:
                 lock.release()
@@ -47,15 +48,16 @@ def told(
     model: str | None,
     counter: TokenCounter,
 ) -> Send:
-    """Return a function that sends, and then tells of the answer.
+    """Return a function that sends, and then reports the usage of the answer.
 
-    Also an answer that comes too late for its call, a copy, and a query are paid for.
+    An answer that is too late for its call, a second copy and a query are paid for, so they are
+    reported too.
 
     Args:
         send: sends one request.
-        on_usage: is given each answer's usage in the thread that received it; `None`: nobody asks.
-        model: the wrapped object's.
-        counter: counts the tokens where the answer names none.
+        on_usage: receives each answer's usage; `None` if nothing is to be reported.
+        model: the wrapped object's model.
+        counter: counts the tokens if the answer does not name their number.
     """
     if on_usage is None:
         return send

@@ -1,4 +1,4 @@
-"""Where a prefetch keeps the vectors that have arrived."""
+"""The buffer in which a prefetch keeps the vectors that have arrived."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,10 +12,10 @@ _BLOCK = 1024
 
 
 class VectorBlocks:
-    """Vectors by their text, in blocks of memory that stay while vectors come and go.
+    """Vectors by text, in memory blocks that stay allocated while vectors come and go.
 
-    Arrays of their own would leave many small holes in the memory, and the large arrays that follow
-    would not fit into them.
+    A separate array for each vector would fragment the memory: later, large arrays would not fit
+    into the small holes.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class VectorBlocks:
         return iter(self._places)
 
     def put(self, text: str, vector: NDArray[np.float32]) -> None:
-        """Keep a copy of a vector."""
+        """Keep a copy of the vector of a text."""
         place = self._places.get(text)
         if place is None:
             if not self._free:
@@ -42,17 +42,17 @@ class VectorBlocks:
                 self._free.extend(reversed(range(first, first + _BLOCK)))
             place = self._free.pop()
         self._row(place)[:] = vector
-        self._places[text] = place  # last, so that every place has its vector
+        self._places[text] = place  # last, so that every place listed holds its vector
 
     def drop(self, text: str) -> bool:
-        """Forget a vector; return whether it was there."""
+        """Drop the vector of a text; return whether there was one."""
         place = self._places.pop(text, None)
         if place is not None:
             self._free.append(place)
         return place is not None
 
     def stack(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return a copy of the vectors, (k, d)."""
+        """Return a copy of the vectors of some texts, (k, d)."""
         return np.array([self._row(self._places[text]) for text in texts], dtype=np.float32)
 
     def _row(self, place: int) -> NDArray[np.float32]:

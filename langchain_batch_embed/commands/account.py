@@ -1,4 +1,4 @@
-"""The model that commands use, and whose account: `--model`, `--base-url` and the environment."""
+"""The model, server and account that commands use, from their options and the environment."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from langchain_batch_embed.providers.named import named
 __all__ = ["MODEL", "add_model", "add_server", "batched", "model_name", "unasked", "wrapped_of"]
 
 MODEL = "text-embedding-3-small"
-"""The model where the command line names none."""
+"""The model if the command line names none."""
 
 _OPENAI = "openai"
 
@@ -34,7 +34,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
-    """Add what else says which vectors are made, and where."""
+    """Add `--dimensions` and `--base-url`."""
     parser.add_argument(
         "--dimensions", type=positive, metavar="N", help="of the vectors (default: the model's)"
     )
@@ -46,16 +46,16 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 
 def model_name(options: argparse.Namespace) -> str:
-    """Return the model's name without its provider's."""
+    """Return the name of the model, without that of the provider."""
     return _parts(options.model)[1]
 
 
 def wrapped_of(options: argparse.Namespace) -> Embeddings:
-    """Return what is wrapped, from `--model`, `--dimensions` and `--base-url`.
+    """Return the object to wrap, made from `--model`, `--dimensions` and `--base-url`.
 
     Raises:
-        SystemExit: there is no key for OpenAI, or the class does not do as it is told.
-        OptionError: no object can be made of the name.
+        SystemExit: there is no key for OpenAI, or the provider's class ignores an option.
+        OptionError: no object can be made from the model's name.
     """
     provider, model = _parts(options.model)
     told: dict[str, Any] = {"dimensions": options.dimensions, "base_url": options.base_url}
@@ -64,17 +64,24 @@ def wrapped_of(options: argparse.Namespace) -> Embeddings:
         sys.exit("OPENAI_API_KEY is not set; a server that needs no key takes any")
     made = named(f"{provider}:{model}", **given)
     for name, value in given.items() if provider != _OPENAI else ():
-        if attribute(made, name) != value:  # some classes ignore what they do not know
+        if attribute(made, name) != value:  # some classes ignore unknown options
             flag = f"--{name.replace('_', '-')}"
             sys.exit(f"{type(made).__name__} of provider {provider!r} takes no {flag}")
     return made
 
 
 def batched(wrapped: Embeddings, options: argparse.Namespace, **own: Any) -> BatchEmbeddings:
-    """Return it with a journal, which needs a model's name also where the class has none.
+    """Return a `BatchEmbeddings` of the wrapped object, with a model name for its journal.
+
+    The name comes from the command line if the wrapped object does not have one.
+
+    Args:
+        wrapped: the object to wrap.
+        options: of the command line.
+        own: options of `BatchEmbeddings`, such as `journal`.
 
     Raises:
-        OptionError: an option cannot work.
+        OptionError: an option has a value that cannot work.
         JournalError: the journal cannot be opened.
     """
     model = None if model_of(wrapped) else model_name(options)
@@ -82,24 +89,24 @@ def batched(wrapped: Embeddings, options: argparse.Namespace, **own: Any) -> Bat
 
 
 def unasked(name: str) -> Embeddings:
-    """Return an object that is never asked for a vector, so that OpenAI's needs no key.
+    """Return an object of a model that will send nothing, so that OpenAI's class needs no key.
 
     Args:
-        name: as `--model` takes it.
+        name: the model, in the form that `--model` accepts.
 
     Raises:
-        OptionError: no object can be made of the name.
+        OptionError: no object can be made from the name.
     """
     provider, model = _parts(name)
     if provider != _OPENAI:
         return named(f"{provider}:{model}")
-    # The user's variables must not interfere.
+    # The user's environment variables must not interfere.
     return OpenAIEmbeddings(
         model=model, api_key=SecretStr("never sent"), openai_api_type=None, openai_proxy=""
     )
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """Return the provider and the model of a name."""
+    """Return the provider and the model that a name consists of; OpenAI if it has no colon."""
     provider, colon, model = name.partition(":")
     return (provider, model) if colon else (_OPENAI, name)

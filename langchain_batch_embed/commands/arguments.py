@@ -1,4 +1,4 @@
-"""Kinds of arguments that several commands take."""
+"""Types of arguments that several commands share."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ def existing(text: str) -> Path:
     """Return the path of a file or folder, or of standard input.
 
     Raises:
-        ArgumentTypeError: there is none.
+        ArgumentTypeError: it does not exist.
     """
     path = Path(text)
     if path != STDIN and not path.exists():
@@ -24,8 +24,8 @@ def positive(text: str) -> int:
     """Return a whole number of at least 1.
 
     Raises:
-        ArgumentTypeError: it is smaller.
-        ValueError: it is no whole number.
+        ArgumentTypeError: the number is less than 1.
+        ValueError: the text is not a whole number.
     """
     number = int(text)
     if number < 1:

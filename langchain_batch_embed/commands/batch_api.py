@@ -1,4 +1,4 @@
-"""The commands `submit`, `collect` and `jobs`: OpenAI's Batch API from the shell."""
+"""The commands `submit`, `collect` and `jobs`, which use OpenAI's Batch API from the shell."""
 
 import argparse
 import sys
@@ -90,7 +90,7 @@ def _collect(options: argparse.Namespace) -> None:
         try:
             shown = sys.stderr.isatty() and not options.quiet
             report = job.wait(options.timeout, show_progress=shown)
-        except OptionError as error:  # of another model
+        except OptionError as error:  # the job is of another model
             say(error)
             continue
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Real text for demos and benchmarks: files, cut into sections."""
+"""Finds text files and cuts them into sections."""
 
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,15 +22,15 @@ _T = TypeVar("_T")
 SUFFIXES = frozenset(
     ".adoc .c .cpp .go .h .java .js .md .org .py .rs .rst .tex .ts .txt".split()  # noqa: SIM905
 )
-"""The files that `text_files` finds."""
+"""Suffixes of the files that `text_files` finds."""
 
-# Characters after which a section ends at the next empty line, or at any line. They make sections
-# of about 125 tokens of Python's standard library, so that 2,048 of them nearly fill a request of
-# 300,000 tokens.
+# A section of at least `_ENOUGH` characters ends at the next empty line, and one of at least
+# `_PLENTY` at the end of any line. For Python's standard library this makes sections of about 125
+# tokens, so that 2,048 of them nearly fill a request of 300,000 tokens.
 _ENOUGH = 350
 _PLENTY = 600
 
-# Folders of other people's files, or of files that no reader looks for.
+# Folders of third-party code and of generated files, which nobody wants to search.
 SKIPPED_FOLDERS = frozenset({"__pycache__", "dist-packages", "node_modules", "site-packages"})
 _TEST_FOLDERS = frozenset({"idle_test", "test", "tests"})
 
@@ -41,7 +41,7 @@ class Section:
 
     Attributes:
         text: whole lines, never empty.
-        path: the file it is from.
+        path: the file that it comes from.
         line: the number of its first line, from 1.
     """
 
@@ -53,7 +53,7 @@ class Section:
 def standard_library() -> tuple[Path, list[Path]]:
     """Return the folder of the running Python's standard library and its .py files, sorted.
 
-    Its tests are left out, as many installations of Python do not have them.
+    Its tests are left out, because many installations of Python do not have them.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     files = _find(folder, {".py"}, skipped=SKIPPED_FOLDERS | _TEST_FOLDERS)
@@ -61,18 +61,18 @@ def standard_library() -> tuple[Path, list[Path]]:
 
 
 def text_files(folder: Path) -> list[Path]:
-    """Return the text files in a folder and below it, sorted; hidden ones are left out."""
+    """Return the text files in a folder and below it, sorted, without hidden ones."""
     return _find(folder, SUFFIXES, skipped=SKIPPED_FOLDERS)
 
 
 def sections(paths: Iterable[Path], count: int | None = None) -> list[Section]:
-    """Cut files into sections of some hundred characters, at line borders.
+    """Cut files into sections of a few hundred characters, at line ends.
 
-    The same files make the same sections. No two of them have the same text.
+    The same files always give the same sections. No two sections have the same text.
 
     Args:
-        paths: the files; bytes that are no UTF-8 become replacement characters.
-        count: how many sections at most, taken evenly from all of them; `None`: all.
+        paths: the files; bytes that are not UTF-8 become replacement characters.
+        count: the most sections to return, spread evenly over all of them; `None` for all.
 
     Raises:
         OSError: a file cannot be read.
@@ -89,16 +89,16 @@ def sections(paths: Iterable[Path], count: int | None = None) -> list[Section]:
 
 
 def evenly(items: Sequence[_T], count: int) -> list[_T]:
-    """Return `count` of the items, equally far apart, in order; all where there are fewer."""
+    """Return `count` of the items in order, evenly spaced, or all items if there are fewer."""
     count = min(count, len(items))
     return [items[i * len(items) // count] for i in range(count)]
 
 
 def cut(text: str, path: Path) -> Iterator[Section]:
-    """Yield the sections of a text, of some hundred characters each, cut at line borders."""
+    """Yield the sections of a text, of a few hundred characters each, cut at line ends."""
     lines: list[str] = []
     size = 0
-    # Not splitlines(): it also cuts at form feeds and at other characters within a line.
+    # Not splitlines(), which also splits at form feeds and some other characters within a line.
     for number, line in enumerate(text.split("\n"), 1):
         is_empty = not line.strip()
         if size >= _PLENTY or (size >= _ENOUGH and is_empty):

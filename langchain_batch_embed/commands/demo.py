@@ -1,7 +1,7 @@
-"""The demo: the same sections of real text, embedded in three ways and timed.
+"""The demo, which embeds the same sections of real text in three ways and times each.
 
-The ways are one request a section, `OpenAIEmbeddings` alone, and `BatchEmbeddings` as the
-embeddings of a vector store. They run against the simulator or, with `live=True`, the real
+The three ways are one request per section, `OpenAIEmbeddings` alone, and `BatchEmbeddings` as the
+embeddings of a vector store. They run against the simulator or, with `live=True`, against the real
 endpoint.
 """
 
@@ -38,20 +38,21 @@ from langchain_batch_embed.texts.tokens import counter_for
 __all__ = ["LIVE_SECTIONS", "SECTIONS", "Way", "run", "table"]
 
 SECTIONS = 19_207
-"""Sections by default, about eight full requests of tokens."""
+"""Default number of sections; their tokens would fill about eight requests."""
 
 LIVE_SECTIONS = 500
-"""Sections at the real endpoint by default, enough to see the difference for less than a cent."""
+"""Default number of sections at the real endpoint; the comparison then costs less than a cent."""
 
 _MODEL = "text-embedding-3-small"
-_SAMPLE = 20  # sections that are sent one by one
+_SAMPLE = 20  # number of sections that are sent one by one
 _HITS = 3
-# The lowest tier whose quota none of the three ways reaches: the demo shows batches, not waiting.
+# The lowest tier whose quota none of the three ways reaches, so the demo shows the effect of
+# batches and not of waiting.
 _SCENARIO = Scenario(tier=3)
 
 _COLUMNS = 80
 _ROUND_FROM = 100
-_QUERY = "the median of numeric data"  # for the standard library
+_QUERY = "the median of numeric data"  # something that the standard library contains
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +61,9 @@ class Way:
 
     Attributes:
         name: its name in the table.
-        requests: requests sent.
-        tokens: tokens billed.
-        seconds: its duration.
+        requests: the number of requests sent.
+        tokens: the number of tokens billed.
+        seconds: how long it took.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What is embedded and searched for; `tokens` has the count of each section."""
+    """The sections to embed and the query; `tokens` has the token count of each section."""
 
     folder: Path
     sections: Sequence[Section]
@@ -90,7 +91,7 @@ class _Job:
 
     @property
     def origins(self) -> list[dict[str, Any]]:
-        """Where each section is from, as metadata for the vector store."""
+        """The file and line of each section, as metadata for the vector store."""
         return [
             {"file": section.path.relative_to(self.folder).as_posix(), "line": section.line}
             for section in self.sections
@@ -98,7 +99,7 @@ class _Job:
 
 
 class _Wire:
-    """Counts the requests that are sent, and shows them on a bar if there is one."""
+    """Counts the requests that an HTTP client sends, and shows them on a bar if there is one."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -106,7 +107,7 @@ class _Wire:
 
     @property
     def hooks(self) -> dict[str, list[Callable[..., Any]]]:
-        """Event hooks that make an HTTP client report its requests."""
+        """The event hooks with which an HTTP client reports its requests here."""
         return {"request": [self._count]}
 
     def _count(self, _: object) -> None:
@@ -133,18 +134,19 @@ def run(
     """Run the demo and print its results.
 
     Args:
-        sections: how many at most; `None`: `SECTIONS`, or `LIVE_SECTIONS`.
-        path: a file or a folder to take them from; `None`: Python's standard library.
-        query: what to search for at the end.
-        live: use the real endpoint, with the key in OPENAI_API_KEY.
-        yes: spend money without asking.
-        scenario: the simulator's; `None`: OpenAI's latency and limits, and the quota of tier 3.
+        sections: the most sections to embed. `None`: `SECTIONS`, or `LIVE_SECTIONS` if `live`.
+        path: the file or folder that the sections come from. `None`: Python's standard library.
+        query: what to search for at the end. `None`: words that the sections contain.
+        live: whether to use the real endpoint, with the key in OPENAI_API_KEY.
+        yes: whether to spend money without asking first.
+        scenario: what the simulator simulates. `None`: OpenAI's latency and limits, and the quota
+            of tier 3.
 
     Raises:
-        SystemExit: it cannot run; the message says what to do.
+        SystemExit: the demo cannot run; the message says what to do.
         ImportError: a package that the simulator needs is not installed.
-        openai.OpenAIError: the endpoint refused.
-        PartialEmbeddingsError: the endpoint refused some texts.
+        openai.OpenAIError: a request to the endpoint failed.
+        PartialEmbeddingsError: `BatchEmbeddings` could not embed some sections.
     """
     if live and not os.environ.get("OPENAI_API_KEY"):
         raise SystemExit("--live needs your key: set OPENAI_API_KEY, or leave --live out")
@@ -166,7 +168,7 @@ def run(
 def _run_simulated(job: _Job, simulator: Simulator) -> None:
     say(f"OpenAI's endpoint is simulated on this machine: {simulator.url}")
     wire = _Wire()
-    # The user's variables for a real endpoint must not interfere.
+    # The user's environment variables for a real endpoint must not interfere.
     with closing(openai.DefaultHttpxClient(trust_env=False, event_hooks=wire.hooks)) as client:
         alone = OpenAIEmbeddings(
             model=_MODEL,
@@ -183,7 +185,8 @@ def _run_simulated(job: _Job, simulator: Simulator) -> None:
 
 def _run_live(job: _Job) -> None:
     wire = _Wire()
-    # OpenAIEmbeddings takes a client, here one that counts, or a proxy, but not both.
+    # OpenAIEmbeddings accepts a client or a proxy, not both. The client counts requests, so it gets
+    # the proxy.
     proxy = os.environ.get("OPENAI_PROXY")
     with closing(openai.DefaultHttpxClient(proxy=proxy, event_hooks=wire.hooks)) as client:
         alone = OpenAIEmbeddings(model=_MODEL, http_client=client, openai_proxy="")
@@ -218,15 +221,16 @@ def _read(count: int, path: Path | None, query: str | None) -> _Job:
     if not sections:
         suffixes = " ".join(sorted(corpus.SUFFIXES))
         raise SystemExit(f"no text in {folder}: --path takes a folder of {suffixes} files")
-    # The topic of the user's files is not known, but their own words are sure to be found.
+    # Nothing is known about the user's files, but a line of one of them is sure to be found.
     default = _QUERY if path is None else _first_line(sections[len(sections) // 2].text)
     tokens = counter_for(_MODEL).count([section.text for section in sections])
     return _Job(folder=folder, sections=sections, tokens=tokens.tolist(), query=query or default)
 
 
 def _agreed(job: _Job, *, yes: bool) -> bool:
-    """Show the price of a live run, and return whether the user agrees."""
-    # The query is sent to open the connection and to search, and a store sends one more text.
+    """Print the price of a live run, and return whether the user agrees to it."""
+    # The query is sent once to open the connection and once to search, and the store sends one more
+    # text.
     single = counter_for(_MODEL).count([*job.sample, *[job.query] * 3])
     tokens = 2 * sum(job.tokens) + int(single.sum())
     cost = dollars(_MODEL, tokens) or 0.0
@@ -241,11 +245,11 @@ def _agreed(job: _Job, *, yes: bool) -> bool:
 
 
 def _compare(job: _Job, alone: OpenAIEmbeddings, wire: _Wire) -> None:
-    """Embed in three ways, print the table, and search."""
+    """Embed the sections in three ways, print the comparison, and search."""
     one_by_one, vectors = _one_by_one(job, alone)
     in_turn = _in_turn(job, alone, wire)
 
-    # The only line that users add to their code.
+    # This is the only line that users add to their code.
     embeddings = BatchEmbeddings(alone, show_progress=sys.stderr.isatty())
     with _store(embeddings) as store:
         into = type(store).__name__
@@ -270,10 +274,14 @@ def _compare(job: _Job, alone: OpenAIEmbeddings, wire: _Wire) -> None:
 
 
 def _one_by_one(job: _Job, alone: OpenAIEmbeddings) -> tuple[Way, list[list[float]]]:
-    """Embed the sample, one request a section; return it extrapolated, and the vectors."""
+    """Embed the sample with one request per section.
+
+    Returns:
+        The cost, extrapolated from the sample to all sections, and the vectors of the sample.
+    """
     sample, count = job.sample, len(job.sections)
     say(f"1 of 3: one request a section, on a sample of {len(sample)}")
-    # Opening the connection takes longer than a request, and must not be multiplied.
+    # Opening the connection takes longer than a request, and must not be extrapolated.
     alone.embed_query(job.query)
     started = time.perf_counter()
     bar = tqdm(sample, unit=" requests", leave=False, disable=None)
@@ -293,13 +301,13 @@ def _in_turn(job: _Job, alone: OpenAIEmbeddings, wire: _Wire) -> Way:
     return Way(
         name="OpenAIEmbeddings alone",
         requests=wire.requests - before,
-        tokens=sum(job.tokens),  # it does not report what was billed
+        tokens=sum(job.tokens),  # OpenAIEmbeddings does not report what was billed
         seconds=time.perf_counter() - started,
     )
 
 
 def _batched(embeddings: BatchEmbeddings) -> Way:
-    """Return the cost of the last call."""
+    """Return the cost of the last call of `BatchEmbeddings`."""
     report = embeddings.last_report
     if report is None:
         raise RuntimeError("the store embedded nothing")
@@ -323,8 +331,8 @@ def _sent_twice(report: Report | None) -> str | None:
 
 
 def _search(job: _Job, store: VectorStore, vectors: Sequence[list[float]]) -> None:
-    """Check that the store finds the sections of the sample by their vectors, and search."""
-    # The sample was embedded one by one, so its vectors cannot be mixed up.
+    """Check that the store finds each section of the sample by its vector, and run the query."""
+    # The sample was embedded one by one, so its vectors are certain to belong to its texts.
     found = [store.similarity_search_by_vector(vector, k=1)[0] for vector in vectors]
     right = sum(hit.page_content == text for hit, text in zip(found, job.sample, strict=True))
     say(f"{right} of {len(vectors)} sections of the sample are found by their own vectors.")
@@ -341,12 +349,12 @@ def _first_line(text: str) -> str:
 
 @contextmanager
 def _store(embeddings: Embeddings) -> Iterator[VectorStore]:
-    """Open an empty SQLiteVec in a temporary file, or an InMemoryVectorStore without one."""
+    """Open an empty SQLiteVec in a temporary file, or an InMemoryVectorStore if that fails."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             connection = _connect(Path(folder) / "sections.db")
             with warnings.catch_warnings():
-                # The package announces its end of life on import, which is not the demo's topic.
+                # On import the package warns of its end of life, which would only distract here.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 from langchain_community.vectorstores import SQLiteVec  # noqa: PLC0415
         except (ImportError, AttributeError, sqlite3.Error) as error:

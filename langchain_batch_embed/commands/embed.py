@@ -1,4 +1,4 @@
-"""The command `embed`: the texts of files into one file of vectors, by way of a journal."""
+"""The work of the command `embed`: texts of files become one file of vectors, via a journal."""
 
 import json
 import math
@@ -24,21 +24,21 @@ from langchain_batch_embed.report import amount, plural
 __all__ = ["Contents", "Failed", "Outcome", "StoppedError", "embed", "list_failures", "survey"]
 
 AHEAD = 8_000
-"""Records that are read ahead: 48 MB of vectors at 1,536 dimensions."""
+"""How many records are read ahead; their vectors take 48 MB at 1,536 dimensions."""
 
 PORTION = 1_024
-"""Records that are written at a time."""
+"""How many records are written at a time."""
 
 HOPELESS = 256
-"""When this many texts in a row fail, and none of a whole portion is embedded, the cause is not the
-texts."""
+"""After this many failures in a row, and a whole portion without a vector, the texts are not the
+cause: stop."""
 
 
 class StoppedError(Exception):
-    """Everything fails, or the dollars are used up, so nothing more is sent.
+    """Nothing more is sent, because every text fails or the budget is used up.
 
     Attributes:
-        cause: why.
+        cause: the error that explains why.
     """
 
     def __init__(self, cause: BaseException) -> None:
@@ -48,12 +48,12 @@ class StoppedError(Exception):
 
 @dataclass(slots=True)
 class Contents:
-    """What is in some files.
+    """Counts of what some files contain.
 
     Attributes:
-        records: in order of the files.
-        blank: those without a text.
-        octets: UTF-8 bytes of all texts.
+        records: the number of records.
+        blank: how many of them have no text.
+        octets: the UTF-8 bytes of all texts.
     """
 
     records: int = 0
@@ -62,11 +62,11 @@ class Contents:
 
     @property
     def tokens(self) -> int:
-        """About how many tokens the texts have."""
+        """An estimate of the tokens of all texts, at 4 bytes a token."""
         return math.ceil(self.octets / 4)
 
     def __str__(self) -> str:
-        """Say it in a few words."""
+        """Return the counts in a few words."""
         empty = f" ({self.blank:,} of them without a text)" if self.blank else ""
         tokens = "1 token" if self.tokens == 1 else f"{amount(self.tokens)} tokens"
         return f"{plural(self.records, 'record')}{empty}, about {tokens}"
@@ -74,12 +74,12 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """A record that has a text and no vector.
+    """A record that has a text but no vector.
 
     Attributes:
-        id: its own.
-        error: the class of the cause.
-        status: the HTTP status of the cause; `None`: it has none.
+        id: the record's id.
+        error: the name of the cause's class.
+        status: the HTTP status of the cause; `None` if it has none.
     """
 
     id: str
@@ -87,18 +87,18 @@ class Failed:
     status: int | None
 
     def __str__(self) -> str:
-        """The id and the cause, and no text."""
+        """Return the id and the cause, but not the text."""
         return f"{self.id}  {self.error}{f' ({self.status})' if self.status else ''}"
 
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What became of the records.
+    """The outcome for all records.
 
     Attributes:
         written: how many have a vector.
         blank: how many have no text.
-        failed: those that have a text and no vector.
+        failed: the records that have a text but no vector.
     """
 
     written: int = 0
@@ -107,10 +107,18 @@ class Outcome:
 
 
 def survey(sources: list[Source], how: Reading, skipped: Skipped) -> Contents:
-    """Read all files once, so that a wrong one is found before anything is paid for.
+    """Read all files once, so that an unreadable one is found before anything is paid for.
 
-    A file in a folder that cannot be read is left out, and noted; one that the user named is an
-    error.
+    An unreadable file that was found in a folder is removed from `sources` and listed in `skipped`.
+    One that the user named is an error.
+
+    Args:
+        sources: the files; changed in place.
+        how: how they are read.
+        skipped: lists the files that are left out; changed in place.
+
+    Returns:
+        Counts of what the remaining files contain.
 
     Raises:
         SourceError: a named file cannot be read.
@@ -145,21 +153,21 @@ def embed(
     total: int,
     shown: bool,
 ) -> Outcome:
-    """Embed records and write their vectors, while the next ones are on their way.
+    """Embed records and write their vectors, while the next records are being embedded.
 
     Args:
-        embeddings: with a journal, so that nothing is paid for twice.
-        records: in order.
-        output: where the vectors go.
-        total: how many there are.
-        shown: show a bar.
+        embeddings: has a journal, so that nothing is paid for twice.
+        records: the records, in the order of the output's rows.
+        output: the file that the vectors are written to.
+        total: how many records there are.
+        shown: whether to show a bar.
 
     Raises:
-        StoppedError: nothing can be embedded any more.
+        StoppedError: every text fails, or the budget is used up.
     """
     outcome = Outcome()
     in_a_row = 0
-    pipeline = embeddings._pipeline  # noqa: SLF001  # the same package
+    pipeline = embeddings._pipeline  # noqa: SLF001  # within the same package
     for portion in _portions(pipeline, records, total=total, shown=shown):
         for record, vector, error in portion:
             output.add(record.id, vector)
@@ -191,7 +199,7 @@ _Row = tuple[Record, NDArray[np.float32] | None, BaseException | None]
 def _portions(
     pipeline: Pipeline, records: Iterable[Record], *, total: int, shown: bool
 ) -> Iterator[Sequence[_Row]]:
-    """Yield the records in order, each with its vector or why it has none."""
+    """Yield the records in order, in portions, each with its vector or its error."""
     left = iter(records)
     waiting: deque[Record] = deque()
     prefetches = pipeline.prefetches
@@ -240,7 +248,7 @@ def _rows(
 
 
 def list_failures(failed: Sequence[Failed], path: Path) -> None:
-    """Write what failed into a file, one JSON object a line; delete the file where nothing did."""
+    """Write the failed records to a file, one JSON object a line; delete it if none failed."""
     if not failed:
         path.unlink(missing_ok=True)
         return

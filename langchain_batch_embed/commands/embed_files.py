@@ -1,4 +1,4 @@
-"""The command line of `embed`: its options, what it says, and how it ends."""
+"""The command `embed`: its options, messages and exit statuses."""
 
 import argparse
 import logging
@@ -73,7 +73,7 @@ def _embed(options: argparse.Namespace) -> None:
     model = model_name(options)
     output = open_output(out, model=model)
     failures = out.with_suffix(".failed.jsonl")
-    wrapped = wrapped_of(options)  # before long files are read
+    wrapped = wrapped_of(options)  # errors come before long files are read
     how = reading_of(options)
     with find(options.paths, format=options.format) as (sources, skipped):
         contents = survey(sources, how, skipped)
@@ -87,7 +87,7 @@ def _embed(options: argparse.Namespace) -> None:
             options,
             journal=journal,
             max_dollars=options.max_dollars,
-            hedge=False,  # who embeds files can wait for the last answer, and pays for each once
+            hedge=False,  # this can wait for the last answer, and nothing is billed twice
         )
         shown = sys.stderr.isatty() and not options.quiet
         _log(logging.WARNING if shown or options.quiet else logging.INFO)
@@ -103,7 +103,7 @@ def _embed(options: argparse.Namespace) -> None:
             tell(f"stopped: {why}; what is paid for is in {journal}")
             sys.exit(1)
         finally:
-            output.abandon()  # nothing is left of it once it is finished
+            output.abandon()  # has no effect on a finished file
             embeddings.journal.close()
     list_failures(outcome.failed, failures)
     say(f"{out}: {plural(contents.records, 'row')}, {outcome.written:,} with a vector")
@@ -117,19 +117,19 @@ def _embed(options: argparse.Namespace) -> None:
 
 
 def _check_kept(sources: Sequence[Source], replaced: Sequence[Path]) -> None:
-    """Refuse to write over the texts."""
+    """Raise `OutputError` if an output file would replace a file of texts."""
     for path in replaced:
         if path.exists() and any(path.samefile(source.path) for source in sources):
             raise OutputError(f"{path} has the texts and would be replaced: name another --out")
 
 
 def _log(level: int) -> None:
-    """Write this package's log to standard error."""
+    """Write this package's log messages of this level and above to standard error."""
     logger = logging.getLogger("langchain_batch_embed")
     if not logger.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
     logger.setLevel(level)
-    # The first and the last line are printed anyway.
+    # The command itself prints what the first and the last log line of a call say.
     logging.getLogger(logbook.__name__).setLevel(max(level, logging.WARNING))

@@ -1,4 +1,4 @@
-"""The files that `embed`, `plan` and `submit` read: their arguments, and what is in them."""
+"""The input files of `embed`, `plan` and `submit`: their options, and how they are read."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ __all__ = ["add_files", "check_found", "read_all", "reading_of"]
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
-    """Add which files are read, and how, and for which model."""
+    """Add the options that say which files are read, how, and for which model."""
     suffixes = " ".join(sorted(corpus.SUFFIXES | DATA_SUFFIXES.keys()))
     parser.add_argument(
         "paths",
@@ -54,7 +54,15 @@ def add_files(parser: argparse.ArgumentParser) -> None:
 
 
 def read_all(options: argparse.Namespace) -> tuple[list[Source], Contents, list[str]]:
-    """Return the files that the command line names, what is in them, and all their texts."""
+    """Read all files of the command line.
+
+    Returns:
+        The files, counts of what they contain, and all their texts in order.
+
+    Raises:
+        SourceError: a file that the user named cannot be read.
+        SystemExit: there is no text in any file.
+    """
     how = reading_of(options)
     with find(options.paths, format=options.format) as (sources, skipped):
         contents = survey(sources, how, skipped)
@@ -64,12 +72,12 @@ def read_all(options: argparse.Namespace) -> tuple[list[Source], Contents, list[
 
 
 def reading_of(options: argparse.Namespace) -> Reading:
-    """Return how the command line wants files to be read."""
+    """Return how to read the files, according to the command line."""
     return Reading(field=options.field, column=options.column, id=options.id, whole=options.whole)
 
 
 def check_found(texts: int, skipped: Skipped) -> None:
-    """Say what is left out, and end where nothing is left."""
+    """Print which files are skipped, and exit if the others contain no text."""
     if line := str(skipped):
         tell(line)
     if not texts:

@@ -1,4 +1,4 @@
-"""The command line, `langchain-batch-embed` or `python -m langchain_batch_embed`."""
+"""The command `langchain-batch-embed`, which is also `python -m langchain_batch_embed`."""
 
 import argparse
 import importlib.metadata
@@ -25,29 +25,32 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; `arguments` are the command line's.
+    """Run one command.
+
+    Args:
+        arguments: the command and its arguments. `None`: those of the command line.
 
     Raises:
-        SystemExit: a wrong argument or file (status 2), the command cannot run (status 1), some
-            texts have no vector (status 3), Ctrl-C (status 130), or nobody reads what it says
-            (status 141).
+        SystemExit: the command cannot run or was stopped by errors (status 1), an argument or file
+            is wrong (status 2), some texts have no vector (status 3), Ctrl-C was pressed (status
+            130), or the reader of its output is gone (status 141).
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files may have any character
+            stream.reconfigure(errors="backslashreplace")  # file names may contain any character
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except (SourceError, OutputError) as error:
         tell(f"{options.prog}: error: {error}")
         sys.exit(WRONG)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader, such as `| head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(CLOSED)
     except (BatchEmbeddingsError, ImportError, OSError) as error:
         sys.exit(f"{error}")
     except openai.OpenAIError as error:
-        # Not its message: some servers repeat the key in it.
+        # Do not print its message, because some servers repeat the key in it.
         sys.exit(f"the endpoint failed: {explain(error, address='the endpoint')}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -1,7 +1,7 @@
-"""tiktoken's cl100k_base without a download, for the demo and the tests.
+"""Loads tiktoken's cl100k_base without a download, for the demo and the tests.
 
-`OpenAIEmbeddings` tokenizes with tiktoken, which downloads its vocabulary when it is first used.
-toktok-rs contains the same vocabulary, so both work without a network.
+`OpenAIEmbeddings` tokenizes with tiktoken, which downloads its vocabulary on first use. toktok-rs
+contains the same vocabulary, so the demo and the tests work without a network.
 """
 
 from collections.abc import Iterator
@@ -24,27 +24,28 @@ class _WouldDownloadError(Exception):
 def use_offline_tiktoken() -> None:
     """Load cl100k_base into tiktoken without a download.
 
-    It comes from tiktoken's cache where that has it, else from toktok-rs. An encoding that tiktoken
-    has loaded already stays as it is. Call this before any thread uses tiktoken.
+    The vocabulary comes from tiktoken's cache, or from toktok-rs if it is not in the cache. An
+    encoding that tiktoken has already loaded stays as it is. Call this before any thread uses
+    tiktoken.
 
     Raises:
-        ImportError: tiktoken's cache does not have it, and toktok-rs is not installed.
+        ImportError: the vocabulary is not in tiktoken's cache, and toktok-rs is not installed.
     """
-    # tiktoken's own function makes and registers the encoding, with pattern and special tokens.
-    # Only its reading of the vocabulary is replaced.
+    # tiktoken's own function makes and registers the encoding, with its pattern and special tokens.
+    # Only the function that reads the vocabulary is replaced.
     with _replaced(tiktoken_ext.openai_public, "load_tiktoken_bpe", _load_offline):
         tiktoken.get_encoding(_ENCODING)
 
 
 def _load_offline(url: str, expected_hash: str | None = None) -> dict[bytes, int]:
-    """Return the vocabulary, token to id, from the cache if it is there, else from toktok-rs."""
+    """Return the vocabulary, token to id, from tiktoken's cache or else from toktok-rs."""
     try:
         with _replaced(tiktoken.load, "read_file", _refuse):
             return tiktoken.load.load_tiktoken_bpe(url, expected_hash)
     except _WouldDownloadError:
         import toktok  # noqa: PLC0415  # not installed everywhere, and needed only here
 
-        tokens = toktok._encoding(_ENCODING).token_byte_values()  # noqa: SLF001 - no public way
+        tokens = toktok._encoding(_ENCODING).token_byte_values()  # noqa: SLF001 - there is no public function
         return {token: number for number, token in enumerate(tokens)}
 
 
@@ -54,7 +55,7 @@ def _refuse(blobpath: str) -> bytes:
 
 @contextmanager
 def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Replace a value in a module during a `with` block."""
+    """Replace an attribute of a module during a `with` block."""
     original = getattr(module, name)
     setattr(module, name, value)
     try:

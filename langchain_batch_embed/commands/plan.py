@@ -1,4 +1,4 @@
-"""The command `plan`: the price and the time of embedding files."""
+"""The command `plan`, which shows the price and the time of embedding files."""
 
 import argparse
 

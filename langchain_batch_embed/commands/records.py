@@ -1,4 +1,4 @@
-"""The texts in files, one after the other, with their ids: never more than a part in memory."""
+"""Reads the texts and their ids from files one after another, with only a part in memory."""
 
 import json
 import re
@@ -13,22 +13,22 @@ from langchain_batch_embed.commands.sources import Source, SourceError
 __all__ = ["Reading", "Record", "read"]
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-"""Halves of characters, which JSON may hold and UTF-8 may not."""
+"""Surrogates, halves of UTF-16 characters, which JSON can contain and UTF-8 cannot."""
 
 _BLOCK = 1 << 24
-"""Bytes of a CSV file that are read at a time; no row may be longer."""
+"""How many bytes of a CSV file are read at a time; no row may be longer."""
 
 _ROWS = 1024
-"""Rows of a Parquet file that are read at a time."""
+"""How many rows of a Parquet file are read at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One text.
+    """One text and its id.
 
     Attributes:
-        id: its own, or the file with the number of its line or row.
-        text: what is embedded; empty: there is none.
+        id: the text's own id, or else the file and the number of the line or row.
+        text: the text to embed; empty if the record has none.
     """
 
     id: str
@@ -40,11 +40,11 @@ class Reading:
     """How files are read.
 
     Attributes:
-        field: of JSON lines, that holds the text.
-        column: of CSV, TSV and Parquet files, that holds the text.
-        id: the field or the column that holds the id; where there is none of that name, the file
-            and the number of the line or row are the id.
-        whole: each text file is one text, and not cut into sections.
+        field: the field of JSON lines that contains the text.
+        column: the column of CSV, TSV and Parquet files that contains the text.
+        id: the field or column that contains the id. Where it is missing, the file and the number
+            of the line or row are the id.
+        whole: whether each text file is one text and is not cut into sections.
     """
 
     field: str = "text"
@@ -57,8 +57,8 @@ def read(source: Source, how: Reading) -> Iterator[Record]:
     """Yield the records of a file, in order.
 
     Raises:
-        SourceError: it cannot be read; what came before is good.
-        OSError: it cannot be opened.
+        SourceError: the file cannot be read on; the records yielded before are valid.
+        OSError: the file cannot be opened.
     """
     if source.format == "text":
         return _sections(source, how)
@@ -86,7 +86,7 @@ def _lines(source: Source, how: Reading) -> Iterator[Record]:
             where = f"{source.name}, line {number:,}"
             try:
                 value = json.loads(line)
-            except (ValueError, RecursionError) as error:  # its message could quote the line
+            except (ValueError, RecursionError) as error:  # not chained: it could quote the line
                 raise SourceError(f"{where} is no JSON ({type(error).__name__})") from None
             if not isinstance(value, dict):
                 raise SourceError(f"{where} is no JSON object, such as {{{how.field!r}: ...}}")
@@ -103,7 +103,7 @@ def _rows(source: Source, how: Reading) -> Iterator[Record]:
     """Yield the rows of a CSV, TSV or Parquet file."""
     number = 0
     try:
-        import pyarrow as pa  # noqa: PLC0415  # in an extra
+        import pyarrow as pa  # noqa: PLC0415  # installed by an extra
     except ImportError:
         raise SourceError(
             f"{source.name} needs pyarrow: pip install 'langchain-batch-embed[files]'"
@@ -119,8 +119,8 @@ def _rows(source: Source, how: Reading) -> Iterator[Record]:
                 yield Record(id=_id(name, f"{source.name}:{number}"), text=_text(text, where))
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the system's own: it cannot be opened
-        # Not its message, which could quote a row.
+            raise  # an error of the operating system: the file cannot be opened
+        # Do not use its message, which could quote a row.
         what = "a Parquet file, and whole" if source.format == "parquet" else "CSV in UTF-8"
         raise SourceError(
             f"{source.name} cannot be read after row {number:,} ({type(error).__name__}): is it "
@@ -164,7 +164,7 @@ def _batches(source: Source, how: Reading) -> Iterator[Any]:
 
 
 def _parsed(source: Source, how: Reading, options: dict[str, Any]) -> Iterator[Any]:
-    """Yield the rows of a CSV or TSV file, all values as strings."""
+    """Yield the needed columns of a CSV or TSV file in batches of rows, all values as strings."""
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import csv  # noqa: PLC0415
 
@@ -178,14 +178,14 @@ def _parsed(source: Source, how: Reading, options: dict[str, Any]) -> Iterator[A
 
 
 def _columns(source: Source, how: Reading, names: list[str]) -> list[str]:
-    """Return the columns to read."""
+    """Return the columns to read: that of the text and, if it exists, that of the id."""
     if how.column not in names:
         raise SourceError(_missing(source.name, "column", how.column, names))
     return list(dict.fromkeys([how.column, *([how.id] if how.id in names else [])]))
 
 
 def _ragged(source: Source, row: Any) -> str:
-    where = "" if row.number is None else f", row {row.number - 1:,}"  # the header is its first
+    where = "" if row.number is None else f", row {row.number - 1:,}"  # row 1 is the header
     return (
         f"{source.name}{where} has {row.actual_columns} columns, and not {row.expected_columns}: "
         f"put texts with {'tabs' if source.format == 'tsv' else 'commas'} in double quotes"

@@ -1,4 +1,4 @@
-"""The command `simulate`: a local server to rehearse against."""
+"""The command `simulate`, which runs a local server to rehearse against."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,7 @@ from langchain_batch_embed.simulator import TIERS, Scenario, serve
 __all__ = ["add_simulate"]
 
 _PORT = 8000
-"""The simulator's port if it is free, so that its address is the same next time."""
+"""The simulator's port if it is free, so that the address is usually the same."""
 
 
 def add_simulate(parser: argparse.ArgumentParser) -> None:

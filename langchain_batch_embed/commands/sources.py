@@ -1,4 +1,4 @@
-"""The files that a command is given: which of them it reads, as what, and which it leaves out."""
+"""Finds the files that a command reads, their formats, and the files that it leaves out."""
 
 import json
 import os
@@ -20,7 +20,7 @@ __all__ = ["DATA_SUFFIXES", "STDIN", "Format", "Skipped", "Source", "SourceError
 Format = Literal["text", "jsonl", "csv", "tsv", "parquet"]
 
 STDIN = Path("-")
-"""Stands for standard input."""
+"""The path that stands for standard input."""
 
 DATA_SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
@@ -29,34 +29,34 @@ DATA_SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
     ".tsv": "tsv",
 }
-"""The files with one text a row."""
+"""Maps the suffixes of files with one text a row to their formats."""
 
 _BEGINNING = 65_536
-"""Bytes by which a file is judged."""
+"""How many bytes at the beginning of a file decide what it is."""
 
 _ODD = 0.05
-"""Share of characters that are no text, from which on a file is none. Random bytes have some 60 %,
-a text with a few damaged characters a tenth of a percent."""
+"""A file counts as binary if more than this share of its characters is not text. In random bytes
+the share is about 60 %, in a text with a few damaged characters 0.1 %."""
 
 _MARKS = (b"\xff\xfe", b"\xfe\xff")
-"""With which UTF-16 begins, whose bytes look like no text."""
+"""The byte order marks of UTF-16 files, which are text although their bytes look binary."""
 
 _CONTROL = frozenset(range(32)) - {9, 10, 12, 13, 27}
 
 
 class SourceError(Exception):
-    """A file cannot be read; the message says which one, and what to do."""
+    """A file cannot be read; the message names it, and says why or what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One file.
+    """One file to read.
 
     Attributes:
-        path: where it is.
-        name: what ids and messages call it.
-        format: what is in it.
-        is_named: the user named it, and not the folder that it is in.
+        path: where the file is.
+        name: its name in ids and messages.
+        format: its format.
+        is_named: whether the user named the file itself, and not a folder that contains it.
     """
 
     path: Path
@@ -65,10 +65,12 @@ class Source:
     is_named: bool = True
 
     def text(self) -> str:
-        """Return the whole text of it.
+        """Return the whole text of the file, which is UTF-8, or UTF-16 with a byte order mark.
+
+        Invalid bytes become U+FFFD.
 
         Raises:
-            SourceError: it is no text.
+            SourceError: the file is binary.
         """
         octets = self.path.read_bytes()
         if octets[:2] in _MARKS:
@@ -82,12 +84,12 @@ class Source:
 
 @dataclass(slots=True)
 class Skipped:
-    """What was found in a folder and is not read.
+    """What is left out, of the files and folders that were found.
 
     Attributes:
-        suffixes: how many files have each suffix that is not known.
-        folders: names of folders whose contents are left out.
-        files: what is wrong with other files.
+        suffixes: by suffix, the number of files that are hidden or have an unknown suffix.
+        folders: by name, the number of folders whose contents are left out.
+        files: for each other file that is left out, its name and the reason.
     """
 
     suffixes: Counter[str] = field(default_factory=Counter)
@@ -95,7 +97,7 @@ class Skipped:
     files: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """Say it in one line; an empty text: nothing is left out."""
+        """Return one line that names what is left out; empty if nothing is."""
         parts = []
         if self.suffixes:
             kinds = ", ".join(f"{n:,} {s or 'without a suffix'}" for s, n in _sorted(self.suffixes))
@@ -115,19 +117,20 @@ def _sorted(counts: Counter[str]) -> list[tuple[str, int]]:
 def find(
     paths: Iterable[Path],
     *,
-    format: Format | None = None,  # noqa: A002  # as the option is called
+    format: Format | None = None,  # noqa: A002  # named like the option
 ) -> Iterator[tuple[list[Source], Skipped]]:
-    """Find the files to read.
+    """Find the files to read, and yield them with what is left out.
 
-    Standard input and other pipes are copied into temporary files, as each file is read twice: to
-    see that all of it can be read before anything is paid for, and to embed it.
+    Every file is read twice, first to check that all of it can be read before anything is paid for,
+    and then to embed it. Standard input and other pipes are therefore copied into temporary files,
+    which exist until the end of the `with` block.
 
     Args:
         paths: files, folders and `STDIN`.
-        format: of the files that are named; `None`: by suffix, or else by content.
+        format: the format of the files that are named. `None`: found by suffix, or else by content.
 
     Raises:
-        SourceError: a named file is binary, or standard input is closed.
+        SourceError: a named file is binary or JSON in one piece, or standard input is closed.
     """
     with tempfile.TemporaryDirectory() as folder:
         sources: list[Source] = []
@@ -140,7 +143,7 @@ def find(
                 sources.append(_named(copy, "stdin", format))
             elif path.is_dir():
                 sources += _below(path, skipped)
-            elif not path.is_file():  # <(zcat texts.jsonl.gz)
+            elif not path.is_file():  # a pipe, such as <(zcat texts.jsonl.gz)
                 with path.open("rb") as pipe:
                     copy = _copied(pipe, Path(folder) / f"{len(sources)}{path.suffix}")
                 sources.append(_named(copy, _shown(path), format))
@@ -150,7 +153,7 @@ def find(
 
 
 def is_binary(octets: bytes) -> bool:
-    """Tell whether the beginning of a file is no text."""
+    """Return whether the bytes at the beginning of a file are not text."""
     beginning = octets[:_BEGINNING]
     if beginning[:2] in _MARKS:
         return False
@@ -158,11 +161,11 @@ def is_binary(octets: bytes) -> bool:
         return True
     text = beginning.decode("utf-8", errors="replace")
     odd = text.count("\ufffd") + sum(ord(c) in _CONTROL for c in text)
-    return odd > max(1, _ODD * len(text))  # the last character may be cut in two
+    return odd > max(1, _ODD * len(text))  # the last character may be cut off
 
 
 def _shown(path: Path) -> str:
-    """Return a path as text: a name may have bytes that are no UTF-8, and ids may not."""
+    """Return a path as valid UTF-8 text, which ids need; bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode(errors="replace")
 
 
@@ -178,10 +181,10 @@ def _named(path: Path, name: str, format: Format | None) -> Source:  # noqa: A00
 
 
 def _guess(path: Path, name: str) -> Format:
-    """Say what is in a file whose suffix does not tell.
+    """Return the format of a file whose suffix does not show it, judged by its beginning.
 
     Raises:
-        SourceError: it is binary, or JSON in one piece.
+        SourceError: the file is binary, or JSON in one piece.
     """
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)
@@ -204,7 +207,7 @@ def _guess(path: Path, name: str) -> Format:
 
 
 def _below(folder: Path, skipped: Skipped) -> Iterator[Source]:
-    """Yield the files in a folder and below it, sorted; note what is left out."""
+    """Yield the files in a folder and below it, sorted; record in `skipped` what is left out."""
     for place, folders, files in os.walk(folder):
         for name in list(folders):
             if name in SKIPPED_FOLDERS or name.startswith("."):

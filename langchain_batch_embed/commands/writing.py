@@ -1,8 +1,8 @@
-"""Files of vectors, written row by row: a `.npy`, a Parquet file or an SQLite database.
+"""Writes files of vectors row by row: `.npy`, Parquet or an SQLite database.
 
-Row n belongs to record n. A record without a vector has a row of NaN in a `.npy`, and NULL in the
-others. The file appears under its name when it is complete, and its bytes depend on nothing but the
-records: rows are written in blocks of one size, however they arrive.
+Row n belongs to record n. A record without a vector has a row of NaN in a `.npy` file, and NULL in
+the others. The file gets its name only when it is complete. Its bytes depend only on the records,
+because rows are written in blocks of a fixed size, however they arrive.
 """
 
 import json
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 __all__ = ["SUFFIXES", "Output", "OutputError", "open_output"]
 
 BLOCK = 4096
-"""Rows in one block: 24 MB at 1,536 dimensions."""
+"""How many rows make a block; at 1,536 dimensions they take 24 MB."""
 
 _PAGE = 32_768
-"""Bytes of a page: smaller ones would leave a quarter of the file empty, at 1,536 dimensions."""
+"""Bytes in a page of SQLite; smaller pages would leave a quarter of a file empty, at 1,536
+dimensions."""
 
 _APPLICATION = 0x6C626531
-"""Marks our SQLite files in their header, so that no other one is ever replaced."""
+"""The application id in the header of our SQLite files, so that no other database is replaced."""
 
 
 class OutputError(Exception):
@@ -34,11 +35,11 @@ class OutputError(Exception):
 
 
 class Output(ABC):
-    """A file of vectors under way.
+    """A file of vectors that is being written.
 
     Args:
-        path: where it will be.
-        model: of the vectors.
+        path: the name that the finished file gets.
+        model: the model that makes the vectors.
     """
 
     def __init__(self, path: Path, *, model: str) -> None:
@@ -54,8 +55,8 @@ class Output(ABC):
         """Add one row.
 
         Args:
-            record: its id.
-            vector: shape (d,); `None`: there is none.
+            record: the record's id.
+            vector: float32 of shape (d,); `None` if the record has no vector.
         """
         self._ids.append(record)
         self._vectors.append(vector)
@@ -66,10 +67,10 @@ class Output(ABC):
             self._flush()
 
     def finish(self) -> None:
-        """Write the rest, and give the file its name.
+        """Write the remaining rows, and give the file its name.
 
         Raises:
-            OutputError: not one record has a vector.
+            OutputError: no record has a vector.
         """
         if self._dimensions is None:
             raise OutputError("nothing was written, as no text has a vector")
@@ -78,13 +79,13 @@ class Output(ABC):
         self._name()
 
     def abandon(self) -> None:
-        """Delete what was written."""
+        """Delete the unfinished file; has no effect once it is finished."""
         self._stop()
         for part in self._parts():
             part.unlink(missing_ok=True)
 
     def replaced(self) -> list[Path]:
-        """Return the files that this writes, in place of any that are there."""
+        """Return the files that will be written, and replaced if they exist."""
         return [self.path, *self._parts()]
 
     def _parts(self) -> list[Path]:
@@ -102,25 +103,25 @@ class Output(ABC):
 
     @abstractmethod
     def _open(self, dimensions: int) -> None:
-        """Begin the file."""
+        """Create the unfinished file."""
 
     @abstractmethod
     def _write(
         self, row: int, ids: Sequence[str], vectors: Sequence[NDArray[np.float32] | None]
     ) -> None:
-        """Write one block, whose first row has this number."""
+        """Write one block of rows; `row` is the number of the first, from 0."""
 
     @abstractmethod
     def _close(self, rows: int, dimensions: int) -> None:
-        """End the file."""
+        """Write what belongs at the end of the file, and close it."""
 
     @abstractmethod
     def _stop(self) -> None:
-        """Close what is open; may be called at any time."""
+        """Close all open files; can be called at any time, and more than once."""
 
 
 class NpyOutput(Output):
-    """A `.npy` of float32, shape (n, d), and beside it the ids, a JSON string a line."""
+    """A `.npy` file of float32, shape (n, d), and a file of the ids, one JSON string a line."""
 
     def __init__(self, path: Path, *, model: str) -> None:
         super().__init__(path, model=model)
@@ -130,7 +131,7 @@ class NpyOutput(Output):
         self._ids_file: BinaryIO | None = None
 
     def replaced(self) -> list[Path]:
-        """Return the files that this writes, with that of the ids."""
+        """Return the files that will be written, including that of the ids."""
         return [*super().replaced(), self.ids_path]
 
     def _parts(self) -> list[Path]:
@@ -157,7 +158,7 @@ class NpyOutput(Output):
     def _close(self, rows: int, dimensions: int) -> None:
         if self._file is not None:
             self._file.seek(0)
-            _write_header(self._file, rows, dimensions)  # as long as the first one
+            _write_header(self._file, rows, dimensions)  # as long as the first header
         self._stop()
 
     def _stop(self) -> None:
@@ -171,12 +172,12 @@ class NpyOutput(Output):
 
 
 class ParquetOutput(Output):
-    """A Parquet file with the columns `id` and `vector`, a list of d float32."""
+    """A Parquet file with the columns `id`, a string, and `vector`, a list of d float32."""
 
     def __init__(self, path: Path, *, model: str) -> None:
         super().__init__(path, model=model)
         try:
-            import pyarrow as pa  # noqa: F401, PLC0415  # in an extra
+            import pyarrow as pa  # noqa: F401, PLC0415  # installed by an extra
         except ImportError:
             raise OutputError(
                 f"{path.name} needs pyarrow: pip install 'langchain-batch-embed[files]'"
@@ -194,7 +195,7 @@ class ParquetOutput(Output):
             pa.field("vector", pa.list_(pa.float32(), dimensions)),
         ]
         self._schema = pa.schema(fields, metadata={"model": self.model})
-        self._octets = self.part.open("wb")  # pyarrow takes no name that is not UTF-8
+        self._octets = self.part.open("wb")  # pyarrow accepts only UTF-8 file names
         self._file = parquet.ParquetWriter(self._octets, self._schema)
 
     def _write(
@@ -228,14 +229,15 @@ class ParquetOutput(Output):
 
 
 class SQLiteOutput(Output):
-    """An SQLite database.
+    """An SQLite database of vectors.
 
     ```sql
     CREATE TABLE vectors (row INTEGER PRIMARY KEY, id TEXT NOT NULL, vector BLOB);
     CREATE TABLE about (model TEXT NOT NULL, dimensions INTEGER NOT NULL);
     ```
 
-    `row` counts from 0; `vector` is d little-endian float32, `np.frombuffer(vector, "<f4")`.
+    `row` counts from 0. `vector` is d little-endian float32 numbers, which
+    `np.frombuffer(vector, "<f4")` reads, or NULL.
     """
 
     def __init__(self, path: Path, *, model: str) -> None:
@@ -250,7 +252,7 @@ class SQLiteOutput(Output):
     def _open(self, dimensions: int) -> None:
         self.part.unlink(missing_ok=True)
         connection = self._connection = sqlite3.connect(self.part, isolation_level=None)
-        # Until it is complete the file has no name, so nobody needs it after a crash.
+        # After a crash nobody needs the unfinished file, so it can do without journal and syncs.
         connection.executescript(
             f"""
             PRAGMA page_size = {_PAGE};
@@ -294,14 +296,15 @@ SUFFIXES: dict[str, type[Output]] = {
     ".parquet": ParquetOutput,
     ".db": SQLiteOutput,
 }
-"""What each kind of output is called."""
+"""Maps the suffix of an output file to the class that writes it."""
 
 
 def open_output(path: Path, *, model: str) -> Output:
-    """Begin a file of vectors, of the kind that its suffix says.
+    """Return an output of the kind that the path's suffix names; nothing is written yet.
 
     Raises:
-        OutputError: the suffix is not known, a package is missing, or another file would be lost.
+        OutputError: the suffix is not known, the folder does not exist, the path is a folder, a
+            package is missing, or a database that is not ours would be lost.
     """
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
@@ -314,14 +317,14 @@ def open_output(path: Path, *, model: str) -> Output:
 
 
 def _write_header(file: BinaryIO, rows: int, dimensions: int) -> None:
-    # NumPy leaves room in it for any number of rows, so that files can grow.
+    # NumPy pads the header for any number of rows, so that it can be overwritten at the end.
     npy.write_array_header_1_0(
         file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dimensions)}
     )
 
 
 def _application(path: Path) -> int | None:
-    """Return what an SQLite file says it belongs to; `None`: it is no SQLite file."""
+    """Return the application id of an SQLite file; `None` if it is not an SQLite file."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as found:
             number: int = found.execute("PRAGMA application_id").fetchone()[0]

@@ -1,14 +1,15 @@
-"""Finished vectors by content, so that nothing is paid for twice.
+"""Stores finished vectors by content, so that nothing is paid for twice.
 
-A journal maps one input string to its vector. Its keys are digests of the string and of the `Space`
-that made the vector. The strings are never stored.
+A journal maps each input string to its vector. The keys are digests of the string and of the
+`Space` that made the vector. The strings themselves are never stored.
 
-    MemoryJournal       in memory, until the call that needs the vectors has succeeded
-    SQLiteJournal       a file, safe with several processes and threads, and after `kill -9`
+    MemoryJournal       memory, until the call that needs the vectors has succeeded
+    SQLiteJournal       a file; safe with several processes and threads, and after `kill -9`
     ByteStoreJournal    any LangChain `ByteStore`, such as `RedisStore`
 
-A journal holds no text and no API key, yet it is not public. Anyone who guesses a text can check
-whether it is there, and a vector shows roughly what its text is about. Hence the file mode 0600.
+A journal holds no text and no API key, but it is still confidential. Anyone who guesses a text can
+check whether it is there, and a vector shows roughly what its text is about. For this reason the
+file of a `SQLiteJournal` has mode 0600.
 """
 
 import os
@@ -43,12 +44,12 @@ def open_journal(where: Journal | ByteStore | str | os.PathLike[str] | None) -> 
     """Open the journal that a `journal=` option names.
 
     Args:
-        where: a path (`SQLiteJournal`, made if missing), a LangChain `ByteStore`, a journal
-            that is already open, or `None` for `MemoryJournal`.
+        where: a path for a `SQLiteJournal`, whose file is made if it is missing; a LangChain
+            `ByteStore`; a journal that is already open; or `None` for a `MemoryJournal`.
 
     Raises:
-        JournalError: the file cannot be opened or is not a journal of this version.
-        OptionError: `where` is something else.
+        JournalError: the file cannot be opened, or is not a journal of this version.
+        OptionError: `where` is of another type.
     """
     if where is None:
         return MemoryJournal()

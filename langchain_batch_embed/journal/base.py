@@ -14,27 +14,30 @@ from numpy.typing import NDArray
 __all__ = ["Found", "Journal", "JournalStats", "Space", "content_keys"]
 
 Found = tuple[NDArray[np.intp], NDArray[np.float32]]
-"""Positions of the keys that were found, ascending, shape (k,), and their vectors, (k, d)."""
+"""Positions of the found keys, ascending, shape (k,), and their vectors, shape (k, d)."""
 
 _KEY_BYTES = 20
-"""160 bits. To make two texts collide, so that one gets the other's vector, takes 2**80 tries."""
+"""Bytes of a key (160 bits).
+
+It takes 2**80 tries to find two texts that collide, so that one gets the other's vector.
+"""
 
 _ENDPOINT = re.compile(r"^([\w+.-]+://)?(?:[^/?#]*@)?([^/?#]*)([^?#]*)")
-"""Scheme, host with port, and path of an address, without user name, password and query."""
+"""Matches the scheme, the host with port, and the path, without user name, password and query."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """What made a vector. The same text has another vector in another space.
+    """Identifies what made a vector; the same text has a different vector in another space.
 
-    Never put an API key in a field. `endpoint` is reduced to scheme, host and path, because its
-    other parts may hold user names, passwords and keys.
+    Never put an API key into a field. `endpoint` is reduced to its scheme, host and path, because
+    the other parts may hold user names, passwords and keys.
 
     Attributes:
-        provider: for example `"openai"`.
-        model: the model's name, as sent.
-        dimensions: the number in the request; `None`: the model's own.
-        endpoint: the server's address; `None` for the provider's own.
+        provider: the provider's name, for example `"openai"`.
+        model: the model's name, as sent in the request.
+        dimensions: the number of dimensions in the request; `None` for the model's default.
+        endpoint: the server's address; `None` for the provider's default.
         variant: anything else that changes a vector, such as the split policy of long
             texts or the input type ("query", "document").
     """
@@ -54,19 +57,19 @@ class Space:
 
     @property
     def digest(self) -> bytes:
-        """32 bytes that distinguish this space from every other."""
+        """A digest of 32 bytes that distinguishes this space from every other."""
         fields = [self.provider, self.model, self.dimensions, self.endpoint, self.variant]
         return blake2b(json.dumps(fields).encode(), digest_size=32).digest()
 
     @property
     def name(self) -> str:
-        """The space's name for people, stored in the journal to group its statistics."""
+        """A readable name of the space, stored in the journal to group its statistics."""
         parts = [f"{self.provider} {self.model}"]
         if self.dimensions is not None:
             parts.append(f"{self.dimensions} dimensions")
         if self.endpoint is not None:
             _, host, _ = _ENDPOINT.findall(self.endpoint)[0]
-            parts.append(host)  # without the path, which can hold account numbers
+            parts.append(host)  # no path, because it can hold account numbers
         if self.variant:
             parts.append(self.variant)
         return ", ".join(parts)
@@ -79,7 +82,7 @@ def content_keys(texts: Sequence[str], space: Space) -> list[bytes]:
     """
     digest = space.digest
     return [
-        # A lone surrogate is a legal Python string; the journal is no place to refuse it.
+        # A lone surrogate is legal in a Python string, so the journal must accept it.
         blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES, key=digest).digest()
         for text in texts
     ]
@@ -87,15 +90,15 @@ def content_keys(texts: Sequence[str], space: Space) -> list[bytes]:
 
 @dataclass(frozen=True, kw_only=True)
 class JournalStats:
-    """What a journal holds.
+    """The contents of a journal.
 
     Attributes:
-        vectors: how many.
-        bytes: of the vectors alone, four a number. A SQLite file with vectors of 1,536
-            numbers is about 8 % larger (measured).
-        oldest: when the oldest one was written, in UTC; `None` if there are none.
-        newest: when the newest one was written, in UTC; `None` if there are none.
-        spaces: vectors by the name of their space.
+        vectors: how many vectors the journal holds.
+        bytes: bytes of the vectors alone, four for each number. A SQLite file with vectors of 1,536
+            dimensions is about 8 % larger (measured).
+        oldest: when the oldest vector was written, in UTC; `None` if there are no vectors.
+        newest: when the newest vector was written, in UTC; `None` if there are no vectors.
+        spaces: name of each space -> how many vectors it has.
     """
 
     vectors: int
@@ -107,7 +110,7 @@ class JournalStats:
 
 @runtime_checkable
 class Journal(Protocol):
-    """Keeps finished vectors; every method may be called from any thread.
+    """Stores finished vectors; every method may be called from any thread.
 
     Every method raises `JournalError` if the journal cannot be read or written.
     """
@@ -119,37 +122,37 @@ class Journal(Protocol):
     def get(self, keys: Sequence[bytes]) -> Found:
         """Look up vectors.
 
-        A damaged vector counts as not found, and one line in the log gives their number. A journal
-        is checked like an answer.
+        Stored vectors are checked like the answer of a server. A damaged vector counts as not
+        found, and one line in the log gives the number of damaged vectors.
 
         Returns:
-            The positions in `keys` that were found, ascending, shape (k,), and their
-            vectors, float32, shape (k, d); shape (0, 0) if none was found.
+            The positions in `keys` that were found, ascending, shape (k,), and their vectors,
+            float32, shape (k, d). If none was found, the vectors have shape (0, 0).
 
         Raises:
-            JournalError: the vectors found differ in dimensions. It cannot be known which are
-                right, and mixing them would put wrong rows in a database.
+            JournalError: the vectors found differ in dimensions. Which are right cannot be known,
+                and mixing them would put wrong rows into a database.
         """
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, space: Space) -> None:
-        """Store one batch: all of it, or nothing if an exception is raised.
+        """Store one batch completely, or nothing of it if an exception is raised.
 
-        A known key gets the new vector.
+        If a key is already stored, the new vector replaces the old one.
 
         Args:
-            keys: from `content_keys`, n of them.
-            vectors: shape (n, d).
-            space: the one that the keys were made with.
+            keys: n keys from `content_keys`.
+            vectors: the vectors, shape (n, d).
+            space: the space that the keys were made with.
         """
 
     def stats(self) -> JournalStats:
-        """Count the vectors."""
+        """Return how many vectors there are, their size, age and spaces."""
 
     def prune(self, *, older_than: timedelta | None = None, max_bytes: int | None = None) -> int:
         """Delete the oldest vectors, so that the journal does not grow without bound.
 
-        Age counts from when a vector was written, not from its last use, so that readers never wait
-        for a writer. `prune(max_bytes=0)` empties the journal.
+        A vector's age counts from when it was written, not from its last use, so that readers never
+        wait for a writer. `prune(max_bytes=0)` empties the journal.
 
         Args:
             older_than: delete every vector written longer ago than this.
@@ -159,8 +162,8 @@ class Journal(Protocol):
             How many vectors were deleted.
 
         Raises:
-            ValueError: neither is given, or one is negative.
+            ValueError: neither argument is given, or one is negative.
         """
 
     def close(self) -> None:
-        """Release files. It may be called twice, and a later use opens them again."""
+        """Release the journal's files; it may be called twice, and later use opens them again."""

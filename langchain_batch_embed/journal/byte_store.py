@@ -28,27 +28,28 @@ __all__ = ["ByteStoreJournal"]
 
 
 class ByteStoreJournal:
-    """A journal in a LangChain `ByteStore`: memory, files, Redis and others.
+    """A journal in a LangChain `ByteStore`, such as one in memory, in files or on Redis.
 
-    A record is a header (mark, checksum, time, name of the space) and the float32 numbers.
-    Keys are "lbe1-" and hexadecimal digits, which every store takes. A record that is cut short,
-    was written by another program or belongs to another key counts as not found. So does one whose
-    numbers are all zeros or not finite. One line in the log gives their number.
+    A record is a header (mark, checksum, time, name of the space) followed by the float32 numbers.
+    A key is "lbe1-" followed by hexadecimal digits, which every store accepts. A record counts as
+    not found if it is cut short, was written by another program, belongs to another key, or has
+    numbers that are all zeros or not finite. One line in the log gives the number of such records.
 
     `stats` and `prune` read every record, because a store does not know how old a record is. The
-    store decides whether a put survives `kill -9`, and who may read it (`LocalFileStore`:
-    `chmod_file=0o600`).
+    store decides whether a stored batch survives `kill -9`, and who may read the records. For a
+    `LocalFileStore`, set `chmod_file=0o600`.
 
     Args:
-        store: must allow calls from several threads at once, as LangChain's own stores do.
-        clock: seconds since 1970; for tests.
+        store: the store, which must allow calls from several threads at once, as LangChain's own
+            stores do.
+        clock: returns the seconds since 1970; for tests.
     """
 
     persistent = True
 
     _PREFIX = "lbe1-"
     _MARK = b"LBE1"
-    _CHECKSUM = struct.Struct("<4sI")  # mark, CRC-32 of the key and of all that follows
+    _CHECKSUM = struct.Struct("<4sI")  # mark, CRC-32 of the key and the rest of the record
     _ORIGIN = struct.Struct("<dH")  # time of writing, length of the space's name in bytes
 
     def __init__(self, store: ByteStore, *, clock: Callable[[], float] = time.time) -> None:
@@ -65,7 +66,10 @@ class ByteStoreJournal:
         return found
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, space: Space) -> None:
-        """Store one batch; see `Journal.put`. The store decides what remains of a failed batch."""
+        """Store one batch; see `Journal.put`.
+
+        The store decides how much of a failed batch remains.
+        """
         name = space.name.encode()
         origin = self._ORIGIN.pack(self._clock(), len(name)) + name
         records = []
@@ -78,11 +82,11 @@ class ByteStoreJournal:
             self._store.mset(records)
 
     def stats(self) -> JournalStats:
-        """Count the vectors, reading all of them; see `Journal.stats`."""
+        """Read all vectors, and return statistics; see `Journal.stats`."""
         return summarise(map(Entry.group, self._entries().values()))
 
     def prune(self, *, older_than: timedelta | None = None, max_bytes: int | None = None) -> int:
-        """Delete the oldest vectors, reading all of them first; see `Journal.prune`."""
+        """Read all vectors, and delete the oldest; see `Journal.prune`."""
         cutoff = age_limit(self._clock, older_than, max_bytes)
         doomed = oldest(self._entries(), cutoff, max_bytes)
         with _store_errors():
@@ -90,10 +94,10 @@ class ByteStoreJournal:
         return len(doomed)
 
     def close(self) -> None:
-        """Do nothing: the store belongs to the user."""
+        """Do nothing, because the store belongs to the user."""
 
     def _entries(self) -> dict[str, Entry]:
-        # Without prefix=: LocalFileStore takes a prefix for the name of a folder.
+        # No prefix= here, because LocalFileStore takes a prefix as the name of a folder.
         with _store_errors():
             names = [n for n in self._store.yield_keys() if n.startswith(self._PREFIX)]
         records = zip(names, self._read(names), strict=True)
@@ -102,11 +106,11 @@ class ByteStoreJournal:
     def _read(
         self, names: Sequence[str], damages: Damages | None = None
     ) -> Iterator[tuple[Entry, bytes] | None]:
-        """Read records a chunk at a time; `None` where there is no sound one."""
+        """Yield the record of each name, or `None` if there is no sound one; read in chunks."""
         for start in range(0, len(names), CHUNK):
             chunk = names[start : start + CHUNK]
             with _store_errors():
-                # Strict, as one missing record would give every later text a wrong vector.
+                # Strict, because one missing record would give every later text a wrong vector.
                 records = list(zip(chunk, self._store.mget(chunk), strict=True))
             for name, record in records:
                 parsed = self._parse(name, record)
@@ -129,7 +133,7 @@ class ByteStoreJournal:
 
 @contextmanager
 def _store_errors() -> Iterator[None]:
-    """Turn a store's errors, which may be of any class, into `JournalError`."""
+    """Turn a store's errors, which may be of any class, into a `JournalError`."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A journal in memory, for the time between a failed call and the next."""
+"""A journal in memory, for the time between a failed call and the next one."""
 
 import threading
 import time
@@ -23,12 +23,12 @@ __all__ = ["MemoryJournal"]
 
 
 class MemoryJournal:
-    """A journal in memory: a failed call's vectors, kept until a later call has used them.
+    """A journal in memory that keeps a failed call's vectors until a later call has used them.
 
     A pickled copy starts empty, because other processes do not need this one's vectors.
 
     Args:
-        clock: seconds since 1970; for tests.
+        clock: returns the seconds since 1970; for tests.
     """
 
     persistent = False
@@ -40,7 +40,7 @@ class MemoryJournal:
         self._values: dict[bytes, bytes] = {}
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle without lock and vectors."""
+        """Pickle without the lock and the vectors."""
         return partial(type(self), clock=self._clock), ()
 
     def get(self, keys: Sequence[bytes]) -> Found:
@@ -51,7 +51,7 @@ class MemoryJournal:
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, space: Space) -> None:
         """Store one batch; see `Journal.put`."""
-        # Copied one by one: a view would keep its whole batch in memory.
+        # Copy the rows one by one, because a view would keep its whole batch in memory.
         values = [row.tobytes() for row in rows_of(keys, vectors)]
         created, name = self._clock(), space.name
         entries = [Entry(created, name, len(value)) for value in values]
@@ -60,19 +60,19 @@ class MemoryJournal:
             self._entries.update(zip(keys, entries, strict=True))
 
     def keys(self, space: Space) -> list[bytes]:
-        """Return the keys of all vectors of a space, in the order in which they were put."""
+        """Return the keys of all vectors of a space, in the order of their first `put`."""
         with self._lock:
             return [key for key, entry in self._entries.items() if entry.space == space.name]
 
     def discard(self, keys: Iterable[bytes]) -> None:
-        """Forget these vectors; unknown keys are ignored."""
+        """Delete the vectors of these keys; unknown keys are ignored."""
         with self._lock:
             for key in keys:
                 self._entries.pop(key, None)
                 self._values.pop(key, None)
 
     def stats(self) -> JournalStats:
-        """Count the vectors; see `Journal.stats`."""
+        """Return statistics; see `Journal.stats`."""
         with self._lock:
             return summarise(map(Entry.group, self._entries.values()))
 
@@ -86,4 +86,4 @@ class MemoryJournal:
         return len(doomed)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to release."""
+        """Do nothing, because there is nothing to release."""

@@ -1,4 +1,4 @@
-"""What the journals have in common: stored vectors, statistics, and the choice of the oldest."""
+"""Helpers of all journals: check and stack vectors, sum up statistics, choose what to prune."""
 
 import logging
 from collections import Counter
@@ -31,19 +31,22 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 CHUNK = 250
-"""Keys looked up at once. Of 100, 250, 500 and 900 the fastest for 19,207 vectors of 1,536."""
+"""Keys to look up at once.
+
+The fastest of 100, 250, 500 and 900 for 19,207 vectors of 1,536 dimensions.
+"""
 
 _FLOAT32 = np.dtype("<f4")
-"""Vectors are stored little-endian, so that a journal can move between machines."""
+"""The stored type: little-endian, so that a journal can move between machines."""
 
 _K = TypeVar("_K")
 
 
 class Entry(NamedTuple):
-    """One stored vector, as statistics and pruning need it."""
+    """The facts about one stored vector that statistics and pruning need."""
 
     created: float  # seconds since 1970
-    space: str  # its name
+    space: str  # the name of the space
     bytes: int
 
     def group(self) -> "Group":
@@ -52,11 +55,11 @@ class Entry(NamedTuple):
 
 
 Group = tuple[str, int, int, float, float]
-"""Name of a space, vectors, bytes, times of the oldest and of the newest."""
+"""Vectors of one space: its name, their number, their bytes, and the oldest and newest time."""
 
 
 def rows_of(keys: Sequence[bytes], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Check a batch, and return it in the stored type."""
+    """Check the shape of a batch, and return its vectors in the stored type."""
     if vectors.shape[:-1] != (len(keys),) or (len(keys) and not vectors.shape[-1]):
         raise ValueError(
             f"{len(keys):,} keys need vectors of shape ({len(keys)}, d), not {vectors.shape}"
@@ -65,14 +68,14 @@ def rows_of(keys: Sequence[bytes], vectors: NDArray[np.float32]) -> NDArray[np.f
 
 
 def checksum_of(key: bytes, value: bytes | memoryview) -> int:
-    """Return the CRC-32 of a key and the vector that belongs to it."""
+    """Return the CRC-32 of a key followed by its vector."""
     return crc32(value, crc32(key))
 
 
 class Damages:
     """Counts the damaged vectors of one look-up, and logs their number in one line.
 
-    A damaged vector counts as missing. It is paid for again, and the new one replaces it.
+    A damaged vector counts as missing, so it is paid for again and replaced.
 
     Args:
         journal: the journal's name in the log.
@@ -83,10 +86,10 @@ class Damages:
         self.count = 0
 
     def drop_from(self, found: Found) -> Found:
-        """Return the vectors that pass the check of an answer: finite, and not all zeros."""
+        """Return the vectors that are finite and not all zeros, as an answer's must be."""
         positions, vectors = found
         sound = np.empty(len(vectors), np.bool_)
-        for start in range(0, len(vectors), CHUNK):  # all at once would take much memory
+        for start in range(0, len(vectors), CHUNK):  # in chunks, to use less memory
             part = vectors[start : start + CHUNK]
             suspects = np.flatnonzero(part[:, 0] == 0)
             checked = sound[start : start + CHUNK]
@@ -100,7 +103,7 @@ class Damages:
         return positions[sound], vectors[sound]
 
     def log(self) -> None:
-        """Log the number, unless it is 0."""
+        """Log the number of damaged vectors, unless it is 0."""
         if self.count:
             logger.warning(
                 "%s holds damaged vectors for %d of the texts that were looked up; they are not "
@@ -111,7 +114,7 @@ class Damages:
 
 
 def stack(values: Iterable[bytes | None], count: int, path: Path | None = None) -> Found:
-    """Copy stored vectors, `None` where there is none, into one array."""
+    """Copy stored vectors into one array; `None` stands for a vector that was not found."""
     positions = np.empty(count, np.intp)
     found = size = 0
     buffer = np.empty(0, np.uint8)
@@ -120,7 +123,7 @@ def stack(values: Iterable[bytes | None], count: int, path: Path | None = None) 
             continue
         if not found:
             size = len(value)
-            # Space for all of them: pages that are never written take no memory.
+            # Reserve space for all of them; pages that are never written take no memory.
             buffer = np.empty(count * size, np.uint8)
             target = buffer.data
         if len(value) != size or size % _FLOAT32.itemsize:
@@ -138,7 +141,7 @@ def stack(values: Iterable[bytes | None], count: int, path: Path | None = None) 
 
 
 def summarise(groups: Iterable[Group]) -> JournalStats:
-    """Add up the groups of a journal."""
+    """Sum up the groups of a journal."""
     spaces: Counter[str] = Counter()
     size, oldest, newest = 0, inf, -inf
     for name, vectors, group_size, group_oldest, group_newest in groups:

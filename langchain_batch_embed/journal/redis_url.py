@@ -1,13 +1,13 @@
-"""What messages call a Redis server."""
+"""The form in which messages show the URL of a Redis server."""
 
 __all__ = ["shown_url"]
 
 
 def shown_url(url: str) -> str:
-    """Return a server's URL without what may be secret: name and password, and all options.
+    """Return a server's URL without its user name, password and options, which may be secret.
 
     redis-py reads a password before the last `@` of the host, and among the options after `?`.
-    Where a password that was not quoted has both of these signs, nothing but the scheme is left.
+    If an `@` follows a `?`, as in an unquoted password with both signs, only the scheme is shown.
     """
     scheme, _, rest = url.partition("://")
     place, _, options = rest.partition("?")

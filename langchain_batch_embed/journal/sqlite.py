@@ -1,4 +1,4 @@
-"""A journal in one SQLite file, safe with several processes and threads, and after `kill -9`."""
+"""A journal in one SQLite file; safe with several processes and threads, and after `kill -9`."""
 
 import logging
 import os
@@ -45,32 +45,32 @@ class SQLiteJournal:
     """A journal in one SQLite file, for several processes and threads at once.
 
     When `put` returns, the batch survives `kill -9`. The file has mode 0600. It must be on a local
-    disk, because SQLite's write-ahead log (WAL) needs memory that the processes share, and network
-    drives have none. The object may be pickled and may cross a fork. A copy opens the file again by
-    its path.
+    disk, because SQLite's write-ahead log (WAL) needs memory that the processes share, which
+    network drives do not offer. A journal may be pickled and may cross a fork. A copy opens the
+    file again by its path.
 
-    Each vector has a checksum. Vectors of an earlier release have none, and only their dimensions
-    and their numbers are checked.
+    Each vector has a checksum. Vectors written by earlier releases have none, so only their
+    dimensions and their numbers are checked.
 
-    The next `put` or `prune` notices that an open file was deleted or replaced. It copies all that
-    was in the old file into the one at the path, which it makes if necessary. Vectors that are
-    there already stay. If it fails, it raises a `JournalError`, and the old file stays open for
-    the next attempt. To empty a journal in use, call `prune(max_bytes=0)`.
+    If an open file is deleted or replaced, the next `put` or `prune` notices. It copies the whole
+    contents of the old file into the file at the path, which it makes if necessary. Vectors that
+    are already in the new file stay. If the copy fails, the call raises a `JournalError`, and the
+    old file stays open for the next attempt. To empty a journal in use, call `prune(max_bytes=0)`.
 
     Args:
-        path: of the file, which is made if it is missing; its folder must exist.
-        timeout: seconds to wait for another writer before `JournalError`.
-        clock: seconds since 1970; for tests.
+        path: the file's path. The file is made if it is missing, but its folder must exist.
+        timeout: seconds to wait for another writer before raising a `JournalError`.
+        clock: returns the seconds since 1970; for tests.
 
     Raises:
         JournalError: the file cannot be opened, is damaged, is not a journal, or has another
-            version. It stays as it is, byte for byte.
+            version. It stays unchanged, byte for byte.
     """
 
     persistent = True
 
-    # One connection behind a lock, not one a thread: SQLite has one writer at a time anyway, and
-    # connections of short-lived worker threads would never be closed.
+    # One connection behind a lock, not one for each thread, because SQLite has only one writer at
+    # a time anyway, and connections of short-lived worker threads would never be closed.
     _connection: sqlite3.Connection | None = None  # set here for __del__ if __init__ failed
 
     def __init__(
@@ -80,7 +80,7 @@ class SQLiteJournal:
         timeout: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = Path(path).expanduser().absolute()  # workers may run in another folder
+        self.path = Path(path).expanduser().absolute()  # because workers may run in another folder
         self._timeout = timeout
         self._clock = clock
         self._lock = threading.Lock()  # guards _connection and its use, and _opened
@@ -88,10 +88,10 @@ class SQLiteJournal:
         with _forking:
             _journals.add(self)
         with self._connected():
-            pass  # errors of the file appear now, not after the first paid batch
+            pass  # report errors of the file now, not after the first paid batch
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the path without the connection."""
+        """Pickle the path and the options without the connection."""
         return partial(type(self), self.path, timeout=self._timeout, clock=self._clock), ()
 
     def __del__(self) -> None:
@@ -111,8 +111,8 @@ class SQLiteJournal:
         """Store one batch in one transaction; see `Journal.put`.
 
         Raises:
-            JournalError: nothing was stored, and the message says why. One reason is that the space
-                has vectors with other dimensions, so the model has changed.
+            JournalError: nothing was stored, and the message says why. For example, the space has
+                vectors with other dimensions, so the model has changed.
         """
         rows = rows_of(keys, vectors)
         if not len(rows):
@@ -130,7 +130,7 @@ class SQLiteJournal:
             )
 
     def stats(self) -> JournalStats:
-        """Count the vectors; see `Journal.stats`."""
+        """Return statistics; see `Journal.stats`."""
         with self._connected() as connection:
             return summarise(connection.execute(_STATS))
 
@@ -145,7 +145,7 @@ class SQLiteJournal:
                 deleted += connection.execute(_PRUNE_BY_SIZE, (max_bytes,)).rowcount
             connection.execute("DELETE FROM space WHERE id NOT IN (SELECT space FROM vector)")
         with self._connected() as connection:
-            # In small steps, so that other writers get their turn.
+            # Shrink the file in small steps, so that other writers get their turn.
             while connection.execute("PRAGMA freelist_count").fetchone()[0]:
                 connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -158,7 +158,7 @@ class SQLiteJournal:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection, to read tables of others than this class; for no long time."""
+        """Yield the connection to read tables of other modules; hold it only for a short time."""
         with self._connected() as connection:
             yield connection
 
@@ -166,14 +166,14 @@ class SQLiteJournal:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection in a transaction, to write tables whose names begin with `job`.
 
-        They go with the vectors where the file was deleted or replaced.
+        If the file is deleted or replaced, these tables are copied along with the vectors.
         """
         with self._transaction() as connection:
             yield connection
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        # With the time-out, so that threads do not wait 30 s one after the other.
+        # Use the timeout here too, so that waiting threads do not add up their 30 s.
         if not self._lock.acquire(timeout=self._timeout):
             raise JournalError(
                 f"the journal {self.path} was busy in another thread for {self._timeout:g} s; "
@@ -190,13 +190,13 @@ class SQLiteJournal:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._connected() as connection:
             if is_replaced(self.path, self._opened):
-                connection = self._follow(connection)  # noqa: PLW2901  # the file is another one
-            with connection:  # commits, or rolls back
-                connection.execute("BEGIN IMMEDIATE")  # wait for other writers now, not half way
+                connection = self._follow(connection)  # noqa: PLW2901  # the file was replaced
+            with connection:  # commits, or rolls back on an error
+                connection.execute("BEGIN IMMEDIATE")  # wait for other writers now, not halfway
                 yield connection
 
     def _open(self) -> sqlite3.Connection:
-        if is_replaced(self.path, self._opened):  # while it was closed, as around a fork
+        if is_replaced(self.path, self._opened):  # while the journal was closed, as around a fork
             logger.warning(
                 "the journal %s was deleted or replaced since it was open last; what it held is "
                 "only where the old file is",
@@ -207,8 +207,8 @@ class SQLiteJournal:
         return self._connection
 
     def _follow(self, old: sqlite3.Connection) -> sqlite3.Connection:
-        """Open the file that is at the path now, and copy the old one into it."""
-        # Afterwards the old file is complete without its log, wherever it is.
+        """Open the file that is at the path now, and copy the old file's contents into it."""
+        # This completes the old file, wherever it is now, so that it no longer needs its log.
         old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         remove_stale(self.path, self._opened)
         new = connect(self.path, self._timeout)
@@ -237,7 +237,7 @@ class SQLiteJournal:
             connection.close()
 
     def _register(self, connection: sqlite3.Connection, space: Space, *, dimensions: int) -> int:
-        """Give the space its number in the file."""
+        """Add the space to the file if it is new; return its id there."""
         connection.execute(
             "INSERT OR IGNORE INTO space (digest, name, width) VALUES (?, ?, ?)",
             (space.digest, space.name, dimensions),
@@ -254,7 +254,7 @@ class SQLiteJournal:
         return int(space_id)
 
 
-# Vectors of one model with other dimensions than those in the new file are left out.
+# A vector is not copied if the new file has vectors of the same space with other dimensions.
 _SPACES = "SELECT digest, name, width FROM space"
 _CARRY_SPACE = "INSERT OR IGNORE INTO space (digest, name, width) VALUES (?, ?, ?)"
 _VECTORS = """
@@ -287,7 +287,7 @@ _PRUNE_BY_SIZE = """
 
 
 def _carry_jobs(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
-    """Copy the tables of jobs, whose rows have names that are nowhere else."""
+    """Copy the tables of jobs; their ids are random, so rows of different files do not clash."""
     made = {name for (name,) in new.execute("SELECT name FROM sqlite_master")}
     found = old.execute(
         "SELECT name, type, sql FROM sqlite_master WHERE name GLOB 'job*' AND sql IS NOT NULL "
@@ -314,7 +314,7 @@ def _select(
             if (
                 isinstance(value, bytes)
                 and len(value) == 4 * (width or 0)
-                and checksum in (None, checksum_of(key, value))  # None: of an earlier release
+                and checksum in (None, checksum_of(key, value))  # None in earlier releases
             ):
                 found[key] = value
             else:
@@ -322,8 +322,8 @@ def _select(
         yield from map(found.get, chunk)
 
 
-# A SQLite connection must not cross a fork, not even to be closed in the child, as its locks stay
-# with the parent. So all files are closed before a fork, and opened again when they are used.
+# A SQLite connection must not cross a fork, not even to be closed in the child, because its locks
+# stay with the parent. So all files are closed before a fork, and opened again at their next use.
 _journals: "weakref.WeakSet[SQLiteJournal]" = weakref.WeakSet()
 _forked: list[SQLiteJournal] = []
 _forking = threading.Lock()  # guards _journals and _forked

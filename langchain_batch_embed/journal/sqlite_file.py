@@ -1,4 +1,4 @@
-"""The file of a `SQLiteJournal`: its tables, its errors, and how it is made, checked and opened."""
+"""Makes, checks and opens the file of a `SQLiteJournal`, and explains its errors."""
 
 import sqlite3
 import threading
@@ -19,17 +19,16 @@ __all__ = [
 ]
 
 Identities = dict[str, tuple[int, int]]
-"""The suffix of each of a journal's files, "" for the journal itself, and the file's device and
-inode."""
+"""Device and inode of each of a journal's files, by the file's suffix ("" for the main file)."""
 
 touching = threading.Lock()
-"""Held while a file is opened and closed without SQLite; see `connect`."""
+"""Lock to hold while a file is opened and closed without SQLite; see `connect`."""
 
 _APPLICATION_ID = int.from_bytes(b"LBEJ")
 _VERSION = 1
 
 # `width` is the number of dimensions, so that sizes can be added up without reading a vector.
-# `checksum` is of the key and the vector; NULL in rows of earlier releases, which had none.
+# `checksum` covers the key and the vector; it is NULL in rows written by earlier releases.
 _SCHEMA = (
     """
     CREATE TABLE space (
@@ -49,7 +48,7 @@ _SCHEMA = (
         checksum INTEGER
     )
     """,
-    # Statistics and pruning read this index alone.
+    # Statistics and pruning read only this index.
     "CREATE INDEX vector_by_age ON vector (created, space)",
 )
 
@@ -74,7 +73,7 @@ def sqlite_errors(path: Path, timeout: float) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits hold the details
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the higher bits hold details
         advice = _ADVICE.get(code, "SQLite refused; its own error is attached")
         raise JournalError(
             f"the journal {path} failed: {advice.format(timeout=timeout)}", path=str(path)
@@ -87,11 +86,11 @@ def sqlite_errors(path: Path, timeout: float) -> Iterator[None]:
 
 
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
-    """Open a journal's file; make it if it is missing or empty."""
+    """Open a journal's file; make the file and its tables if they are missing."""
     if path.is_dir():
         raise JournalError(f"{path} is a folder; name a file in it", path=str(path))
-    # SQLite gives its -wal and -shm files the mode of this one. The lock is needed as closing
-    # a file drops all POSIX locks that this process has on it, SQLite's included.
+    # SQLite gives its -wal and -shm files the mode of this file. `touching` is held because closing
+    # a file drops all POSIX locks that this process has on it, including SQLite's.
     with suppress(FileExistsError), touching:
         path.touch(mode=0o600, exist_ok=False)
     if path.stat().st_size:
@@ -100,7 +99,7 @@ def connect(path: Path, timeout: float) -> sqlite3.Connection:
         f"{path.as_uri()}?mode=rw",
         uri=True,
         timeout=timeout,
-        isolation_level=None,  # transactions begin where the code says so
+        isolation_level=None,  # transactions begin only where the code begins them
         check_same_thread=False,
     )
     try:
@@ -112,18 +111,18 @@ def connect(path: Path, timeout: float) -> sqlite3.Connection:
 
 
 def identities(path: Path) -> Identities:
-    """Return the identity of each file of a journal, where the system has one."""
+    """Return the identity of each of a journal's files, if the system provides one."""
     found: Identities = {}
     for end in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             status = path.with_name(path.name + end).stat()
-            if status.st_ino:  # on Windows it can be 0, but there open files cannot be deleted
+            if status.st_ino:  # it can be 0 on Windows, where open files cannot be deleted
                 found[end] = status.st_dev, status.st_ino
     return found
 
 
 def is_replaced(path: Path, opened: Identities) -> bool:
-    """Tell whether a journal's file is no longer the one that was opened."""
+    """Return whether the file at a journal's path is no longer the one that was opened."""
     if "" not in opened:
         return False
     try:
@@ -134,10 +133,10 @@ def is_replaced(path: Path, opened: Identities) -> bool:
 
 
 def remove_stale(path: Path, opened: Identities) -> None:
-    """Delete the log of a file that is no longer at its path.
+    """Delete the log of a journal's file that is no longer at its path.
 
-    SQLite finds a log by its name, and would play it back into the file that is there now.
-    Processes that have it open keep it.
+    SQLite finds a log by its name, and would replay the old log into the file that is there now.
+    Processes that have the old log open keep it.
     """
     now = identities(path)
     for end in ("-wal", "-shm"):
@@ -146,14 +145,15 @@ def remove_stale(path: Path, opened: Identities) -> None:
 
 
 def _check_unopened(path: Path) -> None:
-    """Raise if this is not a journal, without changing it or making files beside it.
+    """Raise if a file is not a journal, without changing it or making files beside it.
 
     The file is opened as immutable, because even a read-only connection makes files beside a
-    database in WAL mode. SQLite has to read the header; see `connect` on closing files.
+    database in WAL mode. SQLite reads the header itself, because closing a file opened without
+    SQLite would drop this process's locks on it; see `connect`.
     """
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
     try:
-        # Otherwise a file that another process is extending would count as damaged.
+        # Without this, a file that another process is extending would count as damaged.
         connection.execute("PRAGMA writable_schema = ON")
         _check(connection, path)
     finally:
@@ -179,18 +179,19 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables if the file is empty, and set the connection's options."""
-    # 32 KiB pages hold five vectors of 1,536 numbers: files 20 % smaller than with 4 to
-    # 16 KiB, where one vector takes a page or two, and batches written twice as fast.
+    # A page of 32 KiB holds five vectors of 1,536 dimensions. Files are 20 % smaller than with
+    # pages of 4 to 16 KiB, where one vector takes a page or two, and batches are written twice as
+    # fast.
     connection.execute("PRAGMA page_size = 32768")
     if _is_empty(connection):
         with connection:
-            # Not IMMEDIATE, as auto_vacuum must be set before the first page is made. And inside
-            # the transaction, or the page would be written without our id, and other processes
-            # would take the file for another program's.
+            # Not IMMEDIATE, because auto_vacuum must be set before the first page is made. It must
+            # be set inside the transaction, or the page would be written without our application
+            # id, and other processes would take the file for another program's.
             connection.execute("BEGIN")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            if _is_empty(connection):  # else another process has just made the tables
-                path.chmod(0o600)  # an empty file of the user's can have any mode
+            if _is_empty(connection):  # otherwise another process has just made the tables
+                path.chmod(0o600)  # an empty file made by the user can have any mode
                 connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
                 for statement in _SCHEMA:
@@ -198,27 +199,27 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     _check(connection, path)
     _add_checksums(connection)
     try:
-        # After the tables, so that the ids are in the file itself and not in its -wal.
+        # Switch after the tables are made, so that the ids are in the file and not in its -wal.
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
     except sqlite3.OperationalError as error:
-        # Processes that open a new file at once can keep each other from switching. The one
-        # that succeeds switches for all, and without WAL it is only slower.
+        # Processes that open a new file at the same time can keep each other from switching. The
+        # one that succeeds switches for all, and without WAL the journal is only slower.
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise
-    # The operating system has every commit, so it outlives this process. A crash of the system
-    # can lose the last commits, but in WAL mode it never damages the file.
+    # Every commit reaches the operating system, so it survives the death of this process. A crash
+    # of the system can lose the last commits, but in WAL mode it never damages the file.
     connection.execute("PRAGMA synchronous = NORMAL")
     # Move the log into the file after each large batch, for steady times and a short log.
     connection.execute("PRAGMA wal_autocheckpoint = 200")
-    # Reading makes the files beside it if they are missing, as `identities` looks at them.
+    # Read once, so that the -wal and -shm files exist when `identities` looks at them.
     connection.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def _add_checksums(connection: sqlite3.Connection) -> None:
     """Add the checksum column to a journal of an earlier release.
 
-    The version stays. Earlier releases name their columns, so they can still use the file, and
-    write rows without a checksum.
+    The version stays the same. Earlier releases name their columns in each statement, so they can
+    still use the file, and they write rows without a checksum.
     """
 
     def lacks_it() -> bool:
@@ -228,7 +229,7 @@ def _add_checksums(connection: sqlite3.Connection) -> None:
     if lacks_it():
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            if lacks_it():  # else another process has just added it
+            if lacks_it():  # otherwise another process has just added it
                 connection.execute("ALTER TABLE vector ADD COLUMN checksum INTEGER")
 
 

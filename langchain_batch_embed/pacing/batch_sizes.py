@@ -1,7 +1,7 @@
-"""What a quota says about the size of batches: pure arithmetic.
+"""How the quota shapes batches. Pure arithmetic.
 
-Where requests are what is short, batches are as large as they can be. Where nobody tells which
-quota it is, their size is also how that is found out (`WhichQuota`).
+Where requests are scarce, batches are as large as possible. While it is not known which quota a
+server enforces, the size of batches is also how to find out (`WhichQuota`).
 """
 
 import math
@@ -12,19 +12,19 @@ from langchain_batch_embed.pacing.which_quota import SLOWEST, WhichQuota
 __all__ = ["BatchSizes"]
 
 PLENTY_SECONDS = 15.0
-"""As many requests as a quota gives in this time are not missed. A quota that the server tells may
-hold a minute's worth, and then many requests cost no time."""
+"""Requests are plentiful up to what the quota allows in this many seconds. A bucket that the server
+announces may hold a minute's worth, so that many requests cost no time."""
 
 USED_UP_SECONDS = 1.0
-"""The same for a quota that was measured: it is used up, so each request waits for its turn."""
+"""The same for a measured quota, which is used up: each request has to wait for its turn."""
 
 
 class BatchSizes:
-    """How large batches may be, and whether there should be few of them.
+    """How large batches may be, and how many of them.
 
     Args:
-        meters: what is counted of the quota.
-        which: what is known of which quota it is.
+        meters: the buckets of both quotas.
+        which: which quota a server without headers enforces, as far as known.
     """
 
     def __init__(self, meters: Meters, which: WhichQuota) -> None:
@@ -34,26 +34,26 @@ class BatchSizes:
 
     @property
     def is_dry(self) -> bool:
-        """Whether a quota that nobody tells was used up for a while, and no rate is known yet."""
+        """Whether a hidden quota was used up for a while, and no rate is known yet."""
         which = self._which
         is_unknown = self._tokens.rate is None and self._requests.rate is None
         return which.is_dry and which.kind is None and is_unknown
 
     @property
     def are_for_requests(self) -> bool:
-        """Whether a quota that nobody tells is one of requests: batches need not be small."""
+        """Whether a hidden quota counts requests, so that batches should be large."""
         return self._which.kind == "requests"
 
     def explains(self, charge: int) -> bool:
-        """Tell whether a known quota lets a request of this many tokens through some time."""
+        """Return whether a known quota accepts a request of this many tokens at some time."""
         return self._tokens.is_known and charge <= self._tokens.capacity
 
     def bounds(self) -> tuple[float, float]:
-        """Return what shapes batches: `largest` and `spare_requests`."""
+        """Return `largest` and `spare_requests`."""
         return self.largest(), self.spare_requests()
 
     def largest(self) -> float:
-        """Return the most tokens that one request may be charged: the whole bucket."""
+        """Return the most tokens that one request may be charged."""
         if self._are_measured or self.are_for_requests:
             return math.inf if self._tokens.is_known else self._which.most
         if self.is_dry:
@@ -61,7 +61,7 @@ class BatchSizes:
         return math.inf if self._tokens.is_measured else self._tokens.capacity
 
     def spare_requests(self) -> float:
-        """Return how many requests may be sent without a thought; `inf`: any number."""
+        """Return how many requests the quota has to spare; `inf` if any number."""
         rate = self._requests.rate
         if self.is_dry:
             return PLENTY_SECONDS / SLOWEST
@@ -73,5 +73,5 @@ class BatchSizes:
 
     @property
     def _are_measured(self) -> bool:
-        """Whether both rates are measured. Only one of them is real."""
+        """Whether both rates are measured, of which only one is real."""
         return self._tokens.is_measured and self._requests.is_measured

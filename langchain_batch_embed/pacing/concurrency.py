@@ -1,17 +1,18 @@
-"""How many requests a server can work on at a time: pure arithmetic.
+"""Finds how many requests a server can work on at a time. Pure arithmetic.
 
-Nobody tells that number, so it is found from round trips, as TCP finds the capacity of a path:
+No server announces that number. It is found from round trips, as TCP finds the capacity of a path:
 
-- **Start.** A few small requests go out at once, then several times as many. As long as round trips
-  do not grow with the number in flight, there is room.
-- **Saturation.** Round trips that have grown with the number in flight mean that requests wait in
-  line, at the server or in this process. From then on the number is lowered step by step as long
-  as the work done per second stays the same, and raised now and then to see whether more helps.
-- **Overload.** A time-out halves the number. A refusal (503, or a 429 of a limit of connections)
-  lowers it to what was being answered at that moment; higher numbers are tried ever more rarely.
+- **Start.** A few small requests go out at once, then several times as many. While round trips do
+  not grow with the number in flight, there is room.
+- **Saturation.** Round trips that grow with the number in flight mean that requests queue, at the
+  server or in this process. From then on the number is lowered step by step as long as the work
+  done per second stays the same, and raised now and then to see whether more helps.
+- **Overload.** A time-out halves the number. A refusal (a 503, or a 429 of a limit on connections)
+  lowers it to the requests that were being answered at that moment. Higher numbers are tried again
+  at growing intervals.
 
-Only a difference of round trips well above its standard error counts, since those of a hosted API
-vary tenfold without any line (`Round`).
+Only a difference well above its standard error counts, because the round trips of a hosted API vary
+tenfold without any queue (`Round`).
 """
 
 import math
@@ -23,20 +24,20 @@ from langchain_batch_embed.pacing.round_trips import Round, Trip, came_together
 __all__ = ["FIRST_WORK", "Concurrency"]
 
 FIRST_WORK = 600
-"""Work of each first request to a server that is not known, in tokens: some 4 short texts, which a
-processor that takes 40 ms for each answers in 0.2 s."""
+"""Work of each first request to an unknown server, in tokens: about 4 short texts. A processor that
+takes 40 ms for each answers them in 0.2 s."""
 
 GROWTH = 4
-"""Factor by which a round of the start raises the number."""
+"""Factor by which each round of the start raises the number."""
 
 GROWTH_TOGETHER = 6
-"""That factor after the first answers, if they came together. Answers of a line do not."""
+"""That factor after the first answers if they came together, unlike the answers of a queue."""
 
 GROWTH_TOLD = 16
-"""That factor once the quota is known, as no refusals are needed to find it out."""
+"""That factor once the quota is known, when growth no longer risks refusals."""
 
 GROWN = 0.7
-"""Round trips have grown if they grew by this power of the growth of number and work in flight."""
+"""Round trips have grown if they grew by this power of the growth in flight, number times work."""
 
 ERRORS = 2.5
 """Round trips have grown only if they grew by more than this many standard errors."""
@@ -48,55 +49,55 @@ UP = 2.0
 """Factor by which an attempt raises the number."""
 
 NEAR = 0.08
-"""Where first round trips take less than this many seconds, trying fewer requests costs next to no
-time, and is done at once: next door, this process is what everything waits for."""
+"""If the first round trips take less than this many seconds, fewer requests are tried at once. That
+costs next to no time. With a server on the same machine, this process is the bottleneck."""
 
 NEAR_ROUNDS = 4
-"""First rounds in which every second one tries fewer requests. The very first opens connections and
-says little."""
+"""Number of first rounds of which every second one tries fewer requests. The very first opens
+connections and says little."""
 
 EVEN = 0.3
-"""Where round trips are that short, and vary so little that the standard errors of both rounds
-together are below this, fewer requests only have to get the same work done per second."""
+"""If round trips are that short, and the standard errors of both rounds together are below this,
+fewer requests only have to get the same work done per second."""
 
 SUSPICIOUS = 4.0
 """Fewer requests are tried when round trips take this many times as long as the first ones, beyond
-what the size of the requests explains: they may wait in a line."""
+what the size of the requests explains: they may be queueing."""
 
 SAFE_SHARE = 0.25
-"""The start raises the number only as long as the first half of the answers takes this share of the
-time-out: should it be a line, the last of them still has to be answered in time."""
+"""The start raises the number only while round trips take less than this share of the time-out. If
+requests do queue, the last of them must still be answered in time."""
 
 BEGINNING = 16
 """A slow start begins with the number divided by this."""
 
 MOST_TO_BEGIN = 4
-"""A slow start begins with this many requests at the most. Their answers show whether there is
-quota."""
+"""A slow start begins with at most this many requests. Their answers show whether there is quota
+again."""
 
 MANY = 32
-"""After a first refusal, no more requests than this are sent together. If the quota is used up, all
-of them are refused."""
+"""Most requests sent together after a first refusal. If the quota is used up, all of them are
+refused."""
 
 SHARING = 8
-"""Where more at a time were refused, the work is shared out as if this many times the number of
-requests were to share it: each batch is larger, and the last ones still end at about one time."""
+"""If more requests at a time were refused, the work is split as if this many times the accepted
+number shared it. The last batches then still end at about the same time."""
 
 CHECKS = 2
-"""Rounds with the full number after which the start is over."""
+"""Rounds with the full number that end the start."""
 
 FEWEST_ANSWERS = 4
-"""Answers in a round, at least. Fewer say little."""
+"""Fewest answers in a round; fewer say little."""
 
 MOST_ANSWERS = 24
-"""Answers in a round, at most. With more, a long line would be noticed too late."""
+"""Most answers in a round; with more, a long queue would be noticed too late."""
 
 START_ANSWERS = 8
-"""Answers in a round of the start, at most. Its rounds differ so much in number that few answers
-show a line."""
+"""Most answers in a round of the start, whose numbers differ enough for few answers to show a
+queue."""
 
 LONGEST_REST = 256
-"""Rounds, at the most, between two attempts to raise or lower the number."""
+"""Most rounds between two attempts to raise or lower the number."""
 
 
 class Concurrency:
@@ -104,18 +105,18 @@ class Concurrency:
 
     Args:
         most: the ceiling, `max_workers`.
-        first: how many requests are sent before any answer.
-        is_known: the provider is known to take any number, so the start is skipped.
+        first: requests sent before any answer.
+        is_known: whether the provider is known to take any number, so that the start is skipped.
 
     Attributes:
         most: the ceiling.
-        is_known: the provider is known to take any number.
+        is_known: whether the provider is known to take any number.
         estimate: the current estimate.
-        timeout: seconds for one request, which the start keeps well below.
-        is_saturated: whether requests wait in line: more of them get no more work done.
-        threshold: where a slow start after a refusal ends.
+        timeout: seconds for one request; the start keeps round trips well below.
+        is_saturated: whether requests queue, so that more of them get no more work done.
+        threshold: the number at which a slow start after a refusal ends.
         began: when the current round began.
-        is_opening: whether a known provider has yet to tell its quota.
+        is_opening: whether a known provider has yet to announce its quota.
         is_starting: whether nothing is known yet, so that requests are kept small.
     """
 
@@ -128,26 +129,26 @@ class Concurrency:
         self.is_starting = not is_known and most > 1
         self._is_quota_told = False
         self._checks = 0 if is_known or most == 1 else CHECKS
-        self.is_opening = is_known  # the first answers of a known provider have yet to come
+        self.is_opening = is_known  # until a known provider has answered
         self.threshold = self.estimate  # where a slow start after a refusal ends
-        self._ceiling = math.inf  # what was refused or timed out last
+        self._ceiling = math.inf  # the number that was last refused or timed out
         self._rest = 1  # rounds until the next attempt
-        self._was_raised = True  # since it was lowered last
-        self._rounds = 0  # since the last one
+        self._was_raised = True  # since it was last lowered
+        self._rounds = 0  # since the last attempt
         self._first_round: Round | None = None
-        self._near_rounds = 0  # first rounds at a server whose round trips are short
-        self._last: Round | None = None  # what the current attempt is compared with
-        self._attempt = 0  # -1: a lower number is being tried, 1: a higher one
+        self._near_rounds = 0  # first rounds with short round trips
+        self._last: Round | None = None  # compared with the current attempt
+        self._attempt = 0  # -1 while a lower number is tried, 1 for a higher one
         self._turns_up = False  # the next attempt is a higher number
-        self._cut = -math.inf  # when the number was lowered last
+        self._cut = -math.inf  # when the number was last lowered
         self._before_refusals = 1.0  # the highest number that was ever refused
-        self._let_in = 0  # answered since that were sent before
+        self._let_in = 0  # requests sent before that and answered since
         self.began = -math.inf
         self._trips: list[Trip] = []  # in this round
         self._busiest = 0  # most requests in flight in this round
 
     def limit(self) -> int:
-        """Return how many may be in flight now."""
+        """Return how many requests may be in flight now."""
         return max(1, min(self.most, int(self.estimate)))
 
     @property
@@ -157,30 +158,30 @@ class Concurrency:
 
     @property
     def useful(self) -> int:
-        """How many share the work: as many as were found to help, else all that may be used."""
+        """How many requests share the work: as many as were found to help, or else the ceiling."""
         if self._ceiling < math.inf and not self.is_saturated:
             return max(1, min(self.most, int(SHARING * self.threshold)))
         return self.limit() if self.is_saturated else self.most
 
     def open(self) -> None:
-        """Go on faster, at a known provider at once with the full number: the quota was told."""
+        """Speed up, as the server announced its quota; at a known provider, use the full number."""
         self._is_quota_told = True
         if self.is_opening:
             self.is_opening = False
             self.estimate = float(self.most)
 
     def answered(self, *, sent: float, now: float, work: float, in_flight: int) -> None:
-        """Note an answer.
+        """Record an answer.
 
         Args:
             sent: when its request was sent, in seconds.
-            now: the time in the same seconds.
-            work: of its request, in tokens.
-            in_flight: requests in flight when it came, itself among them.
+            now: the time, in seconds of the same clock.
+            work: the work of its request, in tokens.
+            in_flight: requests in flight when the answer came, its own included.
         """
         self._let_in += sent <= self._cut
         if self.is_opening:
-            # Each answer opens three more places until the quota is known.
+            # Each answer allows three more requests until the quota is known.
             self.estimate = min(self.most, self.estimate + 3)
             self.is_opening = self.estimate < self.most
         elif self.estimate < self.threshold and sent >= self.began:
@@ -196,13 +197,13 @@ class Concurrency:
             self._end_round(now)
 
     def timed_out(self, sent: float, now: float) -> None:
-        """Halve, once for all that was in flight together."""
+        """Halve the number, once for all requests that were in flight together."""
         if sent > self._cut:
             self._lower(self.estimate / 2, now)
             self.is_saturated = True
 
     def refused(self, sent: float, now: float, *, in_flight: Sequence[float]) -> None:
-        """Lower the number to what was let in, as one after the other is refused.
+        """Lower the number to the requests that the server accepted, as the others are refused.
 
         Args:
             sent: when the refused request was sent.
@@ -213,7 +214,7 @@ class Concurrency:
             self._before_refusals = max(self._before_refusals, self.estimate)
             self._lower(min(self.estimate - 1, len(in_flight)), now)
             return
-        # Those that were sent together are refused one by one, so only the last of them shows
+        # Requests sent together are refused one by one, so only the last refusal shows
         # how many were let in.
         let_in = self._let_in + sum(other <= self._cut for other in in_flight)
         if let_in < self.estimate:
@@ -221,7 +222,7 @@ class Concurrency:
             self._ceiling = self.estimate + 1
 
     def throttled(self, now: float) -> None:
-        """Begin again with few requests: the quota behind a refusal is not known."""
+        """Begin again with few requests: a refusal hit a quota that is not known."""
         if self.estimate >= self.threshold:  # else a slow start is under way
             self.threshold = max(2.0, self.estimate)
         self._begin_slowly(now)
@@ -230,23 +231,23 @@ class Concurrency:
         self._attempt, self._last = 0, None
 
     def hesitate(self, now: float) -> None:
-        """Begin again with few requests where there were many: the refusal may be about a quota."""
+        """Begin again with few requests if there were many: the refusal may be about a quota."""
         if self.estimate >= self.threshold > MANY:
             self._begin_slowly(now)
 
     def recover(self, before: float, now: float) -> None:
-        """Go back to where it was before an outage, from half of that on."""
+        """Return to the number before an outage, starting from half of it."""
         self.threshold = max(self.threshold, float(min(self.most, before)))
         self.estimate = max(self.estimate, self.threshold / 2)
         self._ceiling, self._rest = math.inf, 1
         self._begin(now)
 
     def restore(self, now: float) -> None:
-        """Go back to where it was before the refusals: they were about something else."""
+        """Return to the number before the refusals, which were about something else."""
         self.recover(self._before_refusals, now)
 
     def accepts(self, accepted: int) -> None:
-        """End the slow start after a refusal at what the server was working on at that moment."""
+        """End the next slow start at the number that the server was working on at the refusal."""
         self.threshold = float(max(1, min(self.most, accepted)))
         self._ceiling = min(self._ceiling, self.threshold + 1)
 
@@ -267,7 +268,7 @@ class Concurrency:
         self._begin(now)
 
     def _begin(self, now: float) -> None:
-        """Begin a round: what is sent from now on tells how this many in flight fare."""
+        """Begin a round, which counts the requests sent from now on."""
         self.began = now
         self._trips = []
         self._busiest = 0
@@ -291,7 +292,7 @@ class Concurrency:
             self._rise()
 
     def _start(self, ended: Round, trips: Sequence[Trip]) -> None:
-        """Raise the number as long as round trips do not grow with it."""
+        """Raise the number while round trips do not grow with it."""
         if self._near_rounds < NEAR_ROUNDS and ended.middle < math.log(NEAR):
             self._near_rounds += 1
             if not self._near_rounds % 2:
@@ -318,26 +319,26 @@ class Concurrency:
                 self._checks = 0
                 self._try_fewer(ended)
                 return
-        # Should it be a line, the last of them still has to be answered in time.
+        # If requests do queue, the last of them must still be answered in time.
         longest = max(trip.seconds for trip in trips)
         self._set(self.estimate * max(1.0, min(growth, SAFE_SHARE * self.timeout / longest)))
 
     @staticmethod
     def _is_slower(ended: Round, last: Round) -> bool:
-        """Tell whether round trips have grown with the number in flight."""
+        """Return whether round trips have grown with the number in flight."""
         expected = math.log(ended.number / last.number) + max(0.0, ended.work - last.work)
         slower = ended.middle - last.middle
         noise = math.hypot(ended.error, last.error)
         return expected > 0 and slower > max(GROWN * expected, ERRORS * noise)
 
     def _is_suspicious(self, ended: Round) -> bool:
-        """Tell whether it is worth trying fewer: answers take far longer than the first ones."""
+        """Return whether fewer should be tried: answers take far longer than the first ones."""
         return self._slower_than_first(ended) > math.log(SUSPICIOUS)
 
     def _slower_than_first(self, ended: Round) -> float:
         """Return by how much round trips take longer than the first ones, as a logarithm.
 
-        Larger requests may take longer, up to in proportion to their work, without any line.
+        Without any queue, larger requests may take longer, at most in proportion to their work.
         """
         first = self._first_round
         if first is None:
@@ -345,7 +346,7 @@ class Concurrency:
         return ended.middle - first.middle - max(0.0, ended.work - first.work)
 
     def _try_fewer(self, ended: Round) -> None:
-        """Try as many as would make round trips as short as the first ones."""
+        """Try the number that would make round trips as short as the first ones."""
         self._rounds += 1
         if self._rounds < self._rest:
             return
@@ -358,7 +359,7 @@ class Concurrency:
         self._was_raised |= self.estimate > before
 
     def _rise(self) -> None:
-        """Double the number each round, up to what was refused last; go beyond it rarely."""
+        """Double the number each round, up to the last refused one, and go beyond it rarely."""
         self._rounds += 1
         if self.estimate + 1 < self._ceiling:
             self._set(min(2 * self.estimate, max(self.estimate + 1, self._ceiling - 1)))
@@ -370,15 +371,15 @@ class Concurrency:
             self._rounds = 0
 
     def _climb(self, ended: Round) -> None:
-        """Look for the fewest requests with which the most work is done per second."""
+        """Look for the fewest requests that get the most work done per second."""
         self._rounds += 1
         last = self._last
         if self._attempt and last is not None:
             gain = ended.rate / last.rate if last.rate < math.inf else 1.0
-            # Half way between "the same work is done" and "work in proportion to the number".
+            # Half way between "as much work as before" and "work in proportion to the number".
             enough = math.sqrt(ended.number / last.number)
-            # With fewer in a line, round trips are shorter too. They need not be where this process
-            # is what everything waits for, but then they vary little.
+            # A shorter queue makes round trips shorter too. Where this process is the bottleneck
+            # they need not get shorter, but then they vary little.
             shrunk = last.pace - ended.pace
             is_even = self._checks > 0 and math.hypot(ended.error, last.error) < EVEN
             is_shorter = shrunk > -math.log(enough) or is_even or self._attempt > 0

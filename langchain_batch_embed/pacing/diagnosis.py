@@ -1,7 +1,7 @@
-"""Says what is wrong with a request that failed; what is done about it is decided elsewhere.
+"""Diagnoses why a request failed. What to do about it is decided elsewhere.
 
-Pure: an exception goes in, a `Diagnosis` comes out. `error_reading` finds the status, the codes
-and the server's words; `error_wording` knows what providers write.
+Pure: an exception goes in, a `Diagnosis` comes out. `error_reading` finds the status, the codes and
+the server's words, and `error_wording` knows how providers phrase them.
 """
 
 import enum
@@ -26,40 +26,40 @@ __all__ = ["Diagnosis", "Kind", "Quota", "diagnose", "unsendable"]
 
 
 class Kind(enum.Enum):
-    """What is wrong, by what can help."""
+    """The kind of failure, by what can help."""
 
     THROTTLED = "throttled"
-    """A rate limit, or too many requests at once (429 and its like): waiting helps."""
+    """A rate limit, or too many requests at once (429 and the like): waiting helps."""
     SPENT = "spent"
-    """No money, or a budget or a quota of a day and more is used up: no waiting helps."""
+    """No money, or a budget or quota of a day or longer is used up: waiting does not help."""
     ACCOUNT = "account"
-    """Key, account, address or model (401 to 405); a firewall or a bad replica answers so too."""
+    """Key, account, address or model (401 to 405), or a firewall, or one bad replica."""
     OPTION = "option"
-    """The refusal names an option that is sent, so it concerns every request."""
+    """The refusal names an option, so it concerns every request."""
     TOO_LARGE = "too large"
-    """More texts, tokens or bytes than one request may have."""
+    """More texts, tokens or bytes than one request may hold."""
     REFUSED = "refused"
-    """Other refusals, and exceptions that tell nothing: perhaps one of the texts is the cause."""
+    """Other refusals, and exceptions without a cause: one of the texts may be to blame."""
     TIMED_OUT = "timed out"
     """No complete answer in time."""
     UNREACHABLE = "unreachable"
     """No HTTP answer: connection refused or reset, DNS, TLS."""
     OVERLOADED = "overloaded"
-    """The server has more to do than it can (503, 504, 529)."""
+    """The server is overloaded (503, 504, 529)."""
     FAILED = "failed"
-    """An error of the server, or an answer that cannot be believed: it can succeed later."""
+    """An error of the server, or an unsound answer: the request may succeed later."""
     MODEL = "model"
-    """The vectors do not go with earlier ones: nothing more can be used."""
+    """The vectors do not fit earlier ones, so no more of them can be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """What a refusal said about the quota.
+    """A quota that a refusal names.
 
     Attributes:
         kind: `"tokens"` or `"requests"`, both a minute.
         limit: how many a minute.
-        used: how many of them are in use; `None`: it did not say.
+        used: how many of them are in use; `None` if the refusal does not say.
     """
 
     kind: str
@@ -69,22 +69,22 @@ class Quota:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """What is wrong with a request. Holds no text that was sent, and no key.
+    """Why a request failed. It holds no text that was sent, and no key.
 
     Attributes:
-        kind: what is wrong.
+        kind: the kind of failure.
         status: the HTTP status, 400 to 599.
         after: seconds that the server asked to wait, above 0 and up to a day.
-        quota: what the refusal said about the quota of a minute.
-        max_items: the limit of texts a request that was named.
-        max_tokens: the limit of tokens a request that was named.
-        share: the share of the request's tokens that would have been let through, 0 to 1.
-        measure: what is too large, with `TOO_LARGE`; `None`: it does not say.
+        quota: the quota a minute that the refusal names.
+        max_items: the limit of texts a request that the refusal names.
+        max_tokens: the limit of tokens a request that the refusal names.
+        share: the share of the request's tokens that would have been accepted, 0 to 1.
+        measure: what is too large, with `TOO_LARGE`; `None` if the refusal does not say.
         at: the position of the one input that was refused.
-        whole_quota: the request asks for more than the whole quota allows at once.
-        by_words: only the words of a refusal say that it is about every request. They may be those
-            of a text, so another request has to confirm it.
-        reached: there was a connection, so that the address is right.
+        whole_quota: whether the request asks for more than the whole quota allows at once.
+        by_words: whether only the words of the refusal say that it concerns every request. The
+            words may be those of a text, so another request has to confirm it.
+        reached: whether there was a connection, so that the address is right.
         signature: status, code and class name; equal for equal errors.
     """
 
@@ -114,12 +114,12 @@ _BY_STATUS = {
     **dict.fromkeys((503, 504, 529), Kind.OVERLOADED),
 }
 _REFUSALS = frozenset({400, 413, 422})
-"""Their texts say which part of the request is wrong."""
+"""Statuses whose message says which part of the request is wrong."""
 
 _MONEY = frozenset({None, 400, 401, 402, 403, 412, 422, 429})
 """Statuses with which gateways say that the money is spent."""
 
-# What the names of classes say where there is no status; the first that fits.
+# What class names say if there is no status. The first match counts.
 _BY_NAME = (
     (
         # Nothing was sent, so the request's size is not the cause: not a time-out.
@@ -138,16 +138,16 @@ _BROKEN = re.compile(
     r"|remote_?protocol|server_?disconnected|incomplete_?read|remote_?disconnected",
     re.IGNORECASE,
 )
-"""Errors of connections that had been made, so that the address is right."""
+"""Errors of established connections, so that the address is right."""
 
 _NO_ADDRESS = re.compile(r"\b(?:UnsupportedProtocol|MissingSchema|InvalidSchema|InvalidURL)\b")
-"""Exceptions of httpx and requests for an address that is none, such as one without `http://`."""
+"""Exceptions of httpx and requests for a malformed address, such as one without `http://`."""
 
 _NO_HEADER = re.compile(r"Illegal header|Invalid header|Invalid leading whitespace")
-"""What h11, http.client and requests say of a key with a line feed or a space at its end."""
+"""Messages of h11, http.client and requests for a key that ends with a line feed or a space."""
 
 _KEY = re.compile(r"(?:Bearer|Basic|Token) \S+\s*$")
-"""A header with a key, in which httpx and http.client take no letter beyond ASCII or Latin-1."""
+"""A header with a key; httpx and http.client accept only ASCII or Latin-1 in it."""
 
 _NAMED_KINDS = tuple((re.compile(names, re.IGNORECASE), kind) for names, kind in _BY_NAME)
 
@@ -158,12 +158,12 @@ _NAMEABLE = re.compile(r"(?=.{1,48}$)(?:[A-Za-z]+(?:_[A-Za-z]+)*|[0-9]{1,5})")
 def diagnose(
     error: BaseException, *, sent: Sequence[str] = (), now: float | None = None
 ) -> Diagnosis:
-    """Say what is wrong with a request that failed.
+    """Diagnose why a request failed.
 
     Args:
-        error: what the request raised.
-        sent: the texts of the request: what the server quotes of them decides nothing.
-        now: seconds since 1970, which dates in headers are compared with; `None`: the clock's.
+        error: the exception that the request raised.
+        sent: the texts of the request; whatever the server quotes of them is ignored.
+        now: seconds since 1970, to compare dates in headers with; `None` for the current time.
     """
     evidence = read_error(error, sent)
     after = wording.delay(evidence.headers, evidence.text, time.time() if now is None else now)
@@ -211,14 +211,14 @@ def _throttled(evidence: Evidence) -> bool:
     # AWS sends `ThrottlingException` with 400, Google `rateLimitExceeded` with 403.
     named = any(wording.THROTTLE_NAME.search(code) for code in evidence.codes)
     if evidence.status == _FORBIDDEN and wording.THROTTLE_TEXT.search(evidence.text):
-        return True  # GitHub sends 403 with a message alone
+        return True  # GitHub sends 403 with nothing but a message
     return evidence.status == _THROTTLED or (evidence.status in {400, 403, 422} and named)
 
 
 def _over_the_quota(
     make: "partial[Diagnosis]", words: wording.QuotaWords | None, text: str, *, throttled: bool
 ) -> Diagnosis | None:
-    """Return what is too large for the whole quota: no waiting helps, smaller requests do."""
+    """Return the diagnosis of a request above the whole quota, which only smaller ones cure."""
     if words is not None and words.requested is not None and words.requested > words.limit > 0:
         return make(
             kind=Kind.TOO_LARGE,
@@ -258,15 +258,15 @@ def _names_the_account(evidence: Evidence) -> bool:
 
 
 def unsendable(error: BaseException) -> Literal["address", "header"] | None:
-    """Say what is wrong with every request, so that none can be sent; `None`: nothing is known.
+    """Return why no request at all can be sent, or `None` if that is not the cause.
 
-    No server had a part in it, so the words are those of a library.
+    No server is involved, so the words of the error are a library's.
     """
     for link in islice(causes(error), _LINKS):
         names = " ".join(base.__name__ for base in type(link).__mro__)
         if _NO_ADDRESS.search(names):
             return "address"
-        # Not any other string: it may be a text's.
+        # Any other string may come from a text.
         if isinstance(link, UnicodeEncodeError) and _KEY.match(link.object):
             return "header"
         is_local = re.search(r"\b(?:LocalProtocolError|InvalidHeader)\b", names)
@@ -285,7 +285,7 @@ def _by_name(evidence: Evidence, chain: Sequence[BaseException]) -> Kind:
 
 
 def _refused(make: "partial[Diagnosis]", evidence: Evidence, sent: Sequence[str]) -> Diagnosis:
-    """Return which part of a refused request is wrong, as far as the refusal tells."""
+    """Return which part of a refused request is wrong, as far as the refusal says."""
     text = "\n".join([evidence.text, *evidence.params, *evidence.codes])
     if evidence.status in _REFUSALS or evidence.status is None:
         if (tokens := wording.token_limit(text)) is not None:

@@ -1,6 +1,6 @@
-"""Finds what an exception tells about a request, wherever its SDK has put it.
+"""Reads what an exception says about a request, wherever its SDK has put it.
 
-No SDK is imported: exceptions are read by attributes (`status_code`, `code`, `body`,
+No SDK is imported. Exceptions are read by attributes (`status_code`, `code`, `body`,
 `response.headers`), which the SDKs of all providers have in one form or another.
 """
 
@@ -27,7 +27,7 @@ _DEPTH = 6
 """Read a body this deep: Google's violations are five levels down."""
 
 _LEAF = 8_000
-"""Read this many characters of each string: what a server quotes must not hide its own words."""
+"""Read this many characters of each string, so that a long quotation does not hide what follows."""
 
 _JSON = 200_000
 """Parse a body of text up to this many characters."""
@@ -50,9 +50,9 @@ _GRPC_STATUS = {
     "UNIMPLEMENTED": 501,
     "UNKNOWN": 500,
 }
-"""HTTP's numbers for gRPC's names, as google/rpc/code.proto gives them."""
+"""HTTP statuses for gRPC's names, from google/rpc/code.proto."""
 
-# Plain exceptions of some LangChain classes tell the status in their text alone.
+# Plain exceptions of some LangChain classes hold the status only in their text.
 _TOLD_STATUS = re.compile(
     r"\bstatus(?:[ _]code)?[:= ]+(4[0-9]{2}|5[0-9]{2})\b"  # infinity, mistralai
     r"|^\[([45][0-9]{2})\] "  # NVIDIA
@@ -62,7 +62,7 @@ _TOLD_STATUS = re.compile(
     r"|unauthorized|forbidden|not found|internal server|service unavailable|gateway time)",
     re.IGNORECASE | re.MULTILINE,
 )
-# What codes mean where an answer has no status of its own: an error under status 200.
+# The status that a code stands for in an answer without one: an error under status 200.
 _CODE_STATUS = tuple(
     (re.compile(codes, re.IGNORECASE), status)
     for codes, status in (
@@ -85,16 +85,16 @@ _ERROR_KEYS = ("error", "Error", "errors", "detail")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What an exception, or one that caused it, tells about the request.
+    """What an exception and its causes say about a request.
 
     Attributes:
         status: the HTTP status, 400 to 599.
         codes: the error's codes and types, the most exact ones first.
-        params: the parameters that the error names, as `dimensions` or `input[3]`.
-        text: what the server wrote, without what it quotes of the texts, and without HTML.
+        params: the parameters that the error names, such as `dimensions` or `input[3]`.
+        text: the server's words, without quotations of the texts and without HTML.
         headers: the answer's headers, with lower-case names.
         names: the class names of all exceptions of the chain and of their bases.
-        name: the class name of the exception that tells the most.
+        name: the class name of the most informative exception.
     """
 
     status: int | None
@@ -110,10 +110,10 @@ _GRPC_NAME = re.compile(r"[A-Z]+(?:_[A-Z]+)+")  # RESOURCE_EXHAUSTED
 
 
 def read_error(error: BaseException, sent: Sequence[str]) -> Evidence:
-    """Return what an exception tells; wrapping classes are seen through.
+    """Return what an exception and the exceptions that caused it say.
 
     Args:
-        error: what the request raised.
+        error: the exception that the request raised.
         sent: the texts of the request.
     """
     chain = list(islice(causes(error), _LINKS))
@@ -125,7 +125,7 @@ def read_error(error: BaseException, sent: Sequence[str]) -> Evidence:
     text = without_texts("\n".join(filter(None, map(_message, links))), sent)
     status = _status(telling) if telling is not None else _told_status(objects, text)
     if (page := _HTML.search(text)) is not None:
-        text = text[: page.start()]  # a firewall's or a proxy's: its words are not about us
+        text = text[: page.start()]  # a firewall's or proxy's page says nothing about us
     first = links[0]
     codes = [inner.get(key) for inner in objects for key in _CODE_KEYS]
     codes += [_get(first, name) for name in ("code", "type")]
@@ -159,7 +159,7 @@ def _string(value: object) -> str:
 
 
 def _word(value: object) -> str:
-    """Return a code or a number as a string; anything else is none."""
+    """Return a code or a number as a string, and an empty string for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
     text = _string(value)
@@ -195,13 +195,13 @@ def _status(error: BaseException) -> int | None:
     if callable(code := _get(error, "code")):  # gRPC
         try:
             candidates.append(_get(code(), "name"))
-        except Exception:  # noqa: BLE001  # it is anybody's method
+        except Exception:  # noqa: BLE001  # may be any method
             return None
     return next((n for n in map(_number, candidates) if n is not None), None)
 
 
 def _told_status(objects: Sequence[Mapping[Any, Any]], text: str) -> int | None:
-    """Return a status that stands only in the body, or only in the text."""
+    """Return a status that only the body or the text holds."""
     values = (inner.get(key) for inner in objects for key in _STATUS_KEYS)
     named = next((n for n in map(_number, values) if n is not None), None)
     if named is not None:
@@ -213,11 +213,11 @@ def _told_status(objects: Sequence[Mapping[Any, Any]], text: str) -> int | None:
 
 
 def _meant_status(objects: Sequence[Mapping[Any, Any]], text: str) -> int | None:
-    """Return the status that the codes or the words of a body without one stand for."""
+    """Return the status that the codes or words of a body without a status stand for."""
     codes = (_word(inner.get(key)) for inner in objects for key in _CODE_KEYS)
     for code in filter(None, codes):
         status = next((n for pattern, n in _CODE_STATUS if pattern.fullmatch(code)), None)
-        # A type as general as "invalid_request_error" stands beside any words.
+        # A type as general as "invalid_request_error" goes with any message.
         if status is not None and (status != 400 or not wording.THROTTLE_TEXT.search(text)):  # noqa: PLR2004
             return status
     if wording.ACCOUNT_TEXT.search(text):
@@ -228,7 +228,7 @@ def _meant_status(objects: Sequence[Mapping[Any, Any]], text: str) -> int | None
 
 
 def _bodies(error: BaseException) -> Iterator[Any]:
-    """Yield what the server answered, in every form in which the exception has it."""
+    """Yield the server's answer in every form in which the exception holds it."""
     response = _get(error, "response")
     if isinstance(response, Mapping):
         yield response.get("Error")
@@ -270,10 +270,10 @@ def _error_objects(body: object, depth: int = 0) -> Iterator[Mapping[Any, Any]]:
 
 
 def _message(error: BaseException) -> str:
-    """Return everything that is written about an error, a line an entry."""
+    """Return everything written about an error, one entry a line."""
     body = "\n".join(line for body in _bodies(error) for line in _lines(body))
     if body.strip() and isinstance(_get(error, "body"), Mapping):
-        return body  # all else only repeats it
+        return body  # everything else only repeats it
     return "\n".join((_string(error)[:_LEAF], _string(_get(error, "message") or "")[:_LEAF], body))
 
 
@@ -283,7 +283,7 @@ def _lines(body: object, key: object = "", depth: int = 0) -> Iterator[str]:
             return
         items = body.items() if isinstance(body, Mapping) else ((key, value) for value in body)
         for name, value in islice(items, _BRANCHES):
-            if name != "input":  # where pydantic repeats what was sent
+            if name != "input":  # pydantic repeats there what was sent
                 yield from _lines(value, name, depth + 1)
     elif body is not None:
         text = _string(body)[:_LEAF]

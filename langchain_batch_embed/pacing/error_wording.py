@@ -1,6 +1,6 @@
-"""What providers write in refusals: the wordings, as data, and the figures in them.
+"""How providers phrase refusals, as data, and the figures in their messages.
 
-Every pattern stands for the wording of a provider that its comment, or its test, names.
+Every pattern stands for the wording of a provider that its comment or its test names.
 """
 
 import math
@@ -37,7 +37,7 @@ _COUNT = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,12})"
 # --- How long to wait ----------------------------------------------------------------------
 
 LONGEST = 86_400.0
-"""A day. What asks for more is a mistake, or no limit of rate."""
+"""A day. A longer delay is a mistake, or not a rate limit."""
 
 _HEADERS = (
     ("retry-after-ms", 0.001),
@@ -48,7 +48,7 @@ _HEADERS = (
     ("llm_provider-retry-after", 1.0),
 )
 _SECONDS_SINCE_1970 = 1e9
-"""A number from here on is a time, of 2001 or later, and no duration."""
+"""A number from here on is a point in time, in 2001 or later, and not a duration."""
 
 _UNIT = (
     r"milliseconds?|millis|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h"
@@ -102,13 +102,13 @@ _PLAIN_NUMBER = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,
 
 
 def delay(headers: Mapping[str, str], text: str, now: float) -> float | None:
-    """Return the seconds that the server asked to wait; `None`: it did not say.
+    """Return the seconds that the server asked to wait, or `None` if it did not say.
 
-    What cannot be, such as a negative time or more than a day, is not said.
+    Impossible delays, such as negative ones or more than a day, are ignored.
 
     Args:
-        headers: with lower-case names.
-        text: what the server wrote.
+        headers: headers with lower-case names.
+        text: the server's message.
         now: seconds since 1970, to compare a date with.
     """
     for name, unit in _HEADERS:
@@ -162,7 +162,7 @@ def _seconds(told: str, now: float) -> float | None:
 
 
 def _date(told: str) -> datetime:
-    """Read a date of HTTP's or of ISO's form; without a zone it is UTC."""
+    """Read a date in HTTP's or ISO's form; without a zone it is UTC."""
     if re.match(r"[0-9]{4}-", told):
         date = datetime.fromisoformat(re.sub(r"\s?(?:Z|UTC|GMT)$", "+00:00", told))
     else:
@@ -193,14 +193,14 @@ _QUOTA = re.compile(
 
 
 class QuotaWords(NamedTuple):
-    """What OpenAI and Groq write about a quota.
+    """A quota in the wording of OpenAI and Groq.
 
     Attributes:
         kind: `tokens` or `requests`.
         minute: whether the quota is one a minute; else it is one a day.
         limit: how many are allowed.
-        used: how many of them are in use, if it was written.
-        requested: how many the request asked for, if it was written.
+        used: how many of them are in use, if given.
+        requested: how many the request asked for, if given.
     """
 
     kind: str
@@ -211,7 +211,7 @@ class QuotaWords(NamedTuple):
 
 
 def quota_words(text: str) -> QuotaWords | None:
-    """Return what a refusal says about the quota, or `None`."""
+    """Return the quota that a refusal names, or `None`."""
     match = _QUOTA.search(text)
     if match is None:
         return None
@@ -278,7 +278,7 @@ _SHORT_PERIOD = re.compile(
 )
 # Of several, the one that was exceeded: Google's `quotaId`, and OpenAI's and Groq's wording.
 _EXCEEDED_LONG = re.compile(r"[a-z]PerDay|\bon [a-z]+ per day\b")
-# What is for sale is not what is spent: "Add 10 credits to unlock 1000 requests per day".
+# An offer does not say what was spent: "Add 10 credits to unlock 1000 requests per day".
 _ADVERT = re.compile(
     r"https?://\S+|\b(?:upgrade|unlock|need more|add (?:[0-9]+|more|your|a)\b|to increase|visit)"
     r"[^.\n]*",
@@ -288,17 +288,17 @@ _GOOGLE = re.compile(r"resource_?exhausted|googleapis\.com", re.IGNORECASE)
 
 
 def spent(codes: tuple[str, ...]) -> bool:
-    """Return whether a code says that there is no money, or no quota, left."""
+    """Return whether a code says that no money or no quota is left."""
     return any(_SPENT_CODE.fullmatch(code) for code in codes)
 
 
 def out_of_quota(text: str, names: str, *, throttled: bool, told: bool) -> bool:
-    """Return whether the text says that no waiting within a run helps.
+    """Return whether the text says that waiting within a run does not help.
 
     Args:
-        text: what the server wrote.
-        names: class names and codes, by which Google is known.
-        throttled: whether it is a refusal for a rate or a quota: only then periods count.
+        text: the server's message.
+        names: class names and codes, which identify Google.
+        throttled: whether it refuses for a rate or a quota; only then periods count.
         told: whether the server asked to wait for a time.
     """
     if _MONEY.search(text) or _NO_QUOTA.search(text):
@@ -310,7 +310,7 @@ def out_of_quota(text: str, names: str, *, throttled: bool, told: bool) -> bool:
     short = _SHORT_PERIOD.search(text) is not None
     if _LONG_PERIOD.search(_ADVERT.sub(" ", text)) and not short:
         return True
-    # Google says so of its limits a minute too.
+    # Google also says this of its limits a minute.
     passing = told or short or _GOOGLE.search(f"{text} {names}") is not None
     return _CURRENT_QUOTA.search(text) is not None and not passing
 
@@ -326,7 +326,7 @@ _REQUEST_TOKENS = re.compile(
     rf"|token count is {_COUNT} but the model supports up to {_COUNT}",
     re.IGNORECASE,
 )
-# The groups above: the limits, and for each the group of what was requested.
+# Groups of the pattern above: for each limit, the group of what was requested.
 _TOKEN_GROUPS = ((2, 1), (3, None), (4, 5), (6, 7), (9, 8))
 
 _ITEMS = re.compile(
@@ -364,7 +364,7 @@ def _int(count: str) -> int:
 
 
 def token_limit(text: str) -> tuple[int | None, float | None] | None:
-    """Return a request's limit of tokens and the share that fits; `None`: it is not about that."""
+    """Return a request's limit of tokens and the share that fits; `None` if it names none."""
     match = _REQUEST_TOKENS.search(text)
     if match is None:
         return None
@@ -377,7 +377,7 @@ def token_limit(text: str) -> tuple[int | None, float | None] | None:
 
 
 def item_limit(text: str) -> tuple[int | None] | None:
-    """Return a request's limit of texts; `None`: it is not about that."""
+    """Return a request's limit of texts; `None` if it names none."""
     if (match := _ITEMS.search(text)) is not None:
         return (max(1, _int(next(filter(None, match.groups())))),)
     return (None,) if _TOO_MANY.search(text) else None

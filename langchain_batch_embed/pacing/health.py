@@ -1,8 +1,8 @@
-"""Whether a server answers at all: a circuit breaker, pure arithmetic.
+"""A circuit breaker: whether the server answers at all. Pure arithmetic.
 
-A failure of one request may be bad luck, or its texts' fault. Failures of several requests without
-an answer in between mean that the server is away. Then one probe at a time is sent, and everything
-else waits; the first answer ends the outage for everybody.
+A single failed request may be bad luck, or the fault of its texts. Several failures in a row
+without an answer mean that the server is away. While it is, one probe at a time is sent and
+everything else waits. The first answer ends the outage for all workers.
 """
 
 import math
@@ -13,29 +13,29 @@ from langchain_batch_embed.pacing.backoff import Backoff
 __all__ = ["Health"]
 
 DOWN_AFTER = 3
-"""Requests that fail in a row, all sent after the last answer, before the server counts as away."""
+"""Failures in a row, of requests sent after the last answer, before the server counts as away."""
 
 PROBES = Backoff(first=0.5, longest=5.0)
-"""Delays between probes. With the longest, work goes on within 5 s of the server's return."""
+"""Delays between probes. With the longest one, work resumes within 5 s of the server's return."""
 
 FIRST_CONTACT = 20.0
-"""Seconds in which a server that cannot be reached, and never was, is given up: the address may be
-wrong, and nobody should learn that after minutes."""
+"""Seconds after which to give up a server that was never reached: its address may be wrong, and the
+user should not wait minutes to learn that."""
 
 
 class Health:
-    """The server's state, for all calls together.
+    """The server's state, shared by all calls.
 
     Args:
-        patience: seconds without any answer after which the server is given up.
+        patience: seconds without any answer after which to give the server up.
         draw: a source of random numbers, uniform in 0 to 1.
 
     Attributes:
         patience: see above.
         answered_at: when the last answer came; `-inf` before the first.
-        failures: requests that have failed since then.
+        failures: failed requests since then.
         is_down: whether the server counts as away.
-        was_reached: whether a connection was ever made, so that the address is right.
+        was_reached: whether there was ever a connection, so that the address is right.
     """
 
     def __init__(self, patience: float, draw: Callable[[], float]) -> None:
@@ -55,7 +55,7 @@ class Health:
         return self.answered_at > -math.inf
 
     def answered(self, now: float) -> bool:
-        """Note an answer; return whether that ends an outage."""
+        """Record an answer; return whether it ends an outage."""
         was_down = self.is_down
         self.answered_at = now
         self.failures = self._probes = 0
@@ -64,11 +64,11 @@ class Health:
         return was_down
 
     def failed(self, sent: float, now: float) -> None:
-        """Note a request that the server could not answer."""
+        """Record a request that the server could not answer."""
         if sent < self.answered_at:
-            return  # others were answered since, so it says nothing of now
+            return  # a later request was answered, so this failure is out of date
         if not self.failures:
-            # Nobody was there from the last answer on, or from the first request.
+            # The server may have been away since the last answer, or since the first request.
             self._failing_since = self.answered_at if self.has_answered else sent
             self._failing_since = max(self._failing_since, sent)
         self.failures += 1
@@ -80,30 +80,30 @@ class Health:
             self._next_probe = now + PROBES.delay(0, self._draw)
 
     def is_probe(self, sent: float) -> bool:
-        """Tell whether a request is a probe: it was sent while the server counted as away."""
+        """Return whether a request is a probe, sent while the server counts as away."""
         return sent >= self._down_since
 
     def delay(self, now: float) -> float:
-        """Return the seconds until the next probe may start, once there is none in flight."""
+        """Return the seconds until the next probe may start, if none is in flight."""
         return max(0.0, self._next_probe - now) if self.is_down else 0.0
 
     def away_for(self, now: float) -> float:
-        """Return the seconds for which the server has been failing; 0: it is not."""
+        """Return the seconds for which the server has been failing; 0 if it has not."""
         return max(0.0, now - self._failing_since)
 
     def gives_up(self, now: float, *, unreachable: bool) -> bool:
-        """Tell whether the server has been away for too long.
+        """Return whether the server has been away for too long.
 
         Args:
             now: the time.
-            unreachable: the last failure was no HTTP answer at all.
+            unreachable: whether the last failure brought no HTTP answer at all.
         """
         if not self.is_down:
             return False
         return self.away_for(now) >= self.patience_for(unreachable=unreachable)
 
     def patience_for(self, *, unreachable: bool) -> float:
-        """Return after how many seconds without an answer the server is given up."""
+        """Return the seconds without an answer after which to give the server up."""
         if unreachable and not (self.has_answered or self.was_reached):
             return min(FIRST_CONTACT, self.patience)
         return self.patience

@@ -1,4 +1,4 @@
-"""What is counted of a quota."""
+"""The meters of a quota, of one process or shared by several."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ __all__ = ["Meters"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meters:
-    """What is counted of a quota: for one process, or for all that share it.
+    """The meters of a quota, for one process or for all that share it.
 
     Attributes:
-        requests: a minute.
-        tokens: a minute.
+        requests: bucket of requests a minute.
+        tokens: bucket of tokens a minute.
         throttle: the pause after a refusal.
     """
 

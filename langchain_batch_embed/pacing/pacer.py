@@ -1,16 +1,16 @@
-"""Decides when the next request may start: pure arithmetic, it never sleeps.
+"""Decides when the next request may start. Pure arithmetic: it never sleeps.
 
-What binds belongs to the server and to all calls of one object together:
+All calls of one object share the state of the server:
 
-- the `TokenBucket` of requests and that of tokens a minute;
-- the `Throttle`, a pause after a refusal, which holds everybody once;
+- two `TokenBucket`s, for requests and for tokens a minute;
+- the `Throttle`, one pause of all workers after a refusal;
 - the `Concurrency`, how many requests may be in flight;
 - the `Health`: while the server is away, one probe at a time.
 
-What a refusal means whose quota nobody tells is for the `Refusals` to find out, and what a quota
-says about the size of batches for `BatchSizes`.
+`Refusals` decides what a refusal without a known quota means, and `BatchSizes` how the quota shapes
+batches.
 
-Times are seconds of one monotonic clock, which is handed in; amounts of tokens are what the
+Times are seconds of one monotonic clock, which is handed in. Amounts of tokens are what the
 provider's limiter charges.
 """
 
@@ -35,27 +35,26 @@ from langchain_batch_embed.pacing.which_quota import LENIENT, WhichQuota
 __all__ = ["MAX_OUTAGE", "Pacer"]
 
 MAX_OUTAGE = 600.0
-"""Seconds without any answer after which a call gives up, where the user says nothing else."""
+"""Default of the seconds without any answer after which a call gives up."""
 
 LONG_OUTAGE = 2.0
-"""After this many seconds of failures alone, the server was away, and not overloaded."""
+"""After this many seconds without an answer the server was away, and not just overloaded."""
 
 OVERTAKEN = 8
-"""A batch that decides which quota it is no longer waits longer than others after this many others
-were sent before it."""
+"""A batch that decides which quota it is stops giving way after this many other batches."""
 
 
 class Pacer:
-    """Lets requests through within the quota, for all calls of one object.
+    """Starts requests within the quota, for all calls of one object.
 
     Args:
         max_workers: the most requests in flight.
-        first_requests: how many are sent before anything is known of the server.
-        is_known: the provider is known to take any number of requests at once.
-        requests_per_minute: the user's quota; `None`: learnt.
-        tokens_per_minute: the user's quota; `None`: learnt.
-        meters: to use in place of this process's own, where the quota is shared.
-        max_outage: seconds without any answer after which the server is given up.
+        first_requests: how many are sent before anything is known about the server.
+        is_known: whether the provider is known to take any number of requests at once.
+        requests_per_minute: the user's quota; `None` to learn it.
+        tokens_per_minute: the user's quota; `None` to learn it.
+        meters: the meters of a quota that is shared with other processes; `None` for new ones.
+        max_outage: seconds without any answer after which to give the server up.
         draw: a source of random numbers, uniform in 0 to 1.
     """
 
@@ -90,24 +89,24 @@ class Pacer:
         self._ended_requests = 0.0
         self._opened_at = math.inf
         self._last_start = -math.inf
-        self._overtakers = 0  # requests since the last batch that decided which quota it is
+        self._overtakers = 0  # since the last batch that decides which quota it is
         self._which = WhichQuota()
         self.batch_sizes = BatchSizes(meters, self._which)
         self._refusals = Refusals(meters, self._which, self.in_flight)
-        self._before_outage: float | None = None  # in flight, when failures began
+        self._before_outage: float | None = None  # number in flight when failures began
         self._overload = Overload()
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
     def delay(self, charge: int, now: float, *, is_copy: bool = False) -> float:
         """Return the seconds until a request of this many tokens may start.
 
-        0: now; `inf`: not before a request has ended.
+        0 if it may start now, `inf` if a request has to end first.
 
         Args:
             charge: tokens that the limiter will charge.
             now: the time.
-            is_copy: it is of one that is late. A provider that is known to take any number needs no
-                place for it: the late one may hold the only place.
+            is_copy: whether it is the copy of a late request. At a provider that takes any number,
+                a copy needs no free place: the late request may hold the only one.
         """
         if self.health.is_down:
             if any(self.health.is_probe(ticket.sent) for ticket in self.in_flight.values()):
@@ -121,7 +120,7 @@ class Pacer:
         return max(pause, self.health.delay(now), quota)
 
     def start(self, charge: int, now: float, *, work: int = 0) -> Ticket:
-        """Count a request as started; `delay` must have said 0."""
+        """Record that a request starts; `delay` must have returned 0."""
         ticket = Ticket(
             charge=charge,
             work=work or charge,
@@ -150,7 +149,7 @@ class Pacer:
         self.requests.give_back(1)
 
     def answered(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> bool:
-        """Count a request as answered, and learn from it; return whether that ends an outage."""
+        """Record an answer and learn from it; return whether it ends an outage."""
         in_flight = len(self.in_flight)
         self.passed(ticket, now)
         if self._learn(ticket, headers, now):
@@ -167,12 +166,12 @@ class Pacer:
         return was_away
 
     def is_away(self, now: float) -> bool:
-        """Tell whether the server is away, and not just overloaded for a moment."""
+        """Return whether the server is away, and not just overloaded for a moment."""
         health = self.health
         return health.is_down and (health.away_for(now) >= LONG_OUTAGE or not health.has_answered)
 
     def passed(self, ticket: Ticket, now: float) -> None:
-        """Count a request as let through by the limiter, whatever the server made of it."""
+        """Record that the limiter accepted a request, whatever the server made of it."""
         self._end(ticket)
         self.throttle.answered(ticket.sent)
         self._refusals.passed(ticket, now)
@@ -190,14 +189,14 @@ class Pacer:
         headers: Mapping[str, str],
         quota: Quota | None = None,
     ) -> bool:
-        """Count a request as refused for the rate: everybody waits, once.
+        """Record a rate-limit refusal: all workers pause, once.
 
         Args:
             ticket: the request.
             now: the time.
-            after: the seconds that the server asks for; `None`: it does not say.
-            headers: of the refusal.
-            quota: what the text of the refusal says about it.
+            after: the seconds that the server asks for; `None` if it does not say.
+            headers: the headers of the refusal.
+            quota: the quota that the text of the refusal names.
 
         Returns:
             Whether the refusal begins a pause of its own. Refusals of requests that were in flight
@@ -224,12 +223,12 @@ class Pacer:
         if not is_explained:
             return begins
         if not told and after is None:
-            # It knows nothing of the quota, so it is a limit of requests at a time.
+            # Without a hint it is not about the known quota: a limit of requests in flight.
             in_flight = [other.sent for other in self.in_flight.values()]
             self.concurrency.refused(ticket.sent, now, in_flight=in_flight)
             self.throttle.shorten(now)
         elif begins:
-            # A quota that is known explains the refusal; the other one is not guessed at.
+            # The known quota explains the refusal, so the other one is not measured.
             for bucket, amount in ((self.tokens, ticket.charge), (self.requests, 1)):
                 if bucket.is_known:
                     bucket.refused(amount, now)
@@ -244,14 +243,14 @@ class Pacer:
         overloaded: bool = False,
         reached: bool = False,
     ) -> None:
-        """Count a request as one that the server could not answer.
+        """Record a request that the server could not answer.
 
         Args:
             ticket: the request.
             now: the time.
-            timed_out: no complete answer came in time.
-            overloaded: the server said that it has too much to do.
-            reached: there was a connection before it failed.
+            timed_out: whether no complete answer came in time.
+            overloaded: whether the server said that it is overloaded.
+            reached: whether there was a connection before the failure.
         """
         self._end(ticket)
         if not self.health.failures:
@@ -259,18 +258,18 @@ class Pacer:
         self.health.was_reached |= reached
         self.health.failed(ticket.sent, now)
         if timed_out:
-            self._before_outage = None  # it is there, and has too much to do
+            self._before_outage = None  # the server is up, but overloaded
             self.concurrency.timed_out(ticket.sent, now)
         elif overloaded:
             in_flight = [other.sent for other in self.in_flight.values()]
             self.concurrency.refused(ticket.sent, now, in_flight=in_flight)
 
     def overloaded(self, ticket: Ticket, *, refusals: int) -> bool:
-        """Note a refusal for overload; return whether it is one for the rate, as nginx's 503 is.
+        """Record a refusal for overload; return whether it is a rate limit, as nginx's 503 is.
 
         Args:
             ticket: the request.
-            refusals: of the same batch that were taken for a matter of rate before.
+            refusals: refusals of the same batch that were taken for a rate limit before.
         """
         is_alone = all(
             other is ticket or other.sent > ticket.sent for other in self.in_flight.values()
@@ -280,7 +279,7 @@ class Pacer:
         return self._overload.is_rate(pauses=self.throttle.in_a_row, refusals=refusals)
 
     def forget_overload(self, now: float) -> None:
-        """Forget what refusals for overload have taught: they were about the size of a batch."""
+        """Undo what refusals for overload have taught: they were about the size of a batch."""
         self.concurrency.restore(now)
         self.throttle.cancel()
         self.forget_rates()
@@ -291,7 +290,7 @@ class Pacer:
             bucket.forget()
 
     def gives_up(self, now: float, *, unreachable: bool) -> bool:
-        """Tell whether the server has given no answer for too long: it is away, or refuses all."""
+        """Return whether the server has been away, or has refused everything, for too long."""
         throttled_for = now - self.throttle.since
         return throttled_for >= self.health.patience or self.health.gives_up(
             now, unreachable=unreachable
@@ -299,7 +298,7 @@ class Pacer:
 
     @property
     def let_through(self) -> float:
-        """The tokens of all requests that the limiter has let through."""
+        """The tokens of all requests that the limiter has accepted."""
         return self._passed["tokens"]
 
     def usual_charge(self) -> float:
@@ -307,13 +306,13 @@ class Pacer:
         return self._started_tokens / max(1.0, self._started_requests)
 
     def has_room(self) -> bool:
-        """Tell whether a copy of a late request does no harm: no quota binds, no line is long."""
+        """Return whether a copy does no harm: no quota binds, and no long queue has formed."""
         return not (
             self.has_line() or self.health.is_down or self.health.failures or self.throttle.in_a_row
         )
 
     def has_line(self) -> bool:
-        """Tell whether requests wait in line at the server, so that a copy would wait too."""
+        """Return whether requests queue at the server, so that a copy would queue too."""
         concurrency = self.concurrency
         is_long = 2 * len(self.in_flight) > concurrency.limit()
         return concurrency.is_saturated and is_long and not concurrency.is_known
@@ -322,7 +321,7 @@ class Pacer:
         tokens, requests = self.tokens.delay(charge, now), self.requests.delay(1, now)
         if not (self.tokens.is_measured and self.requests.is_measured):
             return max(tokens, requests)
-        # Measured together, only one of them is real.
+        # Of two measured quotas only one is real.
         quota = requests if self._which.kind == "requests" else tokens
         left = self._last_start + LENIENT / (self.requests.rate or 1.0) - now
         lenient = left if left > 1e-9 else 0.0  # noqa: PLR2004  # rounding
@@ -330,7 +329,7 @@ class Pacer:
             quota = min(tokens, max(requests, lenient))
         elif self._which.is_decisive(charge) and self._overtakers < OVERTAKEN:
             quota = max(quota, lenient)
-        # Whoever has waited for that long may simply ask.
+        # After waiting this long, send the request anyway.
         longest = LONGEST if self.in_flight or not self.throttle.in_a_row else BACKOFF.longest
         return min(quota, max(0.0, self._last_start + longest - now))
 
@@ -338,7 +337,7 @@ class Pacer:
         concurrency, in_flight = self.concurrency, self.in_flight
         if concurrency.estimate >= concurrency.threshold:
             return len(in_flight) >= concurrency.limit()
-        # What was sent before the refusal has been let in already.
+        # Requests sent before the refusal have been accepted already.
         recent = sum(ticket.sent >= concurrency.began for ticket in in_flight.values())
         return recent >= concurrency.limit() or len(in_flight) >= concurrency.threshold
 
@@ -348,7 +347,7 @@ class Pacer:
         return self._is_full()
 
     def _is_believable(self, quota: Quota, now: float) -> bool:
-        """Tell whether no more was let through than a quota named in a refusal allows."""
+        """Return whether no more was accepted so far than the quota named in a refusal allows."""
         return self._passed[quota.kind] <= quota.limit * (1 + (now - self._opened_at) / 60)
 
     def amounts_in_flight(self) -> Mapping[str, float]:
@@ -372,7 +371,7 @@ class Pacer:
     def _learn(
         self, ticket: Ticket, headers: Mapping[str, str], now: float, *, refused: bool = False
     ) -> bool:
-        """Take over the rate-limit headers; return whether there were any."""
+        """Learn from the rate-limit headers; return whether there were any."""
         if not headers:
             return False
         told = read_headers(headers)
@@ -389,10 +388,10 @@ class Pacer:
 
 
 def _holds(quota: Quota, ticket: Ticket, after: float | None) -> float:
-    """Return what the bucket behind a refusal holds at least; `inf`: not told.
+    """Return the least size of the bucket behind a refusal; `inf` if the refusal does not say.
 
-    It holds what is used, and where it refills all the time, it will hold the request as well once
-    the delay is over.
+    The bucket holds what is used. If it refills continuously, it also holds the request once the
+    delay is over.
     """
     if quota.used is None or after is None:
         return math.inf

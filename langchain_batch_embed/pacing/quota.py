@@ -1,4 +1,4 @@
-"""What answers say about a quota in their headers."""
+"""Reads the rate-limit headers of answers."""
 
 import re
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderQuota:
-    """What the headers of an answer say about one quota.
+    """One quota, as the headers of an answer announce it.
 
     Attributes:
         kind: `"tokens"` or `"requests"`.
         limit: how many a minute.
-        remaining: how many are left now; `None`: not said.
-        reset: seconds until all are there again; `None`: not said.
+        remaining: how many are left now; `None` if not announced.
+        reset: seconds until all are available again; `None` if not announced.
     """
 
     kind: str
@@ -29,7 +29,7 @@ class HeaderQuota:
 
 
 def read_headers(headers: Mapping[str, str]) -> list[HeaderQuota]:
-    """Return the quotas that the headers tell, as OpenAI writes them."""
+    """Return the quotas that the headers announce in OpenAI's form."""
     found = []
     for kind in ("tokens", "requests"):
         limit = _number(headers.get(f"x-ratelimit-limit-{kind}"))
@@ -46,7 +46,7 @@ def read_headers(headers: Mapping[str, str]) -> list[HeaderQuota]:
 
 
 def seconds(duration: str) -> float | None:
-    """Return a Go duration such as `6m0s`, `1.5s` or `12ms` in seconds; `None`: not one."""
+    """Return a Go duration such as `6m0s`, `1.5s` or `12ms` in seconds, else `None`."""
     parts = _DURATION.findall(duration)
     if not parts or "".join(number + unit for number, unit in parts) != duration.strip():
         return None

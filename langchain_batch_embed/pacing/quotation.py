@@ -1,7 +1,7 @@
-"""Takes out of a server's message what it quotes of the texts that were sent.
+"""Removes from a server's message what it quotes of the texts that were sent.
 
-A refusal often quotes the text it is about, and a text can say "rate limit" or "dimensions".
-Only the server's own words may decide what is done.
+A refusal often quotes the text that it is about, and a text may contain "rate limit" or
+"dimensions". Only the server's own words may decide what happens next.
 """
 
 import html
@@ -21,22 +21,22 @@ errors of this API. pydantic shows 25 characters of each end of a long text.
 """
 
 _WHOLE = 10
-"""A whole text of this many characters is one too; a single word only within quotes."""
+"""A whole text of this many characters is a quotation too; a single word only within quotes."""
 
 _WORK = 600_000_000
 """Search this many characters of texts at most: 0.2 s at 3 GB/s."""
 
-_GAP = "…"  # no wording crosses it
+_GAP = "…"  # no wording matches across it
 _START = re.compile(r"\b\w|[^\w\s]")
 _CUT = re.compile(r"\.\.\.+|…")
 _LONGEST_END = 40
-"""A piece beside "..." has this many characters at most; a longer one is found as a run."""
+"""Longest piece beside "..."; a longer one is found as a run."""
 
 _MOST_CUTS = 100
 """After this many "..." nothing more of a message is read."""
 
 _SHORTEST_END = 6
-"""And this many at least, or one between a quote and the "..."."""
+"""Shortest piece beside "...", unless a quotation mark stands next to it."""
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
 _ESCAPED = {"n": " ", "r": " ", "t": " ", "b": "\b", "f": "\f"}
@@ -45,22 +45,22 @@ _ESCAPED = {"n": " ", "r": " ", "t": " ", "b": "\b", "f": "\f"}
 def without_texts(message: str, sent: Sequence[str]) -> str:
     """Return a message without the pieces that it quotes of the texts.
 
-    A quotation can be cut, escaped as JSON or HTML do, or written as `repr` does. A message is
-    short and texts are long, so pieces of the message are looked for in the texts. What the
-    bound on the work leaves unchecked is dropped: it cannot decide anything either.
+    A quotation can be cut, escaped as in JSON or HTML, or written as `repr` does. Messages are
+    short and texts are long, so pieces of the message are searched for in the texts. Whatever the
+    bound on the work leaves unchecked is dropped, so it cannot decide anything.
     """
     texts = [_fold(_plain(text)) for text in sent if isinstance(text, str) and text.strip()]
     message = message[:_MESSAGE]
     if not texts or not message:
         return message
     joined = "\0".join(texts)
-    # Which way the quotation is escaped is not known: the right way leaves the least.
+    # The escaping is not known. The right one leaves the shortest message.
     forms = (_one_to_one(form) for form in _forms(message))
     return min((_without(form, texts, joined) for form in forms), key=len)
 
 
 def _forms(message: str) -> Iterator[str]:
-    """Yield a message as it is, and with its escapes resolved, in every order that was seen."""
+    """Yield a message as it is and with its escapes resolved, in every order seen in practice."""
     for form in [message, html.unescape(message)] if "&" in message else [message]:
         yield _plain(form)
         resolved = form
@@ -72,20 +72,20 @@ def _forms(message: str) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text with one space for each run of white space: servers change that."""
+    """Return a text with one space for each run of white space, which servers may change."""
     return " ".join(text.split())
 
 
 def _fold(text: str) -> str:
-    """Return a text without the difference between capitals and small letters.
+    """Return a text without the difference between upper and lower case.
 
-    `casefold` alone is not enough: a dotless i in capitals is an ordinary I.
+    `casefold` alone is not enough: a dotless i in upper case is an ordinary I.
     """
     return text.upper().casefold()
 
 
 def _one_to_one(message: str) -> str:
-    """Return a message whose every character has one character in `_fold` (ß becomes ss)."""
+    """Return a message in which `_fold` maps each character to one character (ß becomes ss)."""
     if message.isascii():
         return message
     return "".join(c if len(folded := _fold(c)) == 1 else folded for c in message)
@@ -152,7 +152,7 @@ def _without_short(message: str, texts: Sequence[str]) -> str:
 
 
 def _without_ends(message: str, texts: Sequence[str]) -> str:
-    """Return a message without the beginnings and ends of texts that stand beside "..."."""
+    """Return a message without the beginnings and ends of texts beside "..."."""
     cuts = [*_CUT.finditer(message)]
     if len(cuts) > _MOST_CUTS:
         message = message[: cuts[_MOST_CUTS].start()]
@@ -174,6 +174,6 @@ def _without_ends(message: str, texts: Sequence[str]) -> str:
 
 
 def _is_piece(message: str, start: int, end: int) -> bool:
-    """Tell whether what is also in a text is long enough, or in quotes, to be a quotation."""
+    """Return whether a piece of a text is long enough, or in quotes, to be a quotation."""
     around = message[max(0, start - 1) : start] + message[end : end + 1]
     return end - start >= _SHORTEST_END or any(quote in around for quote in "'\"`")

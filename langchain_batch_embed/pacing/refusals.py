@@ -1,9 +1,9 @@
-"""What refusals mean where nobody tells the quota: pure conclusions, drawn once a pause.
+"""What refusals mean when the server does not announce its quota. Decided once a pause.
 
-A refusal may be chance, as some gateways refuse a few whatever the rate, and some of them many
-(`Erratic`). It may be about how many requests are in flight, for a while or for good. Or it is
-about a quota: then both rates are measured, and `WhichQuota` finds out which of them is real. What
-was let through before and after the refusal tells these apart.
+A refusal may be chance: some gateways refuse a few requests whatever the rate, and some refuse many
+(`Erratic`). It may be about the number of requests in flight. Or it is about a quota; then both
+rates are measured, and `WhichQuota` decides which of them is real. The requests that were accepted
+before and after the refusal distinguish these cases. Pure: time is handed in.
 """
 
 import math
@@ -18,31 +18,32 @@ from langchain_batch_embed.pacing.which_quota import WhichQuota
 __all__ = ["Refusals"]
 
 RECENT = 24
-"""Requests over which the share of refused ones is averaged."""
+"""Requests over which the share of refusals is averaged."""
 
 STRAY = 0.3
-"""Share of refusals that can be chance: some gateways refuse a few whatever the rate."""
+"""Refusals may be chance below this share: some gateways refuse a few whatever the rate."""
 
 ROUNDS = 2
-"""After this many rounds without a refusal, one for one more request at a time is about that."""
+"""After this many rounds without a refusal, a refusal of one more request at a time is about the
+number in flight."""
 
 NUMBERS = 8
-"""Requests over which the number in flight is averaged."""
+"""Requests over which the usual number in flight is averaged."""
 
 CROWDS = 3
-"""So often fewer at a time are tried before a refusal is said to be about a quota of requests."""
+"""Tries with fewer requests in flight before a refusal counts as one for a quota of requests."""
 
 BURST = 3
-"""Refusals in one pause from which on they are no chance, if they are half of what was sent."""
+"""This many refusals in one pause are not chance if they are half of what was sent."""
 
 
 class Refusals:
-    """The refusals for the rate of one server.
+    """The rate-limit refusals of one server.
 
     Args:
-        meters: what is counted of its quota.
-        which: what is known of which quota it is.
-        in_flight: the requests in flight, which the pacer adds and removes.
+        meters: the buckets of both quotas, and the pause after refusals.
+        which: which quota the server enforces, as far as known.
+        in_flight: the requests in flight, kept up to date by the pacer.
     """
 
     def __init__(self, meters: Meters, which: WhichQuota, in_flight: Mapping[int, Ticket]) -> None:
@@ -52,20 +53,20 @@ class Refusals:
         self._which = which
         self._in_flight = in_flight
         self._erratic = Erratic()
-        self._share = 0.0  # of refusals, among recent requests
+        self._share = 0.0  # of refusals among recent requests
         self._began = -math.inf  # when the current pause began
-        self._refused = 0  # requests refused in it
-        self._accepted = 0  # requests answered since that were sent before it
-        self._usual_number = 1.0  # in flight, with those that were let through lately
-        self._crowds = 0  # times that too many at a time were suspected
-        self._crowded_until = -math.inf  # what was sent by then was too many at a time
-        self._passed_in_a_row = 0  # requests let through since the last refusal
-        self._is_first = True  # whether there was no such pause yet
-        self._is_measured = False  # whether conclusions were drawn from the current pause
-        self._is_hinted = False  # whether the last refusal said how long to wait
+        self._refused = 0  # requests refused in the current pause
+        self._accepted = 0  # requests sent before the pause and accepted since
+        self._usual_number = 1.0  # usual number in flight when requests are accepted
+        self._crowds = 0  # tries with fewer requests in flight
+        self._crowded_until = -math.inf  # requests sent until then were too many at a time
+        self._passed_in_a_row = 0  # requests accepted since the last refusal
+        self._is_first = True  # no refusal has reduced the number in flight yet
+        self._is_measured = False  # the current pause has been evaluated
+        self._is_hinted = False  # the last refusal said how long to wait
 
     def passed(self, ticket: Ticket, now: float) -> None:
-        """Note a request that was let through."""
+        """Record a request that the limiter accepted."""
         self._share -= self._share / RECENT
         self._erratic.passed(len(self._in_flight))
         self._accepted += ticket.sent <= self._began
@@ -88,15 +89,15 @@ class Refusals:
         concurrency: Concurrency,
         started_tokens: float,
     ) -> None:
-        """Note a refusal, and draw conclusions from it where no known quota explains it.
+        """Record a refusal, and conclude what it is about unless a known quota explains it.
 
         Args:
-            ticket: the request, which is in flight no more.
+            ticket: the refused request, no longer in flight.
             now: the time.
-            begins: it begins a pause.
-            is_explained: there is a quota that is known, so nothing has to be found out.
-            after: the seconds that the server asks for; `None`: it does not say.
-            concurrency: how many requests may be in flight.
+            begins: whether the refusal begins a pause.
+            is_explained: whether a known quota explains the refusal.
+            after: the seconds that the server asks for; `None` if it does not say.
+            concurrency: the estimate of how many requests may be in flight.
             started_tokens: tokens of all requests so far.
         """
         is_hinted = after is not None
@@ -125,14 +126,14 @@ class Refusals:
     def _conclude(
         self, ticket: Ticket, now: float, concurrency: Concurrency, started_tokens: float
     ) -> None:
-        """Find out what the refusal is about: chance, a crowd, one large batch, or a rate."""
+        """Decide whether it is chance, the number in flight, one large batch, or a rate."""
         accepted = max(1, len(self._in_flight))
         if (
             self._refused == 1
             and not self._is_hinted
             and self._is_one_too_many(ticket, concurrency)
         ):
-            # This many were fine for a while: it is a limit of requests at a time.
+            # Fewer at a time passed for a while, so it is a limit of requests in flight.
             self._crowded_until = now
             self._is_measured = True
         if ticket.sent <= self._crowded_until:
@@ -147,7 +148,7 @@ class Refusals:
             excludes_tokens = self._which.excludes_tokens(started_tokens)
             may_be_crowd = self._crowds < CROWDS and not self._is_hinted
             if excludes_tokens and self._in_flight and may_be_crowd:
-                # Either a quota of requests, or a limit of them at a time: an answer will tell.
+                # A quota of requests, or a limit of requests in flight: the next answer decides.
                 self._crowds, self._crowded_until = self._crowds + 1, now
                 self._settle_crowd(ticket, now, concurrency)
                 return
@@ -156,15 +157,15 @@ class Refusals:
             if self._which.refused(
                 ticket.charge, sent=ticket.sent, in_a_row=in_a_row, is_lone=is_lone
             ):
-                self._throttle.shorten(now)  # parts of it may go at once
-                self._tokens.correct(now)  # it was measured while it did not count
+                self._throttle.shorten(now)  # parts of the batch may go at once
+                self._tokens.correct(now)  # measured while requests seemed to count
                 return
             self._measure(ticket, now, concurrency, is_lone=is_lone)
         if self._is_measured and in_a_row == 1:
             concurrency.accepts(accepted)
 
     def _ease(self, now: float, concurrency: Concurrency) -> None:
-        """Send a little less after a refusal that may be chance; far less after the first one."""
+        """Slow down a little after a refusal that may be chance, and a lot after the first one."""
         for bucket in (self._tokens, self._requests):
             bucket.ease(now)
         if self._is_first:
@@ -172,7 +173,7 @@ class Refusals:
             concurrency.hesitate(now)
 
     def _is_one_too_many(self, ticket: Ticket, concurrency: Concurrency) -> bool:
-        """Tell whether more are in flight than usual, after a while without refusals."""
+        """Return whether more than usual were in flight, after a while without refusals."""
         return (
             concurrency.threshold < concurrency.most
             and not (concurrency.is_slow_start or self._which.is_certain)
@@ -182,7 +183,7 @@ class Refusals:
         )
 
     def _is_chance(self) -> bool:
-        """Tell whether the refusals of this pause may be chance."""
+        """Return whether the refusals of this pause may be chance."""
         return (
             self._share < STRAY
             and self._throttle.in_a_row < 2  # noqa: PLR2004
@@ -192,8 +193,8 @@ class Refusals:
     def _measure(
         self, ticket: Ticket, now: float, concurrency: Concurrency, *, is_lone: bool
     ) -> None:
-        """Measure the rates of both quotas: one of them is used up."""
-        if not is_lone:  # else the pause was too short, and nothing is learnt of the rate
+        """Measure the rates of both quotas, one of which is used up."""
+        if not is_lone:  # else the pause was too short and shows nothing about the rate
             paused = 0.0 if self._is_hinted else self._throttle.paused
             self._tokens.refused(ticket.charge, now, paused=paused)
             self._requests.refused(1, now, paused=paused)
@@ -201,7 +202,7 @@ class Refusals:
         concurrency.throttled(now)
 
     def _settle_crowd(self, ticket: Ticket, now: float, concurrency: Concurrency) -> None:
-        """Go on with as many at a time as were let in, as soon as one of them is answered."""
+        """Go on with as many requests in flight as the server accepted, without a pause."""
         in_flight = [other.sent for other in self._in_flight.values()]
         concurrency.refused(ticket.sent, now, in_flight=in_flight)
         self._throttle.cancel()

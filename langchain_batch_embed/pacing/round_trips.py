@@ -1,6 +1,6 @@
-"""The round trips of some requests, and what they have in common: pure arithmetic.
+"""Statistics of round trips. Pure arithmetic.
 
-They are compared by the median of their logarithms, as one stalled answer does not change it.
+Round trips are compared by the median of their logarithms, which one stalled answer hardly changes.
 """
 
 import math
@@ -15,11 +15,11 @@ OF_THE_MEDIAN = 1.25
 """The standard error of a median is this many times that of a mean, where values are normal."""
 
 TOGETHER = 2.0
-"""Answers count as together if this many of them came in the time that the first one took."""
+"""Answers came together if this many of them arrived in the time of the shortest round trip."""
 
 
 class Trip(NamedTuple):
-    """A round trip: `seconds` for this much `work`, in tokens, which `end`ed at this time."""
+    """A round trip of `seconds` for `work` tokens, which ended at the time `end`."""
 
     seconds: float
     work: float
@@ -28,13 +28,13 @@ class Trip(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """Round trips with one number in flight.
+    """Statistics of the round trips with one number of requests in flight.
 
     Attributes:
-        number: in flight.
+        number: requests in flight.
         middle: the median of the round trips' logarithms.
         work: the logarithm of the median work of a request.
-        pace: the median of the logarithms of round trips for their work.
+        pace: the median of the logarithms of seconds per token of work.
         error: the standard error of `middle`.
         rate: work per second.
     """
@@ -48,11 +48,11 @@ class Round:
 
     @classmethod
     def of(cls, trips: Sequence[Trip], *, number: float) -> "Round":
-        """Return what some round trips, at least one, have in common.
+        """Return the statistics of some round trips, at least one.
 
         Args:
-            trips: with about this many in flight.
-            number: in flight.
+            trips: the round trips.
+            number: requests in flight during them.
         """
         logs = [math.log(trip.seconds) for trip in trips]
         return cls(
@@ -66,7 +66,7 @@ class Round:
 
 
 def came_together(trips: Sequence[Trip]) -> bool:
-    """Tell whether answers came at about one time, and not one after the other, as in a line."""
+    """Return whether answers came at about the same time, and not one by one, as from a queue."""
     shortest = min(trip.seconds for trip in trips)
     return (len(trips) - 1) * shortest > TOGETHER * _spread(trips)
 

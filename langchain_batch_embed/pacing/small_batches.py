@@ -1,40 +1,39 @@
-"""Small batches, sent now and then where the tokens seem to be what a quota counts: a pure trial.
+"""Checks with small batches whether a hidden quota really counts tokens.
 
-If the tokens are what is counted, more of the small batches pass than the quota of requests that
-was measured would let through, and the trial costs nothing. Otherwise as few pass, or one is
-refused: it may be the requests after all.
+If the server counts tokens, more small batches pass than the measured quota of requests would
+accept, and the check costs nothing. If no more pass, or one is refused, the server may count
+requests after all. Pure: time is handed in.
 """
 
 __all__ = ["SmallBatches"]
 
 DOUBT = 8
-"""Answers after which small batches are tried for the first time. Each further trial comes after
-four times as many."""
+"""Answers before the first trial of small batches. Each further trial takes four times as many."""
 
 SMALLER = 5.0
-"""A small batch holds the tokens of recent requests, or of usual ones, divided by this."""
+"""A small batch holds the tokens of recent or usual requests divided by this."""
 
 LEAST_SMALL = 128
-"""Tokens in a small batch, at least: queries between them must not make batches ever smaller."""
+"""Fewest tokens in a small batch, so that queries in between do not make batches ever smaller."""
 
 SMALL = 8
 """Small batches in one trial."""
 
 MORE = 1.5
-"""Tokens are what is counted if this many times as many small batches pass as the measured quota of
-requests would let through."""
+"""The server counts tokens if this many times as many small batches pass as the measured quota of
+requests would accept."""
 
 
 class SmallBatches:
-    """When small batches are tried, and what they show."""
+    """When to try small batches, and what they show."""
 
     def __init__(self) -> None:
-        self._patience = DOUBT  # answers after which they are tried
-        self._answers = 0  # of the usual size, since the last trial
-        self._size = 0.0  # tokens in a request, on average over these answers
-        self._counted_from = 0.0  # when the first of these was sent
-        self._left = 0  # small batches that have yet to pass
-        self._tried_from = 0.0  # when the first of these may have been sent
+        self._patience = DOUBT  # answers before the next trial
+        self._answers = 0  # to batches of the usual size since the last trial
+        self._size = 0.0  # average tokens of these requests
+        self._counted_from = 0.0  # when the first of these requests was sent
+        self._left = 0  # small batches of this trial that have yet to pass
+        self._tried_from = 0.0  # when this trial began
 
     @property
     def are_tried(self) -> bool:
@@ -42,21 +41,21 @@ class SmallBatches:
         return self._left > 0
 
     def begin(self) -> None:
-        """Count the answers from here on: the tokens were just found to be what is counted."""
+        """Start counting answers: the server was just found to count tokens."""
         self._answers = self._left = 0
 
     def most(self, usual: float) -> float:
-        """Return the most tokens in a small batch, where a usual request has this many."""
+        """Return the most tokens in a small batch, given the tokens of a usual request."""
         return max(LEAST_SMALL, usual / SMALLER, self._size / SMALLER)
 
     def passed(self, tokens: float, *, sent: float, now: float, requests: float) -> bool:
-        """Note a request that was let through; return whether it may be the requests after all.
+        """Record an accepted request; return whether the server may count requests after all.
 
         Args:
-            tokens: in the request.
+            tokens: tokens in the request.
             sent: when it was sent.
             now: the time.
-            requests: a second, as the quota of requests was measured.
+            requests: the measured quota of requests a second.
         """
         if self._left:
             if sent < self._tried_from:
@@ -72,7 +71,7 @@ class SmallBatches:
             self._counted_from = sent
         if self._answers < self._patience:
             return False
-        # Where the tokens are what is waited for, this many small ones go in that time.
+        # If the server counts tokens, this many small batches would pass in that time.
         if _exceeds(SMALLER * (self._answers - 1), sent - self._counted_from, requests):
             self._left, self._tried_from = SMALL, now
             return False
@@ -80,17 +79,17 @@ class SmallBatches:
         return True
 
     def refused(self, sent: float) -> bool:
-        """Note a refusal; return whether it was of a small batch, and so may be about requests."""
+        """Record a refusal; return whether it hit a small batch, and so may be about requests."""
         if sent < self._tried_from:
-            return False  # it was one of the usual size
+            return False  # a batch of the usual size, sent before the trial
         self._put_off()
         return True
 
     def _put_off(self) -> None:
-        """End a trial, and make the next one rarer."""
+        """End the trial, and make the next one rarer."""
         self._left, self._answers, self._patience = 0, 0, 4 * self._patience
 
 
 def _exceeds(count: float, seconds: float, requests: float) -> bool:
-    """Tell whether a quota of this many requests a second would not let the count through."""
+    """Return whether the count exceeds what this many requests a second allow."""
     return count > MORE * requests * seconds

@@ -1,4 +1,4 @@
-"""How fast one server answers, of several that share the work: pure arithmetic."""
+"""How fast one of several servers answers. Pure arithmetic."""
 
 import math
 from collections import deque
@@ -7,16 +7,16 @@ from statistics import median
 __all__ = ["Speed"]
 
 SHARE = 1 / 8
-"""Share of its lead that the longest round trip loses with each shorter one."""
+"""Share by which each shorter round trip moves the longest one towards itself."""
 
 TRIPS = 25
-"""Round trips of which the median is the usual one: one stalled answer does not change it."""
+"""Round trips over which the median is taken, which one stalled answer does not change."""
 
 WINDOW = 10.0
 """Seconds over which answered tokens are counted."""
 
 SHORTEST = 0.5
-"""They are taken to have come in at least this many seconds."""
+"""Least number of seconds by which answered tokens are divided."""
 
 
 class Speed:
@@ -24,7 +24,7 @@ class Speed:
 
     Attributes:
         trip: seconds of a usual round trip; 0 before the first answer.
-        longest: seconds of the longest of the last ones, which fades.
+        longest: seconds of the longest recent round trip, which fades with each shorter one.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Speed:
         self._tokens = 0
 
     def answered(self, charge: int, seconds: float, now: float) -> None:
-        """Note an answer of this many tokens, and its round trip."""
+        """Record an answer of this many tokens, and its round trip."""
         self._trips.append(seconds)
         self.trip = median(self._trips)
         self.longest = max(seconds, self.longest + (seconds - self.longest) * SHARE)
@@ -46,7 +46,7 @@ class Speed:
         self._forget(now)
 
     def per_second(self, now: float) -> float:
-        """Return the tokens that are answered in a second, of late."""
+        """Return the tokens answered per second recently."""
         self._forget(now)
         return self._tokens / max(SHORTEST, min(WINDOW, now - self._began))
 

@@ -1,4 +1,4 @@
-"""What a pacer waits for, and how long the rest will take: it only looks, and changes nothing."""
+"""What a pacer waits for, and how long the rest will take. Nothing here changes any state."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,34 +11,34 @@ from langchain_batch_embed.pacing.token_bucket import TokenBucket
 __all__ = ["Status", "status_of", "together"]
 
 NOTICEABLE = 1.0
-"""Seconds of a pause from which on a user wonders what is going on."""
+"""A pause of at least this many seconds is reported to the user."""
 
 SPACED = 2.0
-"""The same where a known quota spaces the requests out: at a second apart all is as usual."""
+"""The same for the interval of requests under a known quota, where a second is normal."""
 
 LATE = 10.0
-"""Seconds without an answer after which a user is told what is waited for."""
+"""After this many seconds without an answer, the wait is reported to the user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The server's state at one moment, as a user is told it; times are seconds.
+    """The server's state at one moment, as shown to the user; times are in seconds.
 
     Attributes:
-        waits_for: the quota, a server that is away, answers that take long, or nothing to speak of.
-        delay: until the next request may start, or for `"answers"` since the oldest was sent; 0:
-            it is under way.
-        refused_with: the status of the refusal that the pause follows; empty where the known quota
-            alone makes it.
-        pause: nothing is sent for this long.
-        start: seconds that it takes then until as many requests are in flight as before.
-        is_held_back: the next request waits for the quota, however shortly, and not for a place.
-        in_flight: requests that are waited for.
+        waits_for: the quota, a server that is away, slow answers, or `None` for nothing noticeable.
+        delay: time until the next request may start, 0 if it is in flight; for `"answers"` the
+            time since the oldest request was sent.
+        refused_with: the HTTP status of the refusal that began the pause; empty if a known quota
+            alone causes it.
+        pause: time in which nothing is sent.
+        start: time after the pause until as many requests are in flight as before.
+        is_held_back: whether the next request waits for the quota rather than for a free worker.
+        in_flight: requests in flight.
         charge_in_flight: their tokens, as the limiter charges them.
-        charged: what the limiter has let through in all, in tokens.
-        requests_per_minute: the quota that was set or that answers told; `None`: not known.
-        tokens_per_minute: the same.
-        quota_seconds: until the quota has let the rest through; `None`: no quota is known.
+        charged: tokens that the limiter has accepted in all.
+        requests_per_minute: the quota that the user set or answers announced; `None` if unknown.
+        tokens_per_minute: the same for tokens.
+        quota_seconds: time until the quota has accepted the rest; `None` if no quota is known.
     """
 
     waits_for: Literal["quota", "server", "answers"] | None
@@ -56,7 +56,7 @@ class Status:
 
     @property
     def is_learnt(self) -> bool:
-        """Tell whether the quota is known from refusals alone."""
+        """Whether the quota is known from refusals alone."""
         told = (self.requests_per_minute, self.tokens_per_minute)
         return self.quota_seconds is not None and told == (None, None)
 
@@ -73,12 +73,12 @@ def status_of(
     """Return the state of the server.
 
     Args:
-        pacer: knows it.
+        pacer: the pacer of the server.
         now: the time.
-        left: tokens, as the limiter charges them, that have no answer yet.
-        usual: tokens of a request that is planned; `None`: as until now.
-        refusal: the status of the last refusal for the rate.
-        trip: seconds that an answer takes lately.
+        left: tokens without an answer, as the limiter charges them.
+        usual: tokens of a planned request; `None` for the average so far.
+        refusal: the HTTP status of the last rate-limit refusal.
+        trip: seconds that an answer takes at present.
     """
     in_flight = pacer.in_flight.values()
     pause = pacer.throttle.delay(now)
@@ -116,14 +116,14 @@ def status_of(
 
 
 def together(parts: Sequence[Status], pacers: Sequence[Pacer], *, left: float = 0.0) -> Status:
-    """Return the state of several servers that share the work: their quotas add up.
+    """Return the state of several servers that share the work, whose quotas add up.
 
-    What is waited for is what the one that goes on first waits for.
+    The wait shown is that of the server that goes on first.
 
     Args:
-        parts: the state of each.
-        pacers: of each.
-        left: tokens, as the limiter charges them, that have no answer yet from any of them.
+        parts: the state of each server.
+        pacers: the pacer of each server.
+        left: tokens without an answer from any of them, as the limiter charges them.
     """
     first = min(parts, key=lambda part: (part.waits_for is not None, part.delay))
     in_flight = sum(part.charge_in_flight for part in parts)
@@ -142,20 +142,20 @@ def together(parts: Sequence[Status], pacers: Sequence[Pacer], *, left: float = 
 
 
 def _rounds(pacer: Pacer, requests: float) -> float:
-    """Return how often the number in flight doubles until it is what it was, or what is left."""
+    """Return the rounds of doubling until the number in flight is as before, or covers the rest."""
     concurrency = pacer.concurrency
     number = max(1.0, min(concurrency.threshold, requests))
     return math.log2(max(1.0, number / concurrency.estimate)) + 1
 
 
 def _sum(numbers: Iterable[float | None]) -> float | None:
-    """Return the sum of what is known; `None`: nothing is."""
+    """Return the sum of the known numbers, or `None` if none is known."""
     known = [number for number in numbers if number is not None]
     return sum(known) if known else None
 
 
 def _all_flow_in(pacers: Sequence[Pacer], tokens: float) -> float | None:
-    """Return the seconds in which all quotas together let this much through; `None`: not known."""
+    """Return the seconds in which all quotas together accept this much; `None` if not known."""
     rates = [pacer.tokens.rate for pacer in pacers]
     if None in rates:
         return None
@@ -166,14 +166,14 @@ def _all_flow_in(pacers: Sequence[Pacer], tokens: float) -> float | None:
 def _flows_in(
     pacer: Pacer, tokens: float, requests: float, now: float, *, pause: float = 0.0
 ) -> float | None:
-    """Return the seconds in which the quota lets this much through; `None`: it is not known."""
+    """Return the seconds in which the quota accepts this much; `None` if it is not known."""
     seconds = [
         bucket.flows_in(amount, now, pause=pause)
         for bucket, amount in ((pacer.tokens, tokens), (pacer.requests, requests))
         if bucket.rate is not None
     ]
     if pacer.tokens.is_measured and pacer.requests.is_measured:
-        return seconds[0]  # only one of them is real, and the pacer goes by this one
+        return seconds[0]  # only one of them is real, and the pacer follows this one
     return max(seconds, default=None)
 
 

@@ -1,4 +1,4 @@
-"""One request, as the pacer knows it."""
+"""One request, as the pacer sees it."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ __all__ = ["Ticket"]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ticket:
-    """A request that was let through.
+    """A request that was started.
 
     Attributes:
         charge: the tokens that the limiter charges for it.
-        work: of its inputs, in tokens.
-        sent: when it was let through, in seconds of the pacer's clock.
-        ended_tokens: tokens of the requests that had ended before it started.
-        ended_requests: how many these were.
-        number: how many were in flight with it.
+        work: the work of its inputs, in tokens.
+        sent: when it started, in seconds of the pacer's clock.
+        ended_tokens: tokens of all requests that had ended before it started.
+        ended_requests: the number of these requests.
+        number: requests in flight when it started, itself included.
         quiet: seconds before it in which nothing was sent.
     """
 

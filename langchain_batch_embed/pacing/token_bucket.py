@@ -1,7 +1,7 @@
-"""A quota of requests or tokens a minute, as the providers' limiters keep it: pure arithmetic.
+"""A quota of requests or tokens a minute, as providers' limiters keep it. Pure arithmetic.
 
-Its rate is set by the user, or read in the headers of answers. Where no header comes, the rate is
-measured: a refusal means that the bucket is empty, so what passes between two refusals is what
+The user sets its rate, or the headers of answers announce it. Without headers the rate is measured:
+a refusal means that the bucket is empty, so the amount that passes between two refusals is what
 flowed in between them.
 """
 
@@ -13,55 +13,55 @@ __all__ = ["LONGEST", "TokenBucket"]
 
 PROBE = 0.0005
 """k answers in a row, or k seconds, raise a measured rate by k * k / 2 times this share: by a tenth
-after 20, by two fifths after 40. A change of the quota is found that way."""
+after 20, by two fifths after 40. That finds a quota that was raised."""
 
 FIRST_PROBE = 0.005
-"""The same after the first measurement, which a slow start makes too low: twofold after 20."""
+"""The same after the first measurement, which a slow start makes too low: doubled after 20."""
 
 GUESS_PROBE = 0.05
-"""The same before it: a first guess may be ten times too low."""
+"""The same before the first measurement: a first guess may be ten times too low."""
 
 FEW = 5
-"""With fewer requests than this between two refusals the rate is lowered, and not measured."""
+"""With fewer requests than this between two refusals the rate is only lowered, not measured."""
 
 SEVERAL = 3
-"""After this many requests let through, what has passed corrects a rate that was far too low."""
+"""After this many accepted requests, what has passed corrects a rate that was far too low."""
 
 AHEAD = 2.0
-"""A measured rate is never raised above this many times what has really passed since."""
+"""A measured rate is never raised above this many times the rate that really passed."""
 
 RECENT = 8
-"""Requests that tell what passes by now, where it was less before."""
+"""Requests over which the rate that passes at present is counted."""
 
 CAUTION = 0.93
-"""A measured rate is used at this share, because a refused request may be charged too."""
+"""Use this share of a measured rate, because refused requests may be charged too."""
 
 EASE = 0.03
-"""A refusal under a known rate lowers the share of it that is used by this much.
+"""A refusal under a known rate lowers the used share of that rate by this much.
 
-Requests do not arrive as evenly as they are sent, so a quota of 60 a minute that is applied as
-one a second refuses some of those that are sent each second exactly.
+Requests do not arrive as evenly as they are sent. A quota of 60 a minute that is enforced as one a
+second refuses some requests even if exactly one is sent each second.
 """
 
 MEASURED_EASE = 0.05
-"""The same for a measured rate, which is lowered itself."""
+"""A refusal that may be chance lowers a measured rate by this share."""
 
 RECOVER = 0.004
-"""An answer raises that share again by this much."""
+"""An answer raises the used share of a known rate by this much."""
 
 LEAST_SHARE = 0.8
-"""The share never falls below this."""
+"""Least used share of a known rate."""
 
 LONGEST = 30.0
-"""A measured rate lets a request of the usual size through at least this often, in seconds: time in
-which nothing was sent, or a server that refuses at random, must not make it ever slower."""
+"""A measured rate allows a request of the usual size at least once in this many seconds. Idle time,
+or a server that refuses at random, must not make it slower and slower."""
 
 MOST_OWED = 1.0
-"""After a refusal a bucket whose rate is measured owes at most this many seconds' worth: servers
-refuse what is too much, and do not let it be paid for later."""
+"""After a refusal the level of a measured bucket is at most this many seconds' worth below 0, as
+servers refuse what is too much instead of charging it later."""
 
 MEASURED_SECONDS = 1.0
-"""A bucket whose rate is measured is taken to hold this many seconds' worth."""
+"""Assumed size of a bucket with a measured rate, in seconds' worth."""
 
 
 @dataclass(slots=True)
@@ -69,12 +69,12 @@ class _Period:
     """The time from one refusal to the next.
 
     Attributes:
-        start: when the first one came.
-        paused: seconds after it in which nothing was sent; half of them count, as they may have
-            been too many to be saved up.
-        passed: amount let through of what was sent since.
-        count: requests that this was in.
-        least: a rate that it cannot be below.
+        start: when the first refusal came.
+        paused: seconds after it in which nothing was sent. Half of them count, as the bucket may
+            have been full before the end.
+        passed: accepted amount of the requests sent since.
+        count: number of these requests.
+        least: a rate below which the measurement cannot be.
     """
 
     start: float
@@ -84,7 +84,7 @@ class _Period:
     least: float = 0.0
 
     def elapsed(self, end: float) -> float:
-        """Return the seconds that it has lasted, as far as they count; never 0."""
+        """Return how many of its seconds count for the measurement; never 0."""
         lasted = max(1e-6, end - self.start)
         return max(lasted - self.paused / 2, lasted / 4)
 
@@ -93,14 +93,14 @@ class TokenBucket:
     """A bucket that refills continuously.
 
     Args:
-        per_minute: the quota that the user has set; `None`: no limit is known.
+        per_minute: the quota set by the user; `None` if no limit is known.
 
     Attributes:
-        rate: amount that flows in a second; `None`: no limit is known.
+        rate: amount that flows in a second; `None` if no limit is known.
         capacity: amount that the bucket can hold.
         level: amount in it; below 0 after a request larger than the bucket.
-        is_set: whether the user has set the rate. Then it is never raised.
-        is_measured: whether the rate was neither set nor read in a header.
+        is_set: whether the user has set the rate, which is then never raised.
+        is_measured: whether the rate was measured, and neither set nor announced.
     """
 
     def __init__(self, per_minute: float | None = None) -> None:
@@ -109,25 +109,25 @@ class TokenBucket:
         self.rate = None if per_minute is None else per_minute / 60
         self.capacity = math.inf if per_minute is None else float(per_minute)
         self.level = self.capacity
-        self._remaining_seen = False  # whether an answer ever said what remains
-        self._share = 1.0  # of a known rate that is used
+        self._remaining_seen = False  # an answer has said what remains
+        self._share = 1.0  # used share of a known rate
         self._updated = 0.0
-        self._base = 0.0  # what was measured last
+        self._base = 0.0  # the last measurement
         self._period: _Period | None = None  # since the last refusal
         self._last_period: _Period | None = None  # between the last two; answers still come
-        self._in_a_row = 0  # requests let through since the last refusal
-        self._recent: deque[tuple[float, float]] = deque()  # when what passed
-        self._holds = 0.0  # as refusals have told
-        self._lowered_at = 0.0  # when it was lowered last
+        self._in_a_row = 0  # requests accepted since the last refusal
+        self._recent: deque[tuple[float, float]] = deque()  # (time, amount) of recent requests
+        self._holds = 0.0  # size of the bucket, as refusals have shown
+        self._lowered_at = 0.0  # when the rate was last lowered
         self._measurements = 0
 
     @property
     def is_known(self) -> bool:
-        """Whether the rate was set or read, and not measured."""
+        """Whether the rate was set or announced, and not measured."""
         return self.rate is not None and not self.is_measured
 
     def delay(self, amount: float, now: float) -> float:
-        """Return the seconds until this much can be taken; 0: at once.
+        """Return the seconds until this much can be taken; 0 if at once.
 
         An amount above the capacity waits for a full bucket.
         """
@@ -139,7 +139,7 @@ class TokenBucket:
         return 0.0 if missing <= 1e-9 * amount else missing / (self.rate * self._share)
 
     def flows_in(self, amount: float, now: float, *, pause: float = 0.0) -> float:
-        """Return the seconds until this much has been let through in all; changes nothing.
+        """Return the seconds until this much has passed in all; changes nothing.
 
         Args:
             amount: any number, also many times what the bucket can hold.
@@ -153,7 +153,7 @@ class TokenBucket:
         return pause + max(0.0, amount - min(self.capacity, level)) / rate
 
     def take(self, amount: float, now: float) -> None:
-        """Take this much out, even where that leaves less than nothing."""
+        """Take this much out, even if the level falls below 0."""
         self._refill(now)
         self.level -= amount
 
@@ -162,7 +162,7 @@ class TokenBucket:
         self.level = min(self.capacity, self.level + amount)
 
     def passed(self, amount: float, *, sent: float, now: float) -> None:
-        """Note that the server let this much through, for measuring."""
+        """Record that the server accepted this much, to measure the rate."""
         self._share = min(1.0, self._share + RECOVER)
         period, last = self._period, self._last_period
         if period is None or self.is_known:
@@ -198,14 +198,14 @@ class TokenBucket:
         sent: float,
         now: float,
     ) -> None:
-        """Take over what an answer said.
+        """Learn from the headers of an answer.
 
         Args:
             limit: the amount a minute.
-            remaining: what the bucket held when the server looked, if the answer says so.
-            reset: seconds until the bucket is full again, if the answer says so.
-            unseen: what was taken here for other requests that may have arrived after the server
-                looked: all that had not ended when the request was sent.
+            remaining: the level when the server read it; `None` if not announced.
+            reset: seconds until the bucket is full again; `None` if not announced.
+            unseen: the amount of other requests that may have arrived after the server read the
+                level, that is, of all that had not ended when this request was sent.
             sent: when the request was sent.
             now: the time.
         """
@@ -235,12 +235,12 @@ class TokenBucket:
         self.level = min(self.level, self.capacity)
 
     def name(self, limit: float, now: float, *, holds: float = math.inf) -> None:
-        """Take over a rate that the text of a refusal names: the bucket behind it is empty.
+        """Learn a rate from the text of a refusal; its bucket is empty.
 
         Args:
             limit: the amount a minute.
             now: the time.
-            holds: what the bucket holds at least, as far as the refusal tells.
+            holds: the least size of the bucket; `inf` if the refusal does not show it.
         """
         if not 0 < limit < math.inf or (self.is_known and self._remaining_seen):
             return
@@ -256,21 +256,21 @@ class TokenBucket:
         self.level = min(self.level, 0.0)
 
     def refused(self, amount: float, now: float, *, paused: float = 0.0) -> None:
-        """Note that this much was refused: the bucket is empty.
+        """Record that this much was refused: the bucket is empty.
 
-        Its rate is measured if it is not known.
+        If the rate is not known, it is measured.
 
         Args:
-            amount: of the refused request.
+            amount: the amount of the refused request.
             now: the time.
-            paused: seconds of the pause that follows, in which nothing is sent. How long it is
-                nobody asked for, so it does not count as time in which the bucket was used.
+            paused: seconds of the backoff pause that follows, in which nothing is sent; it does
+                not fully count as time in which the bucket was used.
         """
         self._refill(now)
         if self.is_known:
             self._share = max(LEAST_SHARE, self._share - EASE)
             if not self._remaining_seen:
-                # How much can be saved up is not known, only that it is used up.
+                # The size of the bucket is not known, only that it is empty.
                 self.level = min(self.level, 0.0)
         else:
             period = self._period
@@ -279,7 +279,7 @@ class TokenBucket:
                 period.least = max(amount / LONGEST, 0.0 if self.rate is None else self.rate / 2)
                 self._measurements += 1
                 if self.rate is not None and period.count < FEW:
-                    # What has passed is too little to measure, but no more can have flowed.
+                    # Too little has passed to measure the rate, but no more can have flowed in.
                     most = (period.passed + amount) / period.elapsed(now)
                     self._base = max(period.least, CAUTION * min(self.rate, most))
                     self._measure(self._base)
@@ -291,13 +291,13 @@ class TokenBucket:
                 self._empty()
 
     def _remeasure(self, period: "_Period", end: float) -> None:
-        """Measure the rate: what was let through between two refusals has flowed in there."""
-        # One measurement may be off, so it may not do more than halve the rate.
+        """Measure the rate: what passed between two refusals had flowed in between them."""
+        # A single measurement may be off, so it at most halves the rate.
         self._base = CAUTION * max(period.passed / period.elapsed(end), period.least)
         self._measure(self._base)
 
     def correct(self, now: float) -> None:
-        """Raise a measured rate to what has passed since the last refusal."""
+        """Raise a measured rate to the rate that has passed since the last refusal."""
         period = self._period
         if self.is_measured and period is not None and period.count >= SEVERAL:
             self._base = max(self._base, CAUTION * period.passed / period.elapsed(now))
@@ -311,14 +311,14 @@ class TokenBucket:
             self._period = self._last_period = None
 
     def guess(self, rate: float, now: float) -> None:
-        """Begin with this rate, for want of a measurement."""
+        """Begin with a guess at the rate until there is a measurement."""
         if self.rate is None:
             self._base, self._lowered_at = rate, now
             self._measure(rate)
             self.level = 0.0
 
     def ease(self, now: float) -> None:
-        """Note a refusal that may be chance: a measured rate is lowered a little."""
+        """Record a refusal that may be chance: lower a measured rate a little."""
         self._refill(now)
         if self.is_measured and self.rate is not None:
             self._base = self.rate * (1 - MEASURED_EASE)
@@ -328,7 +328,7 @@ class TokenBucket:
             self._measurements += 1
 
     def _recently(self, amount: float, now: float) -> float:
-        """Return what passes in a second by now, over some requests."""
+        """Return the amount a second that passed over the last few requests."""
         self._recent.append((now, amount))
         if len(self._recent) < RECENT:
             return 0.0
@@ -336,7 +336,7 @@ class TokenBucket:
         return sum(amount for _, amount in self._recent) / max(1e-6, now - start)
 
     def interrupt(self, seconds: float) -> None:
-        """Note that the server was away for this long: nothing could pass."""
+        """Record that nothing could pass for this long: the server was away."""
         if self._period is not None:
             self._period.start += seconds
             self._lowered_at += seconds
@@ -346,7 +346,7 @@ class TokenBucket:
         self.capacity = MEASURED_SECONDS * rate
 
     def _empty(self) -> None:
-        """Note that the bucket of a measured rate is empty: what it owes was owed to a guess."""
+        """Empty a measured bucket, and forgive most of its debt, which rests on a guess."""
         self.level = max(-MOST_OWED * (self.rate or 0.0), min(self.level, 0.0))
 
     def _refill(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""How one batch is sent: through OpenAI's SDK, or through any other class."""
+"""Sends one batch, through OpenAI's SDK or through any other embeddings class."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -11,7 +11,7 @@ from langchain_batch_embed.providers.openai import OpenAIProvider
 from langchain_batch_embed.providers.provider import Answer, Provider
 from langchain_batch_embed.providers.wrapped import WrappedProvider
 
-if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported it; nobody else needs it
+if TYPE_CHECKING:  # only a wrapped OpenAIEmbeddings needs it, and has imported it
     from langchain_openai import OpenAIEmbeddings
 
 __all__ = ["Answer", "Connections", "Provider", "provider_for"]
@@ -26,18 +26,18 @@ def provider_for(
     connections: Connections = "ours",
     replaces_empty: bool = False,
 ) -> Provider:
-    """Return the fastest way to send for an `Embeddings` object.
+    """Return the provider that sends fastest for an `Embeddings` object.
 
     A subclass of `OpenAIEmbeddings` that overrides a method, for example to put a prefix before
     each text, sends through that method. So does an object whose client is not the SDK's.
 
     Args:
         embeddings: the wrapped object.
-        limits: of its provider.
-        model: its model's name, where the object has none.
+        limits: the limits of its provider.
+        model: the model's name, for an object that has none.
         timeout: seconds for one request, for a class that has such an option.
-        connections: who opened the wrapped object's connections. Another process's are left alone.
-        replaces_empty: a space may be sent for an empty text that the server refuses.
+        connections: who opened the wrapped object's connections. Another process's are not used.
+        replaces_empty: whether to send a space for an empty text that the server refuses.
 
     Raises:
         OptionError: see `with_sync_client`.

@@ -1,4 +1,4 @@
-"""Copies of a wrapped object: to send with, to pickle, and for a forked process."""
+"""Copies a wrapped object, for sending, for pickling, and for use in a forked process."""
 
 import copy
 import inspect
@@ -15,7 +15,7 @@ from langchain_batch_embed.limits import Limits, attribute
 from langchain_batch_embed.providers.coroutines import from_thread
 from langchain_batch_embed.providers.identity import NOT_PLAIN, is_openai, plain
 
-if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported both; nobody else needs them
+if TYPE_CHECKING:  # only a wrapped OpenAIEmbeddings needs them, and has imported both
     import openai
     from langchain_openai import OpenAIEmbeddings
 
@@ -33,11 +33,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Connections = Literal["ours", "perhaps theirs", "theirs"]
-"""Who opened the connections of a wrapped object. After a fork it is the parent process, if it has
-opened any, which is certain only where this package has sent something."""
+"""Who opened the connections of a wrapped object. After a fork it is the parent process, if any
+were open. That is certain only if this package had sent something."""
 
 # By class name: the options that stop a class from retrying. tenacity counts the first attempt too,
-# so 1 means no retry. `MistralAIEmbeddings` uses tenacity only where there is a number.
+# so 1 means no retry. `MistralAIEmbeddings` uses tenacity only if the option is a number.
 _NO_RETRIES: Mapping[str, Mapping[str, int | None]] = MappingProxyType(
     {
         "CohereEmbeddings": {"max_retries": 1},
@@ -47,11 +47,11 @@ _NO_RETRIES: Mapping[str, Mapping[str, int | None]] = MappingProxyType(
     }
 )
 
-# By class name: the option with the number of texts at which a class cuts a call into requests.
+# By class name: the option for the number of texts per request, if the class splits a call.
 _SLICES = MappingProxyType(
     {
         "NVIDIAEmbeddings": "max_batch_size",
-        "OpenAIEmbeddings": "chunk_size",  # of a subclass, see `provider_for`
+        "OpenAIEmbeddings": "chunk_size",  # for subclasses, see `provider_for`
         "VoyageAIEmbeddings": "batch_size",
         "VoyageEmbeddings": "batch_size",
     }
@@ -59,7 +59,7 @@ _SLICES = MappingProxyType(
 
 _BARS = ("show_progress_bar", "show_progress")
 
-# By class name: what cannot be turned off in a finished object.
+# By class name: what cannot be turned off once the object is made.
 _LEFT_ON = MappingProxyType(
     {
         "BedrockEmbeddings": "botocore retries by itself; make it with "
@@ -74,12 +74,12 @@ _LEFT_ON = MappingProxyType(
 def one_request_a_call(
     embeddings: Embeddings, limits: Limits, *, timeout: float | None, connections: Connections
 ) -> Embeddings:
-    """Return the object, or a copy of it whose own retrying and slicing is turned off.
+    """Return the object, or a copy of it that neither retries nor splits a call.
 
-    Two layers of retries would multiply and hammer the limiter. A call that the class cuts into
-    several requests is throttled, retried and paid for as a whole. The user's own object stays as
-    it is. OpenAI's class gets its own client, which does not retry, has the time-out in seconds and
-    uses no other process's connections.
+    Two layers of retries would multiply and hammer the rate limiter. A call that the class splits
+    into several requests is throttled, retried and paid for as a whole. The user's own object is
+    not changed. A copy of an `OpenAIEmbeddings` gets its own client, which does not retry, has the
+    given time-out in seconds, and uses no other process's connections.
     """
     names = [base.__name__ for base in type(embeddings).__mro__]
     wanted: dict[str, int | None] = {}
@@ -89,7 +89,7 @@ def one_request_a_call(
             wanted[_SLICES[name]] = limits.max_batch_size
         if name in _LEFT_ON:
             logger.info("%s: %s", name, _LEFT_ON[name])
-    # One bar counts everything; of a call at a time it would show nothing but a blink.
+    # This package's progress bar counts everything; the object's own would only flash up.
     wanted |= {bar: False for bar in _BARS if attribute(embeddings, bar) is True}
     # An older or newer version of the class may not have the option.
     changes: dict[str, Any] = {
@@ -114,11 +114,11 @@ def one_request_a_call(
 
 
 def pack_up(embeddings: Embeddings) -> object:
-    """Return a form of the object that can be pickled, and that `unpack` turns back into it.
+    """Return a form of the object that can be pickled, and that `unpack` turns back into an object.
 
-    An `OpenAIEmbeddings` holds HTTP clients, which cannot be pickled. The form has its class, the
-    fields that the user set, and the plain private attributes of a subclass. A key from the
-    environment is read there again.
+    An `OpenAIEmbeddings` holds HTTP clients, which cannot be pickled. The form holds its class, the
+    fields that the user set, the plain private attributes of a subclass, and the server's address.
+    A key from the environment is not included; `unpack` reads it from the environment again.
     """
     if not is_openai(embeddings):
         return embeddings
@@ -132,18 +132,19 @@ def pack_up(embeddings: Embeddings) -> object:
 
 
 def _given_options(embeddings: "OpenAIEmbeddings") -> dict[str, Any]:
-    """Return the options that the user set, without what the class made of them."""
+    """Return the options that the user set, without the clients that the class made."""
     names = embeddings.model_fields_set - {"client", "async_client"}
-    if attribute(embeddings, "openai_proxy"):  # the class makes both, and takes no others
+    if attribute(embeddings, "openai_proxy"):  # the class makes both clients
         names -= {"http_client", "http_async_client"}
     return {name: getattr(embeddings, name) for name in names}
 
 
 def unpack(packed: Any) -> Embeddings:
-    """Make the object from the form that `pack_up` returned.
+    """Make an object from the form that `pack_up` returned.
 
     Raises:
-        OptionError: it would send to another server, as the user gave it their own client.
+        OptionError: it would send to another server, because the original has the user's own
+            client.
     """
     if isinstance(packed, Embeddings):
         return packed
@@ -160,24 +161,23 @@ def unpack(packed: Any) -> Embeddings:
 
 
 def sdk_address(embeddings: Embeddings) -> str | None:
-    """Return the address that an `OpenAIEmbeddings` sends to; `None`: it has no sync client."""
+    """Return the address that an `OpenAIEmbeddings` sends to; `None` if it has no sync client."""
     client = attribute(attribute(embeddings, "client"), "_client")
     return None if client is None else str(attribute(client, "base_url"))
 
 
 _TOKEN_TIMEOUT = 60.0
-"""Seconds for a function of the user's that gets a token; a sign-in service answers within a few.
-"""
+"""Seconds for the user's function that fetches a token; a sign-in service answers within a few."""
 
 
 def with_sync_client(embeddings: "OpenAIEmbeddings") -> "OpenAIEmbeddings":
-    """Return the object, or one like it with a sync client where it has only an async one.
+    """Return the object, or a copy with a sync client if it has only an async one.
 
-    Requests are sent from threads. Where the key or the token comes from an async function alone,
-    that function is run in an event loop of its own.
+    Requests are sent from threads. If only an async function provides the key or the token, the
+    function runs in a separate event loop.
 
     Raises:
-        OptionError: there is no client to send with.
+        OptionError: no sync client can be made.
     """
     if attribute(embeddings, "client") is not None:
         return embeddings
@@ -205,8 +205,8 @@ def with_sync_client(embeddings: "OpenAIEmbeddings") -> "OpenAIEmbeddings":
 def sdk_client(embeddings: Embeddings) -> "openai.OpenAI | None":
     """Return the SDK's client that an `OpenAIEmbeddings` sends with.
 
-    `None`: it sends with something else, such as a wrapper that traces its calls or a test's fake.
-    Only its own methods know how to use that.
+    `None` if it sends with something else, such as a wrapper that traces its calls or a test's
+    fake, which only the object's own methods know how to use.
     """
     resource = attribute(embeddings, "client")
     client = attribute(resource, "_client")
@@ -223,25 +223,25 @@ def sdk_client(embeddings: Embeddings) -> "openai.OpenAI | None":
 def client_of(
     embeddings: "OpenAIEmbeddings", connections: Connections, **options: Any
 ) -> "openai.OpenAI":
-    """Return a client of the SDK that sends each request once.
+    """Return an SDK client that sends each request only once.
 
-    Only this package retries. Two layers would multiply and hammer the limiter.
+    Only this package retries. Two layers of retries would multiply and hammer the rate limiter.
 
     Args:
-        embeddings: whose client it is; it has an `sdk_client`.
-        connections: who opened those that it has. On another process's connections this process
-            would read that one's answers.
+        embeddings: the object whose client is copied; it must have an `sdk_client`.
+        connections: who opened the client's connections. On connections of another process, this
+            process would read answers that belong to the other one.
         options: other options of the client.
 
     Raises:
-        BatchEmbeddingsError: another process opened the connections, in the user's own client.
+        BatchEmbeddingsError: another process opened the connections of the user's own client.
     """
     client = cast("openai.OpenAI", sdk_client(embeddings))
-    # By name, as the class is not public. A user's own client may have a proxy or other settings.
+    # By name, because the class is not public. A user's own client may have a proxy or the like.
     is_default = type(client._client).__name__ == "SyncHttpxClientWrapper"  # noqa: SLF001
     proxy = attribute(embeddings, "openai_proxy")
     if connections != "ours" and (is_default or proxy):
-        proxied = {"proxy": proxy} if proxy else {}  # as the class itself makes its client
+        proxied = {"proxy": proxy} if proxy else {}  # as the class itself does
         options["http_client"] = sys.modules["openai"].DefaultHttpxClient(**proxied)
     elif connections == "theirs":
         raise BatchEmbeddingsError(

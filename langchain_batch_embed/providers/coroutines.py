@@ -1,7 +1,7 @@
-"""Runs coroutines of others from threads: an async token provider, or a class that is async only.
+"""Runs coroutines from threads, for an async token provider or a class that is async only.
 
-All run in one event loop, in a thread of its own. What such a coroutine keeps between calls, a
-session with open connections for example, belongs to the loop in which it was made.
+All of them run in one event loop, in a thread of its own. What such a coroutine keeps between
+calls, such as a session with open connections, belongs to the loop in which it was made.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _loop: asyncio.AbstractEventLoop | None = None
 
 
 def _after_fork() -> None:
-    global _lock, _loop  # the loop's thread is not in the child
+    global _lock, _loop  # the loop's thread does not exist in the child
     _lock, _loop = threading.Lock(), None
 
 
@@ -28,10 +28,10 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def result_of(awaitable: Awaitable[_T], timeout: float | None = None) -> _T:
-    """Return what an awaitable gives, or raise what it raises; wait in this thread.
+    """Wait in this thread for an awaitable; return its result, or raise its error.
 
     Raises:
-        TimeoutError: it takes longer than `timeout` seconds; it is cancelled then.
+        TimeoutError: it took longer than `timeout` seconds, and was cancelled.
     """
 
     async def wait() -> _T:
@@ -41,7 +41,7 @@ def result_of(awaitable: Awaitable[_T], timeout: float | None = None) -> _T:
 
 
 def from_thread(function: Callable[[], Awaitable[_T]], timeout: float) -> Callable[[], _T]:
-    """Return a plain function that runs an async one and returns what it gives."""
+    """Return a plain function that runs an async one and returns its result."""
 
     def call() -> _T:
         return result_of(function(), timeout)
@@ -50,17 +50,17 @@ def from_thread(function: Callable[[], Awaitable[_T]], timeout: float) -> Callab
 
 
 def is_own(embeddings: Any, name: str) -> bool:
-    """Tell whether a class has an async method of its own, and not langchain-core's default."""
+    """Return whether a class overrides langchain-core's default version of an async method."""
     owner = next((kind for kind in type(embeddings).__mro__ if name in vars(kind)), object)
     return not owner.__module__.startswith(("langchain_core.", "builtins"))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:
-    global _loop  # noqa: PLW0603  # one for the process, made when it is needed
+    global _loop  # noqa: PLW0603  # one per process, made when it is needed
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
-            # A daemon, so that a coroutine that hangs does not hold up the end of the program.
+            # A daemon thread, so that a hanging coroutine does not keep the program from ending.
             threading.Thread(
                 target=_loop.run_forever, name="coroutines-of-batch-embed", daemon=True
             ).start()

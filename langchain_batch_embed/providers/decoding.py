@@ -1,7 +1,7 @@
-"""Vectors between the wire, numpy and the caller: decoding, checking, and plain lists.
+"""Converts vectors between the wire, numpy and plain lists, and checks them.
 
-An answer is used only after a check. Anything but one sound vector a text is a `ResponseError`,
-which is retried, and never a wrong row in a database.
+Every answer is checked before it is used. Anything but one valid vector per text raises a
+`ResponseError`, which is retried, so no wrong row reaches a database.
 """
 
 import gc
@@ -21,27 +21,29 @@ from langchain_batch_embed.errors import DimensionsError, ResponseError
 __all__ = ["OrderError", "as_array", "check", "read_answer", "read_parsed", "to_lists", "usage_of"]
 
 _INDEX = re.compile(r"[0-9]{1,9}")
-"""An index written as a string, with no more digits than any list needs."""
+"""Matches an index written as a string. No list needs more digits."""
 
 _ERROR_NAMES = ("errors", "detail", "message", "msg", "error_msg", "error_message", "error_code")
 
 _DECIMALS = 10
-"""Decimal places to which floats of unit vectors are rounded: shorter, and the same float32."""
+"""Decimal places to which floats of unit vectors are rounded. Nearly all convert back to the same
+float32, and print shorter."""
 
 _STEP = 64
-"""Vectors decoded, or turned into lists, at a time: at most 4 ms of work, and 800 KB at 1,536
+"""Vectors decoded, or turned into lists, in one step, which takes at most 4 ms and 800 KB at 1,536
 dimensions."""
 
 _MANY = 16_384
-"""Floats from which it pays to care for the garbage collector: about 10 vectors, but no query."""
+"""From this many floats, about 10 vectors, managing the garbage collector pays off. A single query
+has fewer."""
 
 _FROZEN = 1000
-"""Frozen objects from which they are left alone: the program froze them. Python 3.12 starts with
-about 400."""
+"""If this many objects are frozen, the program itself has frozen them, so they stay frozen. Python
+3.12 starts with about 400."""
 
 
 class OrderError(ResponseError):
-    """An answer does not tell which vector belongs to which text."""
+    """An answer does not show which vector belongs to which text."""
 
 
 def read_answer(
@@ -49,35 +51,36 @@ def read_answer(
 ) -> tuple[NDArray[np.float32], int | None, str | None]:
     """Read the body of an OpenAI-compatible answer.
 
-    Vectors may be base64 (little-endian float32) or lists of numbers, and in any order if each has
-    its `index`. An index may start at another number than 0, or be a string of digits.
+    Vectors may be base64 (little-endian float32) or lists of numbers. They may come in any order if
+    each has its `index`, counted from 0. Indices in ascending order may start at another number. An
+    index may be a string of digits.
 
     Args:
         body: the JSON document.
         expected: how many texts were sent.
-        dimensions: dimensions that the request asked for; `None`: any.
-        most_tokens: how many tokens the texts can have; a larger number is ignored.
+        dimensions: dimensions that the request asked for; `None` accepts any.
+        most_tokens: most tokens that the texts can have; a larger number in the answer is ignored.
 
     Returns:
-        The vectors in the order of the texts, shape (n, d); the tokens billed, or `None` where the
+        The vectors in the order of the texts, shape (n, d); the tokens billed, or `None` if the
         answer has no possible number; and the model that the answer names, or `None`.
 
     Raises:
-        ResponseError: it is not one sound vector a text.
+        ResponseError: the answer is not one valid vector per text.
         DimensionsError: the vectors have other dimensions than the request asked for.
     """
     try:
         answer = jiter.from_json(body)
     except ValueError as error:
         raise ResponseError(f"the answer is not JSON ({len(body):,} bytes)") from error
-    del body  # each form of it is equally large, so none is kept longer than necessary
+    del body  # the parsed form is as large, so drop this one now
     return read_parsed(answer, expected=expected, dimensions=dimensions, most_tokens=most_tokens)
 
 
 def read_parsed(
     answer: object, *, expected: int, dimensions: int | None = None, most_tokens: float = math.inf
 ) -> tuple[NDArray[np.float32], int | None, str | None]:
-    """Read an answer whose JSON is parsed already, and drop its vectors from it; as `read_answer`.
+    """Read an answer whose JSON is already parsed, as `read_answer` does, and remove its vectors.
 
     Raises:
         ResponseError, DimensionsError: see `read_answer`.
@@ -113,28 +116,28 @@ def read_parsed(
 
 
 def _is_an_error(answer: Mapping[str, Any]) -> bool:
-    """Tell whether an answer without vectors says why: as FastAPI, vLLM or Baidu write it."""
+    """Return whether an answer without vectors holds an error, as of FastAPI, vLLM or Baidu."""
     return answer.get("object") == "error" or any(answer.get(name) for name in _ERROR_NAMES)
 
 
 def usage_of(answer: object, most: float = math.inf) -> int | None:
-    """Return the tokens billed; `None` where the answer has no number, or an impossible one.
+    """Return the tokens billed, or `None` if the answer has no number or an impossible one.
 
     Args:
-        answer: the answer's JSON, which need not be sound otherwise.
-        most: how many tokens its texts can have.
+        answer: the answer's JSON, which may be invalid otherwise.
+        most: most tokens that its texts can have.
     """
     usage = answer.get("usage") if isinstance(answer, Mapping) else None
     tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
-    # By its type, as True is an int too.
+    # Check the exact type, because `True` is an `int` too.
     return tokens if type(tokens) is int and 0 <= tokens <= most else None
 
 
 def _order(indices: list[Any]) -> NDArray[np.intp] | None:
-    """Return the positions that put the items into the order of the texts; `None`: they have it.
+    """Return the positions that sort the items by text; `None` if they are in order already.
 
-    Consecutive numbers such as 1, 2, 3 in the order of the answer leave no doubt, wherever they
-    start. Otherwise each number from 0 has to occur once.
+    Numbers that ascend by one through the answer, such as 1, 2, 3, are unambiguous wherever they
+    start. Otherwise each number from 0 must occur once.
     """
     if all(index is None for index in indices):
         return None
@@ -153,17 +156,17 @@ def _matrix(embeddings: list[Any]) -> NDArray[np.float32]:
     try:
         if all(type(embedding) is str for embedding in embeddings):
             return _decoded(embeddings)
-        with np.errstate(over="ignore"):  # becomes infinite, which `check` refuses
+        with np.errstate(over="ignore"):  # gives infinity, which `check` refuses
             return np.array(embeddings, dtype=np.float32)
     except (ValueError, TypeError, OverflowError) as error:
-        # Not chained: numpy's and base64's messages may quote what they could not read.
+        # Not chained, because messages of numpy and base64 may quote what they could not read.
         raise ResponseError(
             f"the answer's vectors cannot be read ({type(error).__name__})"
         ) from None
 
 
 def _decoded(embeddings: list[str]) -> NDArray[np.float32]:
-    """Decode vectors from base64, step by step, and drop their texts."""
+    """Decode vectors from base64 step by step, and drop the strings to free memory."""
     matrix = np.empty((0, 0), dtype=np.float32)
     for start in range(0, len(embeddings), _STEP):
         raw = [
@@ -181,11 +184,11 @@ def _decoded(embeddings: list[str]) -> NDArray[np.float32]:
 def check(vectors: NDArray[np.float32], *, expected: int) -> NDArray[np.float32]:
     """Return the vectors if they are `expected` rows of finite numbers, none of them all zeros.
 
-    A vector of zeros is equally near to every text. Servers send it for texts that they failed to
-    embed.
+    A vector of zeros is equally near to every text. Servers send one for a text that they failed
+    to embed.
 
     Raises:
-        ResponseError: they are not.
+        ResponseError: the vectors are anything else.
     """
     if vectors.ndim != 2 or vectors.shape[0] != expected or not vectors.shape[1]:  # noqa: PLR2004
         count = len(vectors) if vectors.ndim else None
@@ -196,23 +199,23 @@ def check(vectors: NDArray[np.float32], *, expected: int) -> NDArray[np.float32]
         )
     if not np.isfinite(vectors).all():
         raise ResponseError("a vector holds numbers that are not finite")
-    suspects = vectors[vectors[:, 0] == 0]  # nearly always none, which takes no time
+    suspects = vectors[vectors[:, 0] == 0]  # nearly always empty, so the check is cheap
     if not suspects.any(axis=1).all():
         raise ResponseError("a vector is all zeros")
     return vectors
 
 
 def to_lists(vectors: NDArray[np.float32]) -> list[list[float]]:
-    """Return the vectors, (n, d), as lists of Python floats that print short.
+    """Return the vectors, shape (n, d), as lists of Python floats that print short.
 
     Each float converts back to the same float32. A float32 written as a Python float has up to 17
-    digits, and ten decimal places are enough for nearly all. Clients that write JSON, such as
+    digits, but ten decimal places are enough for nearly all. Clients that write JSON, such as
     Supabase's, then send about a third less.
     """
     rows: list[list[float]] = []
     with _out_of_sight_of_gc(vectors.size):
-        # In small steps: they stay in the processor's cache, and other threads, an event loop
-        # among them, get their turn in between.
+        # Small steps stay in the processor's cache, and let other threads, such as that of an
+        # event loop, run in between.
         for start in range(0, len(vectors), _STEP):
             step = vectors[start : start + _STEP]
             plain = step.astype(np.float64)
@@ -225,34 +228,34 @@ def to_lists(vectors: NDArray[np.float32]) -> list[list[float]]:
 
 @contextmanager
 def _out_of_sight_of_gc(numbers: int) -> Iterator[None]:
-    """Keep the cyclic garbage collector from walking over millions of new floats.
+    """Keep the cyclic garbage collector from scanning millions of new floats.
 
-    Lists of floats hold no cycles, but the collector looks at every float of every young list while
-    all threads wait. That takes half of the time, and at 20,000 vectors it stops an event loop for
-    100 to 300 ms at a time. So the collector is off while lists are made, and afterwards they count
-    as old objects, which it seldom looks at. Where two threads do this at once, the first to leave
-    switches the collector on again, which only costs the other one time.
+    Lists of floats hold no cycles, but the collector visits every float of every young list while
+    all threads wait. That takes half of the time, and with 20,000 vectors it blocks an event loop
+    for 100 to 300 ms at a time. So the collector is off while the lists are made, and afterwards
+    they count as old objects, which it seldom scans. If two threads do this at once, the first to
+    finish switches the collector on again, which only slows the other one down.
     """
     if not gc.isenabled():
         yield
         return
     many = numbers >= _MANY and gc.get_freeze_count() < _FROZEN
     if many:
-        gc.collect(1)  # what is garbage already must not grow old with the lists
+        gc.collect(1)  # present garbage must not grow old with the lists
     gc.disable()
     try:
         yield
     finally:
         if many:
             gc.freeze()
-            gc.unfreeze()  # into the oldest generation, without a look at any of it
+            gc.unfreeze()  # moves all objects to the oldest generation, unscanned
         gc.enable()
 
 
 def as_array(embeddings: Sequence[Sequence[float]]) -> NDArray[np.float32]:
-    """Return what an `Embeddings` class returned as float32, shape (n, d).
+    """Convert what an `Embeddings` class returned to float32, shape (n, d).
 
     Raises:
-        ResponseError: it holds anything but numbers, or rows of different lengths.
+        ResponseError: the rows hold anything but numbers, or differ in length.
     """
     return _matrix(list(embeddings))

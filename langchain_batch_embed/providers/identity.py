@@ -1,4 +1,4 @@
-"""What a wrapped object is, and what distinguishes its vectors from others."""
+"""Identifies a wrapped object, and what distinguishes its vectors from others."""
 
 import hashlib
 import re
@@ -29,7 +29,7 @@ NOT_PLAIN = object()
 
 
 def is_openai(embeddings: Embeddings) -> bool:
-    """Tell whether an object is langchain-openai's `OpenAIEmbeddings`, or derived from it."""
+    """Return whether an object is langchain-openai's `OpenAIEmbeddings`, or of a subclass."""
     # langchain-community has a class of the same name that is built differently.
     return any(
         base.__name__ == "OpenAIEmbeddings" and base.__module__.startswith("langchain_openai.")
@@ -38,7 +38,7 @@ def is_openai(embeddings: Embeddings) -> bool:
 
 
 def embeds_its_own_way(embeddings: Embeddings) -> bool:
-    """Tell whether a subclass of `OpenAIEmbeddings` overrides a method that embeds."""
+    """Return whether a subclass of `OpenAIEmbeddings` overrides a method that embeds."""
     owners = (
         next(kind for kind in type(embeddings).__mro__ if name in vars(kind))
         for name in ("embed_documents", "embed_query")
@@ -49,7 +49,8 @@ def embeds_its_own_way(embeddings: Embeddings) -> bool:
 def told_model(embeddings: Embeddings) -> str | None:
     """Return the model that the user named for an object.
 
-    `None`: it has its class's default, or names a server instead, as an endpoint's class may.
+    `None` if an `OpenAIEmbeddings` has its default model, or if the object names a server instead,
+    as a class for endpoints may.
     """
     model = model_of(embeddings)
     if is_openai(embeddings) and "model" not in attribute(embeddings, "model_fields_set", ()):
@@ -58,7 +59,7 @@ def told_model(embeddings: Embeddings) -> str | None:
 
 
 def dimensions_of(embeddings: Embeddings) -> int | None:
-    """Return the dimensions that an object asks for; `None`: the model's own."""
+    """Return the dimensions that an object asks for; `None` for the model's own."""
     number = attribute(embeddings, "dimensions")
     return number if isinstance(number, int) else None
 
@@ -66,9 +67,9 @@ def dimensions_of(embeddings: Embeddings) -> int | None:
 def settings(embeddings: Embeddings) -> dict[str, Any]:
     """Return the plain attributes of an object, any of which may change its vectors.
 
-    Some, such as a time-out, do not. A change of these only means that texts are paid for again,
-    while the opposite mistake would return the vectors of another server or prefix. Anything that
-    looks like a secret is left out.
+    Some, such as a time-out, do not. If one of those changes, texts are only paid for again. If an
+    attribute that matters were left out, the vectors of another server or prefix would be returned.
+    Anything that looks like a secret is left out.
     """
     attributes = {
         **(attribute(embeddings, "__dict__") or {}),
@@ -86,9 +87,9 @@ def settings(embeddings: Embeddings) -> dict[str, Any]:
 
 
 def account_of(embeddings: Embeddings, *, address: str, model: str | None) -> str:
-    """Return a digest of what names an account's quota: the server, the model and the key.
+    """Return a digest that identifies an account's quota by the server, the model and the key.
 
-    Tokens that are renewed every hour name nothing, so only what is called a key counts.
+    Tokens that are renewed every hour identify no account, so only attributes named "key" count.
     """
     attributes = getattr(embeddings, "__dict__", {})
     keys = [

@@ -1,4 +1,4 @@
-"""Embeddings by their name, such as `"openai:text-embedding-3-small"`."""
+"""Makes embeddings from a name, such as `"openai:text-embedding-3-small"`."""
 
 import importlib
 import re
@@ -11,24 +11,25 @@ from langchain_batch_embed.errors import OptionError
 __all__ = ["named"]
 
 _PACKAGES = ("langchain", "langchain_classic")
-"""Where `init_embeddings` is; the second brings it for older programs."""
+"""Packages that have `init_embeddings`; the second one has it for older programs."""
 
 _INSTALL = re.compile(r"pip install ([\w-]+)")
 _PROVIDER = re.compile(r"^\s*- ([a-z_]+)\b", re.MULTILINE)
 _VARIABLE = re.compile(r"\b[A-Z]+(?:_[A-Z]+)*_(?:KEY|TOKEN)\b")
-"""What LangChain's messages may name. No more of them is repeated, as some repeat a key."""
+"""Environment variables that a message of LangChain's may name. Only matches of these three
+patterns are repeated to the user, because some messages contain a key."""
 
 
 def named(name: str, **options: Any) -> Embeddings:
-    """Make the object of a name with its provider, as LangChain's `init_embeddings` does.
+    """Make the embeddings object for a name, as LangChain's `init_embeddings` does.
 
     Args:
         name: the provider, a colon, and the model.
-        options: of the provider's class.
+        options: options of the provider's class.
 
     Raises:
-        OptionError: `langchain`, the provider's package or its key is missing, the provider does
-            not exist, or its class has not these options.
+        OptionError: the model, `langchain`, the provider's package or its key is missing, the
+            provider does not exist, or its class does not have these options.
     """
     provider, _, model = name.partition(":")
     if not model:
@@ -48,7 +49,7 @@ def named(name: str, **options: Any) -> Embeddings:
 
 
 def _make(provider: str, model: str, options: dict[str, Any]) -> object:
-    if provider == "openai":  # whose package is always there
+    if provider == "openai":  # its package is a dependency
         return importlib.import_module("langchain_openai").OpenAIEmbeddings(model=model, **options)
     for package in _PACKAGES:
         try:
@@ -63,7 +64,7 @@ def _make(provider: str, model: str, options: dict[str, Any]) -> object:
 
 
 def _why(provider: str, options: dict[str, Any], error: Exception) -> str:
-    """Say why there is no such object, and what to do."""
+    """Return why the object could not be made, and what to do."""
     said = str(error)
     if isinstance(error, ImportError):
         package = _INSTALL.search(said)

@@ -1,6 +1,7 @@
-"""Sends through the OpenAI SDK: to OpenAI, Azure and every server that speaks their protocol.
+"""Sends through the OpenAI SDK to OpenAI, Azure and every server that speaks their protocol.
 
-The SDK's raw response gives the headers, and base64 without a detour over Python floats.
+The SDK's raw response gives access to the headers, and to base64 without a detour through Python
+floats.
 """
 
 import re
@@ -22,14 +23,14 @@ from langchain_batch_embed.providers.provider import Answer
 from langchain_batch_embed.providers.socket_deadline import limit_reads, time_limit
 from langchain_batch_embed.providers.urls import shown
 
-if TYPE_CHECKING:  # a wrapped OpenAIEmbeddings has imported it; nobody else needs it
+if TYPE_CHECKING:  # only a wrapped OpenAIEmbeddings needs it, and has imported it
     from langchain_openai import OpenAIEmbeddings
 
 __all__ = ["OpenAIProvider", "seconds_of"]
 
 _AROUND = 100
-"""Tokens that a server may add to a text: two or three marks, and the instruction of E5, Qwen3 or
-Instructor models, which has 10 to 40 tokens."""
+"""Tokens that a server may add to a text: two or three special tokens, and the instruction of E5,
+Qwen3 or Instructor models, which has 10 to 40 tokens."""
 
 _FORMAT = re.compile(r"encoding|base64", re.IGNORECASE)
 """A refusal with one of these words may be about `encoding_format`."""
@@ -39,16 +40,17 @@ _ELSE = re.compile(
     r"quota|rate|limit|key)\b",
     re.IGNORECASE,
 )
-"""A refusal with one of these words, and none of those, is about something else."""
+"""A refusal with one of these words, and none of those above, is about something else."""
 
 _REFUSALS = frozenset({400, 406, 415, 422, 501})
-"""Statuses of requests that a server does not understand, or does not want."""
+"""Statuses with which a server rejects a request that it does not understand or support."""
 
 _MOST_TRIES = 3
-"""Refused requests that are sent once more in another form, while no answer has come."""
+"""At most this many refused requests are sent again in another form before the first answer."""
 
 _SUSPECT_ANSWERS = 2
-"""Answers in no certain order after which the server is not asked again. One may be spoilt."""
+"""After this many answers whose order is unclear, stop asking the server. A single one may be
+corrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class _Form:
 
     Attributes:
         encoding: the `encoding_format`.
-        empty: what is sent for an empty text.
+        empty: the string that is sent for an empty text.
     """
 
     encoding: str | None = "base64"
@@ -65,11 +67,11 @@ class _Form:
 
 
 _BESIDE_THE_BODY = frozenset({"extra_headers", "extra_query", "timeout"})
-"""Options of the SDK that are not in the body of a request."""
+"""Options of the SDK that are not part of a request's body."""
 
 
 class OpenAIProvider:
-    """Sends through the OpenAI SDK, with its own retrying turned off."""
+    """Sends through the OpenAI SDK, with the SDK's own retries turned off."""
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class OpenAIProvider:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client = client = client_of(embeddings, connections)
-        limit_reads(client._client)  # noqa: SLF001  # no public way to it
+        limit_reads(client._client)  # noqa: SLF001  # there is no public access to it
         self._resource = client.embeddings
         named: str = attribute(embeddings, "model") or ""
         self.model: str | None = model or named or None
@@ -92,11 +94,11 @@ class OpenAIProvider:
         self._clock = clock
         url = str(client.base_url)
         self.address = shown(url)
-        # A gateway or a private server only speaks the same protocol.
+        # Only OpenAI's and Azure's hosts. A gateway or a private server just speaks the protocol.
         self.is_known = is_hosted_by_openai(url)
         self.name = limits.provider if self.is_known else self.address
         self.dimensions: int | None = attribute(embeddings, "dimensions")
-        # What OpenAIEmbeddings does with the texts of first-generation models.
+        # OpenAIEmbeddings does this with the texts of first-generation models.
         self._joins_lines = named.endswith("001")
         extra: dict[str, Any] = attribute(embeddings, "model_kwargs") or {}
         self._options: dict[str, Any] = {**extra, "model": named}
@@ -109,8 +111,8 @@ class OpenAIProvider:
         if replaces_empty and self.is_known:
             self._form = replace(self._form, empty=" ")  # "input cannot be an empty string"
         self._has_answered = False
-        self._tries = 0  # of other forms
-        self._suspects = 0  # answers in no certain order, before any in order
+        self._tries = 0  # requests sent again in another form
+        self._suspects = 0  # answers whose order is unclear, less those with a clear order
         self.space = Space(
             provider=limits.provider,
             model=named,
@@ -122,7 +124,8 @@ class OpenAIProvider:
     def send(self, texts: Sequence[str], *, timeout: float) -> Answer:
         """Send one request that ends within `timeout` seconds, and check its answer.
 
-        A refusal of base64, or of an empty text, is answered with what the server takes instead.
+        If the server refuses base64 or an empty text, the request is sent once more in a form that
+        the server may accept.
         """
         if self._joins_lines:
             texts = [text.replace("\n", " ") for text in texts]
@@ -142,18 +145,19 @@ class OpenAIProvider:
             return answer
 
     send_query = send
-    """OpenAI embeds a query as it does a document."""
+    """OpenAI embeds a query in the same way as a document."""
 
     @property
     def empty_in_batches(self) -> str:
-        """What a batch has for an empty text: it cannot be tried there what the server takes."""
+        """The string sent for an empty text in the Batch API, where no second form can be tried."""
         return " " if self._replaces_empty else ""
 
     def request_body(self) -> dict[str, Any]:
-        """Return the JSON of a request but for its texts, for a batch.
+        """Return the JSON of a request without its texts, for the Batch API.
 
         Raises:
-            OptionError: a request has more than a body, or its texts are changed on their way.
+            OptionError: the options include some outside the body, or the model needs its texts
+                changed before they are sent.
         """
         options = dict(self._options)
         body = options.pop("extra_body", None) or {}
@@ -180,8 +184,8 @@ class OpenAIProvider:
         ):
             for chunk in response.iter_bytes():
                 chunks.append(chunk)
-                # The SDK's time-out is for each read, and a server that drips never meets it. Some
-                # connections do not keep the time limit either.
+                # The SDK's time-out applies to each read, so a server that sends byte by byte never
+                # exceeds it. Some connections do not obey the time limit either.
                 if self._clock() > end:
                     raise TimeoutError(f"the answer was not complete after {timeout:g} s")
             headers = response.headers
@@ -194,24 +198,25 @@ class OpenAIProvider:
             )
         except OrderError as error:
             raise self._judged(error) from None
-        self._suspects -= len(texts) > 1  # the server can number its vectors
+        self._suspects -= len(texts) > 1  # the server does number its vectors
         self._has_answered = True
         return Answer(vectors=vectors, tokens=tokens, model=model, headers=headers)
 
     def _created(self, texts: Sequence[str], **options: Any) -> AbstractContextManager[Any]:
-        """Call the SDK, and with it whatever traces its calls.
+        """Call the SDK, and any tracing package that watches its calls.
 
-        The SDK inspects every item of `input`, which takes 22 ms for 2,048 texts. `extra_body` is
-        put over it unseen, so the texts are given twice only where somebody looks at the call.
+        The SDK inspects every item of `input`, which takes 22 ms for 2,048 texts. It does not
+        inspect `extra_body`, which overrides `input` and holds the texts. So `input` holds them as
+        well only if something watches the call.
         """
         streaming = type(self._resource.with_streaming_response)(self._resource)
         is_watched = not _is_the_sdks_own(type(self._resource).create)
         return streaming.create(input=list(texts) if is_watched else [], **options)
 
     def _other_form(self, form: _Form, error: Exception, texts: Sequence[str]) -> _Form | None:
-        """Return the form in which a refused request may be taken; `None`: there is no other."""
+        """Return a form in which the server may accept a refused request, or `None`."""
         if self._form != form:
-            return self._form  # another request has found it
+            return self._form  # another request has found a form that works
         status = attribute(error, "status_code")
         if self._replaces_empty and not form.empty and "" in texts and status in _REFUSALS:
             return replace(form, empty=" ")
@@ -226,7 +231,11 @@ class OpenAIProvider:
         return None
 
     def _judged(self, error: OrderError) -> ResponseError:
-        """Return an answer in no certain order as what it is: spoilt, or this server's way."""
+        """Return the error for an answer whose order is unclear.
+
+        A single such answer may be corrupted, and is retried. After several, the server
+        is the cause, and the error is final.
+        """
         self._suspects += 1
         if self._suspects < _SUSPECT_ANSWERS:
             return error
@@ -238,19 +247,19 @@ class OpenAIProvider:
 
 
 def seconds_of(timeout: Any) -> float | None:
-    """Return the seconds for reading, from a time-out in any form that the SDK takes."""
+    """Return the seconds for reading, from a time-out in any form that the SDK accepts."""
     if isinstance(timeout, tuple):  # connect, read, and perhaps others
         timeout = timeout[1]
-    timeout = getattr(timeout, "read", timeout)  # of `httpx.Timeout`
+    timeout = getattr(timeout, "read", timeout)  # an `httpx.Timeout`
     return float(timeout) if isinstance(timeout, int | float) else None
 
 
 def timeout_of(given: Any, seconds: float) -> Any:
-    """Return the time-out of one request, with those parts that the user made shorter.
+    """Return the time-out of one request, keeping the parts that the user made shorter.
 
     Args:
-        given: the wrapped object's time-out, in any form that the SDK takes.
-        seconds: for the request; reading has all of them.
+        given: the wrapped object's time-out, in any form that the SDK accepts.
+        seconds: the time for the request; reading may take all of it.
     """
     if isinstance(given, tuple):
         parts = dict(zip(("connect", "read", "write", "pool"), given, strict=False))
@@ -266,7 +275,7 @@ def timeout_of(given: Any, seconds: float) -> Any:
 
 
 def _is_the_sdks_own(function: Any) -> bool:
-    """Tell whether a method is the SDK's, and not what a tracing package or a test put there."""
+    """Return whether a method is the SDK's own, not one that a tracing package or a test put in."""
     home = attribute(sys.modules.get("openai.resources.embeddings"), "__file__")
     return (
         isinstance(function, FunctionType)
@@ -276,16 +285,16 @@ def _is_the_sdks_own(function: Any) -> bool:
 
 
 def _most_tokens(texts: Sequence[str]) -> int:
-    """Return how many tokens texts can have at most, by any tokenizer.
+    """Return an upper bound on the tokens of texts, which holds for any tokenizer.
 
-    A token has at least one byte, and a character at most four bytes in UTF-8. The rest is room for
-    what a server adds to each text.
+    A token has at least one byte, and a character at most four bytes in UTF-8. `_AROUND` leaves
+    room for what a server adds to each text.
     """
     return 4 * sum(map(len, texts)) + _AROUND * len(texts)
 
 
 def _joined(chunks: list[bytes]) -> bytes:
-    """Join the chunks and drop them, as an answer has 17 MB and many are read at a time."""
+    """Join the chunks and drop them, because an answer has 17 MB and many are read at a time."""
     body = b"".join(chunks)
     chunks.clear()
     return body

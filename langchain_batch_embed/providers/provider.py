@@ -1,4 +1,4 @@
-"""The interface that sends one batch, and the answer that it returns."""
+"""The interface for sending one batch, and the answer that it returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ class Answer:
     """A checked answer.
 
     Attributes:
-        vectors: float32, one row a text, shape (n, d).
-        tokens: tokens billed; `None` where the answer has no possible number.
-        model: the model that the answer names; `None` where it names none.
-        headers: the answer's HTTP headers, where they are known.
+        vectors: float32, one row per text, shape (n, d).
+        tokens: tokens billed; `None` if the answer has no possible number.
+        model: the model that the answer names; `None` if it names none.
+        headers: the answer's HTTP headers; empty if they are not known.
     """
 
     vectors: NDArray[np.float32]
@@ -33,13 +33,13 @@ class Provider(Protocol):
     """Sends one batch of texts.
 
     Attributes:
-        model: the model's name; `None`: not known.
-        encoding: the model or encoding to count tokens with; `None`: not known.
-        timeout: the wrapped object's own time-out in seconds; `None`: it has none.
+        model: the model's name; `None` if it is not known.
+        encoding: the model or encoding to count tokens with; `None` if it is not known.
+        timeout: the wrapped object's own time-out in seconds; `None` if it has none.
         space: distinguishes these vectors from others in a journal.
-        address: of the server, as messages show it, without a key; or whose server it is.
+        address: the server's address without a key, or whose server it is, for messages.
         name: what messages call the provider.
-        is_known: the server is known to take any number of requests at a time.
+        is_known: whether the server is known to accept any number of concurrent requests.
     """
 
     model: str | None
@@ -54,7 +54,7 @@ class Provider(Protocol):
         """Send one request that ends within `timeout` seconds, and check its answer.
 
         Raises:
-            ResponseError: the answer is not sound.
+            ResponseError: the answer is not valid.
             DimensionsError: the vectors do not have the dimensions of the request.
             Exception: whatever the provider's SDK raises.
         """

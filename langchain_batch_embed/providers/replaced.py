@@ -1,4 +1,4 @@
-"""Says which options of a wrapped object do not act as they would without this package."""
+"""Warns about options of a wrapped object that act differently with this package."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ _RETRIES = "BatchEmbeddings retries, see its own max_retries"
 _WHOLE = "BatchEmbeddings packs requests, see its own max_batch_size"
 _TOKENS = "BatchEmbeddings sends strings, and counts tokens by itself"
 
-# By option: what becomes of it. Options that act as before are not here.
+# By option: what replaces it. Options that act as before are not listed.
 _FATES: Mapping[str, str] = MappingProxyType(
     {
         "batch_size": _WHOLE,
@@ -38,11 +38,11 @@ _FATES_AT_OPENAI: Mapping[str, str] = MappingProxyType(
 
 
 def warn_of_replaced(embeddings: Embeddings, limits: Limits) -> None:
-    """Log one WARNING with all options that the user set and that act in another way now.
+    """Log one WARNING with all options that the user set and that now act differently.
 
     Args:
         embeddings: the wrapped object.
-        limits: within which requests are sent.
+        limits: the limits of its requests.
     """
     said = [*_said(embeddings, limits)]
     if said:
@@ -54,13 +54,13 @@ def _said(embeddings: Embeddings, limits: Limits) -> Iterator[str]:
     if isinstance(size, int):
         yield f"chunk_size={size} is replaced, at most {limits.max_batch_size:,} texts a request"
     fates = {**_FATES, **(_FATES_AT_OPENAI if is_openai(embeddings) else {})}
-    if attribute(embeddings, "openai_proxy"):  # of which the class made the client
-        del fates["http_async_client"]
+    if attribute(embeddings, "openai_proxy"):  # the class itself made that client
+        fates.pop("http_async_client", None)
     for option, fate in fates.items():
         value = set_by_user(embeddings, option)
         if value is None or (
             option == "http_async_client" and attribute(embeddings, "http_client")
         ):
             continue
-        shown = f"={value}" if isinstance(value, int | float) else ""  # others may be long
+        shown = f"={value}" if isinstance(value, int | float) else ""  # other values may be long
         yield f"{option}{shown} is replaced, {fate}"

@@ -1,14 +1,14 @@
-"""A time limit for one whole request, down to its socket.
+"""Enforces a time limit for one whole request at its socket.
 
-The SDK's time-out is for each read. A server that sends its headers one byte at a time never meets
-it, and none of our code runs before the headers are complete. So each read and write gets only what
-is left of the request's time, and the library's own time-out error ends the request.
+The SDK's time-out applies to each read. A server that sends its headers one byte at a time never
+exceeds it, and none of our code runs before the headers are complete. So each read and write gets
+only the remaining time of the request, and the library's own time-out error ends the request.
 
-httpcore, under httpx, and httpcore2, under httpx2, have an interface for that, the network backend.
-httpx has no option for it, hence the private attributes. Where one of them is missing, as in a
-user's own transport, the time-out is for each read.
+httpcore, under httpx, and httpcore2, under httpx2, have an interface for this, the network backend.
+httpx has no option for it, so this module uses private attributes. Where one of them is missing, as
+in a user's own transport, the time-out applies only to each read.
 
-The reads of such a request are larger than httpcore's, too.
+Such a request also reads more bytes at a time than httpcore does by default.
 """
 
 import logging
@@ -23,23 +23,23 @@ __all__ = ["limit_reads", "time_limit"]
 logger = logging.getLogger(__name__)
 
 _LEAST = 0.001
-"""Seconds for an operation after the time is over. For sockets 0 means something else, and bytes
-that have arrived may still be read."""
+"""Time-out in seconds of an operation that starts after the time limit. 0 would make the
+socket non-blocking, and bytes that have arrived may still be read."""
 
 _READ_BYTES = 256 * 1024
-"""Bytes read at a time, at least. httpcore reads 64 KB, so the vectors of 64 texts take it nine
-reads, and between two of them a thread waits for its turn among all others."""
+"""Smallest size of a read, in bytes. httpcore reads 64 KB, so the vectors of 64 texts take it nine
+reads, and between two reads a thread waits for its turn among all others."""
 
 _limits = threading.local()
 
 
 @contextmanager
 def time_limit(end: float, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Let no operation of this thread, on a connection with `limit_reads`, last beyond `end`.
+    """End this thread's operations at `end`, on connections that `limit_reads` has prepared.
 
     Args:
-        end: the clock's time.
-        clock: seconds; must pass as real time does, since sockets wait in real time.
+        end: the time on `clock` at which they end.
+        clock: returns seconds; must follow real time, because sockets wait in real time.
     """
     before = getattr(_limits, "left", None)
     _limits.left = lambda: max(_LEAST, end - clock())
@@ -50,9 +50,9 @@ def time_limit(end: float, clock: Callable[[], float] = time.monotonic) -> Itera
 
 
 def limit_reads(http_client: Any) -> None:
-    """Make the connections that an httpx client opens from now on keep the `time_limit`.
+    """Make all connections that an httpx client opens from now on obey `time_limit`.
 
-    Without a `time_limit` nothing changes for others who use the client.
+    Outside a `time_limit` block nothing changes for other users of the client.
     """
     transports = [getattr(http_client, "_transport", None)]
     transports += (getattr(http_client, "_mounts", None) or {}).values()  # proxies
@@ -66,7 +66,7 @@ def limit_reads(http_client: Any) -> None:
 
 
 class _Limited:
-    """A network backend of httpcore, or a stream of one, that keeps the time limit."""
+    """A network backend of httpcore, or one of its streams, that obeys the time limit."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -99,7 +99,7 @@ class _Limited:
 
 
 def _left(timeout: float | None) -> float | None:
-    """Return the time-out of one operation, at most what is left of the request's time."""
+    """Return the time-out of one operation, at most the remaining time of the request."""
     left = getattr(_limits, "left", None)
     if left is None:
         return timeout

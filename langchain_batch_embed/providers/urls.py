@@ -1,4 +1,4 @@
-"""Addresses of servers, as messages show them: without what may be a key."""
+"""Formats server addresses for messages, without anything that may be a key."""
 
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
@@ -9,7 +9,7 @@ from langchain_batch_embed.limits import attribute
 
 __all__ = ["address_of", "shown"]
 
-# Where LangChain's classes keep the address of a server.
+# Attributes in which LangChain's classes keep the address of a server.
 _NAMES = (
     "base_url",
     "openai_api_base",
@@ -22,7 +22,7 @@ _NAMES = (
     "infinity_api_url",
     "api_host",
     "url",
-    "model",  # HuggingFaceEndpointEmbeddings takes an address for it
+    "model",  # HuggingFaceEndpointEmbeddings accepts an address as its model
 )
 
 
@@ -31,7 +31,7 @@ def shown(url: str) -> str:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-    except ValueError:  # a port that is no number, or half an IPv6 address
+    except ValueError:  # an invalid port, or an incomplete IPv6 address
         return "the server"
     host = f"[{host}]" if ":" in host else host
     place = host if port is None else f"{host}:{port}"
@@ -39,7 +39,7 @@ def shown(url: str) -> str:
 
 
 def address_of(embeddings: Embeddings) -> str:
-    """Return the address of the server of any class, or whose server it is."""
+    """Return the address of an object's server, or a phrase that says whose server it is."""
     return next(_addresses(embeddings), f"the server of {type(embeddings).__name__}")
 
 

@@ -1,6 +1,6 @@
-"""Sends through the wrapped object's own methods, for every class but OpenAI's.
+"""Sends through the wrapped object's own methods, for every class except OpenAI's.
 
-The class's own slicing and retrying is turned off first, where it has options for that.
+The class's own splitting and retrying is turned off first, if it has options for that.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ __all__ = ["WrappedProvider"]
 
 
 class WrappedProvider:
-    """Sends through the wrapped object's own methods, and leaves the time-out to it."""
+    """Sends through the wrapped object's own methods, and leaves the time-out to them."""
 
     encoding: str | None = "cl100k_base"
-    """These providers' tokenizers are not available. This one is nearer than bytes, and `limits.py`
-    leaves room for the difference."""
+    """These providers' tokenizers are not available. This one comes closer than counting bytes, and
+    `limits.py` leaves room for the difference."""
 
     timeout: float | None = None
     is_known = False

@@ -1,4 +1,4 @@
-"""Embeds a Ray Data `Dataset`: `from langchain_batch_embed.ray import embed_dataset`."""
+"""Embeds Ray Data datasets; use `from langchain_batch_embed.ray import embed_dataset`."""
 
 from langchain_batch_embed.ray.dataset import embed_dataset
 from langchain_batch_embed.ray.totals import Totals

@@ -1,4 +1,4 @@
-"""Embeds one block of a table: rows, nulls and errors; knows nothing of Ray."""
+"""Embeds one block of a table, with its null and failing rows; independent of Ray."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ OnFailure = Literal["raise", "null"]
 
 @dataclass(kw_only=True)
 class Embedder:
-    """Adds a column of vectors to a table; one lives in each worker.
+    """Adds a column of vectors to a table; each worker has one `Embedder`.
 
     Args:
-        embeddings: makes the vectors.
-        text_column: where the texts are.
-        vector_column: what the new column is called.
-        error_column: the one of error classes; `None`: a failure is raised.
-        count: is told what each call did and cost.
+        embeddings: computes the vectors.
+        text_column: name of the column with the texts.
+        vector_column: name of the new column of vectors.
+        error_column: name of the new column of error classes; `None` raises failures instead.
+        count: receives the report of each call.
 
     Attributes:
-        dimensions: of the vectors, once they are known.
+        dimensions: width of the vectors; `None` until the first vectors arrive.
     """
 
     embeddings: BatchEmbeddings
@@ -40,11 +40,12 @@ class Embedder:
     dimensions: int | None = field(default=None, init=False)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Return the table with its vectors, in the same order.
+        """Return the table with the new columns, its rows in the same order.
 
         Raises:
-            PartialEmbeddingsError: texts failed, and that is to be raised; or all of several did.
-            InputError: a text can never be embedded, likewise.
+            PartialEmbeddingsError: texts failed and there is no error column, or several texts
+                were sent and all of them failed.
+            InputError: a text can never be embedded, and there is no error column.
         """
         texts = table.column(self.text_column).to_pylist()
         errors: dict[int, BaseException] = {}
@@ -61,7 +62,7 @@ class Embedder:
     def _embed(
         self, texts: Sequence[str | None], errors: dict[int, BaseException]
     ) -> tuple[Sequence[int], NDArray[np.float32] | None]:
-        """Return the rows that have a vector, and the vectors; note why others have none."""
+        """Return the rows that have a vector, and the vectors; record other rows in `errors`."""
         rows = list(range(len(texts)))
         if self.error_column is not None:
             for row in [row for row in rows if not isinstance(texts[row], str)]:
@@ -81,12 +82,12 @@ class Embedder:
     ) -> tuple[Sequence[int], NDArray[np.float32] | None]:
         if not rows:
             return [], None
-        given: Any = [texts[row] for row in rows]  # what is no string is refused
+        given: Any = [texts[row] for row in rows]  # values that are not strings are refused
         try:
             vectors = self.embeddings.embed_numpy(given)
         except PartialEmbeddingsError as error:
             self.count(error.report)
-            # A wrong key or an outage fails all of them: that is no property of the rows.
+            # If all texts fail, the cause is a wrong key or an outage, not the rows.
             if self.error_column is None or (len(error.failures) == len(rows) > 1):
                 raise
             errors |= {rows[failure.index]: failure.error for failure in error.failures}
@@ -100,7 +101,7 @@ class Embedder:
     def _column(
         self, count: int, rows: Sequence[int], vectors: NDArray[np.float32] | None
     ) -> pa.Array:
-        """Return a column of fixed-size lists of float32; a row without a vector is null."""
+        """Return a column of fixed-size lists of float32, with null in rows without a vector."""
         if self.dimensions is None:
             return pa.nulls(count)
         if vectors is not None and len(rows) == count:

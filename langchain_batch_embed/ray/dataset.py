@@ -1,4 +1,4 @@
-"""`embed_dataset`: actors of Ray Data that share one account's quota and one journal."""
+"""Embeds a Ray Data dataset with actors that can share one account's quota and one journal."""
 
 from typing import Any, get_args
 
@@ -15,7 +15,10 @@ __all__ = ["embed_dataset"]
 
 
 class _Worker:
-    """One actor: embeds block after block with one object, its connections and its quota."""
+    """One actor, which embeds block after block with its own `BatchEmbeddings` object.
+
+    All blocks of the actor share that object's connections and quota.
+    """
 
     def __init__(
         self,
@@ -56,25 +59,29 @@ def embed_dataset(
 ) -> "ray.data.Dataset":
     """Add a column of vectors to a dataset, lazily and in bounded memory.
 
-    Each of the actors has a copy of `embeddings` with all its options. Give it a `SharedQuota`, or
-    each takes the account's quota for its own; and a journal that all of them reach, such as a
-    `RedisStore`, so that the blocks of a worker that dies are not paid for twice.
+    Each actor has a copy of `embeddings` with all its options. Give `embeddings` a `SharedQuota`;
+    without one, each actor uses the account's whole quota. Also give it a journal that all actors
+    can reach, such as a `RedisStore`, so that the blocks of a worker that dies are not paid for
+    twice.
 
     Args:
-        dataset: of Ray Data; its other columns stay.
-        embeddings: makes the vectors; it is pickled.
-        text_column: where the texts are.
-        vector_column: what the new column is called, of `fixed_size_list<float>[d]`.
-        concurrency: actors. Their number decides nothing where the quota binds.
-        batch_size: rows that an actor embeds at a time, and holds in memory.
-        on_failure: `"raise"` ends the dataset at the first text that has no vector. `"null"` leaves
-            its vector null and names the error's class in `<vector_column>_error`; only where all
-            texts of a batch fail the error is raised.
+        dataset: the Ray Data dataset; its other columns are kept.
+        embeddings: computes the vectors; it must be possible to pickle it.
+        text_column: name of the column with the texts.
+        vector_column: name of the new column, of type `fixed_size_list<float>[d]`.
+        concurrency: number of actors. If the quota is the bottleneck, more actors are no faster.
+        batch_size: number of rows that an actor embeds at a time and holds in memory.
+        on_failure: `"raise"` ends the dataset at the first text without a vector. `"null"` makes
+            its vector null and puts the error's class into `<vector_column>_error`. If a batch has
+            several texts and all of them fail, the error is raised in this mode as well.
         totals: adds up the reports of all actors.
-        num_cpus: of each actor; most of their time they wait for the network.
+        num_cpus: CPUs that Ray reserves for each actor. Actors mostly wait for the network.
+
+    Returns:
+        The dataset with the new column, and with the error column if `on_failure` is `"null"`.
 
     Raises:
-        OptionError: an option cannot work.
+        OptionError: an option has a value that cannot work.
     """
     if not isinstance(embeddings, BatchEmbeddings):
         raise OptionError(

@@ -1,4 +1,4 @@
-"""The reports of all workers, added up in an actor of their own."""
+"""Adds up the reports of all workers in a separate actor."""
 
 import time
 from dataclasses import fields
@@ -18,7 +18,7 @@ _ADDED = [
 
 
 class _Sum:
-    """Adds reports; lives in an actor."""
+    """The sum of all reports so far, held by an actor."""
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(_ADDED, 0)
@@ -53,7 +53,7 @@ class _Sum:
 
 
 class Totals:
-    """What all workers of a dataset did and cost, together.
+    """What all workers of a dataset did and cost in total.
 
     ```python
     totals = Totals()
@@ -61,8 +61,9 @@ class Totals:
     print(totals.report())
     ```
 
-    A block that a killed worker had not finished is counted when it is done again. One that it had
-    finished, and not handed over, is counted twice; with a journal it is not paid for twice.
+    If a worker is killed before it finishes a block, the block counts once, when it is repeated. If
+    the worker had finished the block but not handed it over, the block counts twice. With a journal
+    it is not paid for twice.
     """
 
     def __init__(self) -> None:
@@ -70,10 +71,10 @@ class Totals:
         self._sum = actor.remote()
 
     def add(self, report: Report) -> None:
-        """Add the report of one call; its seconds end now."""
+        """Add the report of a call that has just ended."""
         self._sum.add.remote(report, time.time())
 
     def report(self) -> Report:
-        """Return the sum so far; its seconds are those from the first call to the last."""
+        """Return the sum so far; `seconds` is the time from the first start to the last end."""
         summed: Report = ray.get(self._sum.report.remote())
         return summed

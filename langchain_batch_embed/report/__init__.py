@@ -1,4 +1,4 @@
-"""What a call did, and what it cost: counts, reports, prices, and how they are written."""
+"""Reports of what a call did and cost, with their counts, prices and number formats."""
 
 from langchain_batch_embed.report.account import Account
 from langchain_batch_embed.report.call import DeploymentReport, Report, Usage

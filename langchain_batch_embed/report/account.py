@@ -1,4 +1,4 @@
-"""What an open prefetch has sent so far, all of its runs together."""
+"""The counts of an open prefetch, summed over all of its runs."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ class Account:
     """The counts of an open prefetch.
 
     Attributes:
-        started: when it was opened, in seconds.
-        runs: what each of its runs has sent.
-        calls: what other calls have sent since it was opened.
-        texts: texts that were announced.
-        unique: different ones among them.
+        started: when the prefetch was opened, in seconds of the clock.
+        runs: one tally per run of the prefetch.
+        calls: the sum of what other calls have sent since the prefetch was opened.
+        texts: number of texts announced.
+        unique: number of distinct texts among them.
         missing: texts without a vector, and how often each was announced since it last had one.
     """
 
@@ -30,14 +30,14 @@ class Account:
     missing: Counter[str] = field(default_factory=Counter)
 
     def total(self) -> Tally:
-        """Return the sum of everything that was sent."""
+        """Return the sum of the counts of all runs and calls."""
         total = Tally()
         for tally in (self.calls, *self.runs):
             total.add(tally)
         return total
 
     def report(self, *, now: float, dollars: float | None) -> Report:
-        """Make the report of the prefetch."""
+        """Return the report of the prefetch."""
         return Report.of(
             self.total(),
             texts=self.texts,

@@ -1,4 +1,4 @@
-"""What one call did and cost, and each deployment in it, and each answer."""
+"""What a call, each of its deployments and each of its answers did and cost."""
 
 from dataclasses import dataclass, replace
 
@@ -13,12 +13,13 @@ class DeploymentReport:
     """What one of several deployments did in one call.
 
     Attributes:
-        server: its address.
-        requests: requests sent to it, its probes among them.
-        throttled: those that it refused because of a rate limit (429).
-        failed: those that it refused or could not answer, throttled ones among them.
-        hedged: those that were a second time for what was late elsewhere, or there.
-        texts: texts whose vectors are its, windows of over-long ones among them.
+        server: address of the deployment.
+        requests: requests sent to it, including probes.
+        throttled: requests that it refused because of a rate limit (429).
+        failed: requests that it refused or could not answer, including throttled ones.
+        hedged: requests sent to it as a second copy of a late request, whichever deployment had
+            the first copy.
+        texts: texts for which it returned the vectors, including windows of over-long texts.
         tokens: tokens billed by its count, or an estimate.
     """
 
@@ -31,13 +32,13 @@ class DeploymentReport:
     tokens: int
 
     def plus(self, other: "DeploymentReport") -> "DeploymentReport":
-        """Return what it did in two calls together."""
+        """Return the sum of this report and another one of the same deployment."""
         return replace(
             self, **{name: getattr(self, name) + getattr(other, name) for name in SHARED}
         )
 
     def __str__(self) -> str:
-        """One line for a log or a print."""
+        """Return one line for a log or for print."""
         failed = f", {self.failed:,} failed ({self.throttled:,} throttled)" if self.failed else ""
         twice = f", {self.hedged:,} of them sent twice" if self.hedged else ""
         return (
@@ -51,23 +52,24 @@ class Report:
     """What one call did and cost.
 
     Attributes:
-        texts: texts of the caller.
-        unique: different texts among them; identical ones are sent once.
-        from_journal: unique texts whose vectors were kept from before and cost nothing.
-        from_memory: those of them that were in no journal, but left over by a call that failed.
+        texts: texts that the caller passed in.
+        unique: distinct texts among them; identical texts are sent once.
+        from_journal: unique texts whose vectors had been kept and cost nothing.
+        from_memory: texts of `from_journal` that were in no journal, but left over from an earlier
+            call that failed.
         requests: requests sent, including those that failed.
         retries: requests sent again after an error.
         throttled: requests refused because of a rate limit (429).
-        splits: requests that were sent again in parts.
-        hedged: stragglers that were sent a second time.
-        hedged_tokens: their tokens, which may be billed twice; an estimate.
-        tokens: tokens billed by the server's count, or an estimate where it names none. Requests
-            still in flight when the call ends, such as the slower copies of stragglers, are not in
-            it.
+        splits: requests sent again in parts.
+        hedged: late requests that were sent a second time.
+        hedged_tokens: estimated tokens of the hedged requests, which may be billed twice.
+        tokens: tokens billed by the server's count, or an estimate if the server gives none.
+            Requests still in flight when the call ends, such as the slower copies of hedged
+            requests, are not included.
         dollars: price of the tokens; `None` for a model whose price is not known.
         seconds: duration of the call.
         failures: texts without a vector.
-        deployments: what each of several deployments did; empty with one alone.
+        deployments: what each of several deployments did; empty if there is only one.
     """
 
     texts: int
@@ -97,7 +99,7 @@ class Report:
         seconds: float,
         dollars: float | None,
     ) -> "Report":
-        """Make the report of a call from its counts."""
+        """Return the report of a call, made from its counts."""
         return cls(
             texts=texts,
             unique=unique,
@@ -122,7 +124,7 @@ class Report:
         )
 
     def __str__(self) -> str:
-        """One line for a log or a print."""
+        """Return one line for a log or for print."""
         cost = "" if self.dollars is None else f", {money(self.dollars)}"
         kept = "".join(
             f", {count} {where}" for where, count in self._kept().items() if count != "0"
@@ -137,20 +139,20 @@ class Report:
         )
 
     def _parts(self) -> str:
-        """Say how much each deployment did, in their order."""
+        """Return the part of the line that gives each deployment's share of the tokens."""
         tokens = max(1, sum(part.tokens for part in self.deployments))
         parts = [f"{part.tokens / tokens:.0%}" for part in self.deployments]
         return f", by {len(parts)} deployments ({', '.join(parts)})" if parts else ""
 
     def _kept(self) -> dict[str, str]:
-        """Say where vectors were kept that cost nothing."""
+        """Return how many texts had kept vectors, keyed by a phrase for where these were kept."""
         kept = {"from the journal": f"{self.from_journal - self.from_memory:,}"}
         if self.from_memory:
             kept["from an earlier call"] = f"{self.from_memory:,}"
         return kept
 
     def _repr_html_(self) -> str:
-        """Return a small table, for notebooks."""
+        """Return a small HTML table, for notebooks."""
         return html_table(
             "Report",
             {
@@ -175,14 +177,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What one answer, or one line of a batch, has cost.
+    """What one answer, or one line of a batch, cost.
 
     Attributes:
-        model: that the answer names, or else the wrapped object's; `None`: not known.
+        model: the model that the answer names, or else the wrapped object's; `None` if neither is
+            known.
         texts: texts in the request.
-        tokens: billed by the server's count, or an estimate where the answer names none.
-        dollars: their price, half of it in a batch of `submit`; `None` for a model whose price is
-            not known.
+        tokens: tokens billed by the server's count, or an estimate if the answer gives none.
+        dollars: price of the tokens, which is halved in a batch of `submit`; `None` for a model
+            whose price is not known.
     """
 
     model: str | None

@@ -1,4 +1,4 @@
-"""What is counted while a call is under way."""
+"""The counts kept during a call."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -8,7 +8,7 @@ __all__ = ["SHARED", "Share", "Tally"]
 
 @dataclass(slots=True, kw_only=True)
 class Share:
-    """The counts of one of several deployments; `DeploymentReport` explains them."""
+    """The counts of one of several deployments, explained in `DeploymentReport`."""
 
     server: str
     requests: int = 0
@@ -20,12 +20,16 @@ class Share:
 
 
 SHARED = tuple(count.name for count in fields(Share) if count.name != "server")
-"""What is counted of each of several deployments."""
+"""Names of the counts kept for each of several deployments."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """The counts of a call under way; `Report` explains them."""
+    """The counts of a running call, explained in `Report`.
+
+    There `recalled` is called `from_journal`, `remembered` is called `from_memory`, and `shares` is
+    called `deployments`.
+    """
 
     requests: int = 0
     retries: int = 0
@@ -49,19 +53,19 @@ class Tally:
             self.count(number, **{name: getattr(share, name) for name in SHARED})
 
     def share_among(self, servers: Sequence[str]) -> None:
-        """Count what each of these servers does, beside the sum."""
+        """Keep counts for each of these servers from now on, in addition to the sum."""
         if not self.shares:
             self.shares = [Share(server=server) for server in servers]
 
     def count(self, number: int, **counts: int) -> None:
-        """Add to the counts of one of the servers, where there are several."""
+        """Add to the counts of one server; do nothing unless there are several."""
         if self.shares:
             share = self.shares[number]
             for name, amount in counts.items():
                 setattr(share, name, getattr(share, name) + amount)
 
     def answered(self, tokens: int | None, estimate: int, *, number: int = 0) -> None:
-        """Count the tokens of an answer, or the estimate where the answer does not name them."""
+        """Count the tokens of an answer, or the estimate if the answer does not give them."""
         billed = estimate if tokens is None else tokens
         self.tokens += billed
         if self.shares:

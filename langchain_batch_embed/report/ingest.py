@@ -1,4 +1,4 @@
-"""What an ingest did."""
+"""The report of an ingest."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,10 +13,10 @@ class IngestFailure:
     """A document that is not in the store.
 
     Attributes:
-        index: its position among the documents that were given.
-        id: its id, if it has one.
-        stage: `"embedding"` or `"writing"`.
-        error: why, without its traceback.
+        index: position of the document among those passed in.
+        id: id of the document, if it has one.
+        stage: the stage that failed, `"embedding"` or `"writing"`.
+        error: the cause, without its traceback.
     """
 
     index: int
@@ -30,21 +30,23 @@ class IngestReport:
     """What `ingest` did.
 
     Attributes:
-        documents: how many were read.
-        tried: of how many of the first ones it is known what became of them, or that it is not
-            known; all of them, unless an `IngestError` ended the ingest.
-        stored: how many of them are in the store now, as far as the store tells.
-        replaced: those whose place in the store a later document with the same id has taken.
-        failures: those that could not be stored, in order.
-        unknown: positions of those that are in the store or not: a call with them failed, or
-            returned too few ids, and the store does not tell.
+        documents: number of documents read.
+        tried: number of documents, counted from the first, that the ingest has dealt with. The
+            report accounts for each of them as stored, replaced, failed or unknown. `tried` equals
+            `documents` unless an `IngestError` ended the ingest.
+        stored: number of documents in the store now, according to the store.
+        replaced: number of documents that a later document with the same id has replaced.
+        failures: documents that could not be stored, in order.
+        unknown: positions of documents that may or may not be in the store, because a call with
+            them failed or returned too few ids and the store does not report what it holds. In the
+            second case `stored` counts the returned ids all the same.
         ids: the ids that the store returned, in the order of the documents stored.
         keeps_ids: whether the store keeps the ids that it is given, so that another ingest of the
-            same documents replaces rows. Otherwise it adds them again.
-        retries: calls of the store that were made again, or in parts.
+            same documents replaces rows. Otherwise another ingest adds them again.
+        retries: calls to the store that were repeated, whole or in parts.
         seconds: duration of the ingest.
-        waited: seconds that the store waited for vectors: nearly 0 where writing takes the time,
-            and most of them where embedding does.
+        waited: seconds that the store waited for vectors. Nearly 0 if writing is the bottleneck,
+            and most of `seconds` if embedding is.
     """
 
     documents: int
@@ -60,7 +62,7 @@ class IngestReport:
     waited: float
 
     def missing(self) -> str:
-        """Say how many documents are not in the store, and why, without their texts."""
+        """Return how many documents are not in the store and why, without quoting their texts."""
         kinds = sorted({f"{f.stage}: {type(f.error).__name__}" for f in self.failures})
         count = len(self.failures)
         is_not = "document is" if self.documents == 1 else "documents are"
@@ -69,7 +71,7 @@ class IngestReport:
         return " and ".join([said] * bool(count) + [unsure] * bool(self.unknown))
 
     def __str__(self) -> str:
-        """One line for a log or a print."""
+        """Return one line for a log or for print."""
         lost = f", {len(self.failures):,} failed" if self.failures else ""
         unsure = f", {len(self.unknown):,} unknown" if self.unknown else ""
         replaced = f", {self.replaced:,} replaced by a later one" if self.replaced else ""
@@ -83,7 +85,7 @@ class IngestReport:
         )
 
     def _repr_html_(self) -> str:
-        """Return a small table, for notebooks."""
+        """Return a small HTML table, for notebooks."""
         return html_table(
             "IngestReport",
             {

@@ -1,4 +1,4 @@
-"""What tokens cost."""
+"""Prices of tokens."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,21 +12,24 @@ DOLLARS_PER_MILLION_TOKENS: Mapping[str, float] = MappingProxyType(
         "text-embedding-ada-002": 0.10,
     }
 )
-"""OpenAI's prices, from its pricing page as of `PRICES_FROM`."""
+"""OpenAI's list prices by model, from its pricing page at the date in `PRICES_FROM`."""
 
 PRICES_FROM = "OpenAI's list price of November 2026"
 
 BATCH_API_SHARE = 0.5
-"""What OpenAI's Batch API costs of that; it answers within 24 hours. Same page."""
+"""Share of these prices that OpenAI's Batch API costs, according to the same page.
+
+The Batch API answers within 24 hours.
+"""
 
 
 def dollars(model: str | None, tokens: int, *, price: float | None = None) -> float | None:
-    """Return the price of some tokens; `None` for a model whose price is not known.
+    """Return the price of tokens in dollars; `None` for a model whose price is not known.
 
     Args:
         model: the model's name.
         tokens: tokens billed.
-        price: dollars for a million of them; `None`: OpenAI's, for its models.
+        price: dollars per million tokens; `None` uses OpenAI's price if the model is OpenAI's.
     """
     if price is None:
         price = DOLLARS_PER_MILLION_TOKENS.get(model or "")

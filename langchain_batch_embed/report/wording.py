@@ -1,4 +1,4 @@
-"""How numbers and tables are written for people."""
+"""Formats numbers and tables for people to read."""
 
 from collections.abc import Mapping
 from html import escape
@@ -12,19 +12,19 @@ _HOUR = 3600
 
 
 def money(amount: float) -> str:
-    """Write dollars: with cents where they matter, and with fractions of them below a dollar."""
+    """Format dollars with two decimals, or with four below one dollar: `$3.20`, `$0.0142`."""
     if 0 < amount < _LEAST_SHOWN:
         return f"<${_LEAST_SHOWN:.4f}"
     return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}"
 
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:
-    """Write a number and what it counts: `1 text`, `2,000 texts`, `2 retries`."""
+    """Format a count with its noun: `1 text`, `2,000 texts`, `2 retries`."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def amount(number: float) -> str:
-    """Write a large number in short: `512`, `12k`, `1.2M`."""
+    """Format a number, abbreviated from 10,000 on: `512`, `12k`, `1.2M`."""
     if number < 10 * _THOUSAND:
         return f"{number:,.0f}"
     if round(number / _THOUSAND) < _THOUSAND:
@@ -33,7 +33,7 @@ def amount(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time in the unit that reads best: `0.4 s`, `84 s`, `12 min`, `3.5 h`."""
+    """Format a duration in the unit that reads best: `0.4 s`, `84 s`, `12 min`, `3.5 h`."""
     if seconds < _MINUTE / 6:
         return f"{seconds:.1f} s"
     if seconds < 2 * _MINUTE:
@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
 
 
 def html_table(title: str, rows: Mapping[str, str]) -> str:
-    """Return a table with one row a value, as a notebook shows it."""
+    """Return an HTML table with one row per value, for notebooks."""
     cells = "".join(
         f'<tr><th style="text-align: left">{escape(name)}</th>'
         f'<td style="text-align: left">{escape(value)}</td></tr>'

@@ -1,9 +1,8 @@
-"""How long answers take by the size of their batch: pure arithmetic.
+"""Predicts how long an answer takes from the size of its batch. Pure arithmetic.
 
-The time of an answer has a part that grows with its batch and one that does not: the way there and
-back, and what each request costs the server. Where the second one is long, smaller batches are
-answered no sooner, and only more of them have to be sent. Which part is how long is found by the
-straight line through the latest answers.
+The time of an answer has a fixed part, for the network and the overhead of a request, and a part
+that grows with the batch. Where the fixed part dominates, smaller batches are answered no sooner,
+and only make more requests. Both parts are found by a straight line through the latest answers.
 """
 
 import math
@@ -11,43 +10,43 @@ import math
 __all__ = ["AnswerTimes"]
 
 DECAY = 1 - 1 / 32
-"""What an answer counts for the line, compared with the next one."""
+"""Weight of an answer in the line, relative to the next one."""
 
 LONGER = 1.5
-"""Where even the smallest batch takes too long, one may take this many times as long."""
+"""If even the smallest batch takes too long, a batch may take this many times as long as that."""
 
 GROWTH = 16
-"""The next batch holds at most this many times the work of the largest that was answered."""
+"""The next batch holds at most this many times the work of the largest answered one."""
 
 GROWTH_BY_LINE = 4
-"""The same where it follows from the slope of the line, which is noisy."""
+"""The same where the size follows from the slope of the line, which is noisy."""
 
 OUTLIER = 4.0
-"""An answer that took longer than this many times what was expected counts as if it took that."""
+"""An answer counts with at most this many times its expected time."""
 
 SHORT = 0.1
-"""Less than this many seconds is never expected: a first answer may come out of a cache, or within
-one tick of a coarse clock, and those after it are no outliers."""
+"""Shortest expected time, in seconds. A first answer may come out of a cache, or within one tick of
+a coarse clock, and later ones are no outliers beside it."""
 
 DOUBT = 2.0
-"""The slope is taken to be this many standard errors less steep than it looks: where batches of the
-same size take now 1 s and now 5 s, larger ones are tried, and then it shows."""
+"""The slope is assumed to be this many standard errors less steep than measured. If batches of one
+size take 1 s or 5 s at random, larger ones are tried, and then the true slope shows."""
 
 SPREAD = 0.1
-"""With a smaller standard deviation than this share of their mean, sizes tell no slope."""
+"""Sizes whose standard deviation is below this share of their mean give no slope."""
 
 
 class _Line:
-    """The straight line through points, the latest ones above all.
+    """A straight line through points, in which the latest ones weigh most.
 
-    No point lies below zero, and neither does the line, nor does it fall.
+    Points are never below zero, so the line is not either, and it never falls.
     """
 
     def __init__(self) -> None:
         self._count = self._x = self._y = self._xx = self._xy = self._yy = 0.0
 
     def note(self, x: float, y: float) -> None:
-        """Note a point."""
+        """Add a point."""
         if self._count:
             base, slope = self.fit()
             y = min(y, OUTLIER * max(SHORT, base + slope * x))
@@ -65,7 +64,7 @@ class _Line:
 
     @property
     def is_sloped(self) -> bool:
-        """Whether the points lie far enough apart to tell a slope."""
+        """Whether the points lie far enough apart to give a slope."""
         return self._variance > (SPREAD * self.middle) ** 2
 
     @property
@@ -73,7 +72,7 @@ class _Line:
         return self._xx / self._count - self.middle**2
 
     def fit(self) -> tuple[float, float]:
-        """Return the line's height at zero, and its slope; through zero where it cannot tell."""
+        """Return the line's height at zero and its slope; a line through zero if unclear."""
         x, y = self.middle, self._y / self._count
         steepest = y / x
         if not self.is_sloped:
@@ -89,7 +88,7 @@ class AnswerTimes:
     """The times of the answers of one server.
 
     Attributes:
-        usual: seconds that an answer takes lately; 0 before the first one.
+        usual: seconds that an answer takes at present; 0 before the first one.
     """
 
     def __init__(self) -> None:
@@ -99,12 +98,12 @@ class AnswerTimes:
         self._in_line = _Line()  # the same, divided by the requests in flight
 
     def note(self, work: float, seconds: float, number: int) -> None:
-        """Note an answer.
+        """Record an answer.
 
         Args:
-            work: of its batch, in tokens.
+            work: the work of its batch, in tokens.
             seconds: from sending to answer.
-            number: requests that were in flight with it, itself among them.
+            number: requests in flight when it was sent, itself included.
         """
         work = max(1.0, work)
         self.usual += (seconds - self.usual) / (4 if self.usual else 1)
@@ -115,12 +114,12 @@ class AnswerTimes:
     def work_within(self, seconds: float, number: int | None = None) -> float:
         """Return the most work, in tokens, that is likely to be answered in this time.
 
-        Where even the smallest batch takes longer, it is what takes little longer than that.
+        If even the smallest batch takes longer, return the work that takes little longer than it.
 
         Args:
-            seconds: what an answer may take.
-            number: requests that will be in flight, where they stand in a line at the server, so
-                that each takes a time in proportion to it; `None`: it makes no difference.
+            seconds: time that an answer may take.
+            number: requests that will be in flight if they queue at the server, so that times grow
+                in proportion to their number; `None` if they do not queue.
 
         Returns:
             `inf` before the first answer.
@@ -132,5 +131,5 @@ class AnswerTimes:
         each = seconds / (number or 1)
         work = math.inf if slope <= 0 else max(each - base, (LONGER - 1) * base) / slope
         growth = GROWTH_BY_LINE if line.is_sloped else GROWTH
-        # Less than half at once only after a time-out: long answers may be those of a line.
+        # Never less than half at once before a time-out: slow answers may come from a queue.
         return min(max(work, line.middle / 2), growth * self._largest)

@@ -6,12 +6,12 @@ __all__ = ["Budget"]
 
 
 class Budget:
-    """Tokens that may be paid for.
+    """The tokens that a call may pay for.
 
-    A request is counted by its estimate, which is never below what is billed, until it has ended.
+    Until a request has ended it counts with its estimate, which is never below what is billed.
 
     Args:
-        dollars: that may be spent.
+        dollars: the most to spend.
         price: dollars for a million tokens.
     """
 
@@ -28,21 +28,21 @@ class Budget:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is in flight, so that no answer can leave more than is left now."""
+        """Whether nothing is in flight, so that no answer can free tokens any more."""
         return not self._in_flight
 
     def error(self) -> BudgetError:
-        """Return what ends a call that can afford no more."""
+        """Return the error of a call that can afford no more."""
         return BudgetError(self._dollars)
 
     def sent(self, tokens: int) -> None:
-        """Note a request."""
+        """Record a request."""
         self._in_flight += tokens
 
     def ended(self, tokens: int) -> None:
-        """Note that a request was answered, failed, or was never submitted."""
+        """Record that a request was answered, failed, or was never submitted."""
         self._in_flight -= tokens
 
     def billed(self, tokens: int) -> None:
-        """Note what an answer has cost."""
+        """Record the tokens billed for an answer."""
         self._billed += tokens

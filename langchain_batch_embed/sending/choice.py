@@ -1,9 +1,9 @@
-"""Which of several deployments is sent the next request: a pure choice, by health, room and speed.
+"""Chooses the deployment for the next request by health, room and speed. Pure decisions.
 
-Work goes where there is room: whoever asks for it is given some, the fastest first. A pacer that
-has no room, for its quota or its concurrency, asks for none. So the sum of all quotas is used
-without anybody dividing the work. What remains is to keep a deployment from taking, at the end of a
-call, what the others would have finished long before it.
+Work goes to every deployment that has room, the fastest first. A pacer whose quota or concurrency
+is used up has none. So the sum of all quotas is used without dividing the work in advance. What
+remains is to keep a slow deployment from taking, at the end of a call, work that the others would
+finish long before it.
 """
 
 import math
@@ -14,22 +14,22 @@ from langchain_batch_embed.sending.deployment import Deployment
 __all__ = ["GRACE", "Choice"]
 
 GRACE = 1.0
-"""Seconds after the first answer to a probe text for which the end of a call waits for those of the
-other deployments, so that vectors of different spaces are noticed."""
+"""Seconds after the first answer to a probe text for which the end of a call waits for the answers
+of the other deployments, so that vectors of different models are noticed."""
 
 SILENT = 4.0
-"""A deployment that answers nothing for this many of its longest round trips of late has stopped:
-what it has in flight is sent to others as well."""
+"""A deployment that answers nothing for this many of its longest recent round trips has stopped.
+What it has in flight is sent to others as well."""
 
 LEAST_SILENT = 2.0
-"""And for this many seconds at least: a single answer may take that long by chance."""
+"""Least seconds before it counts as stopped, as a single answer may take that long by chance."""
 
 FOR_GOOD = 3.0
-"""After this many times as long it is not taken for a hiccup any more."""
+"""After this many times as long the silence is no hiccup any more."""
 
 TOO_LATE = 2.0
-"""At the end of a call a slow deployment is sent nothing more when one of its answers takes this
-many times as long as the faster ones need for all that is left."""
+"""At the end of a call a slow deployment gets nothing more if one of its answers takes this many
+times as long as the faster ones need for all that is left."""
 
 
 class Choice:
@@ -39,7 +39,7 @@ class Choice:
         deployments: in the user's order.
 
     Attributes:
-        is_open: calls may end, as the vectors of all that answer have been compared.
+        is_open: whether calls may end, as the vectors of all answering deployments were compared.
     """
 
     def __init__(self, deployments: Sequence[Deployment]) -> None:
@@ -48,19 +48,19 @@ class Choice:
         self._proven_at = math.inf
 
     def begin(self) -> None:
-        """Begin a call: if all have been left out, ask each of them again."""
+        """Begin a call. If all deployments have been left out, ask each of them again."""
         if all(each.left_out for each in self.deployments):
             for each in self.deployments:
                 each.take_back()
 
     def reset(self) -> None:
-        """Let all prove again that their vectors go together: they did not."""
+        """Make all prove again that their vectors are of one model, which they were not."""
         self.is_open, self._proven_at = False, math.inf
         for each in self.deployments:
             each.is_proven, each.is_canary_due, each.canary_from = False, True, -math.inf
 
     def open(self, now: float) -> float:
-        """Let calls end once vectors have been compared; return the seconds until that may be."""
+        """Let calls end once vectors are compared; return the seconds until that is decided."""
         if self.is_open or not any(each.is_proven for each in self.deployments):
             return math.inf
         self._proven_at = min(self._proven_at, now)
@@ -71,10 +71,10 @@ class Choice:
         return math.inf
 
     def order(self, left: float, now: float) -> Sequence[Deployment]:
-        """Return those that may take texts, those first that will answer first.
+        """Return the deployments that may take texts, the fastest first.
 
-        As long as the first of all may answer its probe any moment, the others wait for that: what
-        a journal keeps is kept for the first one's vectors.
+        While the user's first deployment may still answer its probe, the others wait: a journal
+        keeps vectors under the first one's name.
 
         Args:
             left: tokens that have not been sent yet.
@@ -91,7 +91,7 @@ class Choice:
         return able
 
     def able(self) -> list[Deployment]:
-        """Return those that can be expected to answer, the fastest first."""
+        """Return the deployments that can be expected to answer, the fastest first."""
         able = [
             each
             for each in self.deployments
@@ -102,15 +102,13 @@ class Choice:
     def for_copy(
         self, charge: int, now: float, *, left: float = 0.0, but: Collection[int] = ()
     ) -> tuple[Deployment | None, float]:
-        """Return the deployment that is sent a copy, and the seconds until it may start.
-
-        `None`: none has room.
+        """Return the deployment for a copy, or `None` if none has room, and the seconds until then.
 
         Args:
             charge: tokens of the copy.
             now: the time.
-            left: tokens of all copies that are to be sent.
-            but: the numbers of deployments that are not to be sent it, unless one is the fastest.
+            left: tokens of all copies to be sent.
+            but: numbers of the deployments to avoid, unless one is the fastest.
         """
         if len(self.deployments) == 1:
             here = self.deployments[0]
@@ -126,12 +124,12 @@ class Choice:
         return best, math.inf if best is None else delays[best]
 
     def stops_in(self, number: int, now: float, *, for_good: bool = False) -> float:
-        """Return the seconds until a deployment counts as one that answers no more; 0: it does.
+        """Return the seconds until a silent deployment counts as stopped; 0 if it does already.
 
         Args:
-            number: of the deployment.
+            number: the number of the deployment.
             now: the time.
-            for_good: so that others are sent what it has before anything else.
+            for_good: whether to wait until others get its requests before anything else.
         """
         here = self.deployments[number]
         if not (here.is_answering or for_good):
@@ -142,24 +140,24 @@ class Choice:
         return max(0.0, heard + patience - now)
 
     def ends(self, now: float) -> bool:
-        """Tell whether none of them can be expected to answer any more."""
+        """Return whether no deployment can be expected to answer any more."""
         return all(each.gives_up(now) for each in self.deployments)
 
 
 def _is_awaited(each: Deployment) -> bool:
-    """Tell whether the first answer of a deployment may come any moment."""
+    """Return whether the first answer of a deployment may come any moment."""
     pacer = each.pacer
     return not (each.is_proven or each.left_out or pacer.health.failures or pacer.throttle.in_a_row)
 
 
 def _load(each: Deployment) -> tuple[float, float]:
-    """Return what orders deployments: the round trip, roughly, and how much of the room is used."""
+    """Return the sorting key: the rough round trip, and the share of the room in use."""
     trip = round(math.log2(max(1e-3, each.speed.trip)))
     return trip, len(each.pacer.in_flight) / each.pacer.concurrency.limit()
 
 
 def _is_too_late(here: Deployment, able: Sequence[Deployment], left: float, now: float) -> bool:
-    """Tell whether the faster ones will have answered everything before this one can."""
+    """Return whether the faster ones will have answered everything before this one can."""
     faster = [each for each in able if each.speed.trip < here.speed.trip]
     per_second = sum(each.speed.per_second(now) for each in faster)
     if not per_second:
@@ -175,6 +173,6 @@ def _is_too_late(here: Deployment, able: Sequence[Deployment], left: float, now:
 
 
 def _pause(here: Deployment, now: float) -> float:
-    """Return the seconds for which its quota holds back the next usual request."""
+    """Return the seconds for which the quota delays the next request of the usual size."""
     pacer = here.pacer
     return max(pacer.throttle.delay(now), pacer.tokens.delay(pacer.usual_charge(), now))

@@ -1,9 +1,9 @@
-"""How the inputs of a call that were never sent are cut into batches: pure decisions.
+"""Cuts the unsent inputs of a call into batches. Pure decisions.
 
-The next batch is cut when it is due to start, so whatever has been learnt by then decides: a quota,
-a limit of the server, how many requests share the work, how fast answers come. The `Line` holds the
-inputs and the places where they are to be cut. The cutter says when these are planned again, and
-how much a batch for one of the deployments may hold.
+A batch is cut only when it is due to start, so its size uses everything learnt until that moment:
+quotas, the server's limits, how many requests share the work, how fast answers come. The `Line`
+holds the inputs and the planned cuts. The cutter decides when to plan again, and how much a batch
+for a given deployment may hold.
 """
 
 import math
@@ -18,28 +18,28 @@ from langchain_batch_embed.texts.packing import WAVE_LEAST
 __all__ = ["Cutter", "parts_of", "still_fits"]
 
 MERGED = 1024
-"""Texts in a batch for a saturated server, at most: an answer with twice as many is no faster to
-read, and takes twice the memory."""
+"""Most texts in a batch for a saturated server. Twice as many are no faster to read, and take twice
+the memory."""
 
 FIRST_TIMEOUT = 15.0
-"""With a shorter time-out than this many seconds the first requests hold less: in one line before
-a processor that takes 40 ms for a short text, the last of 8 times 26 is answered after 8 s."""
+"""With a time-out shorter than this many seconds the first requests hold less. A single processor
+that takes 40 ms for a short text answers the last of 8 times 26 texts after 8 s."""
 
 HARMLESS_TIMEOUT = 60.0
-"""With a time-out of this many seconds, `WAVE_LEAST` tokens in the first request do no harm: at 40
-ms for a text of some 70 tokens that takes 9 s."""
+"""With a time-out of this many seconds, `WAVE_LEAST` tokens in the first request are harmless. At
+40 ms for a text of about 70 tokens they take 9 s."""
 
 _Most = tuple[float, float, float]
-"""Inputs in a batch, tokens in it, and requests that can be spared, at one deployment."""
+"""Most inputs and most tokens in a batch, and spare requests, at one deployment."""
 
 
 class Cutter:
     """Cuts the line of one call.
 
     Args:
-        line: the inputs that were never sent. Only the cutter changes it.
+        line: the unsent inputs, which only the cutter changes.
         work: what the call has to send.
-        deployments: what is known of each server.
+        deployments: the state of each server.
     """
 
     def __init__(self, line: Line, work: Work, deployments: Sequence[Deployment]) -> None:
@@ -47,13 +47,13 @@ class Cutter:
         self._work = work
         self._deployments = deployments
         self._planned_for: tuple[object, ...] = ()
-        # The next batch, cut but not taken, for each deployment that asked for it.
-        self._cuts: dict[int, tuple[Batch, bool]] = {}  # and whether it tests a limit again
+        # The next batch of each deployment, cut but not taken, and whether it retests a limit.
+        self._cuts: dict[int, tuple[Batch, bool]] = {}
 
     def next(self, at: Deployment) -> Batch:
-        """Return the next batch for a deployment; something has to be left.
+        """Return the next batch for a deployment; the line must not be empty.
 
-        Asked again, it returns the same batch, until something else is learnt.
+        Further calls return the same batch until something new is learnt.
         """
         items, tokens, spare = most = self._most(at)
         self._plan({at.number: most})
@@ -67,7 +67,7 @@ class Cutter:
                 tokens=min(tokens, affordable),
                 octets=limits.octets,
                 work=self._most_work(at),
-                # The plan is for all: where requests are scarce, they are as large as possible.
+                # The plan is for all deployments; where requests are scarce, ignore it.
                 is_planned=len(self._deployments) == 1 or not self._are_scarce(at, spare),
             )
             cut, is_test = self._work.batch(rows), limits.is_retesting
@@ -77,7 +77,7 @@ class Cutter:
         return cut
 
     def take(self, batch: Batch, at: Deployment) -> bool:
-        """Take a batch off the line, if it is what `next` returned; return whether it is."""
+        """Take a batch off the line if it is what `next` returned; return whether it is."""
         if batch is not self._cuts.get(at.number, (None,))[0]:
             return False
         self._line.take(len(batch.rows))
@@ -96,10 +96,10 @@ class Cutter:
         return self._line.clear()
 
     def _plan(self, known: Mapping[int, _Most]) -> None:
-        """Decide where the rest is cut, for all that share it, if anything has changed since.
+        """Plan the cuts for all deployments that share the rest, if anything has changed.
 
         Args:
-            known: what `_most` says, by the number of the deployment.
+            known: results of `_most`, by the number of the deployment.
         """
         sharing: Sequence[Deployment] = self._deployments
         if len(sharing) > 1:
@@ -119,23 +119,23 @@ class Cutter:
             tokens=tokens,
             workers=workers,
             spare_requests=spare,
-            # While nothing is known of the quota, what comes next waits for the first answers.
+            # Until the quota is known, the next batch waits for the first answers.
             smallest_first=any(each.pacer.concurrency.is_opening for each in sharing),
         )
 
     def _are_scarce(self, at: Deployment, spare: float) -> bool:
-        """Tell whether one of several deployments has a quota of requests that binds."""
+        """Return whether a quota of requests binds one of several deployments."""
         pacer = at.pacer
         if not (pacer.requests.is_known or pacer.batch_sizes.are_for_requests):
-            return False  # what is measured with the tokens may be about these
+            return False  # measured together with the tokens, it need not be real
         return self._line.planned[0] // len(self._deployments) > spare
 
     def _keeps(self, cut: Batch, at: Deployment) -> bool:
-        """Tell whether a batch keeps what one of several has taught since it was cut."""
+        """Return whether a cut batch still keeps the limits of one of several deployments."""
         return len(self._deployments) == 1 or still_fits(cut, at)
 
     def _most(self, at: Deployment) -> _Most:
-        """Return what a batch for a deployment may hold, and how many of them it takes."""
+        """Return the limits of a batch for a deployment, and its spare requests."""
         concurrency = at.pacer.concurrency
         items = min(self._work.max_items, at.limits.items)
         if concurrency.is_saturated and concurrency.most > 1:
@@ -144,10 +144,10 @@ class Cutter:
         return items, min(self._work.max_tokens, at.limits.tokens, largest), spare
 
     def _most_work(self, at: Deployment) -> float:
-        """Return the most work that a batch may hold, in tokens, so that it is answered in time."""
+        """Return the most work, in tokens, of a batch that is answered in time."""
         most = at.limits.work
         concurrency = at.pacer.concurrency
-        # A quota of requests that nobody tells says nothing of how fast the server is.
+        # A hidden quota of requests says nothing about the speed of the server.
         if concurrency.is_known or concurrency.most == 1 or at.pacer.requests.is_known:
             return most
         if concurrency.is_starting:
@@ -161,12 +161,12 @@ class Cutter:
 
 
 def still_fits(batch: Batch, at: Deployment) -> bool:
-    """Tell whether a batch keeps what was learnt of a deployment since it was cut."""
+    """Return whether a batch keeps what was learnt about a deployment since it was cut."""
     return at.limits.fits(batch) and _is_within_quota(batch, at)
 
 
 def parts_of(batch: Batch, at: Deployment) -> int:
-    """Return into how many parts a batch that does not fit any more has to be cut."""
+    """Return the number of parts into which to cut a batch that no longer fits."""
     parts = at.limits.parts(batch)
     if not _is_within_quota(batch, at):
         parts = max(parts, math.ceil(batch.charge / max(1.0, at.pacer.batch_sizes.largest())))
@@ -178,5 +178,5 @@ def _is_within_quota(batch: Batch, at: Deployment) -> bool:
 
 
 def _coarse(number: float) -> float:
-    """Return a number that changes only when the given one has changed by a fifth or so."""
+    """Return a number that changes only when the given one changes by about a fifth."""
     return number if number in (0, math.inf) else round(math.log(number) * 5)

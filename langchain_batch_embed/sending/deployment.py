@@ -1,7 +1,7 @@
-"""One server, and all that is learnt of it: pure decisions, without threads or clock.
+"""Everything learnt about one server. Pure decisions, without threads or clock.
 
-Several deployments of one model, or several keys, each have one of these. What failed at one of
-them says nothing of the others.
+Each of several deployments of one model, or of several keys, has one of these. A failure at one of
+them says nothing about the others.
 """
 
 import logging
@@ -26,35 +26,35 @@ __all__ = ["Deployment", "diagnosed"]
 logger = logging.getLogger(__name__)
 
 REFUSED_IN_A_ROW = 8
-"""Refusals without an answer in between after which the canary is sent. Each time that it passes,
-twice as many are needed for the next one."""
+"""Refusals in a row after which the canary is sent. Each canary that passes doubles the number for
+the next one."""
 
 FORBIDDEN_IN_A_ROW = 2
-"""The same for refusals of the account, as 401, 403 and 404: they are rarely about a text, and a
-text that gets two of them is given up."""
+"""The same for refusals of the account, such as 401, 403 and 404. They are rarely about a text, and
+a text with two of them is given up."""
 
 REFUSES_ALL = 10.0
-"""Seconds for which a server that has answered may refuse even the canary, until that is believed:
-a gateway that restarts, or one bad replica of several, does so too."""
+"""Seconds for which a server that has answered may refuse even the canary before the call ends. A
+gateway that restarts, or one bad replica of several, does so for a while."""
 
 ASK_AGAIN = 1.0
 """Seconds between two canaries while the server refuses everything."""
 
 CANARY_AGAIN = 0.5
 """Seconds after which the first canary of one of several deployments is sent again: at hosted
-services one answer in a hundred takes many times as long as others."""
+services one answer in a hundred takes many times as long as the others."""
 
 MOST_CANARIES = 3
-"""Canaries in flight at one of several deployments, at most."""
+"""Most canaries in flight at one of several deployments."""
 
 PAUSE_LOGGED = 30.0
-"""Seconds after a line about a pause in which the next ones are for DEBUG: some servers refuse a
-few requests every second."""
+"""Seconds after a log line about a pause in which further ones are logged only at DEBUG, as some
+servers refuse a few requests every second."""
 
 GATEWAY_TIMEOUT = 504
 GATEWAY_WAITED = 5.0
-"""Seconds after which a gateway that answers with 504 has waited for the server: it took too long,
-and is not away."""
+"""A gateway that answers with 504 after this many seconds has waited for a slow server, which is
+therefore not away."""
 
 REFUSALS = frozenset(
     {Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL, Kind.SPENT}
@@ -64,34 +64,36 @@ OF_THE_SERVER = frozenset({Kind.TIMED_OUT, Kind.UNREACHABLE, Kind.OVERLOADED, Ki
 
 
 class Deployment:
-    """What is known of one server, and what its answers and errors mean.
+    """The state of one server, and what its answers and errors mean.
 
     Args:
-        pacer: the server's state.
+        pacer: the pacer of the server.
         max_retries: how often a batch may fail while others are answered.
         timeout: seconds for one request.
-        server: what messages call it: its address, without a key.
+        server: its name in messages, which is its address without a key.
         number: its position among several.
-        is_alone: there are no others.
-        is_rehearsal: nothing is sent, so the log says nothing.
+        is_alone: whether there are no other deployments.
+        is_rehearsal: whether nothing is really sent, so that nothing is logged.
         draw: a source of random numbers, uniform in 0 to 1.
 
     Attributes:
-        limits: what one request may hold, as far as it was learnt.
-        judge: says what becomes of batches that failed.
-        speed: of its answers.
-        refusal: the status of the last refusal for the rate.
-        is_canary_due: the canary has to find out whether anything is answered.
-        is_late: others will have answered everything before it can, so it is sent only what they
-            refuse.
-        is_silent: it answers nothing of what it has, so it is sent no texts until it does.
-        is_in_doubt: the canary is to be sent beside texts, some of which are refused here alone.
-        canaries: how many are under way.
-        confirmed_at: when the last canary was sent that was answered.
-        canary_from: when it may be sent.
-        is_proven: its vectors go with those of the others; one alone needs no proof.
-        left_out: why it is sent no texts, where others are; `None`: it is.
-        last_error: of a request that failed.
+        limits: the learnt limits of one request.
+        judge: decides what to do with failed batches.
+        speed: the speed of its answers.
+        refusal: the HTTP status of the last rate-limit refusal.
+        is_canary_due: whether the canary has to test if anything is answered.
+        is_late: whether others will have answered everything before it can, so that it gets only
+            what they refuse.
+        is_silent: whether it answers none of its requests in flight, so that it gets no texts
+            until it does.
+        is_in_doubt: whether to send the canary along with texts, some of which only this
+            deployment refuses.
+        canaries: the number of canaries in flight.
+        confirmed_at: when the last answered canary was sent.
+        canary_from: when the next canary may be sent.
+        is_proven: whether its vectors match those of the others; one alone needs no proof.
+        left_out: why it gets no texts while others do; `None` if it does get some.
+        last_error: the error of the last failed request.
     """
 
     def __init__(
@@ -123,56 +125,57 @@ class Deployment:
         self.left_out: BaseException | None = None
         self.last_error: BaseException | None = None
         self._refused_in_a_row = 0
-        self._forgiven = 1  # doubles with each canary that passes
+        self._forgiven = 1  # doubled by each canary that passes
         self._refuses_all_since = math.inf
         self._last_refusal: BaseException | None = None
-        self._is_unreachable = False  # by the last failure
-        self._unconfirmed: Diagnosis | None = None  # it says that it is about every request
+        self._is_unreachable = False  # whether the last failure was a connection that failed
+        self._unconfirmed: Diagnosis | None = None  # a refusal that claims to concern every request
         self._is_outage_told = is_rehearsal
         self._is_rehearsal = is_rehearsal
         self._pause_told = -math.inf
 
     @property
     def is_answering(self) -> bool:
-        """Whether texts that are sent to it are likely to be answered."""
+        """Whether texts sent to it are likely to be answered."""
         return not (self.is_silent or self.left_out or self.pacer.health.is_down)
 
     @property
     def refuses_all(self) -> bool:
-        """Whether it refuses even the canary, and is asked again for some seconds."""
+        """Whether it refuses even the canary, which is sent again for some seconds."""
         return self._refuses_all_since < math.inf
 
     def is_in_use(self, now: float) -> bool:
-        """Tell whether texts are sent to it: it is neither left out nor away."""
+        """Return whether it gets texts: it is neither left out nor away."""
         return self.left_out is None and not self.pacer.is_away(now)
 
     def gives_up(self, now: float) -> bool:
-        """Tell whether it has given no answer for too long, or refuses everything."""
+        """Return whether it has given no answer for too long, or refuses everything."""
         return self.left_out is not None or self.pacer.gives_up(
             now, unreachable=self._is_unreachable
         )
 
     def canary_delay(self, now: float) -> float:
-        """Return the seconds until a canary is to be sent; `inf`: what it tells is waited for.
+        """Return the seconds until a canary is due; `inf` while one is in flight.
 
-        Of several deployments a slow first answer would keep one from its work: a second is asked.
+        A slow first answer would keep one of several deployments from its work, so a second canary
+        may follow.
         """
         if self.canaries and (self.is_alone or self.is_proven or self.canaries >= MOST_CANARIES):
             return math.inf
         return max(self.canary_from - now, self.pacer.delay(1, now))
 
     def canary_sent(self, now: float) -> None:
-        """Note that a canary is under way."""
+        """Record that a canary was sent."""
         self.canaries += 1
         self.canary_from = -math.inf if self.is_alone else now + CANARY_AGAIN
 
     def canary_failed(self, now: float) -> None:
-        """Note that a canary told nothing: the next one goes as soon as the pacer lets it."""
+        """Record that a canary failed without a result; the next one is due at once."""
         self.canaries -= 1
         self.canary_from = -math.inf if self.left_out is None else now + LOOK_AGAIN
 
     def leave_out(self, error: BaseException, now: float) -> None:
-        """Send it no more texts: it refuses them all. The canary asks again now and then."""
+        """Send it no more texts, as it refuses them all. A canary asks again now and then."""
         if self.left_out is None and not self._is_rehearsal:
             logger.warning(
                 "%s is left out (%s); the other deployments go on",
@@ -183,13 +186,13 @@ class Deployment:
         self.is_canary_due, self.canary_from = True, now + LOOK_AGAIN
 
     def take_back(self) -> None:
-        """Ask again whether it answers."""
+        """Let the canary test again whether it answers."""
         self.left_out, self.canary_from = None, -math.inf
 
     def answered(
         self, ticket: Ticket, place: Place, headers: Mapping[str, str], now: float
     ) -> bool:
-        """Note an answer; return whether it ends an outage."""
+        """Record an answer; return whether it ends an outage."""
         self._refused_in_a_row = 0
         if self.refuses_all and not self._is_rehearsal:
             logger.warning("%s answers again", self.server)
@@ -206,7 +209,7 @@ class Deployment:
         return is_back
 
     def canary_passed(self, sent: float) -> None:
-        """Note that a canary was answered: it is texts that were refused until it was sent."""
+        """Record that a canary was answered: earlier refusals were about texts."""
         self.confirmed_at, self.is_in_doubt = sent, False
         if self.left_out is not None and not self._is_rehearsal:
             logger.warning("%s answers again, and goes on", self.server)
@@ -218,7 +221,7 @@ class Deployment:
             self._unconfirmed = None
 
     def asks_again(self, diagnosis: Diagnosis, now: float) -> bool:
-        """Note that a canary was refused; return whether it is sent again in a second."""
+        """Record that a canary was refused; return whether to send it again in a second."""
         if not (self.is_alone and self.pacer.health.has_answered and diagnosis.kind in _MAY_PASS):
             return False
         if not self.refuses_all:
@@ -235,7 +238,7 @@ class Deployment:
         return now < self._refuses_all_since + REFUSES_ALL
 
     def canary_refused(self, error: BaseException) -> BaseException:
-        """Note that it is not the texts; return why everything is refused."""
+        """Record that the texts are not the cause; return why everything is refused."""
         self.is_canary_due = self.is_in_doubt = False
         self._unconfirmed = None
         return self._last_refusal or error
@@ -248,7 +251,7 @@ class Deployment:
         error: BaseException,
         now: float,
     ) -> Diagnosis:
-        """Say what is wrong with a request that failed."""
+        """Diagnose a failed request."""
         self.last_error = error
         found = diagnosed(error, texts)
         if found.status == GATEWAY_TIMEOUT and now - ticket.sent >= GATEWAY_WAITED:
@@ -270,7 +273,7 @@ class Deployment:
         *,
         now: float,
     ) -> None:
-        """Note a request that failed, and why."""
+        """Record a failed request, and why it failed."""
         begins = self._tell_pacer(ticket, place, batches, diagnosis, error, now=now)
         if not self._is_rehearsal:
             self._log_failure(ticket, batches, diagnosis, now, begins=begins)
@@ -278,7 +281,7 @@ class Deployment:
             self._log_outage(diagnosis)
 
     def note_refusal(self, ticket: Ticket, diagnosis: Diagnosis, error: BaseException) -> None:
-        """Find out whether it is the texts that are refused, or everything."""
+        """Send the canary if it is unclear whether texts are refused, or everything."""
         health = self.pacer.health
         self._last_refusal = error
         if ticket.sent >= health.answered_at:
@@ -312,7 +315,7 @@ class Deployment:
                 ticket, now, after=diagnosis.after, headers=_headers(error), quota=quota
             )
         if diagnosis.whole_quota:
-            self.pacer.undo(ticket)  # no limiter charges what it can never let through
+            self.pacer.undo(ticket)  # no limiter charges what it can never accept
         elif kind in OF_THE_SERVER and not self._is_of_the_texts(batches, diagnosis):
             self.pacer.failed(
                 ticket,
@@ -326,7 +329,7 @@ class Deployment:
         return False
 
     def _is_of_the_texts(self, batches: Sequence[Batch], diagnosis: Diagnosis) -> bool:
-        """Tell whether batches have failed in the same way before, while others were answered."""
+        """Return whether batches failed in the same way before, while others were answered."""
         answered_at = self.pacer.health.answered_at
         return (
             diagnosis.kind is Kind.FAILED
@@ -348,7 +351,7 @@ class Deployment:
         *,
         begins: bool,
     ) -> None:
-        """Tell of a failed request; where it `begins` a pause, tell of that, but not of each."""
+        """Log a failed request, and a pause that it `begins`, but not every pause."""
         name = _named(diagnosis)
         seconds, count = now - ticket.sent, sum(len(batch.rows) for batch in batches) or 1
         logger.debug("Failed after %.3g s (%s): %d texts", seconds, name, count)
@@ -383,17 +386,17 @@ class Deployment:
 
 
 def diagnosed(error: BaseException, texts: Sequence[str]) -> Diagnosis:
-    """Say what is wrong; a mistake of ours in that must not leave a batch without an outcome."""
+    """Diagnose an error, even if our own diagnosis fails: every batch needs an outcome."""
     try:
         return diagnose(error, sent=texts)
-    except Exception as mistake:  # noqa: BLE001  # whatever an SDK's exception does when it is read
+    except Exception as mistake:  # noqa: BLE001  # reading an SDK's exception may raise anything
         names = type(error).__name__, type(mistake).__name__
         logger.error("%s cannot be understood (%s), so it is not tried again", *names)
         return Diagnosis(kind=Kind.MODEL, signature=names[0])
 
 
 def _named(diagnosis: Diagnosis) -> str:
-    """Return the status, code and class of an error, as far as it has them."""
+    """Return the status, code and class of an error, where it has them."""
     return " ".join(part for part in diagnosis.signature.split(" ") if part != "-")
 
 
@@ -404,5 +407,5 @@ def _headers(error: BaseException) -> Mapping[str, str]:
 
 
 def _is_fresh(batch: Batch) -> bool:
-    """Tell whether nothing that a batch holds has failed before: its texts may be the cause."""
+    """Return whether nothing in a batch has failed before, or else its texts may be the cause."""
     return not (batch.setbacks or batch.part_of)

@@ -1,4 +1,4 @@
-"""The inputs of a call that were never sent, and the places where they are to be cut."""
+"""The unsent inputs of a call, and the positions at which to cut them into batches."""
 
 import math
 from collections import deque
@@ -14,25 +14,23 @@ __all__ = ["Line"]
 
 
 class Line:
-    """Inputs in the order in which they are sent.
-
-    It cuts where it is told to: the `Cutter` decides.
+    """Inputs in the order of sending, cut where the `Cutter` decides.
 
     Args:
-        rows: of the inputs, shape (n,).
-        sizes: what each row costs.
+        rows: the rows of the inputs, shape (n,).
+        sizes: the sizes of all inputs, an entry a row.
 
     Attributes:
         count: inputs that are left.
-        work: of all inputs, in tokens, also of those that were cut.
+        work: work of all inputs, in tokens, including those already cut.
     """
 
     def __init__(self, rows: Rows, sizes: Sizes) -> None:
         self.count = len(rows)
         self._sizes = sizes
         self._rows = rows
-        self._begin = 0  # what stands before it has been cut
-        self._stops: deque[int] = deque()  # where the plan cuts the rest
+        self._begin = 0  # everything before it has been cut
+        self._stops: deque[int] = deque()  # where to cut the rest
         self._sums = self._sum()
 
     @property
@@ -42,12 +40,12 @@ class Line:
 
     @property
     def charge(self) -> int:
-        """Tokens that the limiter charges for all inputs, also for those that were cut."""
+        """Tokens that the limiter charges for all inputs, including those already cut."""
         return int(self._sums["charges"][-1])
 
     @property
     def planned(self) -> tuple[int, int]:
-        """How many batches the plan cuts the rest into, and what the limiter charges for them."""
+        """The planned number of batches for the rest, and what the limiter charges for them."""
         charges = self._sums["charges"]
         return len(self._stops), int(charges[-1] - charges[self._begin])
 
@@ -60,14 +58,14 @@ class Line:
         spare_requests: float,
         smallest_first: bool,
     ) -> None:
-        """Decide where the rest is cut.
+        """Plan where to cut the rest.
 
         Args:
-            items: inputs in one batch, at most.
-            tokens: tokens in one batch, at most.
+            items: most inputs in one batch.
+            tokens: most tokens in one batch.
             workers: how many requests share the work.
-            spare_requests: how many requests the quota gives without a wait that matters.
-            smallest_first: send the smallest batches first.
+            spare_requests: how many requests the quota has to spare.
+            smallest_first: whether to send the smallest batches first.
         """
         packed = pack(
             np.diff(self._sums["tokens"][self._begin :]),
@@ -84,9 +82,14 @@ class Line:
     def next(
         self, *, items: float, tokens: float, octets: float, work: float, is_planned: bool = True
     ) -> Rows:
-        """Return the rows of the next batch, as planned unless that is not wanted, within limits.
+        """Return the rows of the next batch within these limits, but at least one row.
 
-        One row is always returned, whatever the limits are.
+        Args:
+            items: most inputs.
+            tokens: most tokens.
+            octets: most UTF-8 bytes.
+            work: most work, in tokens.
+            is_planned: whether to cut where planned, if that is within the limits.
         """
         begin = self._begin
         stop = min(
@@ -96,7 +99,7 @@ class Line:
             self._within("octets", octets),
         )
         whole = self._sums["work"][stop] - self._sums["work"][begin]
-        if whole > work:  # in equal parts: a small rest would take a request of its own
+        if whole > work:  # in equal parts, as a small rest would need a request of its own
             stop = min(stop, self._within("work", whole / math.ceil(whole / max(1.0, work))))
         return self._rows[begin : max(stop, begin + 1)]
 
@@ -121,7 +124,7 @@ class Line:
         return rest
 
     def _sum(self) -> dict[str, NDArray[np.int64]]:
-        """Return the running sums of what the inputs cost."""
+        """Return the running sums of the sizes."""
         sizes, rows = self._sizes, self._rows
         sums = {
             name: np.concatenate(([0], np.cumsum(each[rows])))
@@ -136,7 +139,7 @@ class Line:
         return sums
 
     def _within(self, name: str, most: float) -> int:
-        """Return where the next batch has to end to hold no more than this."""
+        """Return where the next batch must end to hold no more than this."""
         sums = self._sums[name]
         if most >= sums[-1]:
             return len(sums) - 1

@@ -1,8 +1,8 @@
-"""How likely it is that a request failed by chance: pure arithmetic.
+"""The probability that a request failed by chance. Pure arithmetic.
 
-A server that restarts, or resets one connection in three, fails requests whatever is in them. So a
-failure says the less about a text the more requests of others failed around it, and nothing at all
-where nobody was answered.
+A server that restarts, or resets one connection in three, fails requests whatever they hold. The
+more requests with other texts failed around the same time, the less a failure says about its own
+texts. If no request was answered, it says nothing.
 """
 
 import math
@@ -12,25 +12,25 @@ from dataclasses import dataclass
 __all__ = ["Odds", "Place", "evidence"]
 
 AROUND = 8
-"""Requests before a failure, and as many after it, by whose fate it is judged."""
+"""Requests before a failure, and as many after it, whose outcomes weigh it."""
 
 RECENT = 256
-"""Requests that show how many a server fails where none of those around failed."""
+"""Requests over which the usual share of failures is counted."""
 
 LEAST = 0.01
-"""A server is taken to fail one request in 100 by chance, where it fails fewer."""
+"""Assumed least share of requests that a server fails by chance."""
 
 ASSUMED = 10
-"""As long as nothing is known, it is taken to fail one in this many."""
+"""Before anything is known, a server is assumed to fail one request in this many by chance."""
 
 RETRIED = 64
-"""Batches that were sent again by which it is judged how many of the failures are chance."""
+"""Resent batches over which the share of failures by chance is averaged."""
 
 NO_ANSWER = 0.01
-"""What a failure counts for amid failures alone. Above 0, so that whatever is tried ends."""
+"""Weight of a failure among nothing but failures. Above 0, so that retrying ends."""
 
 LONGEST = 1 << 14
-"""Requests that are remembered at most, a byte each. Older ones decide nothing any more."""
+"""Most requests remembered, a byte each. Older ones no longer matter."""
 
 
 _ANSWERED, _FAILED, _UNKNOWN = 0, 1, 2
@@ -39,14 +39,15 @@ _ANSWERED, _FAILED, _UNKNOWN = 0, 1, 2
 class Odds:
     """Which of the latest requests the server failed, in the order in which they were sent.
 
-    An answer to what was sent before an outage says nothing of what was sent in it, so the order of
-    sending counts, and not that of the answers. Only requests that tell of the server count: those
-    with texts that never failed before, and the canary. What failed before may fail for its texts,
-    so only its answer counts, and with it the failures that the answer shows to have been chance.
+    The order of sending counts, not that of the answers: an answer to a request from before an
+    outage says nothing about requests sent in it. Only requests that show the state of the server
+    count, that is, the canary and those with texts that never failed before. Texts that failed
+    before may fail again for what they are, so only their answers count, and with these the
+    earlier failures, which the answers show to have been chance.
     """
 
     def __init__(self) -> None:
-        self._begin = 0  # the place of the first that is remembered
+        self._begin = 0  # number of the first remembered request
         self._fates = bytearray()
         self._recovered = self._persisted = 0.0
 
@@ -59,20 +60,20 @@ class Odds:
         return Place(self, self._begin + len(self._fates) - 1)
 
     def retried(self, *, recovered: bool) -> None:
-        """Note whether texts that had met an error were answered when they were sent again.
+        """Record whether texts that had failed were answered when they were sent again.
 
-        What fails by chance recovers as often as other requests are answered. What does not, though
-        others are, failed for its texts; and so did many of those that are still under way.
+        Texts that failed by chance recover as often as other requests are answered. If they do
+        not, they failed for what they are, and so did many of those still being retried.
         """
         self._recovered += recovered - self._recovered / RETRIED
         self._persisted += (not recovered) - self._persisted / RETRIED
 
     def weights(self, setbacks: Sequence[int], *, unknown: float, is_error: bool) -> list[float]:
-        """Return how much each failure at this server speaks against the texts; see `evidence`."""
+        """Return the weight of each failure at this server as evidence against the texts."""
         fates = bytearray(self._fates)
         for place in setbacks:
             if place >= self._begin:
-                fates[place - self._begin] = _UNKNOWN  # they do not speak of themselves
+                fates[place - self._begin] = _UNKNOWN  # a failure is no evidence about itself
         chance = 1.0
         if is_error:
             chance = (self._recovered + 1) / (self._recovered + self._persisted + 1)
@@ -91,13 +92,13 @@ class Odds:
         recent = _known(fates[-2 * RECENT :])[-RECENT:]
         share = max(
             (sum(before) + sum(after)) / around,
-            row / (row + 1),  # at the edge of an outage this tells more than the average
+            row / (row + 1),  # at the edge of an outage this says more than the average
             (sum(recent) + 1) / (len(recent) + ASSUMED),
         )
         return -math.log10(max(LEAST, share * min(1.0, chance / (1 - share))))
 
     def note(self, number: int, fate: int) -> None:
-        """Note what became of a request."""
+        """Record the outcome of a request."""
         if number >= self._begin:
             self._fates[number - self._begin] = fate
 
@@ -107,37 +108,38 @@ class Place:
     """The place of one request among all that were sent to one server.
 
     Attributes:
-        odds: of the server.
-        number: of the request.
+        odds: the odds of that server.
+        number: the position of the request.
     """
 
     odds: Odds
     number: int
 
     def answered(self) -> None:
-        """Note an answer."""
+        """Record an answer."""
         self.odds.note(self.number, _ANSWERED)
 
     def failed(self) -> None:
-        """Note that the server failed the request."""
+        """Record that the server failed the request."""
         self.odds.note(self.number, _FAILED)
 
     def explained(self) -> None:
-        """Note that it was the texts, and not the server, that failed the request."""
+        """Record that the texts, and not the server, were the cause of the failure."""
         self.odds.note(self.number, _UNKNOWN)
 
 
 def evidence(setbacks: Sequence[Place], *, unknown: float, is_error: bool) -> list[float]:
-    """Return how much each failure speaks against the texts, by the fate of others at its server.
+    """Return the weight of each failure as evidence against the texts.
 
-    It is the logarithm of how seldom chance explains it: 1 for once in 10 times, 2 for once in 100.
-    So chance explains all of them together once in 10 to the power of the sum.
+    The weight is minus the decimal logarithm of the probability that the failure is chance, judged
+    by other requests at the same server: 1 for once in 10 times, 2 for once in 100. All failures
+    together are chance with a probability of 10 to the power of minus the sum.
 
     Args:
-        setbacks: the places of the requests with these texts that failed.
-        unknown: what counts for a failure with no other request around it.
-        is_error: the server answered with an error, as it does to bad texts. What cannot be
-            delivered, and an overloaded server, have nothing to do with texts most often.
+        setbacks: the places of the failed requests with these texts.
+        unknown: the weight of a failure with no other request around it.
+        is_error: whether the server answered with an error, as it does to bad texts. Broken
+            connections and overload rarely have to do with texts.
     """
     weights: dict[Place, float] = {}
     for odds in {place.odds: None for place in setbacks}:
@@ -152,5 +154,5 @@ def _known(fates: bytearray) -> bytes:
 
 
 def _leading(failed: bytes) -> int:
-    """Return how many failures there are before the first answer."""
+    """Return how many failures come before the first answer."""
     return len(failed) - len(failed.lstrip(bytes([_FAILED])))

@@ -1,6 +1,6 @@
-"""Sends in simulated time: the sender's own decisions, at a server that is arithmetic.
+"""Runs the real sender in simulated time against a simulated server.
 
-`plan`, the tests and the benchmarks use it. Nothing is computed and nothing waits, so hours pass in
+`plan`, the tests and the benchmarks use it. Nothing is sent and nothing waits, so hours pass in
 milliseconds.
 """
 
@@ -28,10 +28,10 @@ class Request:
         number: 0, 1, 2 ... in order of sending.
         at: the number of the deployment that it is sent to.
         rows: the inputs that it holds, shape (n,); none for the canary.
-        tokens: by the stricter count.
+        tokens: tokens by the stricter count.
         charge: tokens that the limiter charges.
         sent: when it was sent.
-        timeout: the client gives up at `sent + timeout`.
+        timeout: seconds after `sent` at which the client gives up.
     """
 
     number: int
@@ -48,9 +48,9 @@ class Reply:
     """The answer to one request.
 
     Attributes:
-        after: seconds from `sent` until the client has it; `inf`: never.
-        headers: of the answer.
-        error: what an SDK raises; `None`: one right vector a text.
+        after: seconds from `sent` until the client has it; `inf` for never.
+        headers: the headers of the answer.
+        error: what an SDK raises; `None` for one right vector a text.
     """
 
     after: float
@@ -59,10 +59,10 @@ class Reply:
 
 
 class Server(Protocol):
-    """The other side."""
+    """A simulated server."""
 
     def receive(self, request: Request) -> Reply:
-        """Return what comes of a request; called in order of `sent`."""
+        """Return the reply to a request; called in order of `sent`."""
         ...
 
 
@@ -77,14 +77,14 @@ def rehearse(
     now: float = 0.0,
     take: Callable[[Outcome], object] = lambda _: None,
 ) -> float:
-    """Send all of the calls; return the time at which each input has its outcome.
+    """Run all calls to their end; return the time at which every input has its outcome.
 
     Args:
-        sender: decides what is sent when.
-        queues: the calls, which were added to it.
-        server: answers.
-        now: the time at which it begins, in seconds.
-        take: is given each outcome.
+        sender: decides what to send when.
+        queues: the calls, already added to the sender.
+        server: replies to requests.
+        now: the time of the beginning, in seconds.
+        take: called with each outcome.
 
     Raises:
         RuntimeError: a call waits for something that never comes.

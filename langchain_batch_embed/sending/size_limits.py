@@ -1,8 +1,8 @@
-"""How much one request may hold, learnt from what gets through: pure arithmetic.
+"""Learns how much one request may hold from the sizes that pass. Pure arithmetic.
 
 A refusal that names its limit is believed. Any other refusal of a batch may be about its size or
-about one of its texts, and only its parts tell: where all of them get through, it was the size;
-where it ends at one text, it was that text, and nothing is learnt.
+about one of its texts, and only its parts show which. If all of them pass, it was the size. If a
+single text is refused in the end, it was that text, and no limit is learnt.
 """
 
 import math
@@ -16,27 +16,27 @@ from langchain_batch_embed.sending.work import Batch, Trial
 __all__ = ["PARTS", "SizeLimits"]
 
 SAFETY = 0.95
-"""A limit that a refusal lets us compute is used at this share: it rests on an estimate."""
+"""Use this share of a limit that was computed from a refusal, as it rests on an estimate."""
 
 IN_TIME = 1 / 6
-"""Batches are cut so that they are likely to be answered in this share of the time-out."""
+"""Batches are cut so that they are probably answered in this share of the time-out."""
 
 LONGEST = 10.0
-"""And in this many seconds: a batch that takes longer makes the end of a call long."""
+"""They are also cut to be answered in this many seconds, as a longer batch delays the end."""
 
 GROWTH = 16
-"""A deduced limit is raised to this many times the size that got through all the same."""
+"""A deduced limit is raised to this many times a larger size that passes all the same."""
 
 RETEST = 8
-"""A deduced limit is doubled after this many answers, and again after 8 times as many each time."""
+"""A deduced limit is retested after this many answers, then after 8 times as many each time."""
 
 TOO_EARLY = 3
-"""What gets through after this many refusals alone was refused for the time, and not for its size:
-so were the larger batches before it."""
+"""A batch that passes after this many refusals alone was not too large but too early, and so were
+the larger batches before it."""
 
 PARTS = 4
-"""A batch with a bad text is cut into this many parts. Each round sends 4 requests to find it in a
-quarter, where halves take two rounds of 2: as many requests, in half the time, for less tokens."""
+"""A batch with a bad text is cut into this many parts. One round of 4 requests narrows it down to a
+quarter. Halves need two rounds of 2: as many requests and more tokens, in twice the time."""
 
 _MEASURES = ("items", "tokens", "octets")
 
@@ -45,36 +45,36 @@ class SizeLimits:
     """The limits of one request at this server, beside those of its provider.
 
     Attributes:
-        items: texts.
-        tokens: tokens, by the stricter count.
-        octets: UTF-8 bytes of the texts.
-        work: what is answered in time, in tokens.
-        times: how long answers take.
-        is_retesting: the next batch may be twice as large as a deduced limit.
+        items: most texts.
+        tokens: most tokens, by the stricter count.
+        octets: most UTF-8 bytes of the texts.
+        work: most work that is answered in time, in tokens.
+        times: the prediction of answer times.
+        is_retesting: whether the next batch may be twice as large as a deduced limit.
     """
 
     def __init__(self) -> None:
         self.items = self.tokens = self.octets = self.work = math.inf
-        self._named = dict.fromkeys(_MEASURES, math.inf)  # by several refusals
-        self._told_items: int | None = None  # the limit of texts that was named last
-        self._found = dict.fromkeys(_MEASURES, math.inf)  # deduced from what gets through
-        self._answered = dict.fromkeys(_MEASURES, 0.0)  # the largest that got through
+        self._named = dict.fromkeys(_MEASURES, math.inf)  # named by several refusals
+        self._told_items: int | None = None  # the last limit of texts that was named
+        self._found = dict.fromkeys(_MEASURES, math.inf)  # deduced from sizes that pass
+        self._answered = dict.fromkeys(_MEASURES, 0.0)  # the largest sizes that passed
         self._largest_work = 0
         self.times = AnswerTimes()
         self.is_retesting = False
         self._retest_after = RETEST
         self._answers = 0  # since a limit was deduced
-        self._before_quota: float | None = None  # limit of tokens, before refusals for the rate
+        self._before_quota: float | None = None  # the limit of tokens before rate-limit refusals
         self._was_small_refused = False
-        self._trials: dict[str, Trial] = {}  # under way, by signature
-        self._about_texts: set[str] = set()  # signatures that ended at one text
+        self._trials: dict[str, Trial] = {}  # running trials, by signature
+        self._about_texts: set[str] = set()  # signatures of refusals that a text caused
 
     def owns(self, trial: Trial) -> bool:
-        """Tell whether it is this server's limit that is being found out."""
+        """Return whether a trial is about a limit of this server."""
         return self._trials.get(trial.signature) is trial
 
     def fits(self, batch: Batch) -> bool:
-        """Tell whether a batch keeps the limits that were learnt since it was cut."""
+        """Return whether a batch keeps the learnt limits; a single text always does."""
         return len(batch.rows) == 1 or (
             len(batch.rows) <= self.items
             and batch.tokens <= self.tokens
@@ -82,7 +82,7 @@ class SizeLimits:
         )
 
     def parts(self, batch: Batch) -> int:
-        """Return into how many parts a batch has to be cut to keep the limits, at least 2."""
+        """Return the number of parts into which to cut a batch to keep the limits, at least 2."""
         shares = (
             len(batch.rows) / self.items,
             batch.tokens / self.tokens,
@@ -91,7 +91,7 @@ class SizeLimits:
         return max(2, min(len(batch.rows), math.ceil(max(shares))))
 
     def answered(self, batch: Batch, seconds: float, timeout: float) -> list[Batch]:
-        """Note that a batch got through; return those that waited for that."""
+        """Record that a batch passed; return the parked batches that waited for it."""
         for measure, size in _sizes(batch).items():
             self._answered[measure] = max(self._answered[measure], size)
             if size > self._found[measure]:  # it was wrong, or is so no more
@@ -118,11 +118,11 @@ class SizeLimits:
         return self._end(trial)
 
     def refused(self, batch: Batch, diagnosis: Diagnosis) -> tuple[int, bool]:
-        """Note that a batch of several texts was refused, perhaps for its size.
+        """Record that a batch of several texts was refused, perhaps for its size.
 
         Returns:
-            Into how many parts it has to be cut, and whether it is to wait instead until another
-            batch's parts have told what was wrong.
+            The number of parts to cut it into, and whether to park it instead until the parts of
+            another batch have shown the cause.
         """
         count = len(batch.rows)
         if diagnosis.max_items is not None and diagnosis.max_items < count:
@@ -136,7 +136,7 @@ class SizeLimits:
             trial.open -= 1
             return (PARTS if trial.is_content else 2), False
         signature = diagnosis.signature
-        if not self.fits(batch):  # another one has told by now
+        if not self.fits(batch):  # another batch has shown a limit since
             return self.parts(batch), False
         measure = self._suspect(batch, diagnosis)
         if measure is None:
@@ -149,10 +149,10 @@ class SizeLimits:
         return 2, False
 
     def _tell_items(self, limit: int) -> None:
-        """Note that a refusal names a limit of texts.
+        """Record that a refusal names a limit of texts.
 
-        The words may be those of a text that was sent. So what one refusal alone names is tested
-        now and then, as what is deduced, until another one names the same.
+        The words may come from a text that was sent. So a limit named by only one refusal is
+        retested now and then like a deduced one, until another refusal names the same.
         """
         if limit == self._told_items:
             self._named["items"] = min(self._named["items"], limit)
@@ -160,7 +160,7 @@ class SizeLimits:
         self._keep("items", limit)
 
     def inherit(self, batch: Batch, parts: Sequence[Batch]) -> None:
-        """Make the parts of a batch go on with what is found out with it."""
+        """Let the parts of a batch continue its trial."""
         trial = batch.trial
         if trial is not None:
             trial.open += len(parts)
@@ -168,8 +168,8 @@ class SizeLimits:
                 part.trial = trial
 
     def ended_at_one(self, batch: Batch, diagnosis: Diagnosis) -> list[Batch]:
-        """Note that one text was refused alone; return the batches that waited for that."""
-        if diagnosis.measure == "items":  # no limit of texts refuses one: the words are its own
+        """Record that a single text was refused; return the parked batches that waited for it."""
+        if diagnosis.measure == "items":  # no limit of texts refuses one: the text says so itself
             self._named["items"] = self._found["items"] = math.inf
             self._told_items = None
             self._apply()
@@ -185,13 +185,13 @@ class SizeLimits:
 
     @property
     def is_trying(self) -> bool:
-        """Whether the cause of a refusal is being found out with the parts of a batch."""
+        """Whether the parts of a batch are being sent to find the cause of a refusal."""
         return bool(self._trials)
 
     def parks(self, batch: Batch) -> bool:
-        """Keep a batch that failed until the parts of another one have told; return whether.
+        """Park a failed batch until the parts of another one show the cause; return whether it is.
 
-        Only what failed in the same way, and may be too large as well, has to wait.
+        Only a batch that failed in the same way, and may be too large as well, has to wait.
         """
         trial = self._trials.get(batch.signature)
         if (
@@ -207,14 +207,14 @@ class SizeLimits:
         return True
 
     def is_not_the_size(self, batch: Batch) -> list[Batch]:
-        """Note that a batch fails though as much got through; return those that waited for it."""
+        """Record that size is not the cause if as much passed; return the batches that waited."""
         if batch.trial is None or not self.has_passed_in_size(batch):
             return []
         batch.trial.is_content = True
         return self.dropped(batch)
 
     def dropped(self, batch: Batch) -> list[Batch]:
-        """Note that a batch has ended in another way; return those that waited for it."""
+        """Record that a batch ended in another way; return the batches that waited for it."""
         trial, batch.trial = batch.trial, None
         if trial is None:
             return []
@@ -222,26 +222,26 @@ class SizeLimits:
         return self._end(trial)
 
     def timed_out(self, batch: Batch) -> None:
-        """Note that a batch was not answered in time: smaller ones may be.
+        """Record that a batch timed out, so that later ones are smaller.
 
-        Where as much was answered before, it is the line at the server and not the batch.
+        If as much work was answered before, the cause is a queue at the server, not the batch.
         """
         if batch.work > self._largest_work:
             self.work = min(self.work, max(1.0, batch.work / 2))
 
     def has_passed(self, batch: Batch, share: float = 1.0) -> bool:
-        """Tell whether this share of a batch's tokens got through in one request before."""
+        """Return whether one request with this share of the batch's tokens has passed before."""
         return share * batch.tokens <= self._answered["tokens"]
 
     def has_passed_in_size(self, batch: Batch) -> bool:
-        """Tell whether as many texts, tokens and bytes got through in one request before."""
+        """Return whether as many texts, tokens and bytes have passed in one request before."""
         return all(size <= self._answered[name] for name, size in _sizes(batch).items())
 
     def refused_for_quota(self, batch: Batch) -> None:
-        """Note that a batch is refused however long it waits: it is above the whole quota.
+        """Record that a batch is refused however long it waits: it exceeds the whole quota.
 
-        One that any quota lets through may have been too early each time. So it is cut, but the
-        first one of them teaches no limit.
+        A batch that any quota accepts may have been too early each time. It is cut all the same,
+        but the first such batch teaches no limit.
         """
         if batch.tokens <= LEAST_QUOTA and not self._was_small_refused:
             self._was_small_refused = True
@@ -251,10 +251,10 @@ class SizeLimits:
         self._shrink(batch, "tokens")
 
     def refused_for_long(self, batch: Batch) -> None:
-        """Note that nothing was let through for longer than any quota is counted.
+        """Record that nothing was accepted for longer than the period of any quota.
 
-        So it is the size, of which nobody tells whether it is the texts or the tokens. Both limits
-        are tested again.
+        So the cause is the size, in texts or in tokens. Both limits are lowered, and retested
+        later.
         """
         self._shrink(batch, "items", "tokens")
 
@@ -265,12 +265,12 @@ class SizeLimits:
 
         Args:
             timeout: seconds for one request.
-            number: requests that stand in a line at the server; `None`: there is no line.
+            number: requests that queue at the server; `None` if they do not queue.
         """
         return self.times.work_within(min(timeout * IN_TIME, LONGEST), number)
 
     def _retest(self) -> None:
-        """Let one batch be twice as large now and then: a stray refusal teaches a wrong limit."""
+        """Allow a batch twice as large now and then, as a stray refusal may teach a wrong limit."""
         if all(found == math.inf for found in self._found.values()):
             return
         self._answers += 1
@@ -280,13 +280,13 @@ class SizeLimits:
             self._apply()
 
     def retest_with(self, batch: Batch) -> None:
-        """Note that a batch was cut to see whether a deduced limit is still right."""
+        """Record that a batch was cut to test whether a deduced limit still holds."""
         if any(size > self._found[name] for name, size in _sizes(batch).items()):
             self.is_retesting = False
             self._apply()
 
     def _suspect(self, batch: Batch, diagnosis: Diagnosis) -> str | None:
-        """Return what the limit would be in; `None`: it cannot be the size."""
+        """Return what the limit would count; `None` if size cannot be the cause."""
         measure = {"bytes": "octets"}.get(diagnosis.measure or "", diagnosis.measure)
         if measure is not None:
             return measure
@@ -296,7 +296,7 @@ class SizeLimits:
         return next((name for name in _MEASURES if sizes[name] > self._answered[name]), None)
 
     def _end(self, trial: Trial) -> list[Batch]:
-        """Hand out what waited once the size, or the text, is found."""
+        """Return the parked batches once the size or the text is found."""
         if trial.open <= 0 or trial.is_content:
             if self._trials.get(trial.signature) is trial:
                 del self._trials[trial.signature]
@@ -309,7 +309,7 @@ class SizeLimits:
         return parked
 
     def _shrink(self, batch: Batch, *measures: str) -> None:
-        """Limit requests to what got through, or to half of a batch that did not."""
+        """Limit requests to the size that passed, or to half of a batch that did not."""
         self._retest_after = max(self._retest_after, RETEST * RETEST)
         self._answers = 0
         sizes = _sizes(batch)
@@ -322,7 +322,7 @@ class SizeLimits:
         self._apply()
 
     def _apply(self) -> None:
-        """Put in force what is found for good, and what the trials under way have found so far."""
+        """Apply the limits found so far, those of running trials included."""
         factor = 2 if self.is_retesting else 1
         limits = {name: min(self._named[name], factor * self._found[name]) for name in _MEASURES}
         for trial in self._trials.values():

@@ -1,9 +1,8 @@
-"""Threads that do not hold up the end of the program.
+"""Threads that do not delay the end of the program.
 
-Python waits at its end for every thread of a `ThreadPoolExecutor`. One that waits for a server that
-hangs, in a connection, a name look-up or a wrapped class's own client, would keep the prompt away
-for as long as its time-out. These threads are left behind instead. What has been answered is
-written first.
+At exit Python waits for every thread of a `ThreadPoolExecutor`. A thread that hangs in a
+connection, a name look-up or a wrapped class's own client would keep the program alive until its
+time-out. Our threads are left behind instead, after answers that have arrived are written.
 """
 
 import atexit
@@ -20,11 +19,11 @@ __all__ = ["finishing", "in_daemon", "leave_behind"]
 _T = TypeVar("_T")
 
 LAST_WRITES = 5.0
-"""Seconds that the end of the program waits for answers that are being written to a journal."""
+"""Seconds that the program waits at exit for answers being written to a journal."""
 
 
 def in_daemon(work: Callable[[], _T]) -> _T:
-    """Return what a call gives in a daemon: a thread inherits that from the one that starts it."""
+    """Return the result of a call in a daemon thread, so that threads it starts are daemons too."""
     if threading.current_thread().daemon:
         return work()
     done: Future[_T] = Future()
@@ -40,13 +39,13 @@ def in_daemon(work: Callable[[], _T]) -> _T:
 
 
 def leave_behind(executor: ThreadPoolExecutor) -> None:
-    """Make Python not wait at its end for an executor's threads; they have to be daemons.
+    """Keep Python from waiting at exit for an executor's threads, which must be daemons.
 
-    To be called after each `submit`, which may have started one.
+    Call it after each `submit`, which may have started a thread.
     """
     count = len(executor._threads)  # noqa: SLF001
     if getattr(executor, "left_behind", 0) != count:
-        # Where a version of Python has no such list, it waits, as for everybody's threads.
+        # A version of Python without this list waits, as for any other thread.
         known: Any = getattr(concurrent.futures.thread, "_threads_queues", {})
         for thread in tuple(executor._threads):  # noqa: SLF001
             known.pop(thread, None)
@@ -54,7 +53,7 @@ def leave_behind(executor: ThreadPoolExecutor) -> None:
 
 
 class _Writes:
-    """Counts the threads that have an answer in hand."""
+    """Counts the threads that are handling an answer."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -80,7 +79,7 @@ _writes = _Writes()
 
 
 def finishing() -> "contextlib.AbstractContextManager[None]":
-    """Make the end of the program wait for what is done within."""
+    """Make the exit of the program wait for the block."""
     return _writes.under_way()
 
 

@@ -1,8 +1,8 @@
-"""Whose turn it is at one deployment: a pure choice among the calls of one object.
+"""Chooses which call of one object sends next at a deployment. Pure decisions.
 
-Turns alternate between the oldest call and the one with the least work left: so a query need not
-wait for the end of a corpus, nor a corpus for that of the queries. Calls that are one small batch
-share a request with others of their kind.
+Turns alternate between the oldest call and the one with the least work left, so that a query does
+not wait for the end of a corpus, nor a corpus for the end of the queries. Calls of a single small
+batch share requests.
 """
 
 import math
@@ -16,42 +16,42 @@ from langchain_batch_embed.sending.work import Batch
 __all__ = ["Turns"]
 
 LINGER = 0.008
-"""Seconds that a small call waits for others to share its request with, for each request with small
-calls that is in flight. If none is in flight, it waits only where several calls are waiting and a
-request was sent within that time. So a single query, and those of a loop, are sent at once."""
+"""Seconds that a small call waits for others to share its request, for each shared request that is
+in flight. If none is, it waits only if several calls are waiting and a shared request was sent
+within that time. So a single query, or one in a loop, is sent at once."""
 
 LONGEST_LINGER = 0.02
-"""It never waits for longer than this many seconds."""
+"""Longest such wait, in seconds."""
 
 SHARED_TOKENS = 64_000
-"""Tokens of a request that several calls share, at most."""
+"""Most tokens in a request that several calls share."""
 
 Turn = Sequence[tuple[Queue, Batch]]
 
 
 class Turns:
-    """The calls under way, and which of them sends next.
+    """The running calls, and which of them sends next.
 
     Attributes:
-        queues: all calls under way, the oldest first.
-        large: those that take turns of their own.
-        with_deadline: those that must end in time.
+        queues: all running calls, the oldest first.
+        large: the calls that do not share requests.
+        with_deadline: the calls with a deadline.
     """
 
     def __init__(self) -> None:
         self.queues: dict[Queue, None] = {}  # a set that keeps its order
         self.large: dict[Queue, None] = {}
         self.with_deadline: dict[Queue, None] = {}
-        self._small: dict[Queue, float] = {}  # and when each was added
-        self._small_in_flight: list[Queue] = []  # the first of each request with small calls
-        self._sent = -math.inf  # the last request with small calls
+        self._small: dict[Queue, float] = {}  # with the time at which each was added
+        self._small_in_flight: list[Queue] = []  # one call of each shared request in flight
+        self._sent = -math.inf  # when the last shared request was sent
         self._turn = 0
-        # Tokens that were let past the one whose turn it is, by deployment.
+        # Tokens that overtook the batch whose turn it is, by deployment.
         self._overtaken: dict[int, int] = {}
 
     @property
     def end(self) -> float:
-        """When the last deadline of the calls is."""
+        """The latest deadline of all calls."""
         return max((queue.end for queue in self.queues), default=math.inf)
 
     def add(self, queue: Queue, now: float) -> None:
@@ -65,12 +65,12 @@ class Turns:
             self.large[queue] = None
 
     def come_back(self, queue: Queue, now: float, *, alone: bool) -> None:
-        """Let a call send again what it sent with others.
+        """Let a call send again what it sent in a shared request.
 
         Args:
             queue: the call.
             now: the time.
-            alone: not with others again: one of its texts may be the cause.
+            alone: whether to send it by itself, as one of its texts may be the cause of a failure.
         """
         if queue not in self.queues or queue in self.large:
             return
@@ -88,13 +88,13 @@ class Turns:
         self.with_deadline.pop(queue, None)
 
     def next(self, at: Deployment, now: float) -> Turn | float:
-        """Return the batches that share the next request, or the seconds until there may be some.
+        """Return the batches of the next request, or the seconds until there may be one.
 
-        While a batch waits for quota in its turn, others may overtake it, by no more tokens than
-        it has itself.
+        While a batch waits for quota in its turn, others may overtake it, with no more tokens in
+        all than it has itself.
 
         Args:
-            at: where the request is sent.
+            at: the deployment of the request.
             now: the time.
         """
         waiting: list[tuple[Queue, Batch]] = []
@@ -152,7 +152,7 @@ class Turns:
         return shared
 
     def _gather(self, at: Deployment, now: float) -> tuple[list[tuple[Queue, Batch]], float]:
-        """Return the small calls that are to share a request, or the seconds until there are."""
+        """Return the small calls for a shared request, or the seconds until there are some."""
         if not self._small:
             return [], math.inf
         self._small_in_flight = [q for q in self._small_in_flight if q.in_flight]
@@ -193,7 +193,7 @@ class Turns:
 
 
 def _can_afford(shared: Sequence[tuple[Queue, Batch]], batch: Batch, budget: Budget | None) -> bool:
-    """Tell whether calls that share a budget can afford to send one more batch together."""
+    """Return whether calls that share a budget can afford one more batch in this request."""
     if budget is None:
         return True
     spent = sum(other.tokens for queue, other in shared if queue.work.budget is budget)
@@ -201,10 +201,10 @@ def _can_afford(shared: Sequence[tuple[Queue, Batch]], batch: Batch, budget: Bud
 
 
 def _affordable(queue: Queue, at: Deployment, now: float) -> Batch | None:
-    """Return the batch that is to start next; give the call up if it can afford no more."""
+    """Return the next batch of a call; give the call up if it can afford no more."""
     batch, budget = queue.peek(at, now), queue.work.budget
     if batch is None or budget is None or batch.tokens <= budget.left:
         return batch
-    if budget.is_settled:  # else answers may have cost less than was expected
+    if budget.is_settled:  # else answers may cost less than expected
         queue.give_up(budget.error())
     return None

@@ -1,6 +1,6 @@
-"""What becomes of a batch that failed: sent again, cut into parts, kept waiting, or given up.
+"""Decides what to do with a failed batch: send it again, cut it, keep it waiting, or give it up.
 
-Pure: a batch, what is wrong and the time go in, a verdict comes out. The queue carries it out.
+Pure: a batch, a diagnosis and the time go in, a verdict comes out. The queue carries it out.
 """
 
 import math
@@ -20,55 +20,55 @@ from langchain_batch_embed.sending.work import Batch, Rows
 __all__ = ["FINAL", "Cut", "GiveUp", "Hold", "Judge", "Park", "Resend", "Verdict", "divided"]
 
 FINAL = frozenset({Kind.SPENT, Kind.OPTION, Kind.MODEL})
-"""Errors that end a call: they are about all of its texts, and no waiting helps."""
+"""Errors that end a call: they concern all of its texts, and waiting does not help."""
 
 CERTAIN = 9.0
-"""A text is given up when chance explains its failures once in 10 to the power of this: a million
-texts at a server that fails requests at random lose one in 1,000 calls."""
+"""A text is given up when the probability that its failures are chance is 10 to the power of minus
+this. With a million texts and a server that fails at random, one call in 1,000 loses a text."""
 
 SUSPECTED = 1.5
-"""A batch of several texts is cut sooner, at 1 in 30: that costs a request, and no text."""
+"""A batch of several texts is cut at 1 in 30 already, as that costs a request and no text."""
 
 SOON = 3.0
-"""While others are answered, a batch that failed once is sent again after this many round trips at
-the latest: more time would not help."""
+"""While others are answered, a batch that failed once is sent again within this many round trips:
+waiting longer would not help."""
 
 LATE = 2
-"""A batch that was not answered in time this often is halved, even where nobody is answered."""
+"""A batch that timed out this often is halved, even if no other request is answered."""
 
 LONGEST = 4.0
 """While others are answered, no batch waits longer than this many seconds to be sent again."""
 
 REFUSED_ALONE = 2
-"""A batch that is refused for the rate this often with nothing else in flight and no answer in
-between, after pauses of up to 10 s, is more than the whole quota allows at once: it is cut."""
+"""A batch that is refused for the rate this often, alone and after pauses of up to 10 s without an
+answer in between, exceeds the whole quota and is cut."""
 
 OVERLOADED_FOR = 20.0
-"""A batch that is refused for overload is suspected of its size only after this many seconds."""
+"""A batch that is refused for overload may be too large only after this many seconds."""
 
 QUIET = 15.0
-"""A suspected batch is cut only when it is refused again as the first request after this many
-seconds without any. A proxy that lets one request in ten seconds through would let it through."""
+"""Such a batch is cut only if it is refused again as the first request after this many seconds
+without any. A proxy that accepts one request in ten seconds would accept it."""
 
 LONGEST_SEARCH = 120.0
-"""Seconds after its first failure in which everybody waits for such a quiet time. Where other calls
-send something after each of them, it would never come."""
+"""Seconds after its first failure in which everything waits for such a quiet time, which may never
+come if other calls keep sending."""
 
 USUAL = 0.5
-"""A batch of which this share got through in one request is of a usual size."""
+"""A batch has a usual size if a request with this share of its tokens has passed."""
 
 REFUSED_USUAL = 4
-"""A batch of a usual size is cut only when it was refused this often, as it was probably sent too
-early each time. A refusal of another batch for which as much got through before counts as well."""
+"""A batch of a usual size is cut only after this many refusals, as it was probably sent too early
+each time. Refusals of other batches of a size that has passed count as well."""
 
 HOPELESS = 75.0
-"""Where nothing was let through for this many seconds, batches are cut, whatever is known of the
-quota: even one that is counted in fixed minutes has been there again."""
+"""After this many seconds without an accepted request, batches are cut whatever the known quota is:
+even a quota that is counted in fixed minutes has been renewed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Keep the batch as the next of its call: the canary finds out whether anything is let in."""
+    """Keep the batch as the next of its call while the canary is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class Resend:
     """Send the batch again.
 
     Attributes:
-        after: seconds; 0: as the next of its call.
-        released: batches that were parked until what is known by now, perhaps of other calls.
+        after: seconds until then; 0 to send it as the next of its call.
+        released: parked batches, perhaps of other calls, that need not wait any more.
     """
 
     after: float = 0.0
@@ -89,9 +89,9 @@ class Cut:
     """Send these rows as batches of their own instead.
 
     Attributes:
-        rows: of each batch.
-        after: seconds.
-        released: batches that were parked until what is known by now, perhaps of other calls.
+        rows: the rows of each batch.
+        after: seconds until they are sent.
+        released: parked batches, perhaps of other calls, that need not wait any more.
     """
 
     rows: Sequence[Rows]
@@ -101,15 +101,15 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Keep the batch until the parts of another one have told what is wrong."""
+    """Keep the batch until the parts of another one have shown what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The batch has no vectors.
+    """Give the batch up: it gets no vectors.
 
     Attributes:
-        released: batches that were parked until this was known, perhaps of other calls.
+        released: parked batches, perhaps of other calls, that need not wait any more.
     """
 
     released: Sequence[Batch]
@@ -119,12 +119,12 @@ Verdict = Hold | Resend | Cut | Park | GiveUp
 
 
 class Judge:
-    """Says what becomes of batches that failed.
+    """Decides what to do with failed batches.
 
     Args:
         pacer: the server's state.
-        limits: what one request may hold, as far as it was learnt.
-        odds: how likely it is that a request fails by chance.
+        limits: the learnt limits of one request.
+        odds: the probability that a request fails by chance.
         max_retries: how often a batch may fail while others are answered.
         draw: a source of random numbers, uniform in 0 to 1.
     """
@@ -142,15 +142,15 @@ class Judge:
         self._limits = limits
         self._max_retries = max_retries
         self._odds = odds
-        self._about_texts: set[str] = set()  # signatures of failures that were a text's
-        self._usual_refused = 0  # refusals, since an answer, of what had got through before
+        self._about_texts: set[str] = set()  # signatures of failures that a text caused
+        self._usual_refused = 0  # refusals since an answer, of sizes that had passed
         self._draw = draw
         self._backoff = Backoff()
 
     def verdict(
         self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float
     ) -> Verdict:
-        """Say what becomes of a batch, and note in it how it failed."""
+        """Return what to do with a batch, and record in it how it failed."""
         match diagnosis.kind:
             case kind if kind in FINAL and not diagnosis.by_words:
                 return GiveUp(self._limits.dropped(batch))
@@ -168,15 +168,15 @@ class Judge:
                 return self._failed(batch, diagnosis, error, now)
 
     def is_to_be_confirmed(self, diagnosis: Diagnosis) -> bool:
-        """Tell whether the canary has to find out if a refusal is about every request."""
+        """Return whether the canary has to test if a refusal concerns every request."""
         return diagnosis.by_words and diagnosis.signature not in self._about_texts
 
     def denied(self, diagnosis: Diagnosis) -> None:
-        """Note that the canary was answered: the words of a refusal are those of a text."""
+        """Record that the canary was answered: the words of the refusal came from a text."""
         self._about_texts.add(diagnosis.signature)
 
     def answered(self, batch: Batch) -> None:
-        """Note that a batch is answered: it was by chance that it, or what it is of, failed."""
+        """Record an answer: earlier failures of the batch, or of its whole, were chance."""
         self._usual_refused = 0
         while True:
             division = batch.part_of
@@ -192,7 +192,7 @@ class Judge:
             batch = division.batch
 
     def _throttled(self, batch: Batch, diagnosis: Diagnosis, now: float) -> Verdict:
-        """Wait for the quota; but cut what is refused alone after every wait: it is above it."""
+        """Wait for the quota, but cut a batch that is refused alone after every wait."""
         is_refused_alone = not self._pacer.in_flight
         has_passed = self._limits.has_passed(batch)
         batch.refusals += is_refused_alone
@@ -216,12 +216,12 @@ class Judge:
         return Resend()
 
     def _is_hopeless(self, now: float) -> bool:
-        """Tell whether nothing was let through for longer than any quota is counted."""
+        """Return whether nothing was accepted for longer than the period of any quota."""
         throttle = self._pacer.throttle
         return throttle.in_a_row >= REFUSED_USUAL and now - throttle.since >= HOPELESS
 
     def _is_usual(self, batch: Batch) -> bool:
-        """Tell whether a batch is more likely refused for the time than for its size."""
+        """Return whether a batch was more likely refused for the time than for its size."""
         sizes = self._pacer.batch_sizes
         return (
             self._limits.has_passed(batch, USUAL)
@@ -230,7 +230,7 @@ class Judge:
         )
 
     def _forbidden(self, batch: Batch, diagnosis: Diagnosis) -> Verdict:
-        """One bad replica, or a firewall that dislikes one text, if others are answered."""
+        """Resend once, then cut: one bad replica, or a firewall, may refuse a text."""
         if not self._pacer.health.has_answered:
             return Hold()
         if batch.signature == diagnosis.signature:
@@ -239,7 +239,7 @@ class Judge:
         return Resend(self._backoff.delay(0, self._draw))
 
     def _refused(self, batch: Batch, diagnosis: Diagnosis) -> Verdict:
-        """Cut a refused batch into parts, down to the text that is refused alone."""
+        """Cut a refused batch into parts, down to the single text that is refused."""
         batch.signature = diagnosis.signature
         count = len(batch.rows)
         if count == 1:
@@ -255,7 +255,7 @@ class Judge:
     def _failed(
         self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float
     ) -> Verdict:
-        """Send a batch again later, in parts where it alone fails, or give its text up."""
+        """Send a batch again later, in parts if it alone fails, or give its text up."""
         health, kind = self._pacer.health, diagnosis.kind
         same = batch.signature == diagnosis.signature
         batch.signature = diagnosis.signature
@@ -276,7 +276,7 @@ class Judge:
                 batch.failures >= LATE or (health.answered_at > batch.sent and not health.is_down)
             )
             if is_late or self._is_suspected(batch, diagnosis):
-                if same and getattr(error, "received", None):  # one vector for several texts
+                if same and getattr(error, "received", None):  # e.g. one vector for several texts
                     return self._refused(batch, diagnosis)
                 waits = kind in (Kind.TIMED_OUT, Kind.OVERLOADED)
                 delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
@@ -289,7 +289,7 @@ class Judge:
         return Resend(self._delay(batch, diagnosis), released)
 
     def _for_its_size(self, batch: Batch, diagnosis: Diagnosis, now: float) -> Verdict | None:
-        """Return what becomes of a batch that may fail for its size; `None`: it does not."""
+        """Return what to do with a batch that may be too large; `None` if it is not."""
         if not self._may_be_too_large(batch):
             return None
         if diagnosis.kind is not Kind.OVERLOADED or batch.trial is not None:
@@ -306,12 +306,12 @@ class Judge:
         return Resend()
 
     def _may_be_too_large(self, batch: Batch) -> bool:
-        """Tell whether a batch fails each time, and smaller ones were answered in between.
+        """Return whether a batch fails each time while smaller ones are answered.
 
-        A proxy that breaks connections for what is too long, and a server that runs out of memory,
-        do not say that it is the size.
+        A proxy that resets the connection of a long request, or a server that runs out of memory,
+        does not say that the size is the cause.
         """
-        is_again = batch.failures > (batch.part_of is None)  # parts have failed together before
+        is_again = batch.failures > (batch.part_of is None)  # parts have failed in their whole
         return (
             len(batch.rows) > 1
             and is_again
@@ -320,14 +320,14 @@ class Judge:
         )
 
     def _is_suspected(self, batch: Batch, diagnosis: Diagnosis) -> bool:
-        """Tell whether one of several texts is likely to be the cause, and not the server."""
+        """Return whether one of the texts, and not the server, is likely to be the cause."""
         weights = evidence(_setbacks(batch), unknown=1.0, is_error=diagnosis.kind is Kind.FAILED)
         weights[-1] = self._of_the_last(weights[-1], diagnosis)
         enough = 1.0 if batch.signature in self._about_texts else SUSPECTED
         return sum(weights) >= enough or _count(weights) >= self._max_retries + 1
 
     def _is_guilty(self, batch: Batch, diagnosis: Diagnosis) -> bool:
-        """Tell whether it is certain that this one text is the cause."""
+        """Return whether this one text is certainly the cause."""
         weights = evidence(_setbacks(batch), unknown=0.0, is_error=diagnosis.kind is Kind.FAILED)
         weights = weights[-len(_setbacks(batch, alone=True)) :]
         if len(weights) == 1:
@@ -336,9 +336,9 @@ class Judge:
         return sum(weights) >= CERTAIN or _count(weights) >= self._max_retries + 1
 
     def _of_the_last(self, weight: float, diagnosis: Diagnosis) -> float:
-        """Return what the last failure counts for, as long as nobody knows what comes after it.
+        """Return the weight of the last failure, before the fate of later requests is known.
 
-        A connection breaks for everybody, but what the server told is about this request.
+        A broken connection may concern all requests, but an error status is about this one.
         """
         return weight if diagnosis.status is not None else 0.0
 
@@ -354,11 +354,11 @@ class Judge:
 
 
 def _setbacks(batch: Batch, *, alone: bool = False) -> list[Place]:
-    """Return the failures of a batch, and of those that it is a part of, the first ones first.
+    """Return the failures of a batch and of the batches that it is a part of, the oldest first.
 
     Args:
         batch: the batch.
-        alone: only where all the rest of what failed is answered: else it may be the cause.
+        alone: leave out failures of a whole of which another part is still without an answer.
     """
     setbacks = list(batch.setbacks)
     while (division := batch.part_of) is not None and (division.open == 1 or not alone):
@@ -368,7 +368,7 @@ def _setbacks(batch: Batch, *, alone: bool = False) -> list[Place]:
 
 
 def _count(weights: Sequence[float]) -> float:
-    """Return how many failures these are, where one that says little is not a whole one."""
+    """Return the number of failures, where one that proves little counts as a fraction."""
     return math.fsum(min(1.0, weight) for weight in weights) + 1e-9
 
 

@@ -1,4 +1,4 @@
-"""What is sent: a call's work, its batches, and what becomes of them."""
+"""The work of a call, its batches, and their outcomes."""
 
 import contextvars
 import math
@@ -20,14 +20,14 @@ Rows = NDArray[np.intp]
 
 
 _NOWHERE = Place(Odds(), -1)
-"""The place of what was not sent."""
+"""The place of a batch that was never sent."""
 
 
 class Send(Protocol):
     """Sends texts in one request."""
 
     def __call__(self, texts: Sequence[str], *, timeout: float) -> Answer:
-        """Return the checked answer, or raise after this many seconds at the latest."""
+        """Return the checked answer, or raise within this many seconds."""
         ...
 
 
@@ -40,26 +40,26 @@ class Batch:
         tokens: by the stricter count, for the limit of a request.
         charge: tokens that the limiter charges.
         octets: UTF-8 bytes of the texts.
-        work: what the inputs cost a server, in tokens.
+        work: the cost of the inputs to the server, in tokens.
         failures: how often the server could not answer it.
-        place: of the request that it was sent in last.
-        setbacks: the places of those that failed.
-        failed_at: when it, or what it is a part of, failed first.
-        failed_last: when it failed last.
-        is_alone: nobody was answered between its last two failures.
-        part_of: what was cut to make it, if anything.
-        signature: of the last error.
-        refusals: how often it was refused for the rate with nothing else in flight.
-        trial: the size that is being found out with it, if any.
-        sent: when it was sent last, in seconds of the clock.
-        number: requests that were in flight then, its own among them.
+        place: the place of the request in which it was last sent.
+        setbacks: the places of the requests in which it failed.
+        failed_at: when the batch, or the one it is a part of, first failed.
+        failed_last: when it last failed.
+        is_alone: whether no request was answered between its last two failures.
+        part_of: the division that made it, if any.
+        signature: the signature of the last error.
+        refusals: how often it was refused for the rate with no other request in flight.
+        trial: the trial of a size limit that it belongs to, if any.
+        sent: when it was last sent, in seconds of the clock.
+        number: requests in flight then, its own included.
         quiet: seconds before that in which nothing was sent.
-        at: the numbers of the deployments that it is in flight at, the last one last.
+        at: numbers of the deployments at which it is in flight, in order of sending.
         tried: numbers of the deployments that failed it since it last waited.
-        barred: when each of the deployments refused it, by number, where others may not.
-        error: the last one.
+        barred: by number, when each deployment refused it that others may accept.
+        error: the last error.
         is_settled: whether it has its outcome, or was replaced by its parts.
-        unpark: makes the batch ready again, where it waits for what a trial tells.
+        unpark: makes the batch ready again once a trial that it waits for has ended.
     """
 
     rows: Rows
@@ -93,8 +93,8 @@ class Division:
     """A batch that was cut into parts.
 
     Attributes:
-        batch: what was cut.
-        open: parts that are not answered yet, wholly.
+        batch: the batch that was cut.
+        open: parts that are not fully answered yet.
     """
 
     batch: Batch
@@ -103,15 +103,15 @@ class Division:
 
 @dataclass(slots=True, eq=False)
 class Trial:
-    """One refusal whose cause is being found out with the parts of the refused batch.
+    """The search for the cause of a refusal with the parts of the refused batch.
 
     Attributes:
-        signature: of the refusal.
-        measure: what the limit would be in: `"items"`, `"tokens"` or `"octets"`.
-        found: the size that got through; `inf` before any did.
+        signature: the signature of the refusal.
+        measure: what the limit may count: `"items"`, `"tokens"` or `"octets"`.
+        found: the largest size that passed; `inf` before any did.
         open: parts without an outcome.
-        is_content: it ended at one text, so the size is not the cause.
-        parked: batches refused in the same way, which wait for what is found out.
+        is_content: whether it ended at one text, so that the size is not the cause.
+        parked: batches refused in the same way, which wait for the result.
     """
 
     signature: str
@@ -124,14 +124,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A batch whose vectors are there: `Work.keep` has taken them."""
+    """An answered batch, whose vectors `Work.keep` has taken."""
 
     rows: Rows
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A batch that is given up, and why."""
+    """A batch that was given up, and why."""
 
     rows: Rows
     error: BaseException
@@ -142,21 +142,21 @@ Outcome = Done | Lost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a call has to send, and with what.
+    """What a call has to send, and how.
 
     Attributes:
-        rows: the rows of the inputs that are to be sent, in order, shape (m,).
-        sizes: what each row of all inputs costs.
-        max_items: inputs in one request, at most.
-        max_tokens: tokens in one request, at most.
+        rows: the rows of the inputs to send, in order, shape (m,).
+        sizes: the sizes of all inputs, an entry a row.
+        max_items: most inputs in one request.
+        max_tokens: most tokens in one request.
         texts: the string of each row.
-        sends: for each deployment, what sends texts to it within a time-out in seconds, and returns
-            the checked answer.
-        canaries: what sends a canary to each, where that is something else.
-        keep: takes a checked answer in the worker's thread, before anybody else sees it.
-        makes_lists: the caller's thread makes lists of floats of each outcome that it is handed.
-        budget: what it may cost; `None`: anything.
-        context: the caller's context, in which requests are sent: traces depend on it.
+        sends: for each deployment, the function that sends texts within a time-out in seconds and
+            returns the checked answer.
+        canaries: the same for canaries; empty to use `sends`.
+        keep: takes a checked answer in the worker's thread, before the caller sees it.
+        makes_lists: whether the caller's thread makes lists of floats of each outcome.
+        budget: the most that the call may cost; `None` for no limit.
+        context: the caller's context, in which requests are sent, so that traces include them.
     """
 
     rows: Rows

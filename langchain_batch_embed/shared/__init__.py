@@ -1,4 +1,4 @@
-"""One account's quota for many processes and machines, kept in Redis or Valkey."""
+"""A quota that many processes and machines share, kept on a Redis or Valkey server."""
 
 from langchain_batch_embed.shared.lease import Lease
 from langchain_batch_embed.shared.leaser import Leaser

@@ -1,7 +1,7 @@
-"""One kind of a shared quota where the pacer expects a `TokenBucket`: pure arithmetic.
+"""A `TokenBucket` for one kind of a shared quota, either tokens or requests.
 
-It holds what exchanges with the ledger have brought, and notes what it is short of for the next
-one. It talks to nobody.
+It holds the amount that the ledger has leased to this process, and records how much the next
+exchange with the ledger has to request. Pure arithmetic: no clock, thread or I/O.
 """
 
 import math
@@ -16,26 +16,26 @@ from langchain_batch_embed.shared.terms import Terms
 __all__ = ["SharedBucket"]
 
 UNUSED = 2.0
-"""Seconds after which a lease that nobody uses is given back."""
+"""A lease that has not been used for this many seconds is given back."""
 
 OWN_SHARE = 0.95
-"""A worker that is cut off uses this much of its part of the last known quota."""
+"""A worker that is cut off from the ledger uses this share of its part of the last known quota."""
 
 OWN_SECONDS = 1.0
-"""It can save up this many seconds' worth."""
+"""While cut off, a worker can save up this many seconds' worth of its part."""
 
 LOOK = 60.0
-"""A place whose time is not known is looked at again after this many seconds, if not before."""
+"""Look at a reservation again after this many seconds at the latest, if its time is not known."""
 
 _REMEMBERED = 512
-"""Answers of the ledger that are kept: four minutes of heartbeats."""
+"""How many answers of the ledger are kept: four minutes of heartbeats."""
 
 _ROUNDING = 1e-9
 
 
 @dataclass(slots=True, kw_only=True)
 class _Heard:
-    """What an answer of the server said, until the ledger hears of it."""
+    """The headers of a server's answer, kept until the next exchange reports them to the ledger."""
 
     limit: float
     remaining: float | None
@@ -44,7 +44,7 @@ class _Heard:
     ended_then: float | None
 
     def told(self, now: float) -> Told:
-        """Return what the ledger is told of it."""
+        """Return the values to report to the ledger."""
         return Told(
             limit=self.limit,
             remaining=self.remaining,
@@ -55,18 +55,19 @@ class _Heard:
 
 
 class SharedBucket(TokenBucket):
-    """What this process may use of one kind of a shared quota.
+    """The amount of one kind of a shared quota that this process may use.
 
-    While nobody knows the quota, it measures for itself as a `TokenBucket` does.
+    While the ledger does not know the quota, the bucket measures a rate of its own, as a
+    `TokenBucket` does.
 
     Args:
-        terms: what it has in common with the other kind.
-        per_minute: the account's quota as the user sets it; `None`: learnt.
+        terms: the state that it shares with the bucket of the other kind.
+        per_minute: the account's quota as the user sets it; `None` if it is to be learnt.
 
     Attributes:
-        balance: amount that may be used at once.
-        pending: amount that is reserved, and waits for its place.
-        wanted: largest amount that was asked for and is not there.
+        balance: amount that may be used at once; below 0 after a request larger than the balance.
+        pending: amount that is reserved, and may be used from `terms.due` on.
+        wanted: largest amount that was requested while it was not available.
     """
 
     def __init__(self, terms: Terms, per_minute: float | None = None) -> None:
@@ -76,20 +77,20 @@ class SharedBucket(TokenBucket):
         self.wanted = 0.0
         self._terms = terms
         self._most = per_minute
-        self._is_shared = False  # the ledger knows the quota
+        self._is_shared = False  # whether the ledger knows this kind of quota
         self._place: float | None = None
-        self._asked = 0.0  # in the exchange under way
+        self._asked = 0.0  # requested in the exchange under way
         self._taken = 0.0
         self._spent = 0.0
         self._back = 0.0
         self._used_at = -math.inf
         self._heard: _Heard | None = None
-        self._own: TokenBucket | None = None  # while cut off
+        self._own: TokenBucket | None = None  # used while cut off
         self._ended: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
 
     @property
     def has_news(self) -> bool:
-        """Whether an answer has told a quota that the ledger does not know."""
+        """Whether an answer has announced a quota that the ledger does not know."""
         return self._heard is not None and not self._is_shared
 
     @property
@@ -98,12 +99,12 @@ class SharedBucket(TokenBucket):
         return self._terms.is_known and not self._is_shared
 
     def is_short(self, now: float) -> bool:
-        """Tell whether something was asked for that is neither there nor reserved."""
+        """Return whether an amount was requested that is neither available nor reserved."""
         self._settle(now)
         return not self.pending and self.wanted > self.balance + _ROUNDING * self.wanted
 
     def delay(self, amount: float, now: float) -> float:
-        """Return the seconds until this much can be taken; note if a lease is needed for it."""
+        """Return the seconds until this amount can be taken; record what needs a lease."""
         self._settle(now)
         terms = self._terms
         if terms.is_cut_off(now):
@@ -118,9 +119,9 @@ class SharedBucket(TokenBucket):
         return min(terms.due - now, LOOK) if self.pending else terms.await_answer(now)
 
     def flows_in(self, amount: float, now: float, *, pause: float = 0.0) -> float:
-        """Return the seconds until this much has been let through in all; changes nothing.
+        """Return the seconds until this amount has been let through in total; change nothing.
 
-        Every worker is taken to get an equal part of the quota.
+        It assumes that every worker gets an equal part of the quota.
         """
         if self._own is not None:
             return self._own.flows_in(amount, now, pause=pause)
@@ -136,7 +137,7 @@ class SharedBucket(TokenBucket):
         return pause + max(0.0, left) / rate
 
     def take(self, amount: float, now: float) -> None:
-        """Take this much out, even where that leaves less than nothing."""
+        """Take this amount out, even if the balance becomes negative."""
         self._taken += amount
         self._used_at = now
         if self._own is not None:
@@ -144,7 +145,7 @@ class SharedBucket(TokenBucket):
             self._spent += amount
             return
         if not self._is_shared:
-            super().take(amount, now)  # it measures
+            super().take(amount, now)  # to measure a rate
         if self._is_free or self._terms.is_cut_off(now):
             self._spent += amount
             return
@@ -153,7 +154,7 @@ class SharedBucket(TokenBucket):
             self.wanted = 0.0
 
     def give_back(self, amount: float) -> None:
-        """Put back what was taken for a request that was never sent."""
+        """Put back the amount that was taken for a request that was never sent."""
         self._taken -= amount
         if self._own is not None:
             self._own.give_back(amount)
@@ -172,11 +173,11 @@ class SharedBucket(TokenBucket):
         limit: float,
         remaining: float | None,
         reset: float | None,
-        unseen: float,  # noqa: ARG002  # the ledger knows it of all workers
+        unseen: float,  # noqa: ARG002  # the ledger knows it for all workers
         sent: float,
         now: float,
     ) -> None:
-        """Note what an answer said; see `TokenBucket.learn`."""
+        """Record the quota that an answer announced; see `TokenBucket.learn` for the arguments."""
         if not 0 < limit < math.inf:
             return
         if self._heard is None or sent >= self._heard.sent:
@@ -191,7 +192,7 @@ class SharedBucket(TokenBucket):
             self._learn_alone(limit, remaining, now)
 
     def name(self, limit: float, now: float, *, holds: float = math.inf) -> None:
-        """Note a rate that the text of a refusal names: the bucket behind it is empty."""
+        """Record a limit that the text of a refusal names; the server's bucket is empty then."""
         del holds
         if not 0 < limit < math.inf or self._is_shared:
             return
@@ -200,21 +201,22 @@ class SharedBucket(TokenBucket):
             self._learn_alone(limit, 0.0, now)
 
     def refused(self, amount: float, now: float, *, paused: float = 0.0) -> None:
-        """Note that this much was refused; the ledger hears of it with the pause."""
+        """Record that this amount was refused; the report of the pause tells the ledger."""
         if not self._is_shared:
             super().refused(amount, now, paused=paused)
 
     def claim(
         self, now: float, *, in_flight: float, lease: float, pieces: int, leaves: bool
     ) -> Claim:
-        """Return what this worker reports and asks for.
+        """Return what this worker reports and requests in the next exchange.
 
         Args:
             now: the time.
-            in_flight: of requests without an answer.
-            lease: seconds' worth of the whole quota to ask for at least; 0: ask for nothing.
-            pieces: where the quota is not known, how many times as much as is wanted.
-            leaves: give everything back.
+            in_flight: amount of the requests without an answer.
+            lease: how many seconds' worth of the whole quota to request at least; 0 to request
+                nothing.
+            pieces: how many times the wanted amount to request while the quota is not known.
+            leaves: whether the worker leaves, and gives everything back.
         """
         self._settle(now)
         if self.balance > 0 and (leaves or now - self._used_at > UNUSED):
@@ -246,12 +248,12 @@ class SharedBucket(TokenBucket):
         )
 
     def accept(self, balance: Balance, now: float, *, is_new: bool) -> None:
-        """Take over what the ledger says.
+        """Take over the ledger's answer.
 
         Args:
-            balance: its answer.
+            balance: the answer for this kind of quota.
             now: the time.
-            is_new: it is another ledger, which knows nothing of what was reserved before.
+            is_new: whether this is another ledger, which knows of no earlier reservation.
         """
         self._own = None
         if is_new:
@@ -276,15 +278,15 @@ class SharedBucket(TokenBucket):
             self._used_at = now
 
     def _ended_by(self, sent: float) -> float | None:
-        """Return what the ledger had counted as ended by then; `None`: not known."""
+        """Return the amount that the ledger had counted as ended at `sent`; `None` if not known."""
         position = bisect_right(self._ended, sent, key=lambda each: each[0])
         return self._ended[position - 1][1] if position else None
 
     def _go_on_alone(self, now: float) -> TokenBucket | None:
-        """Return a bucket with this worker's part of the last known quota; `None`: not known."""
+        """Return a bucket with this worker's part of the last known quota, or `None` if unknown."""
         if self._own is None and self.rate is not None and not self.is_measured:
             own = TokenBucket()
-            own.take(0.0, now)  # it fills from now on
+            own.take(0.0, now)  # so that it fills from now on
             own.rate = OWN_SHARE * self.rate * self._terms.share / self._terms.workers
             own.capacity = OWN_SECONDS * own.rate
             own.level = 0.0

@@ -1,4 +1,4 @@
-"""What one round trip to the ledger carries, there and back: values and their wire format."""
+"""The values that a round trip to the ledger carries in both directions, and their wire format."""
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
@@ -9,14 +9,16 @@ __all__ = ["Balance", "Claim", "Exchange", "Reply", "Told"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What the headers of an answer, or the text of a refusal, said about one kind of quota.
+    """What the headers of an answer, or the text of a refusal, announced about a kind of quota.
 
     Attributes:
         limit: the amount a minute.
-        remaining: what the server's bucket held; `None`: not told; -1: empty, as it refused.
-        reset: seconds until it is full again; `None`: not told.
+        remaining: the amount in the server's bucket; `None` if the server does not announce it; -1
+            if the bucket is empty because it refused a request.
+        reset: seconds until the bucket is full again; `None` if the server does not announce it.
         age: seconds since the request was sent.
-        ended_then: what the ledger had counted as ended when it was sent; `None`: not known.
+        ended_then: the amount that the ledger had counted as ended when the request was sent;
+            `None` if not known.
     """
 
     limit: float
@@ -28,23 +30,25 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What a worker reports and asks for of one kind of quota.
+    """What a worker reports and requests for one kind of quota.
 
-    `back`, `spent` and `ended` count since the worker began, so that a report that arrives twice
+    `back`, `spent` and `ended` are totals since the worker began, so a report that arrives twice
     changes nothing.
 
     Attributes:
-        ask: the amount to reserve; 0: none.
-        back: given back unused.
-        spent: used without a reservation: while cut off, or where only the other kind is known.
-        held: reserved and not used, with what waits for its place.
-        in_flight: of requests without an answer.
-        ended: of requests that have ended.
-        place: of a reservation that waits; `None`: none does.
-        most: the limit that the user has set; `None`: none.
-        known: the limit as this worker last knew it; `None`: not known.
-        capacity: of the bucket, likewise.
-        told: what the latest answer said; `None`: nothing new.
+        ask: the amount to reserve; 0 for none.
+        back: the amount given back unused.
+        spent: the amount used without a reservation, while cut off or while only the other kind of
+            quota is known.
+        held: the amount reserved and not used yet, including a reservation that still waits.
+        in_flight: the amount of the requests without an answer.
+        ended: the amount of the requests that have ended.
+        place: the ledger's `reserved` right after the reservation that still waits; `None` if none
+            waits.
+        most: the limit a minute that the user has set; `None` if there is none.
+        known: the limit a minute as this worker last knew it; `None` if not known.
+        capacity: the bucket's capacity as this worker last knew it; `None` if not known.
+        told: what the latest answer announced; `None` if there is nothing new.
     """
 
     ask: float = 0.0
@@ -60,7 +64,7 @@ class Claim:
     told: Told | None = None
 
     def fields(self) -> tuple[float | None, ...]:
-        """Return the numbers in the script's order."""
+        """Return the numbers in the order in which the script reads them."""
         own = (self.ask, self.back, self.spent, self.held, self.in_flight, self.ended, self.place)
         told: tuple[float | None, ...] = (None,) * 5 if self.told is None else astuple(self.told)
         return (*own, self.most, self.known, self.capacity, *told)
@@ -68,16 +72,18 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One report and request of a worker.
+    """One message of a worker to the ledger, with its reports and requests.
 
     Attributes:
-        worker: its name.
-        epoch: of the ledger that it knows; `None`: it knows none.
-        leaves: it has nothing to do any more.
-        passed: requests let through since its last report.
-        refused_ago: seconds since a request was sent that was refused; `None`: none was.
-        pause: seconds for which everybody is to wait for that.
-        opening: requests that may be in flight before anything is known, of all workers.
+        worker: the worker's name.
+        epoch: the epoch of the ledger that answered the worker last; `None` if none has.
+        leaves: whether the worker has nothing more to do.
+        passed: how many requests the server let through since the last report.
+        refused_ago: seconds since the sending of the latest refused request that is not reported
+            yet; `None` if there is none.
+        pause: seconds for which all workers have to pause after that refusal.
+        opening: how many requests all workers together may have in flight before anything is known
+            of the quota.
         claims: by kind, `"tokens"` and `"requests"`.
     """
 
@@ -93,7 +99,7 @@ class Exchange:
     )
 
     def arguments(self) -> list[str]:
-        """Return the script's arguments."""
+        """Return the arguments of the script; an empty string stands for `None`."""
         numbers: list[float | None] = [self.passed, self.refused_ago, self.pause, self.opening]
         for kind in ("tokens", "requests"):
             numbers += self.claims[kind].fields()
@@ -103,14 +109,14 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """What the ledger says of one kind of quota.
+    """The state of one kind of quota in the ledger.
 
     Attributes:
-        rate: amount that flows in a second; `None`: not known.
-        capacity: amount that the bucket can hold.
-        level: what is not reserved; below 0 while a line waits.
-        ended: counted as ended, of all workers, since the epoch.
-        place: of the worker's reservation; 0: it has none.
+        rate: amount that flows in per second; `None` if not known.
+        capacity: the most that the bucket can hold.
+        level: amount in the bucket that is not reserved; below 0 while reservations wait.
+        ended: amount counted as ended since the epoch, for all workers.
+        place: the ledger's `reserved` right after the worker's reservation; 0 if it has none.
     """
 
     rate: float | None
@@ -122,15 +128,17 @@ class Balance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What the ledger answers.
+    """The ledger's answer to an exchange.
 
     Attributes:
-        epoch: when this ledger began; another one knows nothing of what was reserved before.
-        now: the server's time.
-        workers: how many share the quota.
-        share: of the rate that is used.
-        pause: seconds for which everybody waits after a refusal.
-        delay: seconds until what is reserved may be used; -1: not known, ask again.
+        epoch: the server's time at which this ledger began. A ledger with another epoch knows of no
+            earlier reservation.
+        now: the server's time, in seconds.
+        workers: how many processes share the quota.
+        share: the share of the rate that is used, from 0.8 to 1.
+        pause: seconds for which all workers still pause after a refusal.
+        delay: seconds until the worker's reservation may be used; -1 if that is not known, and the
+            worker has to ask again.
         balances: by kind, `"tokens"` and `"requests"`.
     """
 
@@ -144,7 +152,7 @@ class Reply:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the script's answer."""
+        """Return the reply that the script's answer contains."""
         epoch, now, workers, share, pause, delay, *rest = map(float, text.split())
         balances = {}
         for kind, numbers in (("tokens", rest[:5]), ("requests", rest[5:])):

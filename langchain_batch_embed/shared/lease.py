@@ -1,7 +1,7 @@
-"""When to talk to the ledger, what to say, and what follows from its answer: pure.
+"""Decides when to talk to the ledger, what to send, and what follows from its answer.
 
-A lease is some tenths of a second's worth of the quota, so that one exchange is paid for many
-requests, and what a dead worker held is little.
+A lease is a few tenths of a second's worth of the quota. One exchange therefore covers many
+requests, and a worker that dies holds only a little. Pure arithmetic: no clock, thread or I/O.
 """
 
 import logging
@@ -20,46 +20,49 @@ __all__ = ["Lease"]
 logger = logging.getLogger(__name__)
 
 SECONDS = 0.25
-"""Seconds' worth of the quota that all leases together hold."""
+"""All leases together hold this many seconds' worth of the quota."""
 
 TRIPS = 4
-"""They hold at least what flows in this many round trips, so that a slow ledger holds nobody up."""
+"""All leases together hold at least what flows in during this many round trips, so that a slow
+ledger delays nobody."""
 
 MOST_SECONDS = 2.0
-"""They never hold more than this."""
+"""All leases together never hold more than this many seconds' worth of the quota."""
 
 HEARTBEAT = 0.5
-"""Seconds between two exchanges, at most; a worker is given up after four times as long."""
+"""Longest time between two exchanges, in seconds. The ledger gives up a worker after four times as
+long."""
 
 OPENING = 0.1
-"""Seconds until the ledger is asked again where it does not know yet when it is this one's turn."""
+"""Seconds until the ledger is asked again if it does not know yet when this worker's turn comes."""
 
 PIECES = 4
-"""While the quota is not known, a lease is as much as this part of the requests in flight took."""
+"""While the quota is not known, a lease covers one request for every `PIECES` in flight."""
 
 RETRY = 0.5
-"""Seconds until the ledger is tried again, up to twice that."""
+"""Seconds until the ledger is tried again after a second failure in a row, up to twice as long."""
 
 FAILURES = 2
-"""After this many failures in a row a worker goes on by itself."""
+"""After this many failed exchanges in a row, a worker continues without the ledger."""
 
 
 class Lease:
-    """What one process has to do with the ledger.
+    """Keeps one process's part of a shared quota.
 
     Args:
         worker: a name that no other worker has.
         draw: a source of random numbers, uniform in 0 to 1.
-        tokens_per_minute: the account's quota as the user sets it; `None`: learnt.
-        requests_per_minute: likewise.
-        first_requests: in flight before anything is known of the quota, of all workers.
-        workers: how many share the quota, until the ledger says it.
+        tokens_per_minute: the account's quota as the user sets it; `None` if it is to be learnt.
+        requests_per_minute: the same for requests.
+        first_requests: how many requests all workers together may have in flight before anything
+            is known of the quota.
+        workers: how many processes are assumed to share the quota until the ledger reports it.
 
     Attributes:
-        tokens: stands where the pacer's bucket does.
-        requests: likewise.
-        throttle: stands where the pacer's does.
-        meters: the three for the pacer.
+        tokens: the pacer's bucket of tokens.
+        requests: the pacer's bucket of requests.
+        throttle: the pacer's throttle.
+        meters: these three together, for the pacer.
     """
 
     def __init__(
@@ -81,12 +84,12 @@ class Lease:
         self._first_requests = first_requests
         self._draw = draw
         self._epoch: float | None = None
-        self._begun_at: float | None = None  # the exchange under way
+        self._begun_at: float | None = None  # when the exchange under way began
         self._last = -math.inf
         self._retry_at = -math.inf
         self._failures = 0
         self._trip = 0.0  # seconds of a round trip, averaged
-        self._is_told = False  # that the ledger does not answer
+        self._is_told = False  # whether a warning said that the ledger does not answer
 
     @property
     def _buckets(self) -> Mapping[str, SharedBucket]:
@@ -94,11 +97,11 @@ class Lease:
 
     @property
     def workers(self) -> int:
-        """How many share the quota, as far as this one knows."""
+        """How many processes share the quota, according to the ledger's last answer."""
         return self._terms.workers
 
     def delay(self, now: float) -> float:
-        """Return the seconds until the next exchange; `inf`: not before this one has ended."""
+        """Return the seconds until the next exchange; `inf` while one is under way."""
         if self._begun_at is not None:
             return math.inf
         if now < self._retry_at:
@@ -115,12 +118,12 @@ class Lease:
     def begin(
         self, now: float, *, in_flight: Mapping[str, float], leaves: bool = False
     ) -> Exchange:
-        """Return what to tell the ledger, and begin to wait for its answer.
+        """Begin an exchange, and return what to send to the ledger.
 
         Args:
             now: the time.
-            in_flight: of requests without an answer, by kind.
-            leaves: there is nothing more to do; give everything back.
+            in_flight: amounts of the requests without an answer, by kind.
+            leaves: whether this worker has nothing more to do, and gives everything back.
         """
         terms, buckets = self._terms, self._buckets
         self._begun_at = now
@@ -150,7 +153,7 @@ class Lease:
         )
 
     def accept(self, reply: Reply, now: float) -> None:
-        """Take over what the ledger answers."""
+        """Take over the ledger's answer to the exchange under way."""
         terms = self._terms
         begun_at = now if self._begun_at is None else self._begun_at
         trip = now - begun_at
@@ -169,16 +172,16 @@ class Lease:
         terms.is_known = any(balance.rate for balance in reply.balances.values())
         for kind, bucket in self._buckets.items():
             bucket.accept(reply.balances[kind], now, is_new=is_new)
-        # Of a place that has come meanwhile nobody asks any more.
+        # If the reservation came due during the exchange, nothing is pending: no effect.
         terms.due = now + reply.delay if reply.delay >= 0 else math.inf
 
     def left(self) -> None:
-        """Note that the last exchange, with which this worker left, has ended."""
+        """Record that this worker has left: its last exchange has ended."""
         self._begun_at = None
         self._terms.has_joined, self._terms.answer_by = False, math.inf
 
     def failed(self, error: BaseException, now: float) -> None:
-        """Note that an exchange failed; the ledger is tried again."""
+        """Record that an exchange failed, and decide when to try the ledger again."""
         self._begun_at = None
         self._failures += 1
         self._retry_at = now + (RETRY * (1 + self._draw()) if self._failures > 1 else 0.0)

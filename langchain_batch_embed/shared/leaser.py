@@ -1,4 +1,4 @@
-"""The thread that talks to the ledger, for as long as calls are under way."""
+"""The thread that talks to the ledger while calls are under way."""
 
 import logging
 import threading
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class Ledger(Protocol):
-    """Where the quota is kept."""
+    """The connection to the place where the shared quota is kept."""
 
     def exchange(self, exchange: Exchange) -> Reply:
-        """Make one exchange."""
+        """Send one exchange, and return the ledger's reply."""
         ...
 
     def close(self) -> None:
@@ -27,12 +27,14 @@ class Ledger(Protocol):
 
 
 class Leaser:
-    """Makes the exchanges that a lease asks for: decided under the lock, made outside it.
+    """Makes the exchanges that a lease decides on, in a thread of its own.
+
+    The lease decides under the lock; the exchange itself is made outside the lock.
 
     Args:
-        lease: decides.
-        ledger: is talked to.
-        in_flight: returns the amounts of requests without an answer, by kind.
+        lease: decides when to make an exchange and what to send.
+        ledger: receives the exchanges.
+        in_flight: returns the amounts of the requests without an answer, by kind.
     """
 
     def __init__(
@@ -45,14 +47,20 @@ class Leaser:
         self._is_needed = False
 
     def attach(self, lock: threading.RLock, clock: Clock, changed: Callable[[], None]) -> None:
-        """Take over the lock that guards the lease, and what to call, under it, after a change."""
+        """Set what the thread needs; to be called once, before `begin`.
+
+        Args:
+            lock: guards the lease.
+            clock: time and waiting.
+            changed: is called under the lock after an exchange has changed the lease.
+        """
         self._clock = clock
         self._changed = changed
         self._lock = lock
         self._due = threading.Condition(lock)
 
     def begin(self) -> None:
-        """Start, if it is not running; called under the lock."""
+        """Start the thread if it is not running; the caller holds the lock."""
         self._is_needed = True
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="batch-embed-lease", daemon=True)
@@ -60,12 +68,12 @@ class Leaser:
             self._thread = thread
 
     def look(self, now: float) -> None:
-        """Make an exchange if one is due; called under the lock, after every decision."""
+        """Wake the thread if an exchange is due; called after every decision, under the lock."""
         if self._thread is not None and self._lease.delay(now) <= 0:
             self._due.notify()
 
     def end(self) -> None:
-        """Give back what is held, and end; called under the lock."""
+        """Make the thread give back what is held and end; the caller holds the lock."""
         self._is_needed = False
         self._due.notify()
 
@@ -92,7 +100,7 @@ class Leaser:
     def _exchange(self, exchange: Exchange) -> None:
         try:
             reply = self._ledger.exchange(exchange)
-        except Exception as error:  # noqa: BLE001  # redis-py's own, or the answer of a stranger
+        except Exception as error:  # noqa: BLE001  # redis-py's, or an unreadable answer
             with self._lock:
                 self._lease.failed(error, self._clock.now())
                 self._changed()

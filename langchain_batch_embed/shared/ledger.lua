@@ -1,19 +1,22 @@
--- The ledger of one account and model: one step, on the server's clock.
+-- The ledger of one account and model. One run of this script handles one exchange with a worker,
+-- on the server's clock.
 --
--- A quota is a line. `flowed` is how much the quota has let in so far, `reserved` how much has been
--- asked for, both since the epoch. A reservation's place is `reserved` after it, and it may be used
--- once `flowed` has come that far. Places never change, so whoever came first is served first, and
--- a change of the rate, or an amount that is given back, moves everybody's time.
+-- For each kind of quota, tokens (1) and requests (2), reservations wait in line. `flowed` is how
+-- much the quota has let in so far, and `reserved` is how much has been reserved, both since the
+-- epoch. The place of a reservation is the value of `reserved` right after it. The reservation may
+-- be used as soon as `flowed` reaches its place. Places never change, so reservations are served in
+-- order. A change of the rate, or an amount that is given back, moves the times of all of them.
 --
--- KEYS: the ledger, when each worker was last heard, what each worker last reported.
--- ARGV: worker, epoch that it knows, 1 if it leaves, requests passed, seconds since a refused
---   request was sent, seconds to pause, requests to begin with, then for each kind the fields of CLAIM; '' is unknown.
+-- KEYS: the state of the ledger, when each worker last reported, what each worker last reported.
+-- ARGV: worker, epoch of the ledger that it knows, 1 if it leaves, requests passed, seconds since a
+--   refused request was sent, seconds to pause, requests to begin with, then for each kind the
+--   fields of CLAIM. An empty string means unknown.
 
-local DEAD = 2        -- seconds without a word after which a worker is given up
-local SILENT = 1      -- seconds without any word: workers that were there went on by themselves
-local GRACE = 5       -- seconds after such a time in which nobody is given up
-local KEPT = 600000   -- milliseconds for which an unused ledger is kept
-local EASE, RECOVER, LEAST = 0.03, 0.004, 0.8  -- of the share in use, as in pacing/token_bucket.py
+local DEAD = 2        -- a worker that has not reported for this many seconds is given up
+local SILENT = 1      -- seconds without any report: the workers have gone on without the ledger
+local GRACE = 5       -- after such a silence, no worker is given up for this many seconds
+local KEPT = 600000   -- an unused ledger is kept for this many milliseconds
+local EASE, RECOVER, LEAST = 0.03, 0.004, 0.8  -- of `share`, as in pacing/token_bucket.py
 
 local CLAIM = {'ask', 'back', 'spent', 'held', 'in_flight', 'ended', 'place', 'most', 'known',
   'capacity', 'limit', 'remaining', 'reset', 'age', 'ended_then'}
@@ -52,7 +55,7 @@ for k = 1, KINDS do
 end
 share = math.min(1, share + RECOVER * tonumber(ARGV[4]))
 
--- Workers that are gone: what they held is given back once their place has come.
+-- Give up silent workers. What they held is given back once `flowed` has reached their place.
 local horizon = 0
 if now - resumed > GRACE then horizon = now - DEAD end
 local function report_of(worker)
@@ -87,7 +90,7 @@ local report = {}
 for k = 1, KINDS do
   local kind, claim, first = kinds[k], claims[k], (k - 1) * #REPORT
   if not is_same then
-    -- Its requests in flight belong to another ledger; they will end in this one.
+    -- Its requests in flight were reserved in another ledger, but they will end in this one.
     claim.held, claim.place, claim.ended_then = 0, nil, nil
     if not before then
       kind.reserved, kind.flowed = kind.reserved + claim.in_flight, kind.flowed + claim.in_flight
@@ -99,20 +102,20 @@ for k = 1, KINDS do
     kind.ended = kind.ended + back + claim.ended - before[first + 6]
     kind.held = kind.held + claim.held - before[first + 1]
   else
-    -- It was given up too early, and what it holds was given back.
+    -- The worker was given up too early, so what it holds was given back; reserve it again.
     kind.reserved = kind.reserved + claim.held
     kind.held = kind.held + claim.held
     kind.ended = kind.ended - claim.in_flight
   end
 end
 
--- What it knows of the quota
+-- What this worker knows about the quota
 for k = 1, KINDS do
   local kind, claim = kinds[k], claims[k]
   if claim.most and (kind.most == 0 or claim.most < kind.most) then kind.most = claim.most end
   local most = kind.most > 0 and kind.most or math.huge
   if kind.rate == 0 and claim.known then
-    -- The ledger was lost while the quota was in use.
+    -- The ledger was lost while the quota was in use, so restore it from the worker.
     kind.rate = math.min(claim.known, most) / 60
     kind.capacity, kind.flowed = claim.capacity, kind.reserved
   elseif kind.rate == 0 and kind.most > 0 then
@@ -127,7 +130,7 @@ for k = 1, KINDS do
     if not remaining then
       if is_new then level = limit end
       kind.capacity = limit
-    elseif remaining < 0 then -- named by a refusal, so it is empty
+    elseif remaining < 0 then -- named by a refusal, so the bucket is empty
       kind.capacity = is_new and limit or math.min(kind.capacity, limit)
       level = is_new and 0 or math.min(level, 0)
     else
@@ -136,8 +139,9 @@ for k = 1, KINDS do
       elseif is_first then
         kind.capacity = limit
       end
-      -- The server looked between `age` seconds ago and now. It has seen all that had ended when
-      -- the request was sent, and perhaps all that was used since, but nothing that is held.
+      -- The server read its bucket between `age` seconds ago and now. It had counted everything
+      -- that had ended when the request was sent, perhaps also everything that was used since, but
+      -- nothing that is still held.
       local highest = remaining - kind.held + claim.age * kind.rate
       local lowest = -math.huge
       if claim.ended_then then
@@ -159,7 +163,7 @@ for k = 1, KINDS do
   end
 end
 
--- A refusal: one pause for all
+-- After a refusal, all workers pause once
 local ago = tonumber(ARGV[5])
 if ago then
   if now - ago > refused then
@@ -174,7 +178,7 @@ if ago then
   pause = math.max(pause, now + tonumber(ARGV[6]))
 end
 
--- What it asks for
+-- What this worker requests
 local delay, is_unknown = 0, kinds[1].rate == 0 and kinds[2].rate == 0
 for k = 1, KINDS do
   local kind, claim, first = kinds[k], claims[k], (k - 1) * #REPORT
@@ -190,12 +194,13 @@ for k = 1, KINDS do
   report[first + 4], report[first + 5], report[first + 6] = claim.spent, claim.back, claim.ended
 end
 
--- Before anything is known, all together begin as slowly as one alone: each answer lets two more in.
+-- Before anything is known about the quota, all workers together start as slowly as one alone:
+-- each answer lets in two more requests.
 if is_unknown and (claims[2].place or 0) > tonumber(ARGV[7]) + 2 * kinds[2].ended then
   delay = -1
 end
 
--- Keep it
+-- Save the state
 redis.call('HSET', KEYS[3], id, cmsgpack.pack(report))
 redis.call('ZADD', KEYS[2], leaves and 0 or now, id)
 state = {epoch, now, share, refused, pause, resumed}

@@ -1,4 +1,4 @@
-"""`SharedQuota`: what the user names, and what `BatchEmbeddings` makes of it."""
+"""`SharedQuota`, which users pass to `BatchEmbeddings`, and the ledger that is opened for it."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -12,25 +12,27 @@ __all__ = ["SharedQuota", "open_ledger"]
 
 @dataclass(frozen=True)
 class SharedQuota:
-    """One account's quota for all processes and machines that name it.
+    """One account's quota, shared by all processes and machines that name it.
 
     ```python
     BatchEmbeddings(OpenAIEmbeddings(...), quota=SharedQuota("redis://host:6379/0"))
     ```
 
-    Tokens and requests a minute are reserved in order on a Redis (6.2 or later) or Valkey server,
-    whose clock counts. What the answers' headers say is fed back, and a refusal pauses everybody
-    once. If the server cannot be reached, each process goes on with its part of the last known
-    quota, says so in the log, and comes back by itself. Needs `langchain-batch-embed[redis]`.
+    A Redis (6.2 or later) or Valkey server reserves tokens and requests in the order in which the
+    processes ask for them, by its own clock. It learns the quota from the headers of the provider's
+    answers, and after a refusal all processes pause once. If the server cannot be reached, each
+    process continues with its part of the last known quota, logs a warning, and returns to the
+    shared quota when the server answers again. This needs `langchain-batch-embed[redis]`.
 
     Args:
-        url: of the server, for redis-py: `redis://`, `rediss://` or `unix://`.
-        account: names the quota where several keys share it, as those of one organisation do.
-            `None`: the provider's address, the model and the key, as a digest.
-        workers: how many processes are taken to share the quota before the server has said it.
+        url: the server's URL for redis-py: `redis://`, `rediss://` or `unix://`.
+        account: a name for the quota, where several keys share one, such as those of one
+            organisation. `None`: a digest of the provider's address, the model and the key.
+        workers: how many processes are assumed to share the quota until the server reports how many
+            do.
 
     Raises:
-        OptionError: a value cannot work.
+        OptionError: an argument has a value that cannot work.
     """
 
     url: str = field(repr=False)
@@ -38,7 +40,7 @@ class SharedQuota:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values; raise `OptionError` for one that cannot work."""
         if not isinstance(self.url, str) or "://" not in self.url:
             raise OptionError(
                 "SharedQuota needs the URL of a Redis or Valkey server: "
@@ -51,7 +53,7 @@ class SharedQuota:
             raise OptionError("workers must be a whole number of at least 1")
 
     def __str__(self) -> str:
-        """The URL without its password."""
+        """Return the URL without its password."""
         return shown_url(self.url)
 
 
@@ -59,8 +61,8 @@ def open_ledger(quota: SharedQuota, account: str) -> RedisLedger:
     """Return a connection to the ledger, for this process alone.
 
     Args:
-        quota: what the user names.
-        account: a digest of what names the account, where the user does not.
+        quota: the quota as the user describes it.
+        account: a digest that identifies the account, used if the user does not name one.
 
     Raises:
         OptionError: redis-py is not installed, or cannot read the URL.

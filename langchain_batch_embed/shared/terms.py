@@ -1,4 +1,4 @@
-"""What both kinds of a shared quota, and the pause, have in common in this process."""
+"""The state that the two buckets and the throttle of a shared quota have in common."""
 
 import math
 from dataclasses import dataclass
@@ -6,25 +6,28 @@ from dataclasses import dataclass
 __all__ = ["PATIENCE", "Terms"]
 
 PATIENCE = 2.0
-"""Seconds without an answer of the ledger after which a worker goes on by itself."""
+"""After this many seconds without an answer from the ledger, a worker continues without it."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Terms:
-    """What the last exchange said, in this process's own time.
+    """What this process knows from its exchanges with the ledger, and has yet to report.
+
+    All times are on this process's clock.
 
     Attributes:
-        workers: how many share the quota.
-        share: of the rate that is used.
-        has_joined: the ledger has answered since the calls began.
-        is_known: the ledger knows at least one kind of quota.
-        is_failing: it cannot be reached.
-        answer_by: when an answer is due at the latest; `inf`: nothing waits for one.
-        due: when the reservation that waits may be used.
-        pause_until: the end of the pause that a worker has asked for.
-        paused_at: when this was heard.
-        passed: requests let through since the last report.
-        refused_sent: when the last refused request was sent that is not reported yet.
+        workers: how many processes share the quota.
+        share: the share of the rate that is used.
+        has_joined: whether the ledger has answered since the calls began.
+        is_known: whether the ledger knows at least one kind of quota.
+        is_failing: whether the ledger cannot be reached.
+        answer_by: when this worker stops waiting for an answer; `inf` if nothing waits for one.
+        due: when the pending reservation may be used; `inf` if the ledger does not know yet.
+        pause_until: the end of a pause that any worker has requested.
+        paused_at: when this process learnt of that pause.
+        passed: how many requests the server let through since the last report.
+        refused_sent: when the latest refused request that is not reported yet was sent; `None` if
+            there is none.
     """
 
     workers: int = 1
@@ -40,10 +43,14 @@ class Terms:
     refused_sent: float | None = None
 
     def is_cut_off(self, now: float) -> bool:
-        """Tell whether this worker has to go on by itself."""
+        """Return whether this worker has to continue without the ledger."""
         return self.is_failing or now >= self.answer_by
 
     def await_answer(self, now: float) -> float:
-        """Return the seconds until this worker goes on by itself, which begin now at the latest."""
+        """Return the seconds for which this worker still waits for an answer of the ledger.
+
+        The wait begins now, unless it has begun already, and takes `PATIENCE` seconds in all. After
+        it, the worker continues without the ledger.
+        """
         self.answer_by = min(self.answer_by, now + PATIENCE)
         return self.answer_by - now

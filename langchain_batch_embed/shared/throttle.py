@@ -1,4 +1,7 @@
-"""The pause after a refusal, for all processes that share a quota: pure arithmetic."""
+"""The pause after a rate-limit refusal, for all processes that share a quota.
+
+Pure arithmetic: no clock, thread or I/O.
+"""
 
 from collections.abc import Callable
 
@@ -9,11 +12,11 @@ __all__ = ["SharedThrottle"]
 
 
 class SharedThrottle(Throttle):
-    """A `Throttle` that also holds for the refusals of others.
+    """A `Throttle` that also pauses after refusals of other processes.
 
     Args:
         draw: a source of random numbers, uniform in 0 to 1.
-        terms: what the last exchange said.
+        terms: the state that this process shares with the ledger.
     """
 
     def __init__(self, draw: Callable[[], float], terms: Terms) -> None:
@@ -21,25 +24,28 @@ class SharedThrottle(Throttle):
         self._terms = terms
 
     def refused(self, sent: float, now: float, after: float | None) -> bool:
-        """Note a refusal, for the others too; return whether it begins a pause of its own."""
+        """Record a refusal, also for the ledger; return whether it begins a new pause.
+
+        See `Throttle.refused` for the arguments.
+        """
         self._terms.refused_sent = max(sent, self._terms.refused_sent or sent)
         return super().refused(sent, now, after)
 
     def answered(self, sent: float) -> None:
-        """Note an answer."""
+        """Record an answer, also for the ledger."""
         self._terms.passed += 1
         super().answered(sent)
 
     def delay(self, now: float) -> float:
-        """Return the seconds until everybody's pause is over; 0: there is none."""
+        """Return the seconds until the pause of all processes is over; 0 if there is none."""
         return max(self.own_delay(now), self._terms.pause_until - now)
 
     def own_delay(self, now: float) -> float:
-        """Return the seconds until the pause is over that this process has asked for."""
+        """Return the seconds until the pause that this process has requested is over."""
         return super().delay(now)
 
     def delay_of_probe(self, now: float) -> float:
-        """Return the seconds until one request may look whether a long pause still holds."""
+        """Return the seconds until one request may test whether a long pause is still needed."""
         terms = self._terms
         shared = min(terms.pause_until, terms.paused_at + LOOK_AGAIN) - now
         return max(super().delay_of_probe(now), shared, 0.0)

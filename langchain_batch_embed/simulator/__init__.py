@@ -1,11 +1,11 @@
-"""A local server with OpenAI's limits, quotas, latency and faults, to rehearse against.
+"""A local embeddings server with OpenAI's limits, quotas, latency and faults, for rehearsals.
 
-It runs in its own process and needs the extra `demo`:
+The server runs in its own process and needs the extra `demo`:
 
     with Simulator(Scenario(tier=1, faults={"429": 0.08})) as simulator:
         embeddings = OpenAIEmbeddings(base_url=simulator.url, api_key="any")
 
-or, for clients in any language, `python -m langchain_batch_embed.simulator --tier 1`.
+For clients in any language, run `python -m langchain_batch_embed.simulator --tier 1`.
 """
 
 from .batch_scenario import BatchApi

@@ -13,7 +13,11 @@ from .scenario import TIERS, Scenario
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until interrupted; `arguments` are the command line's."""
+    """Run the simulator until it is interrupted.
+
+    Args:
+        arguments: the command line without the program's name; `None` reads `sys.argv`.
+    """
     options = _parser().parse_args(arguments)
     try:
         scenario = Scenario.from_json(options.scenario)
@@ -41,15 +45,15 @@ def _tell_user(host: str, port: int) -> None:
 
 
 def _tell_parent(port: int) -> None:
-    """Write the port, and nothing else, to the pipe that the parent reads one line of."""
+    """Write the port to standard output, from which the parent process reads a single line."""
     print(port, flush=True)  # noqa: T201 - for the parent
-    # Nobody reads that pipe from here on: logs would fill it up.
+    # The parent reads no more from that pipe, so logs would fill it up. Send them to stderr.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 def _end_with_parent() -> None:
-    """End at once when the parent's end of the pipe closes, however the parent ended."""
-    # Not through sys.stdin: a thread inside its lock makes Python abort when it ends by itself.
+    """Exit as soon as the parent's end of the pipe closes, however the parent ended."""
+    # Bypass sys.stdin. If this thread held its lock at a normal exit, Python would abort.
     while os.read(0, 1):
         pass
     os._exit(0)

@@ -1,4 +1,4 @@
-"""How an answer leaves the server, and all the ways in which it can leave it badly."""
+"""How the server sends an answer: whole, or spoiled by one of the transport faults."""
 
 import asyncio
 import socket
@@ -11,16 +11,16 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-# Large answers leave in pieces, so that one of them never holds up the others.
+# Large answers are sent in pieces, so that one of them never delays the others.
 _PIECE_BYTES: Final = 1 << 20
 
 _END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
 
-NO_ANSWER: Final = 0  # the status of a request that was never answered
+NO_ANSWER: Final = 0  # recorded as the status of a request that was never answered
 
 
 class Answer(Response):
-    """A finished body, sent in pieces as fast as the client takes them."""
+    """A complete body, sent in pieces as fast as the client reads them."""
 
     media_type = "application/json"
 
@@ -39,14 +39,14 @@ class Answer(Response):
 
 
 class Dripping(Answer):
-    """The headers at once, then the body a byte at a time."""
+    """An answer that sends its headers at once, then its body one byte at a time."""
 
     def __init__(self, content: bytes, headers: Mapping[str, str], seconds: float) -> None:
         super().__init__(content, headers=headers)
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send the body byte by byte, unless there is nobody left to wait for."""
+        """Send the body byte by byte, and stop if the client disconnects."""
         await self.send_headers(send)
         view = memoryview(self.body)
         for start in range(len(view)):
@@ -57,10 +57,10 @@ class Dripping(Answer):
 
 
 class Truncated(Answer):
-    """A third of the body that its content-length promises, then the end of the connection."""
+    """An answer that sends a third of the promised body and then closes the connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send a part, and close the connection once that is on its way."""
+        """Send the first third of the body, then close the connection."""
         await self.send_headers(send)
         await send(_piece(memoryview(self.body)[: len(self.body) // 3]))
         scope["state"]["connection"].transport.close()
@@ -68,17 +68,17 @@ class Truncated(Answer):
 
 
 class Reset(Response):
-    """No answer: the connection ends with a reset (RST)."""
+    """No answer; the connection ends with a reset (RST)."""
 
     def __init__(self) -> None:
         super().__init__(status_code=NO_ANSWER)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Drop the connection."""
+        """Reset the connection."""
         transport = scope["state"]["connection"].transport
-        # To linger for no time is how a socket is told to reset rather than to close.
+        # With a linger time of 0 the socket sends a reset instead of closing normally.
         linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-        with suppress(OSError):  # the client may have gone meanwhile
+        with suppress(OSError):  # the client may have disconnected already
             connected = transport.get_extra_info("socket")
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         transport.abort()
@@ -86,14 +86,14 @@ class Reset(Response):
 
 
 class Hanging(Reset):
-    """No answer and no end, until the client gives up or the time is over."""
+    """No answer; the connection stays open until the client gives up or the time is over."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Wait for the client to go, or drop the connection."""
+        """Wait for the client to disconnect, and reset the connection when the time is over."""
         if not await gone(receive, within=self._seconds):
             await super().__call__(scope, receive, send)
 
@@ -103,7 +103,7 @@ def _piece(body: memoryview) -> Message:
 
 
 async def gone(receive: Receive, *, within: float | None = None) -> bool:
-    """Wait until the client has gone, or for this many seconds; return whether it has gone."""
+    """Wait until the client disconnects, for at most `within` seconds; return whether it did."""
     try:
         async with asyncio.timeout(within):
             while (await receive())["type"] != "http.disconnect":

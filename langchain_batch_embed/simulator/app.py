@@ -1,4 +1,4 @@
-"""The simulator's routes: the provider's own, and those that steer it."""
+"""The simulator's routes: those of a provider, and those that control the simulator."""
 
 import asyncio
 import os
@@ -25,47 +25,47 @@ from .scenario import Scenario, is_refusal
 
 _T = TypeVar("_T")
 
-# Below these a thread would cost more than the work it takes off the event loop.
+# Below these sizes a thread costs more than the work that it takes off the event loop.
 _SMALL_BODY_BYTES: Final = 64 * 1024
 _FEW_INPUTS: Final = 16
 
 
 class Connection:
-    """A client's connection: to drop it, and to know whether it is new."""
+    """A client's connection, with its transport and the run that it served last."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self._last_run: Run | None = None
 
     def enter(self, run: Run) -> tuple[bool, bool]:
-        """Return whether this is the connection's first request of this run, and of any."""
+        """Record a request; return whether it is the connection's first in this run, and ever."""
         first_of_run, first = self._last_run is not run, self._last_run is None
         self._last_run = run
         return first_of_run, first
 
 
 class Embeddings:
-    """The embeddings endpoint, of OpenAI and of Azure's deployments.
+    """The embeddings endpoint of OpenAI and of Azure's deployments.
 
     Args:
-        scenario: what it is told.
-        now: returns the time in seconds of the clock by which the event loop waits.
+        scenario: how the server behaves.
+        now: returns the time in seconds, of the clock that the event loop uses.
 
     """
 
     def __init__(self, scenario: Scenario, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self.run = Run(scenario, now=now)
-        # Reading and computing run beside the event loop, so that a large request does not hold
-        # up the headers of the others. More threads than processors would only take turns.
+        # Threads parse and compute, so that a large request does not delay the headers of the
+        # others in the event loop. More threads than processors would only take turns.
         self._threads = ThreadPoolExecutor(os.cpu_count())
 
     def restart(self, scenario: Scenario) -> None:
-        """Begin a new run; requests in flight end in the old one."""
+        """Begin a new run; requests in flight still count for the old one."""
         self.run = Run(scenario, self.run.cache, now=self._now)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, well or badly."""
+        """Answer one request, or fail it as the scenario demands."""
         run = self.run
         first_of_run, first = scope["state"]["connection"].enter(run)
         call = run.arrive(on_new_connection=first_of_run, is_cold=first)
@@ -76,14 +76,14 @@ class Embeddings:
                 await response(scope, receive, send)
                 call.status = response.status_code
         except ClientDisconnect:
-            pass  # before its body was read, or while it was in the queue: nobody to answer
+            pass  # the client left while its body was read or queued; there is nobody to answer
         finally:
             if call.left is not None:
                 call.left.cancel()
             run.leave(call)
 
     async def _serve(self, run: Run, call: Call, request: Request, send: Send) -> bool:
-        """Answer one request; return False where an outage comes first."""
+        """Answer one request; return False if an outage prevents that."""
         outage = run.scenario.outage
         if outage == "hang":
             limit = None
@@ -95,7 +95,7 @@ class Embeddings:
             async with asyncio.timeout(limit) as outage_begins:
                 response = await self._respond(run, call, request)
                 await _until_back(run)
-                if outage == "503":  # an answer that has begun cannot become that page
+                if outage == "503":  # too late for that page once the answer has begun
                     outage_begins.reschedule(None)
                 await response(request.scope, request.receive, send)
         except TimeoutError:
@@ -105,7 +105,7 @@ class Embeddings:
 
     @staticmethod
     async def _turn_away(run: Run, call: Call, request: Request) -> Response:
-        """Return what a client gets while the endpoint is away."""
+        """Return the response that a client gets during an outage."""
         if run.scenario.outage == "reset":
             return Reset()
         if not call.is_read:
@@ -137,7 +137,7 @@ class Embeddings:
         return await self._answer(run, call, question, headers)
 
     async def _read(self, run: Run, call: Call, request: Request) -> Question:
-        """Return the request's question, within all limits but the quota."""
+        """Parse the request, and check it against all limits except the quota."""
         scenario = run.scenario
         deployment = request.path_params.get("deployment")
         azure = deployment is not None
@@ -160,7 +160,7 @@ class Embeddings:
 
     @staticmethod
     def _watch(run: Run, call: Call, receive: Receive) -> None:
-        """Look out for the client's leaving, where that matters."""
+        """Watch for the client's disconnect, if the scenario depends on it."""
         if run.scenario.notices_leaving or run.scenario.max_in_flight is not None:
             call.left = asyncio.ensure_future(gone(receive))
             call.left.add_done_callback(lambda _: run.free_place(call))
@@ -168,7 +168,7 @@ class Embeddings:
     async def _refuse(
         self, run: Run, call: Call, fault: str, question: Question, key: str
     ) -> Response:
-        """Return the fault that takes the place of an answer, or raise it."""
+        """Return or raise the fault that replaces the answer."""
         call.shown = fault
         if fault == "hang":
             return Hanging(run.scenario.hang_seconds)
@@ -179,7 +179,7 @@ class Embeddings:
 
     @staticmethod
     def _admit(run: Run, question: Question, *, azure: bool) -> None:
-        """Charge the quotas, or raise the refusal."""
+        """Charge the quotas, or raise a refusal if one of them is spent."""
         over = run.quota.admit(question.charge, run.now())
         if over:
             raise errors.over_quota(over, question.model, run.scenario, azure=azure)
@@ -187,14 +187,14 @@ class Embeddings:
     async def _answer(
         self, run: Run, call: Call, question: Question, headers: dict[str, str]
     ) -> Response:
-        """Compute the answer, bill it, and spoil it where the fault says so."""
+        """Compute the answer, bill it, and spoil it if the call has a fault."""
         fault = call.shown = call.fault
         instead = replaced(fault, headers)
         if instead:
             return instead
         compose = partial(_compose, run, call, question)
         body = await self._work(compose, beside=len(question.texts) > _FEW_INPUTS)
-        # A provider bills what it computed, also for a client that has gone by now.
+        # A provider bills what it has computed, even if the client has disconnected.
         run.bill(call, question)
         if fault == "drip":
             return Dripping(body, headers, run.scenario.drip_seconds)
@@ -209,7 +209,7 @@ class Embeddings:
 
 
 class Control:
-    """The routes that steer the simulator; no provider has these."""
+    """The model list, and the routes that control the simulator, which no provider has."""
 
     def __init__(self, embeddings: Embeddings) -> None:
         self._embeddings = embeddings
@@ -231,7 +231,7 @@ class Control:
         return JSONResponse(self._embeddings.run.stats())
 
     async def scenario(self, request: Request) -> Response:
-        """Begin a new run with the scenario in the body."""
+        """Begin a new run with the scenario in the request's body."""
         try:
             scenario = Scenario.from_json(await request.body())
         except ValueError as error:
@@ -247,7 +247,7 @@ class Control:
 
 def build_app(scenario: Scenario) -> Starlette:
     """Return the ASGI application; its server must set a `Connection` in every scope's state."""
-    count_tokens([""])  # loads the vocabulary now, not while the first request waits
+    count_tokens([""])  # loads the vocabulary now, so that the first request need not wait for it
     embeddings = Embeddings(scenario)
     control = Control(embeddings)
     post, get = ["POST"], ["GET"]
@@ -289,10 +289,10 @@ def _key(request: Request) -> str:
 
 
 async def _read_body(request: Request, limit: int | None) -> bytes | None:
-    """Read the body to its end also where it is too long: the client is still sending.
+    """Read the whole body, even one that is too long, because the client is still sending.
 
     Returns:
-        None where it is too long.
+        The body, or `None` if it is longer than `limit`.
 
     """
     pieces: list[bytes] = []
@@ -305,13 +305,13 @@ async def _read_body(request: Request, limit: int | None) -> bytes | None:
 
 
 async def _drain(receive: Receive) -> None:
-    """Read the rest of a body, or until the client goes."""
+    """Read and discard the rest of a body, or stop when the client disconnects."""
     while (await receive()).get("more_body"):
         pass
 
 
 async def _until_back(run: Run) -> None:
-    """Wait while an endpoint is away that lets its clients wait."""
+    """Wait until the outage is over, if the scenario's outages let requests hang."""
     if run.scenario.outage == "hang":
         await asyncio.sleep(run.seconds_away())
 

@@ -1,4 +1,4 @@
-"""A file and a batch as OpenAI's Batch API shows them, at any time."""
+"""Files and batches, and the objects that OpenAI's Batch API shows of them at any time."""
 
 import math
 import random
@@ -15,18 +15,18 @@ ENDED: Final = ("completed", "failed", "expired", "cancelled")
 
 _FILE_DAYS: Final = 30
 _SECONDS_OF_A_DAY: Final = 86_400
-_LEAST: Final = 1e-9  # a rounding error must not hide an answered line
+_LEAST: Final = 1e-9  # so that a rounding error does not hide an answered line
 
 
 @dataclass(kw_only=True, eq=False)
 class File:
-    """A file: what was uploaded, or what a batch has written.
+    """A file that was uploaded, or that a batch has written.
 
     Attributes:
-        uploaded: in seconds of the server's clock.
-        content: of an uploaded file.
-        lines: of a batch's file; they are written when they are asked for.
-        size: in bytes; of a batch's file it is not known.
+        uploaded: time of the upload, in seconds of the server's clock.
+        content: the bytes of an uploaded file.
+        lines: the lines of a batch's file, which are computed when they are read.
+        size: size in bytes; 0 for a batch's file, whose size is not known.
 
     """
 
@@ -40,7 +40,7 @@ class File:
     size: int = 0
 
     def shown(self) -> dict[str, Any]:
-        """Return the file's object."""
+        """Return the file as a JSON object of the API."""
         return {
             "id": self.id,
             "object": "file",
@@ -56,13 +56,13 @@ class File:
 
 @dataclass(slots=True, kw_only=True)
 class Line:
-    """One request of a batch: what it weighs, and what becomes of it.
+    """One request of a batch, with its size and what happens to it.
 
     Attributes:
-        place: where its JSON begins and ends in the file.
-        texts: digests of its texts, for the bill.
-        refusal: the status and the body that it is answered with; None is vectors.
-        fault: what spoils its answer.
+        place: where the JSON of the line begins and ends in the file.
+        texts: hashes of its texts, for the bill.
+        refusal: the status and body that answer the line; `None` if vectors answer it.
+        fault: the fault that spoils its answer, if any.
 
     """
 
@@ -76,21 +76,21 @@ class Line:
 
     @property
     def is_billed(self) -> bool:
-        """Whether vectors are computed for it."""
+        """Whether vectors are computed for this line."""
         return self.refusal is None and self.fault not in ("missing", "status_0")
 
 
 @dataclass(kw_only=True, eq=False)
 class Batch:
-    """A batch: its lines, and the times of its states.
+    """A batch, with its lines and the times of its states.
 
     Attributes:
-        number: of batches that were created before it.
-        is_read: whether its file is; before that no other state begins.
-        created: in seconds of the server's clock, as `cancelled`.
-        order: the lines in the order in which they are answered.
-        failure: why its validation fails.
-        billed: how many of the lines in `order` are on the bill.
+        number: number of batches created before this one.
+        is_read: whether its file has been read; until then the batch stays in validation.
+        created: time of creation, in seconds of the server's clock, like `cancelled`.
+        order: indices of the lines, in the order in which they are answered.
+        failure: why its validation fails; `None` if it does not.
+        billed: how many lines, from the start of `order`, have been billed.
 
     """
 
@@ -113,7 +113,7 @@ class Batch:
     error_id: str = ""
 
     def status(self, now: float) -> str:
-        """Return the state at a time."""
+        """Return the status of the batch at a time."""
         api = self.scenario.batch_api
         if not self.is_read:
             return "validating"
@@ -132,7 +132,7 @@ class Batch:
         return "finalizing" if now < done + api.finalizing else "completed"
 
     def answered(self, now: float) -> list[Line]:
-        """Return the lines that are answered at a time, in their order."""
+        """Return the lines that have been answered by this time, in the order of their answers."""
         if self.failure is not None or not self.is_read:
             return []
         end = math.inf if self.cancelled is None else self.cancelled
@@ -142,7 +142,7 @@ class Batch:
         return [self.lines[index] for index in self.order[:count]]
 
     def written(self, now: float) -> tuple[list[Line], list[Line]]:
-        """Return the lines of the output and of the error file of a batch that has ended."""
+        """Return the lines of the output file and of the error file of a batch that has ended."""
         answered = self.answered(now)
         output, errors = [], []
         for line in answered:
@@ -153,11 +153,11 @@ class Batch:
         if self.status(now) == "expired":
             errors += [self.lines[index] for index in self.order[len(answered) :]]
         if self.scenario.batch_api.shuffled:
-            random.Random(self.number).shuffle(output)  # noqa: S311 - luck, no secret
+            random.Random(self.number).shuffle(output)  # noqa: S311 - not for security
         return output, errors
 
     def shown(self, now: float) -> dict[str, Any]:
-        """Return the batch's object."""
+        """Return the batch as a JSON object of the API."""
         status, answered = self.status(now), self.answered(now)
         failed = sum(line.refusal is not None for line in answered)
         runs = self.failure is None and status != "validating"

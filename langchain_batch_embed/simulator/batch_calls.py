@@ -1,4 +1,4 @@
-"""The routes of the Batch API: files and batches."""
+"""The routes of the Batch API, for files and batches."""
 
 import asyncio
 import json
@@ -30,10 +30,10 @@ _FILES_LISTED: Final = 10_000
 
 
 class BatchCalls:
-    """The addresses under /v1/files and /v1/batches.
+    """The endpoints under /v1/files and /v1/batches.
 
     Args:
-        run: returns the run of the moment.
+        run: returns the current run.
 
     """
 
@@ -41,7 +41,7 @@ class BatchCalls:
         self._run = run
 
     def routes(self) -> list[Route]:
-        """Return the routes."""
+        """Return the routes of all endpoints."""
         post, get = ["POST"], ["GET"]
         return [
             Route("/v1/files", self._endpoint(_upload), methods=post),
@@ -79,7 +79,7 @@ class BatchCalls:
 
     @staticmethod
     def _arrive(run: Run, name: str) -> str | None:
-        """Count a call, and return what is to go wrong with it."""
+        """Count a call, and return the fault drawn for it, or `None`."""
         api, calls = run.scenario.batch_api, run.batch_calls
         now = run.now()
         if run.first_batch_call is None:
@@ -88,7 +88,7 @@ class BatchCalls:
         calls[name] += 1
         if seconds_away(api.outages, now - run.first_batch_call) > 0:
             return "reset"
-        luck = random.Random(f"{run.scenario.seed}:call:{number}").random()  # noqa: S311 - luck
+        luck = random.Random(f"{run.scenario.seed}:call:{number}").random()  # noqa: S311 - not for security
         for fault, share in api.call_faults.items():
             luck -= share
             if luck < 0:
@@ -176,7 +176,7 @@ def _batch(batches: Batches, request: Request) -> Batch:
 
 
 def _page(items: list[dict[str, Any]], request: Request, *, most: int, usual: int) -> Response:
-    """Return a page of a list, from behind the item that the request names."""
+    """Return the page of a list that starts after the item named by the request's `after`."""
     query = request.query_params
     after = query.get("after")
     start = next((i for i, item in enumerate(items, 1) if item["id"] == after), 0)
@@ -188,7 +188,11 @@ def _page(items: list[dict[str, Any]], request: Request, *, most: int, usual: in
 
 
 def _parts(content_type: str, body: bytes) -> tuple[str, str, bytes]:
-    """Return the name of the file, the purpose and the content of a multipart form."""
+    """Return the file's name, the purpose and the file's content from a multipart form.
+
+    Raises:
+        Refusal: the form has no file or no purpose.
+    """
     header = Message()
     header["content-type"] = content_type
     border = b"--" + str(header.get_boundary("")).encode()

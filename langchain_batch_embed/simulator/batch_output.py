@@ -1,4 +1,4 @@
-"""The lines that a batch has written."""
+"""The content of the files that a batch writes."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from .question import Cache, Items, Question
 
 
 class Output:
-    """The lines of a file that a batch has written; each is computed when it is read."""
+    """The lines of a file that a batch has written; each line is computed when it is read."""
 
     def __init__(
         self, batch: Batch, lines: Sequence[Line], cache: Cache | None, *, expired: set[str]
@@ -21,7 +21,7 @@ class Output:
         self._expired = expired
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield each line with its end."""
+        """Yield each line, including its newline."""
         for number, line in enumerate(self._lines):
             head = b'{"id":"batch_req_%06d","custom_id":%b,"response":' % (
                 number,
@@ -49,7 +49,7 @@ class Output:
         question = Question.parse(body, scenario, self._cache, deployment=None)
         items: Items = question.items(self._cache)
         if line.fault is not None:
-            dice = random.Random(line.custom_id)  # noqa: S311 - luck, no secret
+            dice = random.Random(line.custom_id)  # noqa: S311 - not for security
             items = spoil(items, question, line.fault, dice)
             question = belied(question, line.fault)
         return _response(200, question.body(items, scenario))

@@ -1,4 +1,4 @@
-"""The scenario of the simulator's Batch API: times, limits, and what goes wrong."""
+"""The options of the simulator's Batch API: times, limits, and which faults occur."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
-# Tokens that may be enqueued for one embedding model (OpenAI's rate limit page).
+# By tier, the tokens that may be enqueued for one embedding model (OpenAI's rate limit page).
 QUEUES: Final[Mapping[int, int]] = MappingProxyType(
     {1: 3_000_000, 2: 20_000_000, 3: 100_000_000, 4: 500_000_000, 5: 4_000_000_000}
 )
@@ -28,7 +28,7 @@ Fate = Literal[
 Call = Literal["ok", "reset", "lost", "500", "503", "late", "token_limit", "unseen_file"]
 EmptyIds = Literal["null", "empty", "file"]
 
-# Faults of a line beside those of an answer and "status_400" to "status_599".
+# Faults of a line, in addition to those of an answer and "status_400" to "status_599".
 LINE_FAULTS: Final = ("missing", "status_0", "twice")
 
 _ABOVE_ZERO = ("day", "expired_share")
@@ -44,35 +44,40 @@ class BatchApi:
     """What the Batch API allows, how fast it is, and what goes wrong; times are in seconds.
 
     Attributes:
-        exists: False answers its addresses with 404, like a server without a Batch API.
-        day: how long the 24 hours of the completion window last.
-        validating: from a batch's creation until it runs.
-        running: until all its lines are answered, one after the other.
-        finalizing: until the output can be read.
-        cancelling: from the wish to cancel until the batch is cancelled.
-        max_lines: in a batch.
-        max_inputs: over all lines of a batch.
-        max_bytes: of a file.
-        max_enqueued_tokens: in all batches that have not ended; None is the tier's, or none.
-        visible_after: from the upload until batches can find the file.
-        listed_after: from a batch's creation until it is in the list of batches.
-        shuffled: write the output in another order than the input.
-        empty_ids: what the id of a file without lines is: null, "", or that of an empty file.
-        fates: what becomes of the first batches, in order of their creation; the others are "ok".
-            "expires" answers `expired_share` of the lines within the day. "stuck" answers nothing
-            until then, "stuck_validating" does not even begin, and "stuck_for_good" does not end
-            when it is cancelled either. The others fail: at the enqueued tokens or requests, as the
-            file cannot be found, for their first line, for the model, or for no known reason.
-        expired_share: of the lines of a batch that expires, those that are answered.
-        creations: what becomes of the first calls that create a batch. "lost" and "late" create
-            it and end the connection without an answer, "late" also hides it from the list for
-            `listed_after`. "token_limit" and "unseen_file" are refusals at once, with 400.
-        call_faults: name -> probability for any call to files and batches. "reset" and "503" do
-            nothing, "lost" does it and does not say so.
+        exists: False answers all paths of the Batch API with 404, like a server without one.
+        day: seconds that stand for the 24 hours of the completion window.
+        validating: seconds from a batch's creation until it runs.
+        running: seconds from then until all its lines are answered, one after the other.
+        finalizing: seconds from then until the output can be read.
+        cancelling: seconds from the request to cancel until the batch is cancelled.
+        max_lines: maximum number of lines in a batch.
+        max_inputs: maximum number of inputs in all lines of a batch.
+        max_bytes: maximum size of a file.
+        max_enqueued_tokens: maximum number of tokens in all batches that have not ended. `None`
+            uses the tier's limit; without a tier there is none.
+        visible_after: seconds from a file's upload until batches can find it.
+        listed_after: seconds from a batch's creation until it appears in the list of batches.
+        shuffled: write the output in an order that differs from the input's.
+        empty_ids: what a batch shows as the id of a file without lines. "null" shows null, "empty"
+            shows "", and "file" shows the id of an empty file.
+        fates: what happens to the first batches, in order of creation; later ones are "ok".
+            "expires" answers `expired_share` of the lines before the day is over. "stuck" answers
+            none and expires, "stuck_validating" does not even start to run, and "stuck_for_good"
+            never ends, not even when it is cancelled. The other fates fail the batch, because of
+            the enqueued tokens or requests, a file that cannot be found, its first line, its
+            model, or an unknown cause.
+        expired_share: share of the lines of an expiring batch that are answered.
+        creations: what happens to the first calls that create a batch. "lost" and "late" create
+            the batch and end the connection without an answer. "late" also hides the batch from
+            the list for `listed_after`. "token_limit" and "unseen_file" are refused at once with
+            400.
+        call_faults: name -> probability for every call to files and batches. "reset" and "503"
+            fail before the server does anything. "lost" does what was asked, but sends no answer.
         line_faults: name -> share of the lines. The names are those of faults that spoil an
-            answer, "status_400" to "status_599", and "missing" (in neither file), "status_0" and
-            "twice" (in the output).
-        outages: (start, seconds) of each time that connections are reset, since the first call.
+            answer, "status_400" to "status_599", "missing" (the line is in neither file),
+            "status_0" and "twice" (both in the output).
+        outages: (start, seconds) of each period in which connections are reset. Starts are in
+            seconds since the first call.
 
     Raises:
         ValueError: a value is out of its range or of the wrong type, or a name is unknown.
@@ -140,7 +145,11 @@ class BatchApi:
 
     @classmethod
     def of(cls, options: Any) -> "BatchApi":
-        """Return it as it is, or made of a mapping of its options, as JSON has them."""
+        """Return a `BatchApi` as it is, or build one from a mapping of options (from JSON).
+
+        Raises:
+            ValueError: the argument is neither, or an option is unknown or not allowed.
+        """
         if isinstance(options, cls):
             return options
         if not isinstance(options, Mapping):

@@ -1,4 +1,4 @@
-"""How the file of a new batch is read, and why a batch fails."""
+"""Reads the file of a new batch and decides whether the batch fails its validation."""
 
 import json
 import random
@@ -14,11 +14,11 @@ _ORGANIZATION: Final = "org-simulator"
 
 
 def read_lines(batch: Batch, cache: Cache | None) -> Mapping[str, Any] | None:
-    """Read the lines of a batch's file; return why it cannot run, or None.
+    """Read the lines of a batch's file; return why the batch cannot run, or `None` if it can.
 
     Args:
         batch: the batch, which has no lines yet.
-        cache: what was computed for a text before.
+        cache: tokens and embeddings computed so far; `None` if the scenario keeps none.
 
     """
     api, content = batch.scenario.batch_api, batch.input_file.content
@@ -58,11 +58,11 @@ def read_lines(batch: Batch, cache: Cache | None) -> Mapping[str, Any] | None:
 
 
 def judged(batch: Batch, enqueued: int) -> Mapping[str, Any] | None:
-    """Return what is wrong with a batch whose lines are sound, and draw the order of its answers.
+    """Draw the order of a batch's answers; return why its fate or a full queue fails it, or `None`.
 
     Args:
-        batch: the batch.
-        enqueued: tokens of all batches that have not ended.
+        batch: the batch, whose lines have been read and are valid.
+        enqueued: number of tokens in all batches that have not ended.
 
     """
     order = list(range(len(batch.lines)))
@@ -87,12 +87,12 @@ def judged(batch: Batch, enqueued: int) -> Mapping[str, Any] | None:
 
 
 def failure(code: str | None, message: str, *, line: int | None = None) -> dict[str, Any]:
-    """Return one of a failed batch's errors."""
+    """Return one item of the errors that a failed batch shows."""
     return {"code": code, "message": message, "param": None, "line": line}
 
 
 def unseen(file_id: str) -> dict[str, Any]:
-    """Return the error of a file that cannot be found, perhaps not yet."""
+    """Return the error for a file that does not exist or is not visible yet."""
     words = (
         f"Cannot find file {file_id}, or organization {_ORGANIZATION} does not have access to it."
     )
@@ -100,7 +100,7 @@ def unseen(file_id: str) -> dict[str, Any]:
 
 
 def queue_words(kind: str, limit: int, model: str) -> str:
-    """Return the words for a queue that is full."""
+    """Return the message for a full queue."""
     return (
         f"Enqueued {kind.removesuffix('s')} limit reached for {model} in organization"
         f" {_ORGANIZATION}. Limit: {limit:,} enqueued {kind}. Please try again once some"
@@ -121,7 +121,7 @@ def _line(
     place: tuple[int, int],
 ) -> Line:
     scenario, number = batch.scenario, len(batch.lines) + 1
-    dice = random.Random(f"{scenario.seed}:{batch.number}:{number}")  # noqa: S311 - luck
+    dice = random.Random(f"{scenario.seed}:{batch.number}:{number}")  # noqa: S311 - not for security
     line = Line(custom_id=custom_id, place=place)
     try:
         whole = json.dumps(body).encode()

@@ -1,4 +1,4 @@
-"""Files and batches as OpenAI's Batch API keeps them."""
+"""Keeps files and batches, as OpenAI's Batch API does."""
 
 import time
 import uuid
@@ -18,8 +18,8 @@ class Batches:
     """All files and batches of one account.
 
     Args:
-        scenario: times, limits and accidents.
-        cache: what was computed for a text before.
+        scenario: times, limits and faults.
+        cache: tokens and embeddings computed so far; `None` if the scenario keeps none.
         now: returns the time in seconds.
 
     """
@@ -36,10 +36,10 @@ class Batches:
         self.deleted = 0
 
     def upload(self, name: str, purpose: str, content: bytes, now: float) -> File:
-        """Keep a file.
+        """Store an uploaded file and return it.
 
         Raises:
-            Refusal: it is no file for a batch.
+            Refusal: the file is too long, or is not meant for a batch.
 
         """
         api = self._scenario.batch_api
@@ -56,7 +56,7 @@ class Batches:
         """Return a file.
 
         Raises:
-            Refusal: there is none with that id.
+            Refusal: no file has that id.
 
         """
         if file_id not in self.files:
@@ -64,7 +64,12 @@ class Batches:
         return self.files[file_id]
 
     def delete(self, file_id: str) -> None:
-        """Forget a file."""
+        """Delete a file.
+
+        Raises:
+            Refusal: no file has that id.
+
+        """
         del self.files[self.file(file_id).id]
         self.deleted += 1
 
@@ -72,7 +77,7 @@ class Batches:
         """Return a batch.
 
         Raises:
-            Refusal: there is none with that id.
+            Refusal: no batch has that id.
 
         """
         if batch_id not in self.batches:
@@ -80,10 +85,10 @@ class Batches:
         return self.batches[batch_id]
 
     def create(self, options: Mapping[str, Any], now: float, call: Call) -> Batch:
-        """Create a batch, whose file is yet to be read.
+        """Create a batch, without reading its file yet.
 
         Raises:
-            Refusal: the request itself is wrong.
+            Refusal: the options of the call are invalid.
 
         """
         for name in ("input_file_id", "endpoint", "completion_window"):
@@ -115,17 +120,17 @@ class Batches:
         return batch
 
     def read(self, batch: Batch) -> None:
-        """Read the file of a new batch, which takes long; its states begin afterwards."""
+        """Read the file of a new batch, which takes long, and only then start its timetable."""
         batch.failure = batch.failure or read_lines(batch, self._cache)
         batch.created = self._now()
         batch.failure = batch.failure or judged(batch, self._enqueued(batch.created))
         batch.is_read = True
 
     def cancel(self, batch: Batch, now: float) -> None:
-        """Begin to cancel a batch.
+        """Start to cancel a batch.
 
         Raises:
-            Refusal: it has ended.
+            Refusal: the batch has ended already.
 
         """
         status = batch.status(now)
@@ -135,7 +140,7 @@ class Batches:
             batch.cancelled = now
 
     def settle(self, now: float) -> list[Line]:
-        """Give batches that have ended their files; return the lines that are to be billed."""
+        """Write the files of batches that have ended, and return the lines to bill now."""
         billed = []
         for batch in self.batches.values():
             answered = batch.answered(now)
@@ -146,11 +151,11 @@ class Batches:
         return billed
 
     def listed(self, now: float) -> list[Batch]:
-        """Return the batches that the list shows, the newest first."""
+        """Return the batches that the list shows, newest first."""
         return [batch for batch in reversed(self.batches.values()) if batch.listed_from <= now]
 
     def stats(self, now: float) -> dict[str, Any]:
-        """Return what was made."""
+        """Return the counters of files and batches, as `Simulator.stats` describes them."""
         return {
             "batches": [
                 {

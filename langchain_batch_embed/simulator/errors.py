@@ -1,7 +1,7 @@
-"""Refusals as OpenAI, Azure and gateways word them.
+"""Refusals in the words of OpenAI, Azure and gateways.
 
-Sources: OpenAI's error code guide and API reference, Azure's quota documentation, and bodies
-quoted in public issues of openai-python, litellm and pgai.
+Sources: OpenAI's error code guide and API reference, Azure's quota documentation, and response
+bodies quoted in public issues of openai-python, litellm and pgai.
 """
 
 import json
@@ -18,7 +18,7 @@ from .scenario import Scenario
 _INVALID: Final = "invalid_request_error"
 _ORGANIZATION: Final = "org-simulator"
 
-# What gateways send where they tell no number and no reason.
+# The body of a gateway's 429 that gives neither a number nor a reason.
 BARE_429: Final = {"error": {"message": "Too many requests"}}
 
 HTML: Final = (
@@ -27,16 +27,16 @@ HTML: Final = (
 )
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a mistake of this program
-    """An answer that is not an embedding: raised anywhere, sent as it stands.
+class Refusal(Exception):  # noqa: N818 - an answer, not an error of this program
+    """An answer without embeddings, which any function may raise and which is sent as it is.
 
     Attributes:
         status: the HTTP status.
-        body: what is sent, in bytes.
-        headers: beyond those of every answer.
-        is_page: whether a proxy's page is sent, which has none of the provider's headers.
-        tells_quota: whether x-ratelimit-* headers go with it.
-        fault: the name of the fault it comes from, or None where the request deserved it.
+        body: the response body, in bytes.
+        headers: headers in addition to those of every answer.
+        is_page: whether the answer is a proxy's page, which has none of the provider's headers.
+        tells_quota: whether the answer carries x-ratelimit-* headers.
+        fault: the name of the fault that caused the refusal; `None` if the request itself did.
 
     """
 
@@ -71,7 +71,7 @@ def invalid(message: str, param: str | None = "input", code: str | None = None) 
 
 
 def invalid_input() -> Refusal:
-    """Refuse an `input` that is neither texts nor tokens."""
+    """Refuse an `input` that consists of neither texts nor tokens."""
     return invalid(
         "'$.input' is invalid. Please check the API reference: "
         "https://platform.openai.com/docs/api-reference.",
@@ -80,7 +80,7 @@ def invalid_input() -> Refusal:
 
 
 def plain(status: int) -> Refusal:
-    """Refuse with a status, and with nothing that says more than its name."""
+    """Refuse with a status and a message that is only the name of the status."""
     try:
         message = HTTPStatus(status).phrase
     except ValueError:
@@ -89,29 +89,29 @@ def plain(status: int) -> Refusal:
 
 
 def page(status: int, name: str) -> Refusal:
-    """Refuse as a proxy does."""
+    """Refuse with an HTML page, as a proxy does."""
     return Refusal(status, HTML.format(title=f"{status} {name}"))
 
 
 def unavailable() -> Refusal:
-    """Refuse as a proxy does whose server does not answer."""
+    """Refuse as a proxy does when its server does not answer."""
     return page(503, "Service Temporarily Unavailable")
 
 
 def busy(status: int) -> Refusal:
-    """Refuse as nginx's limit_conn does."""
+    """Refuse a request beyond the limit of concurrent requests, as nginx's limit_conn does."""
     return (
         page(429, "Too Many Requests") if status == HTTPStatus.TOO_MANY_REQUESTS else unavailable()
     )
 
 
 def firewalled() -> Refusal:
-    """Refuse a request for what one of its texts says, as a web application firewall does."""
+    """Refuse a request because of a text in it, as a web application firewall does."""
     return page(403, "Forbidden")
 
 
 def too_many_inputs(scenario: Scenario, *, azure: bool) -> Refusal:
-    """Refuse more inputs than a request may have."""
+    """Refuse a request with too many inputs."""
     limit = scenario.max_inputs
     if scenario.text_limit_words is not None:
         return invalid(scenario.text_limit_words, None)
@@ -121,7 +121,7 @@ def too_many_inputs(scenario: Scenario, *, azure: bool) -> Refusal:
 
 
 def empty_input(index: int) -> Refusal:
-    """Refuse a request for its first empty text."""
+    """Refuse a request because of its first empty text."""
     return invalid(
         f"Invalid 'input[{index}]': input cannot be an empty string.",
         f"input[{index}]",
@@ -130,7 +130,7 @@ def empty_input(index: int) -> Refusal:
 
 
 def input_too_long(index: int, limit: int) -> Refusal:
-    """Refuse a request for its first text above the tokens an input may have."""
+    """Refuse a request because of its first text with too many tokens."""
     return invalid(
         f"Invalid 'input[{index}]': maximum input length is {limit} tokens.",
         f"input[{index}]",
@@ -139,19 +139,19 @@ def input_too_long(index: int, limit: int) -> Refusal:
 
 
 def request_too_long(requested: int, limit: int) -> Refusal:
-    """Refuse a request for the sum of its tokens."""
+    """Refuse a request whose texts have too many tokens in total."""
     name = "max_tokens_per_request"
     message = f"Requested {requested} tokens, max {limit} tokens per request"
     return Refusal(400, error(message, name, None, name))
 
 
 def body_too_long() -> Refusal:
-    """Refuse a body as a reverse proxy does."""
+    """Refuse a body that is too long, as a reverse proxy does."""
     return page(413, "Request Entity Too Large")
 
 
 def flagged_content() -> Refusal:
-    """Refuse a request for what one of its texts says, without saying which."""
+    """Refuse a request because of the content of a text, without saying which text."""
     return invalid(
         "Your request was rejected as a result of our safety system.",
         None,
@@ -160,7 +160,7 @@ def flagged_content() -> Refusal:
 
 
 def wrong_key(key: str, *, azure: bool = False) -> Refusal:
-    """Refuse the key; OpenAI repeats its first and last characters."""
+    """Refuse an API key; OpenAI's message repeats its first and last characters."""
     if azure:
         message = (
             "Access denied due to invalid subscription key or wrong API endpoint. Make sure to"
@@ -178,7 +178,7 @@ def wrong_key(key: str, *, azure: bool = False) -> Refusal:
 
 
 def unknown_model(model: str, *, azure: bool = False) -> Refusal:
-    """Refuse a model, or on Azure a deployment, that is not there."""
+    """Refuse a model, or on Azure a deployment, that does not exist."""
     if azure:
         message = (
             "The API deployment for this resource does not exist. If you created the deployment"
@@ -190,7 +190,7 @@ def unknown_model(model: str, *, azure: bool = False) -> Refusal:
 
 
 def unprocessable_tokens() -> Refusal:
-    """Refuse token arrays as servers on FastAPI do."""
+    """Refuse token arrays, as servers built with FastAPI do."""
     detail = {
         "type": "string_type",
         "loc": ["body", "input"],
@@ -200,7 +200,7 @@ def unprocessable_tokens() -> Refusal:
 
 
 def over_quota(over: OverQuota, model: str, scenario: Scenario, *, azure: bool) -> Refusal:
-    """Refuse a request for a spent quota: when to come back, or that no wait will help."""
+    """Refuse a request beyond the quota, with the time to wait unless no wait will help."""
     if azure:
         return azure_over_quota(over.wait, scenario)
     unit = "requests per min (RPM)" if over.kind == "requests" else "tokens per min (TPM)"
@@ -223,10 +223,10 @@ def over_quota(over: OverQuota, model: str, scenario: Scenario, *, azure: bool) 
 
 
 def azure_over_quota(wait: float, scenario: Scenario) -> Refusal:
-    """Refuse a request for a spent quota as Azure does, with whole seconds in the text."""
+    """Refuse a request beyond the quota as Azure does, with whole seconds in the message."""
     wait = _told(wait, scenario)
     if wait == math.inf:
-        wait = 60.0  # Azure has no wording for a request above the whole quota
+        wait = 60.0  # Azure has no message for a request larger than the whole quota
     hint = f" Please retry after {math.ceil(wait)} seconds." if _tells_in_text(scenario) else ""
     message = (
         "Requests to the Embeddings_Create Operation under Azure OpenAI API version 2024-10-21"
@@ -239,7 +239,7 @@ def azure_over_quota(wait: float, scenario: Scenario) -> Refusal:
 
 
 def no_money(scenario: Scenario) -> Refusal:
-    """Refuse a request because the account is empty: no wait will help, and none is told."""
+    """Refuse a request because the account has no credit; no wait is given, as none would help."""
     name = "insufficient_quota"
     message = (
         "You exceeded your current quota, please check your plan and billing details. For more"
@@ -252,7 +252,7 @@ def no_money(scenario: Scenario) -> Refusal:
 def _too_many_requests(
     message: str, type_: str, code: str, scenario: Scenario, wait: float | None = None
 ) -> Refusal:
-    """Return a 429; without a wait it carries no retry headers, as OpenAI's quota 429s."""
+    """Return a 429; without a wait it has no retry headers, like OpenAI's insufficient_quota."""
     headers = {} if wait is None else _retry_headers(wait, scenario)
     body = error(message, type_, None, code) if scenario.error_details else BARE_429
     return Refusal(429, body, headers=headers, tells_quota=True)
@@ -267,7 +267,7 @@ def _tells_in_text(scenario: Scenario) -> bool:
 
 
 def _retry_headers(wait: float, scenario: Scenario) -> dict[str, str]:
-    # Rounded up: whoever comes back at the told moment must not come too early.
+    # Rounded up, so that a client that waits exactly this long does not come too early.
     match scenario.refusal_hint:
         case "exact":
             return {

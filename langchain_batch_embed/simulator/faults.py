@@ -1,4 +1,4 @@
-"""Faults put into what the server would have answered."""
+"""The faults that replace or spoil the answers of the server."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from .question import Items, Question, Row
 from .quota import Kind, OverQuota
 from .scenario import Scenario, status_of
 
-# Faults whose words never change: HTTP status and body.
+# HTTP status and body of the faults whose message never changes.
 _FIXED: Final[Mapping[str, tuple[int, Mapping[str, Any] | str]]] = {
     "403": (
         403,
@@ -52,13 +52,13 @@ _FIXED: Final[Mapping[str, tuple[int, Mapping[str, Any] | str]]] = {
 def injected(
     fault: str, question: Question, *, key: str, scenario: Scenario, dice: random.Random
 ) -> Refusal:
-    """Return the refusal that a fault stands for."""
+    """Return the refusal that a fault produces."""
     if fault in _FIXED:
         refusal = Refusal(*_FIXED[fault])
     elif status := status_of(fault):
         refusal = errors.plain(status)
     else:
-        # The delay of an invented throttle: long enough to matter, short enough for a test.
+        # The wait of an injected 429 is long enough to matter and short enough for a test.
         wait = dice.uniform(0.02, 0.2) if scenario.retry_after is None else scenario.retry_after
         refusal = _injected(fault, question, key, scenario, wait)
     refusal.fault = fault
@@ -90,13 +90,13 @@ def _injected(fault: str, question: Question, key: str, scenario: Scenario, wait
 
 
 def _spent(kind: Kind, limit: int, requested: int, wait: float) -> OverQuota:
-    """Invent numbers that give this wait by the limiter's own formula."""
+    """Return made-up numbers of a spent quota from which the limiter's formula gives this wait."""
     used = max(0, round(limit + wait * limit / 60 - requested))
     return OverQuota(kind=kind, limit=limit, used=used, requested=requested, wait=wait)
 
 
 def replaced(fault: str | None, headers: Mapping[str, str]) -> Response | None:
-    """Return what is sent with status 200 in place of an answer, for the faults that do."""
+    """Return the 200 response that replaces the answer; `None` if the fault does not replace it."""
     if fault == "html":
         html = HTML.format(title="Service temporarily unavailable")
         return Response(html, headers=headers, media_type="text/html")
@@ -107,10 +107,10 @@ def replaced(fault: str | None, headers: Mapping[str, str]) -> Response | None:
 
 
 def spoil(items: Items, question: Question, fault: str, dice: random.Random) -> Items:
-    """Return the items of an answer with this fault in them.
+    """Return the items of an answer after applying a fault to them.
 
-    An answer with one item shows every fault but "shuffled" and "short_one"; its "wrong_width" is
-    consistent in itself.
+    In an answer with one item, "shuffled" and "short_one" change nothing, and "wrong_width" gives
+    an answer whose vectors all have the same width.
     """
     count = len(items)
     chosen = dice.randrange(count)
@@ -148,7 +148,7 @@ def _bad_row(fault: str, question: Question) -> Row:
 
 
 def belied(question: Question, fault: str) -> Question:
-    """Return what the answer says it answers: another model or a wrong sum of tokens, by fault."""
+    """Return the question with the wrong model or token count that the fault makes it report."""
     match fault:
         case "wrong_model":
             return dataclasses.replace(question, model=f"another-{question.model}")

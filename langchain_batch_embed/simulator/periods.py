@@ -1,4 +1,4 @@
-"""When a server is away, and when it is slow; all times in seconds since the first request."""
+"""Outages and slow periods of the server, all in seconds since the first request."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ SlowPeriods = Iterable[tuple[float, float, float]]  # (start, seconds, factor on
 
 
 def seconds_away(outages: Outages, now: float) -> float:
-    """Return how long the server stays away from now on; 0 where it is there."""
+    """Return the seconds until the current outage is over; 0 if there is none at `now`."""
     back = now
     for start, seconds in sorted(outages):
         if start <= back < start + seconds:
@@ -17,11 +17,11 @@ def seconds_away(outages: Outages, now: float) -> float:
 
 
 def seconds_to_outage(outages: Outages, now: float) -> float | None:
-    """Return how long it is to the next start of an outage; None where none is left."""
+    """Return the seconds until the next outage starts; `None` if none is left."""
     starts = [start for start, _ in outages if start > now]
     return min(starts) - now if starts else None
 
 
 def slowness(periods: SlowPeriods, now: float) -> float:
-    """Return the factor on the latency; periods at the same time multiply."""
+    """Return the factor on the latency; the factors of overlapping periods multiply."""
     return math.prod(factor for start, seconds, factor in periods if start <= now < start + seconds)

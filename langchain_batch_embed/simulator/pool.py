@@ -1,4 +1,4 @@
-"""Waiting for the workers whose timetable `workers` keeps."""
+"""Makes requests wait for a worker, as planned by the timetable in `workers`."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from .workers import Workers
 
 
 class Pool:
-    """The queue before the workers, for requests to wait in.
+    """The queue in which requests wait for a worker.
 
     Args:
-        workers: their timetable.
+        workers: the timetable of the workers.
         now: returns the time in seconds.
 
     """
@@ -23,19 +23,19 @@ class Pool:
         self._moved_up: asyncio.Future[None] | None = None
 
     async def compute(self, texts: int, left: asyncio.Future[bool] | None) -> float:
-        """Wait for a worker and for its work.
+        """Wait until a worker has computed a request.
 
-        A request whose wait is cancelled gives its place or its worker to the next.
+        If the wait is cancelled, the next request takes its place in the queue or its worker.
 
         Args:
-            texts: of the request.
-            left: is done once the client has gone; None does not look.
+            texts: number of texts in the request.
+            left: a future that is done once the client has disconnected; `None` ignores that.
 
         Returns:
-            Seconds from now until the end of the work.
+            Seconds from the call to the end of the work: time in the queue plus computing time.
 
         Raises:
-            ClientDisconnect: the client left before a worker had started.
+            ClientDisconnect: the client disconnected before a worker had started.
 
         """
         job = self.workers.enter(texts, self._now())
@@ -51,7 +51,7 @@ class Pool:
         return job.end - job.entered
 
     async def _wait(self, seconds: float, left: asyncio.Future[bool] | None) -> None:
-        """Wait until the time is over, the queue moves up, or the client goes."""
+        """Wait until the time is over, the queue moves up, or the client disconnects."""
         if self._moved_up is None:
             self._moved_up = asyncio.get_running_loop().create_future()
         events: set[asyncio.Future[None] | asyncio.Future[bool]] = {self._moved_up}
@@ -60,7 +60,7 @@ class Pool:
         await asyncio.wait(events, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     def _wake(self) -> None:
-        """Let all that wait look at the timetable again."""
+        """Wake all waiting requests, which then check the timetable again."""
         if self._moved_up is not None:
             self._moved_up.set_result(None)
             self._moved_up = None

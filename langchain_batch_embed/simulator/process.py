@@ -1,4 +1,4 @@
-"""The simulator as a process of its own: run it, start it, steer it, stop it."""
+"""Runs the simulator in its own process, and starts, controls and stops that process."""
 
 import asyncio
 import contextlib
@@ -31,11 +31,11 @@ def serve(
     """Run the simulator in this process until it is interrupted.
 
     Args:
-        scenario: None is OpenAI's limits without a quota.
+        scenario: `None` uses OpenAI's limits without a quota.
         host: the address to listen on.
-        port: 0 takes a free one.
-        log_requests: write a line a request to standard output.
-        on_ready: called with the port once requests can be sent.
+        port: the port to listen on; 0 takes a free one.
+        log_requests: write one line per request to standard output.
+        on_ready: called with the port once the server accepts connections.
 
     Raises:
         ImportError: a package of the extra `demo` is missing.
@@ -43,18 +43,18 @@ def serve(
 
     """
     _check_extra()
-    # Only the server's process has to have the extra, or to wait for its imports.
+    # Imported here, so that only the server's process needs the extra and waits for its imports.
     import uvicorn  # noqa: PLC0415
     from uvicorn.protocols.http.h11_impl import H11Protocol  # noqa: PLC0415
 
     from .app import Connection, build_app  # noqa: PLC0415
 
     class Protocol(H11Protocol):
-        """Hands the connection to the application, which may have to drop it."""
+        """Passes the connection to the application, which drops it for some faults."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            # Not set by asyncio on every system: small answers would wait 40 ms for an ACK.
+            # asyncio does not set this on every system. Small answers would wait 40 ms for an ACK.
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.app_state = {**self.app_state, "connection": Connection(transport)}
 
@@ -71,23 +71,23 @@ def serve(
     with socket.create_server((host, port), backlog=config.backlog) as listener:
         if on_ready:
             on_ready(listener.getsockname()[1])
-        # Ctrl-C is how it is meant to end; uvicorn has closed everything when it raises this.
+        # Ctrl-C is the normal end. Before uvicorn raises the interrupt it has closed everything.
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 
 
 class Simulator:
-    """A simulator in its own process, for as long as the `with` block runs.
+    """A simulator in its own process, which runs for the duration of a `with` block.
 
-    It listens on 127.0.0.1 and ends with the block, also when this process is killed.
+    The server listens on 127.0.0.1. It ends with the block, even if this process is killed.
 
         with Simulator(Scenario(tier=1)) as simulator:
             embeddings = OpenAIEmbeddings(base_url=simulator.url, api_key="any")
 
     Args:
-        scenario: None is OpenAI's limits without a quota.
-        port: 0 takes a free one.
-        log_requests: write a line a request to standard error.
+        scenario: `None` uses OpenAI's limits without a quota.
+        port: the port to listen on; 0 takes a free one.
+        log_requests: write one line per request to standard error.
 
     Raises:
         ImportError: a package of the extra `demo` is missing.
@@ -123,7 +123,7 @@ class Simulator:
 
     @property
     def azure_endpoint(self) -> str:
-        """The endpoint for Azure's clients; a deployment is a model's name."""
+        """The endpoint for Azure's clients, which pass a model's name as the deployment."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
@@ -132,14 +132,15 @@ class Simulator:
         return self._running().pid
 
     def start(self) -> None:
-        """Start the server and wait until it answers; `with` does this."""
+        """Start the server and wait until it answers; a `with` block does this by itself."""
         if self._process is not None:
             raise RuntimeError("this simulator is running already")
         command = [sys.executable, "-P", "-c", boot_code()]
         command += ["--child", "--port", str(self._port)]
         if self._log_requests:
             command.append("--log-requests")
-        # A session of its own: Ctrl-C is for this process to handle, which then stops the server.
+        # In its own session the server does not get Ctrl-C. This process handles it and then stops
+        # the server.
         self._process = subprocess.Popen(  # noqa: S603 - our own code and interpreter
             command,
             stdin=subprocess.PIPE,
@@ -156,7 +157,7 @@ class Simulator:
         self.configure(self._scenario)
 
     def stop(self) -> None:
-        """Stop the server; `with` does this."""
+        """Stop the server; a `with` block does this by itself."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -168,45 +169,53 @@ class Simulator:
             process.communicate()
 
     def configure(self, scenario: Scenario) -> None:
-        """Replace the scenario, and reset quotas, counters and luck; connections stay open."""
+        """Replace the scenario, and reset quotas, counters and random draws.
+
+        Connections stay open.
+        """
         self._request("POST", "/simulator/scenario", scenario.to_json())
         self._scenario = scenario
 
     def reset(self) -> None:
-        """Reset quotas, counters and luck, with the same scenario."""
+        """Reset quotas, counters and random draws, and keep the scenario."""
         self._request("POST", "/simulator/reset")
 
     def stats(self) -> dict[str, Any]:
         """Return what happened since the scenario was set.
 
-        A request counts as billed once its answer was computed, as a provider bills: also when
-        it was spoiled on its way ("truncated", "short", ...) or the client had gone. Answers that
-        were never computed ("429", "html", "error_200", "reset", ...) are not billed.
+        A request is billed once its answer is computed, as a provider bills. That includes answers
+        that were spoiled in transit ("truncated", "short", ...) and those whose client had
+        disconnected. Answers that were never computed ("429", "html", "error_200", "reset", ...)
+        are not billed.
 
         Returns:
-            requests: embeddings requests, answered or not.
-            by_status: HTTP status -> count; "0" are those that ended without an answer.
-            faults: name -> how often it was applied. A request that deserved a refusal got that.
-            in_flight, max_in_flight: requests now, and the most at any one time.
-            inputs_computed: inputs that the workers have computed, also for clients that had
-                gone and for answers that were replaced ("html", "error_200").
+            requests: number of embeddings requests, answered or not.
+            by_status: HTTP status -> count; "0" counts requests that ended without an answer.
+            faults: name -> how often the fault was applied. A request that was refused for its own
+                error does not count.
+            in_flight, max_in_flight: requests in flight now, and the most at any one time.
+            inputs_computed: inputs that the workers have computed, including those of clients that
+                had disconnected and of answers that were replaced ("html", "error_200").
             inputs_billed: inputs of all answers that were computed and put together.
-            texts_seen_distinct: different texts of all requests, also of refused ones.
-            texts_billed_distinct: different texts among those billed.
+            texts_seen_distinct: distinct texts of all requests, including refused ones.
+            texts_billed_distinct: distinct texts among those billed.
             tokens_billed: true tokens of the inputs billed.
-            charged: what the limiter charged for them: UTF-8 bytes / 4, each request rounded up.
-            max_inputs_seen, max_tokens_seen, max_charge_seen: the largest of any one request,
-                also of refused ones.
-            batch_inputs_billed, batch_tokens_billed: of lines of batches, at half the price. The
-                inputs are in inputs_billed too, the tokens are not in tokens_billed.
-            batch_calls: calls of files and batches, by what they ask for.
-            batches: a mapping for each batch, with its id, status, metadata, lines, inputs, tokens,
-                bytes and the most inputs of a line, in the order of their creation.
-            files: how many were uploaded and deleted, and how many there are.
+            charged: what the limiter charged for these inputs, UTF-8 bytes / 4, rounded up per
+                request.
+            max_inputs_seen, max_tokens_seen, max_charge_seen: the largest value of any request,
+                including refused ones.
+            batch_inputs_billed, batch_tokens_billed: inputs and tokens billed for the lines of
+                batches, at half the price. The inputs are also part of inputs_billed; the tokens
+                are not part of tokens_billed.
+            batch_calls: number of calls to files and batches, by kind of call.
+            batches: one mapping per batch, in order of creation, with its id, status, metadata,
+                lines, inputs, tokens, bytes and the largest number of inputs in a line.
+            files: number of files uploaded, deleted and kept.
             connections: TCP connections that carried requests.
             processor_seconds: the server's processor time, user and system.
             log: [start_s, end_s, inputs, tokens, charge, status, fault] of the last 100,000
-                requests, in order of their end; seconds since the first request arrived.
+                requests, in the order in which they ended. Times are in seconds since the first
+                request arrived.
 
         """
         stats: dict[str, Any] = json.loads(self._request("GET", "/simulator/stats"))
@@ -232,10 +241,10 @@ class Simulator:
 
 
 def boot_code() -> str:
-    """Return what the server's process runs.
+    """Return the Python code that the server's process runs.
 
-    It needs nothing of the package but the simulator. So the package is only named, not run:
-    importing LangChain would take longer than everything else.
+    The process needs only the simulator from this package. The code therefore registers an empty
+    package, because importing LangChain would take longer than everything else.
     """
     package = __name__.split(".", maxsplit=1)[0]
     return (

@@ -1,4 +1,4 @@
-"""One embeddings request: read, measured, checked against the limits, and answered."""
+"""Parses one embeddings request, measures it, checks it against the limits and answers it."""
 
 import binascii
 import json
@@ -17,16 +17,16 @@ from . import errors
 from .scenario import Scenario
 from .vectors import vectors
 
-_ENCODING: Final = "cl100k_base"  # of every OpenAI embedding model so far
+_ENCODING: Final = "cl100k_base"  # used by every OpenAI embedding model so far
 _NO_DIMENSIONS: Final = "text-embedding-ada-002"
 
-# The items of an answer before they are joined: (index or None, JSON of the embedding).
+# The items of an answer before they are joined: (index or `None`, JSON of the embedding).
 Items = list[tuple[int | None, bytes]]
 Row = NDArray[np.float32]
 
 
 class Cache:
-    """What was computed for a text, where the scenario wants it kept."""
+    """Tokens and embeddings computed so far, for scenarios with `vector_cache`."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, int] = {}
@@ -35,13 +35,13 @@ class Cache:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a request asks for, and what it weighs.
+    """What a request asks for, and how large it is.
 
     Attributes:
         model: the model's or deployment's name.
-        texts: one an input; token arrays are decoded.
+        texts: one text per input; token arrays are decoded.
         tokens: true tokens of each input.
-        charge: UTF-8 bytes / 4, rounded up: what the limiter charges.
+        charge: what the limiter charges, UTF-8 bytes / 4, rounded up.
         dimensions: width of the vectors.
         base64: whether the vectors are sent as base64 rather than as numbers.
 
@@ -58,10 +58,10 @@ class Question:
     def parse(
         cls, body: bytes, scenario: Scenario, cache: Cache | None, *, deployment: str | None
     ) -> Self:
-        """Read a request's JSON and count its tokens; limits are not checked yet.
+        """Parse a request's JSON and count its tokens, without checking the limits.
 
         Raises:
-            Refusal: the request is malformed, or asks for what this server does not do.
+            Refusal: the request is malformed, or asks for something this server does not support.
 
         """
         try:
@@ -95,10 +95,10 @@ class Question:
         )
 
     def check(self, scenario: Scenario, *, azure: bool) -> None:
-        """Hold the request against the limits.
+        """Check the request against the limits.
 
         Raises:
-            Refusal: the request is over one of them.
+            Refusal: the request exceeds a limit, has an empty text, or has a text with a marker.
 
         """
         if self._contains(scenario.firewall_marker):
@@ -123,7 +123,7 @@ class Question:
         return marker is not None and any(marker in text for text in self.texts)
 
     def items(self, cache: Cache | None) -> Items:
-        """Compute the embeddings and write each as JSON: a base64 string, or an array."""
+        """Compute the embeddings, and write each as JSON: a base64 string or an array."""
         if cache is None:
             return list(enumerate(_embeddings(self.texts, self.dimensions, base64=self.base64)))
         kept = cache.embeddings.setdefault((self.dimensions, self.base64), {})
@@ -132,12 +132,12 @@ class Question:
         return [(index, kept[text]) for index, text in enumerate(self.texts)]
 
     def embedding(self, row: Row) -> bytes:
-        """Write any vector as this answer's embeddings are written."""
+        """Write a vector in the format that this request asks for."""
         return _embedding(row, base64=self.base64)
 
     def body(self, items: Items, scenario: Scenario) -> bytes:
-        """Join the items to the answer's JSON."""
-        # Joined by hand and once: a JSON writer would look at each of 17 million characters.
+        """Return the answer's JSON, made of the items."""
+        # Joined by hand, because a JSON writer would inspect each of 17 million characters.
         pieces = [b'{"object":"list","data":[']
         for index, embedding in items:
             if index is None or not scenario.index:
@@ -161,20 +161,20 @@ def _embeddings(texts: Sequence[str], dimensions: int, *, base64: bool) -> list[
 
 
 def _embedding(row: Row, *, base64: bool) -> bytes:
-    """Write a vector as base64 of little-endian float32, or as numbers that read back the same."""
+    """Write a vector as base64 of little-endian float32, or as numbers that keep every bit."""
     if base64:
         data = row.astype("<f4", copy=False).tobytes()
         return b'"%b"' % binascii.b2a_base64(data, newline=False)
-    # As doubles, with up to 17 digits, as providers write them.
+    # Providers write the numbers as doubles, with up to 17 digits.
     numbers = orjson.dumps(row.astype(np.float64), option=orjson.OPT_SERIALIZE_NUMPY)
-    # What is not finite is no JSON, but some servers write it as Python does.
+    # JSON has no NaN, but some servers write it anyway, as Python's json module does.
     return numbers if np.isfinite(row).all() else numbers.replace(b"null", b"NaN")
 
 
 def _read_input(
     value: Any, scenario: Scenario, cache: Cache | None
 ) -> tuple[Sequence[str], Sequence[int]]:
-    """Return texts and their tokens from a string, strings, token ids, or lists of them."""
+    """Return texts and token counts of a string, a list of strings, token ids, or lists of ids."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
@@ -191,7 +191,7 @@ def _read_input(
         raise errors.invalid_input()
     if not scenario.token_arrays:
         raise errors.unprocessable_tokens()
-    # There is no public way back from tokens to text.
+    # toktok has no public way to decode tokens.
     decode = toktok._encoding(_ENCODING).decode  # noqa: SLF001
     try:
         return [decode(item, errors="replace") for item in value], [len(item) for item in value]

@@ -1,4 +1,4 @@
-"""The arithmetic of a provider's quota; it is told the time and never waits."""
+"""The arithmetic of a provider's quota; callers pass in the time, and nothing here waits."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,20 +10,20 @@ UsedOf = Literal["minute", "bucket"]
 
 _SECOND: Final = 1000  # milliseconds
 
-# Units that a request may be short of and still be let in: a client that waited exactly as long
-# as it was told must not be refused for a rounding error.
+# A request that is short of at most this many units is admitted all the same. A client that waited
+# exactly as long as the server asked must not be refused because of a rounding error.
 _SLACK: Final = 1e-3
 
-# A window may end this much early, for the same client.
+# A window may end this many seconds early, for the same reason.
 _MICROSECOND: Final = 1e-6
 
 
 class Allowance(ABC):
-    """What a quota allows, and how much of that is used.
+    """The units that a quota allows, and how many of them are used.
 
     Args:
-        limit_per_minute: units allowed a minute.
-        seconds: how many seconds' worth may be used at once.
+        limit_per_minute: units allowed per minute.
+        seconds: how many seconds' worth of units may be used at once.
         refused_share: share of its amount, 0 to 1, that a refused request is charged.
 
     """
@@ -39,18 +39,18 @@ class Allowance(ABC):
 
     @abstractmethod
     def used(self, now: float) -> float:
-        """Units that are used at this time; `now` is in seconds of any one clock."""
+        """Return the units in use at this time; `now` is in seconds, always of the same clock."""
 
     @abstractmethod
     def seconds_to_reset(self, now: float) -> float:
-        """Seconds until nothing is used, if nothing else is taken."""
+        """Return the seconds until no unit is in use, if no more are taken."""
 
     @abstractmethod
     def _seconds_to_lose(self, excess: float, now: float) -> float:
-        """Seconds until this many of the used units are free again."""
+        """Return the seconds until this many of the units in use are free again."""
 
     def wait(self, amount: float, now: float) -> float:
-        """Seconds until `amount` fits: 0 where it fits now, infinite where it never will."""
+        """Return the seconds until `amount` fits; 0 if it fits now, infinite if it never will."""
         if amount > self.capacity + _SLACK:
             return math.inf
         excess = self.used(now) + amount - self.capacity
@@ -59,7 +59,7 @@ class Allowance(ABC):
     def take(self, amount: float, now: float) -> float:
         """Take `amount` and return 0, or refuse and return the seconds to wait.
 
-        Whoever waits that long is let in, unless others came first.
+        A client that waits this long is admitted, unless other requests come first.
         """
         if self.wait(amount, now) > 0:
             return self.refuse(amount, now)
@@ -69,13 +69,13 @@ class Allowance(ABC):
     def refuse(self, amount: float, now: float) -> float:
         """Charge a refused request its share, and return the seconds to wait.
 
-        What never fits is charged nothing, and its wait is infinite.
+        An amount that can never fit is charged nothing, and its wait is infinite.
         """
         if self.wait(amount, now) < math.inf:
-            # Not above the capacity: a storm of retries starves itself only while it lasts.
+            # At most the capacity, so that a storm of retries blocks itself only while it lasts.
             charge = amount * self._refused_share
             self._used = min(self.capacity, self.used(now) + charge)
-        # After the charge: a client who obeys this wait is let in.
+        # Computed after the charge, so that a client that waits this long is admitted.
         return self.wait(amount, now)
 
 
@@ -85,22 +85,22 @@ class Bucket(Allowance):
     _updated = -math.inf
 
     def used(self, now: float) -> float:
-        """Units gone and not yet flown back."""
+        """Return the units that were taken and have not been refilled yet."""
         if now > self._updated:
             self._used = max(0.0, self._used - (now - self._updated) * self.rate)
             self._updated = now
         return self._used
 
     def seconds_to_reset(self, now: float) -> float:
-        """Seconds until the bucket is full."""
+        """Return the seconds until the bucket is full."""
         return self.used(now) / self.rate
 
-    def _seconds_to_lose(self, excess: float, now: float) -> float:  # noqa: ARG002 - any time
+    def _seconds_to_lose(self, excess: float, now: float) -> float:  # noqa: ARG002 - the same at any time
         return excess / self.rate
 
 
 class Window(Allowance):
-    """A quota that is counted in windows of fixed length, the first from the first look at it."""
+    """A quota counted in windows of fixed length; the first starts when it is first checked."""
 
     _end = -math.inf
 
@@ -111,7 +111,7 @@ class Window(Allowance):
         self._seconds = seconds
 
     def used(self, now: float) -> float:
-        """Units taken in the window of this time."""
+        """Return the units taken in the window that contains this time."""
         if self._end == -math.inf:
             self._end = now + self._seconds
         late = now + _MICROSECOND - self._end
@@ -121,16 +121,16 @@ class Window(Allowance):
         return self._used
 
     def seconds_to_reset(self, now: float) -> float:
-        """Seconds until the window ends; 0 where nothing was taken in it."""
+        """Return the seconds until the window ends; 0 if nothing was taken in it."""
         return self._end - now if self.used(now) else 0.0
 
-    def _seconds_to_lose(self, excess: float, now: float) -> float:  # noqa: ARG002 - all or nothing
+    def _seconds_to_lose(self, excess: float, now: float) -> float:  # noqa: ARG002 - all free at once
         return self._end - now
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverQuota:
-    """Why a request was refused: which quota, its numbers, and the seconds to wait."""
+    """Why a request was refused: the quota it exceeded, the numbers, and the seconds to wait."""
 
     kind: Kind
     limit: int
@@ -140,7 +140,7 @@ class OverQuota:
 
 
 class Quota:
-    """Requests and tokens a minute together: a request is let in by both or by neither."""
+    """The quotas of requests and tokens per minute; a request must fit both to be admitted."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class Quota:
         }
 
     def admit(self, tokens: int, now: float) -> OverQuota | None:
-        """Charge one request of this many tokens; None where it may pass."""
+        """Charge one request of this many tokens; return `None` if it is admitted, else why not."""
         amounts: dict[Kind, int] = {"requests": 1, "tokens": tokens}
         if all(bucket.wait(amounts[kind], now) == 0 for kind, bucket in self.buckets.items()):
             for kind, bucket in self.buckets.items():
@@ -184,7 +184,7 @@ class Quota:
                 requested=amounts[kind],
                 wait=math.inf,
             )
-        # What the minute's limit has more than the bucket counts as used, or is left out.
+        # "minute" reports the part of the minute's limit beyond the bucket's capacity as used.
         rest = bucket.limit_per_minute - bucket.capacity if self._used_of == "minute" else 0.0
         return OverQuota(
             kind=kind,
@@ -195,7 +195,7 @@ class Quota:
         )
 
     def headers(self, now: float, *, remaining_only: bool = False) -> dict[str, str]:
-        """The x-ratelimit-* headers as OpenAI writes them; Azure sends only what remains."""
+        """Return the x-ratelimit-* headers as OpenAI writes them; Azure sends only what remains."""
         headers = {}
         for kind, bucket in self.buckets.items():
             used = bucket.used(now)
@@ -208,7 +208,7 @@ class Quota:
 
 
 def go_duration(seconds: float) -> str:
-    """Write seconds as Go does, rounded up to milliseconds: `0s`, `12ms`, `1.5s`, `6m0s`."""
+    """Format seconds as Go does, rounded up to milliseconds: `0s`, `12ms`, `1.5s`, `6m0s`."""
     milliseconds = math.ceil(round(seconds * _SECOND, 6))
     if milliseconds == 0:
         return "0s"

@@ -1,4 +1,4 @@
-"""What happened since the scenario was set: luck, quotas and counters of one run."""
+"""The state of one run, from the time the scenario is set: random draws, quotas and counters."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from .workers import Workers
 
 _LOG_LENGTH: Final = 100_000
 
-# The latency model: public recordings of OpenAI's endpoint, fitted (see `Scenario.latency`).
+# The latency model, fitted to public recordings of OpenAI's endpoint (see `Scenario.latency`).
 _SERVER_SECONDS: Final = 0.080
 _SERVER_SECONDS_PER_TOKEN: Final = 0.007 / 1000
 _SERVER_SIGMA: Final = 0.85
@@ -29,34 +29,34 @@ _CONNECT_SECONDS: Final = 0.300
 
 @dataclass(kw_only=True)
 class Call:
-    """One request on its way through the server, and the luck it was dealt on arrival."""
+    """One request in the server, with the fault and delays that were drawn on its arrival."""
 
     started: float
     dice: random.Random
     fault: str | None
     server_factor: float
     network_seconds: float
-    holds_place: bool  # among `Scenario.max_in_flight`; without one it is refused
-    left: asyncio.Future[bool] | None = None  # done once the client has gone, if anyone looks
+    holds_place: bool  # one of `Scenario.max_in_flight`; a request without a place is refused
+    left: asyncio.Future[bool] | None = None  # done once the client leaves, if watched
     is_read: bool = False
     inputs: int = 0
     tokens: int = 0
     charge: int = 0
     status: int = NO_ANSWER
-    shown: str | None = None  # the fault that was really applied
+    shown: str | None = None  # the fault that was actually applied
 
     def server_seconds(self) -> float:
-        """Seconds that the server takes for the tokens, before the network's."""
+        """Return the seconds that the server takes for the tokens, without the network's."""
         return self.server_factor * (_SERVER_SECONDS + _SERVER_SECONDS_PER_TOKEN * self.tokens)
 
 
 class Run:
-    """The state of one scenario; used by the event loop's thread alone, so without locks.
+    """The state of one run; only the event loop's thread changes its counters, so it has no locks.
 
     Args:
-        scenario: what the server is told.
-        cache: what was computed for a text before.
-        now: returns the time in seconds of the clock by which the event loop waits.
+        scenario: how the server behaves.
+        cache: tokens and embeddings from earlier runs.
+        now: returns the time in seconds, of the clock that the event loop uses.
 
     """
 
@@ -103,11 +103,12 @@ class Run:
         self.first_batch_call: float | None = None
 
     def arrive(self, *, on_new_connection: bool, is_cold: bool) -> Call:
-        """Count a request and deal it its luck.
+        """Count a request, and draw its fault and delays.
 
         Args:
-            on_new_connection: this run has not seen its connection before.
-            is_cold: no run has; the time to connect is added.
+            on_new_connection: whether the request is the first of its connection in this run.
+            is_cold: whether it is the first of its connection in any run, which adds the time to
+                connect.
 
         """
         scenario = self.scenario
@@ -120,8 +121,8 @@ class Run:
         self._counts["connections"] += on_new_connection
         self._raise_to("in_flight", self._counts["in_flight"])
 
-        # By its number alone: the order in which requests end changes nobody's luck.
-        dice = random.Random(f"{scenario.seed}:{number}")  # noqa: S311 - luck, no secret
+        # Seeded by the request's number, so that the order in which requests end has no influence.
+        dice = random.Random(f"{scenario.seed}:{number}")  # noqa: S311 - not for security
         fault = self._draw_fault(dice.random())
         if number < len(scenario.script):
             fault = None if scenario.script[number] == "ok" else scenario.script[number]
@@ -142,15 +143,15 @@ class Run:
         )
 
     def seconds_away(self) -> float:
-        """Return how long the endpoint stays away from now on; 0 where it is there."""
+        """Return the seconds until the current outage is over; 0 if there is none now."""
         return seconds_away(self.scenario.outages, self._elapsed())
 
     def seconds_to_outage(self) -> float | None:
-        """Return how long it is to the next start of an outage; None where none is left."""
+        """Return the seconds until the next outage starts; `None` if none is left."""
         return seconds_to_outage(self.scenario.outages, self._elapsed())
 
     def measure(self, call: Call, question: Question) -> None:
-        """Note what a request weighs, whether or not it will be answered."""
+        """Record the size of a request, whether or not it will be answered."""
         call.inputs = len(question.texts)
         call.tokens = sum(question.tokens)
         call.charge = question.charge
@@ -160,20 +161,21 @@ class Run:
         self._seen.update(map(hash, question.texts))
 
     def count_computed(self, call: Call) -> None:
-        """Note that a worker has ended, whether or not anyone waits for the answer."""
+        """Record that a worker has finished, whether or not a client waits for the answer."""
         self._counts["inputs_computed"] += call.inputs
 
     def bill(self, call: Call, question: Question) -> None:
-        """Note that the answer was computed, and is paid for whether or not it arrives."""
+        """Record that the answer was computed; it is billed whether or not it arrives."""
         self._counts["inputs_billed"] += call.inputs
         self._counts["tokens_billed"] += call.tokens
         self._counts["charged"] += call.charge
         self._billed.update(map(hash, question.texts))
 
     def settle_batches(self) -> float:
-        """Write and bill what batches have done, and return until when.
+        """Write the files of batches that have ended, bill answered lines, and return the time.
 
-        What is shown of a batch must be of that moment: later it may have ended, without a file.
+        Callers must show batches as of this time. At a later time a batch may have ended without
+        having a file yet.
         """
         now = self.now()
         for line in self.batches.settle(now):
@@ -185,12 +187,12 @@ class Run:
         return now
 
     def free_place(self, call: Call) -> None:
-        """Let another request in for this one, at the latest when it ends."""
+        """Free a request's place among `max_in_flight`, at the latest when the request ends."""
         self._places_held -= call.holds_place
         call.holds_place = False
 
     def leave(self, call: Call) -> None:
-        """Note how a request ended."""
+        """Record how a request ended."""
         now = self.now()
         self.free_place(call)
         self._counts["in_flight"] -= 1
@@ -211,7 +213,7 @@ class Run:
         )
 
     def stats(self) -> dict[str, Any]:
-        """Return the counters (see `Simulator.stats`)."""
+        """Return the counters, as `Simulator.stats` describes them."""
         now = self.settle_batches()
         counts, highest = self._counts, self._highest
         return {

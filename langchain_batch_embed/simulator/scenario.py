@@ -1,4 +1,4 @@
-"""All that the simulator is told: limits, quotas, latency, and what is to go wrong."""
+"""The options of the simulator: limits, quotas, latency, and which faults occur."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self, get_args
 from .batch_scenario import LINE_FAULTS, QUEUES, BatchApi
 from .quota import UsedOf
 
-# Requests and tokens a minute of text-embedding-3-small and -large
+# Requests and tokens per minute for text-embedding-3-small and -large
 # (OpenAI's rate limit page, platform.openai.com/docs/guides/rate-limits).
 TIERS: Final[Mapping[int, tuple[int, int]]] = MappingProxyType(
     {
@@ -24,7 +24,7 @@ TIERS: Final[Mapping[int, tuple[int, int]]] = MappingProxyType(
     }
 )
 
-# Faults that take the place of an answer: nothing is computed, charged or billed.
+# Faults that replace an answer. Nothing is computed, charged or billed.
 REFUSALS: Final = (
     "401",
     "403",
@@ -45,8 +45,8 @@ REFUSALS: Final = (
     "too_large_for_quota",
 )
 
-# Faults that spoil an answer on its way out: it was charged to the quota and, where vectors were
-# computed (all but "html" and "error_200"), billed.
+# Faults that spoil an answer as it is sent. The request was charged to the quota. If vectors were
+# computed (for all faults but "html" and "error_200"), it was billed as well.
 SPOILED: Final = (
     "bad_usage",
     "doubled",
@@ -68,7 +68,7 @@ SPOILED: Final = (
 
 FAULTS: Final = tuple(sorted(REFUSALS + SPOILED))
 
-# Refusals by their status alone: "status_400" to "status_599".
+# Refusals that consist of a status only: "status_400" to "status_599".
 _STATUS: Final = re.compile(r"status_([45][0-9]{2})")
 
 RequestTokens = Literal["tokens", "bytes"]
@@ -107,7 +107,7 @@ _ONE_OF: Final[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
         "outage": get_args(Outage),
     }
 )
-# Options that are tuples of tuples, and what each of those holds.
+# Options that are tuples of tuples, with the contents of each inner tuple.
 _PERIODS: Final[Mapping[str, str]] = MappingProxyType(
     {"outages": "start, seconds", "slow_periods": "start, seconds, factor"}
 )
@@ -115,84 +115,94 @@ _PERIODS: Final[Mapping[str, str]] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What the server allows, how fast it is, and what goes wrong; the defaults are OpenAI's.
+    """What the server allows, how fast it is, and what goes wrong; the defaults match OpenAI.
 
     Attributes:
-        dimensions: width of a vector; a request may ask for fewer (text-embedding-ada-002 may not).
-        models: every other model is answered with 404; an empty tuple accepts any.
-        api_key: any other key is answered with 401; None accepts any key, and none.
-        tier: 1 to 5, sets both quotas as in `TIERS`, unless they are given themselves.
-        requests_per_minute: None is no quota.
-        tokens_per_minute: charged by UTF-8 bytes / 4, as OpenAI's limiter does; None is no quota.
+        dimensions: width of a vector. A request may ask for a smaller width, except from
+            text-embedding-ada-002.
+        models: names of the models that exist. A request for any other model gets a 404. An empty
+            tuple accepts any model.
+        api_key: the only key that is accepted. A request with any other key gets a 401. `None`
+            accepts any key, or none at all.
+        tier: 1 to 5, sets both quotas as in `TIERS`. A quota that is given explicitly wins.
+        requests_per_minute: the request quota; `None` if there is none.
+        tokens_per_minute: the token quota; `None` if there is none. A request is charged
+            UTF-8 bytes / 4, as OpenAI's limiter does.
         bucket_seconds: how many seconds of quota can be saved up. Buckets start full and refill
-            continuously. 1.0 is a limiter that applies 60 a minute as 1 a second.
-        fixed_window_seconds: count the quota in windows of this length instead, of which each
-            allows its share of a minute. The first begins with the first request that is held
-            against the quota; the true wait of a refused request is until its window ends.
-            `bucket_seconds` has no effect then. None is a bucket.
-        used_of: what a 429 counts as `Used`. "minute" adds what the minute's limit has more than
-            the bucket, so that (Used + Requested - Limit) * 60 / Limit is a bucket's true wait.
-            "bucket" leaves that out, so that Used + Requested may be below Limit.
+            continuously. With 1.0 the limiter applies 60 per minute as 1 per second.
+        fixed_window_seconds: count the quota in windows of this length, each of which allows its
+            share of a minute. The first window begins with the first request that is checked
+            against the quota. A refused request has to wait until its window ends.
+            `bucket_seconds` has no effect then. `None` uses a bucket.
+        used_of: what a 429 reports as `Used`. "minute" adds the difference between the limit per
+            minute and the bucket's capacity, so that (Used + Requested - Limit) * 60 / Limit is
+            the true wait for a bucket. "bucket" leaves that difference out, so that
+            Used + Requested may be below Limit.
         refused_share: share of its cost, 0 to 1, that a request refused for quota is charged.
-        rate_limit_headers: send x-ratelimit-* where there are quotas, on 200 and 429.
-        refusal_hint: how a 429 that can be waited for says how long. "exact" is retry-after-ms,
-            retry-after and the text; "text" is the text alone. The others say nothing in the
-            text: "zero" is `Retry-After: 0`, "date" is Retry-After with an HTTP date, "none" is
-            nothing at all.
-        error_details: False is a gateway's bare 429, without a number or a reason in its body.
-        latency: scale of the latency; 0 answers at once. At 1 the server takes
-            (80 ms + 7 ms a kilotoken) * lognormal(0, 0.85), the network 40 to 150 ms, a new
-            connection 300 ms more: a fit to public recordings of OpenAI's endpoint.
+        rate_limit_headers: send x-ratelimit-* headers on 200 and 429, if there are quotas.
+        refusal_hint: how a 429 announces the wait, if waiting helps. "exact" sends
+            retry-after-ms, retry-after and the wait in the message; "text" only the message. The
+            other hints leave the wait out of the message. "zero" sends `Retry-After: 0`, "date"
+            sends Retry-After with an HTTP date, and "none" sends nothing.
+        error_details: False sends a gateway's bare 429, with no number or reason in its body.
+        latency: factor on the latency; 0 answers at once. At 1 the server takes
+            (80 ms + 7 ms per kilotoken) * lognormal(0, 0.85), the network 40 to 150 ms, and a new
+            connection 300 ms more. These figures are fitted to public recordings of OpenAI's
+            endpoint.
         stall_probability: share of requests that take `stall_factor` times as long.
-        stall_factor: on all of the latency.
-        slow_periods: (start, seconds, factor on the latency) each. Starts are in seconds since
-            the first request. A request has the factor of the moment it arrives; those of
-            periods at the same time multiply.
-        workers: how many requests are computed at a time. The others wait in a queue, first in,
-            first out. None computes all of them at once.
-        seconds_per_request: computing time of any request, beside its latency.
-        seconds_per_text: computing time of each of its texts on top.
-        notices_leaving: True skips requests whose client has gone while they were in the queue.
-            False computes them all the same. What a worker has begun, it always ends.
-        max_in_flight: a proxy before the server refuses more requests at a time than this with
-            an HTML page, at once and without a hint, as nginx's limit_conn does. A request
-            counts until it is answered or its client has gone. None is no limit.
+        stall_factor: factor on the whole latency of a stalled request.
+        slow_periods: one (start, seconds, factor on the latency) per period. Starts are in seconds
+            since the first request. The time of a request's arrival decides its factor. The
+            factors of overlapping periods multiply.
+        workers: how many requests are computed at the same time. Further requests wait in a
+            first-in, first-out queue. `None` computes all requests at once.
+        seconds_per_request: computing time of every request, in addition to its latency.
+        seconds_per_text: additional computing time for each text of the request.
+        notices_leaving: True skips a queued request whose client has disconnected. False computes
+            it anyway. A worker always finishes a request that it has started.
+        max_in_flight: how many requests a proxy in front of the server admits at the same time.
+            The proxy refuses further requests at once with an HTML page and without a hint, as
+            nginx's limit_conn does. A request counts until it is answered or its client has
+            disconnected. `None` if there is no limit.
         busy_status: the status of that page, 429 or 503.
-        outages: (start, seconds) of each time that the endpoint is away. Starts are in seconds
-            since the first request.
-        outage: what it does while it is away. "reset" ends connections without an answer, also
-            those of requests in flight at its start. "503" is a proxy's HTML page, also for
-            those. "hang" lets all of them wait until it is back, and answers then.
-        max_inputs: inputs a request.
-        max_tokens_per_input: true tokens (cl100k_base).
-        max_tokens_per_request: as counted by `request_tokens_by`.
-        request_tokens_by: "tokens" are true tokens, "bytes" are UTF-8 bytes / 4, rounded up.
-        max_body_bytes: longer requests are answered with 413; None is no limit.
-        text_limit_words: the message of the 400 for more than `max_inputs`, in place of the
-            provider's. None is the provider's.
-        refuse_marker: a text that contains it makes its whole request an error that does not say
-            which text it was.
-        marker_status: the status of that error, 400 to 599. 400 is a content filter's refusal;
-            500 is a text that always crashes the server.
-        firewall_marker: a text that contains it makes its whole request a 403 with an HTML page,
-            as a web application firewall does, that does not say which text it was.
-        base64: False answers with floats also where base64 was asked for.
+        outages: (start, seconds) of each outage of the endpoint. Starts are in seconds since the
+            first request.
+        outage: what happens during an outage. "reset" ends connections without an answer,
+            including those of requests in flight when the outage starts. "503" answers all of
+            these requests with a proxy's HTML page. "hang" keeps them waiting until the outage is
+            over and answers them then.
+        max_inputs: maximum number of inputs in a request.
+        max_tokens_per_input: maximum number of true tokens (cl100k_base) in one input.
+        max_tokens_per_request: maximum number of tokens in a request, counted as
+            `request_tokens_by` specifies.
+        request_tokens_by: "tokens" counts true tokens, "bytes" counts UTF-8 bytes / 4, rounded up.
+        max_body_bytes: requests with a longer body get a 413; `None` if there is no limit.
+        text_limit_words: the message of the 400 for more than `max_inputs` inputs. `None` uses the
+            provider's message.
+        refuse_marker: a request with a text that contains this marker fails as a whole. The error
+            does not say which text caused it.
+        marker_status: the status of that error, 400 to 599. 400 imitates a content filter; 500
+            imitates a text that always crashes the server.
+        firewall_marker: a request with a text that contains this marker gets a 403 with an HTML
+            page, as from a web application firewall. The page does not say which text caused it.
+        base64: False answers with floats even if the request asks for base64.
         token_arrays: False answers inputs of token ids with 422.
         index: False leaves `index` out of every item.
         usage: False leaves `usage` out of the answer.
         honour_dimensions: False ignores the request's `dimensions`.
-        faults: name -> probability, drawn for each request. The names are in `FAULTS`, and
+        faults: name -> probability, drawn for each request. The names are those in `FAULTS`, and
             "status_400" to "status_599" for plain JSON errors with any other status.
-        script: a fault's name or "ok" for each of the first requests, in order of arrival;
-            after it the probabilities apply.
+        script: a fault's name or "ok" for each of the first requests, in order of arrival. The
+            probabilities in `faults` apply to all later requests.
         hang_seconds: how long a hanging request is kept open before its connection is closed.
-        drip_seconds: between two bytes of a dripping answer.
-        retry_after: seconds told in every 429 that tells any, also where the true wait is
-            another.
-        vector_cache: keep what was computed for a text, so that the same texts cost next to
-            nothing the next time (8 KB a text at 1,536 dimensions).
-        batch_api: files and batches; see `BatchApi`.
-        seed: of everything random. The same seed gives the n-th request the same luck.
+        drip_seconds: seconds between two bytes of a dripping answer.
+        retry_after: seconds that 429s announce in place of the true wait, in the form that
+            `refusal_hint` sets. `None` announces the true wait.
+        vector_cache: keep what was computed for a text, so that repeated texts cost next to
+            nothing (8 KB per text at 1,536 dimensions).
+        batch_api: options of files and batches; see `BatchApi`.
+        seed: seed of all random draws. With the same seed, the n-th request always draws the same
+            latency and faults.
 
     Raises:
         ValueError: a value is out of its range or of the wrong type, or a fault is unknown.
@@ -321,7 +331,7 @@ class Scenario:
 
     @property
     def quotas(self) -> tuple[int | None, int | None]:
-        """Requests and tokens a minute, from the tier where they are not given themselves."""
+        """The quotas of requests and tokens per minute; the tier sets those not given."""
         requests, tokens = TIERS[self.tier] if self.tier is not None else (None, None)
         return (
             requests if self.requests_per_minute is None else self.requests_per_minute,
@@ -330,7 +340,7 @@ class Scenario:
 
     @property
     def queue(self) -> int | None:
-        """Tokens that may be enqueued in batches, from the tier where it is not given itself."""
+        """How many tokens may be enqueued in batches; the tier sets it unless given explicitly."""
         given = self.batch_api.max_enqueued_tokens
         return QUEUES.get(self.tier or 0) if given is None else given
 
@@ -343,7 +353,8 @@ class Scenario:
         """Read a scenario from a JSON object of its options; those left out keep their defaults.
 
         Raises:
-            ValueError: not a JSON object, an unknown option, or a value that is not allowed.
+            ValueError: `text` is not a JSON object, an option is unknown, or a value is not
+                allowed.
 
         """
         options: Any = json.loads(text)
@@ -360,21 +371,22 @@ class Scenario:
 
 
 def status_of(fault: str) -> int | None:
-    """Return the status of a fault like "status_424"; None where it has another kind of name."""
+    """Return the status of a fault like "status_424"; `None` for a fault with any other name."""
     match = _STATUS.fullmatch(str(fault))
     return int(match[1]) if match else None
 
 
 def is_refusal(fault: str) -> bool:
-    """Return whether this fault takes the place of an answer."""
+    """Return whether this fault replaces an answer."""
     return fault in REFUSALS or status_of(fault) is not None
 
 
 def _tuples(name: str, value: Any) -> tuple[tuple[float, ...], ...]:
-    """Return lists of lists, as JSON has them, as tuples of numbers that are in range.
+    """Return an option's lists of lists, as read from JSON, as tuples of tuples of numbers.
 
     Raises:
-        ValueError: not such tuples, a number below 0 or not finite, or no seconds.
+        ValueError: the value has another shape, a number is negative or not finite, or a period
+            lasts 0 seconds.
 
     """
     parts = _PERIODS[name]

@@ -1,12 +1,12 @@
-"""Embeddings without a model: hashed words, so that texts that share words lie close together.
+"""Embeddings without a model: words are hashed, so that texts with common words lie close together.
 
-A text has some eighty words, so its vector would be zeros but for some eighty numbers. A real one
-has no zeros, takes five times as many characters as JSON, and its floats need all their digits.
-So the vectors are rotated at the end, which leaves every angle between them as it was.
+A text has some eighty words, so all but some eighty numbers of its vector would be zero. A real
+vector has no zeros, takes five times as many characters as JSON, and its floats need all their
+digits. A final rotation makes the vectors look like that and keeps every angle between them.
 
-All is made of integers and of single additions, divisions and square roots in an order that is
-fixed. IEEE 754 rounds those the same way everywhere, so a text has the same vector, bit for bit,
-on every machine, in every process, and whatever else is in its batch.
+The computation uses only integers and single additions, divisions and square roots, in a fixed
+order. IEEE 754 rounds these the same way everywhere. A text therefore has the same vector, bit for
+bit, on every machine, in every process, and whatever other texts are in its batch.
 """
 
 import hashlib
@@ -16,40 +16,40 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# A word counts by its length in bytes, up to this many: long words are rare words, and a rare
-# word says more about a text than "the". A stand-in for document frequencies, which a server
-# that sees one text at a time cannot know.
+# A word's weight is its length in bytes, up to this many. Long words are rare, and a rare word says
+# more about a text than "the". The length stands in for document frequencies, which a server that
+# sees one text at a time cannot know.
 _LONGEST_WEIGHT = 12
 
-# Words weigh multiples of this even number, and the fingerprint is an odd number of odd weights
-# below it. So the fingerprint is small beside the words, and their sum can never cancel to zero.
+# The weights of words are multiples of this even number. The fingerprint is an odd number of odd
+# weights below it. So the fingerprint is small next to the words, and a row never cancels to zero.
 _WORD_UNIT = 64
 _FINGERPRINT_SIZE = 7
 
-# Any odd multiplier has an inverse modulo 2**64, so no byte of a long word is ever lost.
+# An odd multiplier has an inverse modulo 2**64, so every byte of a long word affects its hash.
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
-# Rows rotated at a time: 800 KB at 1,536 dimensions, which stays in the processor's cache.
+# Rows rotated at a time. At 1,536 dimensions they take 800 KB and fit the processor's cache.
 _ROTATED_ROWS = 128
 
 _IS_WORD = np.zeros(256, dtype=np.bool_)
 _IS_WORD[[*b"abcdefghijklmnopqrstuvwxyz0123456789"]] = True
-_IS_WORD[128:] = True  # every letter outside ASCII is made of such bytes
+_IS_WORD[128:] = True  # in UTF-8, every character outside ASCII consists of such bytes
 
 
 def vectors(texts: Sequence[str], dimensions: int) -> NDArray[np.float32]:
-    """Embed texts by the words they hold.
+    """Embed texts by the words that they contain.
 
-    Lower-case words are hashed with a sign into the dimensions, each counting by the square root
-    of how often it occurs. A small fingerprint of the whole text is added, so that texts with the
-    same words in another order, case or punctuation still differ.
+    Each lower-case word is hashed to a dimension and a sign, and counts by the square root of how
+    often it occurs. A small fingerprint of the whole text is added, so that texts with the same
+    words in another order, case or punctuation still differ.
 
     Args:
-        texts: any strings, also empty ones.
+        texts: any strings; they may be empty.
         dimensions: the width of a vector, at least 1.
 
     Returns:
-        float32, shape (len(texts), dimensions), every row of unit length and never NaN.
+        Vectors as float32 of shape (len(texts), dimensions). Every row has unit length and no NaN.
     """
     count = len(texts)
     sums = np.zeros(count * dimensions, dtype=np.int64)
@@ -57,7 +57,7 @@ def vectors(texts: Sequence[str], dimensions: int) -> NDArray[np.float32]:
         _add_words(sums, texts, dimensions)
         _add_fingerprints(sums, texts, dimensions)
 
-    # Few of the sums are not zero: work on those only.
+    # Few of the sums are nonzero, so work on those alone.
     places = np.flatnonzero(sums)
     found = sums[places]
     weights = np.abs(found)
@@ -74,7 +74,7 @@ def vectors(texts: Sequence[str], dimensions: int) -> NDArray[np.float32]:
 def _add_words(sums: NDArray[np.int64], texts: Sequence[str], dimensions: int) -> None:
     """Add every word of every text to its row and column of `sums`."""
     lowered = [text.lower().encode("utf-8", "surrogatepass") for text in texts]
-    # One separator before each text: no word spans two texts, and none starts at byte zero.
+    # A space before each text, so that no word spans two texts and none starts at byte 0.
     data = np.frombuffer(b" " + b" ".join(lowered) + b" ", dtype=np.uint8)
     is_word = _IS_WORD[data]
     edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1
@@ -83,7 +83,8 @@ def _add_words(sums: NDArray[np.int64], texts: Sequence[str], dimensions: int) -
         return
     lengths = ends - starts
 
-    # The polynomial hash of a word: byte * BASE**position, summed modulo 2**64.
+    # The polynomial hash of a word is the sum of byte * BASE**position modulo 2**64, where
+    # positions start at 1.
     inside = np.flatnonzero(is_word)
     first = np.cumsum(lengths) - lengths  # where each word starts among the word bytes
     position = np.arange(inside.size) - np.repeat(first, lengths)
@@ -100,7 +101,7 @@ def _add_words(sums: NDArray[np.int64], texts: Sequence[str], dimensions: int) -
 
 
 def _add_fingerprints(sums: NDArray[np.int64], texts: Sequence[str], dimensions: int) -> None:
-    """Add to each row what only this very text has: odd weights from a digest of its bytes."""
+    """Add the fingerprint of each text to its row: odd weights from a digest of its bytes."""
     size = 8 * _FINGERPRINT_SIZE
     digests = b"".join(
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
@@ -117,8 +118,8 @@ def _add_fingerprints(sums: NDArray[np.int64], texts: Sequence[str], dimensions:
 def _rotate(matrix: NDArray[np.float32]) -> None:
     """Rotate every row in place by Walsh-Hadamard transforms.
 
-    One transform takes a power of two of columns, so a width is cut into such: 1,536 into 1,024
-    and 512.
+    A transform needs a power of two of columns, so other widths are cut into powers of two, such
+    as 1,536 into 1,024 and 512.
     """
     count, dimensions = matrix.shape
     sizes = [1 << bit for bit in reversed(range(dimensions.bit_length())) if dimensions >> bit & 1]
@@ -146,7 +147,7 @@ def _transform(columns: NDArray[np.float32]) -> None:
 
 
 def _mix(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread the hashes over all 64 bits (the finaliser of SplitMix64)."""
+    """Spread the hashes over all 64 bits, with the finaliser of SplitMix64."""
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return hashes ^ (hashes >> np.uint64(31))

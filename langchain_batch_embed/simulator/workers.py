@@ -1,4 +1,4 @@
-"""The timetable of a server's workers; it is given the time and never waits."""
+"""The timetable of a server's workers; callers pass in the time, and nothing here waits."""
 
 import heapq
 import math
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(kw_only=True, eq=False)
 class Job:
-    """One request's computing: when it entered the queue, and when it starts and ends by plan."""
+    """The computation of one request: when it entered the queue, and its planned start and end."""
 
     entered: float
     seconds: float
@@ -15,17 +15,17 @@ class Job:
     end: float = math.inf
 
     def is_queued(self, now: float) -> bool:
-        """Return whether no worker has started on it."""
+        """Return whether no worker has started on the job yet."""
         return self.start > now
 
 
 class Workers:
-    """A first-in, first-out queue before a number of workers, each with one request at a time.
+    """A first-in, first-out queue for workers, each of which computes one request at a time.
 
     Args:
-        count: None is a worker for every request.
-        seconds_per_request: time that any request takes.
-        seconds_per_text: time that each of its texts takes on top.
+        count: number of workers; `None` gives every request its own worker.
+        seconds_per_request: time that every request takes.
+        seconds_per_text: additional time for each text of the request.
 
     """
 
@@ -38,24 +38,24 @@ class Workers:
         self._jobs: list[Job] = []  # queued and running, in order of arrival
 
     def seconds(self, texts: int) -> float:
-        """Return how long a worker computes this many texts."""
+        """Return the seconds that a worker takes for a request with this many texts."""
         return self._seconds_per_request + self._seconds_per_text * texts
 
     def enter(self, texts: int, now: float) -> Job:
-        """Queue a request; `now` is in seconds of any one clock."""
+        """Queue a request; `now` is in seconds, always of the same clock."""
         job = Job(entered=now, seconds=self.seconds(texts))
         self._jobs.append(job)
         self._plan(now)
         return job
 
     def remove(self, job: Job, now: float) -> None:
-        """Take a request out of the queue or off its worker; those behind it move up."""
+        """Remove a request from the queue or from its worker; the requests behind it move up."""
         if job in self._jobs:
             self._jobs.remove(job)
         self._plan(now)
 
     def _plan(self, now: float) -> None:
-        """Set start and end of every job that no worker has started on."""
+        """Plan the start and end of every job that no worker has started on."""
         self._jobs = [job for job in self._jobs if job.end > now]
         queued = [job for job in self._jobs if job.is_queued(now)]
         count = len(self._jobs) if self._count is None else self._count

@@ -1,1 +1,1 @@
-"""Many documents into a vector store."""
+"""Writes any number of documents into a vector store."""

@@ -1,7 +1,7 @@
-"""Reads and embeds ahead of the store, no further than is allowed and than has proved to be of use.
+"""Reads and embeds documents ahead of the store, up to a limit.
 
-Until the store has taken something, only a few texts are paid for: a wrong table is noticed before
-thousands are.
+Until the store has accepted something, only a few texts are embedded, so that a wrong table is
+noticed before thousands of texts are paid for.
 """
 
 import threading
@@ -15,12 +15,13 @@ from langchain_batch_embed.stores.documents import Item, Reader
 __all__ = ["Ahead", "Batch"]
 
 LEAST = 32
-"""Documents that are worth a call of the store while the rest of their batch is on its way. A store
-that is slower than the embedding then waits as little as possible. During a call more vectors
-arrive, so calls stay small only while the store is faster."""
+"""Documents that are worth a call to the store while the rest of their batch is being embedded. A
+store that is slower than the embedding then waits as little as possible. More vectors arrive during
+a call, so calls stay small only while the store is the faster one."""
 
 FIRST = 100
-"""Texts that are embedded ahead until the store has taken one: one request to most providers."""
+"""Texts to embed ahead until the store has accepted one. Most providers take them in one
+request."""
 
 Complete = Callable[[Sequence[str]], Mapping[int, BaseException]]
 
@@ -29,11 +30,11 @@ class Batch:
     """The next documents for the store.
 
     Attributes:
-        items: all of them.
-        good: those with a vector.
-        failed: those without, and why.
-        is_whole: whether they are a batch of their own; else others of it were handed out before,
-            or are on their way.
+        items: all its documents.
+        good: documents that have a vector.
+        failed: documents that have none, each with its error.
+        is_whole: whether these are all documents of their batch. If not, others were handed out
+            before, or are still being embedded.
     """
 
     def __init__(
@@ -46,15 +47,15 @@ class Batch:
 
 
 class Ahead:
-    """The documents that are read and not written yet.
+    """The documents that were read and are not written yet.
 
     Args:
-        reader: reads them.
-        prefetch: embeds them, and keeps vectors until they are released.
+        reader: reads the documents.
+        prefetch: embeds their texts, and keeps the vectors until they are released.
         complete: waits for the vectors of some texts in the prefetch; returns the positions that
-            failed, and why.
-        most: documents that are read ahead.
-        cancelled: set, with a `wake`, to stop from another thread.
+            failed, with their errors.
+        most: largest number of documents to read ahead.
+        cancelled: set it, and call `wake`, to stop from another thread.
     """
 
     def __init__(
@@ -77,8 +78,8 @@ class Ahead:
         self._kept = 0
 
     def read(self) -> bool:
-        """Read on; return whether there is anything to write."""
-        # A full run of the prefetch at a time, not a small run for each batch.
+        """Read more documents; return whether there are any to write."""
+        # Announce enough for a full run of the prefetch, instead of a small run for each batch.
         step = max(1, self._most // RUNS)
         while self._most - len(self._queue) >= step:
             items = self._reader.next(step)
@@ -89,16 +90,16 @@ class Ahead:
         return bool(self._queue)
 
     def go_on(self) -> None:
-        """Embed as far ahead as is allowed: the store has taken something."""
+        """Embed as far ahead as allowed, because the store has accepted something."""
         if not self._is_proven:
             self._is_proven = True
             self._prefetch.go_ahead()
 
     def next(self, size: int) -> Batch:
-        """Wait for vectors, and return the next documents that are worth a call of the store.
+        """Wait for vectors, and return the next documents that are worth a call to the store.
 
         Args:
-            size: documents of a batch. One that cannot be had at once is handed out in parts.
+            size: documents in a batch. A batch that is not ready at once is handed out in parts.
         """
         rest = size - self._handed_out % size
         most = rest if self._is_proven else min(rest, FIRST)
@@ -111,11 +112,12 @@ class Ahead:
         return Batch(items, failed, is_whole=from_start and (count == most or not self._queue))
 
     def release(self, items: Sequence[Item], *, lost: Sequence[int] = ()) -> None:
-        """Drop the vectors of documents that are written, or have failed.
+        """Drop the vectors of documents that were written or have failed.
 
         Args:
             items: the documents.
-            lost: positions of those that the store has refused; somebody will try them again.
+            lost: positions of documents that the store refused. Their vectors are kept elsewhere,
+                up to a limit, because the user will try to write them again.
         """
         if lost and self._kept < self._most:
             self._kept += len(lost)

@@ -1,4 +1,4 @@
-"""How a store's methods are called: directly, or awaited in the event loop of the caller."""
+"""Calls a store's methods, directly or awaited in the caller's event loop."""
 
 import asyncio
 import concurrent.futures
@@ -13,7 +13,7 @@ __all__ = ["StoreCalls", "run_in_loop"]
 _T = TypeVar("_T")
 
 POLL = 1.0
-"""Seconds between looks at a loop that may have ended, and with it what is waited for."""
+"""Seconds between checks of whether the loop, and with it the awaited coroutine, has ended."""
 
 
 class StoreCalls:
@@ -21,7 +21,7 @@ class StoreCalls:
 
     Args:
         store: the vector store.
-        wait: runs a coroutine in an event loop, and returns its result; `None`: call the store's
+        wait: runs a coroutine in an event loop and returns its result; `None` calls the store's
             ordinary methods.
     """
 
@@ -30,7 +30,7 @@ class StoreCalls:
         self._wait = wait
 
     def add(self, documents: list[Document], ids: list[Any] | None) -> Any:
-        """Add documents; return what the store returns, its ids."""
+        """Add documents; return what the store returns, usually the ids of the rows."""
         options: dict[str, Any] = {} if ids is None else {"ids": ids}
         return self._call("add_documents", documents, **options)
 
@@ -39,7 +39,7 @@ class StoreCalls:
         return self._call("delete", ids=ids)
 
     def get_by_ids(self, ids: list[Any]) -> list[Document]:
-        """Return the documents that are there under these ids."""
+        """Return the documents that the store holds under these ids."""
         found: list[Document] = self._call("get_by_ids", ids)
         return found
 
@@ -52,15 +52,15 @@ class StoreCalls:
 def run_in_loop(
     loop: asyncio.AbstractEventLoop, cancelled: threading.Event
 ) -> Callable[[Coroutine[Any, Any, _T]], _T]:
-    """Return a function that runs a coroutine in a loop, and waits for it in another thread.
+    """Return a function that runs a coroutine in a loop and waits for it in the calling thread.
 
     Args:
-        loop: the loop, which must not be the one of the thread that waits.
-        cancelled: whether the result is still wanted; what is running is not stopped.
+        loop: the loop, which must not be that of the calling thread.
+        cancelled: set when no result is wanted any more; a running coroutine is not stopped.
     """
 
     def wait(coroutine: Coroutine[Any, Any, _T]) -> _T:
-        if cancelled.is_set():  # the loop may end before it would run
+        if cancelled.is_set():  # the loop may end before the coroutine runs
             coroutine.close()
             raise asyncio.CancelledError
         try:
@@ -74,7 +74,7 @@ def run_in_loop(
             except concurrent.futures.CancelledError as error:
                 raise asyncio.CancelledError from error
             except TimeoutError:
-                if future.done():  # the coroutine's own
+                if future.done():  # the coroutine itself timed out
                     raise
                 if loop.is_closed() or (cancelled.is_set() and not loop.is_running()):
                     raise asyncio.CancelledError from None

@@ -25,13 +25,13 @@ __all__ = [
 ]
 
 Ids = Iterable[str] | Literal["content"] | None
-"""The ids that a user gives; `"content"`: made of text and metadata."""
+"""The ids that the user gives; `"content"` generates them from text and metadata."""
 
 Take = Callable[[int], tuple[list[object], Exception | None]]
-"""Returns the next documents, at most this many, and what stopped their iterator."""
+"""Returns at most this many further documents, and the error that stopped their iterator."""
 
 _NAMESPACE: Final = uuid.UUID("6f0d3c1e-6a51-5b0c-9d5e-3f6a8f1c2b47")
-"""Any fixed value will do: the ids of `content_id` are unique to this package."""
+"""Keeps the ids of `content_id` apart from all other UUIDs. Any fixed value would do."""
 
 _END: Final = object()
 
@@ -41,10 +41,10 @@ class Item:
     """A document on its way into the store.
 
     Attributes:
-        index: its position among the documents that were given.
-        document: itself.
-        id: its id, if it has one.
-        made: whether the id was made here, from text and metadata.
+        index: its position among the documents that the user gave.
+        document: the document itself.
+        id: its id, or `None` if it has none.
+        made: whether this package generated the id, from text and metadata.
     """
 
     index: int
@@ -54,21 +54,22 @@ class Item:
 
 
 class Reader:
-    """Reads documents with their ids: those given, else their own, else those made of the content.
+    """Reads documents and gives them ids: the user's, else the document's own, else generated ones.
 
-    An id of the content is the same in each run, so that a second run replaces rows where the store
-    replaces rows by id. Of documents that are equal, each has its own.
+    A generated id depends on the content, so it is the same in each run. If the store replaces rows
+    by id, a second run replaces the rows of the first. Equal documents get different ids, except
+    with `ids="content"`, which gives every document the id of its content.
 
     Args:
         take: returns the next documents.
         ids: what the user gave.
-        make_ids: make ids for documents that have none.
-        place: where in a database the store keeps its rows; part of each id that is made, because
-            PGVector's ids are unique in all its collections together.
+        make_ids: whether to generate ids for documents that have none.
+        place: the table or collection of the store. It is part of each generated id, because
+            PGVector's ids must be unique across all its collections.
 
     Attributes:
-        broken: what the documents or their ids raised.
-        count: documents read.
+        broken: the error that the documents or their ids raised, or `None`.
+        count: documents read so far.
     """
 
     def __init__(self, take: Take, ids: Ids, *, make_ids: bool, place: str) -> None:
@@ -79,20 +80,20 @@ class Reader:
         self._ids: Iterator[str] | None = None if ids is None or isinstance(ids, str) else iter(ids)
         self._make_ids = make_ids
         self._place = place
-        self._copies: dict[int, int] = {}  # by half of an id: how many documents have that content
+        self._copies: dict[int, int] = {}  # documents with the same content, by half of their id
 
     def next(self, count: int) -> list[Item]:
-        """Return the next documents; fewer at the end, and before an error."""
+        """Return the next `count` documents, or fewer at the end and before an error."""
         items: list[Item] = []
         if self.broken is None:
             documents, self.broken = self._take(count)
             at_end = len(documents) < count and self.broken is None
             try:
                 for document in documents:
-                    items.append(self._item(document))  # noqa: PERF401  # what came before is good
+                    items.append(self._item(document))  # noqa: PERF401  # keep what came before
                 if at_end and self._ids is not None and next(self._ids, _END) is not _END:
                     raise _uneven(self.count, "documents")
-            except Exception as error:  # noqa: BLE001  # whatever a generator of the user's raises
+            except Exception as error:  # noqa: BLE001  # a generator can raise anything
                 self.broken = error
         return items
 
@@ -121,20 +122,21 @@ class Reader:
 
 
 def content_id(document: Document, place: str) -> str:
-    """Return an id, a UUID, that depends only on text, metadata and place."""
+    """Return a UUID that depends only on text, metadata and place."""
     try:
         metadata = json.dumps(document.metadata, sort_keys=True, default=str)
-    except (TypeError, ValueError):  # keys of several types, or a circle
+    except (TypeError, ValueError):  # keys of mixed types, or a circular reference
         metadata = repr(document.metadata)
     name = json.dumps([place, document.page_content, metadata])
     return str(uuid.uuid5(_NAMESPACE, name))
 
 
 def check_ids(documents: object, ids: Ids) -> None:
-    """Refuse ids that cannot go with the documents, before anything is stored.
+    """Check that the ids fit the documents, before anything is stored.
 
     Raises:
-        OptionError: there are not as many ids as documents, where both have a length.
+        OptionError: `ids` is neither an iterable nor `"content"`, or both have a length and there
+            are not as many ids as documents.
     """
     if isinstance(ids, str):
         if ids != "content":
@@ -147,10 +149,10 @@ def check_ids(documents: object, ids: Ids) -> None:
 
 
 def take_from(documents: Iterable[object]) -> Take:
-    """Read from any iterable.
+    """Return a function that reads from an iterable.
 
     Raises:
-        InputTypeError: it is none.
+        InputTypeError: `documents` is not an iterable.
     """
     if not isinstance(documents, Iterable):
         raise InputTypeError(f"ingest takes an iterable of documents, not {_kind(documents)}")
@@ -159,9 +161,9 @@ def take_from(documents: Iterable[object]) -> Take:
     def take(count: int) -> tuple[list[object], Exception | None]:
         found: list[object] = []
         try:
-            for document in islice(iterator, count):  # one by one: what came before is good
+            for document in islice(iterator, count):  # one by one, to keep those before an error
                 found.append(document)  # noqa: PERF402
-        except Exception as error:  # noqa: BLE001  # whatever a generator of the user's raises
+        except Exception as error:  # noqa: BLE001  # a generator can raise anything
             return found, error
         return found, None
 
@@ -169,11 +171,11 @@ def take_from(documents: Iterable[object]) -> Take:
 
 
 def take_from_async(documents: AsyncIterable[object], wait: Callable[[Any], Any]) -> Take:
-    """Read from an asynchronous iterable.
+    """Return a function that reads from an asynchronous iterable.
 
     Args:
         documents: the iterable.
-        wait: runs a coroutine in the event loop, and returns its result.
+        wait: runs a coroutine in the event loop and returns its result.
     """
     iterator = aiter(documents)
 
@@ -193,7 +195,7 @@ def take_from_async(documents: AsyncIterable[object], wait: Callable[[Any], Any]
             return wait(read(count, iterator)), None
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001  # whatever a generator of the user's raises
+        except Exception as error:  # noqa: BLE001  # a generator can raise anything
             return list(found), error
 
     return take

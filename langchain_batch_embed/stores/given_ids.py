@@ -1,4 +1,7 @@
-"""Which ids a store is given, and whether it keeps them. Pure."""
+"""Decides which ids to pass to a store, and finds out whether it keeps them.
+
+Pure bookkeeping: no clock, thread or I/O.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -11,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 class GivenIds:
-    """The ids of documents, as far as the store takes them.
+    """The ids that are passed to a store.
 
     Args:
-        takes: whether the store replaces rows by id, as its signatures have it.
-        passes: whether the user gave ids, which are passed in any case.
+        takes: whether the store replaces rows by id, judging by its class.
+        passes: whether the user gave ids, which are always passed.
 
     Attributes:
         are_kept: whether the store keeps the ids that it is given.
@@ -27,20 +30,20 @@ class GivenIds:
         self._passes = passes
 
     def of(self, items: Sequence[Item], *, made: bool = True) -> list[str | None] | None:
-        """Return the ids for a call; `None`: the documents' own ids, if they have any.
+        """Return the ids to pass in a call; with `None` the store sees only the documents' own ids.
 
         Args:
             items: the documents.
-            made: pass ids that were made here, if the store takes any.
+            made: whether to pass ids that this package generated, if the store takes any.
         """
         passes = self._passes or (self._takes_made and made)
         return [item.id for item in items] if passes else None
 
     def last_of_each(self, items: Sequence[Item]) -> tuple[Sequence[Item], list[Item]]:
-        """Part the documents whose ids come again later from the others.
+        """Separate the documents whose ids occur again later from the others.
 
         Returns:
-            The documents that stay, and those that a later one replaces.
+            The documents to write, and those that a later one replaces.
         """
         if not self.are_kept:
             return items, []
@@ -52,11 +55,11 @@ class GivenIds:
         return kept, [item for item in items if item.index not in indices]
 
     def may_be_refused(self, item: Item) -> bool:
-        """Tell whether the id that was made for a document may be why it is refused."""
+        """Return whether the store may have refused a document because of its generated id."""
         return item.made and self._takes_made and not self._passes
 
     def are_refused(self) -> None:
-        """Note that the store takes no ids that are made here: those of its table are numbers."""
+        """Record that the store refuses generated ids, because its table uses numbers as ids."""
         self.are_kept = self._takes_made = False
         logger.warning(
             "the store refuses ids that are UUIDs, so rows are added without: "
@@ -64,23 +67,23 @@ class GivenIds:
         )
 
     def names(self, items: Sequence[Item], returned: Sequence[str] | None) -> list[str]:
-        """Return the names of rows that a call has stored.
+        """Return the ids of the rows that a call has stored, if they are known.
 
         Args:
             items: the documents of the call.
-            returned: what the store returned; `None`: nothing.
+            returned: the ids that the store returned; `None` if it returned nothing.
         """
         if returned is not None:
             return list(returned[: len(items)])
         return [item.id for item in items if item.id is not None] if self._takes_made else []
 
     def compare(self, items: Sequence[Item], returned: Sequence[str]) -> None:
-        """Find out from the ids that a store returns whether it keeps those that it is given."""
+        """Find out from the ids that the store returned whether it keeps the ids it receives."""
         given = {_plain(item.id) for item in items if item.id is not None}
         names = [_plain(name) for name in returned]
         if not self.are_kept or len(given) < len(items) or not names:
             return
-        # Redis puts the name of its index before them.
+        # Redis puts the name of its index in front of each id.
         if given.isdisjoint(names) and not names[0].endswith(tuple(given)):
             self.are_kept = self._takes_made = False
             logger.warning(
@@ -89,7 +92,7 @@ class GivenIds:
             )
 
     def missing(self, items: Sequence[Item], returned: Sequence[str]) -> list[Item] | None:
-        """Return the documents whose ids a store does not return; `None`: nothing tells which."""
+        """Return the documents whose ids the store did not return; `None` if that is not known."""
         if not self.are_kept or any(item.id is None for item in items):
             return None
         kept = {_plain(name) for name in returned}

@@ -1,10 +1,11 @@
-"""Puts any number of documents into any vector store, while embedding and writing overlap.
+"""Adds any number of documents to any vector store, with embedding and writing overlapped.
 
-The store's own `add_documents` writes. The vectors that it asks for are there already, because the
-next documents are prefetched.
+The store's own `add_documents` writes. The vectors that it asks for have already arrived, because
+the next documents are prefetched.
 
-`documents` reads, `ahead` embeds ahead, `writing` writes, `rows` finds out what became of a call
-that failed, `troubles` what its error means. Here is what holds them together, and when it ends.
+`documents` reads, `ahead` embeds ahead, `writing` writes, `rows` finds out which documents of a
+failed call are stored, and `troubles` interprets its error. This module connects them and decides
+when the ingest ends.
 """
 
 import asyncio
@@ -60,7 +61,7 @@ __all__ = ["ingest"]
 logger = logging.getLogger(__name__)
 
 _OF_THE_TEXT = frozenset({Kind.REFUSED, Kind.TOO_LARGE})
-"""Refusals of a text that say nothing of the next one."""
+"""Refusals of one text that say nothing about the next one."""
 
 
 def ingest(
@@ -81,19 +82,21 @@ def ingest(
     """Add any number of documents to a store; see `BatchEmbeddings.ingest`.
 
     Args:
-        pipeline: embeds.
-        store: whose `add_documents` is called.
-        documents: any iterable; an asynchronous one only with a `loop`.
-        embeddings: the object that the store has to use.
-        ids: one a document; `"content"`: made of text and metadata; `None`: their own, else made.
-        batch_size: documents in one call of the store, at most; `None`: see `batch_size_of`.
-        max_buffered: documents read ahead, at least a batch.
-        show_progress: show a bar that counts documents.
-        patience: seconds for which a store that is away is waited for.
-        draw: a source of random numbers, uniform in 0 to 1.
-        cancelled: set, with a `wake`, to stop after the batch that is being written.
-        loop: the event loop in which the store's `aadd_documents` is awaited, from this thread,
-            which must not be the loop's own; `None`: its `add_documents` is called.
+        pipeline: embeds the texts.
+        store: the store, whose `add_documents` is called.
+        documents: any iterable; an asynchronous one needs a `loop`.
+        embeddings: the object that the store must use.
+        ids: one per document; `"content"` generates them from text and metadata; `None` takes the
+            documents' own, and generates those that are missing.
+        batch_size: largest number of documents in one call to the store; `None` takes that of
+            `batch_size_of`.
+        max_buffered: largest number of documents read ahead; raised to `batch_size` if smaller.
+        show_progress: whether to show a progress bar that counts documents.
+        patience: seconds to wait for a store that is away.
+        draw: a source of random numbers, uniform between 0 and 1.
+        cancelled: set it, and call `wake`, to stop after the batch that is being written.
+        loop: the event loop in which the store's `aadd_documents` is awaited from this thread,
+            which must not be the loop's own; `None` calls the store's `add_documents`.
     """
     check_store(store, embeddings, is_async=loop is not None)
     if batch_size is None:
@@ -156,14 +159,14 @@ def _take(documents: Any, wait: Callable[[Any], Any] | None) -> Take:
 
 
 class Ingestion:
-    """One `ingest` under way.
+    """One running `ingest`.
 
     Args:
         reader: reads the documents.
-        ahead: embeds them ahead.
-        writer: writes them.
+        ahead: embeds the documents ahead.
+        writer: writes the documents.
         now: returns the time in seconds.
-        explain: says what an error of embedding means, and where it was.
+        explain: describes an embedding error, with the server and the model.
     """
 
     def __init__(
@@ -190,13 +193,13 @@ class Ingestion:
         """Write all batches.
 
         Args:
-            progress: called after each batch with its number of documents.
-            cancelled: set to stop after the batch that is being written.
+            progress: called with the number of documents after each batch.
+            cancelled: set it to stop after the batch that is being written.
 
         Raises:
             IngestError: nothing more can be embedded or stored, or nothing was stored at all.
-            asyncio.CancelledError: it was cancelled.
-            Exception: whatever `documents` or `ids` raised, once what was read before is written.
+            asyncio.CancelledError: the ingest was cancelled.
+            Exception: whatever `documents` or `ids` raised, after all that was read is written.
         """
         try:
             while self._ahead.read():
@@ -242,10 +245,10 @@ class Ingestion:
         return len(batch.items)
 
     def _note_whole_batch_failed(self, batch: Batch) -> None:
-        """Stop if the cause is not the documents.
+        """Record that nothing of a whole batch was stored; stop if its documents are not the cause.
 
         Raises:
-            Stop: it is the account, the server, or the store.
+            Stop: the cause is the account, the server or the store.
         """
         streak = self._writer.written.streak
         streak.batch_failed()
@@ -274,7 +277,7 @@ class Ingestion:
 
     def _error(self, why: str, cause: BaseException) -> IngestError:
         failures = self._writer.written.failures
-        # What a store says may hold pieces of documents.
+        # Explain only embedding errors: a store's message may quote documents.
         is_ours = any(root_of([f.error]) is cause and f.stage == "embedding" for f in failures)
         said = self._explain(cause) if is_ours else ""
         return IngestError.because_of(cause, self._report(), why, said)
@@ -282,9 +285,7 @@ class Ingestion:
     def _report(self) -> IngestReport:
         written = self._writer.written
         ids = tuple(written.ids)
-        if (
-            self._writer.ids.are_kept
-        ):  # in different calls the later one has replaced the earlier one
+        if self._writer.ids.are_kept:  # a later call has replaced the row of an earlier one
             ids = tuple(dict.fromkeys(ids))
         twice = len(written.ids) - len(ids)
         return IngestReport(

@@ -1,4 +1,7 @@
-"""The documents of one batch, in parts that a call of the store can take. Pure."""
+"""Splits the documents of one batch into parts that fit into one call to the store.
+
+Pure bookkeeping: no clock, thread or I/O.
+"""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,13 +16,13 @@ __all__ = ["Halved", "Part", "Parts"]
 
 @dataclass(slots=True)
 class Halved:
-    """A call that failed and is written in parts.
+    """A failed call that is written again in parts.
 
     Attributes:
-        size: documents in it.
-        whole: the call that this is a part of.
-        open: parts that are not settled.
-        lost: whether a document of it is lost; if none is, the call was too large.
+        size: number of documents in the call.
+        whole: the halved call that this one was a part of, or `None`.
+        open: parts that are not settled yet.
+        lost: whether one of its documents is lost; if none is, the call was too large.
     """
 
     size: int
@@ -30,13 +33,13 @@ class Halved:
 
 @dataclass(slots=True)
 class Part:
-    """Documents of one call.
+    """The documents of one call.
 
     Attributes:
         items: the documents.
-        tries: calls with just these documents that have failed.
-        trouble: why the last call with these documents has failed; `None`: there was none.
-        whole: the call that this is a part of.
+        tries: failed calls with exactly these documents.
+        trouble: why the last call that held these documents failed; `None` if none has.
+        whole: the halved call that this is a part of, or `None`.
     """
 
     items: Sequence[Item]
@@ -46,7 +49,7 @@ class Part:
 
 
 class Parts:
-    """What is left to write of one batch, in order.
+    """The parts of one batch that are still to be written, in order.
 
     Args:
         size: how many documents the store takes in one call.
@@ -57,14 +60,14 @@ class Parts:
         self._left: deque[Part] = deque()
 
     def begin(self, items: Sequence[Item]) -> None:
-        """Begin with the documents of a batch."""
+        """Start with the documents of a new batch."""
         self._left = deque([Part(items)])
 
     def __iter__(self) -> Iterator[Part]:
         return iter(self._left)
 
     def next(self) -> Part | None:
-        """Return the next part that is small enough for a call; `None`: there is none."""
+        """Return the next part, small enough for one call, or `None` if none is left."""
         while self._left:
             part = self._left.popleft()
             if len(part.items) <= self._size.limit:
@@ -73,22 +76,25 @@ class Parts:
         return None
 
     def put_back(self, part: Part) -> None:
-        """Write a part once more, as the next one."""
+        """Put a part back at the front, to be written once more."""
         self._left.appendleft(part)
 
     def halve(self, part: Part) -> None:
-        """Write a part in two calls, as the next ones."""
+        """Split a part into two halves, and put them at the front."""
         middle = (len(part.items) + 1) // 2
         halved = Halved(len(part.items), part.whole)
         for items in (part.items[middle:], part.items[:middle]):
             self._left.appendleft(Part(items, trouble=part.trouble, whole=halved))
 
     def close(self, part: Part, *, lost: bool) -> None:
-        """Note that a part is settled; a halved call that lost nothing was too large.
+        """Record that a part is settled.
+
+        When all parts of a halved call are settled and none of its documents is lost, the call was
+        too large, so the size of calls is reduced.
 
         Args:
             part: the part.
-            lost: whether a document of it is lost.
+            lost: whether one of its documents is lost.
         """
         halved = part.whole
         while halved is not None:

@@ -1,4 +1,7 @@
-"""How long to wait for a store that is away or busy. Clock, waiting and chance are handed in."""
+"""Decides how long to wait for a store that is away or busy.
+
+The clock, the waiting and the random numbers are passed in.
+"""
 
 import logging
 from collections.abc import Callable
@@ -10,18 +13,18 @@ __all__ = ["Patience"]
 logger = logging.getLogger(__name__)
 
 BACKOFF = Backoff(first=0.25, longest=15.0)
-"""Delays before a call is made again. With the longest, writing goes on within 15 s of the store's
-return."""
+"""Delays before a call is repeated. Even with the longest one, writing resumes within 15 s of the
+store's return."""
 
 
 class Patience:
     """Waits for a store, longer after each failure, up to a limit.
 
     Args:
-        longest: seconds without an answer after which the wait ends.
+        longest: seconds without an answer after which to give up.
         now: returns the time in seconds.
-        pause: waits for some seconds, or until it is cancelled.
-        draw: a source of random numbers, uniform in 0 to 1.
+        pause: waits for a number of seconds, or until the ingest is cancelled.
+        draw: a source of random numbers, uniform between 0 and 1.
     """
 
     def __init__(
@@ -37,17 +40,17 @@ class Patience:
         self._pause = pause
         self._draw = draw
         self._failing_since: float | None = None
-        self._failures = 0  # of calls, in a row
+        self._failures = 0  # failed calls in a row
 
     def answered(self) -> None:
-        """Note that the store has taken something."""
+        """Record that the store accepted a call."""
         self._failing_since, self._failures = None, 0
 
     def is_over(self, error: Exception) -> float | None:
-        """Return the seconds for which the store has been away, if that is long enough.
+        """Return how many seconds the store has been away if the limit is reached, else `None`.
 
         Args:
-            error: of the call that failed now.
+            error: the error of the call that has just failed.
         """
         now = self._now()
         if self._failing_since is None:
@@ -61,10 +64,10 @@ class Patience:
         return away if away >= self._longest else None
 
     def wait(self) -> None:
-        """Wait before a store that is away is called again."""
+        """Wait before the next call to a store that is away."""
         self.wait_after(self._failures)
         self._failures += 1
 
     def wait_after(self, failures: int) -> None:
-        """Wait as long as after this many failures."""
+        """Wait for the delay that follows this many failures."""
         self._pause(BACKOFF.delay(failures, self._draw))

@@ -1,6 +1,7 @@
-"""What became of a call of a store that failed: which of its documents are stored.
+"""Finds out which documents of a failed call to a store are stored.
 
-Stores differ in what they can tell. The answer is `True`, `False`, or `None`: not known.
+Stores differ in what they can show. The answer for each document is `True`, `False`, or `None` if
+it is not known.
 """
 
 import json
@@ -26,31 +27,31 @@ Stored = list[bool | None]
 
 
 class Rows(Protocol):
-    """The rows of a store, as far as they can be seen."""
+    """Shows which documents have a row in a store."""
 
     exact: bool
-    """Whether it is always known which documents of a failed call are stored."""
+    """Whether the store can always show which documents of a failed call are stored."""
 
     def before(self, items: Sequence[Item], *, again: bool) -> None:
-        """Get ready for a call that writes these documents; remove what they replace.
+        """Prepare a call that writes these documents; remove the rows that they replace.
 
         Args:
             items: the documents.
-            again: whether an earlier call with them has failed.
+            again: whether an earlier call with these documents failed.
         """
 
     def tidy(self) -> None:
-        """Undo what a failed call has left half done."""
+        """Undo what a failed call left half done."""
 
     def stored(self, items: Sequence[Item]) -> Stored:
-        """Tell which documents of a failed call are stored."""
+        """Return for each document of a failed call whether it is stored; `None` if unknown."""
 
 
 def rows_of(calls: StoreCalls) -> Rows:
-    """Return what can be seen of a store's rows.
+    """Return the `Rows` of a store, by its class.
 
     Raises:
-        OptionError: the store is damaged.
+        OptionError: the store is a damaged FAISS index.
     """
     core = core_of(calls.store)
     if is_a(core, "SQLiteVec", "SQLiteVSS"):
@@ -63,7 +64,7 @@ def rows_of(calls: StoreCalls) -> Rows:
 
 
 class _RowsById:
-    """Rows that `get_by_ids` shows, where the store has it."""
+    """Rows that are read with `get_by_ids`, if the store has it."""
 
     exact = False
 
@@ -79,9 +80,9 @@ class _RowsById:
         try:
             self._calls.delete(ids)
         except Exception as error:
-            if again:  # else the rows of the failed call may be there twice
+            if again:  # or rows of the failed call could be there twice
                 raise
-            # Most often there is no table yet.
+            # Usually the table does not exist yet.
             logger.info("no rows were deleted beforehand (%s)", type(error).__name__)
 
     def tidy(self) -> None:
@@ -90,7 +91,7 @@ class _RowsById:
     def stored(self, items: Sequence[Item]) -> Stored:
         try:
             found = self._find([item.id for item in items if item.id is not None])
-        except Exception as error:  # noqa: BLE001  # then it is not known
+        except Exception as error:  # noqa: BLE001  # the answer is "not known"
             logger.info("the store does not tell its rows (%s)", type(error).__name__)
             return [None] * len(items)
         by_id = {_plain(_id_of(document)): document for document in found or ()}
@@ -123,13 +124,13 @@ class _SupabaseRows(_RowsById):
 
 
 class _SQLiteRows:
-    """A call of SQLiteVec is one transaction, and its rows are the last ones."""
+    """Rows of SQLiteVec, where each call is one transaction that appends to the table."""
 
     exact = True
 
     def __init__(self, core: Any) -> None:
         self._core = core
-        self._last: int | None = None  # before the call; `None`: it did not get that far
+        self._last: int | None = None  # highest rowid before the call; `None` if not read
 
     def before(self, items: Sequence[Item], *, again: bool) -> None:
         del items, again
@@ -148,7 +149,7 @@ class _SQLiteRows:
                 f"SELECT text, metadata FROM {self._core._table} "  # noqa: S608, SLF001
                 f"WHERE rowid > {self._last}"
             )
-        except Exception as error:  # noqa: BLE001  # then it is not known
+        except Exception as error:  # noqa: BLE001  # the answer is "not known"
             logger.info("SQLite does not tell its rows (%s)", type(error).__name__)
             return [None] * len(items)
         there = Counter((text, _comparable(json.loads(metadata))) for text, metadata in rows)
@@ -161,15 +162,16 @@ class _SQLiteRows:
 
     def _select(self, query: str) -> list[Any]:
         cursor = connection_of(self._core).cursor()
-        cursor.row_factory = None  # plain tuples, whatever the store makes of its rows
+        cursor.row_factory = None  # plain tuples, whatever row factory the store has set
         rows: list[Any] = cursor.execute(query).fetchall()
         return rows
 
 
 class _FaissRows:
-    """FAISS adds vectors before it finds that an id is taken, and then finds wrong documents.
+    """Rows of FAISS, which adds vectors before it notices that an id is taken.
 
-    So ids that are there are deleted first, and vectors without a document after a failed call.
+    Its searches then return wrong documents. So existing ids are deleted before a call, and vectors
+    without a document are deleted after a failed call.
     """
 
     exact = True
@@ -205,7 +207,7 @@ class _FaissRows:
 
     def _find(self, items: Sequence[Item]) -> list[Document]:
         found = (self._core.docstore.search(item.id) for item in items if item.id is not None)
-        # Documents of a store that was saved long ago have no `id` of their own.
+        # In a store that an old version saved, documents have no `id` of their own.
         return [
             Document(id=item.id, page_content=document.page_content, metadata=document.metadata)
             for item, document in zip([i for i in items if i.id is not None], found, strict=True)
@@ -214,18 +216,18 @@ class _FaissRows:
 
 
 def _is_there(wanted: Document, found: Document | None) -> bool | None:
-    """Tell whether a row is this document, and not an older one with its id."""
+    """Return whether a row holds this document, not an older one; `None` if that is unclear."""
     if found is None or found.page_content != wanted.page_content:
         return False
-    # Qdrant adds keys of its own.
+    # Compare only the wanted keys, because Qdrant adds keys of its own.
     same = ((key in found.metadata, found.metadata.get(key)) for key in wanted.metadata)
     if _comparable(list(same)) == _comparable([(True, v) for v in wanted.metadata.values()]):
         return True
-    return None  # an older one, or the store keeps metadata in its own way
+    return None  # an older document, or the store alters metadata
 
 
 def _id_of(document: Document) -> object:
-    return document.id or document.metadata.get("_id")  # Qdrant's place for it
+    return document.id or document.metadata.get("_id")  # where Qdrant keeps it
 
 
 def _comparable(metadata: object) -> str:
@@ -233,5 +235,5 @@ def _comparable(metadata: object) -> str:
 
 
 def _plain(name: object) -> str:
-    """Write an id so that a UUID is the same with hyphens and without."""
+    """Return an id in lower case without hyphens, so that all spellings of a UUID are equal."""
     return str(name).replace("-", "").lower()

@@ -1,7 +1,7 @@
-"""What `ingest` does for stores that write through their own connection, as SQLiteVec does.
+"""Helps `ingest` with stores that write through their own connection, as SQLiteVec does.
 
-The connection is found in the attribute where SQLiteVec keeps it. Other stores are left alone. A
-failed call is rolled back on any connection, while settings are changed on SQLite's only.
+The connection is read from the attribute in which SQLiteVec keeps it. Other stores are left alone.
+A failed call is rolled back on any connection, but settings are changed only on SQLite's.
 """
 
 import contextlib
@@ -19,21 +19,22 @@ PAGE_CACHE = 32_000
 
 sqlite-vec keeps vectors in chunks of 1,024, which take 6 MB at 1,536 dimensions and 12 MB at 3,072.
 To add a vector, SQLite follows the list of a chunk's pages from its start, and reads the pages that
-its cache does not hold. `python -m tests.benchmarks.ingest cache`: 19,207 vectors of 1,536 take
-7.4 s with 2,000, 2.6 with 8,000, 2.0 with 16,000 and with 32,000.
+its cache does not hold. Measured with `python -m tests.benchmarks.ingest cache`, 19,207 vectors of
+1,536 dimensions take 7.4 s with a cache of 2,000 KiB, 2.6 s with 8,000, and 2.0 s with 16,000 and
+with 32,000.
 """
 
 _MODULES = {"sqlite3", "pysqlite3", "sqlcipher3", "sqlean"}
-"""Packages whose connections are SQLite's and have the interface of Python's own."""
+"""Packages for SQLite whose connections have the interface of Python's own `sqlite3`."""
 
 
 def roll_back(store: object) -> None:
     """Undo what a failed call left in an open transaction.
 
-    SQLiteVec inserts row by row and commits at the end. The next call would commit the rows before
-    the failed one, and they would be stored twice.
+    SQLiteVec inserts row by row and commits at the end. Without a rollback, the next call would
+    commit the rows inserted before the failure, and they would be stored twice.
     """
-    with contextlib.suppress(Exception):  # the user has to see the error of the call
+    with contextlib.suppress(Exception):  # the user must see the error of the call instead
         rollback = getattr(connection_of(store), "rollback", None)
         if callable(rollback):
             rollback()
@@ -43,8 +44,9 @@ def roll_back(store: object) -> None:
 def large_page_cache(store: object) -> Iterator[None]:
     """Let SQLite keep more of the database in memory during a `with` block.
 
-    Only the connection's setting changes, and it is restored afterwards. A larger cache stays, and
-    so does one that is set inside the block. Of two blocks on one connection the first one counts.
+    Only the connection's setting changes, and it is restored afterwards. A larger cache is left as
+    it is, and so is a size that is set inside the block. If two blocks use one connection, only the
+    first one changes and restores the setting.
     """
     connection: Any = None
     before: int | None = None
@@ -64,11 +66,11 @@ def large_page_cache(store: object) -> Iterator[None]:
 
 
 def _enlarge(connection: Any) -> int | None:
-    """Enlarge the cache; return what it was, or `None` if it was large enough."""
+    """Enlarge the cache; return its former size, or `None` if it was large enough."""
     cursor = connection.cursor()
     size = _cache_size(cursor)
     ((page,),) = cursor.execute("PRAGMA page_size").fetchall()
-    # KiB below zero, else pages: sqlite.org/pragma.html#pragma_cache_size
+    # A negative size is in KiB, a positive one in pages (sqlite.org/pragma.html#pragma_cache_size).
     kibibytes = -size if size < 0 else size * page / 1024
     if kibibytes >= PAGE_CACHE:
         return None
@@ -77,7 +79,7 @@ def _enlarge(connection: Any) -> int | None:
 
 
 def _cache_size(cursor: Any) -> int:
-    cursor.row_factory = None  # plain tuples, whatever the store makes of its rows
+    cursor.row_factory = None  # plain tuples, whatever row factory the store has set
     ((size,),) = cursor.execute("PRAGMA cache_size").fetchall()
     return int(size)
 

@@ -1,31 +1,32 @@
-"""When an ingest gives up: after failures in a row that the documents do not cause."""
+"""Decides when an ingest gives up: after a run of failures that the documents do not cause."""
 
 __all__ = ["Stop", "Streak"]
 
 FATAL = 8
-"""After this many documents in a row are refused for the account, the table or the width, the cause
-is not a policy about single rows."""
+"""After this many documents in a row are refused because of the account, the table or the vector
+width, the cause is not a policy on individual rows."""
 
 FATAL_AT_FIRST = 2
-"""The same, where nothing has been stored yet."""
+"""The same number while nothing has been stored yet."""
 
 DOCUMENTS = 256
-"""Fewer refused documents in a row than this count as one bad file, whose pages all hold, say, a
-character that the store does not take."""
+"""Fewer refused documents in a row than this may come from one bad file, for example one whose
+every page holds a character that the store does not accept."""
 
 BATCHES = 3
-"""Whole batches in a row without a document that was stored, together at least `DOCUMENTS`."""
+"""Give up after this many batches in a row with nothing stored and `DOCUMENTS` failures."""
 
 MANY = 1024
-"""Documents refused in a row, in any batches; finding each one costs two calls of the store."""
+"""Give up after this many refused documents in a row, in whichever batches they were. Finding each
+one costs two calls to the store."""
 
 
-class Stop(Exception):  # noqa: N818  # not an error: how the ingest ends
-    """Nothing more can be written.
+class Stop(Exception):  # noqa: N818  # not an error, but how an ingest ends
+    """Raised when nothing more can be written.
 
     Args:
-        why: for the message of the error.
-        cause: the error of the store.
+        why: the reason, for the error message.
+        cause: the error of the store or of the embedding.
     """
 
     def __init__(self, why: str, cause: BaseException) -> None:
@@ -35,7 +36,7 @@ class Stop(Exception):  # noqa: N818  # not an error: how the ingest ends
 
 
 class Streak:
-    """Counts documents that failed since one was last stored."""
+    """Counts the documents that failed since a document was last stored."""
 
     def __init__(self) -> None:
         self.documents = 0
@@ -44,26 +45,26 @@ class Streak:
         self._enough = FATAL_AT_FIRST
 
     def stored(self) -> None:
-        """Note that documents were stored."""
+        """Record that documents were stored."""
         self.documents = self._batches = self._fatal = 0
         self._enough = FATAL
 
     def failed(self, *, fatal: bool = False) -> None:
-        """Note one document that failed.
+        """Record one document that failed.
 
         Args:
-            fatal: for a reason that should concern all documents.
+            fatal: whether the reason should affect all documents.
         """
         self.documents += 1
         self._fatal = self._fatal + 1 if fatal else 0
 
     def batch_failed(self) -> None:
-        """Note that no document of a whole batch was stored."""
+        """Record that no document of a whole batch was stored."""
         self._batches += 1
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether something other than the documents is the cause."""
+        """Whether something other than the documents causes the failures."""
         if self._fatal >= self._enough or self.documents >= MANY:
             return True
         return self.documents >= DOCUMENTS and self._batches >= BATCHES

@@ -1,6 +1,6 @@
-"""What is known of a store without asking it: its class, its signatures, its attributes.
+"""Finds out what a store can do from its class, signatures and attributes, without calling it.
 
-No store's package is imported. Classes are known by name, and a subclass counts as its parent.
+No store's package is imported. Classes are identified by name, and a subclass counts as its parent.
 """
 
 import inspect
@@ -25,28 +25,29 @@ __all__ = [
 ]
 
 BATCH_SIZE = 1024
-"""Documents in one call of a store that names no size, at most. sqlite-vec keeps vectors in chunks
-of this many."""
+"""Largest number of documents in one call to a store that names no size of its own. sqlite-vec
+keeps vectors in chunks of this many."""
 
 _ADDING: Final = ("add_documents", "add_texts", "aadd_documents", "aadd_texts")
 _SIZES: Final = ("chunk_size", "bulk_size")
-"""Where stores keep how many rows they write in one statement; OpenSearch refuses more."""
+"""Attributes with the number of rows that a store writes in one statement. OpenSearch refuses a
+call with more."""
 
 _PLACES: Final = ("collection_name", "_collection_name", "table_name", "_table_name", "index_name")
 
 _APPENDING: Final = frozenset({"FAISS", "LanceDB", "Milvus", "SKLearnVectorStore", "DuckDB"})
-"""Stores that take ids, and add a second row for one that is there already: `tbl.add` of LanceDB,
-`insert` of Milvus' server, `INSERT INTO` of DuckDB, lists of the others."""
+"""Stores that take ids, but add a second row for an id that exists already. LanceDB calls
+`tbl.add`, Milvus the server's `insert`, DuckDB `INSERT INTO`, and the others append to lists."""
 
 _WRAPPED: Final = 3
-"""Look through this many stores around a store."""
+"""Look through at most this many wrappers around a store."""
 
 
 def check_store(store: object, embeddings: object, *, is_async: bool) -> None:
-    """Refuse what is no store for these embeddings, before anything is read.
+    """Check that `store` is a vector store that uses these embeddings, before anything is read.
 
     Raises:
-        OptionError: with a word on what to pass instead.
+        OptionError: it is not, or it cannot be used in this way; the message says what to do.
     """
     name = type(store).__name__
     if not all(
@@ -61,7 +62,7 @@ def check_store(store: object, embeddings: object, *, is_async: bool) -> None:
         raise OptionError(
             f"ingest takes a vector store{hint}: ingest(store, documents), not {name}"
         )
-    # SQLiteVec, for one, has no `embeddings`, but keeps them where most stores do.
+    # Some stores, such as SQLiteVec, have no `embeddings` property, only this attribute.
     used = getattr(store, "embeddings", None) or getattr(store, "_embedding", embeddings)
     if used is not embeddings:
         raise OptionError(
@@ -76,10 +77,11 @@ def check_store(store: object, embeddings: object, *, is_async: bool) -> None:
 
 
 def batch_size_of(store: object) -> int:
-    """Return how many documents to give to one call of the store.
+    """Return how many documents to pass to the store in one call, so that it is one statement.
 
-    Some stores, such as Supabase's, write a call in statements of `chunk_size` rows each. One
-    statement is all or nothing. Of several, some may have succeeded when another one fails.
+    Some stores, such as Supabase's, split a call into statements of `chunk_size` rows each. A
+    single statement succeeds or fails as a whole. Of several, some may have succeeded when another
+    one fails.
     """
     named = (getattr(store, name, None) for name in _SIZES)
     sizes = [size for size in named if isinstance(size, int) and size > 0]
@@ -87,18 +89,18 @@ def batch_size_of(store: object) -> int:
 
 
 def place_of(store: object) -> str:
-    """Return the name of the table or collection that a store writes to, as far as it tells."""
+    """Return the name of a store's table or collection, or an empty string if it is not known."""
     named = (getattr(store, name, None) for name in _PLACES)
     return next((name for name in named if isinstance(name, str)), "")
 
 
 def is_a(store: object, *names: str) -> bool:
-    """Tell whether a store is of a class with one of these names, or of a subclass."""
+    """Return whether a store's class, or one of its base classes, has one of these names."""
     return any(kind.__name__ in names for kind in type(store).__mro__)
 
 
 def core_of(store: object) -> Any:
-    """Return the store that does the work: itself, or the one inside a wrapper around it."""
+    """Return the store that does the work: the store itself, or the one that it wraps."""
     for _ in range(_WRAPPED):
         owner = getattr(getattr(store, "add_documents", None), "__self__", store)
         if owner is store and isinstance(store, VectorStore):
@@ -111,10 +113,10 @@ def core_of(store: object) -> Any:
 
 
 def replaces_by_id(store: object) -> bool:
-    """Tell whether a row that is written again takes the place of the one with its id.
+    """Return whether writing a row again can replace the row with the same id.
 
-    The store's methods take ids, as their signatures or code show. Where it would add a second
-    row, the first one can be deleted.
+    The store's methods must take ids, as their signatures or code show. If the store would add a
+    second row, it must be able to delete the first one.
     """
     core = core_of(store)
     takes_ids = any(_names_ids(function) for function in _functions(core))
@@ -122,12 +124,12 @@ def replaces_by_id(store: object) -> bool:
 
 
 def appends(store: object) -> bool:
-    """Tell whether a second row with an id is added to the first one, and does not replace it."""
+    """Return whether a second row with the same id is added instead of replacing the first."""
     return is_a(core_of(store), *_APPENDING)
 
 
 def implements(store: object, name: str) -> bool:
-    """Tell whether a store's class has a method that LangChain's base only names."""
+    """Return whether a store's class implements a method that LangChain's base only declares."""
     kinds = (kind for kind in type(store).__mro__ if kind is not VectorStore)
     return any(name in vars(kind) or f"a{name}" in vars(kind) for kind in kinds)
 
@@ -137,7 +139,7 @@ def _values(store: object) -> list[object]:
 
 
 def _functions(store: object) -> Iterator[Callable[..., Any]]:
-    """Yield the methods that add rows, of all classes but LangChain's own base."""
+    """Yield the methods that add rows, of all base classes except LangChain's own."""
     for kind in type(store).__mro__:
         if kind is not VectorStore:
             yield from (vars(kind)[name] for name in _ADDING if callable(vars(kind).get(name)))
@@ -146,11 +148,11 @@ def _functions(store: object) -> Iterator[Callable[..., Any]]:
 def _names_ids(function: Callable[..., Any]) -> bool:
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # compiled
+    except (TypeError, ValueError):  # compiled code may have no signature
         return False
     if "ids" in parameters:
         return True
-    # `kwargs["ids"]` and `kwargs.get("ids")` are in the code's constants.
+    # `kwargs["ids"]` and `kwargs.get("ids")` leave "ids" among the code's constants.
     code = getattr(function, "__code__", None)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return takes_any and "ids" in islice(getattr(code, "co_consts", ()), 200)

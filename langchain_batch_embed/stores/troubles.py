@@ -1,8 +1,8 @@
-"""Says what is wrong with a call of a store that failed, and so what helps.
+"""Finds out why a call to a store failed, and so what can help.
 
-Pure: an exception goes in, a `Trouble` comes out. Statuses, time-outs and quotas are read as for
-an embeddings server; what databases say in their own words and codes is added here. What a message
-quotes of the documents decides nothing.
+A pure function takes an exception and returns a `Trouble`. Statuses, time-outs and quotas are read
+as for an embeddings server; this module adds the words and codes of databases. Anything that a
+message quotes from the documents is ignored.
 """
 
 import enum
@@ -19,24 +19,24 @@ __all__ = ["Trouble", "read_trouble"]
 
 
 class Trouble(enum.Enum):
-    """What is wrong with a call, by what can help."""
+    """Why a call failed, classified by what can help."""
 
     PASSING = "passing"
     """The store is away, busy or locked: waiting helps."""
     TIMED_OUT = "timed out"
-    """No answer in time: a smaller call helps, or waiting."""
+    """No answer came in time: a smaller call helps, or waiting."""
     TOO_LARGE = "too large"
-    """More rows or bytes than one call may have: a smaller call helps."""
+    """The call has more rows or bytes than allowed: a smaller call helps."""
     FATAL = "fatal"
-    """Key, rights, table, or the width of its vectors: nothing helps."""
+    """The key, the permissions, the table or its vector width is wrong: nothing helps."""
     REFUSED = "refused"
-    """The store refuses something in it: perhaps one document."""
+    """The store refuses something in the call, perhaps a single document."""
     UNKNOWN = "unknown"
-    """The error does not tell: perhaps one document, perhaps bad luck."""
+    """The error does not show the cause: perhaps a single document, perhaps a passing fault."""
 
 
-_LINKS: Final = 20  # of a chain of causes
-_STATEMENT: Final = "\n[SQL: "  # SQLAlchemy quotes its statement, whose words mean nothing here
+_LINKS: Final = 20  # longest chain of causes that is read
+_STATEMENT: Final = "\n[SQL: "  # after this SQLAlchemy quotes its statement, which says nothing
 
 _BY_KIND: Final = {
     Kind.THROTTLED: Trouble.PASSING,
@@ -51,24 +51,24 @@ _BY_KIND: Final = {
 }
 
 # SQLSTATEs (postgresql.org/docs/current/errcodes-appendix.html) and PostgREST's codes
-# (docs.postgrest.org, "Errors"), the longest prefix first.
+# (docs.postgrest.org, "Errors"). The first prefix that matches counts.
 _BY_CODE: Final = (
-    ("57014", Trouble.TIMED_OUT),  # query_canceled: a statement's time-out
+    ("57014", Trouble.TIMED_OUT),  # query_canceled, after a statement's time-out
     ("55P03", Trouble.PASSING),  # lock_not_available
     ("PGRST00", Trouble.PASSING),  # no connection to the database
     ("PGRST", Trouble.FATAL),
-    ("08", Trouble.PASSING),  # connection
+    ("08", Trouble.PASSING),  # connection failure
     ("40", Trouble.PASSING),  # deadlock, serialization
     ("53100", Trouble.FATAL),  # disk full
-    ("53", Trouble.PASSING),  # resources
+    ("53", Trouble.PASSING),  # insufficient resources
     ("57", Trouble.PASSING),  # shutdown, starting up
-    ("58", Trouble.PASSING),  # system
-    ("54", Trouble.TOO_LARGE),  # a limit of the program
-    ("21", Trouble.REFUSED),  # the same row twice
-    ("22", Trouble.REFUSED),  # data
-    ("23", Trouble.REFUSED),  # constraints
+    ("58", Trouble.PASSING),  # system error
+    ("54", Trouble.TOO_LARGE),  # program limit exceeded
+    ("21", Trouble.REFUSED),  # the same row twice in one statement
+    ("22", Trouble.REFUSED),  # invalid data
+    ("23", Trouble.REFUSED),  # violated constraint
     ("25006", Trouble.FATAL),  # read-only
-    ("28", Trouble.FATAL),  # log-in
+    ("28", Trouble.FATAL),  # failed login
     ("3", Trouble.FATAL),  # no such database or schema
     ("42", Trouble.FATAL),  # no such table or column, no rights
 )
@@ -77,7 +77,7 @@ _CODE_IN_TEXT: Final = re.compile(
     r"(?:['\"]code['\"]:\s*['\"]|SQLSTATE[\s:=(]*)([0-9A-Z]{5}|PGRST[0-9A-Z]{1,3})\b"
 )
 
-# What stores and drivers write, the most exact first.
+# Phrases that stores and drivers write, the most specific first.
 _BY_WORDS: Final = tuple(
     (re.compile(words, re.IGNORECASE), trouble)
     for words, trouble in (
@@ -122,11 +122,11 @@ _REFUSAL_NAME: Final = re.compile(r"IntegrityError|DataError|ValidationError|Inv
 
 
 def read_trouble(error: BaseException, sent: Sequence[str]) -> Trouble:
-    """Say what is wrong with a call of a store.
+    """Return what is wrong with a call to a store.
 
     Args:
         error: what the call raised.
-        sent: the texts of its documents.
+        sent: the texts and metadata that the error may quote.
     """
     chain = list(islice(causes(error), _LINKS))
     if any(isinstance(link, NotImplementedError | PermissionError) for link in chain):
@@ -135,7 +135,7 @@ def read_trouble(error: BaseException, sent: Sequence[str]) -> Trouble:
     by_code = next(filter(None, map(_by_code, _codes(chain, text))), None)
     by_words = next((trouble for words, trouble in _BY_WORDS if words.search(text)), None)
     if by_code is Trouble.REFUSED and by_words is Trouble.FATAL:
-        return Trouble.FATAL  # pgvector's code for a wrong width is that of any bad value
+        return Trouble.FATAL  # pgvector gives a wrong width the code of any bad value
     if by_code is not None:
         return by_code
     diagnosis = diagnose(error, sent=sent)

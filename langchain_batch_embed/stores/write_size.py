@@ -1,35 +1,38 @@
-"""How many documents a store takes in one call: learnt from what it refuses, pure arithmetic."""
+"""Learns how many documents a store takes in one call from the calls that it refuses.
+
+Pure arithmetic: no clock, thread or I/O.
+"""
 
 __all__ = ["WriteSize"]
 
 CALM = 8
-"""Calls of one size that go through before a larger one is tried. The number doubles with each
-refusal, so a limit that stays costs ever fewer calls."""
+"""Calls of one size that must succeed before a larger size is tried. The number doubles with each
+refusal that follows a successful call, so a permanent limit costs fewer and fewer calls."""
 
 STEP = 1.5
-"""A size that was never accepted is at most this many times the last one."""
+"""A size that the store has not accepted yet is at most this many times the current one."""
 
 
 class WriteSize:
-    """The size of a store's calls.
+    """The number of documents to put into one call to a store.
 
     Args:
-        most: documents in one call, at most.
+        most: largest number of documents in one call.
 
     Attributes:
-        limit: documents in the next call, at most.
+        limit: largest number of documents in the next call.
     """
 
     def __init__(self, most: int) -> None:
         self.limit = most
         self._most = most
-        self._good = 0  # the largest that is believed to go through, in a better moment
-        self._recent = 0  # the largest that went through since the last refusal
+        self._good = 0  # largest size believed to work while the store is not busy
+        self._recent = 0  # largest size accepted since the last refusal
         self._calm = CALM
-        self._calls = 0  # of the limit's size since it last changed
+        self._calls = 0  # successful calls of size `limit` since it last changed
 
     def accepted(self, count: int) -> None:
-        """Note a call that went through."""
+        """Record a call that succeeded."""
         self._recent = max(self._recent, count)
         self._good = max(self._good, count)
         if count < self.limit or self.limit == self._most:
@@ -42,8 +45,8 @@ class WriteSize:
             self._grow(max(self.limit + 1, int(self.limit * STEP)))
 
     def refused(self, count: int) -> None:
-        """Note a call that was too large, or too slow; the next one is smaller."""
-        if self._recent:  # not the same bad moment as the last refusal
+        """Record a call that was too large or too slow, and make the next one smaller."""
+        if self._recent:  # calls succeeded since the last refusal: a separate one
             self._good = min(self._good, count - 1)
             self._calm *= 2
         between = count // 2 < self._recent < count

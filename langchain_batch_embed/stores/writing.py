@@ -1,8 +1,8 @@
-"""Writes documents into a store so that none is lost and none is there twice.
+"""Writes documents into a store so that none is lost and none is stored twice.
 
-A call that failed is made again only if that cannot double a row: the store replaces rows by id, or
-its rows can be seen. The writer waits for a store that is away or busy. It halves a call that is
-too large, or that holds a document which the store refuses.
+A failed call is repeated only if that cannot duplicate a row: either the store replaces rows by id,
+or its rows can be read back. The writer waits for a store that is away or busy. It halves a call
+that is too large, or that holds a document which the store refuses.
 """
 
 import logging
@@ -26,29 +26,29 @@ __all__ = ["Writer"]
 logger = logging.getLogger(__name__)
 
 TRIES = 4
-"""Calls with one document, if each fails with an error that does not tell what is wrong."""
+"""Attempts to write a single document when the errors do not show what is wrong."""
 
 PATIENT_TRIES = 8
-"""The same for a store that is not reliable: such an error has gone away by itself before."""
+"""The same for an unreliable store, where such an error has gone away by itself before."""
 
 _UNSURE = frozenset({Trouble.PASSING, Trouble.TIMED_OUT, Trouble.UNKNOWN})
-"""After these, the store may hold some of the call's documents, or all."""
+"""After these troubles, the store may hold none, some or all of the call's documents."""
 
 
 class Writer:
     """Writes into one store.
 
     Args:
-        calls: calls the store.
-        rows: what can be seen of its rows.
-        ids: which ids it is given.
-        batch_size: documents in one call, at most.
-        patience: how long a store that is away is waited for.
+        calls: makes the calls to the store.
+        rows: finds out which documents are stored.
+        ids: the ids to pass to the store.
+        batch_size: largest number of documents in one call.
+        patience: how long to wait for a store that is away.
 
     Attributes:
-        written: what was written.
+        written: what happened to the documents.
         size: how many documents the store takes in one call.
-        ids: which ids it is given, and whether it keeps them.
+        ids: the ids to pass to the store, and whether it keeps them.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Writer:
         """Write documents.
 
         Raises:
-            Stop: the store is away for too long, refuses everything, or may have written some of
-                the documents and cannot tell.
+            Stop: the store is away for too long or refuses everything, or it may have written some
+                of the documents and cannot show which.
         """
         items, older = self.ids.last_of_each(items)
         failed_before = len(self.written.failures)
         self._write_all(items)
         if older:
-            # Where the last document of an id has failed, the one before it counts.
+            # If the last document with an id failed, write the one before it instead.
             failed = {failure.index for failure in self.written.failures[failed_before:]}
             winners = {item.id: item.index for item in items}
             again = [item for item in older if winners[item.id] in failed]
@@ -88,7 +88,7 @@ class Writer:
             while (part := self._parts.next()) is not None:
                 self._write_part(part)
         except Stop:
-            # A half of what follows may have been written in a call that failed.
+            # A failed call that was split may have written some of the remaining parts.
             for part in self._parts:
                 if part.trouble in _UNSURE:
                     self._note_unsure(part.items)
@@ -98,7 +98,7 @@ class Writer:
         try:
             self._rows.before(part.items, again=part.trouble is not None)
             returned = self._add(part.items)
-        except Exception as error:  # noqa: BLE001  # stores raise what they like
+        except Exception as error:  # noqa: BLE001  # a store can raise anything
             self._tidy(error)
             self._settle(part, error)
         except BaseException:
@@ -116,7 +116,7 @@ class Writer:
         except Exception as failure:
             raise Stop("the store could not undo a call that failed half way", error) from failure
 
-    # What is done about a call that failed.
+    # Handling of a call that failed.
 
     def _settle(self, part: Part, error: Exception) -> None:
         trouble = read_trouble(error, _quotable(part.items))
@@ -145,7 +145,7 @@ class Writer:
             self._try_once_more(part, error, trouble)
 
     def _wrote_nothing(self, part: Part, trouble: Trouble) -> bool:
-        """Tell whether a refusal says that no document of a call is stored."""
+        """Return whether a refusal means that no document of the call is stored."""
         if trouble is Trouble.FATAL:
             return not self.written.stored
         return trouble is Trouble.REFUSED and len(part.items) == 1
@@ -166,22 +166,23 @@ class Writer:
         if trouble in (Trouble.TIMED_OUT, Trouble.TOO_LARGE):
             self.size.refused(len(part.items))
         if trouble is Trouble.TIMED_OUT and part.whole is not None:
-            self._wait_or_stop(part, error)  # not for the first time: the store may be busy, too
+            # A smaller call has timed out too, so the store may be busy.
+            self._wait_or_stop(part, error)
         self._parts.halve(part)
 
     def _try_without_id(self, part: Part) -> bool:
-        """Write a document without the id that was made for it; return whether that went through.
+        """Write a document without its generated id; return whether that succeeded.
 
-        The ids of the table may be numbers. Only as long as nothing is stored: later, a refusal is
-        not about ids.
+        The table may use numbers as ids. Try this only while nothing is stored, because a later
+        refusal is not about ids.
         """
         (item,) = part.items
         if self.written.stored or not self.ids.may_be_refused(item):
             return False
         try:
             returned = self._add(part.items, made=False)
-        except Exception:  # noqa: BLE001  # what counts is the error of the call with the id
-            self._rows.tidy()
+        except Exception as error:  # noqa: BLE001  # the error of the call with the id counts
+            self._tidy(error)
             return False
         self.ids.are_refused()
         self._note_stored(part, returned)
@@ -206,9 +207,9 @@ class Writer:
             raise Stop("several in a row were refused and none between them was stored", error)
 
     def _without_stored(self, part: Part, error: Exception) -> Part:
-        """Count the documents of a failed call that are stored all the same; return the others."""
+        """Count the documents of a failed call that were stored after all; return the others."""
         stored = self._rows.stored(part.items)
-        while self._rows.exact and None in stored:  # it is locked, say
+        while self._rows.exact and None in stored:  # for example, because it is locked
             self._wait_or_stop(part, error)
             stored = self._rows.stored(part.items)
         there = [item for item, is_there in zip(part.items, stored, strict=True) if is_there]
@@ -221,7 +222,7 @@ class Writer:
         return Part(rest, part.tries, part.trouble, part.whole)
 
     def _note_unsure(self, items: Sequence[Item], *, look: bool = True) -> None:
-        """Note what is known of documents whose last call failed."""
+        """Record what is known about documents whose last call failed."""
         stored = self._rows.stored(items) if look and items else [None] * len(items)
         there = [item for item, is_there in zip(items, stored, strict=True) if is_there]
         self.written.store(there, [item.id for item in there if item.id is not None])
@@ -229,7 +230,7 @@ class Writer:
             [item for item, is_there in zip(items, stored, strict=True) if is_there is None]
         )
 
-    # What is done about a call that went through.
+    # Handling of a call that succeeded.
 
     def _note_stored(self, part: Part, returned: Any) -> None:
         self._patience.answered()
@@ -246,10 +247,10 @@ class Writer:
         self._parts.close(part, lost=lacks_some)
 
     def _note_dropped(self, items: Sequence[Item], names: Sequence[Any]) -> Sequence[Item]:
-        """Note which documents of a call got no id; return those that did."""
+        """Record which documents of a call got no id; return those that count as stored."""
         logger.warning("the store returned %d ids for %d documents", len(names), len(items))
         missing = self.ids.missing(items, names)
-        if missing is None:  # nothing tells which
+        if missing is None:  # no way to find out which
             self.written.doubt(items)
             return items[: len(names)]
         there = self._rows.stored(missing)
@@ -257,11 +258,12 @@ class Writer:
         for item in lost:
             self.written.streak.failed()
             self.written.lose(item, "writing", NotKeptError())
-        return [item for item in items if item not in lost]
+        lost_at = {item.index for item in lost}
+        return [item for item in items if item.index not in lost_at]
 
 
 def _quotable(items: Sequence[Item]) -> list[str]:
-    """Return what an error may quote of documents."""
+    """Return the texts and metadata of documents, which an error may quote."""
     texts = [item.document.page_content for item in items]
     texts += [str(value) for item in items for value in item.document.metadata.values()]
     return texts

@@ -1,4 +1,7 @@
-"""What happened to each document of an ingest. Pure."""
+"""Keeps account of what happened to each document of an ingest.
+
+Pure bookkeeping: no clock, thread or I/O.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,17 +15,17 @@ __all__ = ["Written"]
 
 
 class Written:
-    """Counts documents that are stored, lost, or neither for certain.
+    """Counts the documents that are stored, lost, or possibly stored.
 
     Attributes:
         stored: documents that are in the store.
-        replaced: documents with an id that a later one of the same call has too.
-        ids: what the store returned.
-        failures: documents that are not in the store.
-        unknown: positions of documents that may be in the store or not.
-        retries: calls made again, or in parts.
-        settled: positions of documents that are counted above; whoever reads them clears them.
-        streak: failures in a row, those of embedding included.
+        replaced: documents replaced by a later one with the same id in the same batch.
+        ids: ids of the stored rows, where they are known.
+        failures: documents that are not in the store, with their errors.
+        unknown: positions of documents that may or may not be in the store.
+        retries: failed calls that were made again, whole or in parts.
+        settled: positions of documents that are counted above; the ingest clears it for each batch.
+        streak: failures in a row, including those of embedding.
     """
 
     def __init__(self) -> None:
@@ -36,7 +39,7 @@ class Written:
         self.streak = Streak()
 
     def store(self, items: Sequence[Item], ids: Sequence[str]) -> None:
-        """Note documents that are in the store, and the ids of their rows."""
+        """Record documents that are in the store, and the ids of their rows."""
         if items:
             self.streak.stored()
             self.settled.update(item.index for item in items)
@@ -46,7 +49,7 @@ class Written:
     def lose(
         self, item: Item, stage: Literal["embedding", "writing"], error: BaseException
     ) -> None:
-        """Note a document that is not in the store."""
+        """Record a document that is not in the store."""
         for link in causes(error):
             link.__traceback__ = None  # its frames would keep whole batches in memory
         self.settled.add(item.index)
@@ -54,7 +57,7 @@ class Written:
         self.failures.append(IngestFailure(index=item.index, id=own, stage=stage, error=error))
 
     def doubt(self, items: Sequence[Item]) -> None:
-        """Note documents that may be in the store or not."""
+        """Record documents that may or may not be in the store."""
         indices = [item.index for item in items]
         self.unknown += indices
         self.settled.update(indices)

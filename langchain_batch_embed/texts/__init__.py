@@ -1,1 +1,1 @@
-"""What is sent: inputs, their tokens, and how they are cut into batches."""
+"""Prepares what is sent: inputs, their token counts, and batches of them."""

@@ -1,8 +1,8 @@
-"""Turns the texts that a caller gave into the inputs that are sent, and back.
+"""Turns the caller's texts into the inputs that are sent, and maps the vectors back to the texts.
 
-Identical texts become one input; an over-long text becomes several, its windows. The rows of
-one matrix hold the vectors: first a row for each unique text, then a row for each window.
-So the answer to the caller is the matrix' first rows, without a copy, in the common case.
+Identical texts become one input. An over-long text becomes several inputs, its windows. The rows
+of one matrix hold the vectors: first a row for each unique text, then a row for each window. So in
+the common case the answer to the caller is the first rows of the matrix, without a copy.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,21 +28,21 @@ __all__ = ["Inputs", "LongInputs", "check_texts", "prepare"]
 LongInputs = Literal["average", "truncate", "error"]
 
 _Windows = tuple[list[int], list[int]]
-"""The rows of a text's windows, and their tokens."""
+"""The rows of a text's windows, and the tokens of each window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What is sent for a list of texts, one row an input.
+    """The inputs to send for a list of texts, one row per input.
 
     Attributes:
-        texts: the string of each row; rows of over-long texts are never sent themselves.
+        texts: the string of each row; the rows of over-long texts themselves are never sent.
         tokens: tokens of each row, shape (rows,).
         charges: what the provider's limiter charges for each row, in tokens, shape (rows,).
         octets: UTF-8 bytes of each row, shape (rows,).
-        unique: how many rows stand for unique texts; the rows after them are windows.
-        row_of: for each text that the caller gave, its row, shape (n,).
-        windows: row of an over-long text -> the rows and the weights of its windows.
+        unique: number of rows for unique texts; the rows after them are windows.
+        row_of: the row of each text that the caller gave, shape (n,).
+        windows: maps the row of an over-long text to the rows and weights of its windows.
     """
 
     texts: list[str]
@@ -55,14 +55,14 @@ class Inputs:
 
     @property
     def sizes(self) -> Sizes:
-        """What each row costs; tokens by the larger of both ways to count."""
+        """The cost of each row, where `tokens` is the larger of `tokens` and `charges`."""
         tokens = np.maximum(self.tokens, self.charges)
         return Sizes(tokens=tokens, charges=self.charges, octets=self.octets)
 
     def means(
         self, get: Callable[[list[int]], NDArray[np.float32]], done: NDArray[np.bool_]
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield each over-long text's row and vector, (d,), whose windows are all done.
+        """Yield the row and vector, (d,), of each over-long text whose windows are all done.
 
         Args:
             get: returns the vectors of some rows, shape (k, d).
@@ -73,7 +73,7 @@ class Inputs:
                 yield row, weighted_mean(get(rows), weights)
 
     def missing(self, done: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Return the rows that have to be sent, given those that are done, shape (m,)."""
+        """Return the rows that still have to be sent, shape (m,), given those that are done."""
         needed = np.zeros(len(self.texts), dtype=np.bool_)
         needed[: self.unique] = True
         for row, (rows, _) in self.windows.items():
@@ -83,14 +83,14 @@ class Inputs:
         return np.flatnonzero(needed & ~done)
 
     def settled(self, done: NDArray[np.bool_]) -> int:
-        """Return how many unique texts need no sending any more, given the rows that are done."""
+        """Return how many unique texts need nothing more sent, given the rows that are done."""
         texts = done[: self.unique].copy()
         for row, (rows, _) in self.windows.items():
             texts[row] |= done[rows].all()
         return int(np.count_nonzero(texts))
 
     def owners(self, row: int) -> list[int]:
-        """Return the rows of the unique texts that need the vector of a row."""
+        """Return the rows of the unique texts that need a row's vector."""
         owners = [text for text, (rows, _) in self.windows.items() if row in rows]
         return [row, *owners] if row < self.unique else owners
 
@@ -99,7 +99,7 @@ def check_texts(texts: Iterable[Any]) -> list[str]:
     """Return the texts as a list.
 
     Raises:
-        InputTypeError: one string was given instead of a list, or not all are strings.
+        InputTypeError: one string was given instead of a list, or some texts are not strings.
     """
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         hint = "; pass [text], or use embed_query(text)" if isinstance(texts, str) else ""
@@ -127,19 +127,19 @@ def prepare(
     long_inputs: LongInputs,
     server: str | None = None,
 ) -> Inputs:
-    """Find what has to be sent for the texts.
+    """Return the inputs to send for the texts.
 
     Args:
         texts: what the caller gave.
         counter: counts their tokens.
-        limits: of the provider.
+        limits: the provider's limits.
         long_inputs: what to do with a text that is too long.
-        server: what messages call it; `None`: by the provider's name.
+        server: what messages call the server; `None` for the provider's name.
 
     Raises:
-        InputError: a text is empty and the provider refuses that, or is over
-            `limits.max_tokens_per_input` tokens and `long_inputs` is `"error"`, or that limit
-            is less than one of its characters.
+        InputError: a text is empty and the provider refuses that; a text has more than
+            `limits.max_tokens_per_input` tokens and `long_inputs` is `"error"`; or a single
+            character has more tokens than that limit.
     """
     rows: dict[str, int] = {}
     row_of = np.fromiter((rows.setdefault(text, len(rows)) for text in texts), np.intp, len(texts))
@@ -179,7 +179,7 @@ def prepare(
                 "can be 4; raise max_tokens_per_input",
                 indices=wrong,
             )
-        # The strings changed: count those again that are new.
+        # Count the strings that were truncated or added.
         changed = over.tolist() if truncate else range(count, len(unique))
         fresh = [unique[row] for row in changed]
         tokens, octets = (
@@ -203,12 +203,12 @@ def prepare(
 def _cut(
     unique: list[str], over: Sequence[int], long: int, counter: TokenCounter, *, truncate: bool
 ) -> tuple[dict[int, _Windows], list[int]]:
-    """Cut the over-long texts among different ones, which is changed in place.
+    """Cut the over-long texts in `unique`, which is changed in place.
 
-    Either each is truncated, or its windows are put at the end, as far as they are not there.
+    Either each such text is truncated, or those of its windows that are new are appended.
 
     Returns:
-        The windows of each that was not truncated, and the rows that are impossible to cut.
+        The windows of each text that was not truncated, and the rows that are impossible to cut.
     """
     rows = {} if truncate else {text: row for row, text in enumerate(unique)}
     parts: dict[int, _Windows] = {}
@@ -231,7 +231,7 @@ def _cut(
 
 
 def _which(wrong: Sequence[int], texts: Sequence[str], what: str) -> str:
-    """Write how many texts are wrong, and which; of a single one there is no need to."""
+    """Return a phrase for how many texts are wrong, and which; a single text needs neither."""
     if len(texts) == 1:
         return f"the text is {what}"
     if len(wrong) == 1:
@@ -249,5 +249,5 @@ def _put(
 
 
 def _replace_surrogates(text: str) -> str:
-    """Replace lone surrogates, which UTF-8 cannot carry, by U+FFFD as tiktoken does."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD as tiktoken does."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

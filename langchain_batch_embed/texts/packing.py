@@ -1,12 +1,13 @@
-"""Cuts a sequence of inputs into batches: pure arithmetic on token counts.
+"""Cuts a sequence of inputs into batches by their token counts.
 
-Every batch is a run of neighbours, so the order is kept, and there are two shapes:
+Pure arithmetic: no clock, thread or I/O. Every batch is a run of neighbouring inputs, so the order
+is kept. Batches are cut in one of two ways.
 
-- **spread** (the usual one): guided sizes. Each batch takes a share of the work that is left
-  for all workers together, so the first batches are large and the last ones small, and a slow
-  answer near the end holds up less. Little work goes out in one wave of equal batches instead.
-- **fewest**: as few requests as the limits allow, of equal work, for when requests are what
-  the quota is short of.
+- **spread** (the usual one): guided sizes. Each batch takes one worker's share of the remaining
+  work, so the first batches are large and the last ones small, and a slow answer near the end
+  delays less work. A small amount of work goes out in one wave of equal batches instead.
+- **fewest**: as few requests as the limits allow, of equal work, for when the quota is short of
+  requests.
 """
 
 import math
@@ -19,34 +20,34 @@ from numpy.typing import NDArray
 __all__ = ["INPUT_WORK", "WAVE_LEAST", "Sizes", "pack"]
 
 INPUT_WORK = 20
-"""What an input costs beside its tokens, in tokens: an 8 KB vector has to be sent and read."""
+"""Cost of an input besides its tokens, in tokens: an 8 KB vector has to be sent and read."""
 
 GUIDED_LEAST = 14_000
-"""Work below which a further cut does not pay, in tokens.
+"""Smallest work of a guided batch, in tokens. Smaller batches do not pay off.
 
-At about 7 ms for a thousand tokens, in public recordings of OpenAI's endpoint, this takes hardly
-more than the fixed 80 ms of a request. Besides, all other requests wait while this process sends
-one or reads its answer.
+Public recordings of OpenAI's endpoint show about 7 ms per thousand tokens, so this work takes
+hardly more than the fixed 80 ms of a request. Besides, all other requests wait while this process
+sends one or reads its answer.
 """
 
 WAVE_MOST = 1_000_000
-"""Up to so much work, in tokens, goes out in one wave of equal batches: there is no end to speak of
-for which smaller ones should be kept."""
+"""Up to this much work, in tokens, goes out in one wave of equal batches. It ends so soon that
+smaller batches towards the end would not help."""
 
 WAVE_LEAST = 16_000
-"""What each batch of such a wave holds at least, in tokens, so that a few thousand texts do not
-make a hundred requests."""
+"""Smallest work of a batch in such a wave, in tokens, so that a few thousand texts do not make a
+hundred requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """What each input costs, an entry a row.
+    """The cost of each input, one entry per row.
 
     Attributes:
-        tokens: by the stricter count, for the limit of a request, shape (rows,).
+        tokens: tokens by the stricter count, for the limit of a request, shape (rows,).
         charges: tokens that the limiter charges, shape (rows,).
         octets: UTF-8 bytes, shape (rows,).
-        input_work: what an input costs beside its tokens, in tokens.
+        input_work: cost of an input besides its tokens, in tokens.
     """
 
     tokens: NDArray[np.int64]
@@ -63,18 +64,18 @@ def pack(
     workers: int,
     spare_requests: float = math.inf,
 ) -> list[range]:
-    """Cut inputs into batches that keep every limit.
+    """Cut inputs into batches that respect every limit.
 
     Args:
         weights: tokens of each input, shape (n,).
-        max_items: inputs in one batch, at most.
-        max_tokens: tokens in one batch, at most, except that an input above it stands alone.
+        max_items: largest number of inputs in one batch.
+        max_tokens: largest number of tokens in one batch; an input above it gets its own batch.
         workers: how many batches can be in flight at once.
-        spare_requests: how many requests the quota gives without a wait that matters; where there
-            would be more, they are the fewest.
+        spare_requests: how many requests the quota allows without a wait that matters. If spreading
+            would need more, the inputs are cut into the fewest batches.
 
     Returns:
-        The batches as ranges of positions that follow one another and cover 0 to n.
+        The batches as consecutive ranges of positions, which cover 0 to n.
     """
     line = _Line(np.asarray(weights, dtype=np.int64), max_items=max_items, max_tokens=max_tokens)
     spread = line.spread(workers)
@@ -84,7 +85,7 @@ def pack(
 
 
 class _Line:
-    """The inputs in a line, cut by bisection in their running sums."""
+    """A sequence of inputs, which is cut by binary search in their running sums."""
 
     def __init__(
         self, tokens: NDArray[np.int64], *, max_items: int, max_tokens: int | None
@@ -95,11 +96,11 @@ class _Line:
         self._max_tokens = max_tokens
 
     def spread(self, workers: int) -> list[range]:
-        """Cut for the finish line: guided sizes, or one wave of equal ones for little work."""
+        """Cut so that the last batch ends early: in guided sizes, or equally for little work."""
         total = int(self._work[-1])
-        if workers == 1:  # nobody to share with: each further request only costs time
+        if workers == 1:  # nothing to share, so each further request only costs time
             return self.equal(self.fewest())
-        # Beyond twice that size batches are so long that a late one would be felt.
+        # Above twice that size, batches take so long that a late one would matter.
         if total <= min(WAVE_MOST, 2 * workers * WAVE_LEAST):
             wave = min(workers, -(-total // WAVE_LEAST))
             return self.equal(max(wave, self.fewest()))
@@ -110,9 +111,9 @@ class _Line:
         return len(self._cut(lambda left: left))
 
     def equal(self, batches: int) -> list[range]:
-        """Cut into at most this many batches, the largest one as small as possible."""
+        """Cut into at most this many batches, with the largest one as small as possible."""
         low, high = 1, max(1, int(self._work[-1]))
-        while low < high:  # the smallest target that is enough
+        while low < high:  # find the smallest target that is enough
             target = (low + high) // 2
             if len(self._cut(lambda _: target, at_most=batches)) <= batches:  # noqa: B023
                 high = target
@@ -121,9 +122,9 @@ class _Line:
         return self._cut(lambda _: high)
 
     def _cut(self, target: Callable[[int], int], *, at_most: int | None = None) -> list[range]:
-        """Cut from the left; `target` says how much work a batch gets, given what is left.
+        """Cut from the left; `target` returns the work of a batch, given the remaining work.
 
-        Stops early when it has made more than `at_most` batches.
+        Stop early after more than `at_most` batches.
         """
         end = len(self._work) - 1
         batches: list[range] = []
@@ -141,5 +142,5 @@ class _Line:
 
 
 def _last_within(sums: NDArray[np.int64], bound: int) -> int:
-    """Return the last position whose running sum is not over the bound."""
+    """Return the last position whose running sum does not exceed the bound."""
     return int(sums.searchsorted(bound, side="right")) - 1

@@ -1,11 +1,11 @@
-"""How many tokens a text has, and how an over-long text is cut into windows.
+"""Counts the tokens of texts, and cuts an over-long text into windows.
 
-Counting is exact where the encoding is known: `toktok-rs` counts cl100k_base and its
-successors without building the ids, without the GIL and without a download; `tiktoken`
-serves encodings that were added to it by a plug-in or loaded before, and all of them where
-`toktok-rs` is not installed. Anywhere else the number of UTF-8 bytes is used. A byte-level
-tokenizer never makes more tokens than bytes, so that is an upper bound: requests get smaller
-than they could be, never too large.
+Counts are exact where the vocabulary is at hand. `toktok-rs` counts cl100k_base and its
+successors without building the ids, without the GIL and without a download. `tiktoken` counts
+with encodings that a plug-in has added or that are already loaded, including cl100k_base and its
+successors where `toktok-rs` is not installed. In all other cases the UTF-8 bytes are counted. A
+byte-level tokenizer never makes more tokens than bytes, so that is an upper bound: requests get
+smaller than they could be, never too large.
 """
 
 import logging
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 try:
     import toktok
-except ImportError:  # it has no wheel for musl, nor for Windows on ARM
+except ImportError:  # there is no wheel for musl or for Windows on ARM
     toktok = None
 
 __all__ = [
@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 
 _TOKTOK_ENCODINGS = frozenset({"cl100k_base", "o200k_base", "o200k_harmony"})
 
-# langchain-openai counts with this one for a model that tiktoken does not know. Taking the
-# same keeps the windows of an over-long text, and so its vector, the same.
+# langchain-openai counts with this encoding for a model that tiktoken does not know. With the same
+# encoding, an over-long text has the same windows, and so the same vector.
 _OPENAI_FALLBACK = "cl100k_base"
 
 
@@ -52,8 +52,8 @@ class Window:
     """A part of an over-long text.
 
     Attributes:
-        text: the part, whole characters only.
-        tokens: its length in tokens, its weight in the mean of the windows' vectors.
+        text: the part, which holds only whole characters.
+        tokens: its length in tokens, which is its weight in the mean of the windows' vectors.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Window:
 
 
 class TokenCounter(Protocol):
-    """Counts the tokens of texts and finds where their tokens begin."""
+    """Counts the tokens of texts and finds where each token begins."""
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return the number of tokens of each text, shape (n,)."""
@@ -70,33 +70,33 @@ class TokenCounter(Protocol):
     def starts(self, text: str) -> Sequence[int]:
         """Return for each token the position of the character that it begins with.
 
-        A token that begins inside a character has the same position as the token that
-        this character began in.
+        A token that begins inside a character has the same position as the token in which that
+        character began.
         """
         ...
 
 
 class ToktokCounter:
-    """Counts exactly, with the vocabulary that toktok-rs carries."""
+    """Counts exactly, with the vocabulary that toktok-rs includes."""
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
-        # Loads the vocabulary. All threads stand still for these 0.1 s, an event loop too: better
-        # here than in the midst of the first call.
+        # Load the vocabulary now. That blocks all threads for 0.1 s, including an event loop, which
+        # is worse in the middle of the first call.
         self.count([""])
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return the number of tokens of each text, shape (n,); special tokens are text."""
+        """Return the number of tokens of each text, shape (n,); special tokens count as text."""
         return np.array(toktok.batch_count(texts, self._encoding), dtype=np.int64)
 
     def starts(self, text: str) -> Sequence[int]:
         """Return for each token the position of the character that it begins with."""
-        # The public functions count and truncate only. Cutting with them would tokenize the
-        # rest of the text anew for each window, on other borders than tiktoken's.
+        # The public functions only count and truncate. Cutting with them would tokenize the rest
+        # of the text again for each window, with other borders than tiktoken's.
         _, spans = toktok._encoding(self._encoding).encode_with_offsets(text, unit="char")  # noqa: SLF001
         starts: list[int] = []
         for begin, end in spans:
-            # An empty span is a token inside a character, which belongs to the token before.
+            # An empty span is a token inside a character, which belongs to the previous token.
             starts.append(starts[-1] if begin == end and starts else begin)
         return starts
 
@@ -108,7 +108,7 @@ class TiktokenCounter:
         self._encoding = encoding
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return the number of tokens of each text, shape (n,); special tokens are text."""
+        """Return the number of tokens of each text, shape (n,); special tokens count as text."""
         batch = self._encoding.encode_ordinary_batch(list(texts))
         return np.fromiter(map(len, batch), dtype=np.int64, count=len(texts))
 
@@ -119,7 +119,7 @@ class TiktokenCounter:
 
 
 class ByteCounter:
-    """Counts UTF-8 bytes: never fewer than the tokens of a byte-level tokenizer."""
+    """Counts UTF-8 bytes, which are never fewer than the tokens of a byte-level tokenizer."""
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return the number of UTF-8 bytes of each text, shape (n,)."""
@@ -138,7 +138,7 @@ def count_bytes(texts: Sequence[str]) -> NDArray[np.int64]:
 def counter_for(model: str | None) -> TokenCounter:
     """Return the best counter for an OpenAI model or a tiktoken encoding.
 
-    Never downloads. `None` stands for a tokenizer that is not known: bytes are counted.
+    Nothing is downloaded. `None` stands for an unknown tokenizer, for which bytes are counted.
     """
     if model is None:
         return ByteCounter()
@@ -163,7 +163,7 @@ def counter_for(model: str | None) -> TokenCounter:
 
 @cache
 def _log_once(level: int, message: str) -> None:
-    """Say it once for all objects of a process: it is true of the installation."""
+    """Log a message once per process, because it concerns the installation and not one object."""
     logger.log(level, message)
 
 
@@ -175,12 +175,12 @@ def _encoding_name(model: str) -> str:
 
 
 def _loaded_encoding(name: str) -> tiktoken.Encoding | None:
-    """Return an encoding of tiktoken's that needs no download."""
+    """Return a tiktoken encoding if that needs no download, else `None`."""
     if name in tiktoken.registry.ENCODINGS:
         return tiktoken.registry.ENCODINGS[name]
     constructors = tiktoken.registry.ENCODING_CONSTRUCTORS or {}
     constructor = constructors.get(name)
-    # tiktoken's own encodings fetch their vocabulary; those of plug-ins bring it along.
+    # tiktoken's own encodings download their vocabulary; those of plug-ins include it.
     if constructor is None or constructor.__module__ == "tiktoken_ext.openai_public":
         return None
     return tiktoken.get_encoding(name)
@@ -193,8 +193,9 @@ class WindowError(ValueError):
 def windows(text: str, size: int, counter: TokenCounter) -> Iterator[Window]:
     """Cut a text into consecutive windows of at most `size` tokens.
 
-    Together the windows are the text. Borders lie where `OpenAIEmbeddings` has them, each
-    `size` tokens, except that a border inside a character moves to the character's start.
+    The windows joined together are the text. Borders are where `OpenAIEmbeddings` has them, every
+    `size` tokens. A border inside a character moves to the start of that character, and a window
+    that has more tokens when it stands alone is shortened.
 
     Raises:
         WindowError: `size` is too small to hold one character.
@@ -210,7 +211,7 @@ def windows(text: str, size: int, counter: TokenCounter) -> Iterator[Window]:
                 raise WindowError(f"a window of {size} tokens cannot hold one character")
             stop = starts[end] if end < len(starts) else len(text)
             part = text[starts[begin] : stop]
-            # Cut out of its surroundings, white space can tokenize into more tokens.
+            # Without its surroundings, white space can tokenize into more tokens.
             excess = int(counter.count([part])[0]) - size
             if excess <= 0:
                 break

@@ -512,6 +512,14 @@ class TestWarnings:
         """A warning each time would be read by nobody."""
         assert warned(OpenAIEmbeddings(**{"api_key": "k", **options})) == []
 
+    def test_another_class_may_have_a_proxy(
+        self, warned: Callable[[Embeddings], list[str]]
+    ) -> None:
+        """langchain-community's has the option of the same name."""
+        wrapped = CohereEmbeddings()
+        vars(wrapped)["openai_proxy"] = "http://127.0.0.1:9"
+        assert warned(wrapped) == []
+
     def test_other_classes_are_named_too(self, warned: Callable[[Embeddings], list[str]]) -> None:
         """Where pydantic tells what the user has set."""
         assert warned(CohereEmbeddings()) == []
