@@ -77,8 +77,8 @@ class BatchEmbeddings(Embeddings):
             request is in flight.
         timeout: seconds for one request. `None`: the wrapped object's time-out, or 120 if it has
             none.
-        deadline: seconds for one call. Texts that have no vector by then are reported as failed.
-            `None`: no limit.
+        deadline: seconds for one call. Texts that have no vector when it passes are reported as
+            failed. `None`: no limit.
         journal: where finished vectors are kept: a path (SQLite), a LangChain `ByteStore` or a
             `Journal`. `None`: in memory, and only after a failed call, until a later call has used
             them.

@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 REMOTE_WORKERS = 128
-"""Requests in flight at a hosted provider; a measured value, see "How many at once" in README."""
+"""Requests in flight at a hosted provider; a measured value, see "How many at once" in
+tests/benchmarks/README.md."""
 
 LOCAL_WORKERS = 1
 """Requests in flight at a model on this machine. A second request would only slow it down."""

@@ -53,10 +53,7 @@ _HALVES = 3
 """Refusals by a full queue, with no other batch of ours in it, before a file is halved."""
 
 _ODD_FAILURES = 3
-"""Give up on a job at a failure without a known reason, once a part has failed this often in a row.
-
-The count includes failures of every kind.
-"""
+"""Give up on a job after this many failures in a row without a known reason."""
 
 _MOST_TRIES = 300
 """Give up on a job after this many failures of a part in a row, which take days."""
@@ -189,9 +186,14 @@ def created(part: Part, view: BatchView, *, now: float) -> Part:
 
 def observed(part: Part, view: BatchView, *, now: float) -> Part:
     """Return a part updated from the server's view of its batch, which has not failed."""
-    # Wait for the output file, or the answers would be paid for again.
-    lacks_output = view.completed > 0 and not view.output_id and part.tries < _OUTPUT_TRIES
-    has_ended = view.status in _ENDED and not lacks_output
+    trouble, alike = part.trouble, part.alike
+    has_ended = view.status in _ENDED
+    if has_ended and view.completed > 0 and not view.output_id:
+        # Wait for the output file, or the answers would be paid for again.
+        trouble, alike = "output", _alike(part, "output")
+        has_ended = alike > _OUTPUT_TRIES
+    elif view.status != "validating":
+        trouble, alike = None, 0
     part = replace(
         part,
         state="ended" if has_ended else "running",
@@ -200,20 +202,15 @@ def observed(part: Part, view: BatchView, *, now: float) -> Part:
         answered=view.answered,
         output_id=view.output_id or None,
         error_id=view.error_id or None,
-        trouble=None,
-        tries=_tries_after(part, view),
+        trouble=trouble,
+        alike=alike,
+        tries=part.tries if view.status == "validating" else 0,
         not_before=0.0,
     )
     if part.state == "ended":
         return part
     pause = min(_LAST_POLL, max(_FIRST_POLL, (now - part.asked) / 10))
     return replace(part, not_before=now + pause)
-
-
-def _tries_after(part: Part, view: BatchView) -> int:
-    if view.status in _ENDED:
-        return part.tries + 1
-    return part.tries if view.status == "validating" else 0
 
 
 def failed(
@@ -239,18 +236,19 @@ def failed(
     if reason is Reason.TOO_MANY:
         return Waiting(part=part, repack=max(1.0, part.tokens / 2))
     if reason is Reason.QUEUE:
-        later = _later(part, "queue", now + _delay(_FULL_QUEUE, tries))
+        later = _later(part, "queue", now, _FULL_QUEUE)
         if part.tokens > limit:
             return Waiting(part=later, repack=limit)
-        if not in_queue and tries % _HALVES == 0 and part.texts > 1:
+        if not in_queue and later.alike % _HALVES == 0 and part.texts > 1:
             return Waiting(part=later, repack=max(1.0, part.tokens / 2))
         return Waiting(part=later)
     if reason is Reason.UNSEEN:
-        later = _later(part, "file", now + _delay(_UNSEEN_FILE, tries))
-        return Waiting(part=later, again=tries % _UPLOADS_AGAIN == 0)
-    if tries >= _ODD_FAILURES:
-        return Waiting(part=part, fatal=f"the batch failed {tries} times ({code})")
-    return Waiting(part=_later(part, "failure", now + _delay(_ODD_FAILURE, tries)))
+        later = _later(part, "file", now, _UNSEEN_FILE)
+        return Waiting(part=later, again=later.alike % _UPLOADS_AGAIN == 0)
+    later = _later(part, "failure", now, _ODD_FAILURE)
+    if later.alike >= _ODD_FAILURES:
+        return Waiting(part=part, fatal=f"the batch failed {later.alike} times ({code})")
+    return Waiting(part=later)
 
 
 def hopeless(barren: int, what: str) -> str | None:
@@ -263,10 +261,14 @@ def hopeless(barren: int, what: str) -> str | None:
     return f"{barren} times in a row {what} without an answer" if barren >= _MOST_BARREN else None
 
 
-def _later(part: Part, trouble: str, not_before: float) -> Part:
-    return replace(part, trouble=trouble, not_before=not_before)
-
-
-def _delay(backoff: Backoff, tries: int) -> float:
+def _later(part: Part, trouble: str, now: float, backoff: Backoff) -> Part:
+    """Return the part with another failure for this reason, after which it waits."""
+    alike = _alike(part, trouble)
     # No jitter is needed, because only one process at a time works on the jobs of a journal.
-    return backoff.delay(tries - 1, lambda: 1.0)
+    delay = backoff.delay(alike - 1, lambda: 1.0)
+    return replace(part, trouble=trouble, alike=alike, not_before=now + delay)
+
+
+def _alike(part: Part, trouble: str) -> int:
+    """Return the number of failures in a row for this reason, one more now."""
+    return part.alike + 1 if part.trouble == trouble else 1

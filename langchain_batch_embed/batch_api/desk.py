@@ -120,8 +120,12 @@ class Desk:
             )
             if len(jobs) == 1 and not fresh.size:
                 job_id = next(iter(jobs))
-                wishes = {"finish_by": deadline, "max_dollars": max_dollars}
-                wishes = {name: value for name, value in wishes.items() if value is not None}
+                wishes: dict[str, float] = {}
+                if max_dollars is not None:
+                    wishes["max_dollars"] = max_dollars
+                if deadline is not None:
+                    rate = self._seconds_per_token(inputs, missing)
+                    wishes |= {"finish_by": deadline, "seconds": rate * store.job(job_id).tokens}
                 if wishes:
                     store.change_job(job_id, **wishes)
             else:
@@ -214,6 +218,12 @@ class Desk:
             seconds=0.0 if deadline is None or not fresh.size else self.seconds(inputs, fresh),
             ended=None,
         )
+
+    def _seconds_per_token(self, inputs: Inputs, rows: NDArray[np.intp]) -> float:
+        """Return the expected seconds of ordinary requests for one token of these inputs."""
+        if not rows.size:
+            return 0.0
+        return self.seconds(inputs, rows) / max(1, int(inputs.sizes.tokens[rows].sum()))
 
     def _parts(
         self,
@@ -356,7 +366,9 @@ def _moment(finish_by: FinishBy | None, now: float) -> float | None:
     if isinstance(finish_by, datetime):
         if finish_by.tzinfo is None:
             raise OptionError("finish_by needs a time zone: datetime.now().astimezone(), or UTC")
-        return finish_by.timestamp()
+        if (moment := finish_by.timestamp()) <= now:
+            raise OptionError(f"finish_by must be in the future, not {finish_by.isoformat()}")
+        return moment
     seconds = finish_by.total_seconds() if isinstance(finish_by, timedelta) else finish_by
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise OptionError(

@@ -90,10 +90,10 @@ class OrdinaryRequests:
             requests=report.requests,
             overtaken=len(keys) if part.state in ("asked", "running") else 0,
         )
-        if done or settled:
+        barren = 0 if done or settled else self._store.job(job.id).barren + 1
+        self._store.change_job(job.id, barren=barren)
+        if not barren:
             return True
-        self._store.add_to_job(job.id, barren=1)
-        barren = self._store.job(job.id).barren
         fatal = decisions.hopeless(barren, "ordinary requests failed")
         if fatal is not None:
             self._store.change_job(job.id, fatal=fatal)

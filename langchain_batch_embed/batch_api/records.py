@@ -80,6 +80,7 @@ class Part:
         tries: failures in a row; a batch that passes the server's validation resets the count.
         not_before: the earliest time of the next step.
         trouble: why the part has to wait.
+        alike: how many of the last failures were for this same reason.
         is_cancelling: whether the server was asked to cancel the batch.
     """
 
@@ -104,6 +105,7 @@ class Part:
     tries: int = 0
     not_before: float = 0.0
     trouble: str | None = None
+    alike: int = 0
     is_cancelling: bool = False
 
     @property

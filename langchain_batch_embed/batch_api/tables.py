@@ -54,7 +54,8 @@ SCHEMA = (
         tokens INTEGER NOT NULL, octets INTEGER NOT NULL, attempt INTEGER NOT NULL, anchor TEXT,
         asked REAL NOT NULL, doubted REAL NOT NULL, batch_id TEXT, status TEXT,
         answered REAL NOT NULL, output_id TEXT, error_id TEXT, tries INTEGER NOT NULL,
-        not_before REAL NOT NULL, trouble TEXT, is_cancelling INTEGER NOT NULL
+        not_before REAL NOT NULL, trouble TEXT, alike INTEGER NOT NULL,
+        is_cancelling INTEGER NOT NULL
     )
     """,
     """

@@ -271,7 +271,8 @@ def _check_size(texts: object, count: int | None, tokens_each: float | None, wor
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, int) or value < (name == "workers")
         ):
-            raise OptionError(f"{name} must be a whole number, not {value!r}")
+            least = int(name == "workers")
+            raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}")
     if tokens_each is not None and (
         isinstance(tokens_each, bool)
         or not isinstance(tokens_each, int | float)

@@ -30,7 +30,7 @@ SUFFIXES = frozenset(
 _ENOUGH = 350
 _PLENTY = 600
 
-# Folders of third-party code and of generated files, which nobody wants to search.
+# Folders of third-party code and of generated files, which are not worth a search.
 SKIPPED_FOLDERS = frozenset({"__pycache__", "dist-packages", "node_modules", "site-packages"})
 _TEST_FOLDERS = frozenset({"idle_test", "test", "tests"})
 

@@ -116,6 +116,22 @@ def test_answers_without_an_output_are_not_believed_at_once() -> None:
     assert observed(part_in("running"), whole, now=0).state == "ended"
 
 
+def test_full_queues_do_not_shorten_the_wait_for_an_output() -> None:
+    """A batch that waited for the queue all day is polled as often as any other."""
+    view = BatchView(id="b", status="completed", completed=5)
+    part = part_in("running", tries=40, trouble="queue", alike=40)
+    assert observed(part, view, now=0).state == "running"
+
+
+def test_a_batch_under_validation_keeps_the_count_of_refusals() -> None:
+    """It may still be refused for the same reason; only one that runs has passed."""
+    part = part_in("running", tries=2, trouble="queue", alike=2)
+    part = observed(part, BatchView(id="b", status="validating"), now=0)
+    assert (part.tries, part.trouble, part.alike) == (2, "queue", 2)
+    part = observed(part, BatchView(id="b", status="in_progress"), now=0)
+    assert (part.tries, part.trouble, part.alike) == (0, None, 0)
+
+
 def test_polls_are_polite() -> None:
     """Seconds at first, then a minute."""
     ages = (0.0, 60.0, 600.0, 86_400.0)
@@ -151,7 +167,7 @@ class TestFailed:
 
     def test_smaller_files_are_tried_where_the_queue_is_full_of_others(self) -> None:
         """Small ones find a gap."""
-        part = part_in("running", tries=2)
+        part = part_in("running", tries=2, trouble="queue", alike=2)
         assert self.after(fault(QUEUE), part).repack == 500
         assert self.after(fault(QUEUE), part, in_queue=True).repack is None
         assert self.after(fault(QUEUE), replace(part, texts=1)).repack is None
@@ -175,6 +191,24 @@ class TestFailed:
             waiting = self.after(fault(words), waiting.part)
             count += 1
         assert count == (3 if not words else 301)
+
+    def test_failures_for_other_reasons_do_not_count(self) -> None:
+        """After an hour of full queues, one failure without a reason is the first of its kind."""
+        part = part_in("running", texts=1)
+        for _ in range(20):
+            part = self.after(fault(QUEUE), part).part
+        odd = self.after(fault(""), part)
+        assert (odd.fatal, odd.part.not_before) == (None, 105.0)
+        missing = self.after(fault(FILE), odd.part)
+        assert (missing.again, missing.part.not_before) == (False, 101.0)
+
+    def test_reasons_in_turn_end_too(self) -> None:
+        """Whatever can repeat has a bound."""
+        waiting, count = self.after(fault(QUEUE), part_in("running", texts=1)), 1
+        while waiting.fatal is None and count < 1000:
+            count += 1
+            waiting = self.after(fault(QUEUE if count % 2 else FILE), waiting.part)
+        assert count == 301
 
     def test_what_cannot_succeed_ends_at_once(self) -> None:
         """And names the code, not the words."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from langchain_batch_embed import JournalError, SQLiteJournal
+from langchain_batch_embed.batch_api.store import JobStore
 from tests.batch_api.support import (
     FACTOR,
     START,
@@ -129,13 +130,15 @@ def test_a_time_and_a_moment_are_understood(
     assert 100 < report.seconds < 300
 
 
-def test_a_second_submit_can_press_a_job(server: LocalServer, half: Half) -> None:
+def test_a_second_submit_can_press_a_job(server: LocalServer, half: Half, tmp_path: Path) -> None:
     """It is the same job, with a moment now."""
     configure(server, fates=("stuck",), cancelling=0.0)
     embeddings = half()
     first = embeddings.submit(TEXTS)
     second = embeddings.submit(TEXTS, finish_by=300)
     assert first.id == second.id
+    record = JobStore(SQLiteJournal(tmp_path / "vectors.db")).job(second.id)
+    assert record.seconds > 0  # what ordinary requests will take is known now
     second.wait(show_progress=False)
     assert server.stats()["inputs_billed"] == len(TEXTS)
 

@@ -1,6 +1,6 @@
 """What cannot work is refused before anything is uploaded."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class TestRefusals:
             ({"finish_by": 0}, "more than 0 seconds"),
             ({"finish_by": "tomorrow"}, "a timedelta or a datetime"),
             ({"finish_by": datetime(2030, 1, 1)}, "time zone"),  # noqa: DTZ001
+            ({"finish_by": datetime(2020, 1, 1, tzinfo=UTC)}, "in the future"),
         ],
     )
     def test_options_that_cannot_work(
