@@ -124,8 +124,7 @@ class Desk:
                 if max_dollars is not None:
                     wishes["max_dollars"] = max_dollars
                 if deadline is not None:
-                    rate = self._seconds_per_token(inputs, missing)
-                    wishes |= {"finish_by": deadline, "seconds": rate * store.job(job_id).tokens}
+                    wishes |= self._press(store.job(job_id), deadline, inputs, missing)
                 if wishes:
                     store.change_job(job_id, **wishes)
             else:
@@ -136,6 +135,10 @@ class Desk:
                 limit = store.limit(tools.space.digest, now=self.calendar.time())
                 job_id = record.id
                 store.add(record, self._parts(record.id, inputs, keys, fresh, limit))
+                for other in map(store.job, jobs if deadline is not None else ()):
+                    # It has some of these texts, so they are late where it is.
+                    if deadline is not None and (other.finish_by or math.inf) > deadline:
+                        store.change_job(other.id, **self._press(other, deadline, inputs, missing))
             texts_by_key = {keys[row]: inputs.texts[row] for row in missing.tolist()}
             self._begin(Worker(tools, texts_by_key), store, job_id)
         return self._job(store.job(job_id), store)
@@ -219,11 +222,22 @@ class Desk:
             ended=None,
         )
 
-    def _seconds_per_token(self, inputs: Inputs, rows: NDArray[np.intp]) -> float:
-        """Return the expected seconds of ordinary requests for one token of these inputs."""
-        if not rows.size:
-            return 0.0
-        return self.seconds(inputs, rows) / max(1, int(inputs.sizes.tokens[rows].sum()))
+    def _press(
+        self, job: JobRecord, deadline: float, inputs: Inputs, rows: NDArray[np.intp]
+    ) -> dict[str, float]:
+        """Return the changed columns of a job that gets a deadline after it was submitted.
+
+        Args:
+            job: the job.
+            deadline: in seconds since 1970.
+            inputs: the inputs that are submitted now.
+            rows: those of them that have no vector, by which the job's duration is estimated.
+        """
+        seconds = 0.0
+        if rows.size:
+            tokens = max(1, int(inputs.sizes.tokens[rows].sum()))
+            seconds = self.seconds(inputs, rows) / tokens * job.tokens
+        return {"finish_by": deadline, "seconds": seconds}
 
     def _parts(
         self,

@@ -143,6 +143,18 @@ def test_a_second_submit_can_press_a_job(server: LocalServer, half: Half, tmp_pa
     assert server.stats()["inputs_billed"] == len(TEXTS)
 
 
+def test_a_job_with_more_texts_presses_the_one_that_it_waits_for(
+    server: LocalServer, half: Half
+) -> None:
+    """Some of its texts are in the earlier job, which had no deadline."""
+    configure(server, fates=("stuck",), cancelling=0.0)
+    embeddings = half()
+    embeddings.submit(TEXTS[:2000])
+    job = embeddings.submit(TEXTS, finish_by=300)
+    assert job.wait(show_progress=False).seconds < 300
+    assert server.stats()["inputs_billed"] == len(TEXTS)
+
+
 def test_max_dollars_forbids_ordinary_requests(
     server: LocalServer, half: Half, caplog: pytest.LogCaptureFixture
 ) -> None:
