@@ -1,12 +1,11 @@
 """Sends requests in parallel: the only place that locks, waits and submits.
 
-The `Sender` decides, under the lock, and what it decided is done outside it: lock, ask, unlock,
-submit, wait. These threads do that:
+The `Sender` decides under the lock, and its decisions are carried out outside it: lock, ask,
+unlock, submit, wait. Four kinds of threads take part:
 
-- workers of one `ThreadPoolExecutor` send requests, tell the sender how they ended, and submit what
-  may start then;
-- the timekeeper submits what may start when a wait is over;
-- the leaser, where a quota is shared, talks to the ledger, and then wakes the timekeeper;
+- workers of one `ThreadPoolExecutor` send requests, report how they ended, and submit more;
+- the timekeeper submits requests when a wait is over;
+- the leaser of a shared quota talks to the ledger, and then wakes the timekeeper;
 - callers wait for outcomes. They submit nothing, so a Ctrl-C never comes between a decision and its
   execution.
 """
@@ -38,30 +37,30 @@ __all__ = ["Dispatcher"]
 logger = logging.getLogger(__name__)
 
 SPARE_WORKERS = 1
-"""Threads beyond `max_workers` for each deployment, for the probe of a server at which all others
-hang."""
+"""Threads beyond `max_workers` for each deployment, for the probe of a server at which all other
+threads hang."""
 
 SUBMIT_AGAIN = 0.5
-"""Seconds until a request is submitted again where no thread could be started for it."""
+"""Seconds until a request for which no thread could be started is submitted again."""
 
 SUBMIT_TRIES = 20
-"""Failures to submit, with nothing in flight, after which the calls end."""
+"""After this many failures to submit with nothing in flight, the calls end."""
 
 _LOOK = 60.0
-"""Callers look at least this often: on some systems an unbounded wait holds up Ctrl-C."""
+"""Longest wait of a caller in seconds, as on some systems an unbounded wait blocks Ctrl-C."""
 
 
 class Dispatcher:
     """Drives the sender of one object with threads, for all its calls.
 
     Args:
-        sender: decides what is sent when.
-        max_workers: requests in flight at most, at all deployments together.
-        rate_limiter: asked before each request, which waits for it in its thread.
+        sender: decides what to send when.
+        max_workers: most requests in flight at all deployments together.
+        rate_limiter: the user's rate limiter, for which each request waits in its thread.
         clock: time and waiting.
-        leasers: lease the quotas that are shared with other processes; none: they are not.
-        check: raises if the answer of a deployment, given by its number, to a canary does not go
-            with those of the others; `None`: there are no others.
+        leasers: lease quotas that are shared with other processes; empty if none are.
+        check: raises if the answer to a canary of the deployment with this number does not match
+            those of the others; `None` if there are no others.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Dispatcher:
         self._rate_limiter = rate_limiter
         self.clock = clock
         self.max_workers = max_workers
-        self.lock = threading.RLock()  # guards the sender, and all below
+        self.lock = threading.RLock()  # guards the sender and everything below
         self._alarm_changed = threading.Condition(self.lock)
         self._alarm = math.inf  # when something may start next
         self._timekeeper: threading.Thread | None = None
@@ -107,12 +106,11 @@ class Dispatcher:
 
         Args:
             work: what to send.
-            tally: where requests, retries and tokens are counted.
-            hedges: what may be spent on stragglers, by this call and others; `None`: by this one
-                alone.
-            deadline: seconds after which all that is not done is given up.
-            since: the clock's time from which they count; `None`: from now on.
-            cancelled: set, with a `wake`, to end the call from another thread.
+            tally: counts requests, retries and tokens.
+            hedges: the budget for stragglers, shared with other calls; `None` for one of its own.
+            deadline: seconds after which everything that is not done is given up.
+            since: the clock's time from which they count; `None` for now.
+            cancelled: set it, and call `wake`, to end the call from another thread.
         """
         if not len(work.rows):
             return
@@ -134,7 +132,7 @@ class Dispatcher:
     async def arun(
         self, work: Work, tally: Tally, *, deadline: float | None, since: float
     ) -> AsyncGenerator[Outcome, None]:
-        """Do the same without blocking the event loop, and without a thread that waits."""
+        """Do the same as `run` without blocking the event loop or a thread."""
         if not len(work.rows):
             return
         outcome_ready, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -142,7 +140,7 @@ class Dispatcher:
         def wake() -> None:
             try:
                 loop.call_soon_threadsafe(outcome_ready.set)
-            except RuntimeError:  # the loop was closed: nobody waits any more
+            except RuntimeError:  # the loop was closed, so nothing waits any more
                 self._end(queue)
 
         queue = self._queue(work, tally, None, deadline=deadline, since=since)
@@ -164,13 +162,13 @@ class Dispatcher:
             self._end(queue)
 
     def wake(self) -> None:
-        """Make every waiting call look again at what it waits for."""
+        """Make every waiting call check again."""
         with self.lock:
             for wake_up in list(self._wake_up.values()):
                 wake_up()
 
     def status(self, left: float) -> Status:
-        """Return what is waited for, with this many tokens of a call without an answer."""
+        """Return what a call with this many tokens without an answer waits for."""
         with self.lock:
             return self.sender.status(self.clock.now(), left=left)
 
@@ -213,12 +211,12 @@ class Dispatcher:
         with self.lock:
             self.sender.remove(queue)
             self._wake_up.pop(queue, None)
-            self._look_again()  # it may have been its turn
+            self._look_again()  # it may have been the turn of this call
 
     def _take(self, queue: Queue) -> Outcome:
         outcome = queue.outcomes.popleft()
         if any(each.pacer.concurrency.is_saturated for each in self.sender.deployments):
-            # There is room for one more.
+            # There is room for one more request.
             self._look_again()
         return outcome
 
@@ -231,7 +229,7 @@ class Dispatcher:
         )
 
     def _keep_time(self) -> None:
-        """Submit what may start as soon as it may; ends with the last call."""
+        """Submit requests as soon as they may start, until the last call has ended."""
         while True:
             self._advance()
             with self.lock:
@@ -282,12 +280,12 @@ class Dispatcher:
                         "batch-embed",
                     )
                 workers = self._executor
-            workers.submit(self._send, flight)  # from a daemon: callers submit nothing
+            workers.submit(self._send, flight)  # never from a caller's thread
             leave_behind(workers)
-        except Exception as error:  # noqa: BLE001  # "can't start new thread", or at its exit
+        except Exception as error:  # noqa: BLE001  # "can't start new thread", or Python is exiting
             with self.lock:
                 self._failed_submits += 1
-                flight.is_undone = True  # it may be in the executor's queue all the same
+                flight.is_undone = True  # the executor may have queued it all the same
                 self.sender.undo(flight)
                 logger.warning("No thread could be started for a request: %s", error)
                 if self._failed_submits >= SUBMIT_TRIES and not self.sender.in_flight:
@@ -301,7 +299,7 @@ class Dispatcher:
         return True
 
     def _send(self, flight: Flight) -> None:
-        """Send one request and settle its outcome; runs in a worker thread."""
+        """Send one request and report its outcome; runs in a worker thread."""
         with self.lock:
             if flight.is_undone:
                 return
@@ -310,10 +308,10 @@ class Dispatcher:
             if not self._is_permitted(flight):
                 return
             answer = flight.context.copy().run(flight.send, flight.texts, timeout=flight.timeout)
-        except BaseException as error:  # noqa: BLE001  # nothing may leave a batch without outcome
+        except BaseException as error:  # noqa: BLE001  # every batch needs an outcome
             self._settle(flight, partial(self.sender.failed, flight, error, self.clock.now()))
         else:
-            # Before the journal writes: how long that takes is no round trip.
+            # Measured before the journal writes, which is not part of the round trip.
             now = self.clock.now()
             seconds, count = now - flight.ticket.sent, len(flight.texts)
             logger.debug(
@@ -328,7 +326,7 @@ class Dispatcher:
     def _is_permitted(self, flight: Flight) -> bool:
         """Wait for the user's rate limiter; return whether the request is still wanted then.
 
-        The time until then is no part of the round trip.
+        This wait is not part of the round trip.
         """
         if self._rate_limiter is None:
             return True
@@ -345,18 +343,18 @@ class Dispatcher:
         with self.lock:
             try:
                 tell()
-            except Exception as mistake:  # ours; no caller may wait for ever because of it
+            except Exception as mistake:  # ours; no caller may wait without end because of it
                 logger.exception("A mistake of this package ends the call")
                 for queue, _ in flight.parts:
                     queue.give_up(mistake, abandon=True)
 
     def _keep(self, flight: Flight, answer: Answer) -> dict[int, BaseException]:
-        """Give each call its vectors; return why some cannot be used, by position of the call."""
+        """Give each call its vectors; return errors by position where they cannot be used."""
         errors: dict[int, BaseException] = {}
         if not flight.parts and self._check is not None:
             try:
                 self._check(flight.at.number, answer)
-            except Exception as error:  # noqa: BLE001  # it is of another space, or a journal's own
+            except Exception as error:  # noqa: BLE001  # the vectors do not match, or the journal failed
                 errors[0] = error
         charged = sum(batch.charge for _, batch in flight.parts)
         begin = 0
@@ -370,7 +368,7 @@ class Dispatcher:
                 part = replace(answer, vectors=answer.vectors[begin:end].copy(), tokens=tokens)
                 begin = end
             try:
-                # Before anybody sees the vectors: who has the last of them may ask what they cost.
+                # Before the caller sees the vectors, as it may ask at once what they cost.
                 with self.lock:
                     queue.tally.answered(part.tokens, batch.charge, number=flight.at.number)
                     if queue.work.budget is not None:
@@ -378,6 +376,6 @@ class Dispatcher:
                             batch.charge if part.tokens is None else part.tokens
                         )
                 queue.work.keep(batch.rows, part)
-            except BaseException as error:  # noqa: BLE001  # the width, or whatever a journal does
+            except BaseException as error:  # noqa: BLE001  # wrong dimensions, or any error of a journal
                 errors[position] = error
         return errors

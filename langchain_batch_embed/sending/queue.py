@@ -1,11 +1,11 @@
-"""One call's batches: a state machine without threads, clock or lock.
+"""The batches of one call: a state machine without threads, clock or lock.
 
-The queue is told what happened (answered, refused, failed) and what time it is, and returns what to
-send next, what to hand over, or how long to wait. Inputs that were never sent stand in a line, from
-which the `Cutter` cuts the next batch when it is due to start.
+The queue receives events (answered, refused, failed) and the time. It returns what to send next,
+what to hand over, or how long to wait. Unsent inputs wait in a line, from which the `Cutter` cuts
+the next batch when it is due to start.
 
-Where there are several deployments, whichever has room asks for the next batch, and it is cut for
-that one. What one has failed is offered to the others at once.
+With several deployments, each one that has room asks for the next batch, which is cut for it. A
+batch that one deployment has failed is offered to the others at once.
 """
 
 import heapq
@@ -30,42 +30,43 @@ __all__ = ["Queue"]
 logger = logging.getLogger(__name__)
 
 BACKLOG = 3
-"""Outcomes that may wait for the caller before a saturated server is asked for more: where this
-process is what everything waits for, answers come faster than lists are made, and take memory."""
+"""Most outcomes that may wait for the caller before a saturated server gets more requests. If this
+process is the bottleneck, answers arrive faster than lists are made, and take up memory."""
 
 MOST_COPIES = 2
-"""Copies of a request in flight, at most: the copy of one in a hundred is late as well."""
+"""Most copies of a request in flight. One copy in a hundred is late as well."""
 
 AGAIN = 5
-"""Batches that were refused for the rate count this many times: putting them together costs less
-than sending each."""
+"""Weight of a batch that was refused for the rate, when deciding whether requests are scarce.
+Cutting such batches again, in fewer pieces, costs less than sending each."""
 
 SHARED_ROWS = 64
-"""Texts of a call that may share a request with other calls, at most."""
+"""Most texts of a call that may share a request with other calls."""
 
 SHARED_WORK = 16_000
-"""The same in tokens, with 20 for each text."""
+"""The same limit as work, in tokens, which counts 20 tokens extra for each text."""
 
 
 class Queue:
-    """One call's batches on their way.
+    """The batches of one call, from the line of inputs to their outcomes.
 
     Args:
         work: what to send.
-        tally: where requests, retries and tokens are counted.
-        hedges: what may be spent on stragglers.
-        deployments: what is known of each server.
-        deadline: seconds for the call; `None`: any time.
-        end: the time at which they are over.
-        news: where the queue puts itself when there is an outcome.
+        tally: counts requests, retries and tokens.
+        hedges: the budget for stragglers.
+        deployments: the state of each server.
+        deadline: seconds for the call; `None` for no limit.
+        end: the time at which the deadline passes.
+        news: a set to which the queue adds itself when there is an outcome.
 
     Attributes:
-        outcomes: what the caller has not been given yet.
+        outcomes: outcomes that the caller has not taken yet.
         open: inputs without an outcome.
         in_flight: batches that have been sent.
-        charge: tokens that the limiter charges for all of it.
-        last_error: of a request of this call.
-        holds_last: the last batch waits until the vectors of several deployments were compared.
+        charge: tokens that the limiter charges for the whole call.
+        last_error: the last error of a request of this call.
+        holds_last: whether the last batch waits until the vectors of several deployments are
+            compared.
     """
 
     def __init__(
@@ -90,22 +91,22 @@ class Queue:
         self.is_stopped = self.is_given_up = False
         self.last_error: BaseException | None = None
         self.holds_last = False
-        self.waits_for_answers = False  # its next batch waits for a place, not for the quota
+        self.waits_for_answers = False  # the next batch waits for a free worker, not for the quota
         self.deployments = deployments
         self._news = news
-        self._ready: deque[Batch] = deque()  # sent before, or parts of what was
+        self._ready: deque[Batch] = deque()  # batches that were sent before, or parts of these
         self._delayed: list[tuple[float, int, Batch]] = []  # a heap by due time
         self._number = itertools.count()  # keeps the heap from comparing batches
-        self._parked: dict[int, Batch] = {}  # wait for what another batch's parts will tell
-        self._line = Line(work.rows, work.sizes)  # never sent
+        self._parked: dict[int, Batch] = {}  # wait for the parts of another batch to show the cause
+        self._line = Line(work.rows, work.sizes)  # unsent inputs
         self._cutter = Cutter(self._line, work, deployments)
         self.charge = self._line.charge
 
-    # What is asked of it.
+    # Questions.
 
     @property
     def is_small(self) -> bool:
-        """Whether it is one small batch that was never sent, and so can share a request."""
+        """Whether the call is one small unsent batch, which can share a request."""
         return (
             self.open == len(self.work.rows) > 0
             and len(self._ready) + len(self._delayed) <= 1
@@ -115,15 +116,15 @@ class Queue:
         )
 
     def left(self) -> int:
-        """Return how much work has not been started, in tokens."""
+        """Return the work that has not been sent, in tokens."""
         return self._line.work_left + sum(batch.work for batch in self._ready)
 
     def planned(self) -> tuple[int, int]:
-        """Return how many requests are planned for what was never sent, and their charge."""
+        """Return the planned number of requests for unsent inputs, and their charge."""
         return self._line.planned
 
     def peek(self, at: Deployment, now: float) -> Batch | None:
-        """Return the batch that a deployment is to be sent next; `None`: none can start now."""
+        """Return the next batch for a deployment, or `None` if none can start now."""
         while self._delayed and self._delayed[0][0] <= now:
             batch = heapq.heappop(self._delayed)[2]
             batch.tried.clear()
@@ -148,7 +149,7 @@ class Queue:
         return None if self.holds_last and len(cut.rows) == self._line.count else cut
 
     def take(self, batch: Batch, at: Deployment, now: float) -> None:
-        """Note that the batch that `peek` returned, or a copy of one in flight, is sent."""
+        """Record that the batch from `peek`, or a copy of one in flight, is sent."""
         if self._cutter.take(batch, at):
             batch.unpark = self._unpark
         elif batch in self._ready:
@@ -158,7 +159,7 @@ class Queue:
             self._delayed = [each for each in self._delayed if each[2] is not batch]
             heapq.heapify(self._delayed)
         if self._owner(batch) not in (None, at):
-            self._drop(batch)  # whoever tries it out learns nothing from another's answer
+            self._drop(batch)  # the answer of another deployment says nothing about this limit
         batch.at.append(at.number)
         batch.sent = now
         self.in_flight[id(batch)] = batch
@@ -170,7 +171,7 @@ class Queue:
             self._ready.appendleft(batch)
 
     def due(self, now: float) -> float:
-        """Return the seconds until a delayed batch is due; `inf`: there is none."""
+        """Return the seconds until a delayed batch is due; `inf` if there is none."""
         return max(0.0, self._delayed[0][0] - now) if self._delayed else math.inf
 
     def straggler(self, now: float) -> tuple[Batch | None, float]:
@@ -193,20 +194,20 @@ class Queue:
         return None, wait
 
     def stuck_charge(self, at: Collection[int]) -> int:
-        """Return the tokens of all that waits only for some of the deployments."""
+        """Return the tokens in flight only at these deployments."""
         return sum(batch.charge for batch in self.in_flight.values() if _is_only(batch, at))
 
     def affords(self, copy: Batch) -> bool:
-        """Tell whether a copy of a batch is within what the call may cost."""
+        """Return whether the call's cost limit allows a copy of a batch."""
         budget = self.work.budget
         return budget is None or copy.tokens <= budget.left
 
     def hands_over(self) -> bool:
-        """Tell whether the caller's thread is given an outcome now.
+        """Return whether to hand the caller's thread an outcome now.
 
-        Where it makes lists of floats, that holds the interpreter's lock, which sending and reading
-        need too. While batches wait for answers to make room for them, outcomes wait too, but no
-        more of them than requests are in flight: the last answers leave time enough for lists.
+        Making lists of floats holds the interpreter's lock, which sending and reading need too. So
+        while batches wait for answers to free a worker, outcomes wait as well, but never more of
+        them than requests in flight. Near the end, answers are few enough to leave time for lists.
         """
         answers_first = (
             self.work.makes_lists
@@ -216,13 +217,13 @@ class Queue:
         )
         return bool(self.outcomes) and not answers_first
 
-    # What it is told.
+    # Events.
 
     def answered(self, batch: Batch, at: Deployment, seconds: float) -> None:
-        """Note that a batch's vectors are there, from a deployment."""
+        """Record that a deployment has answered a batch."""
         _note_end(batch, at)
         if batch.is_settled:
-            return  # the other copy was faster, or it was abandoned at the deadline
+            return  # the other copy was faster, or the deadline has passed
         self.hedges.answered(seconds)
         self._settle(batch, Done(batch.rows))
         at.judge.answered(batch)
@@ -236,10 +237,10 @@ class Queue:
         error: BaseException,
         now: float,
     ) -> None:
-        """Do what is right with a batch that a deployment refused, or could not answer."""
+        """Handle a batch that a deployment refused or could not answer."""
         _note_end(batch, at)
         if batch.is_settled or batch.at:
-            return  # abandoned, answered by its copy, or the copy may still be answered
+            return  # abandoned, answered as a copy, or a copy is still in flight
         self.in_flight.pop(id(batch), None)
         batch.error = self.last_error = error
         if diagnosis.kind is Kind.THROTTLED:
@@ -272,14 +273,14 @@ class Queue:
                 self._parked[id(batch)] = batch
 
     def resend(self, batch: Batch, at: Deployment) -> None:
-        """Send a batch again by itself: it shared a request that failed for another's texts."""
+        """Send a batch again by itself, as its shared request may have failed for other texts."""
         _note_end(batch, at)
         if not batch.is_settled and self.in_flight.pop(id(batch), None) is not None:
             batch.signature = batch.signature or "shared"
             self._ready.appendleft(batch)
 
     def hand_over(self, batch: Batch, at: Deployment, error: BaseException) -> None:
-        """Send a batch to another deployment: the one that had it is left out."""
+        """Send a batch to another deployment, as the one that had it is left out."""
         _note_end(batch, at)
         if batch.is_settled or batch.at:
             return
@@ -294,11 +295,11 @@ class Queue:
         self._ready.appendleft(batch)
 
     def stuck(self, at: Collection[int], *, first: bool) -> Batch | None:
-        """Return a batch that waits only for deployments that answer no more; `None`: none.
+        """Return a batch in flight only at these silent deployments, or `None`.
 
         Args:
             at: the numbers of the deployments.
-            first: before what was not sent yet.
+            first: whether to return one even before unsent batches.
         """
         if self.is_given_up or (not first and (self._ready or self._line.count)):
             return None
@@ -307,14 +308,15 @@ class Queue:
     def give_up(
         self, error: BaseException, *, abandon: bool = False, concerns_all: bool = False
     ) -> None:
-        """Give up all that is not in flight.
+        """Give up everything that is not in flight.
 
-        What was sent and failed carries its own error; what was never sent says so.
+        Batches that failed carry their own error, and unsent ones a `NotSentError`.
 
         Args:
-            error: what ends the call.
-            abandon: give up what is in flight too.
-            concerns_all: the error is about all texts, whatever else was wrong with some.
+            error: the error that ends the call.
+            abandon: whether to give up batches in flight too.
+            concerns_all: whether the error holds for all texts, even those with errors of their
+                own.
         """
         self.is_given_up = True
         tried = [*self._ready, *(batch for _, _, batch in self._delayed), *self._parked.values()]
@@ -336,10 +338,10 @@ class Queue:
             self._outcome(Lost(rest, unsent))
 
     def release_delayed(self) -> None:
-        """Make ready all that waits for the server to come back: it is back.
+        """Make all delayed batches ready, as the server is back.
 
-        What failed most often goes first, or at a server that restarts again and again it would
-        always be in what is broken next.
+        Those that failed most often go first. Otherwise, at a server that restarts again and
+        again, they would always be in flight when it goes down next.
         """
         batches = sorted((batch for _, _, batch in self._delayed), key=lambda each: each.failures)
         for batch in batches:
@@ -348,18 +350,18 @@ class Queue:
         self._ready.extendleft(batches)
 
     def stop(self) -> None:
-        """Start nothing more, and hold up no other call that waits for what is found out here."""
+        """Start nothing more, and release batches of other calls that wait for this one."""
         self.is_stopped = self.is_given_up = True
         here = [*self._ready, *(batch for _, _, batch in self._delayed), *self.in_flight.values()]
         for batch in here:
             self._drop(batch)
 
-    # What of it can be sent, and where.
+    # Which batch can be sent, and where.
 
     def _return_to_line(self) -> None:
-        """Put batches that were only refused for the rate back, to be cut in fewer pieces."""
+        """Put batches back that were only refused for the rate, to cut them into fewer pieces."""
         fresh = [batch for batch in self._ready if not (batch.signature or batch.trial)]
-        if len(fresh) < 2:  # noqa: PLR2004  # one is cut already
+        if len(fresh) < 2:  # noqa: PLR2004  # a single one stays as it is
             return
         for batch in fresh:
             self._ready.remove(batch)
@@ -370,7 +372,7 @@ class Queue:
         return at.pacer.concurrency.is_saturated and len(self.outcomes) >= BACKLOG
 
     def _ready_for(self, at: Deployment) -> Batch | None:
-        """Return the first batch that was sent before, or is part of one, and may go there."""
+        """Return the first ready batch that this deployment may be sent."""
         if len(self.deployments) == 1:
             if self._ready and at.limits.is_trying:
                 for batch in [each for each in self._ready if at.limits.parks(each)]:
@@ -380,7 +382,7 @@ class Queue:
         for batch in tuple(self._ready):
             owner = self._owner(batch)
             if owner is not None and owner is not at and owner.is_answering:
-                continue  # it tries out how much it takes
+                continue  # its owner tests a size limit with it
             if at.number not in batch.barred:
                 if at.is_late and not batch.barred:
                     continue
@@ -388,14 +390,14 @@ class Queue:
             if self._has_others(batch):
                 continue
             if at.confirmed_at < batch.barred[at.number]:
-                at.is_in_doubt = True  # perhaps it refuses everything
+                at.is_in_doubt = True  # it may refuse everything
             else:
                 self._ready.remove(batch)
                 self._settle(batch, Lost(batch.rows, batch.error or NotSentError()))
         return None
 
     def _failed_elsewhere(self, at: Deployment) -> Batch | None:
-        """Return a batch that waits to be sent again, but need not wait for this deployment."""
+        """Return a delayed batch that this deployment has not tried, and may be sent at once."""
         if len(self.deployments) == 1:
             return None
         untried = (
@@ -408,25 +410,25 @@ class Queue:
         return next(untried, None)
 
     def _has_others(self, batch: Batch) -> bool:
-        """Tell whether a deployment that has not refused a batch can be expected to answer."""
+        """Return whether a working deployment has not refused this batch yet."""
         return any(
             each.is_proven and each.is_answering and each.number not in batch.barred
             for each in self.deployments
         )
 
     def _owner(self, batch: Batch) -> Deployment | None:
-        """Return the deployment at which a size is tried out with a batch; `None`: none."""
+        """Return the deployment whose size limit a batch tests, or `None`."""
         if batch.trial is None:
             return None
         owners = (each for each in self.deployments if each.limits.owns(batch.trial))
         return next(owners, None)
 
     def _drop(self, batch: Batch) -> None:
-        """Release what waits for what a batch was to tell."""
+        """Release the batches that wait for the outcome of this one."""
         owner = self._owner(batch) or self.deployments[0]
         self._release(owner.limits.dropped(batch))
 
-    # What is carried out of what the judge says.
+    # Carrying out verdicts.
 
     def _resend(self, batch: Batch, error: BaseException, after: float, now: float) -> None:
         self.tally.retries += 1
@@ -439,7 +441,7 @@ class Queue:
         heapq.heappush(self._delayed, (now + after, next(self._number), batch))
 
     def _replace(self, batch: Batch, at: Deployment, now: float) -> None:
-        """Cut a batch that is larger than what has been learnt since it was cut."""
+        """Cut a batch that exceeds limits learnt since it was cut."""
         self._put_parts(batch, divided(batch, parts_of(batch, at)), at, now)
 
     def _put_parts(
@@ -451,7 +453,7 @@ class Queue:
         *,
         delay: float = 0.0,
     ) -> None:
-        """Put smaller batches into the place of one."""
+        """Replace a batch by smaller ones."""
         batch.is_settled = True
         parts = [self.work.batch(part) for part in rows]
         division = Division(batch, len(parts))
@@ -483,23 +485,23 @@ class Queue:
         self._news[self] = None
 
     def _release(self, parked: Sequence[Batch]) -> None:
-        """Make ready what waited for what has been found out by now."""
+        """Make parked batches ready."""
         for batch in parked:
             if batch.unpark is not None:
-                batch.unpark(batch)  # perhaps into another call's queue
+                batch.unpark(batch)  # perhaps in another call's queue
 
 
 def _note_end(batch: Batch, at: Deployment) -> None:
-    """Note that a request ended. What could not be submitted may have been sent all the same."""
+    """Record that a request ended, which may have been undone as not submitted before."""
     if at.number in batch.at:
         batch.at.remove(at.number)
 
 
 def _is_only(batch: Batch, at: Collection[int]) -> bool:
-    """Tell whether a batch is in flight at these deployments and at no others."""
+    """Return whether a batch is in flight at none but these deployments."""
     return all(number in at for number in batch.at)
 
 
 def _copies(batch: Batch, silent: Collection[int]) -> int:
-    """Return how many requests for a batch are in flight where they may be answered soon."""
+    """Return how many requests for a batch are in flight at deployments that answer."""
     return sum(number not in silent for number in batch.at)

@@ -1,8 +1,8 @@
-"""All calls of one object on their way to its servers: a state machine without threads or clock.
+"""All calls of one object and its servers: a state machine without threads or clock.
 
-The sender joins what belongs to each server (`Deployment`) and the calls' queues. It is asked for
-the next request, or how long to wait for it, and told how each request ended. Whoever drives it
-does the sending: the `Dispatcher` with threads, `rehearse` in simulated time.
+The sender connects the state of each server (`Deployment`) with the queues of the calls. It returns
+the next request, or how long to wait for one, and receives how each request ended. Its driver does
+the sending: the `Dispatcher` with threads, `rehearse` in simulated time.
 """
 
 import contextvars
@@ -33,20 +33,20 @@ from langchain_batch_embed.sending.work import Batch, Send, Work
 __all__ = ["CANARY", "PROBE", "Flight", "Sender"]
 
 CANARY = "text"
-"""What is sent to find out whether it is the texts that a server refuses. It costs one token."""
+"""Text that tests whether a server refuses everything or only some texts. It costs one token."""
 
 PROBE = "The quick brown fox jumps over the lazy dog."
-"""The canary of several deployments, whose vectors for it are compared: a sentence, as what it is
-compared for are texts. It costs ten tokens."""
+"""Canary of several deployments, whose vectors for it are compared. It is a sentence, like the
+texts whose vectors must match. It costs ten tokens."""
 
 FAILED_IN_A_ROW = 2
-"""Failures of a batch after which the next probe of a server that is away is the canary."""
+"""After this many failures of a batch, the canary probes a server that is away."""
 
 FAILED_TOGETHER = 2
-"""A small call that failed this often in a request with others goes alone: it may be the cause."""
+"""A small call that failed this often in a shared request is sent alone, as it may be the cause."""
 
 PROBE_TIMEOUT = 30.0
-"""Seconds for a request to a server that is away: one that hangs must not hold up the others."""
+"""Time-out in seconds of a probe: one that hangs must not hold up the others."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -55,16 +55,16 @@ class Flight:
 
     Attributes:
         at: the deployment that it is sent to.
-        ticket: of its pacer.
-        parts: the batches in it, with their queues; none for the canary.
-        send: how it is sent.
-        timeout: seconds for it.
-        texts: what is in it.
-        context: in which it is sent, of the caller.
-        is_copy: a batch in it was sent before, and is still waited for.
-        place: among all requests, in the `Odds`.
-        is_hedge: it was taken off what may be spent on stragglers.
-        is_undone: it could not be submitted, so it must not be sent.
+        ticket: the ticket of the deployment's pacer.
+        parts: the batches in it, with their queues; none for a canary.
+        send: the function that sends it.
+        timeout: its time-out in seconds.
+        texts: the texts in it.
+        context: the caller's context, in which it is sent.
+        is_copy: whether it is a copy of a request that is still in flight.
+        place: its place among all requests, in the `Odds`.
+        is_hedge: whether it was paid from the budget for stragglers.
+        is_undone: whether it could not be submitted, so that it must not be sent.
     """
 
     at: Deployment
@@ -81,11 +81,11 @@ class Flight:
 
 
 class Sender:
-    """What all calls of one object share: its deployments, and whose turn it is.
+    """The deployments of one object, and the calls that share them.
 
     Args:
-        deployments: what is known of each server.
-        hedge: whether stragglers are sent a second time.
+        deployments: the state of each server.
+        hedge: whether to send stragglers a second time.
     """
 
     def __init__(self, deployments: Sequence[Deployment], *, hedge: bool = False) -> None:
@@ -97,12 +97,12 @@ class Sender:
 
     @property
     def in_flight(self) -> int:
-        """Requests that are in flight."""
+        """The number of requests in flight."""
         return sum(len(each.pacer.in_flight) for each in self.deployments)
 
     @property
     def pacers(self) -> list[Pacer]:
-        """Of the deployments that can be expected to answer, or else of all."""
+        """The pacers of the deployments that can be expected to answer, or else of all."""
         answering = [each for each in self.deployments if each.is_answering]
         return [each.pacer for each in answering or self.deployments]
 
@@ -119,9 +119,9 @@ class Sender:
 
         Args:
             work: what to send.
-            tally: where requests, retries and tokens are counted.
-            hedges: what may be spent on stragglers, by this call and others.
-            deadline: seconds after which all that is not done is given up.
+            tally: counts requests, retries and tokens.
+            hedges: the budget for stragglers of this call, perhaps shared with others.
+            deadline: seconds after which everything that is not done is given up.
             since: the time from which they count.
         """
         if len(self.deployments) > 1:
@@ -149,7 +149,7 @@ class Sender:
         return news
 
     def remove(self, queue: Queue) -> None:
-        """End a call: nothing more of it is sent."""
+        """End a call: send nothing more of it."""
         queue.stop()
         self._turns.remove(queue)
 
@@ -172,7 +172,7 @@ class Sender:
             order = self._choice.order(left, now)
             copy = self._rescued(now, first=True) if self._hedge else wait
             if isinstance(copy, Flight):
-                return copy  # before anything else, as it may otherwise come too late
+                return copy  # first of all, as it may come too late otherwise
         elif order[0].is_canary_due:
             return wait
         for at in order:
@@ -183,13 +183,13 @@ class Sender:
         return self._late(now, wait) if self._hedge else wait
 
     def restart(self, flight: Flight, now: float) -> None:
-        """Note that a request starts only now: it had to wait in its thread."""
+        """Record that a request starts only now, after waiting in its thread."""
         flight.ticket.sent = now
         for _, batch in flight.parts:
             batch.sent = now
 
     def status(self, now: float, *, left: float) -> Status:
-        """Return what is waited for, with this many tokens without an answer; changes nothing."""
+        """Return what the calls wait for, given the tokens without an answer; changes nothing."""
         plans = [queue.planned() for queue in self._turns.queues]
         requests = sum(count for count, _ in plans)
         usual = sum(charge for _, charge in plans) / requests if requests else None
@@ -229,14 +229,14 @@ class Sender:
         headers: Mapping[str, str],
         errors: Mapping[int, BaseException] | None = None,
     ) -> None:
-        """Note that a request was answered.
+        """Record that a request was answered.
 
         Args:
             flight: the request.
             now: the time.
-            headers: of the answer.
-            errors: why the answers of some of its parts, by position, cannot be used; at position 0
-                also why that of a canary cannot.
+            headers: the headers of the answer.
+            errors: by position, why the answers of some parts cannot be used; position 0 also
+                stands for a canary.
         """
         _note_end(flight)
         at = flight.at
@@ -260,7 +260,7 @@ class Sender:
                 self._settle((queue, batch), at, diagnosed(error, ()), error, now=now)
 
     def failed(self, flight: Flight, error: BaseException, now: float) -> None:
-        """Note that a request failed, and do with its batches what is right."""
+        """Record that a request failed, and handle its batches."""
         _note_end(flight)
         at, ticket = flight.at, flight.ticket
         batches = [batch for _, batch in flight.parts]
@@ -271,13 +271,13 @@ class Sender:
             _count_failure(flight, is_throttled=kind is Kind.THROTTLED)
         if not flight.parts:
             at.canary_failed(now)
-            if kind in REFUSALS:  # it is not the texts
+            if kind in REFUSALS:  # the texts are not the cause
                 self._canary_refused(at, diagnosis, error, now)
                 return
         is_doubtful = kind in (Kind.REFUSED, Kind.ACCOUNT) or diagnosis.by_words
         is_doubtful |= kind is Kind.TOO_LARGE and len(flight.texts) == 1
         if len(flight.parts) > 1 and (is_doubtful or kind is Kind.TOO_LARGE):
-            for queue, batch in flight.parts:  # each by itself: it may be about one of them
+            for queue, batch in flight.parts:  # each by itself, as one of them may be the cause
                 queue.tally.splits += 1
                 queue.resend(batch, at)
                 self._turns.come_back(queue, now, alone=True)
@@ -291,10 +291,10 @@ class Sender:
             error.add_note(f"{at.server} gave no answer")
             self.give_up(error)
         if at.pacer.health.is_down and not at.is_alone:
-            at.is_canary_due = True  # no text is held up by a server that is away
+            at.is_canary_due = True  # probe with the canary, so that texts go to others
 
     def give_up(self, error: BaseException) -> None:
-        """Give up all calls, but for what is in flight."""
+        """Give up all calls, except for what is in flight."""
         for queue in self._turns.queues:
             queue.give_up(error)
 
@@ -321,7 +321,7 @@ class Sender:
         if is_final:
             queue.give_up(error, concerns_all=True)
         elif diagnosis.kind in OF_THE_SERVER and batch.failures >= FAILED_IN_A_ROW:
-            # Is it the server, or this batch? Where nobody else is answered, the canary tells.
+            # The server or this batch? If nothing else is answered, the canary decides.
             is_alone = batch.is_alone and batch.failures > FAILED_IN_A_ROW
             at.is_canary_due |= at.pacer.health.is_down or is_alone
 
@@ -332,7 +332,7 @@ class Sender:
             self._leave_out(at, at.canary_refused(error), now, diagnosis.kind)
 
     def _leave_out(self, at: Deployment, error: BaseException, now: float, kind: Kind) -> None:
-        """Send a deployment that refuses everything no more texts; end the calls if all do."""
+        """Leave out a deployment that refuses everything; end all calls if all deployments do."""
         if at.is_alone or kind is Kind.MODEL:
             self.give_up(error)
             return
@@ -358,7 +358,7 @@ class Sender:
         return wait
 
     def _late(self, now: float, wait: float) -> Flight | float:
-        """Return a copy of what is late, as nothing else is to be sent, or the seconds to wait."""
+        """Return a copy of a late request, or the seconds until there may be one."""
         if len(self.deployments) > 1:
             rescued = self._rescued(now, first=False)
             if isinstance(rescued, Flight):
@@ -368,7 +368,7 @@ class Sender:
         return hedged if isinstance(hedged, Flight) else min(wait, hedged)
 
     def _hedged(self, now: float) -> Flight | float:
-        """Return the copy of a request that is late, or the seconds until one may be."""
+        """Return the copy of a straggler, or the seconds until there may be one."""
         wait = math.inf
         for queue in self._turns.large:
             batch, delay = queue.straggler(now)
@@ -387,11 +387,11 @@ class Sender:
         return wait
 
     def _rescued(self, now: float, *, first: bool) -> Flight | float:
-        """Return a copy of what only a deployment that has stopped could still answer.
+        """Return a copy of a request that is in flight only at stopped deployments, or a delay.
 
         Args:
             now: the time.
-            first: before what was not sent yet.
+            first: whether to copy it even before unsent batches.
         """
         wait, stopped = math.inf, set[int]()
         for each in self.deployments:
@@ -464,12 +464,12 @@ class Sender:
         )
 
     def _end_late(self, now: float) -> float:
-        """Give up the calls whose deadline has passed; return the seconds until the next one."""
+        """Give up calls whose deadline has passed; return the seconds until the next deadline."""
         wait = math.inf
         for queue in self._turns.with_deadline:
             if queue.open:
                 if now >= queue.end:
-                    # A call that only waited for another's probe has no error of its own.
+                    # A call that only waited for another call's probe has no error of its own.
                     away = [each.last_error for each in self.deployments if not each.is_in_use(now)]
                     others = away[0] if len(away) == len(self.deployments) else None
                     cause = queue.last_error or others
@@ -489,4 +489,4 @@ def _count_failure(flight: Flight, *, is_throttled: bool) -> None:
     for queue, batch in flight.parts:
         queue.tally.count(flight.at.number, failed=1, throttled=is_throttled)
         if flight.is_hedge and is_throttled:
-            queue.hedges.spend(-batch.charge)  # it cost nothing
+            queue.hedges.spend(-batch.charge)  # a refused copy costs nothing
