@@ -127,7 +127,7 @@ class Batch:
         done = self._runs_from + self._runs_for
         if now < min(done, self._expires):
             return "in_progress"
-        if done > self._expires:
+        if done > self._expires or self.fate == "expires":
             return "expired"
         return "finalizing" if now < done + api.finalizing else "completed"
 

@@ -132,7 +132,10 @@ async def _read_file(run: Run, request: Request) -> Response:
 
 
 async def _create(run: Run, request: Request) -> Response:
-    options: Any = json.loads(await request.body())
+    try:
+        options: Any = json.loads(await request.body())
+    except ValueError as mistake:
+        raise Refusal(400, error("The body is not JSON.")) from mistake
     creations = run.scenario.batch_api.creations
     number = run.batch_calls["create"] - 1
     call = creations[number] if number < len(creations) else "ok"
@@ -180,7 +183,8 @@ def _page(items: list[dict[str, Any]], request: Request, *, most: int, usual: in
     query = request.query_params
     after = query.get("after")
     start = next((i for i, item in enumerate(items, 1) if item["id"] == after), 0)
-    limit = max(1, min(most, int(query.get("limit", usual))))
+    asked = query.get("limit", "")
+    limit = max(1, min(most, int(asked))) if asked.isdecimal() else usual
     page = items[start : start + limit]
     ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {}
     has_more = start + limit < len(items)

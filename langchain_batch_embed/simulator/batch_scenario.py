@@ -118,17 +118,20 @@ class BatchApi:
     def _check_numbers(self) -> None:
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
+            is_unlimited = value is None and name == "max_enqueued_tokens"
+            if not is_unlimited and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-        for name in (*_ABOVE_ZERO, *_AT_LEAST_ZERO):
+        for name in (*_AT_LEAST_ZERO, *_ABOVE_ZERO):
             value = getattr(self, name)
-            if not 0 <= value < math.inf or (name in _ABOVE_ZERO and not value):
-                raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
+            is_in_range = is_number(value) and 0 <= value < math.inf
+            if not is_in_range or (name in _ABOVE_ZERO and not value):
+                least = "above 0" if name in _ABOVE_ZERO else "of at least 0"
+                raise ValueError(f"{name} must be a number {least}, not {value!r}")
         for name in ("exists", "shuffled"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} must be True or False")
         for shares in (self.call_faults, self.line_faults, {"expired_share": self.expired_share}):
-            if any(not 0 <= share <= 1 for share in shares.values()):
+            if not all(is_number(share) and 0 <= share <= 1 for share in shares.values()):
                 raise ValueError(f"shares must be between 0 and 1, not {shares!r}")
 
     def _check_names(self) -> None:
@@ -161,3 +164,8 @@ class BatchApi:
                 f"unknown options {unknown} of batch_api; known are {', '.join(known)}"
             )
         return cls(**options)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a number, which True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, get_args
 
-from .batch_scenario import LINE_FAULTS, QUEUES, BatchApi
+from .batch_scenario import LINE_FAULTS, QUEUES, BatchApi, is_number
 from .quota import UsedOf
 
 # Requests and tokens per minute for text-embedding-3-small and -large
@@ -282,12 +282,12 @@ class Scenario:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
         for name in _AT_LEAST_ZERO:
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
+            if value is not None and not (is_number(value) and 0 <= value < math.inf):
                 raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
         for name in _ABOVE_ZERO:
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0, not {value!r}")
+            if value is not None and not (is_number(value) and 0 < value < math.inf):
+                raise ValueError(f"{name} must be a number above 0, not {value!r}")
 
     def _check_choices(self) -> None:
         for option in dataclasses.fields(self):
@@ -314,7 +314,7 @@ class Scenario:
             **{f"faults[{name!r}]": share for name, share in self.faults.items()},
         }
         for name, share in shares.items():
-            if not 0 <= share <= 1:
+            if not (is_number(share) and 0 <= share <= 1):
                 raise ValueError(f"{name} must be between 0 and 1, not {share!r}")
         odd = {*self.batch_api.line_faults} - {*SPOILED, *LINE_FAULTS}
         if any(status_of(name) is None for name in odd):

@@ -143,6 +143,14 @@ def test_a_batch_that_expires_keeps_what_it_has(
     assert simulator.stats()["inputs_billed"] == 5
 
 
+def test_a_batch_may_expire_with_all_its_answers(account: Account, api: Configure) -> None:
+    """The fate decides, even if nothing is left to answer when the day is over."""
+    api(fates=("expires",), day=0.3, expired_share=1.0)
+    done = account.wait(account.submit([line(i) for i in range(10)]))
+    assert done["status"] == "expired"
+    assert len(account.rows(done["output_file_id"])) == 10
+
+
 def test_a_batch_that_is_cancelled_keeps_what_it_has(
     account: Account, api: Configure, simulator: Simulator
 ) -> None:
@@ -285,6 +293,16 @@ def test_what_a_batch_needs_is_checked_at_once(account: Account, api: Configure)
     assert missing.json()["error"]["code"] == "missing_required_parameter"
     assert account.create("x", endpoint="/v1/odd").status_code == 400
     assert account.wait(account.create("x").json())["status"] == "failed"
+
+
+def test_a_body_that_is_not_json_is_refused(
+    account: Account, api: Configure, simulator: Simulator
+) -> None:
+    """It gets a 400 as at OpenAI, and an odd page size gets the usual one."""
+    api()
+    refused = httpx.post(f"{simulator.url}/batches", content=b"{", trust_env=False)
+    assert refused.status_code == 400
+    assert account.get("/batches", limit="many")["data"] == []
 
 
 def test_a_server_may_have_none(account: Account, api: Configure) -> None:
