@@ -85,6 +85,7 @@ class SharedBucket(TokenBucket):
         self._back = 0.0
         self._used_at = -math.inf
         self._heard: _Heard | None = None
+        self._reported: _Heard | None = None  # in the exchange under way
         self._own: TokenBucket | None = None  # used while cut off
         self._ended: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
 
@@ -233,6 +234,7 @@ class SharedBucket(TokenBucket):
             self._asked = max(0.0, amount - self.balance)
             self.wanted = 0.0
         heard, self._heard = self._heard, None
+        self._reported = heard
         return Claim(
             ask=self._asked,
             back=self._back,
@@ -246,6 +248,10 @@ class SharedBucket(TokenBucket):
             capacity=None if rate is None else self.capacity,
             told=None if heard is None else heard.told(now),
         )
+
+    def report_again(self) -> None:
+        """Report in the next exchange what a failed one was to report, unless there is news."""
+        self._heard, self._reported = self._heard or self._reported, None
 
     def accept(self, balance: Balance, now: float, *, is_new: bool) -> None:
         """Take over the ledger's answer.

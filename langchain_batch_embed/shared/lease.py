@@ -89,6 +89,7 @@ class Lease:
         self._retry_at = -math.inf
         self._failures = 0
         self._trip = 0.0  # seconds of a round trip, averaged
+        self._reported: tuple[int, float | None] = 0, None  # in the exchange under way
         self._is_told = False  # whether a warning said that the ledger does not answer
 
     @property
@@ -134,6 +135,7 @@ class Lease:
         passed, terms.passed = terms.passed, 0
         pause, sent = self.throttle.own_delay(now), terms.refused_sent
         terms.refused_sent = None
+        self._reported = passed, sent
         if leaves:
             terms.has_joined = False
         return Exchange(
@@ -183,6 +185,7 @@ class Lease:
     def failed(self, error: BaseException, now: float) -> None:
         """Record that an exchange failed, and decide when to try the ledger again."""
         self._begun_at = None
+        self._report_again()
         self._failures += 1
         self._retry_at = now + (RETRY * (1 + self._draw()) if self._failures > 1 else 0.0)
         if self._failures < FAILURES:
@@ -197,3 +200,16 @@ class Lease:
                 type(error).__name__,
                 terms.workers,
             )
+
+    def _report_again(self) -> None:
+        """Keep what the failed exchange was to report for the next one.
+
+        If only its answer was lost, some requests count twice, which hardly matters.
+        """
+        passed, sent = self._reported
+        self._reported = 0, None
+        self._terms.passed += passed
+        if self._terms.refused_sent is None:
+            self._terms.refused_sent = sent
+        for bucket in self._buckets.values():
+            bucket.report_again()

@@ -313,3 +313,22 @@ def test_all_together_begin_as_slowly_as_one(ledger: Ledger) -> None:
     assert sent == 8
     # The others ask again soon, and not only with the next heartbeat.
     assert processes[-1].lease.delay(0.0) == pytest.approx(OPENING)
+
+
+def test_a_failed_exchange_loses_no_report(ledger: Ledger) -> None:
+    """What it was to report (answers, a refusal, a quota) is in the next one."""
+    process = Process(ledger, limit=None)
+    process.talk(0.0)
+    lease = process.lease
+    lease.tokens.learn(limit=6000, remaining=None, reset=None, unseen=0, sent=0.5, now=1.0)
+    lease.throttle.answered(0.5)
+    lease.throttle.refused(1.0, 2.0, 3.0)
+    lost = lease.begin(2.0, in_flight=NOTHING)
+    lease.failed(ConnectionError(), 2.1)
+    again = lease.begin(2.2, in_flight=NOTHING)
+    assert (again.passed, again.claims["tokens"].told is None) == (lost.passed, False)
+    assert lost.refused_ago == 1.0
+    assert again.refused_ago == pytest.approx(1.2)
+    lease.accept(ledger.exchange(again, 1002.2), 2.2)
+    rest = lease.begin(2.3, in_flight=NOTHING)
+    assert (rest.passed, rest.refused_ago, rest.claims["tokens"].told) == (0, None, None)
