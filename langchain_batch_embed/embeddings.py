@@ -18,7 +18,7 @@ from langchain_core.stores import ByteStore
 from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
 
-from langchain_batch_embed.batch_api import Desk, Job
+from langchain_batch_embed.batch_api import Desk, Job, OnTheWay
 from langchain_batch_embed.calls import event_loop
 from langchain_batch_embed.calls.assembly import Assembly
 from langchain_batch_embed.calls.dimensions import Dimensions
@@ -41,7 +41,7 @@ from langchain_batch_embed.texts.inputs import LongInputs
 
 __all__ = ["BatchEmbeddings"]
 
-_SET_HERE = frozenset({"_assembly", "_options", "embeddings"})
+_SET_HERE = frozenset({"_assembly", "_on_the_way", "_options", "embeddings"})
 """The attributes that this class sets. Any others belong to a subclass."""
 
 
@@ -202,7 +202,8 @@ class BatchEmbeddings(Embeddings):
 
     def _set_up(self, wrapped: Sequence[Embeddings], options: Options) -> None:
         self._options = options
-        self._assembly = Assembly(wrapped, options)
+        self._on_the_way = OnTheWay(lambda: self._assembly.journal)
+        self._assembly = Assembly(wrapped, options, note_missing=self._on_the_way.note)
         self.embeddings = self._assembly.deployments[0]
 
     @property
@@ -217,9 +218,9 @@ class BatchEmbeddings(Embeddings):
     def _pipeline(self) -> Pipeline:
         return self._assembly.pipeline
 
-    limits = Option["Limits"](lambda self: self._assembly.limits, "What one request may hold.")
+    limits = Option["Limits"](lambda self: self._assembly.limits, "The limits of one request.")
     journal = Option["Journal"](
-        lambda self: self._assembly.journal, "Where finished vectors are kept."
+        lambda self: self._assembly.journal, "The journal that keeps finished vectors."
     )
     model = Option["str | None"](lambda self: self._pipeline.provider.model, "The model's name.")
     max_batch_size = Option["int"](lambda self: self.limits.max_batch_size)
@@ -454,7 +455,8 @@ class BatchEmbeddings(Embeddings):
         Most batches are answered within an hour. A batch that is not answered within a day is sent
         again. All texts are uploaded now. Batches are created now as long as the account's queue
         has room, and the remaining ones during calls of `Job.wait` or `Job.refresh`. Texts whose
-        vectors are in the journal, or that an earlier job is embedding, are not sent. After a
+        vectors are in the journal, or that an earlier job is embedding, are not sent. (An ordinary
+        call for texts of a job pays for them again, and logs a warning.) After a
         crash, the same call therefore continues where the first one stopped, and nothing is paid
         for twice. The journal has to be a file.
 
@@ -636,7 +638,8 @@ class BatchEmbeddings(Embeddings):
 
         def embed_now(texts: list[str]) -> tuple[Report, Sequence[Failure]]:
             try:
-                pipeline.embed(texts, lists=False)
+                with self._on_the_way.silent():
+                    pipeline.embed(texts, lists=False)
             except PartialEmbeddingsError as error:
                 return error.report, error.failures
             assert pipeline.last_report is not None  # noqa: S101  # the call has just set it

@@ -115,6 +115,8 @@ class ResponseError(BatchEmbeddingsError):
             otherwise `None`.
         is_final: whether every answer of this server would be wrong in the same way, so that
             nothing is sent again.
+        is_page: whether the answer is no JSON at all, as a web page is, so that the address may be
+            wrong.
     """
 
     def __init__(
@@ -125,12 +127,14 @@ class ResponseError(BatchEmbeddingsError):
         expected: int | None = None,
         received: int | None = None,
         is_final: bool = False,
+        is_page: bool = False,
     ) -> None:
         super().__init__(message)
         self.body = body
         self.expected = expected
         self.received = received
         self.is_final = is_final
+        self.is_page = is_page
 
 
 class DimensionsError(BatchEmbeddingsError):
@@ -146,12 +150,12 @@ class DimensionsError(BatchEmbeddingsError):
 
     def __init__(self, *, expected: int, received: int, asked: bool = True) -> None:
         super().__init__(
-            f"dimensions={expected} was asked for, but the server sent vectors of {received}: it "
-            "ignores the option; leave dimensions out, or use a model that supports it"
+            f"dimensions={expected} was requested, but the server ignored it and sent vectors "
+            f"with {received} dimensions; leave dimensions out, or use a model that supports it"
             if asked
-            else f"vectors of {received} numbers came, but earlier ones of the same model have "
-            f"{expected}, and a store cannot mix them: the model has changed, so embed everything "
-            "again, and if there is a journal name another one"
+            else f"the server sent vectors with {received} dimensions, but earlier ones of the "
+            f"same model have {expected}, and a store cannot mix them. The model has "
+            "changed: embed everything again, and use a new journal if there is one"
         )
         self.expected = expected
         self.received = received
@@ -178,8 +182,8 @@ class ModelError(BatchEmbeddingsError):
         super().__init__(
             f"the answers now name the model {_shown(received)}, and earlier ones named "
             f"{_shown(expected)}; a store cannot mix their vectors. If the model has changed, "
-            "embed everything again with the new one, and name another journal if there is one; "
-            "if a gateway sends to several models, name one of them"
+            "embed everything again with the new one, and use a new journal if there is one; if "
+            "a gateway routes requests to several models, request one of them by name"
         )
         self.expected = expected
         self.received = received
@@ -201,8 +205,8 @@ class SpaceError(BatchEmbeddingsError):
     def __init__(self, one: str, other: str, *, what: str) -> None:
         super().__init__(
             f"for the same text {one} and {other} give {what}, and a store cannot mix them; list "
-            "deployments of one model only, with the same dimensions and settings, and if they are "
-            "right but the journal's vectors are older, name another journal"
+            "deployments of one model only, with the same dimensions and settings, and if the "
+            "deployments are right but the journal's vectors are older, use a new journal"
             if one == "the journal"
             else f"for the same text {one} and {other} give {what}, and a store cannot mix them; "
             "list deployments of one model only, with the same dimensions and settings"
@@ -227,8 +231,8 @@ class DeadlineError(BatchEmbeddingsError, TimeoutError):
 
     def __init__(self, deadline: float, cause: BaseException | None = None) -> None:
         super().__init__(
-            f"the deadline of {deadline:g} s passed before the text was embedded; call again "
-            "to go on from here, or allow more time with deadline="
+            f"the deadline of {deadline:g} s passed before the text was embedded; call again to "
+            "continue from here, or allow more time with deadline="
         )
         self.deadline = deadline
         self.__cause__ = cause
@@ -247,8 +251,8 @@ class BudgetError(BatchEmbeddingsError):
 
     def __init__(self, max_dollars: float) -> None:
         super().__init__(
-            f"the text was not sent: with it the call would cost more than "
-            f"max_dollars={max_dollars:g}; call again to go on from here, or allow more"
+            "the text was not sent: with it the call would cost more than "
+            f"max_dollars={max_dollars:g}; call again to continue from here, or raise max_dollars"
         )
         self.max_dollars = max_dollars
 
@@ -319,6 +323,10 @@ class Failure:
     index: int
     error: BaseException
 
+    def __repr__(self) -> str:
+        """Return the position and the error's class; the error's message may quote the text."""
+        return f"{type(self).__name__}(index={self.index}, error={type(self.error).__name__})"
+
 
 class PartialEmbeddingsError(BatchEmbeddingsError):
     """Some texts could not be embedded; the error holds all vectors that were finished.
@@ -376,8 +384,8 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
             if self.why:
                 return f"{which}: {self.why}"
             return (
-                f"{which} ({kinds}); fix the cause, which .failures and the error above name, and "
-                "call again"
+                f"{which} ({kinds}); fix the cause, which .failures and the error above show, "
+                "and call again"
             )
         if self.why:
             kinds = f"{kinds}; first {self.why}" if "," in kinds else self.why
@@ -447,7 +455,7 @@ class IngestError(BatchEmbeddingsError):
     """
 
     def __init__(
-        self, report: IngestReport, why: str = "several in a row failed", said: str = ""
+        self, report: IngestReport, why: str = "several documents in a row failed", said: str = ""
     ) -> None:
         self.report = report
         self.why = why
@@ -509,7 +517,8 @@ class NotKeptError(BatchEmbeddingsError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the store returned no id for this document, so it is not there: look into its log"
+            "the store returned no id for this document, so the document is not stored; check "
+            "the store's log"
         )
 
     def __reduce__(self) -> tuple[object, ...]:

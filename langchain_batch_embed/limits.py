@@ -106,14 +106,17 @@ class Limits:
         given = {name: value for name, value in options.items() if value is not None}
         known = {field.name for field in fields(self)}
         if not given.keys() <= known:
-            raise OptionError(f"limits has no {sorted(given.keys() - known)}; it has {known}")
+            raise OptionError(
+                f"Limits has no fields {', '.join(sorted(given.keys() - known))}; it has "
+                f"{', '.join(sorted(known))}"
+            )
         changed = replace(self, **given)  # type: ignore[arg-type]  # checked by __post_init__
         for name in given.keys() & _REFUSED_ABOVE if self.strict else ():
             most = getattr(self, name)
             if most is not None and given[name] > most:
                 raise OptionError(
-                    f"{name}={given[name]:,} is more than {self.provider} takes; use {most:,} or "
-                    "fewer, or describe a server that takes more with limits=Limits(...)"
+                    f"{name}={given[name]:,} is more than {self.provider} accepts; use {most:,} "
+                    "or fewer, or describe a server that accepts more with limits=Limits(...)"
                 )
         budget, longest = changed.max_tokens_per_request, changed.max_tokens_per_input
         if budget is not None and longest is not None and longest > budget:

@@ -133,26 +133,26 @@ _ELSEWHERE: Mapping[str, str] = MappingProxyType(
                 "organization",
                 "proxy",
             ),
-            "it belongs to the object that is wrapped: "
-            "BatchEmbeddings(OpenAIEmbeddings({name}=...))",
+            "set it on the wrapped object: BatchEmbeddings(OpenAIEmbeddings({name}=...))",
         ),
-        "tier": "the quota is read from the answers; plan(texts, tier=1) takes one, and "
-        "requests_per_minute= and tokens_per_minute= set one",
-        "requests_per_second": "use requests_per_minute, 60 times as many",
-        "requests_per_day": "use requests_per_minute; a spent quota of a day ends a call",
+        "tier": "the quota is read from the server's answers; plan(texts, tier=1) accepts a tier, "
+        "and requests_per_minute= and tokens_per_minute= set a quota",
+        "requests_per_second": "use requests_per_minute, with 60 times the value",
+        "requests_per_day": "use requests_per_minute; a call ends when a daily quota is used up",
         **dict.fromkeys(
             ("verbose", "debug", "logger", "log_level"),
             "use show_progress=True, or the logger 'langchain_batch_embed' at level INFO",
         ),
         **dict.fromkeys(
-            ("callbacks", "callback_manager"), "use show_progress=True, and last_report afterwards"
+            ("callbacks", "callback_manager"),
+            "use show_progress=True during a call, and last_report after it",
         ),
         **dict.fromkeys(
             ("ids", "metadatas", "vectorstore", "vector_store"),
-            "it belongs to ingest(store, documents)",
+            "pass it to ingest(store, documents)",
         ),
-        "max_buffered": "it belongs to prefetch(texts) and to ingest(store, documents)",
-        "price": "it belongs to plan(texts)",
+        "max_buffered": "pass it to prefetch(texts) or ingest(store, documents)",
+        "price": "pass it to plan(texts)",
     }
 )
 """Maps names that are not options here to a hint where to set them instead."""
@@ -232,7 +232,7 @@ class Options:
             )
         if not isinstance(self.rate_limiter, BaseRateLimiter | None):
             raise OptionError(
-                "rate_limiter takes a BaseRateLimiter of langchain_core, such as "
+                "rate_limiter must be a BaseRateLimiter of langchain_core, such as "
                 f"InMemoryRateLimiter(requests_per_second=5), not {self.rate_limiter!r}"
             )
 
@@ -318,7 +318,9 @@ class Option(Generic[_T]):
     def __init__(self, read: Callable[[Any], _T], doc: str = "") -> None:
         self._read = read
         self._name = ""
-        self.__doc__ = doc or "As it was set, or as the wrapped object has it."
+        self.__doc__ = doc or (
+            "The value in use, whether set by the user, read from the wrapped object, or a default."
+        )
 
     def __set_name__(self, owner: type, name: str) -> None:
         """Store the option's name for the error message."""
@@ -343,7 +345,7 @@ class Option(Generic[_T]):
             FixedOptionError: always.
         """
         raise FixedOptionError(
-            f"{self._name} is read once, when the object is made: make another one, "
+            f"{self._name} cannot be changed after the object is made; make a new one: "
             f"BatchEmbeddings(wrapped, {self._name}=...)"
         )
 
@@ -369,7 +371,7 @@ def _hint(name: str) -> str:
         if close in _ELSEWHERE:
             return _hint(close)
         meant = _MEANT.get(close, close)
-    return f"did you mean {meant!r}?" if meant else f"there are {', '.join(OPTIONS)}"
+    return f"did you mean {meant!r}?" if meant else f"the options are {', '.join(OPTIONS)}"
 
 
 def deployments_of(wrapped: object, wrapper: type[Embeddings]) -> tuple[Embeddings, ...]:
@@ -388,8 +390,8 @@ def deployments_of(wrapped: object, wrapper: type[Embeddings]) -> tuple[Embeddin
     several = tuple(_embeddings_of(each, wrapper) for each in wrapped)
     if not several:
         raise OptionError(
-            "BatchEmbeddings needs an Embeddings object, or several deployments of one model, and "
-            "the list is empty"
+            "BatchEmbeddings needs an Embeddings object, or several deployments of one model, "
+            "but the list is empty"
         )
     return several
 
@@ -423,8 +425,8 @@ def _embeddings_of(wrapped: object, wrapper: type[Embeddings]) -> Embeddings:
         )
     if isinstance(wrapped, wrapper):
         raise OptionError(
-            "BatchEmbeddings around BatchEmbeddings would batch twice; wrap the inner one's "
-            ".embeddings, or use that one"
+            "BatchEmbeddings around BatchEmbeddings would batch twice; use the inner object, or "
+            "wrap its .embeddings"
         )
     return wrapped
 

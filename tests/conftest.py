@@ -1,4 +1,4 @@
-"""What several test modules share: a real local server, and embeddings that ask it."""
+"""Fixtures that several test modules share: a real local server, and embeddings that use it."""
 
 import signal
 import ssl
@@ -34,19 +34,19 @@ SLOW = {
     "simulated/test_grid.py",
     *(f"test_{name}.py" for name in ("faults", "notebooks", "promises", "readme")),
 }
-"""Folders and files whose tests take most of the time: processes, notebooks, real stores."""
+"""Folders and files whose tests take most of the time, with processes, notebooks or real stores."""
 
 LONGEST = 120.0
-"""Seconds after which a test fails that would otherwise wait forever; a module may have its own."""
+"""Seconds after which a hanging test fails; a module may define its own value."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw a quarter of the examples in the fast loop, and others in each run.
+    """Draw a quarter of the examples in the fast loop, and different ones in each run.
 
-    No example fails for the time that it takes, which depends on what else the machine does.
+    No example fails for the time that it takes, because that depends on the load of the machine.
     """
     is_fast = "not slow" in config.getoption("markexpr")
-    given = settings()  # on a CI server, those with which Hypothesis draws the same ones each time
+    given = settings()  # on a CI server, these draw the same examples each time
     settings.register_profile(
         "tests",
         given,
@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what the fast loop leaves out, and what needs PostgreSQL."""
+    """Mark the tests that the fast loop leaves out, and those that need PostgreSQL."""
     for item in items:
         path = item.path.relative_to(TESTS)
         if SLOW & {path.as_posix(), path.parts[0]}:
@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _ends(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Make a test that hangs a failure, where there are signals."""
+    """Turn a test that hangs into a failure, on systems with signals."""
     longest = getattr(request.module, "LONGEST", LONGEST)
 
     def stop(number: int, frame: FrameType | None) -> Never:
@@ -88,7 +88,10 @@ def _ends(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _certificates_are_read_once() -> Iterator[None]:
-    """Reading them for each client takes longer than most tests do, none of which uses TLS."""
+    """Read the certificates once, as each client would take longer for them than most tests.
+
+    No test uses TLS.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
         yield
@@ -103,27 +106,27 @@ def no_thread_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """A clock that needs no waiting."""
+    """Return a clock that jumps ahead instead of waiting."""
     return FakeClock()
 
 
 @pytest.fixture(scope="session")
 def running_simulator() -> Iterator[Simulator]:
-    """The process that all tests of a session talk to."""
+    """Run one simulator process for all tests of a session."""
     with Simulator(Scenario(latency=0)) as simulator:
         yield simulator
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Server]:
-    """A Valkey server, for tests that use an account or keys of their own each."""
+    """Run one Valkey server; each test uses an account or keys of its own."""
     with running() as server:
         yield server
 
 
 @pytest.fixture
 def server(running_simulator: Simulator) -> LocalServer:
-    """The local server with a fresh scenario."""
+    """Return the local server with a fresh scenario."""
     local = LocalServer(running_simulator)
     local.configure()
     return local
@@ -133,8 +136,10 @@ def server(running_simulator: Simulator) -> LocalServer:
 def _clients_are_closed() -> Iterator[None]:
     """Close every client of the SDK that a test makes, and with it the connections.
 
-    A client is part of a cycle, so it stays until the collector comes, in the midst of another
-    test. That may find a connection before its client, and warns that nobody has closed it.
+    A client is part of a reference cycle, so it stays until the garbage collector runs, in the
+    middle
+    of another test. The collector may find a connection before its client, and warns then that the
+    connection was not closed.
     """
     made: list[openai.OpenAI] = []
     init = openai.OpenAI.__init__
@@ -153,7 +158,7 @@ def _clients_are_closed() -> Iterator[None]:
 
 @pytest.fixture
 def openai_embeddings(server: LocalServer) -> Callable[..., OpenAIEmbeddings]:
-    """Make an `OpenAIEmbeddings` whose requests go to the local server."""
+    """Return a function that makes `OpenAIEmbeddings` for the local server."""
 
     def make(**options: Any) -> OpenAIEmbeddings:
         return OpenAIEmbeddings(**{"base_url": server.url, "api_key": "sk-test", **options})
@@ -165,9 +170,9 @@ def openai_embeddings(server: LocalServer) -> Callable[..., OpenAIEmbeddings]:
 def batch(
     openai_embeddings: Callable[..., OpenAIEmbeddings], clock: FakeClock
 ) -> Callable[..., BatchEmbeddings]:
-    """Make a `BatchEmbeddings` on the local server that waits on the fake clock.
+    """Return a function that makes `BatchEmbeddings` on the local server with the fake clock.
 
-    Without hedging: a clock that jumps ahead makes stragglers of requests that take real time.
+    Hedging is off, because a clock that jumps ahead makes requests that take real time look late.
     """
 
     def make(wrapped: Embeddings | None = None, **options: Any) -> BatchEmbeddings:

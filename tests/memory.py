@@ -1,14 +1,15 @@
-"""The most memory that this process has held."""
+"""The peak memory of this process."""
 
 import sys
 from pathlib import Path
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has held, in bytes.
+    """Return the peak memory of this process, in bytes.
 
-    Linux passes the `ru_maxrss` of the process that started this one on to it, so a small program
-    that a large test suite starts would seem large. `VmHWM` is the program's own.
+    On Linux a process inherits the `ru_maxrss` of the one that started it, so a small program
+    started
+    by a large test suite would seem large. `VmHWM` is the program's own.
     """
     try:
         status = Path("/proc/self/status").read_text()

@@ -1,4 +1,4 @@
-"""What tests have in common: a clock that needs no waiting, a local server, and texts."""
+"""Helpers for all tests: a clock that needs no waiting, a local server, and texts."""
 
 import gc
 import threading
@@ -20,23 +20,26 @@ _WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog"]
 _WORDS += ["while", "seven", "wizards", "brew", "potions"]
 
 _LINE: list[str] = np.random.default_rng(0).choice(_WORDS, 4096).tolist()
-"""Words of which every text of prose is a part: drawing them for each took most of its time."""
+"""Words of which every generated text is a section.
+
+Drawing them for each text took most of its time.
+"""
 
 LONGEST_PATIENCE = 0.5
-"""Real seconds for which requests in flight are waited for before a jump, at most."""
+"""Most real seconds to wait for requests in flight before a jump."""
 
 
 class FakeClock:
     """A clock that jumps to the end of a wait as soon as nothing else happens.
 
-    Real requests take real time, so a wait that a request may end is waited for briefly.
+    Real requests take real time, so the clock waits briefly for a request that may end the wait.
 
     Attributes:
-        time: seconds; only waiting changes it.
-        waits: the jumps that were made, in seconds.
+        time: seconds, which only waiting changes.
+        waits: length of each jump, in seconds.
         patience: real seconds to wait for an answer before a jump.
-        longest_patience: real seconds to wait while something that is watched is busy.
-        watched: each tells whether requests are in flight, which are waited for longer.
+        longest_patience: real seconds to wait while a watched object is busy.
+        watched: functions that return whether an object has requests in flight.
     """
 
     def __init__(self) -> None:
@@ -51,7 +54,7 @@ class FakeClock:
         return self.time
 
     def worked(self) -> float:
-        """Return no processor seconds: what is done takes none of this clock's time."""
+        """Return 0 processor seconds, because work takes none of this clock's time."""
         return 0.0
 
     worked_here = worked
@@ -70,7 +73,7 @@ class FakeClock:
 
 
 class LocalServer:
-    """The simulator, with a scenario for each test and no latency unless a test asks for it."""
+    """The simulator, with a scenario for each test and without latency unless a test sets it."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
@@ -78,22 +81,22 @@ class LocalServer:
         self.azure_endpoint = simulator.azure_endpoint
 
     def configure(self, **options: Any) -> None:
-        """Replace the scenario, and forget what was counted."""
+        """Replace the scenario and reset the counts."""
         self._simulator.configure(Scenario(**{"latency": 0, **options}))
 
     def stats(self) -> dict[str, Any]:
-        """Return what was counted since the scenario was set."""
+        """Return the counts since the scenario was set."""
         return self._simulator.stats()
 
 
 class SpoiltFirst(Embeddings):
-    """An `Embeddings` whose vectors are all 1, and whose first answers are of other widths.
+    """Embeddings whose vectors are all ones, and whose first answers have other widths.
 
     Args:
-        spoilt: the widths of the first answers; of all others it is 4.
+        spoilt: widths of the first answers; all later ones have width 4.
 
     Attributes:
-        sent: how many texts each call had.
+        sent: number of texts in each call.
     """
 
     def __init__(self, *spoilt: int) -> None:
@@ -112,19 +115,19 @@ class SpoiltFirst(Embeddings):
 
 
 def has_requests_in_flight(embeddings: BatchEmbeddings) -> bool:
-    """Tell whether an object waits for an answer."""
+    """Return whether an object waits for an answer."""
     return embeddings._pipeline.dispatcher.sender.in_flight > 0
 
 
 def examples(count: int) -> settings:
-    """Draw this number of examples, or the fast loop's share of it, in place of a hundred."""
+    """Return settings that draw this many examples instead of a hundred, fewer in the fast loop."""
     return settings(max_examples=count * settings().max_examples // 100)
 
 
 def treat_as_known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
-    """Make an object take the local server for OpenAI's own, and return it.
+    """Make an object treat the local server as OpenAI's own, and return the object.
 
-    It then sends as to a provider that is known to take any number of requests at once.
+    It then sends as to a provider that is known to accept any number of requests at once.
     """
     limits, pacer = embeddings.limits, embeddings._pipeline.dispatcher.sender.deployments[0].pacer
     pacer.concurrency = Concurrency(limits.max_workers, first=limits.first_requests, is_known=True)
@@ -132,7 +135,7 @@ def treat_as_known(embeddings: BatchEmbeddings) -> BatchEmbeddings:
 
 
 def prose(tokens: int, seed: int = 0) -> str:
-    """Return a text of about so many tokens, one a word, that no other seed gives."""
+    """Return a text of about this many one-token words, which differs for every seed."""
     count = max(0, tokens - 3)
     begin = seed * 7919 % len(_LINE)  # a prime number, so that neighbours begin far apart
     words = _LINE[begin : begin + count]
@@ -144,14 +147,14 @@ def prose(tokens: int, seed: int = 0) -> str:
 def assert_right(
     got: NDArray[np.float32] | Sequence[list[float] | NDArray[np.float32]], texts: list[str]
 ) -> None:
-    """Check bit for bit that each vector is the one that the server made for its text."""
+    """Assert that each vector is bit for bit the one that the server made for its text."""
     array = np.asarray(got, dtype=np.float32)
     expected = vectors(texts, array.shape[1])
     assert np.flatnonzero((array != expected).any(axis=1)).tolist() == []
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads are about to do; a minute at most, for a machine that is busy."""
+    """Wait up to a minute, which a busy machine may need, until another thread makes this true."""
     end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
@@ -167,7 +170,7 @@ def no_thread_left(name: str = "batch-embed") -> Iterator[None]:
         gc.collect()  # an executor's threads end with it
         return not [t for t in set(threading.enumerate()) - before if name in t.name]
 
-    gc.freeze()  # then the collector need not look at all that is imported
+    gc.freeze()  # the collector can then skip everything that was imported
     try:
         yield
         wait_until(ended)

@@ -1,4 +1,4 @@
-"""The async methods: the event loop goes on, cancelling stops the work, all tasks share a limit."""
+"""The async methods: the loop goes on, cancelling stops the work, and all tasks share a limit."""
 
 import asyncio
 import threading
@@ -19,19 +19,22 @@ from tests.support import LocalServer, assert_right, prose
 Batch = Callable[..., BatchEmbeddings]
 
 LONGEST_GAP = 0.25
-"""Seconds for which the loop may stand still. Measured with 19,207 sections on two busy cores:
-0.015 to 0.08; before lists were kept from the garbage collector it was 0.1 to 0.36."""
+"""Longest time in seconds for which the loop may stand still.
+
+With 19,207 sections on two busy cores it was 0.015 to 0.08; before lists were kept from the
+garbage collector it was 0.1 to 0.36.
+"""
 
 
 class Blocking(Embeddings):
-    """A class without async methods, whose call returns only once the event loop lets it."""
+    """A class without async methods whose call returns only once the event loop releases it."""
 
     def __init__(self) -> None:
         self.called = threading.Event()
         self.release = threading.Event()
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Wait for the loop, and fail rather than wait for ever."""
+        """Wait for the loop, and fail after 10 s instead of waiting forever."""
         self.called.set()
         assert self.release.wait(10), "the event loop was blocked"
         return [[float(x) for x in row] for row in vectors(texts, 4)]
@@ -42,19 +45,19 @@ class Blocking(Embeddings):
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so, and fail after a minute."""
+    """Wait until the condition holds, and fail after a minute."""
     async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 def working() -> bool:
-    """Tell whether any thread of ours is at work."""
+    """Return whether a thread of this package is running."""
     return any(thread.name.startswith("batch-embed") for thread in threading.enumerate())
 
 
 async def longest_gap(embeddings: BatchEmbeddings, texts: list[str]) -> float:
-    """Embed the texts; return the longest time in seconds for which the loop stood still."""
+    """Embed the texts and return the longest time in seconds for which the loop stood still."""
     gaps: list[float] = []
 
     async def tick() -> None:
@@ -75,23 +78,26 @@ async def longest_gap(embeddings: BatchEmbeddings, texts: list[str]) -> float:
 
 
 class TestTheLoopGoesOn:
-    """Nothing is done in the event loop's thread that takes its time."""
+    """Nothing that takes noticeable time runs in the thread of the event loop."""
 
     @pytest.mark.slow
     def test_while_vectors_come_and_are_turned_into_lists(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A ticker keeps ticking while 3,000 sections of 1,536 numbers are embedded."""
+        """The event loop keeps running while 3,000 vectors of 1,536 numbers are embedded."""
         server.configure(vector_cache=True)
         texts = [prose(100, i) for i in range(3000)]
         embeddings = batch(_clock=SYSTEM_CLOCK)
-        embeddings.embed_numpy(texts)  # now the server has them, and does not need the processor
-        # The best of three: other processes can make any loop stand still.
+        embeddings.embed_numpy(texts)  # the server caches these vectors
+        # The best of three, since other processes can make any loop stand still.
         gaps = [asyncio.run(longest_gap(embeddings, texts)) for _ in range(3)]
         assert min(gaps) < LONGEST_GAP
 
     def test_while_a_wrapped_class_blocks(self) -> None:
-        """The loop itself ends the wrapped call, so it cannot be waiting for it."""
+        """`aembed_documents` does not block the loop while a wrapped class without async blocks.
+
+        The loop itself releases the wrapped call, so it cannot be waiting for it.
+        """
         inner = Blocking()
         embeddings = BatchEmbeddings(inner)
 
@@ -104,7 +110,7 @@ class TestTheLoopGoesOn:
         assert_right(asyncio.run(both()), ["a", "b"])
 
     def test_while_a_query_blocks(self) -> None:
-        """`aembed_query` leaves the loop alone, too."""
+        """`aembed_query` does not block the loop while a wrapped class blocks."""
         inner = Blocking()
         embeddings = BatchEmbeddings(inner)
 
@@ -117,7 +123,7 @@ class TestTheLoopGoesOn:
         assert_right([asyncio.run(both())], ["a"])
 
     def test_while_documents_are_ingested(self) -> None:
-        """`aingest` embeds and writes in a thread of its own."""
+        """`aingest` does not block the loop while it embeds and writes, in a thread of its own."""
         inner = Blocking()
         embeddings = BatchEmbeddings(inner)
         store = InMemoryVectorStore(embeddings)
@@ -133,7 +139,7 @@ class TestTheLoopGoesOn:
         assert len(store.store) == 50
 
     def test_sync_calls_work_inside_a_running_loop(self, batch: Batch) -> None:
-        """As in a notebook, where a loop is always running."""
+        """The sync methods work inside a running event loop, as in a notebook."""
         embeddings = batch()
 
         async def cell() -> list[list[float]]:
@@ -142,17 +148,17 @@ class TestTheLoopGoesOn:
         assert_right(asyncio.run(cell()), ["a", "b"])
 
     def test_one_object_serves_one_loop_after_another(self, batch: Batch) -> None:
-        """Nothing is tied to the loop in which the object was used first."""
+        """An object works in one event loop after another and is tied to none of them."""
         embeddings = batch()
         for texts in (["a"], ["b"], ["c"]):
             assert_right(asyncio.run(embeddings.aembed_documents(texts)), texts)
 
 
 class TestCancelling:
-    """A task that is cancelled sends nothing more, and what was paid for is kept."""
+    """A cancelled task sends nothing more and keeps the vectors that were paid for."""
 
     def test_stops_the_work(self, batch: Batch, server: LocalServer) -> None:
-        """After cancelling no further request starts, and every thread ends."""
+        """After a task is cancelled no further request starts, and every thread ends."""
         server.configure(latency=0.5)
         embeddings = batch(max_workers=2, max_batch_size=10, _clock=SYSTEM_CLOCK)
         texts = [f"section {i}" for i in range(500)]
@@ -172,7 +178,7 @@ class TestCancelling:
         assert server.stats()["requests"] < 50
 
     def test_keeps_what_was_paid_for(self, batch: Batch, server: LocalServer) -> None:
-        """The next call asks for the rest alone: each text is billed once, all in all."""
+        """A call after a cancelled one requests only the rest, so each text is billed once."""
         server.configure(latency=0.5)
         embeddings = batch(max_workers=4, max_batch_size=10, _clock=SYSTEM_CLOCK)
         texts = [f"section {i}" for i in range(200)]
@@ -189,9 +195,9 @@ class TestCancelling:
         assert server.stats()["inputs_billed"] == len(texts)
 
     def test_a_timeout_of_asyncio_works(self, batch: Batch, server: LocalServer) -> None:
-        """`asyncio.timeout` around a call raises in time, although the server hangs."""
+        """`asyncio.timeout` around a call raises in time, even if the server hangs."""
         server.configure(faults={"hang": 1.0}, hang_seconds=0.5)
-        # The process cannot end before its requests do: 120 seconds by default.
+        # The process ends only when its requests do, after 120 s by default.
         embeddings = batch(timeout=1, _clock=SYSTEM_CLOCK)
 
         async def hurry() -> None:
@@ -202,7 +208,7 @@ class TestCancelling:
             asyncio.run(hurry())
 
     def test_one_task_does_not_disturb_another(self, batch: Batch, server: LocalServer) -> None:
-        """Two tasks use one object; the one that is not cancelled gets all its vectors."""
+        """Of two tasks with one object, the one that is not cancelled gets all its vectors."""
         server.configure(latency=0.3)
         embeddings = batch(max_workers=4, max_batch_size=10, _clock=SYSTEM_CLOCK)
         texts = [f"section {i}" for i in range(100)]
@@ -221,7 +227,7 @@ class TestManyTasks:
     """The quota and the workers belong to the object, not to the task."""
 
     def test_share_one_limiter(self, batch: Batch, server: LocalServer) -> None:
-        """Twelve tasks at once have no more requests in flight than one object may have."""
+        """Twelve tasks together keep the object's limit on requests in flight."""
         server.configure(latency=0.1)
         embeddings = batch(max_workers=3, max_batch_size=10, _clock=SYSTEM_CLOCK)
         lots = [[f"task {t} text {i}" for i in range(50)] for t in range(12)]
@@ -238,7 +244,7 @@ class TestManyTasks:
     def test_a_query_passes_while_documents_are_embedded(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Fifty queries and a large call at once: every vector is that of its text."""
+        """Fifty queries beside a large call get the right vectors within the limit of requests."""
         server.configure(latency=0.05)
         embeddings = batch(max_workers=4, max_batch_size=20, _clock=SYSTEM_CLOCK)
         texts = [f"section {i}" for i in range(300)]
@@ -256,10 +262,10 @@ class TestManyTasks:
 
 
 class TestErrors:
-    """What the sync methods raise, the async methods raise."""
+    """The async methods raise the same errors as the sync methods."""
 
     def test_failed_texts(self, batch: Batch, server: LocalServer) -> None:
-        """A text that the server refuses is named; the other vectors are in the error."""
+        """The error of `aembed_documents` names the refused text and holds the other vectors."""
         server.configure(refuse_marker="poison")
         with pytest.raises(PartialEmbeddingsError) as caught:
             asyncio.run(batch().aembed_documents(["a", "poison", "b"]))
@@ -267,7 +273,7 @@ class TestErrors:
         assert caught.value.embeddings[1] is None
 
     def test_an_empty_text(self, batch: Batch, server: LocalServer) -> None:
-        """What can never be embedded is refused before anything is sent."""
+        """`aembed_documents` refuses an empty text before anything is sent."""
         with pytest.raises(InputError):
             asyncio.run(batch().aembed_documents(["a", ""]))
         assert server.stats()["requests"] == 0
@@ -275,7 +281,7 @@ class TestErrors:
     def test_a_query_raises_the_providers_own_error(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A wrong key is the SDK's `AuthenticationError`, as with `embed_query`."""
+        """With a wrong key `aembed_query` raises the SDK's `AuthenticationError`."""
         server.configure(api_key="another")
         with pytest.raises(openai.AuthenticationError):
             asyncio.run(batch().aembed_query("a"))

@@ -1,4 +1,4 @@
-"""What is sent: token-aware batches, in parallel, and one right vector a text."""
+"""What is sent: batches by tokens, in parallel, with one right vector for each text."""
 
 import asyncio
 import threading
@@ -25,10 +25,10 @@ Batch = Callable[..., BatchEmbeddings]
 
 
 class TestTokenAwareBatching:
-    """No request is over a limit, whatever the texts are."""
+    """No request exceeds a limit, whatever the texts are."""
 
     def test_accepts_2048_texts_in_one_request(self, batch: Batch, server: LocalServer) -> None:
-        """2,048 short texts go out in a single request when nothing else runs beside it."""
+        """One worker sends 2,048 short texts in a single request."""
         embeddings = batch(max_batch_size=2048, max_workers=1)
         embeddings.embed_numpy([f"section {i}" for i in range(2048)])
         stats = server.stats()
@@ -55,7 +55,7 @@ class TestTokenAwareBatching:
         assert stats["by_status"] == {"200": stats["requests"]}
 
     def test_counts_bytes_as_the_limiter_does(self, batch: Batch, server: LocalServer) -> None:
-        """A server that takes four bytes for a token refuses nothing either."""
+        """A server that counts four bytes as a token refuses nothing."""
         server.configure(request_tokens_by="bytes", max_tokens_per_request=300_000)
         embeddings = batch(max_workers=1)
         texts = [f"{i} " + "internationalization " * 2000 for i in range(40)]  # 21 bytes, 3 tokens
@@ -76,7 +76,10 @@ class TestTokenAwareBatching:
     def test_over_long_texts_get_the_vector_that_openai_embeddings_gives(
         self, batch: Batch, openai_embeddings: Callable[..., OpenAIEmbeddings]
     ) -> None:
-        """Windows, weights and norm are those of `OpenAIEmbeddings`, to 1e-4."""
+        """An over-long text gets the vector of `OpenAIEmbeddings`, within 1e-4.
+
+        Windows, weights and norm are the same.
+        """
         use_offline_tiktoken()
         texts = [prose(20_000, 1), "short", prose(9000, 2)]
         expected = openai_embeddings().embed_documents(texts)
@@ -89,14 +92,14 @@ class TestTokenAwareBatching:
         assert_right(got, [("word " * 8191).rstrip()])
 
     def test_refuses_over_long_texts_if_told(self, batch: Batch, server: LocalServer) -> None:
-        """`long_inputs="error"` names the texts before anything is sent."""
+        """`long_inputs="error"` raises an error that names the texts before anything is sent."""
         embeddings = batch(long_inputs="error")
         with pytest.raises(InputError, match="index 1"):
             embeddings.embed_documents(["short", prose(9000)])
         assert server.stats()["requests"] == 0
 
     def test_sends_identical_texts_once(self, batch: Batch, server: LocalServer) -> None:
-        """A text that occurs a hundred times is paid for once, and each gets its own list."""
+        """A text that occurs a hundred times is paid for once, and each place gets its own list."""
         embeddings = batch()
         texts = ["same", "other", *["same"] * 99]
         lists = embeddings.embed_documents(texts)
@@ -107,7 +110,10 @@ class TestTokenAwareBatching:
     def test_empty_texts_are_named_before_anything_is_sent(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """OpenAI refuses a whole request for one empty text, so it is found here."""
+        """Empty texts raise an error that names them before anything is sent.
+
+        OpenAI would refuse a whole request for one empty text.
+        """
         embeddings = batch()
         with pytest.raises(InputError, match="empty") as caught:
             embeddings.embed_documents(["a", "", "b", ""])
@@ -115,17 +121,20 @@ class TestTokenAwareBatching:
         assert server.stats()["requests"] == 0
 
     def test_lone_surrogates_are_sent_as_openai_embeddings_sends_them(self, batch: Batch) -> None:
-        """Half a surrogate pair, as PDF readers produce it, becomes U+FFFD."""
+        """A lone surrogate, as PDF readers produce it, is sent as U+FFFD."""
         assert_right(batch().embed_numpy(["broken \ud83d text"]), ["broken \ufffd text"])
 
     def test_nothing_gives_nothing(self, batch: Batch, server: LocalServer) -> None:
-        """An empty list gives an empty list, and no request."""
+        """An empty list gives an empty list and makes no request."""
         embeddings = batch()
         assert embeddings.embed_documents([]) == []
         assert server.stats()["requests"] == 0
 
     def test_the_smallest_batches_find_out_about_the_quota(self, batch: Batch) -> None:
-        """What is sent before an answer has told it must not be more than a small one allows."""
+        """The first requests are the smallest, so that they stay within a small account's quota.
+
+        They are sent before an answer has announced the quota.
+        """
         embeddings = treat_as_known(batch())
         pipeline = embeddings._pipeline
         inputs = pipeline.prepare([prose(100 + i % 50, i) for i in range(20_000)])
@@ -140,7 +149,7 @@ class TestTokenAwareBatching:
 
         count = embeddings.limits.first_requests
         first, others = (works := cut())[:count], works[count:]
-        most = 1_000_000 / len(first)  # tier 1 lets a million tokens through at once
+        most = 1_000_000 / len(first)  # an account of tier 1 accepts a million tokens at once
         assert max(first) <= most
         assert max(first) < median(others)
 
@@ -149,12 +158,12 @@ class TestTokenAwareBatching:
 
 
 class TestParallelBatchProcessing:
-    """Requests run beside one another, and the order stays the caller's."""
+    """Requests run in parallel, and the results keep the caller's order."""
 
     def test_keeps_all_workers_busy(
         self, batch: Batch, openai_embeddings: Callable[..., OpenAIEmbeddings]
     ) -> None:
-        """5,000 texts with 5 workers: the first answer comes when 5 requests are there."""
+        """Five workers have five requests in flight before the first answer arrives."""
         all_are_there = threading.Barrier(5)
 
         def decide(asked: Asked) -> None:
@@ -170,7 +179,7 @@ class TestParallelBatchProcessing:
         assert not all_are_there.broken
 
     def test_no_more_than_all_workers_are_busy(self, batch: Batch, server: LocalServer) -> None:
-        """The server counts how many requests it has at a time."""
+        """Five workers never have more than five requests in flight, as the server counts."""
         server.configure(latency=0.1)
         embeddings = treat_as_known(batch(max_batch_size=20, max_workers=5))
         texts = [f"section {i}" for i in range(500)]
@@ -188,7 +197,7 @@ class TestParallelBatchProcessing:
     def test_order_is_the_callers_although_answers_overtake(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Answers that arrive in any order, with their items shuffled, end in the right place."""
+        """Results keep the caller's order, even if answers and their items arrive shuffled."""
         server.configure(latency=0.2, faults={"shuffled": 0.5})
         embeddings = batch(max_batch_size=50)
         texts = [f"section {i}" for i in range(2000)]
@@ -197,7 +206,7 @@ class TestParallelBatchProcessing:
     def test_uses_a_thread_pool_executor_of_max_workers(
         self, batch: Batch, mocker: MockerFixture
     ) -> None:
-        """The requests run on a `ThreadPoolExecutor` of that size, and one thread for probes."""
+        """The requests run on a `ThreadPoolExecutor` of `max_workers` threads plus a spare one."""
         pool = mocker.patch.object(dispatcher, "ThreadPoolExecutor", wraps=ThreadPoolExecutor)
         batch(max_workers=7).embed_numpy(["a"])
         assert pool.call_args.args[0] == 7 + dispatcher.SPARE_WORKERS
@@ -205,7 +214,7 @@ class TestParallelBatchProcessing:
     def test_calls_of_one_instance_share_the_workers(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Three calls at once have no more requests in flight than one instance may have."""
+        """Three simultaneous calls of one instance keep its limit on requests in flight."""
         server.configure(latency=0.1)
         embeddings = batch(max_workers=4, max_batch_size=20)
         lots = [[f"call {c} text {i}" for i in range(200)] for c in range(3)]
@@ -217,13 +226,13 @@ class TestParallelBatchProcessing:
         assert stats["max_in_flight"] <= 4
 
     def test_few_requests_when_requests_are_scarce(self, batch: Batch, server: LocalServer) -> None:
-        """With a low `requests_per_minute` the fewest requests are made instead."""
+        """With a low `requests_per_minute` as few requests as possible are made."""
         embeddings = batch(requests_per_minute=60, max_workers=32)
         embeddings.embed_numpy([prose(200, i) for i in range(3000)])
         assert server.stats()["requests"] == 3
 
     def test_any_embeddings_can_be_wrapped(self) -> None:
-        """A class that is not OpenAI's gets batches through its `embed_documents`."""
+        """A class that is not OpenAI's receives batches through its `embed_documents`."""
         inner = Recording()
         got = BatchEmbeddings(inner, max_batch_size=10).embed_documents([str(i) for i in range(25)])
         assert got == [[float(i), 1.0] for i in range(25)]
@@ -231,12 +240,12 @@ class TestParallelBatchProcessing:
         assert inner.queries == []
 
     def test_a_query_goes_to_the_wrapped_embed_query(self) -> None:
-        """A class that embeds queries differently from documents keeps doing so."""
+        """A query goes to the `embed_query` of the wrapped class, not to `embed_documents`."""
         inner = Recording()
         assert BatchEmbeddings(inner).embed_query("7") == [7.0, -1.0]
 
     def test_async_methods_give_the_same_vectors(self, batch: Batch) -> None:
-        """`aembed_documents` and `aembed_query` give what their sync forms give."""
+        """`aembed_documents` and `aembed_query` return the same vectors as their sync forms."""
         embeddings = batch()
 
         async def both() -> list[list[float]]:
@@ -248,18 +257,18 @@ class TestParallelBatchProcessing:
 
 
 class Recording(Embeddings):
-    """An `Embeddings` that writes down how it is called."""
+    """Embeddings that record how they are called."""
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
         self.queries: list[str] = []
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return each number and 1."""
+        """Return a vector of each number and 1."""
         self.calls.append(texts)
         return [[float(text), 1.0] for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
-        """Return the number and -1."""
+        """Return a vector of the number and -1."""
         self.queries.append(text)
         return [float(text), -1.0]

@@ -1,4 +1,4 @@
-"""The suites that LangChain has for every `Embeddings`, with none of their tests changed."""
+"""LangChain's test suites for every `Embeddings`, with all of their tests unchanged."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ pytest.importorskip("langchain_tests", reason="langchain-tests needs langchain-c
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 
-# Their async tests are run by anyio's plugin, which comes with the openai SDK.
+# Their async tests run on anyio's plugin, which comes with the openai SDK.
 pytestmark = pytest.mark.anyio
 
 
@@ -25,21 +25,21 @@ def anyio_backend() -> str:
 
 
 class TestUnit(EmbeddingsUnitTests):
-    """Around a class that needs no server."""
+    """The unit tests, around a class that needs no server."""
 
     @property
     def embeddings_class(self) -> type[BatchEmbeddings]:
-        """The class under test."""
+        """Return the class under test."""
         return BatchEmbeddings
 
     @property
     def embedding_model_params(self) -> dict[str, Any]:
-        """The options that it is made with."""
+        """Return the options for the object under test."""
         return {"embeddings": DeterministicFakeEmbedding(size=8)}
 
 
 class TestIntegration(EmbeddingsIntegrationTests):
-    """Around `OpenAIEmbeddings`, against the local server."""
+    """The integration tests, around `OpenAIEmbeddings` and the local server."""
 
     @pytest.fixture(autouse=True)
     def _wrapped(self, openai_embeddings: Callable[..., OpenAIEmbeddings]) -> None:
@@ -47,10 +47,10 @@ class TestIntegration(EmbeddingsIntegrationTests):
 
     @property
     def embeddings_class(self) -> type[BatchEmbeddings]:
-        """The class under test."""
+        """Return the class under test."""
         return BatchEmbeddings
 
     @property
     def embedding_model_params(self) -> dict[str, Any]:
-        """The options that it is made with."""
+        """Return the options for the object under test."""
         return {"embeddings": self.wrapped}

@@ -1,4 +1,4 @@
-"""Exceptions: the tree, what they say and do not say, and that they survive being sent around."""
+"""Exceptions: their hierarchy, what their messages contain and leave out, and pickling."""
 
 import copy
 import importlib
@@ -7,6 +7,7 @@ import pickle
 import pkgutil
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,7 +33,7 @@ from langchain_batch_embed.errors import (
     UnknownOptionError,
     name_indices,
 )
-from langchain_batch_embed.report import IngestReport, Report
+from langchain_batch_embed.report import IngestFailure, IngestReport, Report
 
 ErrorT = TypeVar("ErrorT", bound=Exception)
 
@@ -66,7 +67,7 @@ def partial(error: BaseException) -> PartialEmbeddingsError:
 
 
 def bad_request() -> openai.BadRequestError:
-    """Return what the SDK raises for a text that is refused."""
+    """Return the error that the SDK raises for a text that is refused."""
     http: Any = importlib.import_module(
         openai.DefaultHttpxClient.__mro__[1].__module__.split(".")[0]
     )
@@ -93,7 +94,7 @@ EXAMPLES: list[Any] = [
 
 
 class TestTree:
-    """Whoever catches one kind catches what belongs to it."""
+    """Catching an exception class catches the errors that belong to it."""
 
     @pytest.mark.parametrize(
         ("kind", "bases"),
@@ -115,7 +116,7 @@ class TestTree:
     def test_each_error_has_its_place(
         self, kind: type[Exception], bases: tuple[type[Exception], ...]
     ) -> None:
-        """Each is one of ours, and one of Python's own where there is one that fits."""
+        """Each error has a base class of this package, and a built-in one if one fits."""
         assert kind.__bases__ == bases
 
     def test_the_docstring_draws_the_tree(self) -> None:
@@ -132,7 +133,7 @@ class TestTree:
         assert {name: [base] if base else [] for name, base in drawn} == second
 
     def test_every_error_can_be_imported_from_the_package(self) -> None:
-        """Users need no module's name to catch an exception."""
+        """Every exception can be imported from the package without a module's name."""
         for name in errors.__all__:
             assert getattr(langchain_batch_embed, name) is getattr(errors, name)
         assert set(errors.__all__) < set(langchain_batch_embed.__all__)
@@ -146,7 +147,7 @@ def modules() -> list[str]:
 
 @pytest.mark.parametrize("name", modules())
 def test_exported_names_are_sorted_and_exist(name: str) -> None:
-    """`__all__` lists names that are there, each once, in order."""
+    """`__all__` of a module lists existing names, each once, in order."""
     if name.startswith("langchain_batch_embed.ray"):
         pytest.importorskip("ray.data", reason="not installed: ray[data]")
     module = importlib.import_module(name)
@@ -161,27 +162,27 @@ def test_exported_names_are_sorted_and_exist(name: str) -> None:
 
 
 def pickled(error: ErrorT) -> ErrorT:
-    """Return the error as another process would get it."""
+    """Return the error as another process would receive it."""
     other: ErrorT = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
     return other
 
 
 class TestPickle:
-    """Worker processes hand errors back."""
+    """Errors can be sent between processes, as worker processes need."""
 
     @pytest.mark.parametrize("again", [pickled, copy.deepcopy])
     @pytest.mark.parametrize("error", EXAMPLES)
     def test_an_error_survives(
         self, error: BatchEmbeddingsError, again: Callable[[Exception], Exception]
     ) -> None:
-        """Type, message and attributes are the same afterwards."""
+        """An error has the same type, message and attributes after pickling or copying."""
         other = again(error)
         assert type(other) is type(error)
         assert str(other) == str(error)
         assert vars(other) == vars(error)
 
     def test_partial_results_survive(self) -> None:
-        """The vectors, the failures and the report are all there, and so is the message."""
+        """A pickled `PartialEmbeddingsError` keeps its vectors, failures, report and message."""
         error = partial(InputError("too long", indices=[0]))
         other = pickled(error)
         assert str(other) == str(error)
@@ -199,17 +200,17 @@ class TestPickle:
         assert other.report == REPORT
 
     def test_partial_results_survive_with_the_providers_exception(self) -> None:
-        """The usual cause of a failure is the SDK's own exception; it takes nothing down."""
+        """A `PartialEmbeddingsError` can be pickled with the SDK's own exception as the cause."""
         other = pickled(partial(bad_request()))
         assert other.embeddings[0] == [0.5, 0.25]
         assert other.failures[0].index == 1
 
 
 class TestMessages:
-    """What a message says."""
+    """What messages contain."""
 
     def test_partial_results_say_what_is_lost_and_how_to_go_on(self) -> None:
-        """It counts, names kinds and indices, and says where the rest is."""
+        """The message of a partial result counts the lost texts and says where the others are."""
         assert str(partial(ValueError("secret"))) == (
             "1 of 3 texts could not be embedded (ValueError; indices 1). The other vectors are in "
             ".embeddings and are kept: calling again with the same object or journal pays only "
@@ -217,21 +218,21 @@ class TestMessages:
         )
 
     def test_where_nothing_was_embedded_nothing_is_said_to_be_kept(self) -> None:
-        """A wrong key, say: there is nothing to go on from."""
+        """If no text was embedded, as with a wrong key, the message claims no kept vectors."""
         failures = [Failure(index=i, error=KeyError()) for i in range(2000)]
         assert str(PartialEmbeddingsError([None] * 2000, failures, REPORT)) == (
             "none of 2,000 texts could be embedded (KeyError); fix the cause, which .failures and "
-            "the error above name, and call again"
+            "the error above show, and call again"
         )
 
     def test_partial_results_hold_no_document_text(self) -> None:
-        """A cause may quote a text or a key; the message and its repr do not."""
+        """The message and `repr` of an error quote no text and no key, even if its cause does."""
         error = partial(ValueError("secret sk-key"))
         assert "secret" not in f"{error} {error!r}"
         assert "sk-key" not in f"{error} {error!r}"
 
     def test_many_failures_make_a_short_message(self) -> None:
-        """Ten indices are shown, each kind once, and the numbers are grouped."""
+        """A message about many failures names ten indices and each kind of error once."""
         failures = [Failure(index=i, error=[ValueError, KeyError][i % 2]()) for i in range(12_345)]
         message = str(PartialEmbeddingsError([None] * 20_000, failures, REPORT))
         assert message.startswith("12,345 of 20,000 texts could not be embedded (KeyError, ValueE")
@@ -239,32 +240,32 @@ class TestMessages:
         assert len(message) < 400
 
     def test_an_unwanted_width_is_named_with_the_way_out(self) -> None:
-        """Both widths are in the message and in attributes."""
+        """`DimensionsError` names both widths and a way out in its message and attributes."""
         error = DimensionsError(expected=256, received=1536)
         assert (error.expected, error.received) == (256, 1536)
         assert str(error) == (
-            "dimensions=256 was asked for, but the server sent vectors of 1536: it ignores the "
-            "option; leave dimensions out, or use a model that supports it"
+            "dimensions=256 was requested, but the server ignored it and sent vectors with 1536 "
+            "dimensions; leave dimensions out, or use a model that supports it"
         )
 
     def test_a_changed_model_is_named_with_the_way_out(self) -> None:
-        """Both names are in the message, as far as names go, and in attributes."""
+        """`ModelError` names both models whole in attributes, and shortened in its message."""
         error = ModelError(expected="a", received="b" * 1000)
         assert (error.expected, error.received) == ("a", "b" * 1000)
         assert str(error) == (
             f"the answers now name the model '{'b' * 100}…', and earlier ones named 'a'; a store "
             "cannot mix their vectors. If the model has changed, embed everything again with the "
-            "new one, and name another journal if there is one; if a gateway sends to several "
-            "models, name one of them"
+            "new one, and use a new journal if there is one; if a gateway routes requests to "
+            "several models, request one of them by name"
         )
 
     def test_a_passed_deadline_is_named_with_the_way_out(self) -> None:
-        """The time that was allowed is in the message and in an attribute."""
+        """`DeadlineError` names the allowed time in its message and in an attribute."""
         error = DeadlineError(2.5)
         assert error.deadline == 2.5
         assert str(error) == (
-            "the deadline of 2.5 s passed before the text was embedded; call again to go on from "
-            "here, or allow more time with deadline="
+            "the deadline of 2.5 s passed before the text was embedded; call again to continue "
+            "from here, or allow more time with deadline="
         )
 
     @pytest.mark.parametrize(
@@ -278,10 +279,25 @@ class TestMessages:
         ],
     )
     def test_ten_indices_are_named(self, count: int, named: str) -> None:
-        """The others are counted."""
+        """A message names at most ten indices and counts the others."""
         assert name_indices(range(count)) == named
 
+    def test_a_failure_does_not_quote_its_error(self) -> None:
+        """The repr of a failure names only the error's class, as an SDK's message may quote a text.
+
+        That of an ingest's report, which lists its failures, quotes none either.
+        """
+        secret = ValueError("the text 'secret' is too long")
+        failure = Failure(index=3, error=secret)
+        assert repr(failure) == "Failure(index=3, error=ValueError)"
+        lost = IngestFailure(index=3, id="a", stage="embedding", error=secret)
+        assert repr(lost) == "IngestFailure(index=3, id='a', stage='embedding', error=ValueError)"
+        report = replace(INGEST_REPORT, failures=(lost,))
+        assert "ValueError" in repr(report)
+        error = partial(secret)
+        assert all("secret" not in f"{each!r} {each}" for each in (report, error, error.failures))
+
     def test_a_failure_cannot_be_changed(self) -> None:
-        """What a call reports stays as it was."""
+        """A `Failure` cannot be changed."""
         with pytest.raises(AttributeError):
             Failure(index=1, error=ValueError()).index = 2  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What `langchain_batch_embed` exports: everything that a user meets, and nothing by mistake."""
+"""The exports of `langchain_batch_embed`: everything that a user needs, and nothing else."""
 
 import ast
 import dataclasses
@@ -21,11 +21,11 @@ MADE_BY_THE_PACKAGE = {
     "Job": {"cancel", "refresh", "report", "status", "wait"},
     "Prefetch": {"close"},
 }
-"""Classes that users do not make themselves, and what they call on them."""
+"""Classes that users do not construct themselves, and the members that they use."""
 
 
 def annotations(name: str, kind: type) -> Iterator[Any]:
-    """Yield the annotation of everything that a user passes to a class, or gets from it."""
+    """Yield the annotations of everything that a user passes to a class or gets from it."""
     if dataclasses.is_dataclass(kind):
         yield from typing.get_type_hints(kind).values()
     for member, value in inspect.getmembers(kind):
@@ -40,7 +40,7 @@ def annotations(name: str, kind: type) -> Iterator[Any]:
 
 
 def classes(annotation: Any) -> Iterator[type]:
-    """Yield the classes that an annotation is made of."""
+    """Yield the classes that an annotation consists of."""
     for part in typing.get_args(annotation):
         yield from classes(part)
     if isinstance(annotation, type):
@@ -51,19 +51,19 @@ def classes(annotation: Any) -> Iterator[type]:
     "name", sorted(n for n, kind in EXPORTED.items() if isinstance(kind, type))
 )
 def test_the_classes_of_an_exported_signature_are_exported(name: str) -> None:
-    """Who gets an object from the package can name its class."""
+    """Every class in the signatures of an exported class is exported, so users can name it."""
     found = {kind for each in annotations(name, EXPORTED[name]) for kind in classes(each)}
     ours = {kind.__name__ for kind in found if kind.__module__.startswith(PACKAGE)}
     assert {kind for kind in ours if not kind.startswith("_")} <= EXPORTED.keys()
 
 
 def test_the_list_of_exports_is_sorted() -> None:
-    """And holds no name twice."""
+    """The list of exports is sorted and holds no name twice."""
     assert langchain_batch_embed.__all__ == sorted(set(langchain_batch_embed.__all__))
 
 
 def test_everything_that_is_imported_is_exported() -> None:
-    """A class that `__init__` imports is there for users."""
+    """Everything that `__init__` imports is exported."""
     tree = ast.parse(Path(langchain_batch_embed.__file__).read_text())
     imported = {
         alias.name
@@ -75,13 +75,13 @@ def test_everything_that_is_imported_is_exported() -> None:
 
 
 def test_every_error_is_exported() -> None:
-    """So that users catch it by its name."""
+    """Every error is exported, so that users can catch it by its name."""
     assert set(errors.__all__) <= EXPORTED.keys()
 
 
 @pytest.mark.parametrize("name", sorted(EXPORTED))
 def test_an_export_is_what_its_module_calls_so(name: str) -> None:
-    """Its class says where it is defined, which pickles depend on."""
+    """An export has the name and module that its class states, as pickling requires."""
     kind = EXPORTED[name]
     assert getattr(importlib.import_module(kind.__module__), name) is kind
 
@@ -95,26 +95,26 @@ METHODS = sorted(
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_cannot_be_imported_for_a_function(name: str) -> None:
-    """The message says whose method it is."""
+    """Importing a method as a function raises an error that names the class it belongs to."""
     with pytest.raises(ImportError, match=f"{name} is a method of BatchEmbeddings"):
         exec(f"from {PACKAGE} import {name}")  # noqa: S102  # the statement that a user writes
 
 
 def test_an_attribute_cannot_be_imported_either() -> None:
-    """Such as `last_report`."""
+    """Importing an attribute such as `last_report` raises an error that names its class."""
     with pytest.raises(ImportError, match="last_report is an attribute of BatchEmbeddings"):
         exec(f"from {PACKAGE} import last_report")  # noqa: S102
 
 
 def test_a_name_that_does_not_exist_is_an_error_as_usual() -> None:
-    """An AttributeError on the module, an ImportError in an import."""
+    """A name that does not exist raises the usual `AttributeError` or `ImportError`."""
     assert not hasattr(langchain_batch_embed, "embed_everything")
     with pytest.raises(ImportError, match="cannot import name"):
         exec(f"from {PACKAGE} import embed_everything")  # noqa: S102
 
 
 def test_the_names_of_methods_are_no_modules() -> None:
-    """Whatever of the package is imported, no module takes the place of the message."""
+    """No module of the package has the name of a method, or importing it would succeed."""
     modules = {path.stem for path in Path(langchain_batch_embed.__file__).parent.iterdir()}
     assert {"embeddings", "sending"} <= modules
     assert set(METHODS) & (modules | vars(langchain_batch_embed).keys()) == set()

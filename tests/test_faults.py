@@ -1,4 +1,4 @@
-"""What happens when requests fail: throttling, faults of every kind, limits learnt."""
+"""Requests that fail: throttling, faults of every kind, and limits learnt from them."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ TEXTS = [f"section {i}" for i in range(3000)]
 
 
 class TestSilence:
-    """A server that does not answer is told of while it is asked again."""
+    """The log reports a server that does not answer while requests are retried."""
 
     @pytest.mark.parametrize(
         ("script", "warnings"),
@@ -39,7 +39,10 @@ class TestSilence:
         script: tuple[str, ...],
         warnings: int,
     ) -> None:
-        """One when it counts as away, and one when it answers again: nobody wonders for minutes."""
+        """A warning is logged when the server counts as away, and another when it answers again.
+
+        Users need not wonder for minutes.
+        """
         server.configure(script=script)
         batch(max_workers=1, max_batch_size=1).embed_numpy(["a", "b"])
         found = [record for record in caplog.records if record.levelname == "WARNING"]
@@ -54,7 +57,7 @@ class TestRateLimitHandling:
     def test_waits_as_long_as_the_server_says(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """`retry-after` of 7 s: the batch is sent again 7 s later, and not before."""
+        """With a `retry-after` of 7 s the batch is sent again 7 s later, and not before."""
         server.configure(script=("429",), retry_after=7)
         embeddings = batch()
         assert_right(embeddings.embed_numpy(["a"]), ["a"])
@@ -65,7 +68,7 @@ class TestRateLimitHandling:
     def test_backs_off_exponentially_where_the_server_says_nothing(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """Four bare 429s: the waits double, drawn here at the top of their range."""
+        """After bare 429s the waits double, drawn here at the top of their range."""
         server.configure(script=("429_bare",) * 4)
         assert_right(batch(_draw=lambda: 1.0).embed_numpy(["a"]), ["a"])
         assert [w for w in clock.waits if w > 0.01] == pytest.approx([0.5, 1.0, 2.0, 4.0])
@@ -73,7 +76,7 @@ class TestRateLimitHandling:
     def test_reads_the_delay_in_azures_text(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """`Please retry after 46 seconds` in the message counts as the server's word."""
+        """`Please retry after 46 seconds` in Azure's message makes the next request wait 46 s."""
         server.configure(script=("429_azure",), retry_after=46, refusal_hint="text")
         assert_right(batch().embed_numpy(["a"]), ["a"])
         assert 46 <= clock.time <= 47
@@ -81,7 +84,7 @@ class TestRateLimitHandling:
     def test_a_throttle_holds_everybody_once(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """Nothing is sent by any worker while the pause of one refusal lasts."""
+        """No worker sends anything during the pause after one refusal."""
         server.configure(script=("429",), retry_after=30)
         embeddings = treat_as_known(batch(max_batch_size=100))
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
@@ -102,7 +105,10 @@ class TestRateLimitHandling:
     def test_gives_up_a_server_that_throttles_for_ever(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """After `max_outage` without an answer, whatever `max_retries` is, with its own error."""
+        """A server that only throttles is given up after `max_outage`, with its own error.
+
+        `max_retries` does not count for this.
+        """
         server.configure(faults={"429_bare": 1.0})
         with pytest.raises(openai.RateLimitError):
             batch(max_retries=0, max_outage=60).embed_query("a")
@@ -113,7 +119,7 @@ class TestRateLimitHandling:
     def test_keeps_a_quota_it_reads_in_the_headers(
         self, batch: Batch, server: LocalServer, bucket_seconds: float, refused: int
     ) -> None:
-        """3.6M tokens a minute: once a header has told that, it is not hit any more.
+        """Once a header has announced 3.6M tokens a minute, that quota is not exceeded again.
 
         A bucket of a second holds less than the requests that are sent before the first header.
         """
@@ -126,12 +132,12 @@ class TestRateLimitHandling:
 
 
 class TestFaults:
-    """Whatever the network and the server do, a vector belongs to its text."""
+    """Whatever the network and the server do, each text gets its own vector."""
 
     def test_all_vectors_are_right_under_many_faults(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """8 % 429, 6 % 5xx, 3 % resets, 2 % truncated answers: every vector is right."""
+        """With 8 % 429, 6 % 5xx, 3 % resets and 2 % truncated answers, every vector is right."""
         server.configure(
             faults={"429": 0.08, "500": 0.03, "503": 0.03, "reset": 0.03, "truncated": 0.02}
         )
@@ -145,7 +151,7 @@ class TestFaults:
     def test_a_passing_fault_is_retried(
         self, batch: Batch, server: LocalServer, fault: str
     ) -> None:
-        """A request that fails in a way that passes is sent again."""
+        """A request with a temporary fault is sent again."""
         server.configure(script=(fault, fault, "ok"))
         assert_right(batch().embed_numpy(["a"]), ["a"])
         assert server.stats()["requests"] == 3
@@ -156,31 +162,31 @@ class TestFaults:
     def test_an_answer_is_checked_before_it_is_believed(
         self, batch: Batch, server: LocalServer, fault: str
     ) -> None:
-        """An answer that is not one sound vector a text never ends in the result."""
+        """An answer that is not one sound vector for each text never reaches the result."""
         server.configure(faults={fault: 0.2})
         assert_right(batch(max_batch_size=50).embed_numpy(TEXTS[:500]), TEXTS[:500])
 
     def test_a_vector_of_another_width_is_never_taken(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Once the width is known, an answer of another width is asked for again."""
+        """Once the width of vectors is known, an answer of another width is requested again."""
         server.configure(script=("ok", "wrong_width", "wrong_width"))
         embeddings = batch()
         embeddings.embed_query("a")
         assert_right(embeddings.embed_numpy(["b"]), ["b"])
 
     def test_floats_are_as_good_as_base64(self, batch: Batch, server: LocalServer) -> None:
-        """Servers that ignore `encoding_format` send lists of floats."""
+        """Lists of floats are read too, from servers that ignore `encoding_format`."""
         server.configure(base64=False)
         assert_right(batch().embed_numpy(TEXTS[:100]), TEXTS[:100])
 
     def test_sends_strings_and_never_token_arrays(self, batch: Batch, server: LocalServer) -> None:
-        """Most compatible servers refuse token arrays, so over-long texts are strings too."""
+        """Over-long texts are sent as strings: most compatible servers refuse token arrays."""
         server.configure(token_arrays=False)
         assert len(batch().embed_documents([prose(9000), "short"])) == 2
 
     def test_a_split_teaches_the_limit(self, batch: Batch, server: LocalServer) -> None:
-        """A server that takes 16 texts is told once too many, and once more whether that is so."""
+        """A server's limit of 16 texts costs one refusal, and one more to test it again."""
         server.configure(max_inputs=16)
         embeddings = batch(max_workers=1)
         assert_right(embeddings.embed_numpy(TEXTS[:200]), TEXTS[:200])
@@ -194,7 +200,7 @@ class TestFaults:
     def test_a_refused_request_is_halved_until_it_fits(
         self, batch: Batch, server: LocalServer, limit: dict[str, int]
     ) -> None:
-        """A lower limit of tokens or bytes than expected costs some refusals, not the call."""
+        """An unexpected limit of tokens or bytes costs a few splits, and the call succeeds."""
         server.configure(**limit)
         texts = [prose(100, i) for i in range(200)]
         embeddings = batch(max_workers=1)
@@ -204,7 +210,7 @@ class TestFaults:
     def test_a_request_above_the_whole_quota_is_split(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """`Request too large` can never succeed by waiting, so the request gets smaller."""
+        """`Request too large` makes the request smaller at once, since waiting cannot help."""
         server.configure(script=("too_large_for_quota",))
         assert_right(batch().embed_numpy(TEXTS), TEXTS)
         assert clock.time == 0
@@ -212,7 +218,7 @@ class TestFaults:
     def test_no_text_and_no_key_in_what_is_logged(
         self, batch: Batch, server: LocalServer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Log lines and the error's message name texts by index alone."""
+        """Log lines and error messages name texts by index and quote neither texts nor keys."""
         caplog.set_level("DEBUG", logger="langchain_batch_embed")
         server.configure(faults={"500": 1.0})
         with pytest.raises(PartialEmbeddingsError) as caught:
@@ -223,17 +229,17 @@ class TestFaults:
 
 
 FOUR_AT_ONCE = {"max_workers": 4, "max_batch_size": 75, "timeout": 60, "_clock": SYSTEM_CLOCK}
-"""So 3,000 texts make 40 requests; none is given up for its time."""
+"""Options under which 3,000 texts make 40 requests, and none is given up for its time."""
 
 
 class TestHedging:
-    """A straggler is sent again only if the user asked for it, and not for much.
+    """A late request is sent again only if the user allows it, and only for a small share.
 
-    `sending/test_sender.py` has the bounds, in simulated time.
+    `sending/test_sender.py` tests the bounds in simulated time.
     """
 
     def test_a_straggler_is_sent_again(self, batch: Batch, openai_embeddings: Wrapped) -> None:
-        """One request of forty is answered only when its copy is there."""
+        """With `hedge=True` a late request is sent again; here only its copy gets it answered."""
         with straggling(20) as endpoint:
             wrapped = openai_embeddings(base_url=endpoint.url)
             embeddings = treat_as_known(batch(wrapped, hedge=True, **FOUR_AT_ONCE))
@@ -241,14 +247,14 @@ class TestHedging:
         report = embeddings.last_report
         assert report is not None
         assert report.retries + report.splits == 0
-        # 5 % of forty are two: perhaps another one of the last ones seemed late as well.
+        # 5 % of forty are two, so another one of the last requests may have seemed late too.
         assert 1 <= report.hedged <= 2
         assert len(endpoint.asked) == 40 + report.hedged
 
     def test_a_straggler_is_waited_for_if_told(
         self, batch: Batch, openai_embeddings: Wrapped
     ) -> None:
-        """With `hedge=False` it is sent once, though everybody else has been answered."""
+        """With `hedge=False` a late request is sent once, even if all others are answered."""
 
         def decide(asked: Asked) -> None:
             if asked.number == 20:
@@ -263,7 +269,10 @@ class TestHedging:
     def test_a_straggler_of_a_prefetch_is_sent_again_too(
         self, batch: Batch, openai_embeddings: Wrapped
     ) -> None:
-        """Its runs are small, so one batch is more than the share of one of them."""
+        """A late request of a prefetch is sent again, even if its run is small.
+
+        A batch costs more than the share that one of these small runs may spend.
+        """
         with straggling(30) as endpoint:
             wrapped = openai_embeddings(base_url=endpoint.url)
             embeddings = treat_as_known(batch(wrapped, hedge=True, **FOUR_AT_ONCE))
@@ -277,7 +286,7 @@ class TestHedging:
 
 @contextmanager
 def straggling(number: int) -> Iterator[Endpoint]:
-    """Serve, and answer one request only when its texts are sent a second time."""
+    """Serve requests, one of which is answered only after its texts arrive a second time."""
     is_copied = threading.Event()
     late: list[Sequence[str]] = []
 

@@ -1,4 +1,4 @@
-"""Habits that people bring along: names, other packages' options, `repr`, `with`, `help`."""
+"""Habits that users bring along: names, other packages' options, `repr`, `with`, `help`."""
 
 import inspect
 import math
@@ -33,21 +33,24 @@ Batch = Callable[..., BatchEmbeddings]
 
 
 def make(**options: Any) -> BatchEmbeddings:
-    """Make the object around embeddings that need no network."""
+    """Return the object around embeddings that need no network."""
     return BatchEmbeddings(DeterministicFakeEmbedding(size=3), **options)
 
 
 KEY = "sk-secret"
-NOBODY = "no provider 'nobody', but .*cohere.*'openai:nobody:"
+NOBODY = "does not know provider 'nobody', only .*cohere.*'openai:nobody:"
 
 
 class TestNames:
-    """Kind: a name in place of an object, as `init_embeddings` takes it."""
+    """A name in place of an object, as `init_embeddings` accepts it."""
 
     def test_a_name_with_its_provider_is_enough(
         self, server: LocalServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The key is where the class looks for it; OpenAI's needs no LangChain."""
+        """A name with its provider makes the class, which finds its key in the environment.
+
+        OpenAI's class needs no LangChain.
+        """
         monkeypatch.setitem(sys.modules, "langchain", None)
         monkeypatch.setitem(sys.modules, "langchain_classic", None)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
@@ -64,15 +67,15 @@ class TestNames:
             ("cohere:m", ImportError("Please install it with `pip install a-cohere`"), "a-cohere$"),
             ("cohere:m", ModuleNotFoundError(name="tokenizers"), "pip install tokenizers"),
             ("cohere:m", ValueError(f"set COHERE_API_KEY, not {KEY}"), "is COHERE_API_KEY set"),
-            ("cohere:m", TypeError(f"{KEY} is wrong"), "TypeError.: make the object, and wrap"),
-            ("cohere:m", None, "makes no Embeddings of provider 'cohere'"),
+            ("cohere:m", TypeError(f"{KEY} is wrong"), "TypeError.: make the object yourself"),
+            ("cohere:m", None, "makes no Embeddings object for provider 'cohere'"),
         ],
         ids=["unknown", "package", "module", "key", "other", "runnable"],
     )
     def test_a_name_that_langchain_cannot_make_says_what_to_do(
         self, mocker: MockerFixture, name: str, raised: Exception | None, said: str
     ) -> None:
-        """With LangChain's own reason as its cause, and nothing that could be a key."""
+        """An error about a name says what to do, with LangChain's reason as cause and no key."""
         langchain = SimpleNamespace(init_embeddings=mocker.Mock(side_effect=raised))
         mocker.patch("importlib.import_module", return_value=langchain)
         with pytest.raises(OptionError, match=said) as caught:
@@ -81,30 +84,33 @@ class TestNames:
         assert KEY not in str(caught.value)
 
     def test_an_unknown_provider_is_told_by_the_real_one(self) -> None:
-        """In its own words of today."""
+        """LangChain's message for an unknown provider is recognised in its present wording."""
         pytest.importorskip("langchain_classic")
         with pytest.raises(OptionError, match=NOBODY):
             BatchEmbeddings("nobody:m")
 
     def test_a_missing_key_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """By the name of its variable."""
+        """The error about a missing key names the environment variable."""
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
         with pytest.raises(OptionError, match=r"is .*OPENAI_API_KEY.* set"):
             BatchEmbeddings("openai:text-embedding-3-small")
 
     def test_a_name_without_a_model_is_an_error(self) -> None:
-        """It would be asked for the model of no name."""
+        """A name with a provider but no model is an error."""
         with pytest.raises(OptionError, match="'openai:' has no model"):
             BatchEmbeddings("openai:")
 
     def test_without_langchain_the_error_says_what_to_install(self, mocker: MockerFixture) -> None:
-        """Nothing here needs the package otherwise."""
+        """Without LangChain, a name is an error that says what to install.
+
+        Nothing else in this package needs LangChain.
+        """
         mocker.patch("importlib.import_module", side_effect=ModuleNotFoundError)
         with pytest.raises(OptionError, match="pip install langchain"):
             BatchEmbeddings("cohere:embed-v4.0")
 
     def test_a_name_without_its_provider_is_an_error(self) -> None:
-        """Whose model it is cannot be guessed."""
+        """A name without its provider is an error, because the provider cannot be guessed."""
         with pytest.raises(OptionError, match="'openai:text-embedding-3-small'"):
             BatchEmbeddings("text-embedding-3-small")
 
@@ -149,11 +155,11 @@ ELSEWHERE = {
 
 
 class TestSynonyms:
-    """Kind: an option by the name that it has elsewhere."""
+    """An option by the name that it has in another package."""
 
     @pytest.mark.parametrize(("name", "meant"), MEANT.items())
     def test_the_right_name_is_offered(self, name: str, meant: str) -> None:
-        """Whichever package the habit comes from."""
+        """The error for another package's option offers the right name."""
         with pytest.raises(UnknownOptionError) as caught:
             make(**{name: 3})
         expected = f"BatchEmbeddings has no option {name!r}; did you mean {meant!r}?"
@@ -162,28 +168,28 @@ class TestSynonyms:
 
     @pytest.mark.parametrize(("name", "place"), ELSEWHERE.items())
     def test_the_right_place_is_named(self, name: str, place: str) -> None:
-        """Where it is no option of this class."""
+        """The error for a setting that is no option here names the right place for it."""
         with pytest.raises(UnknownOptionError) as caught:
             make(**{name: "sk-secret"})
         assert place in str(caught.value)
         assert "sk-secret" not in str(caught.value)
 
     def test_the_table_hides_no_option_and_names_none_that_is_not_there(self) -> None:
-        """Whatever options are added later."""
+        """The table of other names contains no option, and offers only options that exist."""
         assert not {*_MEANT, *_ELSEWHERE} & set(OPTIONS)
         assert set(_MEANT.values()) <= set(OPTIONS)
 
 
 class TestReading:
-    """Kind: an attribute that was not there, or that was set and changed nothing."""
+    """Options as attributes: all can be read, and setting one is an error."""
 
     @pytest.mark.parametrize("name", OPTIONS)
     def test_every_option_can_be_read(self, name: str) -> None:
-        """By the name by which it was given."""
+        """Every option can be read by the name under which it was given."""
         getattr(make(), name)
 
     def test_what_is_read_is_what_holds(self, tmp_path: Path) -> None:
-        """Defaults are those of the provider, and not `None`."""
+        """An option that was not given reads as the provider's default, not as `None`."""
         wrapped = OpenAIEmbeddings(api_key="k", timeout=7)  # type: ignore[arg-type]
         embeddings = BatchEmbeddings(wrapped, max_workers=5, journal=tmp_path / "j.db")
         assert embeddings.model == "text-embedding-ada-002"
@@ -194,7 +200,7 @@ class TestReading:
 
     @pytest.mark.parametrize("name", OPTIONS)
     def test_setting_one_is_an_error_that_says_what_to_do(self, name: str) -> None:
-        """It would change nothing, as options are read once."""
+        """Setting an option is an error that says what to do, as options are read only once."""
         embeddings = make()
         before = repr(getattr(embeddings, name))
         with pytest.raises(FixedOptionError, match=rf"BatchEmbeddings\(wrapped, {name}=") as caught:
@@ -204,7 +210,7 @@ class TestReading:
         assert repr(getattr(embeddings, name)) == before
 
     def test_a_subclass_has_attributes_of_its_own(self) -> None:
-        """These can be set as ever."""
+        """Attributes that a subclass adds can be set as usual."""
 
         class Mine(BatchEmbeddings):
             prefix = ""
@@ -215,10 +221,10 @@ class TestReading:
 
 
 class TestRepr:
-    """Kind: an object that shows an address in memory, or a key."""
+    """The `repr` shows no address in memory and no key."""
 
     def test_class_model_limits_and_journal_are_shown(self, tmp_path: Path) -> None:
-        """And no key, wherever there is one."""
+        """The `repr` shows class, model, limits and journal, and no key from any place."""
         wrapped = OpenAIEmbeddings(
             api_key="sk-secret",  # type: ignore[arg-type]
             base_url="http://user:sk-secret@host:8080/v1?key=sk-secret",
@@ -235,15 +241,15 @@ class TestRepr:
         ("journal", "shown"), [(None, "None"), (InMemoryByteStore(), "'InMemoryByteStore'")]
     )
     def test_a_journal_that_is_no_file_is_shown_too(self, journal: Any, shown: str) -> None:
-        """By its class."""
+        """A journal that is no file is shown by its class."""
         assert repr(make(journal=journal, model="m")).endswith(f"journal={shown})")
 
 
 class TestClosing:
-    """Kind: files that stay open, and no way to close them."""
+    """Closing an object closes its files."""
 
     def test_a_with_block_closes_the_journal(self, tmp_path: Path) -> None:
-        """A later call opens it again, and finds what was kept."""
+        """A `with` block closes the journal, and a later call opens it again with its vectors."""
         with make(journal=tmp_path / "j.db", model="m") as embeddings:
             first = embeddings.embed_documents(["a", "b"])
         journal: Any = embeddings.journal
@@ -255,14 +261,14 @@ class TestClosing:
         embeddings.close()
 
     def test_a_journal_of_the_users_own_stays_open(self, mocker: MockerFixture) -> None:
-        """Others may use it."""
+        """A journal that the user passes in stays open, because others may use it."""
         journal = MemoryJournal()
         close = mocker.patch.object(journal, "close")
         make(journal=journal).close()
         close.assert_not_called()
 
     def test_open_prefetches_end(self) -> None:
-        """Nothing more is sent for them."""
+        """Closing an object ends its open prefetches."""
         embeddings = make()
         embeddings.prefetch(["a"])
         embeddings.close()
@@ -270,10 +276,10 @@ class TestClosing:
 
 
 class TestHelp:
-    """Kind: a signature with what is nobody's business."""
+    """The signature and help show nothing private."""
 
     def test_the_signature_shows_options_alone(self) -> None:
-        """As `inspect`, notebooks and editors show it."""
+        """The signature shows only the options, as `inspect`, notebooks and editors display it."""
         parameters = inspect.signature(BatchEmbeddings).parameters
         assert list(parameters) == ["embeddings", *OPTIONS]
         assert all(
@@ -281,7 +287,7 @@ class TestHelp:
         )
 
     def test_help_shows_no_address_and_no_private_name(self) -> None:
-        """Of any default or argument."""
+        """The help shows no address and no private name of a default or argument."""
         text = pydoc.plain(pydoc.render_doc(BatchEmbeddings))
         assert "_clock" not in text
         assert "_draw" not in text
@@ -290,29 +296,29 @@ class TestHelp:
 
 
 class Counting(BaseRateLimiter):
-    """Counts its questions, and lets everything through after a moment."""
+    """A rate limiter that counts its calls and lets every request through at once."""
 
     def __init__(self) -> None:
         self.asked = 0
         self._lock = threading.Lock()
 
     def acquire(self, *, blocking: bool = True) -> bool:
-        """Let through."""
+        """Count the call and let the request through."""
         assert blocking
         with self._lock:
             self.asked += 1
         return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
-        """Let through."""
+        """Count the call and let the request through."""
         return self.acquire(blocking=blocking)
 
 
 class TestRateLimiter:
-    """Kind: LangChain's own limiter, which chat models take and embeddings do not."""
+    """LangChain's own rate limiter, which chat models accept and embeddings do not."""
 
     def test_it_is_asked_before_each_request(self, batch: Batch, server: LocalServer) -> None:
-        """Of documents and of queries; a retry is a request too."""
+        """The rate limiter is called before each request, for documents, queries and retries."""
         limiter = Counting()
         server.configure(script=("503",))
         embeddings = batch(rate_limiter=limiter, max_batch_size=10)
@@ -322,7 +328,7 @@ class TestRateLimiter:
         assert limiter.asked == server.stats()["requests"] >= 12
 
     def test_its_rate_is_the_quota_of_requests(self, batch: Batch, server: LocalServer) -> None:
-        """So the fewest requests are made, and none waits for nothing."""
+        """The limiter's rate becomes the quota of requests, so few requests are made."""
         limiter = InMemoryRateLimiter(requests_per_second=1, max_bucket_size=100)
         embeddings = batch(rate_limiter=limiter)
         assert embeddings.requests_per_minute == 60
@@ -331,19 +337,25 @@ class TestRateLimiter:
         assert server.stats()["requests"] <= 3
 
     def test_a_quota_that_is_set_beside_it_counts(self) -> None:
-        """The limiter is asked all the same."""
+        """A quota that is set beside the limiter takes precedence."""
         limiter = InMemoryRateLimiter(requests_per_second=1)
         assert make(rate_limiter=limiter, requests_per_minute=30).requests_per_minute == 30
 
     def test_a_request_that_waits_for_it_is_no_straggler(self) -> None:
-        """It is not sent a second time, unless the user wants that."""
+        """With a rate limiter, hedging is off unless the user sets it.
+
+        A request that waits for the limiter is not late.
+        """
         wrapped = OpenAIEmbeddings(api_key="k")  # type: ignore[arg-type]
         assert BatchEmbeddings(wrapped).hedge
         assert not BatchEmbeddings(wrapped, rate_limiter=Counting()).hedge
         assert BatchEmbeddings(wrapped, rate_limiter=Counting(), hedge=True).hedge
 
     def test_the_wait_is_no_part_of_the_round_trip(self) -> None:
-        """Else the server would seem slow, and get fewer requests."""
+        """The wait for the limiter is not part of the round trip.
+
+        Otherwise the server would seem slow and get fewer requests.
+        """
         clock = FakeClock()
 
         class Slow(Counting):
@@ -357,7 +369,7 @@ class TestRateLimiter:
         assert embeddings._pipeline.dispatcher.sender.deployments[0].limits.times.usual < 1
 
     def test_after_the_end_of_a_call_what_still_waits_is_not_sent(self) -> None:
-        """The limiter lets it through too late."""
+        """A request that still waits for the limiter at the end of its call is not sent."""
         go_on, sent = threading.Event(), list[int]()
 
         class Closed(Counting):
@@ -383,13 +395,13 @@ class TestRateLimiter:
         "value", [5, "5/s", SimpleNamespace(acquire=print), InMemoryRateLimiter]
     )
     def test_anything_else_is_an_error(self, value: object) -> None:
-        """The message names the class."""
+        """A value that is no rate limiter is an error whose message names the class."""
         with pytest.raises(OptionError, match="BaseRateLimiter"):
             make(rate_limiter=value)
 
 
 def test_a_store_of_langchains_takes_it_as_any_embeddings() -> None:
-    """Attributes, `repr` and `close` are in nobody's way."""
+    """A LangChain store accepts the object like any other embeddings."""
     embeddings = make()
     store = InMemoryVectorStore(embeddings)
     store.add_documents([Document(page_content="a")])

@@ -30,11 +30,14 @@ ROOMS = [
     {"__init__", "commands", "ray"},
     {"__main__"},
 ]
-"""The rooms from the ground up. A room imports only from lines below its own, imports for types
-alone included, so rooms on one line never import one another."""
+"""The rooms from the ground up.
+
+A room imports only from lines below its own, even for types, so rooms on one line never import one
+another.
+"""
 
 MOST_FILES = 8
-"""Files at the top of the package: more, and nobody sees which are doors and which are rooms."""
+"""Most files at the top of the package; with more, doors and rooms are hard to tell apart."""
 
 HEIGHT = {room: height for height, line in enumerate(ROOMS) for room in line}
 
@@ -45,7 +48,7 @@ FILES = {path.stem: [path] for path in FOLDER.glob("*.py")} | {
 }
 
 STARTERS = {"dispatcher.py", "threads.py"}
-"""Files of `sending` that have to do with threads."""
+"""Files of `sending` that deal with threads."""
 
 PURE = [
     *("errors.py", "limits.py", "options.py"),
@@ -65,7 +68,7 @@ PURE = [
     *(f"sending/{path.name}" for path in FILES["sending"] if path.name not in STARTERS),
     *("calls/announced.py", "calls/look_ahead.py"),
 ]
-"""Files that only calculate: time, waiting and randomness are handed in."""
+"""Files that only calculate: time, waiting and randomness are passed in."""
 
 WAITING = {"asyncio", "concurrent", "random", "socket", "threading", "time"}
 DEFAULTS = {
@@ -74,19 +77,19 @@ DEFAULTS = {
     "pacing/pacer.py": {"random"},
     "sending/deployment.py": {"random"},
 }
-"""What is handed in where nobody hands in anything else."""
+"""Modules that supply a default where the caller passes nothing in."""
 
 COMMANDS = {"__main__", "commands"}
 
 
 @cache
 def imported(path: Path, *, types: bool = True) -> list[str]:
-    """Return the full name of everything that a file imports; with `types`, for types alone too."""
+    """Return the full names of everything that a file imports, with `types` also for types only."""
     return list(imports(path, types=types))
 
 
 def imports(path: Path, *, types: bool) -> Iterator[str]:
-    """Yield the full name of everything that a file imports."""
+    """Yield the full names of everything that a file imports."""
     tree = ast.parse(path.read_text())
     for_types = {
         id(inner)
@@ -108,7 +111,7 @@ def imports(path: Path, *, types: bool) -> Iterator[str]:
 
 
 def own(path: Path) -> set[str]:
-    """Return which of the package's rooms a file imports; the package is `__init__`."""
+    """Return the rooms of the package that a file imports; the package itself is `__init__`."""
     found = set()
     for name in imported(path):
         first, _, rest = name.partition(".")
@@ -120,7 +123,7 @@ def own(path: Path) -> set[str]:
 
 
 def neighbours(path: Path) -> set[str]:
-    """Return which files of its own room a file imports; the room itself is `__init__`."""
+    """Return the files of its own room that a file imports; the room itself is `__init__`."""
     room = f"{PACKAGE}.{path.parent.name}"
     found = set()
     for name in imported(path):
@@ -131,53 +134,53 @@ def neighbours(path: Path) -> set[str]:
 
 
 def names(room: str) -> set[str]:
-    """Return the full name of everything that a room imports when it runs."""
+    """Return the full names of everything that a room imports at run time."""
     return {name for path in FILES[room] for name in imported(path, types=False)}
 
 
 def others(room: str) -> set[str]:
-    """Return which other rooms of the package a room imports."""
+    """Return the other rooms of the package that a room imports."""
     return {other for path in FILES[room] for other in own(path)} - {room}
 
 
 def test_every_room_has_a_place() -> None:
-    """A new file at the top of the package, or a new folder, is given its line in `ROOMS`."""
+    """Every file and folder at the top of the package has a line in `ROOMS`."""
     folders = {path.parent.name for path in FOLDER.glob("*/__init__.py")} - {"simulator"}
     assert folders | {path.stem for path in FOLDER.glob("*.py")} == set(HEIGHT)
 
 
 def test_every_folder_has_tests_of_its_name() -> None:
-    """The tests mirror the rooms: a test is where what it tests is."""
+    """Every room has a folder of tests of the same name."""
     folders = {path.parent.name for path in TESTS.glob("*/test_*.py")}
     assert {*FOLDERS, "simulator"} <= folders
     assert folders - {*FOLDERS, "simulator"} == {"benchmarks", "simulated", "survival"}
 
 
 def test_what_is_called_slow_is_there() -> None:
-    """A file that moves without its line would make the fast loop slow."""
+    """Every path in `SLOW` exists; a file moved without its entry would slow the fast loop."""
     assert {path for path in SLOW if not (TESTS / path).exists()} == set()
 
 
 def test_the_top_of_the_package_is_short() -> None:
-    """Whoever opens the folder sees the public face, and rooms for the rest."""
+    """The top of the package has few files, so that a reader sees the public face first."""
     assert len(list(FOLDER.glob("*.py"))) <= MOST_FILES
 
 
 @pytest.mark.parametrize("room", sorted(FILES))
 def test_a_room_imports_only_rooms_below(room: str) -> None:
-    """No room imports from its own line or from one above it, not even for a type."""
+    """No room imports from its own line or a line above it, not even for a type."""
     below = others(room) - {"simulator"}
     assert {other for other in below if HEIGHT[other] >= HEIGHT[room]} == set()
 
 
 @pytest.mark.parametrize("room", FOLDERS)
 def test_no_circle_inside_a_room(room: str) -> None:
-    """The files of a room have an order too, imports for types alone included."""
+    """The imports between the files of a room form no cycle, even those for types only."""
     TopologicalSorter({path.stem: neighbours(path) for path in FILES[room]}).prepare()
 
 
 def test_the_inside_of_the_journal_is_its_own() -> None:
-    """Of the journal's files, others import only what its `__init__` shows."""
+    """Other rooms import only the names that the journal's `__init__` exports."""
     inside = f"{PACKAGE}.journal."
     shown = {inside + name for name in langchain_batch_embed.journal.__all__}
     users = set(FILES) - {"journal"}
@@ -187,19 +190,22 @@ def test_the_inside_of_the_journal_is_its_own() -> None:
 
 
 def test_only_the_dispatcher_starts_threads_to_send() -> None:
-    """Everything else that has to do with sending decides, and waits for nothing."""
+    """In `sending`, only `dispatcher.py` and `threads.py` import `threading`.
+
+    Everything else in it makes decisions and waits for nothing.
+    """
     users = {path.name for path in FILES["sending"] if "threading" in imported(path)}
     assert users == STARTERS
 
 
 def test_the_simulator_stands_alone() -> None:
-    """The local server imports nothing of the package, so that it cannot share its mistakes."""
+    """The simulator imports nothing else of the package, so that it cannot share its mistakes."""
     files = list((FOLDER / "simulator").glob("*.py"))
     assert {room for path in files for room in own(path)} <= {"simulator"}
 
 
 def test_only_the_commands_import_the_simulator() -> None:
-    """Embedding texts needs no server of ours."""
+    """Only the commands import the simulator, because embedding texts needs no server of ours."""
     users = {room for room in FILES if "simulator" in others(room)}
     assert users <= COMMANDS
 
@@ -219,20 +225,20 @@ def test_only_the_commands_import_the_simulator() -> None:
     ],
 )
 def test_a_library_is_imported_only_where_it_belongs(library: str, allowed: set[str]) -> None:
-    """Optional packages and the SDKs stay out of the core."""
+    """Optional packages and SDKs are imported only by the rooms that need them."""
     users = {room for room in FILES for name in names(room) if name.partition(".")[0] == library}
     assert users <= allowed
 
 
 @pytest.mark.parametrize("file", PURE)
 def test_what_only_calculates_imports_nothing_that_waits(file: str) -> None:
-    """Clocks, threads and random numbers stay with the files that send and keep."""
+    """Files that only calculate import no clock, no thread and no random numbers."""
     libraries = {name.partition(".")[0] for name in imported(FOLDER / file, types=False)}
     assert libraries & WAITING == DEFAULTS.get(file, set())
 
 
 def test_importing_the_package_imports_no_provider_and_no_server() -> None:
-    """`import langchain_batch_embed` is quick, and works without the optional packages."""
+    """Importing the package imports no provider, no server and no optional package."""
     heavy = "starlette uvicorn langchain_openai langchain_community openai pandas redis ray"
     code = (
         f"import sys, {PACKAGE}\n"

@@ -1,4 +1,4 @@
-"""Limits: each provider is recognised by its class's name, and options stay within reason."""
+"""Limits: a provider is recognised by its class's name, and options stay within reason."""
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ from langchain_batch_embed.limits import (
 
 
 def instance_of(*names: str) -> Embeddings:
-    """Return an object whose class has the first name, and its bases the others."""
+    """Return an object whose class has the first name, and its base classes the others."""
     kind: type[DeterministicFakeEmbedding] = DeterministicFakeEmbedding
     for name in reversed(names):
         kind = type(name, (kind,), {"__module__": __name__})
@@ -48,7 +48,7 @@ def instance_of(*names: str) -> Embeddings:
 def test_a_provider_is_recognised_by_the_name_of_its_class(
     name: str, texts: int, tokens: int | None, tokens_per_text: int | None, workers: int
 ) -> None:
-    """Each known class has its provider's limits, though no provider's package is imported."""
+    """Each known class gets its provider's limits without importing the provider's package."""
     limits = limits_of(instance_of(name))
     assert (
         limits.max_batch_size,
@@ -59,18 +59,18 @@ def test_a_provider_is_recognised_by_the_name_of_its_class(
 
 
 def test_a_subclass_has_the_limits_of_its_base() -> None:
-    """A user's own subclass is recognised however deep it is, and whatever its name is."""
+    """A user's subclass of a known class has its limits, whatever its name and depth."""
     assert limits_of(instance_of("Mine", "Ours", "CohereEmbeddings")).provider == "Cohere"
 
 
 def test_the_nearest_known_class_counts() -> None:
-    """Azure's class is a subclass of OpenAI's, and is still told apart."""
+    """The nearest known base class counts: Azure's class derives from OpenAI's."""
     limits = limits_of(instance_of("Mine", "AzureOpenAIEmbeddings", "OpenAIEmbeddings"))
     assert limits.provider == "Azure OpenAI"
 
 
 def test_an_unknown_class_has_careful_limits() -> None:
-    """A class that nobody knows gets 100 texts a request, and may be told to take more."""
+    """An unknown class gets 100 texts a request, and an option may raise that."""
     limits = limits_of(DeterministicFakeEmbedding(size=3))
     assert (limits.provider, limits.max_batch_size, limits.max_tokens_per_request) == (
         "unknown",
@@ -81,7 +81,7 @@ def test_an_unknown_class_has_careful_limits() -> None:
 
 
 def test_only_openai_refuses_empty_texts() -> None:
-    """Empty texts are refused before they are sent where the provider is known to refuse them."""
+    """Empty texts are refused before sending only for providers known to refuse them."""
     refusing = {
         name: limits_of(instance_of(name)).refuses_empty
         for name in ("OpenAIEmbeddings", "AzureOpenAIEmbeddings", "CohereEmbeddings")
@@ -94,12 +94,12 @@ def test_only_openai_refuses_empty_texts() -> None:
 
 
 def test_none_overrides_nothing() -> None:
-    """An option that was not given leaves the provider's limit as it is."""
+    """An option of `None` leaves the provider's limit unchanged."""
     assert OPENAI.override(max_batch_size=None, max_workers=None) == OPENAI
 
 
 def test_an_option_takes_the_place_of_a_limit() -> None:
-    """What the user says counts, and all else stays."""
+    """An option replaces the provider's limit, and all other limits stay."""
     limits = OPENAI.override(max_batch_size=16, max_workers=64)
     assert (limits.max_batch_size, limits.max_workers) == (16, 64)
     assert limits.max_tokens_per_request == OPENAI.max_tokens_per_request
@@ -114,36 +114,36 @@ def test_an_option_takes_the_place_of_a_limit() -> None:
     ],
 )
 def test_more_than_a_strict_provider_takes_is_refused(option: str, value: int, most: str) -> None:
-    """An option above what OpenAI takes is an error at once that names the limit and the way out.
+    """An option above OpenAI's limit is an error that names the limit and the way out.
 
-    It would be refused with every request otherwise.
+    The provider would refuse every request otherwise.
     """
     with pytest.raises(OptionError) as caught:
         OPENAI.override(**{option: value})
     assert str(caught.value) == (
-        f"{option}={value:,} is more than OpenAI takes; use {most} or fewer, or describe a "
-        "server that takes more with limits=Limits(...)"
+        f"{option}={value:,} is more than OpenAI accepts; use {most} or fewer, or describe a "
+        "server that accepts more with limits=Limits(...)"
     )
 
 
 @pytest.mark.parametrize("option", ["max_batch_size", "max_tokens_per_request"])
 def test_the_providers_own_limit_may_be_asked_for(option: str) -> None:
-    """Exactly the provider's limit is no mistake."""
+    """An option may equal the provider's limit."""
     assert OPENAI.override(**{option: getattr(OPENAI, option)}) == OPENAI
 
 
 def test_more_workers_than_the_default_may_be_asked_for() -> None:
-    """How many requests are in flight is the user's choice: no provider refuses it."""
+    """More workers than the default are allowed, because no provider refuses them."""
     assert OPENAI.override(max_workers=500).max_workers == 500
 
 
 def test_a_server_that_is_not_strict_may_get_more() -> None:
-    """Where the limit is only a default, a larger option is taken."""
+    """An option may exceed a limit that is only a default."""
     assert limits_of(instance_of("CohereEmbeddings")).override(max_batch_size=960)
 
 
 def test_an_unknown_limit_is_refused() -> None:
-    """A limit that does not exist is an error that says which there are."""
+    """An unknown limit is an error that lists the limits that exist."""
     with pytest.raises(OptionError, match=r"max_batches.*it has.*max_batch_size"):
         OPENAI.override(max_batches=3)
 
@@ -153,13 +153,13 @@ def test_an_unknown_limit_is_refused() -> None:
     "name", ["max_batch_size", "max_tokens_per_request", "max_tokens_per_input", "max_workers"]
 )
 def test_a_limit_is_a_whole_number_of_at_least_one(name: str, value: object) -> None:
-    """Limits under which nothing could be sent are refused when they are made."""
+    """A limit that is no whole number of at least 1 is an error when `Limits` is made."""
     with pytest.raises(OptionError, match=rf"{name} must be (a whole number|at least 1), not"):
         Limits(**{"provider": "mine", "max_batch_size": 1, name: value})  # type: ignore[arg-type]
 
 
 def test_limits_cannot_be_changed() -> None:
-    """The limits of a provider are shared by all objects, so nobody may write to them."""
+    """Limits cannot be changed, because all objects of a provider share them."""
     with pytest.raises(AttributeError):
         OPENAI.max_batch_size = 1  # type: ignore[misc]
 
@@ -173,7 +173,7 @@ def test_limits_cannot_be_changed() -> None:
 def test_a_text_always_fits_into_a_request(
     request: int | None, text: int | None, new_request: int | None, new_text: int | None
 ) -> None:
-    """However limits are set and overridden, a text's own limit is not above its request's."""
+    """However limits are set and overridden, a text's limit never exceeds its request's limit."""
     limits = Limits(
         provider="mine",
         max_batch_size=1,
@@ -185,7 +185,7 @@ def test_a_text_always_fits_into_a_request(
 
 
 def test_a_smaller_request_lowers_the_limit_of_a_text() -> None:
-    """With a budget of 4,096 tokens a request, a text of 8,191 can no longer be sent whole."""
+    """A limit of 4,096 tokens a request lowers the limit of a text to the same value."""
     limits = OPENAI.override(max_tokens_per_request=4096)
     assert limits.max_tokens_per_input == 4096
 
@@ -207,13 +207,19 @@ def test_a_smaller_request_lowers_the_limit_of_a_text() -> None:
     ],
 )
 def test_a_server_on_a_rented_machine_is_not_openai(url: str, is_hosted: bool) -> None:
-    """Only OpenAI's own hosts and those of Azure OpenAI take many requests from the start."""
+    """Only the hosts of OpenAI and Azure OpenAI count as hosted by OpenAI, not rented machines.
+
+    These accept many requests from the start.
+    """
     assert is_hosted_by_openai(url) is is_hosted
 
 
 @pytest.mark.parametrize("turn", [1, -1])
 def test_several_deployments_have_the_limits_that_hold_at_each(turn: int) -> None:
-    """Whichever comes first: few first requests, the larger charge, and no larger option."""
+    """Several deployments share the strictest limits, whatever their order.
+
+    That means few first requests, the larger charge, and no larger option.
+    """
     small = Limits(provider="small", max_batch_size=10, bytes_per_token=2)
     limits = common([OPENAI, AZURE, small][::turn])
     assert limits.first_requests == min(AZURE.first_requests, small.first_requests)

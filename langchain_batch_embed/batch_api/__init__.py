@@ -8,11 +8,13 @@ part's answers are in the journal, and texts that have to be sent again are read
 
 `worker` takes each part of a job through its steps. `supply` finds texts and uploads files,
 `batches` creates and polls batches, `collect` reads answers, `successors` puts unanswered lines
-into new parts, and `ordinary` sends late texts by ordinary requests.
+into new parts, and `ordinary` sends late texts by ordinary requests. `on_the_way` warns of ordinary
+calls for texts that a job has.
 """
 
 from langchain_batch_embed.batch_api.desk import Desk
 from langchain_batch_embed.batch_api.job import Job
+from langchain_batch_embed.batch_api.on_the_way import OnTheWay
 from langchain_batch_embed.batch_api.status import JobReport, JobStatus
 
-__all__ = ["Desk", "Job", "JobReport", "JobStatus"]
+__all__ = ["Desk", "Job", "JobReport", "JobStatus", "OnTheWay"]

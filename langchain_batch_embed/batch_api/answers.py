@@ -112,7 +112,7 @@ def read_line(
         agree(vectors.shape[1], model)
     except ResponseError:
         tokens = _billed(line, usage_of(body))
-        return Read(verdict=Verdict.FAILED, error="an answer that is not sound", tokens=tokens)
+        return Read(verdict=Verdict.FAILED, error="the answer is invalid", tokens=tokens)
     answer = Answer(vectors=vectors, tokens=usage, model=model)
     return Read(verdict=Verdict.ANSWERED, answer=answer, tokens=_billed(line, usage))
 

@@ -59,7 +59,10 @@ class Batches:
             view = self._service.create(part.file_id, part.intent)
         except Exception as error:  # noqa: BLE001  # whatever the SDK raises
             if is_doubtful(error):
-                logger.info("whether a batch was created is not known: %s", type(error).__name__)
+                logger.info(
+                    "the server may or may not have created a batch (%s); looking for it",
+                    type(error).__name__,
+                )
                 return part
             return self._refused(part, error)
         return self._created(part, view)

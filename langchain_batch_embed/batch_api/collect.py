@@ -68,7 +68,7 @@ class Collector:
         )
         for line in left.values():
             self._note_usage(line, reads.get(line.id, unread))
-        fatal = decisions.hopeless(barren, f"batches ended ({part.status})")
+        fatal = decisions.hopeless(barren, f"batches (last status: {part.status})")
         if fatal is not None:
             self._store.change_job(job.id, fatal=fatal)
 
@@ -106,7 +106,10 @@ class Collector:
             self._write(job_id, waiting)  # these answers are paid for
             if not is_gone(error):
                 raise
-            logger.warning("a batch's output is not at the server any more; its rest is sent again")
+            logger.warning(
+                "the server no longer has a batch's output; the texts without an answer are "
+                "sent again"
+            )
             return
         self._write(job_id, waiting)
         yield from waiting

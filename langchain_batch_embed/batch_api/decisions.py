@@ -258,7 +258,7 @@ def hopeless(barren: int, what: str) -> str | None:
         barren: attempts in a row without an answer: batches, or portions of ordinary requests.
         what: what happened to them.
     """
-    return f"{barren} times in a row {what} without an answer" if barren >= _MOST_BARREN else None
+    return f"{barren} {what} in a row brought no answer" if barren >= _MOST_BARREN else None
 
 
 def _later(part: Part, trouble: str, now: float, backoff: Backoff) -> Part:

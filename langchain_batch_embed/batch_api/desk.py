@@ -289,8 +289,8 @@ class Desk:
     def _journal(self) -> SQLiteJournal:
         if not isinstance(self.journal, SQLiteJournal):
             raise OptionError(
-                "the Batch API answers hours later, so it needs a journal in a file: make "
-                'BatchEmbeddings with journal="vectors.db"'
+                "the Batch API answers hours later, so it needs a journal in a file: pass "
+                'journal="vectors.db" to BatchEmbeddings'
             )
         return self.journal
 
@@ -303,13 +303,14 @@ class Desk:
         provider = self.provider
         if not isinstance(provider, OpenAIProvider):
             raise OptionError(
-                "the Batch API is OpenAI's: wrap an OpenAIEmbeddings, and not a subclass with an "
-                "embed_documents of its own; embed_documents works with any class"
+                "the Batch API exists only at OpenAI: wrap an OpenAIEmbeddings, or a subclass "
+                "that does not override embed_documents. Without the Batch API, embed_documents "
+                "works with any class"
             )
         if self.limits.provider == AZURE.provider or ".azure.com" in provider.address:
             raise OptionError(
-                "Azure's Batch API takes no embeddings (its documentation says so); nothing was "
-                "uploaded. Use embed_documents"
+                "Azure's Batch API does not support embeddings, according to its documentation; "
+                "nothing was uploaded. Use embed_documents"
             )
         return Tools(
             store=JobStore(journal),
@@ -349,7 +350,9 @@ class Desk:
                     return
             if now >= told + _TOLD:
                 told = now
-                logger.warning("another process works on the jobs of %s: waiting", journal.path)
+                logger.warning(
+                    "waiting for another process that works on the jobs of %s", journal.path
+                )
             self.calendar.sleep(_BUSY)
         raise JournalError(
             f"another process has worked on the jobs of {journal.path} for an hour; nothing was "
@@ -379,7 +382,7 @@ def _moment(finish_by: FinishBy | None, now: float) -> float | None:
         return None
     if isinstance(finish_by, datetime):
         if finish_by.tzinfo is None:
-            raise OptionError("finish_by needs a time zone: datetime.now().astimezone(), or UTC")
+            raise OptionError("finish_by needs a time zone, as in datetime.now().astimezone()")
         if (moment := finish_by.timestamp()) <= now:
             raise OptionError(f"finish_by must be in the future, not {finish_by.isoformat()}")
         return moment
@@ -396,10 +399,14 @@ def _moment(finish_by: FinishBy | None, now: float) -> float | None:
 
 def _check_price(model: str, price: float | None, tokens: int, most: float) -> None:
     if price is None:
-        raise OptionError(f"the price of {model} is not known, so max_dollars cannot be kept to")
+        raise OptionError(
+            f"max_dollars cannot be applied, because the price of {model} is not known; leave it "
+            "out"
+        )
     cost = BATCH_API_SHARE * tokens * price / 1e6
     if cost > most:
         raise OptionError(
-            f"{tokens:,} tokens cost about {money(cost)} at half price, and max_dollars is "
-            f"{money(most)}; nothing was uploaded"
+            f"{tokens:,} tokens cost about {money(cost)} at half price, which is more than "
+            f"max_dollars ({money(most)}); nothing was uploaded. Submit fewer texts or raise "
+            "max_dollars"
         )

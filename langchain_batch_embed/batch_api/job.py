@@ -198,8 +198,8 @@ class Job:
                 left -= self._calendar.time()
                 if left <= 0:
                     raise JobTimeoutError(
-                        f"job {self.id} has not ended after {timeout:g} s ({status}); it goes on "
-                        "at the server, and wait() goes on from here",
+                        f"job {self.id} has not ended after {timeout:g} s ({status}); it "
+                        "continues at the server; call wait() again to continue waiting",
                         job=self.id,
                     )
                 self._pause(max(0.0, min(delay, left, _LAST_PAUSE)), bar)
@@ -263,16 +263,18 @@ class Job:
     def _belongs(self) -> None:
         if self._space != self._own_space:
             raise OptionError(
-                f"job {self.id} is of {self.model} with other options, or at another server; make "
-                "BatchEmbeddings around an object like the one that submitted it"
+                f"job {self.id} belongs to {self.model} with other options, or to another "
+                "server; wrap an object with the same model, options and server as the one that "
+                "submitted it"
             )
 
     def _check(self) -> None:
         fatal = self._store.job(self.id).fatal
         if fatal is not None:
             raise JobError(
-                f"job {self.id} cannot go on: {fatal}. What it has brought is in the journal; "
-                "embed_documents sends the rest, and so does submit() when the cause is gone",
+                f"job {self.id} cannot continue: {fatal}. Its finished vectors are in the "
+                "journal; embed_documents sends the other texts, as does submit() once the "
+                "cause is fixed",
                 job=self.id,
             )
 

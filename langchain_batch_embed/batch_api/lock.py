@@ -7,7 +7,12 @@ from pathlib import Path
 
 from langchain_batch_embed.journal import sqlite_errors
 
-__all__ = ["jobs_lock"]
+__all__ = ["jobs_lock", "lock_file"]
+
+
+def lock_file(journal: Path) -> Path:
+    """Return the path of the lock; the first job of a journal makes this file."""
+    return journal.with_name(f"{journal.name}-jobs")
 
 
 @contextmanager
@@ -20,7 +25,7 @@ def jobs_lock(journal: Path) -> Iterator[bool]:
     Args:
         journal: the journal's file.
     """
-    path = journal.with_name(f"{journal.name}-jobs")
+    path = lock_file(journal)
     with sqlite_errors(path, 0.0):
         with suppress(FileExistsError):
             path.touch(mode=0o600, exist_ok=False)

@@ -46,7 +46,7 @@ class OrdinaryRequests:
         if (plan.take or plan.cancel) and not takeover.may_take_over(job, parts):
             if job.id not in _warned:
                 logger.warning(
-                    "job %s is late, and max_dollars=%g does not allow ordinary requests",
+                    "job %s is late, but max_dollars=%g is too low for ordinary requests",
                     job.id,
                     job.max_dollars,
                 )
@@ -94,7 +94,7 @@ class OrdinaryRequests:
         self._store.change_job(job.id, barren=barren)
         if not barren:
             return True
-        fatal = decisions.hopeless(barren, "ordinary requests failed")
+        fatal = decisions.hopeless(barren, "ordinary requests")
         if fatal is not None:
             self._store.change_job(job.id, fatal=fatal)
         return False

@@ -22,7 +22,7 @@ INTENT = "langchain_batch_embed"
 _TIMEOUT = 120.0
 """Timeout in seconds of a call, and of each chunk of a downloaded file."""
 
-_NO_API = "the answer is not one of the Batch API, but perhaps the page of a proxy"
+_NO_API = "the answer did not come from the Batch API; it may be the page of a proxy"
 
 _PAGE = 100
 _FILES_LOOKED_AT = 10_000

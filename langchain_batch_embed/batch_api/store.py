@@ -271,6 +271,26 @@ class JobStore:
                 found.update(dict.fromkeys(tables.keys_from(keys), (job_id, bool(is_open))))
         return found
 
+    def unfinished(self, space: bytes) -> list[str]:
+        """Return the ids of the jobs that have not ended and are not cancelled."""
+        with self._journal.reading() as connection:
+            rows = connection.execute(
+                "SELECT id FROM job WHERE space = ? AND ended IS NULL AND cancelled IS NULL",
+                (space,),
+            )
+            return [job_id for (job_id,) in rows]
+
+    def open_keys(self, job_id: str) -> bytes:
+        """Return the keys of a job's texts whose vectors are still to come, one after the other."""
+        with self._journal.reading() as connection:
+            rows = connection.execute(
+                "SELECT job_line.keys FROM job_line "
+                "JOIN job_part ON job_part.id = job_line.part "
+                "WHERE job_part.job = ? AND job_line.state = 'open'",
+                (job_id,),
+            )
+            return b"".join(keys for (keys,) in rows)
+
     def enqueued(self, space: bytes) -> int:
         """Return the tokens of all batches that may still be in the queue."""
         with self._journal.reading() as connection:
@@ -327,7 +347,7 @@ class JobStore:
         if version != tables.VERSION:
             raise JournalError(
                 f"the jobs in the journal {self._journal.path} have version {version}, and this "
-                f"release of langchain-batch-embed knows version {tables.VERSION}; finish them "
-                "with the release that wrote them, or name another journal",
+                f"release of langchain-batch-embed knows version {tables.VERSION}; finish the "
+                "jobs with the release that wrote them, or use another journal",
                 path=str(self._journal.path),
             )

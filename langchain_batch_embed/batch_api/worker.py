@@ -89,7 +89,7 @@ class Worker:
                 try:
                     self._round(job, takes_over=False)
                 except Exception as error:  # noqa: BLE001  # callers waiting for it see it
-                    logger.info("job %s cannot go on now: %s", job.id, type(error).__name__)
+                    logger.info("job %s cannot continue for now: %s", job.id, type(error).__name__)
 
     def _round(self, job: JobRecord, *, takes_over: bool) -> float:
         """Work on one job, and return the time of its next step."""

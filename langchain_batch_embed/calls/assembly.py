@@ -12,7 +12,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_batch_embed.calls.dimensions import same_model
 from langchain_batch_embed.calls.fetcher import Fetcher
 from langchain_batch_embed.calls.pipeline import Pipeline
-from langchain_batch_embed.calls.recovery import Recovery
+from langchain_batch_embed.calls.recovery import NoteMissing, Recovery
 from langchain_batch_embed.calls.same_space import SameSpace
 from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.journal import open_journal
@@ -57,6 +57,7 @@ class Assembly:
     Args:
         deployments: the wrapped objects, all of one model; an account given twice counts once.
         options: the user's options.
+        note_missing: see `Recovery`.
 
     Attributes:
         deployments: the wrapped objects that are used.
@@ -69,13 +70,16 @@ class Assembly:
         JournalError: the journal cannot be opened.
     """
 
-    def __init__(self, deployments: Sequence[Embeddings], options: Options) -> None:
+    def __init__(
+        self, deployments: Sequence[Embeddings], options: Options, *, note_missing: NoteMissing
+    ) -> None:
         self.deployments = different_accounts(deployments)
         check_one_model(self.deployments, is_told=options.model is not None)
         self.limits = options.limits_for_all(self.deployments)
         self.journal = open_journal(options.journal)
         self.shows_progress = any(map(options.shows_progress, self.deployments))
         self._options = options
+        self._note_missing = note_missing
         self._process = os.getpid()
         self._parent_has_sent = False
         self._pipeline = self._assemble("ours")
@@ -117,13 +121,13 @@ class Assembly:
         if self.journal.persistent and not provider.space.model:
             raise OptionError(
                 f"{type(self.deployments[0]).__name__} does not say which model it uses, and a "
-                "journal must not mix models: pass model= with its name"
+                "journal must not mix models; pass the model's name as model="
             )
         if options.max_dollars is not None and dollars(provider.model, 1) is None:
             raise OptionError(
-                f"max_dollars needs the model's price, which is known for "
-                f"{', '.join(DOLLARS_PER_MILLION_TOKENS)}, and this is {provider.model!r}: leave "
-                "it out, and count what on_usage tells"
+                "max_dollars needs the model's price, which is known only for "
+                f"{', '.join(DOLLARS_PER_MILLION_TOKENS)}, not for {provider.model!r}; leave "
+                "max_dollars out, and add up the tokens that on_usage reports"
             )
         leasers: list[Leaser] = []
         deployments = [
@@ -153,6 +157,7 @@ class Assembly:
                 self.journal,
                 provider.space,
                 others=None if same_space is None else same_space.spaces,
+                note_missing=self._note_missing,
             ),
             same_space=same_space,
             long_inputs=options.long_inputs,
@@ -254,8 +259,8 @@ def different_accounts(deployments: Sequence[Embeddings]) -> tuple[Embeddings, .
         accounts.add(account)
     if left_out := len(deployments) - len(kept):
         logger.warning(
-            "%d of %d deployments are one account with others (server, model and key), whose quota "
-            "counts once: left out",
+            "%d of %d deployments are left out, because they have the server, model and key of "
+            "another one and so share its quota",
             left_out,
             len(deployments),
         )
@@ -278,7 +283,9 @@ def check_one_model(deployments: Sequence[Embeddings], *, is_told: bool) -> None
             earlier = first.setdefault(name, value)
             if earlier == value or (name == "model" and same_model(str(earlier), str(value))):
                 continue
-            hint = "; if these name deployments of one model, pass model= with its name"
+            hint = (
+                "; if these are names of deployments of one model, pass the model's name as model="
+            )
             raise OptionError(
                 f"the deployments have {name}={earlier!r} and {name}={value!r}, and a store cannot "
                 f"mix their vectors{hint if name == 'model' else ''}"

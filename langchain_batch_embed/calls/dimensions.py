@@ -157,8 +157,8 @@ class Dimensions:
         expected = self._number.value or 0
         if verdict == "odd":
             raise ResponseError(
-                f"vectors of {number} numbers came, and {expected} before: either is spoilt, "
-                "or the model has changed"
+                f"the server sent vectors with {number} dimensions, but earlier ones have "
+                f"{expected}: one of the answers is corrupt, or the model has changed"
             )
         if verdict == "changed":
             raise DimensionsError(expected=expected, received=number, asked=False)
@@ -168,7 +168,7 @@ class Dimensions:
         fits = same_model(model, expected)
         verdict = self._model.count(model, fits=fits, answer=answer)
         if verdict == "odd":
-            raise ResponseError("the answer names another model than those before")
+            raise ResponseError("the answer names another model than earlier answers do")
         if verdict == "changed":
             raise ModelError(expected=expected, received=model)
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from langchain_batch_embed.calls.pipeline import Pipeline
+from langchain_batch_embed.sending.threads import submit
 from langchain_batch_embed.texts.inputs import check_texts
 
 __all__ = ["embed", "embed_query", "in_thread"]
@@ -40,7 +41,7 @@ async def in_thread(work: Callable[[threading.Event], _T], wake: Callable[[], No
     # Not the loop's default executor: it has few threads, and further calls would queue for them.
     executor = ThreadPoolExecutor(1, "batch-embed-async")
     try:
-        return await asyncio.get_running_loop().run_in_executor(executor, work, cancelled)
+        return await asyncio.wrap_future(submit(executor, work, cancelled))
     except asyncio.CancelledError:
         cancelled.set()
         wake()

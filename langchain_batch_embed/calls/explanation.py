@@ -29,25 +29,25 @@ _BY_STATUS = {
     401: "the key is wrong or missing",
     402: "the account has no credit",
     403: "access is denied to this key, or to this model with it",
-    405: "no embeddings are made at this address; check base_url",
+    405: "this address does not serve embeddings; check base_url",
 }
 
 _UNSENDABLE = {
-    "address": "this is no address; base_url begins with http:// or https://",
-    "header": "a header cannot be sent; look for spaces, line feeds and quotes in the key",
+    "address": "the address is not valid; base_url must begin with http:// or https://",
+    "header": "a header is not valid; look for spaces, line feeds and quotes in the key",
 }
 
 _BY_KIND = {
-    Kind.THROTTLED: "a rate limit",
-    Kind.SPENT: "the money or the quota of the account is spent; waiting does not help",
+    Kind.THROTTLED: "the rate limit is exceeded",
+    Kind.SPENT: "the credit or the quota of the account is used up; waiting does not help",
     Kind.ACCOUNT: "the key is wrong or missing",
     Kind.OPTION: "the server refuses an option of the request; check the wrapped object's options",
-    Kind.TOO_LARGE: "a text is larger than the server takes",
+    Kind.TOO_LARGE: "a text is larger than the server accepts",
     Kind.REFUSED: "the server refuses the text",
-    Kind.TIMED_OUT: "no complete answer in time; timeout= allows more",
+    Kind.TIMED_OUT: "the answer was not complete in time; timeout= allows more time",
     Kind.UNREACHABLE: "no connection; is the server running, and is the address right?",
     Kind.OVERLOADED: "the server is overloaded",
-    Kind.FAILED: "an error of the server",
+    Kind.FAILED: "the server failed",
     Kind.MODEL: "the vectors cannot be used",
 }
 
@@ -73,7 +73,12 @@ def what_ended(
 
 
 def explain(
-    error: BaseException, *, address: str, model: str | None = None, texts: Sequence[str] = ()
+    error: BaseException,
+    *,
+    address: str,
+    model: str | None = None,
+    texts: Sequence[str] = (),
+    method: str = "the wrapped class",
 ) -> str:
     """Return what went wrong, where, and what to do, without any text or key.
 
@@ -82,14 +87,14 @@ def explain(
         address: the server's address, used if the error does not hold one.
         model: the model that was requested.
         texts: the texts of the call; the server's message may quote a piece of one.
+        method: the name of the wrapped object's method that embeds the texts.
     """
     if isinstance(error, DeadlineError):
         last = error.__cause__
         if last is None:
             return str(error)
-        return (
-            f"{error}. The last error: {explain(last, address=address, model=model, texts=texts)}"
-        )
+        said = explain(last, address=address, model=model, texts=texts, method=method)
+        return f"{error}. The last error: {said}"
     if isinstance(error, BatchEmbeddingsError) and not isinstance(error, ResponseError):
         return str(error)
     diagnosis = diagnose(error, sent=texts)
@@ -97,7 +102,12 @@ def explain(
     what = " ".join(part for part in (status, code) if part != "-") or name
     url = _url_of(error) or address
     if isinstance(error, ResponseError):
-        return f"{error}{'' if what == name else f' ({what})'}, at {url}"
+        advice = "; is this the address of an API? Check base_url" if error.is_page else ""
+        return f"{error}{'' if what == name else f' ({what})'}, at {url}{advice}"
+    if diagnosis.kind is Kind.REFUSED and what == name and _url_of(error) is None:
+        # No answer of a server, but a bug in the wrapped class, or a lack of memory.
+        at = f" for {address}" if address.startswith(("http://", "https://")) else ""
+        return f"{method} raised {name}{at}; the traceback of the cause (__cause__) shows why"
     return f"{what} at {url}: {_advice(diagnosis, error, url, model, texts)}"
 
 

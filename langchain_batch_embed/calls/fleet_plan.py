@@ -122,13 +122,16 @@ class FleetPlan:
         )
 
     def _cost(self) -> str:
-        return "price not known: give one as price" if self.dollars is None else money(self.dollars)
+        return "price not known (set price)" if self.dollars is None else money(self.dollars)
 
     def _time(self) -> str:
         if self.seconds is None:
-            return "time not known: give the account's quota"
+            return "time not known (set the account's quota)"
         workers = "1 worker" if self.workers == 1 else f"{self.workers:,} workers"
-        return f"about {duration(self.seconds)} with {workers} and {self.quota}; {self.binds} bind"
+        return (
+            f"about {duration(self.seconds)} with {workers} and {self.quota}; limited by "
+            f"{self.binds}"
+        )
 
     def _change(self) -> str:
         useful = self.useful_workers
@@ -137,16 +140,19 @@ class FleetPlan:
         if self.binds in _OF_QUOTA:
             rest = [s for name, s in self.seconds_by_limit.items() if name != self.binds]
             twice = max(self.seconds / 2, *rest) if rest else self.seconds / 2
-            more = f"twice the {self.binds} would take {duration(twice)}"
+            more = f"with twice the {self.binds} it would take {duration(twice)}"
             if useful is not None:
                 enough = "1 worker uses" if useful == 1 else f"{useful:,} workers use"
-                return f"{enough} all of that quota, and more change nothing; {more}"
+                return f"{enough} the whole quota, so more workers would not help; {more}"
             return more
         rest = [s for name, s in self.seconds_by_limit.items() if name in _OF_QUOTA]
         own = max(s for name, s in self.seconds_by_limit.items() if name in _OF_WORKERS)
         twice = max([own / 2, *rest])
-        until = "" if useful is None else f", up to {useful:,}"
-        return f"twice the workers would take {duration(twice)}{until}; more quota changes nothing"
+        until = "" if useful is None else f" (up to {useful:,} workers help)"
+        return (
+            f"with twice the workers it would take {duration(twice)}{until}; more quota would "
+            "not help"
+        )
 
 
 _OF_QUOTA = ("tokens a minute", "requests a minute")
@@ -265,7 +271,7 @@ def _counted(pipeline: Pipeline, texts: Iterable[str], *, capacity: float) -> Co
 def _check_size(texts: object, count: int | None, tokens_each: float | None, workers: int) -> None:
     if (texts is None) == (count is None) or (count is None) != (tokens_each is None):
         raise OptionError(
-            "plan needs texts, or count= and tokens_each= for texts that are not here yet"
+            "plan needs either texts, or count= and tokens_each= for texts that are not loaded"
         )
     for name, value in (("count", count), ("workers", workers)):
         if value is not None and (

@@ -75,7 +75,7 @@ class Logbook:
         if is_known:
             parts.append(f"about {duration(seconds)}")
         elif self._limits.provider in OPENAIS_MODELS:
-            parts.append(f"about {duration(seconds)} if none binds")
+            parts.append(f"about {duration(seconds)} if no quota binds")
         logger.log(level, "Embedding %s: %s", plural(texts, "text"), ", ".join(parts))
 
     def announced(self, what: str) -> None:

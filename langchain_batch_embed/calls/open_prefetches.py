@@ -160,7 +160,9 @@ class OpenPrefetches:
         return {i: causes[text] for i, text in enumerate(texts) if text in causes}
 
     def _run(self, prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
-        for error in self._fill(prefetch, texts, cancelled).values():
+        failed = self._fill(prefetch, texts, cancelled)
+        prefetch.note_failures(failed)
+        for error in failed.values():
             # These errors affect all texts, including those of later runs.
             if isinstance(error, DimensionsError | ModelError):
                 raise error

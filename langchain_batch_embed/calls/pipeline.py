@@ -322,16 +322,23 @@ class Pipeline:
                 results.partial(),
                 call.failures,
                 call.report,
-                self._explained(cause, call.given),
+                self._explained(cause, call),
             ) from cause
         call.fetch.recovery.succeeded()
         return results
 
-    def _explained(self, cause: BaseException, texts: Sequence[str]) -> str:
+    def _explained(self, cause: BaseException, call: _Call) -> str:
         """Return what went wrong; if no deployment can be used any more, for each of them."""
         deployments = self.dispatcher.sender.deployments
         errors = [each.left_out or each.last_error for each in deployments]
-        where = partial(explain, model=self.provider.model, texts=texts)
+        names = [each.class_name for each in self.fetcher.providers]
+        method = "embed_query" if call.fetch.query else "embed_documents"
+        where = partial(
+            explain,
+            model=self.provider.model,
+            texts=call.given,
+            method=f"{names[0] if len(set(names)) == 1 else 'the wrapped class'}.{method}",
+        )
         if len(deployments) > 1 and cause in errors and None not in errors:
             now = self.dispatcher.clock.now()
             if not any(each.is_in_use(now) for each in deployments):

@@ -149,14 +149,16 @@ class Plan:
 
     def _cost(self) -> str:
         if self.dollars is None:
-            return "price not known: give one as price"
+            return "price not known (set price)"
         return f"{money(self.dollars)} (${self.price:g} a million, {self.price_from})"
 
     def _batch(self) -> str:
         rounds = self.batch_rounds or 1
         most = f"{24 * rounds:,} h"
         usual = duration(rounds * BATCH_ROUND_SECONDS)
-        several = f" in {rounds:,} rounds, as the account's queue is smaller," if rounds > 1 else ""
+        several = (
+            f" in {rounds:,} rounds because of the account's queue limit," if rounds > 1 else ""
+        )
         price = money(self.batch_dollars or 0.0)
         return f"{price} through the Batch API,{several} usually within {usual}, at most {most}"
 
@@ -291,8 +293,8 @@ def check_plan(provider: str, tier: int | None, given: AccountQuota, price: floa
     """
     if tier is not None and provider != OPENAI.provider:
         raise OptionError(
-            f"tier= is OpenAI's, and this is {provider}: pass requests_per_minute= and "
-            "tokens_per_minute= instead"
+            f"tier= applies only to OpenAI, and this is {provider}; pass requests_per_minute= "
+            "and tokens_per_minute= instead"
         )
     if tier is not None and tier not in TIERS:
         raise OptionError(f"tier must be one of {', '.join(map(str, TIERS))}, not {tier!r}")

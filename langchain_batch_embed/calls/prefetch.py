@@ -158,6 +158,7 @@ class Prefetch:
         with self._state_changed:
             self._texts.want(uses.keys())
             if not borrow:
+                self.account.try_all(uses)
                 self._note_question(uses)
         try:
             while left:
@@ -258,10 +259,15 @@ class Prefetch:
         with self._state_changed:
             self.dimensions.check(vectors.shape[1], answer=False)
             for text, vector in zip(texts, vectors, strict=True):
-                self.account.missing.pop(text, None)
+                self.account.has_vector(text)
                 self._texts.add(text, vector)
             self._state_changed.notify_all()
             return not self._runs.stopped.is_set()
+
+    def note_failures(self, texts: Iterable[str]) -> None:
+        """Record that a run could not embed these texts."""
+        with self._state_changed:
+            self.account.try_all(texts)
 
     def drop_all(self, refuted: Dimensions) -> None:
         """Drop all vectors, because most answers have other dimensions or are from another model.
@@ -309,7 +315,7 @@ class Prefetch:
         """Record that these texts have a vector, even if another call embedded them."""
         with self._state_changed:
             for text in texts:
-                self.account.missing.pop(text, None)
+                self.account.has_vector(text)
 
     def keep_elsewhere(self, texts: Iterable[str]) -> None:
         """Pass these texts' vectors to `on_failure`, as if an exception had ended the prefetch."""

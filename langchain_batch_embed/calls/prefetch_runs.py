@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from langchain_batch_embed.calls.announced import Announced, Run
-from langchain_batch_embed.sending.threads import in_daemon, leave_behind
+from langchain_batch_embed.sending.threads import in_daemon, leave_behind, submit
 
 __all__ = ["Runs"]
 
@@ -54,7 +54,7 @@ class Runs:
         """
         while not self.stopped.is_set() and (run := self._texts.next_run(asked)) is not None:
             asked = ()
-            in_daemon(partial(self._threads.submit, self._run, run))
+            in_daemon(partial(submit, self._threads, self._run, run))
             leave_behind(self._threads)
 
     def stop(self) -> None:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from langchain_batch_embed.calls.time_left import Pace, TimeLeft
 from langchain_batch_embed.pacing.status import Status
 from langchain_batch_embed.report import Tally, amount, duration, money, plural
+from langchain_batch_embed.sending.threads import start
 
 __all__ = ["Progress", "View"]
 
@@ -92,7 +93,7 @@ class Progress:
     def __enter__(self) -> Self:
         """Start the thread that updates the bar and the log."""
         if self._bar is not None or self._logs:
-            threading.Thread(target=self._watch, name="batch-embed-progress", daemon=True).start()
+            start(threading.Thread(target=self._watch, name="batch-embed-progress", daemon=True))
         return self
 
     def __exit__(

@@ -20,12 +20,15 @@ from langchain_batch_embed.journal import Journal, MemoryJournal, Space, content
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.texts.inputs import Inputs
 
-__all__ = ["CallRecovery", "Recovery"]
+__all__ = ["CallRecovery", "NoteMissing", "Recovery"]
 
 logger = logging.getLogger(__name__)
 
 WRITTEN_AT_ONCE = 1024
 """Vectors per write when a journal that works again catches up: 6 MB at 1,536 dimensions."""
+
+NoteMissing = Callable[[Sequence[bytes], Space], object]
+"""A function that learns the journal keys of texts without a kept vector, and their space."""
 
 
 class Recovery:
@@ -36,11 +39,14 @@ class Recovery:
         space: identifies what makes the vectors, so that the journal never mixes models.
         others: returns other spaces in which the journal may have the same vectors; `None` if
             there are none.
+        note_missing: called with the keys of the texts that a call is about to send, and their
+            space.
 
     Attributes:
         journal: where finished vectors are kept.
         space: identifies what makes the vectors.
         others: as above.
+        note_missing: as above.
         memory: the stand-in for the journal; the journal itself if it is in memory.
         memory_model: the model of the vectors in `memory`, if known.
         remembers: whether anything was ever put into `memory`.
@@ -52,7 +58,9 @@ class Recovery:
         space: Space,
         *,
         others: Callable[[], Sequence[Space]] | None = None,
+        note_missing: NoteMissing = lambda *_: None,
     ) -> None:
+        self.note_missing = note_missing
         self.journal = journal
         self.others = others
         self.space = space
@@ -107,7 +115,10 @@ class Recovery:
                 self.memory.discard(there)
             if self._troubles:
                 self._troubles.clear()
-                logger.warning("the journal can be written again, and has what it missed")
+                logger.warning(
+                    "the journal can be written again, and the vectors that it missed have been "
+                    "added"
+                )
 
     def remember(
         self, keys: Sequence[bytes], vectors: NDArray[np.float32], *, model: str | None = None
@@ -191,6 +202,9 @@ class CallRecovery:
                 self.from_memory = self._inputs.settled(self._results.done) - before
         if self._shared.others is not None:
             self._recall_from_others(self._shared.others())
+        missing = self._inputs.missing(self._results.done)
+        if missing.size and self._shared.journal.persistent:
+            self._shared.note_missing(self._keys_of(missing), self._shared.space)
         return self._inputs.settled(self._results.done) - before
 
     def _recall_from(self, journal: Journal, rows: NDArray[np.intp]) -> None:

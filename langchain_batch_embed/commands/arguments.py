@@ -1,23 +1,75 @@
 """Types of arguments that several commands share."""
 
 import argparse
+import math
 from pathlib import Path
 
 from langchain_batch_embed.commands.sources import STDIN
 
-__all__ = ["existing", "positive"]
+__all__ = ["ArgumentsError", "above_zero", "at_least_zero", "existing", "port", "positive"]
+
+_LAST_PORT = 65_535
+
+
+class ArgumentsError(Exception):
+    """The arguments cannot be used, which only shows once they are combined or looked up."""
 
 
 def existing(text: str) -> Path:
     """Return the path of a file or folder, or of standard input.
 
     Raises:
-        ArgumentTypeError: it does not exist.
+        ArgumentTypeError: it does not exist, or its folder cannot be read.
     """
     path = Path(text)
-    if path != STDIN and not path.exists():
-        raise argparse.ArgumentTypeError(f"there is no {text}")
+    try:
+        if path != STDIN:
+            path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise argparse.ArgumentTypeError(f"{text} does not exist") from None
+    except (OSError, ValueError) as error:  # ValueError for a name with a zero byte
+        reason = getattr(error, "strerror", None) or "not a file name"
+        raise argparse.ArgumentTypeError(f"{text} cannot be read: {reason}") from None
     return path
+
+
+def above_zero(text: str) -> float:
+    """Return a finite number above 0.
+
+    Raises:
+        ArgumentTypeError: the number is not above 0, or is infinite.
+        ValueError: the text is not a number.
+    """
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return number
+
+
+def at_least_zero(text: str) -> float:
+    """Return a finite number that is not negative.
+
+    Raises:
+        ArgumentTypeError: the number is negative or infinite.
+        ValueError: the text is not a number.
+    """
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
+
+
+def port(text: str) -> int:
+    """Return the number of a port, or 0.
+
+    Raises:
+        ArgumentTypeError: no port has this number.
+        ValueError: the text is not a whole number.
+    """
+    number = int(text)
+    if not 0 <= number <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {_LAST_PORT}")
+    return number
 
 
 def positive(text: str) -> int:

@@ -220,7 +220,8 @@ def _read(count: int, path: Path | None, query: str | None) -> _Job:
     sections = corpus.sections(files, count)
     if not sections:
         suffixes = " ".join(sorted(corpus.SUFFIXES))
-        raise SystemExit(f"no text in {folder}: --path takes a folder of {suffixes} files")
+        found = f"no text found in {path or folder}"
+        raise SystemExit(f"{found}; --path takes a text file, or a folder of {suffixes} files")
     # Nothing is known about the user's files, but a line of one of them is sure to be found.
     default = _QUERY if path is None else _first_line(sections[len(sections) // 2].text)
     tokens = counter_for(_MODEL).count([section.text for section in sections])
@@ -267,7 +268,7 @@ def _compare(job: _Job, alone: OpenAIEmbeddings, wire: _Wire) -> None:
         faster = _short(in_turn.seconds / batched.seconds)
         say(f"Writing the vectors into {into} took {_short(seconds - batched.seconds)} s more.")
         say(f"BatchEmbeddings was {faster} times faster than OpenAIEmbeddings alone.")
-        say(f"It may have {embeddings.limits.max_workers} requests in flight at once.")
+        say(f"It sends up to {embeddings.limits.max_workers} requests at once.")
         if sent_twice := _sent_twice(embeddings.last_report):
             say(sent_twice)
         _search(job, store, vectors)
@@ -325,8 +326,8 @@ def _sent_twice(report: Report | None) -> str | None:
         return None
     share = report.hedged_tokens / max(1, report.tokens)
     return (
-        f"Late answers made it send {plural(report.hedged, 'request')} twice, {share:.1%} of the "
-        "tokens;\nhedge=False turns that off."
+        f"Because answers were late, it sent {plural(report.hedged, 'request')} twice "
+        f"({share:.1%} of the\ntokens); hedge=False turns that off."
     )
 
 
@@ -358,7 +359,7 @@ def _store(embeddings: Embeddings) -> Iterator[VectorStore]:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 from langchain_community.vectorstores import SQLiteVec  # noqa: PLC0415
         except (ImportError, AttributeError, sqlite3.Error) as error:
-            say(f"No SQLiteVec here ({error}): using InMemoryVectorStore.")
+            say(f"SQLiteVec is not available ({error}): using InMemoryVectorStore.")
             yield InMemoryVectorStore(embeddings)
             return
         with closing(connection):

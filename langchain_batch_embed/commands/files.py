@@ -23,32 +23,36 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=existing,
         metavar="PATH",
-        help=f"files, folders, of which all {suffixes} files are taken, or - for standard input",
+        help=f"files; folders, in which all files that end in {suffixes} are read; or - for "
+        "standard input",
     )
     parser.add_argument(
-        "--field", default="text", metavar="NAME", help="of JSON lines (default: %(default)s)"
+        "--field",
+        default="text",
+        metavar="NAME",
+        help="field of JSON Lines files that holds the text (default: %(default)s)",
     )
     parser.add_argument(
         "--column",
         default="text",
         metavar="NAME",
-        help="of CSV, TSV and Parquet files (default: %(default)s)",
+        help="column of CSV, TSV and Parquet files that holds the text (default: %(default)s)",
     )
     parser.add_argument(
         "--id",
-        default="id",
         metavar="NAME",
-        help="the field or column of the ids (default: %(default)s; without one, file and line)",
+        help="field or column that holds the ids (default: id; where there is none, an id is the "
+        "file name and the line)",
     )
     parser.add_argument(
         "--format",
         choices=get_args(Format),
-        help="of the files that are named (default: by suffix, or else by content)",
+        help="format of the files that are named (default: judged by suffix, or else by content)",
     )
     parser.add_argument(
         "--whole",
         action="store_true",
-        help="each text file is one text (default: sections of some 125 tokens)",
+        help="embed each text file as one text (default: in sections of about 125 tokens)",
     )
     add_model(parser)
 

@@ -12,13 +12,14 @@ import openai
 
 from langchain_batch_embed.calls.explanation import explain
 from langchain_batch_embed.commands import batch_api, demo
-from langchain_batch_embed.commands.arguments import existing, positive
+from langchain_batch_embed.commands.arguments import ArgumentsError, existing, positive
 from langchain_batch_embed.commands.embed_files import add_embed
 from langchain_batch_embed.commands.messages import CLOSED, INTERRUPTED, WRONG, tell
+from langchain_batch_embed.commands.output_errors import OutputError
 from langchain_batch_embed.commands.plan import add_plan
+from langchain_batch_embed.commands.shell_words import shell_words
 from langchain_batch_embed.commands.simulate import add_simulate
 from langchain_batch_embed.commands.sources import SourceError
-from langchain_batch_embed.commands.writing import OutputError
 from langchain_batch_embed.errors import BatchEmbeddingsError
 
 __all__ = ["main"]
@@ -41,17 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (SourceError, OutputError) as error:
+    except (ArgumentsError, SourceError, OutputError) as error:
         tell(f"{options.prog}: error: {error}")
         sys.exit(WRONG)
     except BrokenPipeError:  # the reader, such as `| head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(CLOSED)
-    except (BatchEmbeddingsError, ImportError, OSError) as error:
+    except BatchEmbeddingsError as error:
+        sys.exit(shell_words(error))
+    except (ImportError, OSError) as error:
         sys.exit(f"{error}")
     except openai.OpenAIError as error:
         # Do not print its message, because some servers repeat the key in it.
-        sys.exit(f"the endpoint failed: {explain(error, address='the endpoint')}")
+        sys.exit(f"the endpoint failed: {shell_words(explain(error, address='the endpoint'))}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -68,11 +71,19 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("embed", help="embed the texts of files into one file of vectors")
     )
     add_plan(
-        commands.add_parser("plan", help="show the price and the time of embedding your files")
+        commands.add_parser(
+            "plan", help="show what embedding your files costs and how long it takes"
+        )
     )
-    batch_api.add_submit(commands.add_parser("submit", help="send your files at half the price"))
-    batch_api.add_collect(commands.add_parser("collect", help="wait for what was submitted"))
-    batch_api.add_jobs(commands.add_parser("jobs", help="list what was submitted"))
+    batch_api.add_submit(
+        commands.add_parser(
+            "submit", help="submit your files to OpenAI's Batch API, at half the price"
+        )
+    )
+    batch_api.add_collect(
+        commands.add_parser("collect", help="wait for submitted jobs and collect their vectors")
+    )
+    batch_api.add_jobs(commands.add_parser("jobs", help="list submitted jobs"))
     _add_demo(commands.add_parser("demo", help="embed real text in three ways, and compare"))
     add_simulate(commands.add_parser("simulate", help="run a local server to rehearse against"))
     return parser
@@ -85,28 +96,31 @@ def _program() -> str:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Embeds sections of real text one by one, with OpenAIEmbeddings alone and with "
-        "BatchEmbeddings into a SQLiteVec store, and compares them. It needs no key and no "
-        "network, as OpenAI's endpoint is simulated unless --live is given."
+        "Embeds sections of real text in three ways and compares them: one request a section, "
+        "OpenAIEmbeddings alone, and BatchEmbeddings into a SQLiteVec store. It needs no key and "
+        "no network, because OpenAI's endpoint is simulated unless --live is given."
     )
     parser.add_argument(
         "--sections",
         type=positive,
         metavar="N",
-        help=f"how many at most (default: {demo.SECTIONS:,}, live {demo.LIVE_SECTIONS:,})",
+        help=f"most sections to embed (default: {demo.SECTIONS:,}, or {demo.LIVE_SECTIONS:,} with "
+        "--live)",
     )
     parser.add_argument(
         "--path",
         type=existing,
-        help="your own text: a file or a folder (default: Python's standard library)",
+        help="file or folder with your own text (default: Python's standard library)",
     )
-    parser.add_argument("--query", metavar="TEXT", help="what to search for at the end")
+    parser.add_argument("--query", metavar="TEXT", help="text to search for at the end")
     parser.add_argument(
         "--live",
         action="store_true",
-        help="use the real endpoint and OPENAI_API_KEY; shows the price and asks",
+        help="use the real endpoint and OPENAI_API_KEY, after showing the price and asking",
     )
-    parser.add_argument("--yes", action="store_true", help="with --live: do not ask")
+    parser.add_argument(
+        "--yes", action="store_true", help="with --live, spend the money without asking"
+    )
     parser.set_defaults(run=_demo)
 
 

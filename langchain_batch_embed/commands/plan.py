@@ -3,8 +3,10 @@
 import argparse
 
 from langchain_batch_embed.commands.account import model_name, unasked
+from langchain_batch_embed.commands.arguments import above_zero
 from langchain_batch_embed.commands.files import add_files, read_all
 from langchain_batch_embed.commands.messages import say
+from langchain_batch_embed.commands.shell_words import shell_words
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.report import plural
 from langchain_batch_embed.simulator import TIERS
@@ -24,9 +26,9 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--price",
-        type=float,
+        type=above_zero,
         metavar="DOLLARS",
-        help="for a million tokens (default: OpenAI's list price)",
+        help="price of a million tokens (default: OpenAI's list price)",
     )
     parser.set_defaults(run=_plan)
 
@@ -41,4 +43,4 @@ def _plan(options: argparse.Namespace) -> None:
     say(f"{plural(len(sources), 'file')}{cut}, for {model_name(options)}")
     if contents.blank:
         say(f"{plural(contents.blank, 'record has', 'records have')} no text")
-    say(plan)
+    say(shell_words(plan))

@@ -1,8 +1,9 @@
 """Reads the texts and their ids from files one after another, with only a part in memory."""
 
+import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,20 @@ class Reading:
     Attributes:
         field: the field of JSON lines that contains the text.
         column: the column of CSV, TSV and Parquet files that contains the text.
-        id: the field or column that contains the id. Where it is missing, the file and the number
-            of the line or row are the id.
+        id: the field or column that contains the id; it must be there. `None`: `id`, and where
+            it is missing, the file and the number of the line or row are the id.
         whole: whether each text file is one text and is not cut into sections.
     """
 
     field: str = "text"
     column: str = "text"
-    id: str = "id"
+    id: str | None = None
     whole: bool = False
+
+    @property
+    def id_name(self) -> str:
+        """The field or column that contains the id if it is there."""
+        return "id" if self.id is None else self.id
 
 
 def read(source: Source, how: Reading) -> Iterator[Record]:
@@ -79,7 +85,11 @@ def _sections(source: Source, how: Reading) -> Iterator[Record]:
 def _lines(source: Source, how: Reading) -> Iterator[Record]:
     is_first = True
     with source.path.open("rb") as file:
-        for number, octets in enumerate(file, 1):
+        lines: Iterable[bytes] = file
+        if source.is_utf16:
+            wide = io.TextIOWrapper(file, encoding="utf-16", errors="replace", newline="\n")
+            lines = (each.encode(errors="replace") for each in wide)
+        for number, octets in enumerate(lines, 1):
             line = octets.removeprefix(b"\xef\xbb\xbf") if number == 1 else octets
             if not line.strip():
                 continue
@@ -87,14 +97,16 @@ def _lines(source: Source, how: Reading) -> Iterator[Record]:
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:  # not chained: it could quote the line
-                raise SourceError(f"{where} is no JSON ({type(error).__name__})") from None
+                raise SourceError(f"{where} is not JSON ({type(error).__name__})") from None
             if not isinstance(value, dict):
-                raise SourceError(f"{where} is no JSON object, such as {{{how.field!r}: ...}}")
+                raise SourceError(f"{where} is not a JSON object, such as {{{how.field!r}: ...}}")
             if is_first and how.field not in value:
                 raise SourceError(_missing(where, "field", how.field, list(value)))
+            if is_first and how.id is not None and how.id not in value:
+                raise SourceError(_missing(where, "field", how.id, list(value), option="id"))
             is_first = False
             yield Record(
-                id=_id(value.get(how.id), f"{source.name}:{number}"),
+                id=_id(value.get(how.id_name), f"{source.name}:{number}"),
                 text=_text(value.get(how.field), where),
             )
 
@@ -112,16 +124,16 @@ def _rows(source: Source, how: Reading) -> Iterator[Record]:
         for batch in _batches(source, how):
             columns = batch.to_pydict()
             texts = columns[how.column]
-            ids = columns.get(how.id) or [None] * len(texts)
+            ids = columns.get(how.id_name) or [None] * len(texts)
             for text, name in zip(texts, ids, strict=True):
                 number += 1
                 where = f"{source.name}, row {number:,}"
                 yield Record(id=_id(name, f"{source.name}:{number}"), text=_text(text, where))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # an error of the operating system: the file cannot be opened
         # Do not use its message, which could quote a row.
-        what = "a Parquet file, and whole" if source.format == "parquet" else "CSV in UTF-8"
+        what = "a complete Parquet file" if source.format == "parquet" else "CSV in UTF-8 or UTF-16"
         raise SourceError(
             f"{source.name} cannot be read after row {number:,} ({type(error).__name__}): is it "
             f"{what}?"
@@ -146,7 +158,11 @@ def _batches(source: Source, how: Reading) -> Iterator[Any]:
         return "error"
 
     options = {
-        "read_options": csv.ReadOptions(block_size=_BLOCK, use_threads=False),
+        "read_options": csv.ReadOptions(
+            block_size=_BLOCK,
+            use_threads=False,
+            encoding="utf-16" if source.is_utf16 else "utf8",
+        ),
         "parse_options": csv.ParseOptions(
             delimiter="\t" if source.format == "tsv" else ",",
             newlines_in_values=True,
@@ -181,27 +197,30 @@ def _columns(source: Source, how: Reading, names: list[str]) -> list[str]:
     """Return the columns to read: that of the text and, if it exists, that of the id."""
     if how.column not in names:
         raise SourceError(_missing(source.name, "column", how.column, names))
-    return list(dict.fromkeys([how.column, *([how.id] if how.id in names else [])]))
+    if how.id is not None and how.id not in names:
+        raise SourceError(_missing(source.name, "column", how.id, names, option="id"))
+    return list(dict.fromkeys([how.column, *([how.id_name] if how.id_name in names else [])]))
 
 
 def _ragged(source: Source, row: Any) -> str:
     where = "" if row.number is None else f", row {row.number - 1:,}"  # row 1 is the header
     return (
-        f"{source.name}{where} has {row.actual_columns} columns, and not {row.expected_columns}: "
-        f"put texts with {'tabs' if source.format == 'tsv' else 'commas'} in double quotes"
+        f"{source.name}{where} has {row.actual_columns} columns instead of "
+        f"{row.expected_columns}: put texts with "
+        f"{'tabs' if source.format == 'tsv' else 'commas'} in double quotes"
     )
 
 
-def _missing(where: str, kind: str, name: str, names: list[str]) -> str:
+def _missing(where: str, kind: str, name: str, names: list[str], option: str = "") -> str:
     there = ", ".join(names) or "none"
-    return f"{where} has no {kind} {name!r}; it has {there}: choose one with --{kind}"
+    return f"{where} has no {kind} {name!r}; it has {there}: choose one with --{option or kind}"
 
 
 def _text(value: object, where: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise SourceError(f"the text in {where} is no text, but {type(value).__name__}")
+        raise SourceError(f"the text in {where} must be a string, not {type(value).__name__}")
     return _SURROGATES.sub("\ufffd", value) if value.strip() else ""
 
 

@@ -6,6 +6,7 @@ import errno
 import sys
 from functools import partial
 
+from langchain_batch_embed.commands.arguments import ArgumentsError, at_least_zero, port
 from langchain_batch_embed.commands.messages import say
 from langchain_batch_embed.simulator import TIERS, Scenario, serve
 
@@ -18,27 +19,36 @@ _PORT = 8000
 def add_simulate(parser: argparse.ArgumentParser) -> None:
     """Add the options of `simulate`."""
     parser.description = (
-        "Serves OpenAI's embeddings endpoint on this machine, with its limits, errors, headers "
-        "and latency, and with faults on request. It costs nothing."
+        "Serves a simulation of OpenAI's embeddings endpoint on this machine, with its limits, "
+        "errors, headers and latency, and with faults on request. It costs nothing."
     )
-    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
     parser.add_argument(
         "--port",
+        type=port,
+        help=f"port to listen on (default: {_PORT}, or a free one if it is taken; 0: always a "
+        "free one)",
+    )
+    parser.add_argument(
+        "--tier",
         type=int,
-        help=f"default: {_PORT}, or a free one if it is taken; 0: always a free one",
+        choices=list(TIERS),
+        help="usage tier whose quotas to simulate (default: no quota)",
     )
     parser.add_argument(
-        "--tier", type=int, choices=list(TIERS), help="OpenAI's quotas (default: no quota)"
-    )
-    parser.add_argument(
-        "--latency", type=float, metavar="SCALE", help="1 is OpenAI's (default), 0 is none"
+        "--latency",
+        type=at_least_zero,
+        metavar="SCALE",
+        help="factor for OpenAI's latency; 0 answers at once (default: 1)",
     )
     parser.add_argument(
         "--scenario",
         type=_scenario,
         default="{}",
         metavar="JSON",
-        help='all else, as {"faults": {"429": 0.08, "reset": 0.03}}',
+        help='all other options, such as {"faults": {"429": 0.08, "reset": 0.03}}',
     )
     parser.set_defaults(run=_simulate)
 
@@ -49,7 +59,7 @@ def _simulate(options: argparse.Namespace) -> None:
     try:
         scenario = dataclasses.replace(options.scenario, **chosen)
     except ValueError as error:
-        sys.exit(f"{error}")
+        raise ArgumentsError(f"{error}") from error
     on_ready = partial(_tell_how, options.host, scenario.api_key or "any")
     if options.port is not None:
         try:
@@ -58,7 +68,7 @@ def _simulate(options: argparse.Namespace) -> None:
             if error.errno != errno.EADDRINUSE:
                 raise
             sys.exit(
-                f"port {options.port} of {options.host} is taken: give another one, or leave "
+                f"port {options.port} of {options.host} is taken; choose another one, or leave "
                 "--port out"
             )
         return

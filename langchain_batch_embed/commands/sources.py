@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections import Counter
@@ -64,6 +65,16 @@ class Source:
     format: Format
     is_named: bool = True
 
+    @property
+    def is_utf16(self) -> bool:
+        """Whether the file begins with a byte order mark of UTF-16.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        with self.path.open("rb") as file:
+            return file.read(2) in _MARKS
+
     def text(self) -> str:
         """Return the whole text of the file, which is UTF-8, or UTF-16 with a byte order mark.
 
@@ -77,7 +88,7 @@ class Source:
             return octets.decode("utf-16", errors="replace")
         if is_binary(octets):
             raise SourceError(
-                f"{self.name} is no UTF-8 text: it is binary, or has another encoding"
+                f"{self.name} is not UTF-8 text: it is binary, or has another encoding"
             )
         return octets.decode("utf-8-sig", errors="replace")
 
@@ -191,7 +202,7 @@ def _guess(path: Path, name: str) -> Format:
     if beginning[:4] == b"PAR1":
         return "parquet"
     if is_binary(beginning):
-        raise SourceError(f"{name} is no UTF-8 text: it is binary, or has another encoding")
+        raise SourceError(f"{name} is not UTF-8 text: it is binary, or has another encoding")
     first = beginning.lstrip().partition(b"\n")[0]
     try:
         value = json.loads(first)
@@ -201,33 +212,52 @@ def _guess(path: Path, name: str) -> Format:
         return "jsonl"
     if path.suffix.lower() == ".json":
         raise SourceError(
-            f"{name} is JSON in one piece: make it JSON lines, one object a line (jq -c '.[]')"
+            f"{name} is a single JSON value; convert it to JSON Lines, one object a line (jq -c "
+            "'.[]')"
         )
     return "text"
 
 
 def _below(folder: Path, skipped: Skipped) -> Iterator[Source]:
-    """Yield the files in a folder and below it, sorted; record in `skipped` what is left out."""
-    for place, folders, files in os.walk(folder):
+    """Yield the files in a folder and below it, sorted; record in `skipped` what is left out.
+
+    Raises:
+        SourceError: the folder itself cannot be read.
+    """
+
+    def leave_out(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise SourceError(f"{_shown(folder)} cannot be read: {error.strerror}") from None
+        skipped.files.append(f"{_shown(Path(error.filename))} ({error.strerror})")
+
+    for place, folders, files in os.walk(folder, onerror=leave_out):
         for name in list(folders):
             if name in SKIPPED_FOLDERS or name.startswith("."):
                 folders.remove(name)
                 skipped.folders[name] += 1
+            elif (Path(place) / name).is_symlink():  # os.walk does not follow it
+                skipped.files.append(f"{_shown(Path(place) / name)} (a link to a folder)")
         folders.sort()
         for name in sorted(files):
             path = Path(place) / name
             suffix = path.suffix.lower()
             kind: Format | None = "text" if suffix in SUFFIXES else DATA_SUFFIXES.get(suffix)
-            if name.startswith(".") or kind is None or not path.is_file():
+            if name.startswith(".") or kind is None:
                 skipped.suffixes[suffix] += 1
                 continue
-            try:
-                with path.open("rb") as file:
-                    beginning = file.read(_BEGINNING)
-            except OSError as error:
-                skipped.files.append(f"{path} ({error.strerror})")
-                continue
-            if kind != "parquet" and is_binary(beginning):
-                skipped.files.append(f"{path} (no UTF-8 text)")
-                continue
-            yield Source(path=path, name=_shown(path), format=kind, is_named=False)
+            if reason := _unreadable(path, kind):
+                skipped.files.append(f"{_shown(path)} ({reason})")
+            else:
+                yield Source(path=path, name=_shown(path), format=kind, is_named=False)
+
+
+def _unreadable(path: Path, kind: Format) -> str | None:
+    """Return why a file of a folder cannot be read; `None` if it can."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # the wait for a pipe could last forever
+            return "not a regular file"
+        with path.open("rb") as file:
+            beginning = file.read(_BEGINNING)
+    except OSError as error:
+        return error.strerror
+    return "not UTF-8 text" if kind != "parquet" and is_binary(beginning) else None

@@ -2,14 +2,16 @@
 
 Row n belongs to record n. A record without a vector has a row of NaN in a `.npy` file, and NULL in
 the others. The file gets its name only when it is complete. Its bytes depend only on the records,
-because rows are written in blocks of a fixed size, however they arrive.
+because rows are written in blocks of a fixed size, however they arrive. Only one run at a time
+writes it.
 """
 
 import json
 import sqlite3
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +19,18 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-__all__ = ["SUFFIXES", "Output", "OutputError", "open_output"]
+from langchain_batch_embed.commands.output_errors import OutputError, output_errors
+from langchain_batch_embed.commands.output_lock import only_run
+from langchain_batch_embed.commands.replaceable import (
+    APPLICATION,
+    check_replaceable,
+    is_our_database,
+    is_our_npy,
+    is_our_parquet,
+    lists_ids,
+)
+
+__all__ = ["SUFFIXES", "Output", "open_output"]
 
 BLOCK = 4096
 """How many rows make a block; at 1,536 dimensions they take 24 MB."""
@@ -26,12 +39,8 @@ _PAGE = 32_768
 """Bytes in a page of SQLite; smaller pages would leave a quarter of a file empty, at 1,536
 dimensions."""
 
-_APPLICATION = 0x6C626531
-"""The application id in the header of our SQLite files, so that no other database is replaced."""
-
-
-class OutputError(Exception):
-    """The output cannot be written as asked."""
+_PIECE = 1 << 20
+"""How many bytes of a finished file are read at a time to check it."""
 
 
 class Output(ABC):
@@ -51,38 +60,68 @@ class Output(ABC):
         self._vectors: list[NDArray[np.float32] | None] = []
         self._rows = 0
 
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Create the unfinished files, and keep other runs from them until the end of the block.
+
+        Files that are still unfinished at the end are deleted.
+
+        Raises:
+            OutputError: another run writes this output, the files cannot be written, or a file that
+                this command did not write would be lost.
+        """
+        with only_run(self.path):
+            self._check_replaced()
+            try:
+                with output_errors(self.path):
+                    for part in self._parts():
+                        part.unlink(missing_ok=True)  # left by a run that was killed
+                        part.open("xb").close()
+                    self._open()
+                yield
+            finally:
+                with suppress(Exception):  # a full disk has been reported already
+                    self._stop()
+                for part in self._parts():
+                    with suppress(OSError):
+                        part.unlink(missing_ok=True)
+
     def add(self, record: str, vector: NDArray[np.float32] | None) -> None:
         """Add one row.
 
         Args:
             record: the record's id.
             vector: float32 of shape (d,); `None` if the record has no vector.
+
+        Raises:
+            OutputError: the file cannot be written.
         """
         self._ids.append(record)
         self._vectors.append(vector)
-        if self._dimensions is None and vector is not None:
-            self._dimensions = len(vector)
-            self._open(self._dimensions)
-        if self._dimensions is not None and len(self._ids) >= BLOCK:
-            self._flush()
+        with output_errors(self.path):
+            if self._dimensions is None and vector is not None:
+                self._dimensions = len(vector)
+                self._begin(self._dimensions)
+            if self._dimensions is not None and len(self._ids) >= BLOCK:
+                self._flush()
 
     def finish(self) -> None:
-        """Write the remaining rows, and give the file its name.
+        """Write the remaining rows, check the file, and give it its name.
 
         Raises:
-            OutputError: no record has a vector.
+            OutputError: no record has a vector, or the file cannot be written.
         """
         if self._dimensions is None:
             raise OutputError("nothing was written, as no text has a vector")
-        self._flush()
-        self._close(self._rows, self._dimensions)
-        self._name()
-
-    def abandon(self) -> None:
-        """Delete the unfinished file; has no effect once it is finished."""
-        self._stop()
-        for part in self._parts():
-            part.unlink(missing_ok=True)
+        with output_errors(self.path):
+            self._flush()
+            self._close(self._rows, self._dimensions)
+            if not self._is_complete(self._rows):
+                raise OutputError(
+                    f"{self.part} was changed by another program while it was written, so "
+                    f"{self.path} is left as it was; run the same command again"
+                )
+            self._name()
 
     def replaced(self) -> list[Path]:
         """Return the files that will be written, and replaced if they exist."""
@@ -102,8 +141,16 @@ class Output(ABC):
         self._ids, self._vectors = [], []
 
     @abstractmethod
-    def _open(self, dimensions: int) -> None:
-        """Create the unfinished file."""
+    def _check_replaced(self) -> None:
+        """Raise `OutputError` if a file that this command did not write would be replaced."""
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Open the unfinished files, which exist and are empty."""
+
+    @abstractmethod
+    def _begin(self, dimensions: int) -> None:
+        """Write what belongs at the beginning of the file."""
 
     @abstractmethod
     def _write(
@@ -114,6 +161,10 @@ class Output(ABC):
     @abstractmethod
     def _close(self, rows: int, dimensions: int) -> None:
         """Write what belongs at the end of the file, and close it."""
+
+    @abstractmethod
+    def _is_complete(self, rows: int) -> bool:
+        """Return whether the closed file holds what was written."""
 
     @abstractmethod
     def _stop(self) -> None:
@@ -129,18 +180,32 @@ class NpyOutput(Output):
         self._ids_part = self.ids_path.with_name(f"{self.ids_path.name}.part")
         self._file: BinaryIO | None = None
         self._ids_file: BinaryIO | None = None
+        self._begins_at = 0
+        self._checksum = self._ids_checksum = 0
 
     def replaced(self) -> list[Path]:
         """Return the files that will be written, including that of the ids."""
         return [*super().replaced(), self.ids_path]
 
+    def _check_replaced(self) -> None:
+        def is_ours(path: Path) -> bool:
+            return self.ids_path.exists() and is_our_npy(path)
+
+        hint = "" if self.ids_path.exists() else f" (there is no {self.ids_path.name} beside it)"
+        check_replaceable(self.path, is_ours, hint)
+        check_replaceable(self.ids_path, lists_ids)
+
     def _parts(self) -> list[Path]:
         return [self.part, self._ids_part]
 
-    def _open(self, dimensions: int) -> None:
+    def _open(self) -> None:
         self._file = self.part.open("wb")
         self._ids_file = self._ids_part.open("wb")
-        _write_header(self._file, 0, dimensions)
+
+    def _begin(self, dimensions: int) -> None:
+        if self._file is not None:
+            _write_header(self._file, 0, dimensions)
+            self._begins_at = self._file.tell()
 
     def _write(
         self, row: int, ids: Sequence[str], vectors: Sequence[NDArray[np.float32] | None]
@@ -152,14 +217,25 @@ class NpyOutput(Output):
         for i, vector in enumerate(vectors):
             if vector is not None:
                 block[i] = vector
-        self._file.write(block.tobytes())
-        self._ids_file.writelines(f"{json.dumps(each)}\n".encode() for each in ids)
+        octets = block.tobytes()
+        names = "".join(f"{json.dumps(each)}\n" for each in ids).encode()
+        self._file.write(octets)
+        self._ids_file.write(names)
+        self._checksum = zlib.crc32(octets, self._checksum)
+        self._ids_checksum = zlib.crc32(names, self._ids_checksum)
 
     def _close(self, rows: int, dimensions: int) -> None:
         if self._file is not None:
             self._file.seek(0)
             _write_header(self._file, rows, dimensions)  # as long as the first header
         self._stop()
+
+    def _is_complete(self, rows: int) -> bool:
+        del rows  # the checksum covers all of them
+        return (
+            _checksum(self.part, self._begins_at) == self._checksum
+            and _checksum(self._ids_part) == self._ids_checksum
+        )
 
     def _stop(self) -> None:
         for file in (self._file, self._ids_file):
@@ -186,7 +262,13 @@ class ParquetOutput(Output):
         self._octets: BinaryIO | None = None
         self._file: Any = None
 
-    def _open(self, dimensions: int) -> None:
+    def _check_replaced(self) -> None:
+        check_replaceable(self.path, is_our_parquet)
+
+    def _open(self) -> None:
+        self._octets = self.part.open("wb")  # pyarrow accepts only UTF-8 file names
+
+    def _begin(self, dimensions: int) -> None:
         import pyarrow as pa  # noqa: PLC0415
         from pyarrow import parquet  # noqa: PLC0415
 
@@ -195,7 +277,6 @@ class ParquetOutput(Output):
             pa.field("vector", pa.list_(pa.float32(), dimensions)),
         ]
         self._schema = pa.schema(fields, metadata={"model": self.model})
-        self._octets = self.part.open("wb")  # pyarrow accepts only UTF-8 file names
         self._file = parquet.ParquetWriter(self._octets, self._schema)
 
     def _write(
@@ -221,11 +302,24 @@ class ParquetOutput(Output):
         del rows, dimensions
         self._stop()
 
+    def _is_complete(self, rows: int) -> bool:
+        import pyarrow as pa  # noqa: PLC0415
+        from pyarrow import parquet  # noqa: PLC0415
+
+        with self.part.open("rb") as file:
+            try:
+                found: int = parquet.read_metadata(file).num_rows
+            except pa.ArrowException:
+                return False
+        return found == rows
+
     def _stop(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        if self._octets is not None:
-            self._octets.close()
+        try:
+            if self._file is not None:
+                self._file.close()
+        finally:
+            if self._octets is not None:
+                self._octets.close()
 
 
 class SQLiteOutput(Output):
@@ -243,14 +337,11 @@ class SQLiteOutput(Output):
     def __init__(self, path: Path, *, model: str) -> None:
         super().__init__(path, model=model)
         self._connection: sqlite3.Connection | None = None
-        if path.exists() and path.stat().st_size and _application(path) != _APPLICATION:
-            raise OutputError(
-                f"{path} is there already, and no file of this command (perhaps a journal): name "
-                "another one with --out"
-            )
 
-    def _open(self, dimensions: int) -> None:
-        self.part.unlink(missing_ok=True)
+    def _check_replaced(self) -> None:
+        check_replaceable(self.path, is_our_database, " (it may be a journal)")
+
+    def _open(self) -> None:
         connection = self._connection = sqlite3.connect(self.part, isolation_level=None)
         # After a crash nobody needs the unfinished file, so it can do without journal and syncs.
         connection.executescript(
@@ -258,12 +349,15 @@ class SQLiteOutput(Output):
             PRAGMA page_size = {_PAGE};
             PRAGMA journal_mode = OFF;
             PRAGMA synchronous = OFF;
-            PRAGMA application_id = {_APPLICATION};
+            PRAGMA application_id = {APPLICATION};
             CREATE TABLE vectors (row INTEGER PRIMARY KEY, id TEXT NOT NULL, vector BLOB);
             CREATE TABLE about (model TEXT NOT NULL, dimensions INTEGER NOT NULL);
             """
         )
-        connection.execute("INSERT INTO about VALUES (?, ?)", (self.model, dimensions))
+
+    def _begin(self, dimensions: int) -> None:
+        if self._connection is not None:
+            self._connection.execute("INSERT INTO about VALUES (?, ?)", (self.model, dimensions))
 
     def _write(
         self, row: int, ids: Sequence[str], vectors: Sequence[NDArray[np.float32] | None]
@@ -286,6 +380,17 @@ class SQLiteOutput(Output):
             self._connection.execute("CREATE INDEX vectors_id ON vectors (id)")
         self._stop()
 
+    def _is_complete(self, rows: int) -> bool:
+        size = self.part.stat().st_size
+        written = f"{self.part.absolute().as_uri()}?mode=ro"
+        try:
+            with closing(sqlite3.connect(written, uri=True)) as connection:
+                (found,) = connection.execute("SELECT count(*) FROM vectors").fetchone()
+                (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        except sqlite3.DatabaseError:
+            return False
+        return bool(found == rows and pages * _PAGE == size)
+
     def _stop(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -303,14 +408,14 @@ def open_output(path: Path, *, model: str) -> Output:
     """Return an output of the kind that the path's suffix names; nothing is written yet.
 
     Raises:
-        OutputError: the suffix is not known, the folder does not exist, the path is a folder, a
-            package is missing, or a database that is not ours would be lost.
+        OutputError: the suffix is not known, the folder does not exist, the path is a folder, or
+            a package is missing.
     """
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise OutputError(f"--out must end in {', '.join(SUFFIXES)}, not {path.name!r}")
     if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {path.parent}")
+        raise OutputError(f"the folder {path.parent} does not exist")
     if path.is_dir():
         raise OutputError(f"{path} is a folder: name a file with --out")
     return kind(path, model=model)
@@ -323,11 +428,11 @@ def _write_header(file: BinaryIO, rows: int, dimensions: int) -> None:
     )
 
 
-def _application(path: Path) -> int | None:
-    """Return the application id of an SQLite file; `None` if it is not an SQLite file."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as found:
-            number: int = found.execute("PRAGMA application_id").fetchone()[0]
-            return number
-    except sqlite3.DatabaseError:
-        return None
+def _checksum(path: Path, begin: int = 0) -> int:
+    """Return the CRC-32 of a file's bytes from `begin` to the end."""
+    checksum = 0
+    with path.open("rb") as file:
+        file.seek(begin)
+        while piece := file.read(_PIECE):
+            checksum = zlib.crc32(piece, checksum)
+    return checksum

@@ -106,8 +106,8 @@ class Damages:
         """Log the number of damaged vectors, unless it is 0."""
         if self.count:
             logger.warning(
-                "%s holds damaged vectors for %d of the texts that were looked up; they are not "
-                "used, and are embedded again and replaced",
+                "%s holds damaged vectors for %d of the texts that were looked up; these texts "
+                "are embedded again, and the damaged vectors replaced",
                 self._journal,
                 self.count,
             )
@@ -129,8 +129,8 @@ def stack(values: Iterable[bytes | None], count: int, path: Path | None = None) 
         if len(value) != size or size % _FLOAT32.itemsize:
             raise JournalError(
                 f"the journal{f' {path}' if path else ''} has vectors of different dimensions "
-                "for one model, and it cannot be known which are right; name another journal, or "
-                "empty this one with prune(max_bytes=0)",
+                "for one model, and there is no way to tell which are right; use another "
+                "journal, or empty this one with prune(max_bytes=0)",
                 path=str(path) if path else None,
             )
         target[found * size : (found + 1) * size] = value

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.errors import JournalError
+from langchain_batch_embed.errors import JournalError, OptionError
 from langchain_batch_embed.journal.base import Found, JournalStats, Space
 from langchain_batch_embed.journal.records import (
     CHUNK,
@@ -65,6 +65,7 @@ class SQLiteJournal:
     Raises:
         JournalError: the file cannot be opened, is damaged, is not a journal, or has another
             version. It stays unchanged, byte for byte.
+        OptionError: the path is SQLite's `:memory:`.
     """
 
     persistent = True
@@ -80,6 +81,11 @@ class SQLiteJournal:
         timeout: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if ":memory:" in str(path):  # SQLite's name for no file, but here it would be a file's
+            raise OptionError(
+                f"a journal is a file, and {str(path)!r} is none; journal=None keeps vectors in "
+                "memory until the call that needs them has succeeded"
+            )
         self.path = Path(path).expanduser().absolute()  # because workers may run in another folder
         self._timeout = timeout
         self._clock = clock
@@ -177,7 +183,7 @@ class SQLiteJournal:
         if not self._lock.acquire(timeout=self._timeout):
             raise JournalError(
                 f"the journal {self.path} was busy in another thread for {self._timeout:g} s; "
-                "try again, or give it longer with SQLiteJournal(path, timeout=...)",
+                "try again, or allow more time with SQLiteJournal(path, timeout=...)",
                 path=str(self.path),
             )
         try:
@@ -198,8 +204,8 @@ class SQLiteJournal:
     def _open(self) -> sqlite3.Connection:
         if is_replaced(self.path, self._opened):  # while the journal was closed, as around a fork
             logger.warning(
-                "the journal %s was deleted or replaced since it was open last; what it held is "
-                "only where the old file is",
+                "the journal %s was deleted or replaced since it was last open; its earlier "
+                "vectors are only in the old file",
                 self.path,
             )
         self._connection = connect(self.path, self._timeout)
@@ -225,8 +231,8 @@ class SQLiteJournal:
         self._connection, self._opened = new, opened
         old.close()
         logger.warning(
-            "the journal %s was deleted or replaced while it was open; all that it held is in "
-            "the file that is there now",
+            "the journal %s was deleted or replaced while it was open; its contents have been "
+            "copied into the file that is there now",
             self.path,
         )
         return new
@@ -246,9 +252,9 @@ class SQLiteJournal:
         space_id, known = row.fetchone()
         if dimensions != known:
             raise JournalError(
-                f"{space.name} gave vectors of {dimensions:,} numbers, but the journal {self.path} "
-                f"has vectors of {known:,} from it: the model has changed. Name another "
-                "journal, or empty this one with prune(max_bytes=0)",
+                f"{space.name} made vectors with {dimensions:,} dimensions, but its earlier "
+                f"vectors in the journal {self.path} have {known:,}: the model has changed. Use "
+                "another journal, or empty this one with prune(max_bytes=0)",
                 path=str(self.path),
             )
         return int(space_id)

@@ -16,6 +16,7 @@ tenfold without any queue (`Round`).
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
@@ -96,6 +97,9 @@ START_ANSWERS = 8
 """Most answers in a round of the start, whose numbers differ enough for few answers to show a
 queue."""
 
+OVERTAKERS = 16
+"""A request that timed out was not queued if this many requests sent after it were answered."""
+
 LONGEST_REST = 256
 """Most rounds between two attempts to raise or lower the number."""
 
@@ -146,6 +150,7 @@ class Concurrency:
         self.began = -math.inf
         self._trips: list[Trip] = []  # in this round
         self._busiest = 0  # most requests in flight in this round
+        self._answered: deque[float] = deque(maxlen=OVERTAKERS)  # when answered ones were sent
 
     def limit(self) -> int:
         """Return how many requests may be in flight now."""
@@ -180,6 +185,7 @@ class Concurrency:
             in_flight: requests in flight when the answer came, its own included.
         """
         self._let_in += sent <= self._cut
+        self._answered.append(sent)
         if self.is_opening:
             # Each answer allows three more requests until the quota is known.
             self.estimate = min(self.most, self.estimate + 3)
@@ -197,8 +203,12 @@ class Concurrency:
             self._end_round(now)
 
     def timed_out(self, sent: float, now: float) -> None:
-        """Halve the number, once for all requests that were in flight together."""
-        if sent > self._cut:
+        """Halve the number, once for all requests that were in flight together.
+
+        A single straggler does not count: later requests were answered before it timed out.
+        """
+        overtakers = sum(other > sent for other in self._answered)
+        if sent > self._cut and overtakers < min(self.limit(), OVERTAKERS):
             self._lower(self.estimate / 2, now)
             self.is_saturated = True
 

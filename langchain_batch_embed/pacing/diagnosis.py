@@ -84,7 +84,9 @@ class Diagnosis:
         whole_quota: whether the request asks for more than the whole quota allows at once.
         by_words: whether only the words of the refusal say that it concerns every request. The
             words may be those of a text, so another request has to confirm it.
-        reached: whether there was a connection, so that the address is right.
+        reached: whether there was a connection to a server of embeddings, so that the address is
+            right.
+        is_page: whether the answer is a web page, or no JSON for another reason.
         signature: status, code and class name; equal for equal errors.
     """
 
@@ -100,6 +102,7 @@ class Diagnosis:
     whole_quota: bool = False
     by_words: bool = False
     reached: bool = False
+    is_page: bool = False
     signature: str
 
 
@@ -171,15 +174,19 @@ def diagnose(
     quota = None
     if words is not None and words.minute:
         quota = Quota(kind=words.kind, limit=words.limit, used=words.used)
+    chain = list(islice(causes(error), _LINKS))
+    answer = next((link for link in chain if isinstance(link, ResponseError)), None)
+    is_page = answer is not None and answer.is_page
+    is_answered = evidence.status is not None or (answer is not None and not is_page)
     make = partial(
         Diagnosis,
         status=evidence.status,
         after=after,
         quota=quota,
-        reached=evidence.status is not None or _BROKEN.search(evidence.names) is not None,
+        reached=is_answered or _BROKEN.search(evidence.names) is not None,
+        is_page=is_page,
         signature=_signature(evidence, sent),
     )
-    chain = list(islice(causes(error), _LINKS))
     if any(_is_of_model(link) for link in chain):
         return make(kind=Kind.MODEL)
     if wording.spent(evidence.codes):

@@ -19,8 +19,8 @@ PROBES = Backoff(first=0.5, longest=5.0)
 """Delays between probes. With the longest one, work resumes within 5 s of the server's return."""
 
 FIRST_CONTACT = 20.0
-"""Seconds after which to give up a server that was never reached: its address may be wrong, and the
-user should not wait minutes to learn that."""
+"""Seconds after which to give up a server that was never reached, or that sent only web pages: its
+address may be wrong, and the user should not wait minutes to learn that."""
 
 
 class Health:
@@ -35,7 +35,8 @@ class Health:
         answered_at: when the last answer came; `-inf` before the first.
         failures: failed requests since then.
         is_down: whether the server counts as away.
-        was_reached: whether there was ever a connection, so that the address is right.
+        was_reached: whether there was ever a connection to a server of embeddings, so that the
+            address is right.
     """
 
     def __init__(self, patience: float, draw: Callable[[], float]) -> None:
@@ -96,7 +97,7 @@ class Health:
 
         Args:
             now: the time.
-            unreachable: whether the last failure brought no HTTP answer at all.
+            unreachable: whether the last failure brought no HTTP answer at all, or a web page.
         """
         if not self.is_down:
             return False

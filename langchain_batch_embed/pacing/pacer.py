@@ -255,8 +255,11 @@ class Pacer:
         self._end(ticket)
         if not self.health.failures:
             self._before_outage = self.concurrency.estimate
+        is_probe = self.health.is_down and self.health.is_probe(ticket.sent)
         self.health.was_reached |= reached
         self.health.failed(ticket.sent, now)
+        if timed_out and is_probe:
+            return  # it was alone, so it shows nothing about the number in flight
         if timed_out:
             self._before_outage = None  # the server is up, but overloaded
             self.concurrency.timed_out(ticket.sent, now)

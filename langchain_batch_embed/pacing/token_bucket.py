@@ -60,6 +60,9 @@ MOST_OWED = 1.0
 """After a refusal the level of a measured bucket is at most this many seconds' worth below 0, as
 servers refuse what is too much instead of charging it later."""
 
+CLOCK = 1e-6
+"""Seconds of quota that may be missing: no clock and no wait is more exact."""
+
 MEASURED_SECONDS = 1.0
 """Assumed size of a bucket with a measured rate, in seconds' worth."""
 
@@ -135,8 +138,9 @@ class TokenBucket:
             return 0.0
         self._refill(now)
         missing = min(amount, self.capacity) - self.level
-        # Ignore rounding errors, or the delay never reaches 0.
-        return 0.0 if missing <= 1e-9 * amount else missing / (self.rate * self._share)
+        # Ignore rounding errors, and less than the clock can measure, or the delay never reaches 0.
+        is_there = missing <= max(1e-9 * amount, CLOCK * self.rate)
+        return 0.0 if is_there else missing / (self.rate * self._share)
 
     def flows_in(self, amount: float, now: float, *, pause: float = 0.0) -> float:
         """Return the seconds until this much has passed in all; changes nothing.

@@ -65,8 +65,8 @@ _LEFT_ON = MappingProxyType(
         "BedrockEmbeddings": "botocore retries by itself; make it with "
         'config=Config(retries={"total_max_attempts": 1}, max_pool_connections=64)',
         "CohereEmbeddings": "the cohere SDK sends a failed request up to twice more by itself",
-        "GoogleGenerativeAIEmbeddings": "it cuts a call where it counts 20,000 tokens itself",
-        "MistralAIEmbeddings": "it cuts a call where it counts 16,000 tokens itself",
+        "GoogleGenerativeAIEmbeddings": "it splits a call at 20,000 tokens by its own count",
+        "MistralAIEmbeddings": "it splits a call at 16,000 tokens by its own count",
     }
 )
 
@@ -98,7 +98,7 @@ def one_request_a_call(
         if attribute(embeddings, option, value) != value
     }
     if changes:
-        logger.info("%s: %s, in a copy of the object", names[0], changes)
+        logger.info("%s: using a copy of the object with %s", names[0], changes)
     if is_openai(embeddings) and sdk_client(embeddings) is not None:
         options = {} if timeout is None else {"timeout": timeout}
         client = client_of(cast("OpenAIEmbeddings", embeddings), connections, **options)

@@ -72,7 +72,10 @@ def read_answer(
     try:
         answer = jiter.from_json(body)
     except ValueError as error:
-        raise ResponseError(f"the answer is not JSON ({len(body):,} bytes)") from error
+        raise ResponseError(
+            f"the answer is not JSON ({len(body):,} bytes)",
+            is_page=body.lstrip()[:1] not in (b"{", b"["),  # otherwise it was cut off
+        ) from error
     del body  # the parsed form is as large, so drop this one now
     return read_parsed(answer, expected=expected, dimensions=dimensions, most_tokens=most_tokens)
 
@@ -101,7 +104,7 @@ def read_parsed(
         order = _order([item.get("index") for item in data])
         vectors = _matrix([item.pop("embedding", None) for item in data])
     except AttributeError as error:
-        raise ResponseError("the answer's data does not hold objects") from error
+        raise ResponseError("the answer's data does not hold JSON objects") from error
     if order is not None:
         vectors = vectors[order]
     vectors = check(vectors, expected=expected)
@@ -149,7 +152,7 @@ def _order(indices: list[Any]) -> NDArray[np.intp] | None:
             return None
         if sorted(indices) == list(range(n)):
             return np.argsort(indices)
-    raise OrderError("the answer's index numbers are not each text once")
+    raise OrderError("the answer's index numbers do not name each text once")
 
 
 def _matrix(embeddings: list[Any]) -> NDArray[np.float32]:
@@ -176,7 +179,7 @@ def _decoded(embeddings: list[str]) -> NDArray[np.float32]:
         if not start:
             matrix = np.empty((len(embeddings), len(raw[0]) // 4), dtype=np.float32)
         if {len(vector) for vector in raw} != {4 * matrix.shape[1]}:
-            raise ResponseError("the answer's vectors differ in dimensions, or are no float32")
+            raise ResponseError("the answer's vectors differ in dimensions, or are not float32")
         matrix[start : start + len(raw)].reshape(-1)[:] = np.frombuffer(b"".join(raw), dtype="<f4")
     return matrix
 

@@ -1,8 +1,10 @@
 """Identifies a wrapped object, and what distinguishes its vectors from others."""
 
 import hashlib
+import inspect
 import re
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
@@ -38,12 +40,20 @@ def is_openai(embeddings: Embeddings) -> bool:
 
 
 def embeds_its_own_way(embeddings: Embeddings) -> bool:
-    """Return whether a subclass of `OpenAIEmbeddings` overrides a method that embeds."""
-    owners = (
-        next(kind for kind in type(embeddings).__mro__ if name in vars(kind))
-        for name in ("embed_documents", "embed_query")
+    """Return whether a method that embeds is not langchain-openai's own.
+
+    A subclass may override it, and a test or a tracer may have replaced it in the class itself.
+    """
+    methods = (
+        inspect.getattr_static(embeddings, name) for name in ("embed_documents", "embed_query")
     )
-    return not all(owner.__module__.startswith("langchain_openai.") for owner in owners)
+    return not all(_is_of_openai(method) for method in methods)
+
+
+def _is_of_openai(method: object) -> bool:
+    # Not `__module__`: a wrapper, and a mock with `autospec`, copies that of the original.
+    scope = method.__globals__ if isinstance(method, FunctionType) else {}
+    return str(scope.get("__name__")).startswith("langchain_openai.")
 
 
 def told_model(embeddings: Embeddings) -> str | None:

@@ -33,7 +33,10 @@ def named(name: str, **options: Any) -> Embeddings:
     """
     provider, _, model = name.partition(":")
     if not model:
-        raise OptionError(f"{name!r} has no model: it is 'openai:text-embedding-3-small', say")
+        raise OptionError(
+            f"{name!r} has no model; write PROVIDER:MODEL, for example "
+            "'openai:text-embedding-3-small'"
+        )
     try:
         made = _make(provider, model, options)
     except OptionError:
@@ -42,8 +45,8 @@ def named(name: str, **options: Any) -> Embeddings:
         raise OptionError(_why(provider, options, error)) from error
     if not isinstance(made, Embeddings):
         raise OptionError(
-            f"LangChain's init_embeddings makes no Embeddings of provider {provider!r}; make the "
-            "object, and wrap that"
+            f"LangChain's init_embeddings makes no Embeddings object for provider {provider!r}; "
+            "make the object yourself and wrap it"
         )
     return made
 
@@ -72,14 +75,15 @@ def _why(provider: str, options: dict[str, Any], error: Exception) -> str:
         return f"provider {provider!r} needs {missing}: pip install {missing}"
     if "not supported" in said and (known := _PROVIDER.findall(said)):
         return (
-            f"LangChain's init_embeddings knows no provider {provider!r}, but {', '.join(known)}; "
-            f"a model with a colon in its own name is 'openai:{provider}:...'"
+            f"LangChain's init_embeddings does not know provider {provider!r}, only "
+            f"{', '.join(known)}; for a model with a colon in its own name, write "
+            f"'openai:{provider}:...'"
         )
     variables = dict.fromkeys(_VARIABLE.findall(said))
     reasons = [f"is {' or '.join(variables)} set?"] if variables else []
     if options:
         reasons.append(f"does its class take {' and '.join(options)}?")
     return (
-        f"no embeddings of provider {provider!r} can be made ({type(error).__name__}): "
-        f"{' '.join(reasons) or 'make the object, and wrap that'}"
+        f"the Embeddings object of provider {provider!r} cannot be made "
+        f"({type(error).__name__}): {' '.join(reasons) or 'make the object yourself and wrap it'}"
     )

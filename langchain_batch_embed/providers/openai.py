@@ -94,6 +94,7 @@ class OpenAIProvider:
         self._clock = clock
         url = str(client.base_url)
         self.address = shown(url)
+        self.class_name = type(embeddings).__name__
         # Only OpenAI's and Azure's hosts. A gateway or a private server just speaks the protocol.
         self.is_known = is_hosted_by_openai(url)
         self.name = limits.provider if self.is_known else self.address
@@ -164,10 +165,12 @@ class OpenAIProvider:
         others = sorted(name for name in options if name in _BESIDE_THE_BODY)
         if others:
             raise OptionError(
-                f"the Batch API sends no {', '.join(others)}; leave them out of model_kwargs"
+                f"the Batch API cannot send {', '.join(others)}; leave them out of model_kwargs"
             )
         if self._joins_lines:
-            raise OptionError("the Batch API is not for OpenAI's first-generation models")
+            raise OptionError(
+                "submit does not support OpenAI's first-generation models; use embed_documents"
+            )
         return {**options, **body, "encoding_format": self._form.encoding}
 
     def _ask(self, texts: Sequence[str], form: _Form, end: float, timeout: float) -> Answer:
@@ -240,8 +243,8 @@ class OpenAIProvider:
         if self._suspects < _SUSPECT_ANSWERS:
             return error
         return ResponseError(
-            f"{error}: it cannot be told which vector is whose. With max_batch_size=1 there is "
-            "no doubt",
+            f"{error}: it is not known which vector belongs to which text. With max_batch_size=1 "
+            "there is no doubt",
             is_final=True,
         )
 

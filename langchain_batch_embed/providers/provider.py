@@ -39,6 +39,7 @@ class Provider(Protocol):
         space: distinguishes these vectors from others in a journal.
         address: the server's address without a key, or whose server it is, for messages.
         name: what messages call the provider.
+        class_name: the name of the wrapped object's class, for messages.
         is_known: whether the server is known to accept any number of concurrent requests.
     """
 
@@ -49,6 +50,7 @@ class Provider(Protocol):
     is_known: bool
     address: str
     name: str
+    class_name: str
 
     def send(self, texts: Sequence[str], *, timeout: float) -> Answer:
         """Send one request that ends within `timeout` seconds, and check its answer.

@@ -13,9 +13,9 @@ __all__ = ["warn_of_replaced"]
 
 logger = logging.getLogger(__name__)
 
-_RETRIES = "BatchEmbeddings retries, see its own max_retries"
-_WHOLE = "BatchEmbeddings packs requests, see its own max_batch_size"
-_TOKENS = "BatchEmbeddings sends strings, and counts tokens by itself"
+_RETRIES = "BatchEmbeddings retries by itself (see its max_retries)"
+_WHOLE = "BatchEmbeddings packs the requests (see its max_batch_size)"
+_TOKENS = "BatchEmbeddings sends strings and counts tokens by itself"
 
 # By option: what replaces it. Options that act as before are not listed.
 _FATES: Mapping[str, str] = MappingProxyType(
@@ -52,7 +52,9 @@ def warn_of_replaced(embeddings: Embeddings, limits: Limits) -> None:
 def _said(embeddings: Embeddings, limits: Limits) -> Iterator[str]:
     size = set_by_user(embeddings, "chunk_size")
     if isinstance(size, int):
-        yield f"chunk_size={size} is replaced, at most {limits.max_batch_size:,} texts a request"
+        yield (
+            f"chunk_size={size} is replaced by a limit of {limits.max_batch_size:,} texts a request"
+        )
     fates = {**_FATES, **(_FATES_AT_OPENAI if is_openai(embeddings) else {})}
     if attribute(embeddings, "openai_proxy"):  # the class itself made that client
         fates.pop("http_async_client", None)
@@ -63,4 +65,4 @@ def _said(embeddings: Embeddings, limits: Limits) -> Iterator[str]:
         ):
             continue
         shown = f"={value}" if isinstance(value, int | float) else ""  # other values may be long
-        yield f"{option}{shown} is replaced, {fate}"
+        yield f"{option}{shown} is not used, because {fate}"

@@ -60,7 +60,7 @@ def limit_reads(http_client: Any) -> None:
         pool: Any = getattr(transport, "_pool", None)
         backend = getattr(pool, "_network_backend", None)
         if not hasattr(backend, "connect_tcp"):
-            logger.debug("%s: its connections keep no time limit", type(pool).__name__)
+            logger.debug("%s: its connections cannot obey a time limit", type(pool).__name__)
         elif not isinstance(backend, _Limited):
             pool._network_backend = _Limited(backend)  # noqa: SLF001  # see above
 

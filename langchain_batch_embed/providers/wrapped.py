@@ -3,10 +3,11 @@
 The class's own splitting and retrying is turned off first, if it has options for that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from langchain_core.embeddings import Embeddings
 
+from langchain_batch_embed.errors import BatchEmbeddingsError
 from langchain_batch_embed.journal import Space
 from langchain_batch_embed.limits import Limits, model_of
 from langchain_batch_embed.providers.copies import Connections, one_request_a_call
@@ -44,6 +45,7 @@ class WrappedProvider:
         kind = type(embeddings)
         self.model = model or model_of(embeddings)
         self.address = address_of(embeddings)
+        self.class_name = kind.__name__
         self.name = limits.provider if limits.provider != "unknown" else kind.__name__
         self.space = Space(
             provider=limits.provider,
@@ -59,6 +61,7 @@ class WrappedProvider:
             if not is_own(self._embeddings, "aembed_documents"):
                 raise
             vectors = result_of(self._embeddings.aembed_documents(list(texts)), timeout)
+        self._check_type(vectors, "embed_documents")
         return _checked(vectors, expected=len(texts))
 
     def send_query(self, texts: Sequence[str], *, timeout: float) -> Answer:
@@ -69,7 +72,15 @@ class WrappedProvider:
             if not is_own(self._embeddings, "aembed_query"):
                 raise
             vector = result_of(self._embeddings.aembed_query(texts[0]), timeout)
+        self._check_type(vector, "embed_query")
         return _checked([vector], expected=1)
+
+    def _check_type(self, value: object, method: str) -> None:
+        """Raise an error if a method returned no list, which is a bug in its class."""
+        if not isinstance(value, Iterable):
+            raise BatchEmbeddingsError(
+                f"{self.class_name}.{method} returned {type(value).__name__}, not a list"
+            )
 
 
 def _checked(embeddings: Sequence[Sequence[float]], *, expected: int) -> Answer:

@@ -1,7 +1,8 @@
 """The counts of an open prefetch, summed over all of its runs."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 from langchain_batch_embed.report.call import Report
 from langchain_batch_embed.report.counts import Tally
@@ -20,6 +21,8 @@ class Account:
         texts: number of texts announced.
         unique: number of distinct texts among them.
         missing: texts without a vector, and how often each was announced since it last had one.
+        tried: texts that a call requested, or that a run failed to embed. If they are still
+            missing at the end, they have failed; nobody missed the others.
     """
 
     started: float
@@ -28,6 +31,16 @@ class Account:
     texts: int = 0
     unique: int = 0
     missing: Counter[str] = field(default_factory=Counter)
+    tried: set[str] = field(default_factory=set)
+
+    def has_vector(self, text: str) -> None:
+        """Record that a text has a vector."""
+        self.missing.pop(text, None)
+        self.tried.discard(text)
+
+    def try_all(self, texts: Iterable[str]) -> None:
+        """Record that texts were requested, or could not be embedded."""
+        self.tried.update(text for text in texts if text in self.missing)
 
     def total(self) -> Tally:
         """Return the sum of the counts of all runs and calls."""
@@ -38,11 +51,13 @@ class Account:
 
     def report(self, *, now: float, dollars: float | None) -> Report:
         """Return the report of the prefetch."""
-        return Report.of(
+        failures = sum(self.missing[text] for text in self.tried)
+        report = Report.of(
             self.total(),
             texts=self.texts,
             unique=self.unique,
-            done=self.texts - self.missing.total(),
+            done=self.texts - failures,
             seconds=now - self.started,
             dollars=dollars,
         )
+        return replace(report, not_requested=self.missing.total() - failures)

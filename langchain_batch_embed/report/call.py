@@ -69,6 +69,8 @@ class Report:
         dollars: price of the tokens; `None` for a model whose price is not known.
         seconds: duration of the call.
         failures: texts without a vector.
+        not_requested: announced texts of a prefetch that no call requested, and that were therefore
+            not embedded.
         deployments: what each of several deployments did; empty if there is only one.
     """
 
@@ -86,6 +88,7 @@ class Report:
     seconds: float
     failures: int
     from_memory: int = 0
+    not_requested: int = 0
     deployments: tuple[DeploymentReport, ...] = ()
 
     @classmethod
@@ -131,6 +134,7 @@ class Report:
         )
         twice = f", {self.hedged:,} sent twice" if self.hedged else ""
         lost = f", {self.failures:,} failed" if self.failures else ""
+        lost += f", {self.not_requested:,} not requested" if self.not_requested else ""
         return (
             f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}{lost}) in "
             f"{self.seconds:.2f} s: {plural(self.requests, 'request')}, "
@@ -167,6 +171,7 @@ class Report:
                 "cost": "price not known" if self.dollars is None else money(self.dollars),
                 "time": duration(self.seconds),
                 "failed texts": f"{self.failures:,}",
+                **({"not requested": f"{self.not_requested:,}"} if self.not_requested else {}),
                 **{
                     f"deployment {number}": str(part)
                     for number, part in enumerate(self.deployments, 1)

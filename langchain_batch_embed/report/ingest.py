@@ -24,6 +24,13 @@ class IngestFailure:
     stage: Literal["embedding", "writing"]
     error: BaseException
 
+    def __repr__(self) -> str:
+        """Return everything, but only the class of the error, whose message may quote the text."""
+        return (
+            f"{type(self).__name__}(index={self.index}, id={self.id!r}, stage={self.stage!r}, "
+            f"error={type(self.error).__name__})"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestReport:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from langchain_batch_embed.errors import ResponseError
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.pacing.speed import Speed
@@ -128,7 +129,7 @@ class Deployment:
         self._forgiven = 1  # doubled by each canary that passes
         self._refuses_all_since = math.inf
         self._last_refusal: BaseException | None = None
-        self._is_unreachable = False  # whether the last failure was a connection that failed
+        self._is_unreachable = False  # whether no server of embeddings caused the last failure
         self._unconfirmed: Diagnosis | None = None  # a refusal that claims to concern every request
         self._is_outage_told = is_rehearsal
         self._is_rehearsal = is_rehearsal
@@ -178,7 +179,7 @@ class Deployment:
         """Send it no more texts, as it refuses them all. A canary asks again now and then."""
         if self.left_out is None and not self._is_rehearsal:
             logger.warning(
-                "%s is left out (%s); the other deployments go on",
+                "%s is left out (%s); the other deployments continue",
                 self.server,
                 _named(diagnosed(error, ())),
             )
@@ -212,7 +213,7 @@ class Deployment:
         """Record that a canary was answered: earlier refusals were about texts."""
         self.confirmed_at, self.is_in_doubt = sent, False
         if self.left_out is not None and not self._is_rehearsal:
-            logger.warning("%s answers again, and goes on", self.server)
+            logger.warning("%s answers again and is used again", self.server)
         self.left_out, self.canary_from = None, -math.inf
         self.is_canary_due, self.is_proven = False, True
         self._forgiven *= 2
@@ -229,7 +230,7 @@ class Deployment:
             if not self._is_rehearsal:
                 name = _named(diagnosis)
                 logger.warning(
-                    "%s refuses everything (%s): asking again for %g s",
+                    "%s refuses every request (%s): trying again for %g s",
                     self.server,
                     name,
                     REFUSES_ALL,
@@ -256,9 +257,11 @@ class Deployment:
         found = diagnosed(error, texts)
         if found.status == GATEWAY_TIMEOUT and now - ticket.sent >= GATEWAY_WAITED:
             found = replace(found, kind=Kind.TIMED_OUT)
-        self._is_unreachable = found.kind is Kind.UNREACHABLE
+        self._is_unreachable = found.kind is Kind.UNREACHABLE or found.is_page
         if found.kind is not Kind.OVERLOADED:
             return found
+        if self.judge.is_about_texts(found) and batches and not all(map(_is_fresh, batches)):
+            return found  # the server may break down at one of these texts, as it did before
         refusals = max((batch.refusals for batch in batches), default=0)
         is_rate = self.pacer.overloaded(ticket, refusals=refusals)
         return replace(found, kind=Kind.THROTTLED) if is_rate else found
@@ -278,7 +281,7 @@ class Deployment:
         if not self._is_rehearsal:
             self._log_failure(ticket, batches, diagnosis, now, begins=begins)
         if self.pacer.is_away(now) and not self._is_outage_told:
-            self._log_outage(diagnosis)
+            self._log_outage(diagnosis, error)
 
     def note_refusal(self, ticket: Ticket, diagnosis: Diagnosis, error: BaseException) -> None:
         """Send the canary if it is unclear whether texts are refused, or everything."""
@@ -331,11 +334,15 @@ class Deployment:
     def _is_of_the_texts(self, batches: Sequence[Batch], diagnosis: Diagnosis) -> bool:
         """Return whether batches failed in the same way before, while others were answered."""
         answered_at = self.pacer.health.answered_at
+        kind = diagnosis.kind
+        may_be = kind in (Kind.FAILED, Kind.TIMED_OUT) or (
+            kind is Kind.OVERLOADED and self.judge.is_about_texts(diagnosis)
+        )
         return (
-            diagnosis.kind is Kind.FAILED
+            may_be
             and bool(batches)
             and all(
-                batch.failures
+                (batch.failures or (batch.part_of is not None and kind is not Kind.FAILED))
                 and batch.signature == diagnosis.signature
                 and answered_at >= batch.failed_at
                 for batch in batches
@@ -365,23 +372,23 @@ class Deployment:
             self._pause_told = now
         logger.log(level, "Throttled (%s): waiting %.3g s", name, pause)
 
-    def _log_outage(self, diagnosis: Diagnosis) -> None:
+    def _log_outage(self, diagnosis: Diagnosis, error: BaseException) -> None:
         self._is_outage_told = True
-        name = _named(diagnosis)
+        what = f"does not answer ({_named(diagnosis)})"
+        if isinstance(error, ResponseError):  # it answers, but in a way that is of no use
+            what = f"gives no usable answer ({error})"
         if not self.is_alone:
             logger.warning(
-                "%s does not answer (%s): one request at a time tries again, and the other "
-                "deployments go on",
+                "%s %s: one request at a time tries again, while the other deployments continue",
                 self.server,
-                name,
+                what,
             )
             return
         logger.warning(
-            "%s does not answer (%s): one request at a time tries again, everything else "
-            "waits, for %g s at most",
+            "%s %s: one request at a time tries again while all others wait, for %g s at most",
             self.server,
-            name,
-            self.pacer.health.patience_for(unreachable=diagnosis.kind is Kind.UNREACHABLE),
+            what,
+            self.pacer.health.patience_for(unreachable=self._is_unreachable),
         )
 
 
@@ -391,7 +398,7 @@ def diagnosed(error: BaseException, texts: Sequence[str]) -> Diagnosis:
         return diagnose(error, sent=texts)
     except Exception as mistake:  # noqa: BLE001  # reading an SDK's exception may raise anything
         names = type(error).__name__, type(mistake).__name__
-        logger.error("%s cannot be understood (%s), so it is not tried again", *names)
+        logger.error("%s could not be diagnosed (%s), so its request is not sent again", *names)
         return Diagnosis(kind=Kind.MODEL, signature=names[0])
 
 

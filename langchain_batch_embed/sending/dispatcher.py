@@ -3,7 +3,8 @@
 The `Sender` decides under the lock, and its decisions are carried out outside it: lock, ask,
 unlock, submit, wait. Four kinds of threads take part:
 
-- workers of one `ThreadPoolExecutor` send requests, report how they ended, and submit more;
+- workers of one `ThreadPoolExecutor` send requests, report how they ended, and submit more; once
+  the main thread has ended, the executor refuses work, and each request has a thread of its own;
 - the timekeeper submits requests when a wait is over;
 - the leaser of a shared quota talks to the ledger, and then wakes the timekeeper;
 - callers wait for outcomes. They submit nothing, so a Ctrl-C never comes between a decision and its
@@ -22,13 +23,20 @@ from functools import partial
 from langchain_core.rate_limiters import BaseRateLimiter
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
+from langchain_batch_embed.errors import BatchEmbeddingsError
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.status import Status
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.sender import Flight, Sender
-from langchain_batch_embed.sending.threads import finishing, leave_behind
+from langchain_batch_embed.sending.threads import (
+    check_threads_run,
+    finishing,
+    leave_behind,
+    start,
+    submit,
+)
 from langchain_batch_embed.sending.work import Outcome, Work
 from langchain_batch_embed.shared.leaser import Leaser
 
@@ -114,6 +122,7 @@ class Dispatcher:
         """
         if not len(work.rows):
             return
+        check_threads_run()
         outcome_ready = threading.Condition(self.lock)
         queue = self._queue(work, tally, hedges, deadline=deadline, since=since)
         try:
@@ -135,6 +144,7 @@ class Dispatcher:
         """Do the same as `run` without blocking the event loop or a thread."""
         if not len(work.rows):
             return
+        check_threads_run()
         outcome_ready, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def wake() -> None:
@@ -194,7 +204,7 @@ class Dispatcher:
                     target=self._keep_time, name="batch-embed-time", daemon=True
                 )
                 try:
-                    self._timekeeper.start()
+                    start(self._timekeeper)
                 except BaseException:
                     self._timekeeper = None
                     raise
@@ -280,16 +290,18 @@ class Dispatcher:
                         "batch-embed",
                     )
                 workers = self._executor
-            workers.submit(self._send, flight)  # never from a caller's thread
+            submit(workers, self._send, flight)  # never from a caller's thread
             leave_behind(workers)
         except Exception as error:  # noqa: BLE001  # "can't start new thread", or Python is exiting
             with self.lock:
                 self._failed_submits += 1
+                is_exiting = isinstance(error, BatchEmbeddingsError)
                 flight.is_undone = True  # the executor may have queued it all the same
                 self.sender.undo(flight)
                 logger.warning("No thread could be started for a request: %s", error)
-                if self._failed_submits >= SUBMIT_TRIES and not self.sender.in_flight:
-                    self.sender.give_up(error)
+                is_hopeless = is_exiting or self._failed_submits >= SUBMIT_TRIES
+                if is_hopeless and not self.sender.in_flight:
+                    self.sender.give_up(error if is_exiting else _no_thread(error))
                     self.wake()
                 self._wake_callers()
                 self._alarm = self.clock.now() + SUBMIT_AGAIN
@@ -344,7 +356,7 @@ class Dispatcher:
             try:
                 tell()
             except Exception as mistake:  # ours; no caller may wait without end because of it
-                logger.exception("A mistake of this package ends the call")
+                logger.exception("A bug in langchain_batch_embed ended the call; please report it")
                 for queue, _ in flight.parts:
                     queue.give_up(mistake, abandon=True)
 
@@ -379,3 +391,13 @@ class Dispatcher:
             except BaseException as error:  # noqa: BLE001  # wrong dimensions, or any error of a journal
                 errors[position] = error
         return errors
+
+
+def _no_thread(error: Exception) -> BatchEmbeddingsError:
+    """Return the error of a call for which no thread could be started."""
+    ours = BatchEmbeddingsError(
+        "no thread could be started to send the requests; see `ulimit -u` and the memory limit, "
+        "or send fewer at once with max_workers="
+    )
+    ours.__cause__ = error
+    return ours

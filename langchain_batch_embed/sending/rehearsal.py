@@ -103,7 +103,7 @@ def rehearse(
         if not any(queue.open for queue in queues):
             break  # a deadline has passed
         if math.isinf(turn) and math.isinf(first):
-            raise RuntimeError("the rehearsal waits for something that never comes")
+            raise RuntimeError("the rehearsal waits for an event that never happens")
         if first <= now + turn:
             now, _, flight, reply = heapq.heappop(under_way)
             if reply.after > flight.timeout:

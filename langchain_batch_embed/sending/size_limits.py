@@ -25,7 +25,11 @@ LONGEST = 10.0
 """They are also cut to be answered in this many seconds, as a longer batch delays the end."""
 
 GROWTH = 16
-"""A deduced limit is raised to this many times a larger size that passes all the same."""
+"""A deduced limit is raised to this many times a larger size that passes all the same, but not to a
+size that was refused."""
+
+CLEARLY = 1.1
+"""It is raised only to a size that passes if that is less than this many times the limit."""
 
 RETEST = 8
 """A deduced limit is retested after this many answers, then after 8 times as many each time."""
@@ -58,8 +62,12 @@ class SizeLimits:
         self._named = dict.fromkeys(_MEASURES, math.inf)  # named by several refusals
         self._told_items: int | None = None  # the last limit of texts that was named
         self._found = dict.fromkeys(_MEASURES, math.inf)  # deduced from sizes that pass
+        self._refused = dict.fromkeys(_MEASURES, math.inf)  # smallest size refused for its size
         self._answered = dict.fromkeys(_MEASURES, 0.0)  # the largest sizes that passed
         self._largest_work = 0
+        self._late = math.inf  # work of the smallest batch that timed out, until it is retested
+        self._late_rest = 1  # answers until then
+        self._since_late = 0  # answers since it timed out
         self.times = AnswerTimes()
         self.is_retesting = False
         self._retest_after = RETEST
@@ -95,7 +103,7 @@ class SizeLimits:
         for measure, size in _sizes(batch).items():
             self._answered[measure] = max(self._answered[measure], size)
             if size > self._found[measure]:  # it was wrong, or is so no more
-                self._found[measure] = GROWTH * size
+                self._found[measure] = self._raised(measure, size)
                 self._apply()
         if self._before_quota is not None:
             if batch.refusals >= TOO_EARLY:
@@ -104,8 +112,7 @@ class SizeLimits:
             self._before_quota = None
         self.times.note(batch.work, seconds, batch.number)
         self._largest_work = max(self._largest_work, batch.work)
-        if self.work < math.inf and seconds < timeout * IN_TIME:
-            self.work = max(self.work, 2.0 * batch.work)
+        self._raise_work(batch, seconds, timeout)
         self._retest()
         trial = batch.trial
         if trial is None:
@@ -116,6 +123,27 @@ class SizeLimits:
             trial.found = size
             self._apply()
         return self._end(trial)
+
+    def _raised(self, measure: str, size: float) -> float:
+        """Return the new deduced limit after a larger size has passed."""
+        if size >= self._refused[measure]:
+            self._refused[measure] = math.inf  # it was refused for another reason
+        if size < CLEARLY * self._found[measure] and self._refused[measure] < math.inf:
+            return size
+        return min(GROWTH * size, max(size, self._refused[measure] - 1))
+
+    def _raise_work(self, batch: Batch, seconds: float, timeout: float) -> None:
+        """Allow more work again after an answer in good time, but rarely as much as was late."""
+        self._since_late += 1
+        is_soon = seconds < timeout * IN_TIME or batch.work < self.in_time(timeout)
+        if self.work == math.inf or not is_soon:
+            return
+        most = 2.0 * batch.work
+        if self._since_late < self._late_rest:
+            most = min(most, max(self._largest_work, self._late / 2))
+        else:
+            self._late = math.inf
+        self.work = max(self.work, most)
 
     def refused(self, batch: Batch, diagnosis: Diagnosis) -> tuple[int, bool]:
         """Record that a batch of several texts was refused, perhaps for its size.
@@ -133,7 +161,6 @@ class SizeLimits:
             return self.parts(batch), False
         trial = batch.trial
         if trial is not None:
-            trial.open -= 1
             return (PARTS if trial.is_content else 2), False
         signature = diagnosis.signature
         if not self.fits(batch):  # another batch has shown a limit since
@@ -145,7 +172,8 @@ class SizeLimits:
             known.parked.append(batch)
             return 0, True
         if known is None:
-            batch.trial = self._trials[signature] = Trial(signature, measure, open=0)
+            size = _sizes(batch)[measure]
+            batch.trial = self._trials[signature] = Trial(signature, measure, size)
         return 2, False
 
     def _tell_items(self, limit: int) -> None:
@@ -163,7 +191,7 @@ class SizeLimits:
         """Let the parts of a batch continue its trial."""
         trial = batch.trial
         if trial is not None:
-            trial.open += len(parts)
+            trial.open += len(parts) - 1  # the parts replace the batch
             for part in parts:
                 part.trial = trial
 
@@ -227,6 +255,9 @@ class SizeLimits:
         If as much work was answered before, the cause is a queue at the server, not the batch.
         """
         if batch.work > self._largest_work:
+            if self._late == math.inf:
+                self._late_rest *= RETEST
+            self._late, self._since_late = min(self._late, batch.work), 0
             self.work = min(self.work, max(1.0, batch.work / 2))
 
     def has_passed(self, batch: Batch, share: float = 1.0) -> bool:
@@ -302,6 +333,7 @@ class SizeLimits:
                 del self._trials[trial.signature]
                 if not trial.is_content:
                     self._found[trial.measure] = min(self._found[trial.measure], trial.found)
+                    self._refused[trial.measure] = min(self._refused[trial.measure], trial.size)
             self._apply()
         elif math.isinf(trial.found):
             return []

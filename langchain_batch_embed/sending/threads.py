@@ -9,14 +9,19 @@ import atexit
 import concurrent.futures.thread
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["finishing", "in_daemon", "leave_behind"]
+from langchain_batch_embed.errors import BatchEmbeddingsError
+
+__all__ = ["check_threads_run", "finishing", "in_daemon", "leave_behind", "start", "submit"]
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 LAST_WRITES = 5.0
 """Seconds that the program waits at exit for answers being written to a journal."""
@@ -26,6 +31,72 @@ def in_daemon(work: Callable[[], _T]) -> _T:
     """Return the result of a call in a daemon thread, so that threads it starts are daemons too."""
     if threading.current_thread().daemon:
         return work()
+    return _in_own_thread(work, "batch-embed-start").result()
+
+
+def submit(
+    executor: ThreadPoolExecutor, work: Callable[_P, _T], *args: _P.args, **options: _P.kwargs
+) -> "Future[_T]":
+    """Run a call in a thread of an executor, or in one of its own once the executor refuses.
+
+    Every executor refuses work once the main thread has ended, but other threads, and functions
+    registered with `atexit`, may still embed.
+
+    Raises:
+        RuntimeError: no thread can be started.
+        BatchEmbeddingsError: the same, because Python is exiting.
+    """
+    try:
+        return executor.submit(work, *args, **options)
+    except RuntimeError as error:
+        # An executor that has no thread puts the work into its queue all the same: do not repeat.
+        if not (_main_thread_has_ended() and "cannot schedule" in str(error)):
+            raise
+    return _in_own_thread(partial(work, *args, **options), "batch-embed-late")
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    Raises:
+        RuntimeError: it cannot be started.
+        BatchEmbeddingsError: the same, because Python is exiting.
+    """
+    check_threads_run()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if "interpreter shutdown" not in str(error):
+            raise
+        raise _exiting() from error
+
+
+def check_threads_run() -> None:
+    """Raise an error if Python is exiting and runs no other thread, as in a late `__del__`.
+
+    Starting a thread, or waiting for one, would then never end.
+
+    Raises:
+        BatchEmbeddingsError: no other thread runs any more.
+    """
+    if sys.is_finalizing():
+        raise _exiting()
+
+
+def _exiting() -> BatchEmbeddingsError:
+    return BatchEmbeddingsError(
+        "Python is exiting and runs no more threads, so nothing can be sent; embed the texts "
+        "before the program ends"
+    )
+
+
+def _main_thread_has_ended() -> bool:
+    # Python's own flag is set a moment before the thread counts as ended.
+    is_set = getattr(concurrent.futures.thread, "_shutdown", False)
+    return bool(is_set) or not threading.main_thread().is_alive()
+
+
+def _in_own_thread(work: Callable[[], _T], name: str) -> "Future[_T]":
     done: Future[_T] = Future()
 
     def run() -> None:
@@ -34,8 +105,8 @@ def in_daemon(work: Callable[[], _T]) -> _T:
         except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
             done.set_exception(error)
 
-    threading.Thread(target=run, name="batch-embed-start", daemon=True).start()
-    return done.result()
+    start(threading.Thread(target=run, name=name, daemon=True))
+    return done
 
 
 def leave_behind(executor: ThreadPoolExecutor) -> None:

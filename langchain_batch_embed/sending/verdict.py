@@ -171,6 +171,10 @@ class Judge:
         """Return whether the canary has to test if a refusal concerns every request."""
         return diagnosis.by_words and diagnosis.signature not in self._about_texts
 
+    def is_about_texts(self, diagnosis: Diagnosis) -> bool:
+        """Return whether a text was given up before because of such a failure."""
+        return diagnosis.signature in self._about_texts
+
     def denied(self, diagnosis: Diagnosis) -> None:
         """Record that the canary was answered: the words of the refusal came from a text."""
         self._about_texts.add(diagnosis.signature)

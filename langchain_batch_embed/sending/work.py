@@ -108,6 +108,7 @@ class Trial:
     Attributes:
         signature: the signature of the refusal.
         measure: what the limit may count: `"items"`, `"tokens"` or `"octets"`.
+        size: the size of the refused batch.
         found: the largest size that passed; `inf` before any did.
         open: parts without an outcome.
         is_content: whether it ended at one text, so that the size is not the cause.
@@ -116,6 +117,7 @@ class Trial:
 
     signature: str
     measure: str
+    size: float = math.inf
     found: float = math.inf
     open: int = 1
     is_content: bool = False

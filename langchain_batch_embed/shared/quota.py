@@ -47,7 +47,7 @@ class SharedQuota:
                 'SharedQuota("redis://host:6379/0")'
             )
         if not isinstance(self.account, str | None) or self.account == "":
-            raise OptionError("account must be a name, or None for one of its own for each key")
+            raise OptionError("account must be a name, or None to derive one from the key")
         workers = self.workers
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise OptionError("workers must be a whole number of at least 1")

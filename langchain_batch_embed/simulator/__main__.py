@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _tell_user(host: str, port: int) -> None:
-    print(f"Embeddings at http://{host}:{port}/v1 (Ctrl-C ends)", flush=True)  # noqa: T201 - for the user
+    print(f"Embeddings at http://{host}:{port}/v1 (Ctrl-C ends it)", flush=True)  # noqa: T201 - for the user
 
 
 def _tell_parent(port: int) -> None:
@@ -64,17 +64,45 @@ def _parser() -> argparse.ArgumentParser:
         prog="langchain_batch_embed.simulator",
         description="A local embeddings server with OpenAI's limits, quotas, latency and faults.",
     )
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    parser.add_argument("--tier", type=int, choices=list(TIERS), help="OpenAI's quotas")
-    parser.add_argument("--latency", type=float, help="1 is OpenAI's, 0 answers at once")
-    parser.add_argument("--workers", type=int, help="requests computed at a time")
-    parser.add_argument("--seconds-per-text", type=float, help="that a worker takes")
-    parser.add_argument("--max-in-flight", type=int, help="more requests get a proxy's 503")
     parser.add_argument(
-        "--scenario", default="{}", metavar="JSON", help='options, as {"faults": {"429": 0.1}}'
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
     )
-    parser.add_argument("--log-requests", action="store_true")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8000,
+        help="port to listen on; 0 chooses a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tier",
+        type=int,
+        choices=list(TIERS),
+        help="usage tier whose quotas to simulate (default: no quota)",
+    )
+    parser.add_argument(
+        "--latency", type=float, help="factor for OpenAI's latency; 0 answers at once (default: 1)"
+    )
+    parser.add_argument(
+        "--workers", type=int, help="number of requests that are computed at a time (default: all)"
+    )
+    parser.add_argument(
+        "--seconds-per-text",
+        type=float,
+        help="computing time of each text, in seconds (default: 0)",
+    )
+    parser.add_argument(
+        "--max-in-flight",
+        type=int,
+        help="number of requests that are admitted at a time; others get a proxy's 503 "
+        "(default: no limit)",
+    )
+    parser.add_argument(
+        "--scenario",
+        default="{}",
+        metavar="JSON",
+        help='all options as JSON, such as {"faults": {"429": 0.1}}',
+    )
+    parser.add_argument("--log-requests", action="store_true", help="log each request")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser
 

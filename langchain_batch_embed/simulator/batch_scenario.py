@@ -156,7 +156,7 @@ class BatchApi:
         if isinstance(options, cls):
             return options
         if not isinstance(options, Mapping):
-            raise ValueError("batch_api is an object of options")
+            raise ValueError("batch_api must be an object of options")
         known = [option.name for option in dataclasses.fields(cls)]
         unknown = sorted({*options} - {*known})
         if unknown:

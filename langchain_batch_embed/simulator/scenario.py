@@ -264,7 +264,7 @@ class Scenario:
     def __post_init__(self) -> None:
         """Check every value, and make the collections immutable."""
         if isinstance(self.models, str) or isinstance(self.script, str):
-            raise ValueError("models and script are tuples of strings, not one string")
+            raise ValueError("models and script must be tuples of strings, not one string")
         object.__setattr__(self, "models", tuple(self.models))
         object.__setattr__(self, "script", tuple(self.script))
         object.__setattr__(self, "faults", dict(self.faults))
@@ -303,7 +303,7 @@ class Scenario:
         for name in _NOT_EMPTY:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
-                raise ValueError(f"{name} must not be empty, but text or None, not {value!r}")
+                raise ValueError(f"{name} must be text that is not empty, or None, not {value!r}")
         if status_of(f"status_{self.marker_status}") is None:
             raise ValueError(f"marker_status must be 400 to 599, not {self.marker_status!r}")
 
@@ -359,7 +359,7 @@ class Scenario:
         """
         options: Any = json.loads(text)
         if not isinstance(options, dict):
-            raise ValueError("a scenario is a JSON object of options")
+            raise ValueError("a scenario must be a JSON object of options")
         known = [option.name for option in dataclasses.fields(cls)]
         unknown = sorted({*options} - {*known})
         if unknown:

@@ -152,10 +152,15 @@ def take_from(documents: Iterable[object]) -> Take:
     """Return a function that reads from an iterable.
 
     Raises:
-        InputTypeError: `documents` is not an iterable.
+        InputTypeError: `documents` is not an iterable of documents.
     """
     if not isinstance(documents, Iterable):
         raise InputTypeError(f"ingest takes an iterable of documents, not {_kind(documents)}")
+    if isinstance(documents, Document | str):  # whose fields or letters would be documents
+        raise InputTypeError(
+            f"ingest takes an iterable of documents, not one {type(documents).__name__}; pass "
+            "[document]"
+        )
     iterator = iter(documents)
 
     def take(count: int) -> tuple[list[object], Exception | None]:

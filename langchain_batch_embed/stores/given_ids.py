@@ -62,8 +62,8 @@ class GivenIds:
         """Record that the store refuses generated ids, because its table uses numbers as ids."""
         self.are_kept = self._takes_made = False
         logger.warning(
-            "the store refuses ids that are UUIDs, so rows are added without: "
-            "a second ingest adds them again"
+            "the store refuses ids that are UUIDs, so rows are added without ids, and a second "
+            "ingest adds them again"
         )
 
     def names(self, items: Sequence[Item], returned: Sequence[str] | None) -> list[str]:
@@ -87,8 +87,8 @@ class GivenIds:
         if given.isdisjoint(names) and not names[0].endswith(tuple(given)):
             self.are_kept = self._takes_made = False
             logger.warning(
-                "the store returns other ids than it was given: it does not keep them, so a second "
-                "ingest adds its rows again"
+                "the store returned other ids than it was given, so it does not keep them, and "
+                "a second ingest adds the rows again"
             )
 
     def missing(self, items: Sequence[Item], returned: Sequence[str]) -> list[Item] | None:

@@ -109,7 +109,7 @@ def ingest(
     takes_ids = replaces_by_id(store)
     if ids == "content" and not takes_ids:
         logger.warning(
-            "%s takes no ids, so a second ingest adds its rows again", type(store).__name__
+            "%s takes no ids, so a second ingest adds the rows again", type(store).__name__
         )
     reader = Reader(_take(documents, wait), ids, make_ids=takes_ids, place=place_of(core_of(store)))
     total = len(documents) if isinstance(documents, Sized) else None
@@ -145,7 +145,12 @@ def ingest(
             ahead,
             writer,
             now=clock.now,
-            explain=partial(explain, address=provider.address, model=provider.model),
+            explain=partial(
+                explain,
+                address=provider.address,
+                model=provider.model,
+                method=f"{provider.class_name}.embed_documents",
+            ),
         )
         return ingestion.run(bar.update, cancelled=cancelled)
 
@@ -153,7 +158,9 @@ def ingest(
 def _take(documents: Any, wait: Callable[[Any], Any] | None) -> Take:
     if isinstance(documents, AsyncIterable):
         if wait is None:
-            raise InputTypeError("documents come asynchronously: await aingest(store, documents)")
+            raise InputTypeError(
+                "documents is an asynchronous iterable; use await aingest(store, documents)"
+            )
         return take_from_async(documents, wait)
     return take_from(documents)
 

@@ -83,7 +83,7 @@ class _RowsById:
             if again:  # or rows of the failed call could be there twice
                 raise
             # Usually the table does not exist yet.
-            logger.info("no rows were deleted beforehand (%s)", type(error).__name__)
+            logger.info("the store deleted no rows before the write (%s)", type(error).__name__)
 
     def tidy(self) -> None:
         roll_back(core_of(self._calls.store))
@@ -92,7 +92,7 @@ class _RowsById:
         try:
             found = self._find([item.id for item in items if item.id is not None])
         except Exception as error:  # noqa: BLE001  # the answer is "not known"
-            logger.info("the store does not tell its rows (%s)", type(error).__name__)
+            logger.info("the store cannot report which rows it holds (%s)", type(error).__name__)
             return [None] * len(items)
         by_id = {_plain(_id_of(document)): document for document in found or ()}
         is_unclear = found is None or "none" in by_id
@@ -150,7 +150,7 @@ class _SQLiteRows:
                 f"WHERE rowid > {self._last}"
             )
         except Exception as error:  # noqa: BLE001  # the answer is "not known"
-            logger.info("SQLite does not tell its rows (%s)", type(error).__name__)
+            logger.info("SQLite cannot report which rows it holds (%s)", type(error).__name__)
             return [None] * len(items)
         there = Counter((text, _comparable(json.loads(metadata))) for text, metadata in rows)
         stored: Stored = []
@@ -181,8 +181,8 @@ class _FaissRows:
         vectors, documents = core.index.ntotal, len(core.index_to_docstore_id)
         if vectors != documents:
             raise OptionError(
-                f"this FAISS store is damaged: {vectors:,} vectors and {documents:,} documents, so "
-                "that searches find wrong ones; make it again"
+                f"this FAISS store is damaged: it has {vectors:,} vectors but {documents:,} "
+                "documents, so searches return wrong documents; build it again"
             )
 
     def before(self, items: Sequence[Item], *, again: bool) -> None:

@@ -55,7 +55,7 @@ def large_page_cache(store: object) -> Iterator[None]:
         if _is_sqlite(connection):
             before = _enlarge(connection)
     except Exception as error:  # noqa: BLE001  # without it the ingest is only slower
-        logger.info("the page cache of SQLite is left as it is (%s)", type(error).__name__)
+        logger.info("the page cache of SQLite could not be enlarged (%s)", type(error).__name__)
     try:
         yield
     finally:

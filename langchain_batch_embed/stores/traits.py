@@ -71,7 +71,7 @@ def check_store(store: object, embeddings: object, *, is_async: bool) -> None:
         )
     core = core_of(store)
     if not is_async and getattr(core, "async_mode", False) is True:
-        raise OptionError(f"this {name} is asynchronous: await aingest(store, documents)")
+        raise OptionError(f"this {name} is asynchronous; use await aingest(store, documents)")
     if is_a(core, "LanceDB") and getattr(core, "mode", None) == "overwrite":
         raise OptionError("each call of this LanceDB replaces its whole table; set mode='append'")
 

@@ -130,8 +130,8 @@ class Writer:
         elif not self.ids.are_kept and not self._wrote_nothing(part, trouble):
             self._note_unsure(part.items, look=False)
             raise Stop(
-                "a call failed, and this store takes no ids, so nothing tells whether its "
-                "documents are stored, and writing them again could double them",
+                "a call failed, and because this store takes no ids, it is not known whether "
+                "the documents of the call are stored; writing them again could duplicate them",
                 error,
             )
         part.trouble = trouble
@@ -204,7 +204,9 @@ class Writer:
         self.written.lose(part.items[0], "writing", error)
         self._parts.close(part, lost=True)
         if self.written.streak.is_hopeless:
-            raise Stop("several in a row were refused and none between them was stored", error)
+            raise Stop(
+                "several documents in a row were refused, with none stored in between", error
+            )
 
     def _without_stored(self, part: Part, error: Exception) -> Part:
         """Count the documents of a failed call that were stored after all; return the others."""

@@ -101,9 +101,19 @@ def check_texts(texts: Iterable[Any]) -> list[str]:
     Raises:
         InputTypeError: one string was given instead of a list, or some texts are not strings.
     """
+    kind = type(texts)
+    if hasattr(kind, "columns") or hasattr(kind, "data_vars"):  # pandas yields names of columns
+        raise InputTypeError(
+            f"a list of texts is needed, not a {kind.__name__}; pass its column of texts, as in "
+            'table["text"]'
+        )
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         hint = "; pass [text], or use embed_query(text)" if isinstance(texts, str) else ""
         raise InputTypeError(f"a list of texts is needed, not one {type(texts).__name__}{hint}")
+    if kind.__name__ == "Document":  # LangChain's yields its fields
+        raise InputTypeError(
+            "a list of texts is needed, not one Document; pass [document.page_content]"
+        )
     listed = list(texts)
     if set(map(type, listed)) <= {str}:
         return listed
@@ -176,7 +186,7 @@ def prepare(
             wrong = np.flatnonzero(np.isin(row_of, impossible)).tolist()
             raise InputError(
                 f"{_which(wrong, texts, f'impossible to cut into {long} tokens')}: one character "
-                "can be 4; raise max_tokens_per_input",
+                "can have 4 tokens; raise max_tokens_per_input",
                 indices=wrong,
             )
         # Count the strings that were truncated or added.

@@ -149,13 +149,15 @@ def counter_for(model: str | None) -> TokenCounter:
     encoding = _loaded_encoding(name)
     if encoding is not None:
         if is_missing:
-            _log_once(logging.INFO, "toktok-rs is not installed: tiktoken counts, more slowly")
+            _log_once(
+                logging.INFO, "toktok-rs is not installed, so tiktoken counts tokens, more slowly"
+            )
         return TiktokenCounter(encoding)
-    remedy = f"tiktoken.get_encoding({name!r}), called before, loads it"
+    remedy = f"call tiktoken.get_encoding({name!r}) first, which loads it"
     _log_once(
         logging.WARNING,
-        f"no vocabulary at hand for the encoding {name}: counting UTF-8 bytes instead of tokens, "
-        "which is safe but makes smaller requests; "
+        f"no vocabulary available for the encoding {name}: counting UTF-8 bytes instead of "
+        "tokens, which is safe but makes smaller requests; "
         + (f"install toktok-rs, which has it, or {remedy}" if is_missing else remedy),
     )
     return ByteCounter()

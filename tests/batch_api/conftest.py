@@ -1,4 +1,4 @@
-"""Embeddings at the local server, with a journal in a file."""
+"""Embeddings for the local server, with a journal in a file."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from tests.support import LocalServer
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    """A file for the vectors."""
+    """Return the path of the vectors' file."""
     return tmp_path / "vectors.db"
 
 
 @pytest.fixture
 def half(server: LocalServer, journal: Path) -> Half:
-    """Make embeddings on the local server, with the journal."""
+    """Return a maker of embeddings for the local server, with the journal."""
     return lambda **options: make(server.url, journal, **options)

@@ -1,4 +1,4 @@
-"""Parts and faults as the tests of the pure modules make them."""
+"""Parts and faults for the tests of the pure modules."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ FILE = "Cannot find file file-X, or organization org-X does not have access to i
 
 
 def part_in(state: PartState, **values: Any) -> Part:
-    """Return a part in a state."""
+    """Return a part in this state."""
     made = {"id": "p", "job": "j", "number": 0, "texts": 100, "tokens": 1000, **values}
     return Part(state=state, **made)
 
 
 def fault(words: str = "", code: str | None = None, **values: Any) -> Fault:
-    """Return an entry of a failed batch's errors."""
+    """Return one error of a failed batch."""
     return Fault(code=code, words=words, line=values.pop("line", None), **values)

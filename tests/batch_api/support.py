@@ -1,4 +1,4 @@
-"""What the tests of the Batch API share: a fast calendar, and programs that are killed."""
+"""A fast calendar, and programs that are killed, for the tests of the Batch API."""
 
 import json
 import os
@@ -18,44 +18,47 @@ from langchain_batch_embed.simulator import BatchApi
 from tests.support import LocalServer, assert_right, prose
 
 Half = Callable[..., BatchEmbeddings]
-"""Makes embeddings on the local server."""
+"""Makes embeddings for the local server."""
 
 START = 1_700_000_000.0
 FACTOR = 40.0
-"""A minute between two looks takes 1.5 s, and the first ones a twentieth of a second."""
+"""How many times faster the calendar runs.
+
+A minute between two polls takes 1.5 s, and the first pauses a twentieth of a second.
+"""
 
 ROOT = Path(__file__).parents[2]
 
 BULKY = [prose(150, i) for i in range(2000)]
-"""Some 300,000 tokens, so that a queue of a quarter is a matter of 75,000."""
+"""Some 300,000 tokens, so that a queue of a quarter is about 75,000."""
 
 POISONED = (17, 2048, 5999)
 """Positions of the texts that `poisoned` makes the server refuse."""
 
 
 class FastCalendar:
-    """A calendar that runs faster than the real one, and at the same time in every process."""
+    """A calendar that is faster than the real one and agrees in every process."""
 
     def __init__(self, factor: float = FACTOR) -> None:
         self._factor = factor
 
     def time(self) -> float:
-        """Return seconds since 1970 of this calendar."""
+        """Return this calendar's seconds since 1970."""
         return START + (time.time() - START) * self._factor
 
     def sleep(self, seconds: float) -> None:
-        """Wait for so many of this calendar's seconds."""
+        """Wait for this many of the calendar's seconds."""
         time.sleep(seconds / self._factor)
 
 
 class JumpingCalendar:
-    """A calendar whose time passes by waiting alone."""
+    """A calendar that only `sleep` moves."""
 
     def __init__(self) -> None:
         self._now = START
 
     def time(self) -> float:
-        """Return seconds since 1970 of this calendar."""
+        """Return this calendar's seconds since 1970."""
         return self._now
 
     def sleep(self, seconds: float) -> None:
@@ -65,19 +68,19 @@ class JumpingCalendar:
 
 
 def make(url: str, journal: Path, *, factor: float = FACTOR, **options: Any) -> BatchEmbeddings:
-    """Return embeddings that ask the local server."""
+    """Return embeddings for the local server."""
     wrapped = OpenAIEmbeddings(
         base_url=url,
         api_key=SecretStr("sk-test"),
         model="text-embedding-3-small",
         **options.pop("wrapped", {}),
     )
-    made = {"hedge": False, "_calendar": FastCalendar(factor), **options}  # a hedge is paid twice
+    made = {"hedge": False, "_calendar": FastCalendar(factor), **options}  # a hedge is billed too
     return BatchEmbeddings(wrapped, journal=journal, **made)
 
 
 def configure(server: LocalServer, *, dimensions: int = 16, **batch: Any) -> None:
-    """Give the server a scenario whose Batch API is told something."""
+    """Give the server a scenario with these options of its Batch API."""
     others = {
         name: batch.pop(name)
         for name in ("refuse_marker", "marker_status", "firewall_marker", "base64", "tier",
@@ -88,17 +91,17 @@ def configure(server: LocalServer, *, dimensions: int = 16, **batch: Any) -> Non
 
 
 def texts_of(count: int, start: int = 0) -> list[str]:
-    """Return different texts."""
+    """Return texts that all differ."""
     return [f"section {i} of the book" for i in range(start, start + count)]
 
 
 def poisoned(texts: Sequence[str]) -> list[str]:
-    """Return the texts with three that a server refuses for the word `poison`."""
+    """Return the texts, three of which a server refuses for the word `poison`."""
     return [f"poison {i}" if i in POISONED else text for i, text in enumerate(texts)]
 
 
 def assert_all_there(embeddings: BatchEmbeddings, texts: list[str], server: LocalServer) -> None:
-    """Check that every vector is in the journal, bit for bit, and that no request is needed."""
+    """Check that the journal has every vector, bit for bit, so that no request is sent."""
     before = server.stats()["requests"]
     assert_right(embeddings.embed_numpy(texts), texts)
     assert server.stats()["requests"] == before
@@ -148,9 +151,9 @@ def start(
 
     Args:
         url: of the server.
-        journal: the file.
-        texts: how many.
-        point: where it kills itself, see `kill_at`.
+        journal: path of the file.
+        texts: number of texts.
+        point: where the program kills itself, see `kill_at`.
         submits: whether it submits.
         submitted: options of `submit`.
         made: options of `make`.
@@ -175,10 +178,10 @@ def start(
 
 
 def kill_at(point: str) -> None:
-    """Make this process kill itself before or after a step, as "after create" says.
+    """Make this process kill itself before or after a step, such as "after create".
 
-    "half way" is in the midst of the output: some of its lines are in the journal, and one has been
-    read and not yet noted.
+    "half way" is in the middle of the output, when some of its lines are in the journal and one has
+    been read but not recorded yet.
     """
     if not point:
         return

@@ -1,4 +1,4 @@
-"""What a line of the output means, and what becomes of its texts."""
+"""A line of a batch's output is classified, and its texts are sent again or settled."""
 
 import itertools
 from collections.abc import Mapping
@@ -32,14 +32,14 @@ def line_of(count: int, *, sent: int = 0) -> Line:
 
 
 def answer(*vectors: list[float] | None, **changes: Any) -> dict[str, Any]:
-    """Return a line with vectors."""
+    """Return an output line with vectors."""
     data = [{"object": "embedding", "index": i, "embedding": v} for i, v in enumerate(vectors)]
     body = {"data": data, "model": "m", "usage": {"prompt_tokens": 7}, **changes}
     return {"custom_id": "line", "response": {"status_code": 200, "body": body}, "error": None}
 
 
 def refusal(status: int, **error: Any) -> dict[str, Any]:
-    """Return a line with an error of HTTP."""
+    """Return an output line with an HTTP error."""
     return {"response": {"status_code": status, "body": {"error": error}}, "error": None}
 
 
@@ -51,7 +51,7 @@ def read(
 
 
 def test_an_answer_is_read() -> None:
-    """Its vectors in the order of the texts, and what it costs."""
+    """An answer is read with its vectors in the order of the texts, and with its tokens."""
     parsed = answer([1.0, 2.0], [3.0, 4.0])
     parsed["response"]["body"]["data"].reverse()
     found = read(parsed)
@@ -62,7 +62,7 @@ def test_an_answer_is_read() -> None:
 
 
 def test_an_answer_without_usage_costs_what_was_counted() -> None:
-    """Servers may leave it out."""
+    """An answer without a usage costs the tokens that were counted here."""
     assert read(answer([1.0], [2.0], usage=None)).tokens == 20
 
 
@@ -81,7 +81,10 @@ def test_an_answer_without_usage_costs_what_was_counted() -> None:
     ],
 )
 def test_an_answer_that_is_not_sound_is_paid_for_and_sent_again(parsed: dict[str, Any]) -> None:
-    """Count, index, width and numbers are checked as in any answer."""
+    """An invalid answer is paid for and sent again.
+
+    Count, index, width and numbers are checked as in any answer.
+    """
     found = read(parsed)
     assert found.verdict is Verdict.FAILED
     assert found.answer is None
@@ -89,13 +92,16 @@ def test_an_answer_that_is_not_sound_is_paid_for_and_sent_again(parsed: dict[str
 
 
 def test_other_dimensions_than_asked_for_are_an_error() -> None:
-    """No retry can help."""
+    """Vectors of another width than requested raise an error, as no retry can help."""
     with pytest.raises(DimensionsError):
         read(answer([1.0], [2.0]), dimensions=2)
 
 
 def test_vectors_that_do_not_go_with_earlier_ones_are_not_used() -> None:
-    """Whoever knows the earlier ones says so."""
+    """Vectors that do not match earlier ones are not used.
+
+    The caller's `agree` knows the earlier ones and raises.
+    """
 
     def disagree(number: int, model: str | None) -> None:
         assert (number, model) == (1, "m")
@@ -141,21 +147,21 @@ def test_vectors_that_do_not_go_with_earlier_ones_are_not_used() -> None:
     ],
 )
 def test_an_error_is_sorted(parsed: dict[str, Any], verdict: Verdict, at: int | None) -> None:
-    """By what helps: to send it again, alone, in halves, or not at all."""
+    """An error is classified by its remedy: to send it again, alone, in halves, or not at all."""
     found = read(parsed)
     assert (found.verdict, found.at) == (verdict, at)
     assert found.tokens == 0
 
 
 def test_no_word_of_the_server_is_kept() -> None:
-    """It may quote a text."""
+    """The server's words are not kept, because they may quote a text."""
     found = read(refusal(400, message="cannot embed 'my secret'", code="bad"))
     assert "secret" not in found.error
     assert "400" in found.error
 
 
 def pieces(verdict: Verdict, count: int, *, at: int | None = None, sent: int = 0) -> list[Line]:
-    """Return what becomes of a line."""
+    """Return the lines that replace a line."""
     numbers = itertools.count()
     return again(
         line_of(count, sent=sent),
@@ -181,7 +187,7 @@ def pieces(verdict: Verdict, count: int, *, at: int | None = None, sent: int = 0
 def test_a_line_goes_on_in_lines(
     verdict: Verdict, count: int, at: int | None, sizes: list[int], state: str
 ) -> None:
-    """Every text is in one of them."""
+    """A line is replaced by lines that contain each of its texts once."""
     found = pieces(verdict, count, at=at)
     assert [len(piece.keys) for piece in found] == sizes
     assert [key for piece in found for key in piece.keys] == list(line_of(count).keys)
@@ -189,7 +195,10 @@ def test_a_line_goes_on_in_lines(
 
 
 def test_a_line_that_always_fails_ends() -> None:
-    """First its texts are separated, as one of them may be the cause."""
+    """A line that always fails is first cut into single texts and is given up in the end.
+
+    One of the texts may be the cause.
+    """
     sizes = [
         [len(piece.keys) for piece in pieces(Verdict.FAILED, 3, sent=sent)] for sent in range(3)
     ]
@@ -199,19 +208,22 @@ def test_a_line_that_always_fails_ends() -> None:
 
 
 def test_a_refusal_of_every_request_ends_after_the_second() -> None:
-    """And is not sent text by text."""
+    """A refusal of every request ends after the second one, without cutting the line."""
     (piece,) = pieces(Verdict.BARRED, 200, sent=1)
     assert (piece.state, len(piece.keys)) == ("failed", 200)
 
 
 def test_what_was_not_executed_may_be_sent_as_often_as_it_takes() -> None:
-    """The line is not at fault."""
+    """A line that was not executed may be sent any number of times, as it is not at fault."""
     (piece,) = pieces(Verdict.UNANSWERED, 2, sent=3)
     assert (piece.state, piece.sent) == ("open", 3)
 
 
 def test_of_a_batch_that_is_refused_for_some_lines_these_alone_are_cut() -> None:
-    """Lines are counted from 1, those that were answered before included."""
+    """If a batch is refused for some lines, only those are cut.
+
+    Lines are numbered from 1, including those that were answered before.
+    """
     lines = [replace(line_of(2), state="done"), line_of(3), line_of(4)]
     names = itertools.count()
     pieces = isolated(lines, {1: "one", 2: "two"}, name=lambda: str(next(names)))
@@ -220,6 +232,6 @@ def test_of_a_batch_that_is_refused_for_some_lines_these_alone_are_cut() -> None
 
 
 def test_a_line_of_one_text_that_a_batch_names_has_failed() -> None:
-    """The code of the refusal says why."""
+    """A line of one text that a batch's refusal names has failed, with the code as its reason."""
     (piece,) = isolated([line_of(1)], {1: "invalid_request"}, name=lambda: "new")
     assert (piece.state, piece.error) == ("failed", "invalid_request")

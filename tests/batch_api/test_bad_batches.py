@@ -1,4 +1,4 @@
-"""Batches that expire, fail or are answered in part: answers are kept, the rest is sent again."""
+"""Batches that expire or fail keep their answers, and the rest is sent again."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ TEXTS = texts_of(6000)
 
 
 class TestBadBatches:
-    """Everything that was finished is kept, and the rest is sent again."""
+    """Batches that expire or fail keep their answers, and the rest is sent again."""
 
     @pytest.mark.parametrize("share", [0.5, 0.0001])
     def test_expiry_three_times_in_a_row(
         self, server: LocalServer, half: Half, share: float
     ) -> None:
-        """Half of the lines, or none, are answered each time."""
+        """Batches that expire three times are completed in the end, and each text is paid once."""
         configure(server, fates=("expires",) * 3, day=0.5, expired_share=share)
         embeddings = half()
         texts = texts_of(20_000)
@@ -55,7 +55,7 @@ class TestBadBatches:
         ],
     )
     def test_some_lines_are_bad(self, server: LocalServer, half: Half, fault: str) -> None:
-        """A tenth of the lines has an error, or an answer that is not sound."""
+        """A tenth of the lines has an error or an invalid answer, and is sent again."""
         configure(server, line_faults={fault: 0.1})
         embeddings = half()
         texts = texts_of(40_000)
@@ -66,7 +66,7 @@ class TestBadBatches:
 
     @pytest.mark.parametrize("empty", ["null", "empty", "file"])
     def test_every_line_is_bad(self, server: LocalServer, half: Half, empty: str) -> None:
-        """There is no output then, and its id is null, or "", or of a file without a line."""
+        """If every text is refused there is no output, whose id is null, "" or an empty file's."""
         configure(server, refuse_marker="section", empty_ids=empty)
         job = half().submit(TEXTS[:5])
         report = job.wait(show_progress=False)
@@ -77,7 +77,7 @@ class TestBadBatches:
     def test_three_refused_texts_cost_only_themselves(
         self, server: LocalServer, half: Half
     ) -> None:
-        """They are found, and all others have their vectors."""
+        """Three refused texts are found, and all others have their vectors."""
         configure(server, refuse_marker="poison")
         embeddings = half()
         texts = poisoned(TEXTS)
@@ -95,7 +95,7 @@ class TestBadBatches:
     def test_a_text_that_a_firewall_or_the_server_cannot_bear(
         self, server: LocalServer, half: Half, options: dict[str, Any]
     ) -> None:
-        """It is found too, although the error does not say that it is the text."""
+        """A text that causes an unclear error, of a firewall or the server, is found too."""
         configure(
             server, refuse_marker=None if "firewall_marker" in options else "poison", **options
         )
@@ -108,7 +108,7 @@ class TestBadBatches:
     def test_a_batch_that_fails_for_now_is_created_again(
         self, server: LocalServer, half: Half, fate: str
     ) -> None:
-        """With the same file, after a pause."""
+        """A batch that fails for a temporary reason is created again, with the same file."""
         configure(server, fates=(fate, fate))
         embeddings = half(factor=200)
         embeddings.submit(TEXTS).wait(show_progress=False)
@@ -121,7 +121,7 @@ class TestBadBatches:
     def test_a_creation_that_fails_for_now_is_asked_again(
         self, server: LocalServer, half: Half, call: str
     ) -> None:
-        """Also where it is refused at once."""
+        """A creation that is refused for a temporary reason is repeated."""
         configure(server, creations=(call, call))
         embeddings = half(factor=200)
         embeddings.submit(TEXTS).wait(show_progress=False)
@@ -133,7 +133,10 @@ class TestBadBatches:
     def test_a_batch_whose_creation_was_not_confirmed_is_found(
         self, server: LocalServer, half: Half, call: str
     ) -> None:
-        """The account's list is asked, for a minute, before one is created again."""
+        """A creation whose answer was lost is looked up before another batch is created.
+
+        The account's list is read for a minute.
+        """
         configure(server, creations=(call,), listed_after=0.7)
         half(factor=10).submit(TEXTS).wait(show_progress=False)
         stats = server.stats()
@@ -141,7 +144,7 @@ class TestBadBatches:
         assert_paid_once(stats, len(TEXTS))
 
     def test_a_file_that_is_not_visible_for_a_while(self, server: LocalServer, half: Half) -> None:
-        """It is tried again, and in the end everything is there."""
+        """While a file is not visible the batch is tried again, and in the end all is there."""
         configure(server, visible_after=1.0)
         embeddings = half()
         embeddings.submit(TEXTS).wait(show_progress=False)
@@ -151,7 +154,7 @@ class TestBadBatches:
     def test_a_file_that_stays_invisible_is_uploaded_again(
         self, server: LocalServer, half: Half
     ) -> None:
-        """After some tries."""
+        """A file that stays invisible is uploaded again after some tries."""
         configure(server, fates=("unseen_file",) * 7)
         half(factor=300).submit(TEXTS).wait(show_progress=False)
         stats = server.stats()
@@ -159,7 +162,7 @@ class TestBadBatches:
         assert_paid_once(stats, len(TEXTS))
 
     def test_a_line_that_validation_refuses(self, server: LocalServer, half: Half) -> None:
-        """It is sent in smaller ones, and so are those beside it."""
+        """A line that fails validation is sent again in smaller lines."""
         configure(server, fates=("bad_line",))
         embeddings = half()
         embeddings.submit(TEXTS).wait(show_progress=False)
@@ -173,7 +176,7 @@ class TestBadBatches:
     def test_a_job_that_cannot_go_on(
         self, server: LocalServer, half: Half, fates: tuple[str, ...], word: str
     ) -> None:
-        """It ends, and says why."""
+        """A job that cannot succeed ends with an error that names the code."""
         configure(server, fates=fates)
         embeddings = half()
         job = embeddings.submit(TEXTS)
@@ -185,9 +188,9 @@ class TestBadBatches:
             job.wait(show_progress=False)
 
     def test_batches_that_never_bring_anything_end(self, server: LocalServer, half: Half) -> None:
-        """After ten of them the job is given up."""
+        """After ten batches without any answer the job is given up."""
         configure(server, fates=("expires",) * 20, day=0.1, validating=0.01, expired_share=0.0001)
         job = half().submit(TEXTS)
-        with pytest.raises(JobError, match="10 times in a row"):
+        with pytest.raises(JobError, match="in a row brought no answer"):
             job.wait(show_progress=False)
         assert len(server.stats()["batches"]) == 10

@@ -1,4 +1,4 @@
-"""A process may be killed anywhere: nothing is paid for twice, and nothing is lost."""
+"""A process may be killed at any moment, and no text is paid for twice or lost."""
 
 import os
 import random
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIG
 
 
 def finish(program: "subprocess.Popen[str]", *, killed: bool = False) -> str:
-    """Wait for a program; return what it printed."""
+    """Wait for a program and return its output."""
     out, errors = program.communicate(timeout=90)
     assert program.returncode == (-9 if killed else 0), errors[-3000:]
     return out
@@ -45,7 +45,7 @@ def finish(program: "subprocess.Popen[str]", *, killed: bool = False) -> str:
 def test_a_crash_at_any_step_pays_nothing_twice(
     server: LocalServer, tmp_path: Path, point: str
 ) -> None:
-    """The same program, run again, has one batch and pays for each text once."""
+    """After a crash at any step, the same program has one batch and pays for each text once."""
     configure(server)
     journal = tmp_path / "vectors.db"
     finish(start(server.url, journal, texts=TEXTS, point=point), killed=True)
@@ -55,7 +55,7 @@ def test_a_crash_at_any_step_pays_nothing_twice(
     stats = server.stats()
     assert_paid_once(stats, TEXTS)
     assert len(stats["batches"]) == 1
-    assert stats["files"]["kept"] <= 1  # where an upload was not noted, the file stays
+    assert stats["files"]["kept"] <= 1  # if an upload was not recorded, its file stays
     assert_all_there(embeddings, texts_of(TEXTS), server)
 
 
@@ -63,7 +63,7 @@ def test_a_crash_at_any_step_pays_nothing_twice(
 def test_another_process_goes_on_without_the_texts(
     server: LocalServer, tmp_path: Path, point: str
 ) -> None:
-    """What was uploaded is found at the server; nobody has to give the texts again."""
+    """Another process completes a job without the texts, which it finds on the server."""
     configure(server, fates=("expires",), day=1.0)
     journal = tmp_path / "vectors.db"
     finish(start(server.url, journal, texts=TEXTS, point=point), killed=True)
@@ -80,7 +80,10 @@ def test_another_process_goes_on_without_the_texts(
 def test_a_job_that_is_killed_twice_pays_nothing_twice(
     server: LocalServer, tmp_path: Path, seed: int
 ) -> None:
-    """SIGKILL at random times, also where answers are lost and batches expire."""
+    """SIGKILL at random times pays for no text twice.
+
+    This holds even if answers are lost and batches expire.
+    """
     configure(
         server,
         fates=("expires",),
@@ -106,7 +109,7 @@ def test_a_job_that_is_killed_twice_pays_nothing_twice(
 
 
 def test_two_processes_wait_for_one_job(server: LocalServer, tmp_path: Path) -> None:
-    """One of them works and the other looks; both end, and everything is paid for once."""
+    """If two processes wait for one job, one works, both end, and each text is paid for once."""
     configure(server, fates=("expires", "expires"), day=1.0)
     journal = tmp_path / "vectors.db"
     embeddings = make(server.url, journal)
@@ -118,7 +121,7 @@ def test_two_processes_wait_for_one_job(server: LocalServer, tmp_path: Path) -> 
 
 
 def test_two_processes_submit_the_same_texts(server: LocalServer, tmp_path: Path) -> None:
-    """At the same time: the second one waits for what the first one has sent."""
+    """If two processes submit the same texts, the second one waits for the first one's batch."""
     configure(server)
     journal = tmp_path / "vectors.db"
     both = [start(server.url, journal, texts=TEXTS) for _ in range(2)]
@@ -131,7 +134,7 @@ def test_two_processes_submit_the_same_texts(server: LocalServer, tmp_path: Path
 def test_the_one_that_works_is_killed_and_the_other_goes_on(
     server: LocalServer, tmp_path: Path
 ) -> None:
-    """The lock ends with its process, so nobody waits for a dead one."""
+    """If the working process is killed, its lock ends with it, and the other one goes on."""
     configure(server, running=0.6)
     journal = tmp_path / "vectors.db"
     make(server.url, journal).submit(texts_of(TEXTS))

@@ -1,4 +1,4 @@
-"""The limit of enqueued tokens: it is learnt, kept to, and shared by the jobs of a journal."""
+"""The limit of enqueued tokens is learnt, kept, and shared by the jobs of a journal."""
 
 from langchain_batch_embed import SQLiteJournal
 from langchain_batch_embed.batch_api.store import JobStore
@@ -14,10 +14,10 @@ from tests.support import LocalServer
 
 
 class TestQueue:
-    """Never more is enqueued than the account may have."""
+    """No more tokens are enqueued than the account permits."""
 
     def test_a_limit_of_a_quarter_of_the_work(self, server: LocalServer, half: Half) -> None:
-        """It is learnt from the refusal; the file is cut, and the pieces go one after another."""
+        """A limit below the work is learnt from a refusal, and the file is cut and sent in turn."""
         configure(server, max_enqueued_tokens=80_000)
         embeddings = half()
         embeddings.submit(BULKY).wait(show_progress=False)
@@ -31,7 +31,7 @@ class TestQueue:
     def test_a_limit_is_learnt_from_a_creation_that_is_refused(
         self, server: LocalServer, half: Half
     ) -> None:
-        """Some clients saw it there, and not in a batch that had failed."""
+        """A limit is learnt from a refused creation too, where some clients have seen it."""
         configure(server, max_enqueued_tokens=80_000, creations=("token_limit",))
         embeddings = half(factor=200)
         embeddings.submit(BULKY).wait(show_progress=False)
@@ -42,7 +42,7 @@ class TestQueue:
     def test_a_limit_below_what_is_packed_cuts_it_when_its_turn_comes(
         self, server: LocalServer, half: Half
     ) -> None:
-        """It was learnt after the files were made, and nothing waits in vain."""
+        """Files made before a smaller limit was learnt are cut when their turn comes."""
         configure(server, max_enqueued_tokens=80_000, creations=("503",))
         embeddings = half(factor=200)
         job = embeddings.submit(BULKY)
@@ -54,7 +54,7 @@ class TestQueue:
         assert_paid_once(server.stats(), len(BULKY))
 
     def test_a_limit_that_is_known_is_kept_to(self, server: LocalServer, half: Half) -> None:
-        """The next job does not run into it."""
+        """A known limit is kept, so the next job is not refused."""
         configure(server, max_enqueued_tokens=80_000)
         embeddings = half()
         embeddings.submit(BULKY[:700]).wait(show_progress=False)
@@ -63,7 +63,7 @@ class TestQueue:
         assert len(failed) == 1
 
     def test_two_jobs_share_the_queue(self, server: LocalServer, half: Half) -> None:
-        """What one has enqueued counts for the other."""
+        """Two jobs share the queue of enqueued tokens, and each text is paid for once."""
         configure(server, max_enqueued_tokens=200_000)
         embeddings = half()
         first = embeddings.submit(BULKY[:1000])

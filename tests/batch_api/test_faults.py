@@ -1,4 +1,4 @@
-"""What each word of the server about a batch means."""
+"""The reason of a failed batch is read from its errors."""
 
 import pytest
 
@@ -36,12 +36,12 @@ from tests.batch_api.parts import FILE, QUEUE, REQUESTS, fault
     ],
 )
 def test_each_failure_has_its_reason(fault: Fault, reason: Reason) -> None:
-    """By code, by words or by the parameter that it names."""
+    """Each failure is classified by its code, its words or the parameter that it names."""
     assert reason_of([fault]) is reason
 
 
 def test_a_failure_may_say_nothing() -> None:
-    """The list of errors may be empty."""
+    """A failure without any error is classified as odd."""
     assert reason_of([]) is Reason.ODD
 
 
@@ -50,5 +50,5 @@ def test_a_failure_may_say_nothing() -> None:
     [(QUEUE, 3_000_000), (REQUESTS, None), ("limit of 30K for", 30_000), ("", None)],
 )
 def test_the_limit_of_the_queue_is_learnt(words: str, limit: int | None) -> None:
-    """Where it is one of tokens."""
+    """The limit of the queue is learnt if it is one of tokens."""
     assert told_limit([fault(words)]) == limit

@@ -1,4 +1,4 @@
-"""`finish_by`: ordinary requests take over what is late."""
+"""With `finish_by`, ordinary requests take over the late part of a job."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ TEXTS = texts_of(3000)
 
 @pytest.fixture
 def half(server: LocalServer, tmp_path: Path) -> Half:
-    """Make embeddings on the local server, with a journal; time passes by waiting alone."""
+    """Return a maker of embeddings whose calendar only waits move, with a journal."""
     calendar = JumpingCalendar()
     return lambda **options: make(
         server.url, tmp_path / "vectors.db", **{"_calendar": calendar, **options}
@@ -38,11 +38,11 @@ def half(server: LocalServer, tmp_path: Path) -> Half:
 def test_a_batch_that_is_stuck_is_taken_over_in_time(
     server: LocalServer, half: Half, fate: str
 ) -> None:
-    """Ordinary requests do everything in time; the report tells both prices."""
+    """Ordinary requests finish a stuck batch in time, and the report has both prices."""
     configure(server, fates=(fate,), cancelling=0.0)
     embeddings = half()
     job = embeddings.submit(TEXTS, finish_by=10)
-    assert len(server.stats()["batches"]) == 1  # the Batch API has its chance
+    assert len(server.stats()["batches"]) == 1  # the Batch API gets its chance
     report = job.wait(show_progress=False)
     stats = server.stats()
     assert report.seconds < 10
@@ -60,7 +60,7 @@ def test_a_batch_that_is_stuck_is_taken_over_in_time(
 
 
 def test_what_is_in_time_stays_at_half_price(server: LocalServer, half: Half) -> None:
-    """No ordinary request is sent."""
+    """A batch that is in time stays at half price, and no ordinary request is sent."""
     configure(server)
     report = half().submit(TEXTS, finish_by=100_000).wait(show_progress=False)
     assert (report.requests, report.full_price_tokens) == (0, 0)
@@ -70,7 +70,10 @@ def test_what_is_in_time_stays_at_half_price(server: LocalServer, half: Half) ->
 def test_half_of_a_batch_is_kept_and_the_rest_is_taken_over(
     server: LocalServer, half: Half
 ) -> None:
-    """The batch is cancelled first, so that nothing is paid for twice."""
+    """Half of a late batch is kept and the rest taken over, after the batch was cancelled.
+
+    So nothing is paid for twice.
+    """
     configure(server, running=30.0, cancelling=0.0)
     texts = texts_of(30_000)
     embeddings = half()
@@ -89,9 +92,9 @@ def test_half_of_a_batch_is_kept_and_the_rest_is_taken_over(
 
 
 def test_what_waits_for_the_queue_is_taken_over_first(server: LocalServer, half: Half) -> None:
-    """What has a batch keeps it for as long as there is time."""
+    """Parts that wait for the queue are taken over first, while others keep their batch."""
     configure(server, max_enqueued_tokens=60_000, fates=("ok", "stuck"), cancelling=0.0)
-    texts = texts_of(20_000)  # 120,000 tokens and more
+    texts = texts_of(20_000)  # at least 120,000 tokens
     embeddings = half()
     report = embeddings.submit(texts, finish_by=3600).wait(show_progress=False)
     stats = server.stats()
@@ -106,7 +109,7 @@ def test_what_waits_for_the_queue_is_taken_over_first(server: LocalServer, half:
 def test_a_moment_that_is_too_near_is_for_ordinary_requests(
     server: LocalServer, half: Half
 ) -> None:
-    """There is no time for a batch."""
+    """If `finish_by` leaves no time for a batch, ordinary requests do everything."""
     configure(server)
     embeddings = half()
     report = embeddings.submit(TEXTS, finish_by=0.5).wait(show_progress=False)
@@ -120,7 +123,7 @@ def test_a_moment_that_is_too_near_is_for_ordinary_requests(
 def test_a_time_and_a_moment_are_understood(
     server: LocalServer, half: Half, kind: type[Any]
 ) -> None:
-    """As seconds are."""
+    """`finish_by` may be a timedelta or a datetime."""
     configure(server, fates=("stuck",), cancelling=0.0)
     span = timedelta(seconds=300)
     now = datetime.fromtimestamp(START, UTC)
@@ -131,14 +134,14 @@ def test_a_time_and_a_moment_are_understood(
 
 
 def test_a_second_submit_can_press_a_job(server: LocalServer, half: Half, tmp_path: Path) -> None:
-    """It is the same job, with a moment now."""
+    """A second submit of the same texts can give the job a deadline."""
     configure(server, fates=("stuck",), cancelling=0.0)
     embeddings = half()
     first = embeddings.submit(TEXTS)
     second = embeddings.submit(TEXTS, finish_by=300)
     assert first.id == second.id
     record = JobStore(SQLiteJournal(tmp_path / "vectors.db")).job(second.id)
-    assert record.seconds > 0  # what ordinary requests will take is known now
+    assert record.seconds > 0  # the time that ordinary requests will take is now known
     second.wait(show_progress=False)
     assert server.stats()["inputs_billed"] == len(TEXTS)
 
@@ -146,7 +149,7 @@ def test_a_second_submit_can_press_a_job(server: LocalServer, half: Half, tmp_pa
 def test_a_job_with_more_texts_presses_the_one_that_it_waits_for(
     server: LocalServer, half: Half
 ) -> None:
-    """Some of its texts are in the earlier job, which had no deadline."""
+    """A later job with a deadline also speeds up the earlier job that has some of its texts."""
     configure(server, fates=("stuck",), cancelling=0.0)
     embeddings = half()
     embeddings.submit(TEXTS[:2000])
@@ -158,7 +161,7 @@ def test_a_job_with_more_texts_presses_the_one_that_it_waits_for(
 def test_max_dollars_forbids_ordinary_requests(
     server: LocalServer, half: Half, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The batch goes on, late, and the log says why."""
+    """`max_dollars` may forbid ordinary requests; the batch is then late, and the log says why."""
     configure(server, fates=("expires",), day=2.0, expired_share=0.5)
     embeddings = half()
     plan = embeddings.plan(TEXTS)
@@ -173,7 +176,7 @@ def test_max_dollars_forbids_ordinary_requests(
 
 
 def test_texts_that_are_refused_end_as_failures(server: LocalServer, half: Half) -> None:
-    """Also where ordinary requests find that out."""
+    """Texts that ordinary requests refuse end as failures without their words."""
     configure(server, fates=("stuck",), refuse_marker="section 17 ", cancelling=0.0)
     report = half().submit(TEXTS, finish_by=300).wait(show_progress=False)
     assert [failure.index for failure in report.failures] == [17]
@@ -183,7 +186,7 @@ def test_texts_that_are_refused_end_as_failures(server: LocalServer, half: Half)
 def test_a_job_is_taken_over_a_little_at_a_time(
     server: LocalServer, half: Half, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is left of a file gets no batch of the whole file any more."""
+    """A job is taken over bit by bit, and its remaining part gets no batch of the whole file."""
     monkeypatch.setattr("langchain_batch_embed.batch_api.takeover._PORTION_SECONDS", 0.0)
     configure(server, fates=("stuck",), cancelling=0.0)
     embeddings = half()
@@ -201,7 +204,7 @@ def test_a_job_is_taken_over_a_little_at_a_time(
 def test_what_the_journal_could_not_take_is_not_done(
     server: LocalServer, half: Half, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that is full for a while: the vectors are in memory then, and not in the journal."""
+    """Vectors that the journal could not store, on a full disk, are not marked as done."""
     configure(server, fates=("stuck",), cancelling=0.0)
     embeddings = half()
     job = embeddings.submit(TEXTS, finish_by=300)
@@ -221,7 +224,7 @@ def test_what_the_journal_could_not_take_is_not_done(
 
 @pytest.mark.parametrize("point", ["before take over", "after take over"])
 def test_a_crash_while_it_takes_over(server: LocalServer, tmp_path: Path, point: str) -> None:
-    """What ordinary requests have brought is in the journal and is not sent again."""
+    """After a crash during the takeover, texts that are in the journal are not sent again."""
     configure(server, fates=("stuck",))
     program = start(
         server.url,

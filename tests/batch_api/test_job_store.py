@@ -1,4 +1,4 @@
-"""Jobs in the journal's file: its versions, its replacement, and one worker at a time."""
+"""Jobs live in the journal's file, which is versioned, replaceable and locked."""
 
 import sqlite3
 import threading
@@ -15,12 +15,15 @@ TEXTS = texts_of(6000)
 
 
 class TestFile:
-    """The journal's file, with jobs in it."""
+    """The journal's file with jobs in it."""
 
     def test_a_journal_of_the_version_before_gets_jobs(
         self, server: LocalServer, half: Half, journal: Path
     ) -> None:
-        """Its vectors stay, and the version before can still open it."""
+        """A journal without jobs gets their tables, and its vectors and version stay.
+
+        So the version before can still open it.
+        """
         configure(server)
         half().embed_documents(TEXTS[:10])
         tables = "SELECT name FROM sqlite_master WHERE name LIKE 'job%'"
@@ -40,7 +43,7 @@ class TestFile:
     def test_jobs_of_a_later_version_are_left_alone(
         self, server: LocalServer, half: Half, journal: Path
     ) -> None:
-        """The vectors can be read all the same."""
+        """Jobs of a later version are refused, but the vectors can still be read."""
         configure(server)
         embeddings = half()
         embeddings.submit(TEXTS[:20]).wait(show_progress=False)
@@ -55,7 +58,7 @@ class TestFile:
     def test_jobs_move_with_a_journal_that_was_replaced(
         self, server: LocalServer, half: Half, journal: Path
     ) -> None:
-        """As its vectors do."""
+        """If the journal's file is deleted, its jobs are restored like its vectors."""
         configure(server)
         embeddings = half()
         job = embeddings.submit(TEXTS[:20])
@@ -66,7 +69,7 @@ class TestFile:
         assert_paid_once(server.stats(), 20)
 
     def test_the_lock_is_one_process_s_at_a_time(self, journal: Path) -> None:
-        """And one thread's."""
+        """The lock of a journal's jobs is held by one thread at a time."""
         held = []
         with jobs_lock(journal) as is_held:
             assert is_held

@@ -1,4 +1,4 @@
-"""Jobs at a local server: how far they are, waiting, cancelling, and what interrupts them."""
+"""Jobs at a local server, with their status, waiting, cancelling and interruptions."""
 
 import logging
 import pickle
@@ -33,10 +33,10 @@ KEY = "sk-secret"
 
 
 class TestJobs:
-    """What users do with a job."""
+    """A user's operations on a job."""
 
     def test_a_job_tells_how_far_it_is(self, server: LocalServer, half: Half) -> None:
-        """In one line, and in counts of texts."""
+        """A job shows its progress in one line and in counts of texts."""
         configure(server, running=0.5)
         job = half().submit(TEXTS)
         assert job.status.running == len(TEXTS)
@@ -61,7 +61,7 @@ class TestJobs:
         ],
     )  # fmt: skip
     def test_a_report_is_a_sentence(self, changes: dict[str, Any], said: str) -> None:
-        """Without what did not happen, and in the right number."""
+        """A report is one sentence that omits what did not happen and uses the right number."""
         report = JobReport(
             texts=2, unique=2, from_journal=0, batches=1, requests=0, half_price_tokens=9,
             full_price_tokens=0, half_price_dollars=0.01, full_price_dollars=None, overtaken=0,
@@ -72,7 +72,7 @@ class TestJobs:
     def test_refresh_does_what_can_be_done_and_does_not_wait(
         self, server: LocalServer, half: Half
     ) -> None:
-        """A loop of one's own gets everything too."""
+        """A loop around `refresh`, which does not wait, completes a job too."""
         configure(server)
         embeddings = half()
         job = embeddings.submit(TEXTS)
@@ -83,7 +83,7 @@ class TestJobs:
     def test_a_bar_counts_texts(
         self, server: LocalServer, half: Half, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """And shows the states."""
+        """The progress bar counts texts and shows their states."""
         configure(server)
         half().submit(TEXTS).wait()
         shown = capsys.readouterr().err
@@ -93,7 +93,10 @@ class TestJobs:
     def test_a_bar_is_drawn_each_second(
         self, server: LocalServer, half: Half, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Also where the server is asked once a minute: else it would seem to hang."""
+        """The bar is drawn each second, although the server is polled once a minute.
+
+        Otherwise it would seem to hang.
+        """
         configure(server, fates=("stuck",))
         job = half(_calendar=JumpingCalendar()).submit(TEXTS[:3])
         with pytest.raises(JobTimeoutError):
@@ -101,7 +104,7 @@ class TestJobs:
         assert 100 <= capsys.readouterr().err.count("\r") < 200
 
     def test_a_wait_that_is_over_says_so(self, server: LocalServer, half: Half) -> None:
-        """Nothing is lost, and the job goes on."""
+        """A wait that times out raises `JobTimeoutError`, and the job goes on."""
         configure(server, fates=("stuck",))
         embeddings = half()
         job = embeddings.submit(TEXTS)
@@ -116,7 +119,7 @@ class TestJobs:
     def test_a_cancelled_job_keeps_what_it_has(
         self, server: LocalServer, half: Half, fate: str
     ) -> None:
-        """The rest is not sent, and a later job sends only that."""
+        """A cancelled job keeps its answers and sends no more, so a later call sends the rest."""
         configure(server, fates=(fate,), running=20.0)
         texts = texts_of(20_000)
         embeddings = half()
@@ -130,7 +133,7 @@ class TestJobs:
         assert status.cancelled
         assert bool(status.finished) == (fate == "ok")
         assert len(server.stats()["batches"]) == 1
-        job.cancel()  # of a job that has ended: nothing
+        job.cancel()  # a job that has ended is not affected
         left = texts[:100]
         embeddings.embed_documents(left)
         if fate == "stuck":
@@ -139,7 +142,7 @@ class TestJobs:
     def test_a_job_that_waits_for_the_queue_is_cancelled(
         self, server: LocalServer, half: Half
     ) -> None:
-        """Its files are deleted, and no batch is created."""
+        """Cancelling a job that waits for the queue deletes its files and creates no batch."""
         configure(server, max_enqueued_tokens=80_000, fates=("ok", "stuck"))
         job = half().submit(BULKY)
         while len(server.stats()["batches"]) < 2:
@@ -153,7 +156,7 @@ class TestJobs:
     def test_jobs_are_listed_with_the_open_ones_first(
         self, server: LocalServer, half: Half
     ) -> None:
-        """Then the newest first."""
+        """Jobs are listed with open ones first, and then the newest first."""
         configure(server, fates=("stuck",))
         embeddings = half()
         assert embeddings.jobs() == []
@@ -166,9 +169,12 @@ class TestJobs:
     def test_a_second_submit_of_the_same_texts_is_the_same_job(
         self, server: LocalServer, half: Half
     ) -> None:
-        """And of some of the same texts waits for them, and sends the others."""
+        """A second submit of the same texts is the same job.
+
+        A submit with other texts too waits for the common ones and sends only the others.
+        """
         configure(server, running=0.5)
-        calendar = JumpingCalendar()  # so that no submit has the time to look at a batch
+        calendar = JumpingCalendar()  # so that no submit has the time to poll a batch
         embeddings = half(_calendar=calendar)
         first = embeddings.submit(TEXTS[:4000])
         assert embeddings.submit(TEXTS[:4000]).id == first.id
@@ -182,7 +188,7 @@ class TestJobs:
         assert_all_there(embeddings, TEXTS[2000:], server)
 
     def test_three_jobs_that_overlap(self, server: LocalServer, half: Half) -> None:
-        """The third one sends nothing, and waits for both others."""
+        """A third job whose texts are in two others sends nothing and waits for both."""
         configure(server, running=0.5)
         embeddings = half()
         embeddings.submit(TEXTS[:3000])
@@ -195,7 +201,7 @@ class TestJobs:
     def test_the_journal_holds_no_text_and_no_key(
         self, server: LocalServer, half: Half, journal: Path
     ) -> None:
-        """Neither while a job runs nor at its end, in none of its files."""
+        """No file of the journal contains a text or the key, either during a job or after it."""
         configure(server, running=0.5, refuse_marker="poison")
         embeddings = half()
         job = embeddings.submit(poisoned(TEXTS))
@@ -211,7 +217,10 @@ class TestJobs:
     def test_a_job_of_another_model_is_listed_and_left_alone(
         self, server: LocalServer, half: Half
     ) -> None:
-        """Its vectors would go under other keys."""
+        """A job of another model is listed, but waiting for it or cancelling it is an error.
+
+        Its vectors would go under other keys.
+        """
         configure(server)
         job = half().submit(TEXTS[:10])
         (other,) = half(wrapped={"dimensions": 8}).jobs()
@@ -224,7 +233,7 @@ class TestJobs:
     def test_a_server_that_cannot_be_reached_is_waited_for(
         self, server: LocalServer, half: Half
     ) -> None:
-        """For as long as it takes, up to a day."""
+        """A wait survives an outage of the server, of up to a day."""
         configure(server, outages=((0.3, 1.5),), running=0.2)
         embeddings = half(factor=400)
         job = embeddings.submit(TEXTS)
@@ -239,7 +248,7 @@ class TestJobs:
         capsys: pytest.CaptureFixture[str],
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """On the bar each time, and in the log once an outage, and more of it for INFO."""
+        """An outage is shown on the bar, and logged once as a warning, later at INFO."""
         configure(server)
         job = half(_calendar=JumpingCalendar()).submit(TEXTS[:3])
         caplog.set_level(logging.INFO, logger="langchain_batch_embed.batch_api")
@@ -261,7 +270,10 @@ class TestJobs:
     def test_a_submit_says_what_it_waits_for(
         self, journal: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """There is no bar; after two minutes it gives up."""
+        """A submit without a connection logs each wait, and gives up after two minutes.
+
+        It shows no bar.
+        """
         calendar = JumpingCalendar()
         embeddings = make("http://127.0.0.1:9/v1", journal, _calendar=calendar)
         with pytest.raises(openai.APIConnectionError):
@@ -283,7 +295,10 @@ class TestJobs:
         mocker: MockerFixture,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """A line each minute, and an error when it takes far longer than a round can take."""
+        """A submit that waits for another process logs each minute and ends with an error.
+
+        A round of the other process cannot take that long.
+        """
         mocker.patch("langchain_batch_embed.batch_api.desk._LONGEST_BUSY", 150.0)
         configure(server)
         embeddings = half(_calendar=JumpingCalendar())
@@ -292,7 +307,7 @@ class TestJobs:
             with pytest.raises(JournalError, match="another process has worked on the jobs"):
                 embeddings.submit(TEXTS[:3])
         said = [each.getMessage() for each in caplog.records]
-        assert said == [f"another process works on the jobs of {journal}: waiting"] * 3
+        assert said == [f"waiting for another process that works on the jobs of {journal}"] * 3
         assert server.stats()["files"]["kept"] == 0
         assert embeddings.submit(TEXTS[:3]).wait(show_progress=False).failures == ()
 
@@ -300,7 +315,7 @@ class TestJobs:
     def test_many_calls_fail(
         self, server: LocalServer, half: Half, faults: dict[str, float]
     ) -> None:
-        """Those that were carried out all the same are not carried out twice."""
+        """Calls that fail after the server executed them are not executed twice."""
         configure(server, call_faults=faults, fates=("expires",), day=0.5)
         embeddings = half(factor=200)
         texts = texts_of(20_000)
@@ -309,7 +324,7 @@ class TestJobs:
         assert_all_there(embeddings, texts, server)
 
     def test_a_wrong_key_ends_a_wait_at_once(self, server: LocalServer, half: Half) -> None:
-        """No waiting helps."""
+        """A wrong key ends a submit at once, because waiting does not help."""
         configure(server, api_key="another")
         with pytest.raises(openai.AuthenticationError):
             half().submit(TEXTS)
@@ -318,7 +333,7 @@ class TestJobs:
     def test_texts_that_were_never_uploaded_are_asked_for(
         self, server: LocalServer, half: Half, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The process ended before; whoever has the texts submits them again."""
+        """If a process ended before the upload, waiting asks for a new submit of the texts."""
         configure(server)
         embeddings = half()
         with monkeypatch.context() as patch:
@@ -330,7 +345,7 @@ class TestJobs:
         (job,) = half().jobs()
         with pytest.raises(JobError, match=r"6,000 texts .* submit\(\) with them again"):
             job.wait(show_progress=False)
-        again = embeddings.submit(TEXTS[:2500])  # some of them
+        again = embeddings.submit(TEXTS[:2500])  # a part of the texts
         assert again.id == job.id
         with pytest.raises(JobError, match="3,500 texts"):
             job.wait(show_progress=False)
@@ -341,7 +356,7 @@ class TestJobs:
     def test_an_output_that_is_gone_is_made_again(
         self, server: LocalServer, half: Half, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It is deleted after thirty days; then there is no other way."""
+        """If the output is gone, as it is after thirty days, its texts are embedded again."""
         configure(server)
         embeddings = half()
         job = embeddings.submit(TEXTS)
@@ -351,7 +366,7 @@ class TestJobs:
         client.files.delete(client.batches.list().data[0].output_file_id)
         with caplog.at_level(logging.WARNING):
             job.wait(show_progress=False)
-        assert "not at the server any more" in caplog.text
+        assert "no longer has a batch's output" in caplog.text
         assert_all_there(embeddings, TEXTS, server)
 
 

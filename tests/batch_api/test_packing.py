@@ -1,4 +1,4 @@
-"""Lines and files keep every limit, and lose no text."""
+"""Lines and files keep every limit and lose no text."""
 
 import itertools
 from collections.abc import Callable
@@ -17,13 +17,13 @@ SPACE = Space(provider="OpenAI", model="m")
 
 
 def names() -> Callable[[], str]:
-    """Return a function that returns another name each time."""
+    """Return a function that returns a new name each time."""
     numbers = itertools.count()
     return lambda: f"line{next(numbers)}"
 
 
 def line_of(tokens: list[int], *, sent: int = 0) -> Line:
-    """Return a line with texts of these tokens."""
+    """Return a line whose texts have these tokens."""
     return Line(
         id="line",
         keys=tuple(bytes([i]) * 20 for i in range(len(tokens))),
@@ -34,7 +34,7 @@ def line_of(tokens: list[int], *, sent: int = 0) -> Line:
 
 
 def lines(tokens: list[int], max_items: int = 2048, max_tokens: int = 300_000) -> list[Line]:
-    """Cut texts of these tokens into lines."""
+    """Cut texts with these tokens into lines."""
     return lines_of(
         [i.to_bytes(20) for i in range(len(tokens))],
         np.arange(len(tokens), dtype=np.int32),
@@ -49,7 +49,7 @@ def lines(tokens: list[int], max_items: int = 2048, max_tokens: int = 300_000) -
 def test_lines_keep_the_limits_of_a_request(
     tokens: list[int], max_items: int, max_tokens: int
 ) -> None:
-    """Every text is in one line, in order."""
+    """Lines keep the limits of a request, and every text is in one line, in order."""
     made = lines(tokens, max_items, max_tokens)
     assert [place for line in made for place in line.places.tolist()] == list(range(len(tokens)))
     assert all(len(line.keys) <= max_items and line.weight <= max_tokens for line in made)
@@ -65,7 +65,7 @@ def test_lines_keep_the_limits_of_a_request(
 def test_files_keep_the_limits_of_a_batch(
     tokens: list[int], max_tokens: int, max_inputs: int, max_octets: int
 ) -> None:
-    """Every line is in one file, in order."""
+    """Files keep the limits of a batch, and every line is in one file, in order."""
     made = lines(tokens, 10, 100)
     files = group(
         made,
@@ -82,13 +82,13 @@ def test_files_keep_the_limits_of_a_batch(
 
 
 def test_a_line_over_every_limit_stands_alone() -> None:
-    """It is refused there and not lost here."""
+    """A line above every limit gets its own file, so the server refuses it and it is not lost."""
     assert [len(file) for file in group([line_of([500]), line_of([500])], max_tokens=10)] == [1, 1]
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(1, 300))
 def test_a_line_is_split_by_tokens(tokens: list[int], most: int) -> None:
-    """Each piece has at most this many, or one text."""
+    """A line is split into pieces of at most this many tokens, or of one text."""
     line = line_of(tokens, sent=3)
     pieces = within([line], max_tokens=most, name=names())
     assert [key for piece in pieces for key in piece.keys] == list(line.keys)
@@ -97,8 +97,8 @@ def test_a_line_is_split_by_tokens(tokens: list[int], most: int) -> None:
 
 
 def test_lines_are_parted_by_their_texts() -> None:
-    """The keys, places and tokens of a text stay together, and no line is empty."""
-    mixed, whole = line_of([5, 6, 7], sent=2), line_of([8])  # whose key is that of the first text
+    """Splitting lines by their texts keeps each text's data together and leaves no empty line."""
+    mixed, whole = line_of([5, 6, 7], sent=2), line_of([8])  # its key is that of the first text
     belongs = {mixed.keys[0], mixed.keys[2]}.__contains__
     inside, outside = parted([mixed, whole], belongs, name=names())
     assert [(line.places.tolist(), line.tokens.tolist()) for line in inside] == [
@@ -120,7 +120,10 @@ def test_lines_are_parted_by_their_texts() -> None:
     ],
 )
 def test_a_file_gives_its_texts_back(texts: list[str]) -> None:
-    """Whatever is in them, and wherever a program cuts lines."""
+    """A file returns its texts whatever characters are in them.
+
+    None of these may end a line for any program.
+    """
     keys = content_keys(texts, SPACE)
     line = Line(
         id="line",

@@ -1,4 +1,4 @@
-"""What cannot work is refused before anything is uploaded."""
+"""A job that cannot work is refused before anything is uploaded."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +18,11 @@ TEXTS = texts_of(6000)
 
 
 class TestRefusals:
-    """What cannot work is refused before anything is uploaded."""
+    """A job that cannot work is refused before anything is uploaded."""
 
     @pytest.mark.parametrize("kept", [None, InMemoryByteStore()])
     def test_a_journal_in_a_file_is_needed(self, server: LocalServer, kept: Any) -> None:
-        """The answers come when this process may be gone."""
+        """A job requires a journal in a file, because answers may come after this process ends."""
         configure(server)
         embeddings = make(server.url, kept)
         for call in (lambda: embeddings.submit(TEXTS), embeddings.jobs):
@@ -30,18 +30,18 @@ class TestRefusals:
                 call()
 
     def test_azure_takes_no_embeddings(self, server: LocalServer, journal: Path) -> None:
-        """As its documentation says."""
+        """A job at Azure is refused, because its Batch API takes no embeddings."""
         wrapped = AzureOpenAIEmbeddings(
             azure_endpoint=server.azure_endpoint,
             api_key=SecretStr("k"),
             api_version="2024-10-21",
             azure_deployment="text-embedding-3-small",
         )
-        with pytest.raises(OptionError, match="Azure's Batch API takes no embeddings"):
+        with pytest.raises(OptionError, match="Azure's Batch API does not support"):
             BatchEmbeddings(wrapped, journal=journal).submit(TEXTS)
 
     def test_other_classes_have_none(self, journal: Path) -> None:
-        """It is OpenAI's."""
+        """A job with another class is refused, because the Batch API is OpenAI's."""
         embeddings = BatchEmbeddings(
             DeterministicFakeEmbedding(size=4), journal=journal, model="fake"
         )
@@ -49,7 +49,7 @@ class TestRefusals:
             embeddings.submit(TEXTS)
 
     def test_a_server_without_a_batch_api(self, server: LocalServer, half: Half) -> None:
-        """It only speaks the same protocol."""
+        """A server of the same protocol without a Batch API is refused by its address."""
         configure(server, exists=False)
         with pytest.raises(OptionError, match=r"http://127\.0\.0\.1:\d+/v1/? has no Batch API"):
             half().submit(TEXTS)
@@ -70,7 +70,7 @@ class TestRefusals:
     def test_options_that_cannot_work(
         self, server: LocalServer, half: Half, options: dict[str, Any], message: str
     ) -> None:
-        """Each says what is wrong."""
+        """Each impossible option raises an error that says what is wrong."""
         configure(server)
         with pytest.raises(OptionError, match=message):
             half().submit(TEXTS, **options)
@@ -79,20 +79,20 @@ class TestRefusals:
     def test_headers_of_ones_own_are_not_dropped_silently(
         self, server: LocalServer, half: Half
     ) -> None:
-        """A line of a batch has none."""
+        """Extra headers are refused rather than dropped, because a line of a batch has none."""
         configure(server)
         embeddings = half(wrapped={"model_kwargs": {"extra_headers": {"a": "b"}}})
         with pytest.raises(OptionError, match="extra_headers"):
             embeddings.submit(TEXTS)
 
     def test_an_empty_text(self, server: LocalServer, half: Half) -> None:
-        """OpenAI refuses it, here as everywhere."""
+        """An empty text is refused, as everywhere."""
         configure(server)
         with pytest.raises(ValueError, match="empty"):
             half().submit(["a", ""])
 
     def test_an_empty_text_that_is_to_have_a_vector(self, server: LocalServer, half: Half) -> None:
-        """It has that of a space, also when it is sent again from a file."""
+        """With `empty="skip-vector"` an empty text gets a space's vector, even after expiry."""
         configure(server, fates=("expires",), day=0.5, expired_share=0.01)
         embeddings = half(empty="skip-vector")
         report = embeddings.submit(["a", ""]).wait(show_progress=False)
@@ -103,7 +103,7 @@ class TestRefusals:
         assert server.stats()["requests"] == 0
 
     def test_the_dollars_of_the_object_are_kept_to(self, server: LocalServer, half: Half) -> None:
-        """Unless `submit` names others."""
+        """The object's `max_dollars` limits a job, unless `submit` names another limit."""
         configure(server)
         embeddings = half(max_dollars=1e-9)
         with pytest.raises(OptionError, match="nothing was uploaded"):
@@ -113,7 +113,7 @@ class TestRefusals:
         assert report.failures == ()
 
     def test_on_usage_is_told_what_is_billed(self, server: LocalServer, half: Half) -> None:
-        """At half the price, and also for answers that are of no use."""
+        """`on_usage` receives the batch's usage at half price, even for invalid answers."""
         configure(server, line_faults={"nan": 0.5})
         told: list[Usage] = []
         report = half(on_usage=told.append, max_batch_size=5).submit(TEXTS[:100])

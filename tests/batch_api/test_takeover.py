@@ -1,4 +1,4 @@
-"""What ordinary requests take over, when, and what is left after them."""
+"""Which parts ordinary requests take over, when, and which lines remain."""
 
 from typing import Any
 
@@ -13,23 +13,24 @@ from tests.batch_api.parts import INF, part_in
 
 
 def job(**values: Any) -> JobRecord:
-    """Return a job of 1,000 tokens, for which ordinary requests take 100 s; it has 1,000 s."""
+    """Return a job of 1,000 tokens with 1,000 s, of which ordinary requests need 100 s."""
     made = {"finish_by": 1000.0, "tokens": 1000, "seconds": 100.0, "created": 0.0, **values}
     return JobRecord(id="j", space=b"", model="m", **made)
 
 
 class TestTakeOver:
-    """What ordinary requests take over, and when."""
+    """`take_over` decides which parts are taken over or cancelled, and when."""
 
-    # Of 1,000 s: 30 s in hand, 200 s for a batch to end, 150 s for ordinary requests.
+    # Of 1,000 s, 30 s are in reserve, 200 s are for a batch to end, and 150 s are for ordinary
+    # requests.
 
     def test_without_a_moment_nothing_is_late(self) -> None:
-        """The Batch API takes as long as it takes."""
+        """Without `finish_by` nothing is ever late."""
         plan = take_over(job(finish_by=None), [part_in("running")], now=1e9)
         assert (plan.take, plan.cancel, plan.until) == ((), (), INF)
 
     def test_a_batch_is_cancelled_in_time(self) -> None:
-        """So early that it can end, and its rest be sent."""
+        """A batch is cancelled early enough for it to end and for its rest to be sent."""
         running = [part_in("running")]
         early = take_over(job(), running, now=600)
         assert (early.cancel, early.take) == ((), ())
@@ -41,12 +42,12 @@ class TestTakeOver:
         assert later.until == pytest.approx(820)
 
     def test_at_the_last_moment_it_is_taken_all_the_same(self) -> None:
-        """Whether or not the batch has ended."""
+        """At the last moment a part is taken over, even if its batch has not ended."""
         cancelling = [part_in("running", is_cancelling=True)]
         assert take_over(job(), cancelling, now=821).take == ("p",)
 
     def test_what_has_no_batch_goes_first(self) -> None:
-        """The last one at first; those with a batch keep it for as long as they can."""
+        """Parts without a batch are taken over first, starting with the last one."""
         parts = [
             part_in("running", id="a", tokens=400),
             part_in("ready", id="b", tokens=300),
@@ -56,11 +57,11 @@ class TestTakeOver:
         assert (plan.cancel, plan.take) == ((), ("c", "b"))
 
     def test_what_has_ended_is_not_taken(self) -> None:
-        """Its answers are about to be read."""
+        """A part whose batch has ended is not taken over, because its answers will be read."""
         assert take_over(job(), [part_in("ended")], now=999).take == ()
 
     def test_a_moment_that_has_passed(self) -> None:
-        """Everything at once."""
+        """After `finish_by` has passed, everything is taken over at once."""
         plan = take_over(job(), [part_in("running"), part_in("ready", id="q")], now=5000)
         assert plan.take == ("q", "p")
 
@@ -68,13 +69,13 @@ class TestTakeOver:
         ("dollars", "allowed"), [(None, True), (0.0009, False), (0.0011, True)]
     )
     def test_it_costs_no_more_than_it_may(self, dollars: float | None, *, allowed: bool) -> None:
-        """What was paid, and all the rest at full price."""
+        """A takeover is permitted only if its cost, with what was paid, is within `max_dollars`."""
         record = job(price=1.0, max_dollars=dollars, half_tokens=100, full_tokens=50)
         assert may_take_over(record, [part_in("ready")]) == allowed
 
 
 def line_of(*tokens: int) -> Line:
-    """Return a line with texts of these tokens."""
+    """Return a line whose texts have these tokens."""
     count = len(tokens)
     return Line(
         id=f"line of {count}",
@@ -85,34 +86,37 @@ def line_of(*tokens: int) -> Line:
 
 
 class TestPortion:
-    """How much is sent between two looks at the batches."""
+    """`portion` limits the lines that are sent between two polls of the batches."""
 
     def test_it_takes_20_seconds_at_most(self) -> None:
-        """Batches that end are noticed that soon."""
+        """A portion takes at most 20 seconds, so batches that end are noticed soon."""
         lines = [line_of(100)] * 10
         assert portion(lines, 0.1) == 2
         assert portion(lines, 0.01) == 10
 
     def test_it_is_one_line_at_least(self) -> None:
-        """Else nothing would ever be sent."""
+        """A portion has at least one line, or nothing would ever be sent."""
         assert portion([line_of(100)] * 10, 1e9) == 1
 
 
 class TestSortedOut:
-    """What has become of lines that were sent by ordinary requests."""
+    """`sorted_out` settles lines that were sent by ordinary requests."""
 
     def sort(self, *there: bool, **lost: BaseException) -> tuple[list[str], list[Line], list[Line]]:
-        """Return it for one line of two texts and one of three; `lost` are `t0` to `t4`."""
+        """Sort out a line of two texts and one of three, of which `lost` names `t0` to `t4`."""
         errors = {int(name[1:]): error for name, error in lost.items()}
         lines = [line_of(1, 2), line_of(3, 4, 5)]
         return sorted_out(lines, np.array(there), errors, name=lambda: "new")
 
     def test_a_line_with_all_its_vectors_is_done(self) -> None:
-        """It needs no pieces."""
+        """A line with all its vectors is done as a whole."""
         assert self.sort(*[True] * 5) == (["line of 2", "line of 3"], [], [])
 
     def test_a_refused_text_has_failed_and_the_others_are_done(self) -> None:
-        """The reason is the error's status and class, without a word of the server."""
+        """A refused text has failed and the others are done.
+
+        The reason is the error's status and class, without the server's words.
+        """
         done, settled, still_open = self.sort(
             True, True, True, False, True, t3=ValueError("my secret text")
         )
@@ -137,7 +141,10 @@ class TestSortedOut:
         ],
     )
     def test_what_may_yet_come_stays_open(self, error: Any) -> None:
-        """Also where there is no error: the journal could not be written."""
+        """Texts that may still get a vector stay open.
+
+        Without an error, the journal could not be written.
+        """
         lost = {} if error is None else {"t0": error}
         done, settled, still_open = self.sort(False, True, True, True, True, **lost)
         assert done == ["line of 3"]

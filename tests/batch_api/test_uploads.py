@@ -1,4 +1,4 @@
-"""What a job uploads: each missing text once, in as few lines and batches as the limits allow."""
+"""A job uploads each missing text once, in as few lines and batches as the limits permit."""
 
 import json
 import subprocess
@@ -25,12 +25,15 @@ TEXTS = texts_of(6000)
 
 
 class TestPacking:
-    """What is uploaded."""
+    """A job uploads each missing text once, in full lines."""
 
     def test_a_whole_corpus_takes_one_batch_of_at_most_twelve_lines(
         self, server: LocalServer, half: Half
     ) -> None:
-        """19,207 sections, bit for bit; a store then needs no request."""
+        """The demo's 19,207 sections take one batch of at most twelve lines, bit for bit.
+
+        A store then needs no request.
+        """
         configure(server, dimensions=64)
         corpus = [s.text for s in sections(standard_library()[1], 19_207)]
         embeddings = half()
@@ -45,7 +48,7 @@ class TestPacking:
         assert_all_there(embeddings, corpus, server)
 
     def test_a_line_has_as_many_texts_as_a_request(self, server: LocalServer, half: Half) -> None:
-        """And a batch at most 50,000 over all lines."""
+        """A line has at most 2,048 texts and a batch at most 50,000, in all its lines."""
         configure(server)
         texts = [f"t{i}" for i in range(60_000)]
         half().submit(texts).wait(show_progress=False)
@@ -56,7 +59,7 @@ class TestPacking:
         assert max(batch["largest_line"] for batch in stats["batches"]) <= 2048
 
     def test_what_is_known_is_not_sent(self, server: LocalServer, half: Half) -> None:
-        """Identical texts once, and what the journal has not at all."""
+        """Identical texts are sent once, and texts in the journal are not sent."""
         configure(server)
         embeddings = half()
         embeddings.embed_documents(TEXTS[:100])
@@ -67,7 +70,7 @@ class TestPacking:
         assert job.status.texts == job.status.finished == 200
 
     def test_an_over_long_text_goes_as_windows(self, server: LocalServer, half: Half) -> None:
-        """And has the vector that ordinary requests give it."""
+        """An over-long text is sent as windows, and gets the vector of ordinary requests."""
         configure(server)
         texts = [prose(9000), "short", "short \u2028 with \x85 odd \u2029 ends\n", "\ud800"]
         embeddings = half()
@@ -79,7 +82,7 @@ class TestPacking:
         np.testing.assert_array_equal(got, ordinary)
 
     def test_options_of_the_wrapped_object_are_sent(self, server: LocalServer, half: Half) -> None:
-        """Its dimensions, as in any request."""
+        """Options of the wrapped object, here `dimensions`, are sent with the batch."""
         configure(server, dimensions=64)
         embeddings = half(wrapped={"dimensions": 8})
         embeddings.submit(["a", "b"]).wait(show_progress=False)
@@ -87,14 +90,14 @@ class TestPacking:
         assert server.stats()["requests"] == 0
 
     def test_floats_are_read_too(self, server: LocalServer, half: Half) -> None:
-        """A server that ignores base64 sends numbers."""
+        """Vectors that a server sends as numbers, ignoring base64, are read."""
         configure(server, base64=False)
         embeddings = half()
         embeddings.submit(TEXTS[:100]).wait(show_progress=False)
         assert_all_there(embeddings, TEXTS[:100], server)
 
     def test_nothing_to_do_is_done_at_once(self, server: LocalServer, half: Half) -> None:
-        """No text, or none that is missing: no file and no batch."""
+        """A job without missing texts ends at once, with no file and no batch."""
         configure(server)
         embeddings = half()
         embeddings.embed_documents(["a"])
@@ -121,7 +124,7 @@ print(json.dumps([job.status.finished, peak_bytes()]))
 def test_the_output_of_300_000_texts_takes_little_memory(
     server: LocalServer, journal: Path
 ) -> None:
-    """It is read line by line into the journal: with 512 dimensions 614 MB of vectors."""
+    """The output is read line by line, so 614 MB of vectors take little memory."""
     configure(server, dimensions=512, running=1.0)
     done = subprocess.run(  # noqa: S603  # our own code
         [sys.executable, "-c", MEMORY, server.url, str(journal), "300000"],

@@ -1,1 +1,1 @@
-"""Benchmarks: `compare` runs everybody side by side, `test_performance` times ourselves."""
+"""Benchmarks: `compare` runs all libraries side by side, `test_performance` times this one."""

@@ -1,8 +1,8 @@
-"""What a job of the Batch API costs this machine: seconds to submit and to collect, and memory.
+"""The cost of a Batch API job for this machine: seconds to submit and collect, and memory.
 
 `python -m tests.benchmarks.batch_api [TEXTS] [DIMENSIONS]` (default: 50,000 of 1,536). The server
-is the simulator, which answers at once, so that the seconds are those of packing, uploading,
-reading and writing, on both sides.
+is the simulator, which answers at once, so the seconds are those of packing, uploading, reading and
+writing, on both sides.
 """
 
 import json
@@ -35,7 +35,7 @@ print(json.dumps([submitted - started, collected - submitted, before / 1e6, peak
 
 
 def main(texts: int, dimensions: int) -> None:
-    """Measure once, and print it."""
+    """Measure once and print the result."""
     api = BatchApi(validating=0.0, running=0.0, finalizing=0.0)
     scenario = Scenario(dimensions=dimensions, batch_api=api)
     with tempfile.TemporaryDirectory() as folder, Simulator(scenario) as simulator:

@@ -1,4 +1,4 @@
-"""Everybody side by side on the simulator, as Markdown tables for the README.
+"""All libraries side by side on the simulator, as Markdown tables for the README.
 
     pip install "langchain-batch-embed[bench]"
     python -m tests.benchmarks.compare                            # everything: some 20 minutes
@@ -6,33 +6,33 @@
     python -m tests.benchmarks.compare --tune --contenders rust   # tries all its settings
     python -m tests.benchmarks.compare --scenario quota --settings-for far
 
-All embed the same sections of Python's standard library, about 125 tokens each, and each run is
-a process of its own (see `contenders`). The contenders take turns, round by round, so that a
-machine that is busy for a while is so for everybody. In one round the n-th request has the same
-luck for all, in the next one another; the tables show medians.
+All contenders embed the same sections of Python's standard library, about 125 tokens each, and each
+run is a process of its own (see `contenders`). They take turns, round by round, so that a machine
+that is busy for a while is so for all of them. In one round the n-th request has the same luck for
+all, in the next round other luck; the tables show medians.
 
-All but us have the settings that were best for each scenario. Somebody who does not know the
-quota beforehand has those of "far": `--settings-for far` shows what these do under a quota.
+All but ours have the settings that were best for each scenario. A user that does not know the quota
+beforehand has those of "far": `--settings-for far` shows what these do under a quota.
 
 The scenarios:
 
 - far: OpenAI's latency as recorded in public, and the quota of its highest tier, which is in the
-  headers of its answers and which nobody reaches here.
-- next-door: no latency. What is left is the client's own work, and the server's to send 157 MB.
+  headers of its answers and is not reached here.
+- next-door: no latency. What remains is the client's own work, and the server's to send 157 MB.
 - quota: 20M tokens a minute, of which the bucket holds three seconds' worth; three times as many
-  texts, so that it is the quota that takes the time, and not the last answer.
-- quota-no-headers: the same, and the server says nothing about it: bare 429s.
+  texts, so that the quota takes the time, not the last answer.
+- quota-no-headers: the same with a hidden quota: the server sends bare 429s.
 - faults: 8 % are throttled, 6 % are 5xx, 3 % are reset, 2 % are cut off within their answer.
 
-The ideal time of a quota is what no client can beat: the bucket is full at the start, so all but
-its content has to flow in first, (charge - bucket) / rate; then the last request still has to be
-answered, for which the latency of a small one is taken (`LATENCY_FLOOR`).
+The ideal time of a quota is the bound that no client can beat. The bucket is full at the start, so
+all but its content has to flow in first, (charge - bucket) / rate; then the last request still has
+to be answered, for which the latency of a small one counts (`LATENCY_FLOOR`).
 
-The server has computed all vectors before, in a round that does not count: a provider computes
-them on other machines, here it would take the clients' processor.
+The server has computed all vectors before, in a round that does not count: a provider computes them
+on other machines, here it would use the clients' processor.
 
-"Rust client" is baseten-performance-client. It asks for numbers, 33 KB a vector. It can be asked
-for base64 too, 8 KB a vector as all others have it, but hands that out undecoded: what an expert
+"Rust client" is baseten-performance-client. It requests numbers, 33 KB a vector. It can request
+base64 too, 8 KB a vector as all others have it, but returns that undecoded: the code that an expert
 would write around it has rows of its own, "by hand".
 """
 
@@ -69,7 +69,7 @@ FAULTS = {
 
 SCENARIOS: Mapping[str, Scenario] = {
     "far": Scenario(tier=5),
-    # A stall of 8 times the usual latency for 0.7 % of the requests: public samples show as many.
+    # A stall of 8 times the usual latency for 0.7 % of the requests, as often as in public samples.
     "far-heavy-tail": Scenario(
         stall_probability=0.007, stall_factor=8.0, rate_limit_headers=False, tier=5
     ),
@@ -82,19 +82,22 @@ SCENARIOS: Mapping[str, Scenario] = {
 SCENARIOS = {name: replace(scenario, vector_cache=True) for name, scenario in SCENARIOS.items()}
 
 COPIES = {"quota": 3, "quota-no-headers": 3}
-"""How often each text is embedded in a scenario, with a number before it; once where not named."""
+"""How often each text is embedded in a scenario, each time with another number before it.
+
+The default is once.
+"""
 
 LATENCY_FLOOR = 0.080 + 0.095
-"""Seconds for a small request: the simulator's median of the server's time and the network's."""
+"""Seconds for a small request: the simulator's median time in the server plus the network."""
 
 OURS = "ours"
 SECTIONS = 19_207
-TIME_LIMIT = 900.0  # seconds for one run, beyond which it counts as failed
+TIME_LIMIT = 900.0  # seconds for one run, after which it counts as failed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a contender: what it measured itself, and what the server counted."""
+    """One run of a contender: its own measurements and the server's counts."""
 
     measures: Measures
     requests: int
@@ -103,9 +106,9 @@ class Run:
 
 
 def ideal_seconds(charge: float, scenario: Scenario) -> float | None:
-    """Return the least seconds in which a quota lets so many charged tokens through.
+    """Return the least seconds in which a quota lets this many charged tokens through.
 
-    `None` where the scenario has no quota of tokens, or its bucket holds all of them.
+    Return `None` if the scenario has no quota of tokens, or if its bucket holds all of them.
     """
     _, per_minute = scenario.quotas
     if per_minute is None:
@@ -116,7 +119,7 @@ def ideal_seconds(charge: float, scenario: Scenario) -> float | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the comparison; `arguments` are the command line's."""
+    """Run the comparison; `arguments` are those of the command line."""
     options = _parser().parse_args(arguments)
     names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
     once = [section.text for section in sections(standard_library()[1], options.sections)]
@@ -142,11 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _compare(
     name: str, settings: Mapping[str, Settings], file: str, *, rounds: int
 ) -> Mapping[str, list[Run]]:
-    """Let the contenders, with their settings, take turns; return the runs of each."""
+    """Let the contenders take turns with their settings, and return the runs of each."""
     runs: dict[str, list[Run]] = defaultdict(list)
     with Simulator(SCENARIOS[name]) as simulator:
         for key, own in settings.items():
-            _run(simulator, name, key, own, file)  # its vectors are computed, as it asks for them
+            _run(simulator, name, key, own, file)  # the server computes its vectors
         for seed in range(rounds):
             for key, own in settings.items():
                 runs[key].append(_run(simulator, name, key, own, file, seed=seed))
@@ -154,7 +157,7 @@ def _compare(
 
 
 def _tune(name: str, contenders: Sequence[str], file: str, *, rounds: int) -> None:
-    """Try every combination of each contender's settings, and print them, the best first."""
+    """Try every combination of each contender's settings and print them, the best first."""
     with Simulator(SCENARIOS[name]) as simulator:
         for key in contenders:
             tried: list[tuple[float, str]] = []
@@ -222,7 +225,7 @@ def _as_file(texts: Sequence[str]) -> Iterator[str]:
 
 
 def _table(runs: Mapping[str, list[Run]], *, count: int) -> str:
-    """Return the Markdown table: medians over the rounds."""
+    """Return the Markdown table with medians over the rounds."""
     lines = [
         "| way | wall s | worst s | times ours | processor s | peak MB | requests | 429s | wrong |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -260,7 +263,7 @@ def _notes(
     scenario: Scenario,
     settings: Mapping[str, Settings],
 ) -> str:
-    """Return what has to be known beside the table, as a Markdown list."""
+    """Return the notes to the table as a Markdown list."""
     everything = [run for tried in runs.values() for run in tried]
     rounds = max(map(len, runs.values()))
     servers = [median(run.server_seconds for run in tried) for tried in runs.values()]
@@ -299,7 +302,7 @@ def _notes(
 
 
 def _memory(runs: Mapping[str, list[Run]]) -> str:
-    """Tell how the memory that a call took compares with that of its result."""
+    """Return how the memory that a call took compares with the size of its result."""
     told = []
     for key, tried in runs.items():
         good = [run.measures for run in tried if not run.measures.error]

@@ -1,16 +1,16 @@
-"""Everybody's code for the same job, and one run of one of them in a process of its own.
+"""The code of all contenders for the same job, and a run of one of them in its own process.
 
     python -m tests.benchmarks.contenders '{"contender": "ours", ...}'
 
-embeds the texts of a file with one contender and prints a `Measures` as JSON. A fresh process
-for each run makes its peak memory and its processor seconds its own. What a process does once
-(imports, clients, vocabularies) is done before the clock starts; its connections are not.
+embeds the texts of a file with one contender and prints a `Measures` as JSON. With a fresh process
+for each run, the peak memory and the processor seconds are the contender's own. What a process does
+once (imports, clients, vocabularies) is done before the clock starts, but its connections are not.
 
 Every contender has the settings that were best for it in each scenario, found by
-`python -m tests.benchmarks.compare --tune`, which tries the whole grid of each. Ours alone is
+`python -m tests.benchmarks.compare --tune`, which tries the whole grid of each. Only ours is
 measured with its defaults (and its grid shows where one of them comes from). All others retry up to
-50 times (the Rust client takes six at most): with their defaults they would fail where requests are
-refused.
+50 times (the Rust client allows six at most), because with their defaults they would fail where
+requests are refused.
 
 Each contender imports its library in its own function, so that no process pays for another's.
 """
@@ -39,7 +39,7 @@ KEY = "sk-benchmark"
 RETRIES = 50
 MAX_TOKENS = 300_000
 FLOAT_BYTES = 24 + 8 + 8
-"""A Python float takes 24 bytes, which CPython rounds up to 32, and a list 8 to refer to it."""
+"""A Python float takes 24 bytes, rounded up to 32 by CPython, plus 8 for the list's reference."""
 
 Vectors = list[list[float]] | NDArray[np.float32]
 Embed = Callable[[list[str]], Vectors]
@@ -51,13 +51,14 @@ class Contender:
     """One way to embed many texts.
 
     Attributes:
-        label: what the table calls it.
-        make: prepares everything, given the server's URL and settings, and returns the
-            function that is timed.
+        label: its name in the table.
+        make: prepares everything, given the server's URL and settings, and returns the function
+            that is timed.
         grid: each setting and the values that `--tune` tries.
-        best: the best settings for each scenario; "" for those that are not named.
-        sample: so many texts are embedded, and the figures extrapolated; `None`: all are.
-        sends: what it makes of a text before it sends it.
+        best: the best settings for each scenario; "" is for those not named.
+        sample: number of texts to embed, from which the figures are extrapolated, or `None` for
+            all.
+        sends: returns the text as the contender sends it.
     """
 
     label: str
@@ -79,7 +80,7 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What one process has to do.
+    """The job of one process.
 
     Attributes:
         contender: a key of `CONTENDERS`.
@@ -96,16 +97,16 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What one run took.
+    """The measurements of one run.
 
     Attributes:
         wall: seconds.
         processor: seconds of user and system time of the process, all threads.
         before_mb: peak memory before the run, in 10**6 bytes: Python, libraries and texts.
-        peak_mb: peak memory with the result still held.
-        result_mb: what the result itself takes.
+        peak_mb: peak memory while the result is still held.
+        result_mb: size of the result itself.
         wrong: vectors that are not, bit for bit, those that the server made for the texts.
-        error: the class of the exception that ended the run; nothing else is there then.
+        error: the class of the exception that ended the run; the other fields are empty then.
     """
 
     wall: float = 0.0
@@ -121,7 +122,7 @@ class Measures:
 
 
 def one_by_one(url: str) -> Embed:
-    """One request a text, as a loop over `embed_query` does it."""
+    """Send one request for each text, like a loop over `embed_query`."""
     _load_tiktoken()
     embeddings = _openai_embeddings(url)
 
@@ -133,14 +134,14 @@ def one_by_one(url: str) -> Embed:
 
 
 def openai_embeddings(url: str, *, chunk_size: int) -> Embed:
-    """`OpenAIEmbeddings`: one request after another."""
+    """Use `OpenAIEmbeddings`, which sends one request after another."""
     _load_tiktoken()
     embeddings = _openai_embeddings(url, chunk_size=chunk_size)
     return embeddings.embed_documents  # type: ignore[no-any-return]
 
 
 def llama_index(url: str, *, batch: int, workers: int) -> Embed:
-    """LlamaIndex's `OpenAIEmbedding` with `num_workers`, which only its async form heeds."""
+    """Use LlamaIndex's `OpenAIEmbedding` with `num_workers`, which only its async form heeds."""
     from llama_index.embeddings.openai import OpenAIEmbedding
 
     embeddings = OpenAIEmbedding(
@@ -160,7 +161,7 @@ def llama_index(url: str, *, batch: int, workers: int) -> Embed:
 
 
 def async_openai(url: str, *, batch: int, at_once: int, http: str) -> Embed:
-    """`AsyncOpenAI`, batches under both limits, a semaphore and `gather`: an expert's script."""
+    """Use `AsyncOpenAI` like an expert: batches within both limits, a semaphore and `gather`."""
     import toktok
     from openai import AsyncOpenAI, DefaultAioHttpClient, DefaultAsyncHttpxClient
 
@@ -186,13 +187,13 @@ def async_openai(url: str, *, batch: int, at_once: int, http: str) -> Embed:
 
 
 def rust_client(url: str, **settings: Any) -> Embed:
-    """baseten-performance-client with the lists that it makes itself."""
+    """Use baseten-performance-client with the lists that it makes itself."""
     ask = _rust_client(url, encoding="float", **settings)
     return lambda texts: [item.embedding for item in ask(texts).data]
 
 
 def rust_client_base64(url: str, **settings: Any) -> Embed:
-    """baseten-performance-client, asked for base64, which it leaves to an expert to decode."""
+    """Use baseten-performance-client with base64, which it leaves to the caller to decode."""
     import pybase64
 
     ask = _rust_client(url, encoding="base64", **settings)
@@ -205,13 +206,13 @@ def rust_client_base64(url: str, **settings: Any) -> Embed:
 
 
 def rust_client_numpy(url: str, **settings: Any) -> Embed:
-    """baseten-performance-client with the array that it makes itself."""
+    """Use baseten-performance-client with the array that it makes itself."""
     ask = _rust_client(url, encoding="float", **settings)
     return lambda texts: ask(texts).numpy()
 
 
 def rust_client_base64_numpy(url: str, **settings: Any) -> Embed:
-    """baseten-performance-client, asked for base64, which an expert makes an array of."""
+    """Use baseten-performance-client with base64, from which an expert makes an array."""
     import pybase64
 
     ask = _rust_client(url, encoding="base64", **settings)
@@ -224,17 +225,17 @@ def rust_client_base64_numpy(url: str, **settings: Any) -> Embed:
 
 
 def ours(url: str) -> Embed:
-    """`BatchEmbeddings`, result as lists."""
+    """Use `BatchEmbeddings` with lists as the result."""
     return _batch_embeddings(url).embed_documents  # type: ignore[no-any-return]
 
 
 def ours_numpy(url: str, **options: Any) -> Embed:
-    """`BatchEmbeddings`, result as an array."""
+    """Use `BatchEmbeddings` with an array as the result."""
     return _batch_embeddings(url, **options).embed_numpy  # type: ignore[no-any-return]
 
 
 def ours_unhedged(url: str) -> Embed:
-    """`BatchEmbeddings` with `hedge=False`, result as lists."""
+    """Use `BatchEmbeddings` with `hedge=False` and lists as the result."""
     return _batch_embeddings(url, hedge=False).embed_documents  # type: ignore[no-any-return]
 
 
@@ -269,19 +270,19 @@ def _rust_client(
     hedge_delay: float | None = None,
     hedge_budget: float = 1.0,
 ) -> Callable[[list[str]], Any]:
-    """Return what asks the Rust client, which knows characters a request, but no tokens."""
+    """Return a function that calls the Rust client, which limits characters but not tokens."""
     from baseten_performance_client import PerformanceClient, RequestProcessingPreference
 
     client = PerformanceClient(base_url=url.removesuffix("/v1"), api_key=KEY)
     preference = RequestProcessingPreference(
         batch_size=batch,
         max_concurrent_requests=at_once,
-        # Python code has 3.3 to 4.5 characters a token: this keeps it under 300,000 tokens.
+        # Python code has 3.3 to 4.5 characters a token, so this stays under 300,000 tokens.
         max_chars_per_request=900_000,
         max_retries=6,  # the most that it takes
         initial_backoff_ms=backoff_ms,
         retry_budget_pct=1.0,
-        # Seconds after which a request is sent a second time, and the share of them that may be.
+        # Seconds after which a request is sent a second time, and the share of them allowed to be.
         hedge_delay=hedge_delay,
         hedge_budget_pct=hedge_budget,
     )
@@ -291,7 +292,7 @@ def _rust_client(
 
 
 def _cut(texts: list[str], tokens: Sequence[int], batch: int) -> list[list[str]]:
-    """Cut texts into neighbours of at most `batch` texts and 300,000 tokens."""
+    """Cut texts into runs of neighbours with at most `batch` texts and 300,000 tokens."""
     parts: list[list[str]] = [[]]
     total = 0
     for text, count in zip(texts, tokens, strict=True):
@@ -307,11 +308,12 @@ def _on_one_line(text: str) -> str:
     return text.replace("\n", " ")
 
 
-_SIZES = (64, 128, 256, 512, 1024, 2048)  # the Rust client takes 1,024 at most
+_SIZES = (64, 128, 256, 512, 1024, 2048)  # the Rust client allows 1,024 at most
 _AT_ONCE = (4, 16, 64, 256)
 
-# Found with `compare --tune` at 19,207 texts. Where two were as good, the one with fewer requests
-# at once. A quota favours those that happen to keep just below it: 128 texts, 16 at once.
+# Found with `compare --tune` at 19,207 texts. Of two equally good settings, the one with fewer
+# requests at once. A quota favours settings that happen to keep just below it: 128 texts, 16 at
+# once.
 _LLAMA: Mapping[str, Settings] = {
     "": {"batch": 128, "workers": 64},
     "next-door": {"batch": 1024, "workers": 16},
@@ -331,7 +333,7 @@ _RUST: Mapping[str, Settings] = {
     "next-door": {"batch": 1024, "at_once": 4},
     "quota": {"batch": 64, "at_once": 16},
     "quota-no-headers": {"batch": 64, "at_once": 16},
-    # Two in a hundred are late, so whatever takes longer than this is sent a second time.
+    # Two in a hundred are late, so any request that takes longer than this is sent a second time.
     "far-heavy-tail": {"batch": 64, "at_once": 256, "hedge_delay": 0.5},
     "far-heavy-tail-headers": {"batch": 64, "at_once": 256, "hedge_delay": 0.5},
 }
@@ -412,7 +414,7 @@ CONTENDERS: Mapping[str, Contender] = {
 
 
 def run(job: Job) -> Measures:
-    """Embed once, measure, and then check the vectors."""
+    """Embed once, measure, and check the vectors afterwards."""
     contender = CONTENDERS[job.contender]
     texts: list[str] = json.loads(Path(job.texts).read_text())
     if contender.sample:
@@ -446,7 +448,7 @@ def _size(vectors: Vectors) -> int:
 
 
 def _wrong(vectors: Vectors, texts: list[str]) -> int:
-    """Count the vectors that are missing or not those of their texts, bit for bit."""
+    """Return how many vectors are missing or are not, bit for bit, those of their texts."""
     from langchain_batch_embed.simulator import vectors as right
 
     wrong = abs(len(texts) - len(vectors))

@@ -1,7 +1,7 @@
-"""Draws the picture of README: `python -m tests.benchmarks.draw [FILE]`.
+"""Draws README's picture: `python -m tests.benchmarks.draw [FILE]`.
 
-It takes the first table of FILE with a column of wall seconds, as `compare` prints it, and writes
-`far.svg` beside this script. `-` reads standard input; without FILE it takes this folder's README.
+It uses the first table of FILE with a column of wall seconds, as `compare` prints it, and writes
+`far.svg` beside this script. With `-` it reads standard input; without FILE, this folder's README.
 """
 
 import argparse
@@ -19,14 +19,14 @@ TARGET = Path(__file__).with_name("far.svg")
 OURS = "BatchEmbeddings"
 """The beginning of the names that are highlighted."""
 
-ROW = 28  # all in pixels of an 800 wide picture
+ROW = 28  # this and the following in pixels of a picture 800 wide
 LEFT = 330
 LONGEST = 400
 BLUE, GREY, INK = "#1f6feb", "#98a2b3", "#667085"  # legible on a white and on a black page
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw; `arguments` are the command line's."""
+    """Draw the picture; `arguments` are those of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.draw", description="Draws README's picture from a table."
     )
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def bars(text: str) -> list[tuple[str, float]]:
-    """Return the names and the wall seconds of the first table that has any.
+    """Return the names and the wall seconds of the first table that has such a column.
 
     Raises:
         ValueError: there is no such table.
@@ -53,7 +53,7 @@ def bars(text: str) -> list[tuple[str, float]]:
                 break
             column = None
         elif len(cells) > column and re.fullmatch(r"[\d,.]+", cells[column]):
-            if re.search(r"[^*]\*$", cells[0]):  # extrapolated, and much longer than all others
+            if re.search(r"[^*]\*$", cells[0]):  # extrapolated, and far longer than all others
                 continue
             name = re.sub(r"[`*\\]", "", cells[0])
             found.append((name, float(cells[column].replace(",", ""))))
@@ -63,7 +63,7 @@ def bars(text: str) -> list[tuple[str, float]]:
 
 
 def draw(found: Sequence[tuple[str, float]]) -> str:
-    """Return an SVG with one bar a way."""
+    """Return an SVG with one bar for each contender."""
     longest = max(seconds for _, seconds in found)
     height = ROW * len(found) + 34
     lines = [

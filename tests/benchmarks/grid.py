@@ -1,12 +1,12 @@
 """How the engine copes with every kind of server: `python -m tests.benchmarks.grid`.
 
 Runs the real sender over cells of the grid in simulated time, beside a client that knows the server
-(`tests.simulated.omniscient`), and prints two tables: a row a value of each dimension, and a row a
-cell that does not hold the bounds. What a cell fails for is found by taking its values away one by
-one: the one without which it holds is named.
+(`tests.simulated.omniscient`), and prints two tables: one with a row for each value of each
+dimension, and one with a row for each cell that exceeds the bounds. The values of such a cell are
+removed one by one, and those without which it keeps the bounds are named as the causes.
 
 The bounds: it ends, exactly the texts that the server refuses fail, at most 1.3 of the ideal time
-(1.1 where headers tell the quota), at most 10 % of the requests refused (2 %).
+(1.1 where headers announce the quota), at most 10 % of the requests refused (2 %).
 """
 
 import argparse
@@ -87,7 +87,7 @@ def _print_dimensions(rows: Sequence[Trial]) -> None:
 
 
 def _worst_cells(rows: Sequence[Trial]) -> list[Trial]:
-    """Return the worst run of each cell that does not hold, the worst first."""
+    """Return the worst run of each cell that exceeds the bounds, the worst first."""
     worst: dict[str, Trial] = {}
     for trial in rows:
         known = worst.get(trial.cell.name)
@@ -103,7 +103,7 @@ def _badness(trial: Trial) -> float:
 
 
 def _why(trial: Trial) -> str:
-    """Return the values without which the cell holds."""
+    """Return the values without which the cell keeps the bounds."""
     choice = choice_of(trial.cell)
     causes = []
     for dimension, value in choice.items():

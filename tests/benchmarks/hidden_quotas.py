@@ -1,9 +1,9 @@
-"""How long a quota takes that nobody tells: `python -m tests.benchmarks.hidden_quotas`.
+"""How long a hidden quota takes: `python -m tests.benchmarks.hidden_quotas`.
 
 Runs the real sender in simulated time against quotas of requests and of tokens, with every bucket,
-whose refusals say nothing, and prints the time by that of a client who knows the quota: for each
-quota the geometric mean over the rest, and the kinds that take longest. `--says` has what refusals
-say, as in the grid.
+whose refusals say nothing. Prints the time relative to that of a client that knows the quota: for
+each quota the geometric mean over all else, and the kinds that take longest. `--says` sets what
+refusals say, as in the grid.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def _print(trials: Sequence[Trial], worst: int) -> None:
 
 
 def _mean(trials: Sequence[Trial]) -> float:
-    """Return the geometric mean of time by ideal time."""
+    """Return the geometric mean of the time relative to the ideal time."""
     return math.exp(fmean(math.log(trial.ratio) for trial in trials))
 
 

@@ -3,24 +3,24 @@
     python -m tests.benchmarks.ingest                 # everything: some 15 minutes
     python -m tests.benchmarks.ingest index --rounds 1
 
-All on the simulator, at OpenAI's latency as recorded in public, with 1,536 dimensions unless it
-is said otherwise. The tables show medians.
+Everything runs on the simulator, at OpenAI's latency as recorded in public, with 1,536 dimensions
+unless stated otherwise. The tables show medians.
 
-- index: `index(batch_size=100)` over 5,000 documents into `InMemoryVectorStore`, without and
-  with `prefetch`.
-- ingest: 19,207 sections of Python's standard library into SQLiteVec, in a file, and into
-  Supabase: embedding alone, writing alone, and both by `ingest`, with what the store waited for
-  vectors. Writing alone is one `add_documents` with all documents, whose vectors are there already
-  as lists; SQLiteVec is shown with the page cache that `ingest` sets too.
-- cache: writing the same sections, whose vectors are there already, into SQLiteVec in calls as
-  large as `ingest` makes them, with page caches of several sizes.
+- index: `index(batch_size=100)` over 5,000 documents into `InMemoryVectorStore`, without and with
+  `prefetch`.
+- ingest: 19,207 sections of Python's standard library into SQLiteVec, in a file, and into Supabase:
+  embedding alone, writing alone, and both by `ingest`, with the time that the store waited for
+  vectors. Writing alone is one `add_documents` with all documents, whose vectors exist already as
+  lists; SQLiteVec is also shown with the page cache that `ingest` sets.
+- cache: writing the same sections, whose vectors exist already, into SQLiteVec in calls as large as
+  those of `ingest`, with page caches of several sizes.
 - memory: 300,000 short generated documents into SQLiteVec, at no latency, in a fresh process.
 - failures: 3,000 documents, of which the API refuses one and the database another.
 - floats: the same vectors through Supabase's client with all their digits and as short floats.
 
 Supabase is its real client and a real PostgreSQL with pgvector, behind a stand-in for PostgREST
-that runs in a thread of this process. The server has computed all vectors before, in a round
-that does not count: a provider computes them on other machines.
+that runs in a thread of this process. The server has computed all vectors before, in a round that
+does not count, because a provider computes them on other machines.
 """
 
 import argparse
@@ -60,12 +60,12 @@ SECTIONS = 19_207
 INDEXED = 5_000
 GENERATED = 300_000
 WITH_FAILURES = 3_000
-WRITTEN = 2_000  # texts a round in "floats"
-PAGE_CACHES = (2_000, 4_000, 8_000, 16_000, 32_000, 128_000)  # KiB; the first is SQLite's own
+WRITTEN = 2_000  # texts in each round of "floats"
+PAGE_CACHES = (2_000, 4_000, 8_000, 16_000, 32_000, 128_000)  # KiB; the first is SQLite's default
 
 LABELS = {"sqlite_vec": "SQLiteVec", "supabase": "Supabase"}
 
-# What makes the database refuse the document whose text is "document 777".
+# Makes the database refuse the document whose text is "document 777".
 REFUSALS = {
     "sqlite_vec": "CREATE TRIGGER refuse BEFORE INSERT ON documents WHEN new.text = 'document 777'"
     " BEGIN SELECT RAISE(ABORT, 'refused by the database'); END",
@@ -74,17 +74,17 @@ REFUSALS = {
 
 
 class Ready(Embeddings):
-    """Vectors that are there already."""
+    """Embeddings that return vectors computed before."""
 
     def __init__(self, texts: list[str], vectors: list[list[float]]) -> None:
         self._vectors = dict(zip(texts, vectors, strict=True))
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Look the vectors up."""
+        """Return the stored vectors."""
         return [self._vectors[text] for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
-        """Return any vector, for its width."""
+        """Return any vector, which is used only for its width."""
         del text
         return next(iter(self._vectors.values()))
 
@@ -198,7 +198,7 @@ def show_memory(rounds: int) -> None:
 
 
 def measure_memory() -> None:
-    """Ingest generated documents; print the time and the peak of this process's memory."""
+    """Ingest generated documents, and print the time and the peak memory of this process."""
     documents = (Document(f"document number {i} of a generator") for i in range(GENERATED))
     with Simulator(Scenario(latency=0)) as simulator, Places() as places:
         embeddings = batching(simulator)
@@ -210,7 +210,7 @@ def measure_memory() -> None:
 
 
 def show_failures(rounds: int) -> None:
-    """Let the API refuse one document, and the database another."""
+    """Let the API refuse one document and the database another, and print the failures."""
     del rounds
     say(f"\n## {WITH_FAILURES:,} documents, one refused by the API and one by the database\n")
     say("| store | rows | document | stage | cause |")
@@ -230,7 +230,7 @@ def show_failures(rounds: int) -> None:
 
 
 def show_floats(rounds: int) -> None:
-    """Write the same vectors through Supabase's client with all digits, and as short floats."""
+    """Write the same vectors through Supabase's client with all digits and as short floats."""
     texts = standard_sections(WRITTEN)
     documents = [Document(text) for text in texts]
     with Simulator(Scenario(latency=0)) as simulator:
@@ -257,7 +257,7 @@ def show_floats(rounds: int) -> None:
 
 
 class Stopwatch:
-    """Seconds from the start to the end of a `with` block."""
+    """The seconds that a `with` block took."""
 
     seconds = 0.0
 
@@ -278,7 +278,7 @@ def standard_sections(count: int) -> list[str]:
 
 @contextmanager
 def warm_simulator(texts: list[str]) -> Iterator[Simulator]:
-    """Start a simulator that has computed the vectors of these texts."""
+    """Run a simulator that has computed the vectors of these texts."""
     with Simulator(Scenario(vector_cache=True, latency=0)) as simulator:
         batching(simulator).embed_numpy(texts)
         yield simulator
@@ -301,7 +301,7 @@ def write(
     *,
     page_cache: int | None = None,
 ) -> float:
-    """Return the seconds that a new store takes for some calls; `page_cache` is in KiB."""
+    """Return the seconds of several calls with a new store; `page_cache` is in KiB."""
     with empty_store(name, places, embeddings) as store:
         if page_cache is not None:
             execute(name, store, places, f"PRAGMA cache_size = {-page_cache}")
@@ -312,7 +312,7 @@ def write(
 
 
 def execute(name: str, store: Any, places: Places, statement: str) -> list[tuple[Any, ...]]:
-    """Execute SQL in a store's database; return the rows."""
+    """Execute SQL in a store's database and return the rows."""
     if name == "sqlite_vec":
         return [tuple(row) for row in store._connection.execute(statement)]
     import psycopg  # noqa: PLC0415 - only where the store is a PostgreSQL
@@ -323,12 +323,12 @@ def execute(name: str, store: Any, places: Places, statement: str) -> list[tuple
 
 
 def batching(simulator: Simulator) -> BatchEmbeddings:
-    """Make embeddings as a user would, that ask the simulator."""
+    """Return embeddings on the simulator, made as a user would make them."""
     return BatchEmbeddings(OpenAIEmbeddings(base_url=simulator.url, api_key="any"))  # type: ignore[arg-type]
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
+    """Print a line and flush it."""
     print(line, flush=True)
 
 
@@ -343,7 +343,7 @@ PARTS: Mapping[str, Callable[[int], None]] = {
 
 
 def main() -> None:
-    """Run the parts that are asked for."""
+    """Run the parts named on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -361,5 +361,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore", DeprecationWarning)  # of the stores' packages
+    warnings.simplefilter("ignore", DeprecationWarning)  # from the stores' packages
     main()

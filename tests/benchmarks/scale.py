@@ -1,7 +1,7 @@
 """Cost per text from 1,000 to 1,000,000 texts: `python -m tests.benchmarks.scale [--plot FILE]`.
 
 The server answers at once and has 256 dimensions, so that a million vectors are one gigabyte and
-the client's own work is what is measured: processor seconds of this process alone.
+only the client's own work is measured, in processor seconds of this process.
 """
 
 import argparse
@@ -21,7 +21,7 @@ DIMENSIONS = 256
 
 
 class Point(NamedTuple):
-    """What one size cost."""
+    """The cost of one size."""
 
     texts: int
     wall: float
@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
 
 def measure(simulator: Simulator, texts: int) -> Point:
-    """Embed so many short texts as one float32 array; seconds, and MB at the peak."""
+    """Embed this many short texts as a float32 array; return the seconds and the peak in MB."""
     given = [f"document {i} of {texts}, which has a handful of words" for i in range(texts)]
     wrapped = OpenAIEmbeddings(
         base_url=simulator.url,
@@ -69,7 +69,7 @@ def plot(points: list[Point], file: Path) -> None:
 
 
 def main() -> None:
-    """Measure every size, print a table, and draw it where a file is named."""
+    """Measure every size, print a table, and draw it if a file is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
@@ -77,7 +77,7 @@ def main() -> None:
     print("| texts | wall s | processor s | processor µs a text | peak MB |")
     print("|--:|--:|--:|--:|--:|")
     with Simulator(Scenario(latency=0)) as simulator:
-        measure(simulator, SIZES[0])  # warms everything up
+        measure(simulator, SIZES[0])  # a warm-up
         for size in SIZES:
             point = measure(simulator, size)
             points.append(point)

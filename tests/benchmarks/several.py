@@ -1,8 +1,8 @@
 """Several deployments as one, over real HTTP: `python -m tests.benchmarks.several`.
 
-Three servers with a quota of 5M tokens a minute each. One is dead after a second, one is ten times
-slower, and one answers 429 without a header or a hint. What the quotas then allow is the ideal: the
-buckets are full at the start, and refill until everything is let in.
+There are three servers with a quota of 5M tokens a minute each. One is dead after a second, one is
+ten times slower, and one answers 429 without a header or a hint. The ideal is what the quotas then
+allow: the buckets are full at the start, and refill until everything is let in.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from langchain_batch_embed import BatchEmbeddings, Report
 from langchain_batch_embed.simulator import Scenario, Simulator
 
 QUOTA = 5_000_000
-"""Tokens a minute of each server, as many as a bucket holds."""
+"""Tokens a minute of each server, and the capacity of its bucket."""
 
 WORDS = 400
-"""Words of a text, of a token each and six bytes: 600 tokens as the limiter charges them."""
+"""Words of a text, each of one token and six bytes, which the limiter charges as 600 tokens."""
 
 CHARGE = 600
 
@@ -37,7 +37,7 @@ WELL = Scenario(tokens_per_minute=QUOTA, dimensions=64)
 
 
 def main() -> None:
-    """Print what each run took, and what each deployment did."""
+    """Print the time of each run and the report of each deployment."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=50_000, help=f"of {CHARGE} tokens each")
     count = parser.parse_args().texts
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def run(name: str, scenarios: tuple[Scenario, ...], texts: list[str]) -> None:
-    """Embed the texts with some servers, and print the time beside the ideal."""
+    """Embed the texts with these servers, and print the time beside the ideal."""
     with ExitStack() as stack:
         servers = [stack.enter_context(Simulator(scenario)) for scenario in scenarios]
         embeddings = BatchEmbeddings(
@@ -76,7 +76,7 @@ def run(name: str, scenarios: tuple[Scenario, ...], texts: list[str]) -> None:
 
 
 def ideal_seconds(scenarios: tuple[Scenario, ...], report: Report, tokens: int) -> float:
-    """Return when the quotas of the servers that live have let in what the dead have not done."""
+    """Return when the quotas of the live servers have let in what the dead ones have not done."""
     alive = sum(not scenario.outages for scenario in scenarios)
     dead = sum(
         part.texts * CHARGE

@@ -1,4 +1,4 @@
-"""The model of a client that costs nothing, by which the comparison's figures are judged."""
+"""The model of a client that costs nothing, against which the comparison's figures are judged."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ ROUNDS = range(20)
 
 
 def work(count: int) -> Work:
-    """Return this many requests of 5,000 tokens."""
+    """Return work of this many requests of 5,000 tokens."""
     return equal_requests(count, tokens=5000, charge=5000)
 
 
@@ -24,7 +24,7 @@ def all_at_once(scenario: Scenario, count: int) -> float:
 
 
 def test_it_takes_as_long_as_the_slowest_answer() -> None:
-    """With everything in flight at once, the end is the longest of the server's own times."""
+    """With everything in flight at once, a run takes as long as the server's slowest answer."""
     luck = Run(FAR)
     calls = [luck.arrive(on_new_connection=True, is_cold=True) for _ in range(30)]
     for call in calls:
@@ -34,7 +34,7 @@ def test_it_takes_as_long_as_the_slowest_answer() -> None:
 
 
 def test_finding_out_about_the_quota_takes_longer() -> None:
-    """A client that waits for a first answer ends later, in the sum, than one that need not."""
+    """A client that first has to find out about the quota takes longer, summed over all rounds."""
     later = 0.0
     for seed in ROUNDS:
         scenario = replace(FAR, seed=seed)
@@ -44,7 +44,7 @@ def test_finding_out_about_the_quota_takes_longer() -> None:
 
 
 def test_hedging_ends_earlier_and_keeps_its_share() -> None:
-    """Hedged, a round ends no later in the sum, and few requests are sent a second time."""
+    """Hedging makes the rounds shorter in sum and sends at most 5 of 100 requests twice."""
     alone, hedged = 0.0, 0.0
     for seed in ROUNDS:
         scenario = replace(FAR, seed=seed)
@@ -56,6 +56,6 @@ def test_hedging_ends_earlier_and_keeps_its_share() -> None:
 
 
 def test_a_quota_that_is_too_small_is_an_error() -> None:
-    """A refusal would make the figure meaningless, so there is none then."""
+    """A quota that is too small for the scenario raises an error, not a wrong figure."""
     with pytest.raises(RuntimeError, match="quota is too small"):
         all_at_once(replace(FAR, tokens_per_minute=20_000), 30)

@@ -1,10 +1,10 @@
-"""How long our own code takes: small enough for every test run, exact enough to compare with.
+"""The time of this package's own code: short enough for every test run, exact enough to compare.
 
-Under plain `pytest` each runs once and checks what comes out. As benchmarks, with times:
+Under plain `pytest` each benchmark runs once and checks its result. To get times:
 
     pytest tests/benchmarks --benchmark-enable
 
-Nothing here asserts a time: machines differ. For everybody side by side see `compare`.
+Nothing here asserts a time, because machines differ. `compare` runs all libraries side by side.
 """
 
 import time
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 TEXTS = 2000
 SAMPLE = 10
-"""Texts that are sent one by one, as an extrapolation needs no more."""
+"""Texts that are sent one by one; the time is extrapolated from them."""
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,12 @@ def texts() -> list[str]:
 
 @pytest.fixture
 def ours(batch: Callable[..., BatchEmbeddings]) -> BatchEmbeddings:
-    """Return embeddings that live by the real clock."""
+    """Return embeddings that use the real clock."""
     return batch(_clock=SYSTEM_CLOCK)
 
 
 class TestEmbeddingPerformance:
-    """Each stage of the way from texts to vectors, timed alone, and all of it at once."""
+    """Each stage from texts to vectors, timed alone, and all of them together."""
 
     def test_many_texts_at_a_far_endpoint(
         self,
@@ -58,9 +58,10 @@ class TestEmbeddingPerformance:
         ours: BatchEmbeddings,
         openai_embeddings: Callable[..., OpenAIEmbeddings],
     ) -> None:
-        """At a tenth of OpenAI's latency, with `OpenAIEmbeddings` and single requests beside.
+        """`BatchEmbeddings` returns the right vectors at a far endpoint, and its time is recorded.
 
-        How many times longer those took is in the benchmark's `extra_info`.
+        The latency is a tenth of OpenAI's. The benchmark's `extra_info` has how many times longer
+        `OpenAIEmbeddings` and single requests took.
         """
         server.configure(latency=0.1)
         use_offline_tiktoken()
@@ -90,7 +91,10 @@ class TestEmbeddingPerformance:
         server: LocalServer,
         ours: BatchEmbeddings,
     ) -> None:
-        """Without latency, at a server that has the vectors ready: what we and it compute."""
+        """`embed_documents` returns the right lists from a server without latency.
+
+        The vectors are cached there, so the time is that of the package and the server alone.
+        """
         server.configure(vector_cache=True)
         assert_right(_few_rounds(benchmark, lambda: ours.embed_documents(texts)), texts)
 
@@ -101,12 +105,12 @@ class TestEmbeddingPerformance:
         server: LocalServer,
         ours: BatchEmbeddings,
     ) -> None:
-        """The same for `embed_numpy`, which makes no Python floats."""
+        """`embed_numpy` returns the right array from the same server, and makes no floats."""
         server.configure(vector_cache=True)
         assert_right(_few_rounds(benchmark, lambda: ours.embed_numpy(texts)), texts)
 
     def test_counting_tokens(self, benchmark: BenchmarkFixture, texts: list[str]) -> None:
-        """Every text is counted before anything is sent."""
+        """Every text has a token count above 0, as all are counted before anything is sent."""
         counter = counter_for("text-embedding-3-small")
         counts = benchmark(counter.count, texts)
         assert counts.shape == (TEXTS,)
@@ -115,7 +119,7 @@ class TestEmbeddingPerformance:
     def test_packing_a_million_counts(self, benchmark: BenchmarkFixture) -> None:
         """A million token counts are cut into batches that cover them and keep both limits."""
         weights = np.random.default_rng(0).integers(1, 1000, 1_000_000)
-        batches, _ = benchmark(pack, weights, max_items=2048, max_tokens=300_000, workers=32)
+        batches = benchmark(pack, weights, max_items=2048, max_tokens=300_000, workers=32)
         borders = np.array([batch.start for batch in batches])
         assert [batch.stop for batch in batches] == [*borders[1:].tolist(), len(weights)]
         assert borders[0] == 0
@@ -130,16 +134,16 @@ class TestEmbeddingPerformance:
         batch: Callable[..., BatchEmbeddings],
         tmp_path: Path,
     ) -> None:
-        """What a rerun takes that has nothing left to send."""
+        """A second run on a full journal returns the right vectors and sends nothing."""
         batch(journal=tmp_path / "journal.db").embed_numpy(texts)
-        server.configure()  # and count from here
+        server.configure()  # counts from here
         again = batch(journal=tmp_path / "journal.db")
         assert_right(benchmark(again.embed_numpy, texts), texts)
         assert server.stats()["requests"] == 0
 
 
 def _few_rounds(benchmark: BenchmarkFixture, work: Callable[[], _T]) -> _T:
-    """Time a few rounds after one that opens the connections and fills the server's cache."""
+    """Time a few rounds, after one that opens the connections and fills the server's cache."""
     result: _T = benchmark.pedantic(work, rounds=5, warmup_rounds=1)  # type: ignore[no-untyped-call]
     return result
 

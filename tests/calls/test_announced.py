@@ -1,4 +1,4 @@
-"""What becomes of announced texts, without a thread."""
+"""`Announced` tracks every announced text until it is handed out, without a thread."""
 
 import random
 from collections import Counter
@@ -15,7 +15,7 @@ VECTOR = np.ones(2, dtype=np.float32)
 
 
 def announced(*texts: str, most: int = 100, until_released: bool = False) -> Announced:
-    """Return the texts after they were announced, all of which will be needed."""
+    """Announce the texts and mark all of them as needed."""
     made = Announced(max_buffered=most, max_runs=4, until_released=until_released, first=0)
     for place, text in enumerate(texts, 1):
         made.announce(text, place)
@@ -32,34 +32,34 @@ def begin(texts: Announced) -> list[Run]:
 
 
 def finish(texts: Announced, run: Run) -> None:
-    """Let all texts of a run arrive."""
+    """Let all texts of a run arrive, and end the run."""
     for text in run.texts:
         texts.add(text, VECTOR)
     texts.end_run(run, useless=False)
 
 
 def test_no_more_than_four_runs_are_under_way() -> None:
-    """The next one begins when one has ended."""
+    """At most four runs are in progress, and the next one begins when one has ended."""
     texts = announced(*map(str, range(100)))
     runs = begin(texts)
     assert [len(run.texts) for run in runs] == [25] * 4
     texts.announce("one more", 101)
     assert texts.next_run() is None
     finish(texts, runs[0])
-    assert texts.next_run() is None  # there is no room for its vector yet
+    assert texts.next_run() is None  # its vector has no room yet
     texts.drop("0")
     assert [run.texts for run in begin(texts)] == [["one more"]]
 
 
 def test_a_text_that_somebody_asks_for_is_not_in_a_later_run() -> None:
-    """It is embedded by the call that needs it, and so it is paid for once."""
+    """A text that a call embeds itself is in no later run, so it is paid for once."""
     texts = announced("a", "b")
     texts.take_from_line("a")
     assert [run.texts for run in begin(texts)] == [["b"]]
 
 
 def test_texts_that_questions_pass_over_are_embedded_only_on_request() -> None:
-    """They stay in line for a run that a question begins."""
+    """Skipped texts are not embedded ahead, but stay in line in case a question asks for them."""
     texts = Announced(max_buffered=100, max_runs=4, until_released=False, first=0)
     for place, text in enumerate(["skipped", "asked", "next"], 1):
         texts.announce(text, place)
@@ -69,15 +69,18 @@ def test_texts_that_questions_pass_over_are_embedded_only_on_request() -> None:
     runs = [texts.next_run(["asked"])]
     assert [run.texts for run in runs if run is not None] == [["asked"]]
     assert texts.in_line(["skipped"]) == ["skipped"]
-    assert begin(texts) == []  # half of the texts were skipped: nothing is embedded ahead
+    assert begin(texts) == []  # half of the texts were skipped, so nothing is embedded ahead
 
 
 def test_what_a_caller_waits_for_makes_no_room() -> None:
-    """Left at a deadline and asked for again, it is handed over before anything is dropped."""
+    """Vectors that a caller waits for are not dropped to make room.
+
+    A caller that gave up at a deadline and asks again receives its vectors first.
+    """
     texts = announced("a", "b", "c", "d", most=2)
     runs = begin(texts)
     assert [run.texts for run in runs] == [["a"], ["b"]]
-    texts.hand_out(["a", "b"], Counter("ab"))  # at a deadline: they are still on their way
+    texts.hand_out(["a", "b"], Counter("ab"))  # at a deadline, while they are being embedded
     texts.want(["a", "b"])
     for run in runs:
         finish(texts, run)
@@ -88,7 +91,7 @@ def test_what_a_caller_waits_for_makes_no_room() -> None:
 
 
 def test_vectors_that_are_kept_until_they_are_released_make_no_room() -> None:
-    """An ingest needs every one of them."""
+    """Vectors of an ingest make no room until they are released, as it needs every one."""
     texts = announced("a", "a", "b", most=1, until_released=True)
     (run,) = begin(texts)
     finish(texts, run)
@@ -99,7 +102,10 @@ def test_vectors_that_are_kept_until_they_are_released_make_no_room() -> None:
 
 
 def test_a_run_that_ends_leaves_another_ones_texts_alone() -> None:
-    """A text that was handed out and announced again is on its way a second time."""
+    """A run that ends does not affect a text that another run embeds again.
+
+    The text was handed out and then announced a second time.
+    """
     texts = announced("twice", "other")
     (first,) = begin(texts)
     texts.add("twice", VECTOR)
@@ -114,7 +120,10 @@ def test_a_run_that_ends_leaves_another_ones_texts_alone() -> None:
 
 
 def test_a_run_whose_vectors_are_useless_is_the_last() -> None:
-    """The vectors of each further run would be thrown away."""
+    """After a run with useless vectors no other run begins.
+
+    The vectors of each further run would be useless too.
+    """
     texts = announced(*map(str, range(200)))
     run, *_ = begin(texts)
     texts.end_run(run, useless=True)
@@ -122,14 +131,14 @@ def test_a_run_whose_vectors_are_useless_is_the_last() -> None:
 
 
 def test_a_vector_that_a_caller_has_made_is_kept_only_where_it_is_expected() -> None:
-    """And as far as there is room."""
+    """A vector that a caller computed is kept only if it is expected and there is room."""
     texts = announced("a", "b", "c", most=2)
     texts.keep(["another", "a", "b", "c"], np.ones((4, 2), dtype=np.float32))
     assert list(texts.ready) == ["a", "b"]
 
 
 def test_token_counts_go_with_their_texts() -> None:
-    """A long prefetch holds as many counts as it has texts, at most."""
+    """Token counts are dropped with their texts, so they take no more memory than the texts."""
     texts = announced("a", "b")
     texts.note_tokens(["a", "another"], [7, 8])
     assert (texts.tokens_of("a"), texts.tokens_of("another")) == (7, None)
@@ -147,7 +156,10 @@ def test_token_counts_go_with_their_texts() -> None:
 def test_never_more_vectors_are_held_and_it_ends(
     numbers: list[int], most: int, until_released: bool, seed: int
 ) -> None:
-    """In whatever order vectors arrive, runs fail, and callers ask."""
+    """The limits on vectors and runs hold, and every text is settled, in any order of events.
+
+    Vectors arrive, runs fail and callers ask in random order.
+    """
     draw = random.Random(seed)
     texts = Announced(max_buffered=most, max_runs=4, until_released=until_released, first=5)
     left = [str(number) for number in numbers]
@@ -172,7 +184,7 @@ def test_never_more_vectors_are_held_and_it_ends(
                 texts.end_run(run, useless=False)
         if left and not texts.is_running(left[0]):
             text = left.pop(0)
-            texts.take_from_line(text)  # the caller embeds it, unless its vector is here
+            texts.take_from_line(text)  # the caller embeds it, unless its vector has arrived
             if until_released:
                 texts.drop(text)
             else:
@@ -184,7 +196,7 @@ def test_never_more_vectors_are_held_and_it_ends(
 
 @pytest.mark.parametrize("until_released", [True, False])
 def test_clearing_forgets_everything(until_released: bool) -> None:
-    """Runs that are under way end by themselves, and their vectors are not kept."""
+    """After `clear` nothing is expected, and the vectors of runs in progress are discarded."""
     texts = announced("a", "b", until_released=until_released)
     (run,) = begin(texts)
     texts.clear()

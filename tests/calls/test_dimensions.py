@@ -1,4 +1,4 @@
-"""Vectors of two widths or models never get mixed; a spoilt answer is not taken for a change."""
+"""Vectors of two widths or models are never mixed, and a spoilt answer is no change of model."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from langchain_batch_embed.calls.dimensions import Dimensions
 
 
 def seen(width: Dimensions, numbers: int, times: int = 1, *, answer: bool = True) -> list[str]:
-    """Let vectors of so many numbers come; return what was said to each."""
+    """Check vectors of this width and return the verdict on each."""
     said = []
     for _ in range(times):
         try:
@@ -23,7 +23,10 @@ def seen(width: Dimensions, numbers: int, times: int = 1, *, answer: bool = True
     ("fits", "tolerated"), [(0, 2), (1, 2), (2, 2), (9, 9), (15, 15), (99, 15)]
 )
 def test_some_answers_in_a_row_may_be_spoilt(fits: int, tolerated: int) -> None:
-    """The more were right before, the more; with the next one the model has changed."""
+    """Some wrong widths in a row count as spoilt answers, more of them after many right ones.
+
+    With one more answer, the model counts as changed.
+    """
     width = Dimensions(3)
     seen(width, 3, fits)
     assert seen(width, 4, tolerated) == ["ResponseError"] * tolerated
@@ -33,7 +36,7 @@ def test_some_answers_in_a_row_may_be_spoilt(fits: int, tolerated: int) -> None:
 
 
 def test_a_right_answer_in_between_makes_it_start_anew() -> None:
-    """Only those in a row are counted."""
+    """A right answer resets the count, because only spoilt answers in a row are counted."""
     width = Dimensions()
     for _ in range(5):
         assert seen(width, 3) == ["fits"]
@@ -44,7 +47,10 @@ def test_a_right_answer_in_between_makes_it_start_anew() -> None:
 
 @pytest.mark.parametrize(("known", "fits"), [(3, 0), (None, 1)])
 def test_a_width_is_refuted_by_more_than_spoke_for_it(known: int | None, fits: int) -> None:
-    """Such as that of an earlier model, or of a first answer that was spoilt."""
+    """A width is refuted once more answers contradict it than supported it.
+
+    It may be the width of an earlier model, or of a spoilt first answer.
+    """
     width = Dimensions(known)
     seen(width, 3, fits)
     seen(width, 4, 2)
@@ -54,7 +60,7 @@ def test_a_width_is_refuted_by_more_than_spoke_for_it(known: int | None, fits: i
 
 
 def test_a_model_that_changed_later_does_not_refute_what_came_before() -> None:
-    """Its vectors were right when they came."""
+    """A later change of the model does not refute the width of the many vectors before it."""
     width = Dimensions()
     seen(width, 3, 20)
     assert seen(width, 4, 16)[-1] == "DimensionsError"
@@ -63,7 +69,10 @@ def test_a_model_that_changed_later_does_not_refute_what_came_before() -> None:
 
 @pytest.mark.parametrize(("fits", "refuted"), [(0, True), (1, False)])
 def test_vectors_that_were_kept_are_not_spoilt(fits: int, refuted: bool) -> None:
-    """They were checked when they came, so one is enough, unless an answer says otherwise."""
+    """A stored vector of another width is not counted as spoilt; one refutes the expected width.
+
+    It was checked when it was stored. An answer of the expected width outweighs it.
+    """
     width = Dimensions(3)
     seen(width, 3, fits)
     assert seen(width, 4, answer=False) == ["DimensionsError"]
@@ -71,7 +80,7 @@ def test_vectors_that_were_kept_are_not_spoilt(fits: int, refuted: bool) -> None
 
 
 def test_a_width_is_confirmed_by_what_comes() -> None:
-    """And not by what was only known before."""
+    """A width is confirmed by vectors that arrive, not by what was known before."""
     width = Dimensions(3)
     seen(width, 4)
     assert not width.is_confirmed
@@ -82,7 +91,7 @@ def test_a_width_is_confirmed_by_what_comes() -> None:
 def named(
     width: Dimensions, *models: str | None, answer: bool = True, numbers: int = 3
 ) -> list[str]:
-    """Let vectors come whose answers name these models; return what was said to each."""
+    """Check vectors whose answers name these models and return the verdict on each."""
     said = []
     for model in models:
         try:
@@ -98,7 +107,10 @@ def named(
     ("fits", "tolerated"), [(0, 2), (1, 2), (2, 2), (9, 9), (15, 15), (99, 15)]
 )
 def test_some_answers_in_a_row_may_name_another_model(fits: int, tolerated: int) -> None:
-    """As many as may be of another width; with the next one the model has changed."""
+    """As many answers in a row may name another model as may have another width.
+
+    With one more answer, the model counts as changed.
+    """
     width = Dimensions()
     width.expect_model("a")
     named(width, *["a"] * fits)
@@ -112,7 +124,7 @@ def test_some_answers_in_a_row_may_name_another_model(fits: int, tolerated: int)
 
 
 def test_the_right_model_in_between_starts_the_count_again() -> None:
-    """Only those in a row are counted, and vectors of the odd answers are not taken."""
+    """An answer from the right model resets the count, and the odd answers' vectors are refused."""
     width = Dimensions()
     for _ in range(5):
         assert named(width, "a", "b", "c") == ["fits", "ResponseError", "ResponseError"]
@@ -121,7 +133,7 @@ def test_the_right_model_in_between_starts_the_count_again() -> None:
 
 
 def test_an_answer_that_names_no_model_says_nothing() -> None:
-    """It fits, and neither ends a row of others nor is counted in it."""
+    """An answer that names no model fits, and does not affect a row of answers of another model."""
     width = Dimensions()
     assert named(width, None, "a", None, "b", None, "b", None, "b", None) == (
         ["fits"] * 3 + ["ResponseError", "fits", "ResponseError", "fits", "ModelError", "fits"]
@@ -130,19 +142,19 @@ def test_an_answer_that_names_no_model_says_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["Text-Embedding-3-Small", "openai/text-embedding-3-small"])
 def test_capitals_and_the_providers_name_make_no_other_model(name: str) -> None:
-    """Gateways write them as they like, in either order."""
+    """Model names are equal despite capitals or a provider prefix, which gateways vary."""
     for first, second in ((name, "text-embedding-3-small"), ("text-embedding-3-small", name)):
         assert named(Dimensions(), first, second, first) == ["fits"] * 3
 
 
 @pytest.mark.parametrize("name", ["text-embedding-3-small-2024", "small", "other-model/a", ""])
 def test_any_other_name_is_another_model(name: str) -> None:
-    """Another version of a model makes other vectors too."""
+    """Any other name, including a version of the model, counts as another model."""
     assert named(Dimensions(), "text-embedding-3-small", name)[1] == "ResponseError"
 
 
 def test_what_is_expected_does_not_replace_what_is_known() -> None:
-    """A prefetch holds its runs to what its own answers named."""
+    """An expected model does not replace the model that an answer has named already."""
     width = Dimensions()
     width.expect_model(None)
     named(width, "a")
@@ -151,7 +163,7 @@ def test_what_is_expected_does_not_replace_what_is_known() -> None:
 
 
 def test_a_model_is_refuted_by_more_than_spoke_for_it() -> None:
-    """Then what is kept of it is of no use."""
+    """A model is refuted once more answers contradict it than supported it."""
     width = Dimensions()
     named(width, "a", "b", "b")
     assert not width.is_refuted
@@ -160,7 +172,7 @@ def test_a_model_is_refuted_by_more_than_spoke_for_it() -> None:
 
 
 def test_kept_vectors_of_another_model_are_not_spoilt() -> None:
-    """They were checked when they came, so one is enough."""
+    """A stored vector of another model is not counted as spoilt, so one is enough to refute."""
     width = Dimensions()
     width.expect_model("b")
     assert named(width, "a", answer=False) == ["ModelError"]
@@ -168,7 +180,7 @@ def test_kept_vectors_of_another_model_are_not_spoilt() -> None:
 
 
 def test_of_another_width_the_model_is_not_looked_at() -> None:
-    """One fault of an answer is enough, and the width tells more."""
+    """If the width is wrong, the model is not checked, as one fault is enough."""
     width = Dimensions()
     named(width, "a")
     assert named(width, "b", numbers=4) == ["ResponseError"]

@@ -1,4 +1,4 @@
-"""`plan` for a fleet: which limit binds, and what more of anything would change."""
+"""`plan` for a fleet reports which limit binds and what more of any resource would change."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ TIER_5 = AccountQuota(requests_per_minute=10_000, tokens_per_minute=10_000_000)
 
 
 def openai(**options: Any) -> BatchEmbeddings:
-    """Return OpenAI's small model; nothing is sent."""
+    """Return embeddings with OpenAI's small model; nothing is sent."""
     wrapped = OpenAIEmbeddings(api_key=SecretStr("any"), model="text-embedding-3-small")
     return BatchEmbeddings(wrapped, **options)
 
 
 def plan(**options: Any) -> FleetPlan:
-    """Plan a billion texts of 150 tokens."""
+    """Plan a billion texts of 150 tokens, unless told otherwise."""
     given: dict[str, Any] = {"count": 10**9, "tokens_each": 150, "quota": TIER_5, **options}
     made = openai().plan(**given)
     assert isinstance(made, FleetPlan)
@@ -28,7 +28,10 @@ def plan(**options: Any) -> FleetPlan:
 
 
 def test_a_billion_texts_are_bound_by_the_tokens_a_minute() -> None:
-    """150 G tokens at 10 M a minute are 250 hours, whatever the number of machines."""
+    """A billion texts of 150 tokens take 250 hours at 10 M tokens a minute.
+
+    More machines do not make it faster.
+    """
     one, eight = plan(), plan(workers=8)
     assert one.seconds == eight.seconds == 250 * 3600
     assert (one.binds, one.useful_workers) == ("tokens a minute", 1)
@@ -37,14 +40,14 @@ def test_a_billion_texts_are_bound_by_the_tokens_a_minute() -> None:
     assert str(one) == (
         "1,000,000,000 texts: 500,000 requests, 150,000,000,000 tokens, $3,000.00\n"
         "about 250.0 h with 1 worker and 10,000 requests and 10,000,000 tokens a minute; "
-        "tokens a minute bind\n"
-        "1 worker uses all of that quota, and more change nothing; twice the tokens a minute would "
-        "take 125.0 h"
+        "limited by tokens a minute\n"
+        "1 worker uses the whole quota, so more workers would not help; with twice the tokens a "
+        "minute it would take 125.0 h"
     )
 
 
 def test_one_core_is_enough_for_tier_5() -> None:
-    """It embeds 17,000 texts of 150 tokens a second, and the quota lets 1,111 through."""
+    """One core embeds 17,000 texts of 150 tokens a second, while tier 5 permits only 1,111."""
     made = plan(count=10**8)
     assert made.seconds == 25 * 3600
     of_quota, of_core = (10**8 / made.seconds_by_limit[name] for name in LIMITS)
@@ -59,14 +62,14 @@ def test_one_core_is_enough_for_tier_5() -> None:
 
 
 def test_many_short_texts_are_bound_by_requests() -> None:
-    """2,048 texts of a token fit into one request, and 100 of these may be sent a minute."""
+    """Requests a minute bind for short texts, of which 2,048 fit into one request."""
     quota = AccountQuota(requests_per_minute=100, tokens_per_minute=10_000_000)
     made = plan(count=2_048_000, tokens_each=1, quota=quota)
     assert (made.requests, made.binds, made.seconds) == (1000, "requests a minute", 600)
 
 
 def test_with_more_quota_than_a_worker_can_use_more_workers_help() -> None:
-    """Until there are as many as use it all."""
+    """With more quota than one worker can use, more workers help until they use all of it."""
     quota = AccountQuota(tokens_per_minute=10_000_000_000)
     one, two = plan(quota=quota), plan(quota=quota, workers=2)
     assert one.binds in {"connections", "processors"}
@@ -81,7 +84,7 @@ def test_with_more_quota_than_a_worker_can_use_more_workers_help() -> None:
 
 
 def test_texts_are_counted() -> None:
-    """Identical ones once, as when they are sent."""
+    """A plan counts identical texts once, because they are sent once."""
     texts = [f"text number {number}" for number in range(3000)] * 2
     made = openai().plan(texts, workers=4, tier=5)
     alone = openai().plan(texts, tier=5)
@@ -91,7 +94,7 @@ def test_texts_are_counted() -> None:
 
 
 def test_without_a_quota_and_a_known_provider_no_time_is_told() -> None:
-    """Rather than a wrong one."""
+    """Without a quota and a known provider the plan gives no time, rather than a wrong one."""
     embeddings = BatchEmbeddings(DeterministicFakeEmbedding(size=3))
     made = embeddings.plan(count=1000, tokens_each=10)
     assert (made.seconds, made.binds, made.dollars) == (None, None, None)
@@ -101,19 +104,19 @@ def test_without_a_quota_and_a_known_provider_no_time_is_told() -> None:
 
 
 def test_the_options_of_the_object_are_a_quota_too() -> None:
-    """After the arguments, the account's quota and the tier."""
+    """The object's options serve as the quota, unless an argument gives one."""
     embeddings = openai(tokens_per_minute=1_000_000)
     assert embeddings.plan(count=10**6, tokens_each=100).seconds == pytest.approx(6000)
     assert embeddings.plan(count=10**6, tokens_each=100, tier=5).seconds == pytest.approx(600)
 
 
 def test_a_notebook_shows_a_table() -> None:
-    """With the same words."""
+    """A notebook shows a plan as a table with its figures."""
     assert "500,000" in plan()._repr_html_()
 
 
 def test_nothing_takes_no_time() -> None:
-    """Not even one request."""
+    """A plan for no texts has no request and takes no time."""
     made = plan(count=0)
     assert (made.requests, made.seconds) == (0, 0)
     assert str(made)
@@ -139,6 +142,6 @@ def test_nothing_takes_no_time() -> None:
     ],
 )
 def test_options_that_cannot_work_are_an_error(options: Any) -> None:
-    """Too few, too many, or impossible."""
+    """Too few, too many or impossible options raise an `OptionError`."""
     with pytest.raises(OptionError):
         openai().plan(**options)

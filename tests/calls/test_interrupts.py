@@ -1,4 +1,4 @@
-"""Calls that end early, at a deadline or by force, stop their requests and keep what is done."""
+"""Calls that end early, at a deadline or by an interrupt, stop their requests and keep the rest."""
 
 import asyncio
 import threading
@@ -17,13 +17,16 @@ TEXTS = [f"section {i}" for i in range(2000)]
 
 
 class TestDeadlines:
-    """Time limits hold, whatever the server does, and what is finished is handed over."""
+    """Time limits hold whatever the server does, and finished vectors are handed over."""
 
     @pytest.mark.parametrize("fault", ["hang", "drip"])
     def test_a_server_that_does_not_end_is_left_at_the_deadline(
         self, batch: Batch, server: LocalServer, clock: FakeClock, fault: str
     ) -> None:
-        """Hung, or dripping a byte at a time: the finished part comes with the exception."""
+        """A hung or dripping request is abandoned at the deadline.
+
+        The error carries the vectors of the other requests.
+        """
         server.configure(script=("ok", "ok", fault, "ok"), drip_seconds=0.05)
         embeddings = treat_as_known(
             batch(max_workers=2, max_batch_size=100, deadline=2.5, timeout=60)
@@ -37,7 +40,7 @@ class TestDeadlines:
             embeddings.embed_numpy(TEXTS[:400])
         cause = caught.value.__cause__
         assert isinstance(cause, DeadlineError)
-        assert cause.deadline == 2.5  # as it was given, not what was left of it
+        assert cause.deadline == 2.5  # as given by the user, not the remaining time
         assert len(caught.value.failures) == 100
         assert clock.time == 2.5
 
@@ -45,7 +48,7 @@ class TestDeadlines:
     def test_the_time_out_of_a_request_makes_it_be_sent_again(
         self, batch: Batch, server: LocalServer, fault: str
     ) -> None:
-        """A request without an answer in `timeout` seconds is given up and repeated."""
+        """A request without an answer in `timeout` seconds is abandoned and repeated."""
         server.configure(script=(fault, "ok"), drip_seconds=0.05)
         embeddings = batch(timeout=1.5)
         assert_right(embeddings.embed_numpy(["a"]), ["a"])
@@ -54,11 +57,11 @@ class TestDeadlines:
     def test_a_wait_beyond_the_deadline_is_not_waited_for(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """`retry-after: 3600` with a deadline of 60 s ends at the deadline."""
+        """A `retry-after: 3600` with a deadline of 60 s ends the call at the deadline."""
         server.configure(script=("ok", "429"), retry_after=3600)
         embeddings = batch(deadline=60, max_workers=1, max_batch_size=100)
         in_flight = embeddings._pipeline.dispatcher.sender.pacers[0].in_flight
-        clock.watched = [  # no time passes before the refusal has come
+        clock.watched = [  # no time passes before the refusal has arrived
             lambda: bool(in_flight) or server.stats()["by_status"] != {"200": 1, "429": 1}
         ]
         clock.longest_patience = 60
@@ -70,12 +73,12 @@ class TestDeadlines:
 
 
 class TestInterrupts:
-    """What stops a call stops its requests, and keeps what is finished."""
+    """Whatever stops a call also stops its requests, and keeps what is finished."""
 
     def test_ctrl_c_keeps_what_is_finished(
         self, batch: Batch, server: LocalServer, mocker: MockerFixture
     ) -> None:
-        """After a KeyboardInterrupt the same instance goes on from there."""
+        """After a KeyboardInterrupt the same instance continues without paying twice."""
         embeddings = batch(max_workers=1, max_batch_size=100)
         calls = iter([None] * 3)
 
@@ -98,7 +101,7 @@ class TestInterrupts:
         assert server.stats()["inputs_billed"] == 2000
 
     def test_a_cancelled_task_stops_the_work(self, batch: Batch, server: LocalServer) -> None:
-        """No further request starts, and what is paid for is not paid again."""
+        """A cancelled task starts no further request and keeps the vectors that are paid for."""
         server.configure(latency=0.3)
         embeddings = batch(max_workers=2, max_batch_size=20)
 

@@ -1,4 +1,4 @@
-"""A failing text costs only itself, and the others come with the error."""
+"""A failing text costs only itself, and the error carries the other vectors."""
 
 import pickle
 from collections.abc import Callable
@@ -22,17 +22,17 @@ POISONED = (17, 2048, 4999)
 
 
 def poisoned() -> list[str]:
-    """Return the texts with three that the server refuses."""
+    """Return the texts, three of which the server refuses."""
     return [f"poison {i}" if i in POISONED else text for i, text in enumerate(TEXTS)]
 
 
 class TestPartialResults:
-    """A failing text costs only itself."""
+    """A failing text costs only itself, and the error carries the other vectors."""
 
     def test_three_refused_texts_cost_only_themselves(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Of 5,000 texts exactly the three refused ones fail, and next to nothing is paid twice."""
+        """Of 5,000 texts exactly the three refused ones fail, and at most 2 % are paid twice."""
         server.configure(refuse_marker="poison")
         embeddings = batch()
         with pytest.raises(PartialEmbeddingsError) as caught:
@@ -52,7 +52,7 @@ class TestPartialResults:
     def test_the_same_instance_then_pays_for_the_three_alone(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """After the cause is mended, calling again sends the three texts and no other."""
+        """After the cause is fixed, a second call sends only the three texts."""
         server.configure(refuse_marker="poison")
         embeddings = batch()
         with pytest.raises(PartialEmbeddingsError):
@@ -60,14 +60,14 @@ class TestPartialResults:
         server.configure()
         assert_right(embeddings.embed_documents(poisoned()), poisoned())
         assert server.stats()["inputs_billed"] == 3
-        # Then they are no longer needed, and a third call starts from nothing.
+        # The kept vectors are then dropped, so a third call sends its texts again.
         embeddings.embed_documents(poisoned()[:100])
         assert server.stats()["inputs_billed"] == 103
 
     def test_the_message_says_how_many_and_how_to_go_on(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """It counts, names indices, and holds no text."""
+        """The message gives the number and the indices of the failures, and contains no text."""
         server.configure(refuse_marker="poison")
         with pytest.raises(PartialEmbeddingsError) as caught:
             batch().embed_numpy(poisoned())
@@ -80,7 +80,7 @@ class TestPartialResults:
     def test_the_error_has_the_report_of_its_own_call(
         self, batch: Batch, server: LocalServer, mocker: MockerFixture
     ) -> None:
-        """Another thread's call may end just then, so that `last_report` is of that one."""
+        """The error has its own call's report, even if another call ends at the same time."""
         embeddings = batch()
         embeddings.embed_query("another call")
         other = embeddings.last_report
@@ -92,7 +92,7 @@ class TestPartialResults:
         assert (caught.value.report.texts, caught.value.report.failures) == (2, 1)
 
     def test_numpy_callers_get_rows_not_lists(self, batch: Batch, server: LocalServer) -> None:
-        """`embed_numpy` hands over float32 rows in the exception."""
+        """The error of `embed_numpy` carries float32 rows."""
         server.configure(refuse_marker="poison")
         with pytest.raises(PartialEmbeddingsError) as caught:
             batch().embed_numpy(["a", "poison", "b"])
@@ -103,7 +103,7 @@ class TestPartialResults:
     def test_nothing_stays_in_memory_after_a_success(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Neither the windows of over-long texts nor their means."""
+        """After a success no vectors stay in memory, not even windows of over-long texts."""
         long = " ".join(f"word{i}" for i in range(9000))
         embeddings = batch()
         for number in range(3):
@@ -115,7 +115,7 @@ class TestPartialResults:
         assert embeddings.journal.stats().vectors == 0
 
     def test_a_querys_error_keeps_its_own_causes(self, batch: Batch, server: LocalServer) -> None:
-        """It is the provider's exception as it was raised, and not chained in a circle."""
+        """A query raises the provider's exception as it was, not chained in a circle."""
         server.configure(faults={"reset": 1.0})
         with pytest.raises(openai.APIConnectionError) as caught:
             batch(max_retries=0).embed_query("a")
@@ -125,7 +125,7 @@ class TestPartialResults:
     def test_many_bad_texts_among_good_ones_do_not_end_the_call(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Only failures in a row tell that it is not the texts."""
+        """Bad texts among good ones do not end a call, because only failures in a row do."""
         server.configure(refuse_marker="poison")
         bad = set(range(5, 600, 30))
         texts = [f"poison {i}" if i in bad else f"section {i}" for i in range(600)]
@@ -135,7 +135,7 @@ class TestPartialResults:
         assert len(bad) == 20
 
     def test_an_index_in_the_refusal_is_used(self, batch: Batch, server: LocalServer) -> None:
-        """A refusal that names the input costs four requests, not a bisection."""
+        """A refusal that names the input's index costs four requests instead of a bisection."""
         server.configure(max_tokens_per_input=100)
         texts = [*TEXTS[:60], "word " * 200, *TEXTS[60:100]]
         with pytest.raises(PartialEmbeddingsError) as caught:
@@ -155,10 +155,11 @@ class TestPartialResults:
     def test_an_error_of_the_account_ends_everything(
         self, batch: Batch, server: LocalServer, fault: str, kind: type[Exception], most: int
     ) -> None:
-        """A wrong key is not bisected: what is done is handed over, next to nothing more is sent.
+        """An error of the account ends the call early, and the finished part is returned.
 
-        Two refusals in a row, and then those of a single word each second for ten seconds, tell it
-        from a firewall, a bad replica or a gateway that is set up anew. A spent quota says so.
+        Two refusals in a row, and then refusals of a single word each second for ten seconds,
+        distinguish a wrong key from a firewall, a bad replica or a gateway that is being restarted.
+        A spent quota is recognised from the answer.
         """
         server.configure(script=("ok", "ok"), faults={fault: 1.0})
         with pytest.raises(PartialEmbeddingsError) as caught:
@@ -168,7 +169,7 @@ class TestPartialResults:
         assert server.stats()["requests"] <= 2 + most
 
     def test_a_wrong_option_is_not_bisected(self, batch: Batch, server: LocalServer) -> None:
-        """A refusal of another parameter than the input concerns every request: one word tells."""
+        """A refusal of a parameter other than the input is not bisected, as it is general."""
         wrapped = OpenAIEmbeddings(
             model="text-embedding-ada-002",
             dimensions=99,
@@ -182,7 +183,7 @@ class TestPartialResults:
     def test_a_refusal_of_everything_is_not_bisected_to_the_end(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A server that refuses even a single harmless word is believed after a few requests."""
+        """A server that refuses even a single harmless word ends the call after a few requests."""
         server.configure(faults={"status_400": 1.0})
         with pytest.raises(PartialEmbeddingsError):
             batch(max_workers=1).embed_documents(TEXTS)
@@ -191,7 +192,7 @@ class TestPartialResults:
     def test_a_text_that_the_server_stumbles_over_costs_only_itself(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A text whose vector is never sound does not take its batch down with it."""
+        """A text whose vector is always invalid does not make its batch fail."""
 
         class Stumbling(Embeddings):
             def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -207,14 +208,14 @@ class TestPartialResults:
         assert server.stats()["requests"] == 0
 
     def test_a_server_that_is_gone_is_not_bisected(self, batch: Batch, server: LocalServer) -> None:
-        """When nobody gets an answer any more, everything is given up after `max_outage`."""
+        """If the server stops answering, all remaining texts are given up after `max_outage`."""
         server.configure(script=("ok",) * 2, faults={"500": 1.0})
         with pytest.raises(PartialEmbeddingsError):
             batch(max_workers=1, max_batch_size=500, max_outage=60).embed_documents(TEXTS)
         assert server.stats()["requests"] <= 40
 
     def test_the_error_can_be_pickled(self, batch: Batch, server: LocalServer) -> None:
-        """A worker process can hand the partial result back to its parent."""
+        """A partial result can be pickled, so that a worker process can return it to its parent."""
         server.configure(faults={"401": 1.0})
         with pytest.raises(PartialEmbeddingsError) as caught:
             batch().embed_documents(["a"])

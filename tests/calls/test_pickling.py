@@ -1,4 +1,4 @@
-"""Copies of an object, in this process and for another one."""
+"""Objects can be copied within a process and pickled for another one."""
 
 import copy
 import pickle
@@ -17,7 +17,7 @@ Batch = Callable[..., BatchEmbeddings]
 
 
 class Prefixing(BatchEmbeddings):
-    """A user's subclass, with a constructor of its own."""
+    """A user's subclass with its own constructor."""
 
     def __init__(self, prefix: str, wrapped: Embeddings) -> None:
         super().__init__(wrapped)
@@ -26,22 +26,22 @@ class Prefixing(BatchEmbeddings):
     def embed_documents(
         self, texts: Iterable[str], chunk_size: int | None = None
     ) -> list[list[float]]:
-        """Put the prefix before each text."""
+        """Embed the texts with the prefix before each."""
         del chunk_size
         return super().embed_documents([self.prefix + text for text in texts])
 
 
 def pickled(embeddings: Prefixing) -> Prefixing:
-    """Return what another process would get."""
+    """Return the copy that another process would receive."""
     other: Prefixing = pickle.loads(pickle.dumps(embeddings))  # noqa: S301  # our own bytes
     return other
 
 
 class TestCopies:
-    """They work as the object itself does."""
+    """Copies work as the original object does."""
 
     def test_an_instance_can_be_pickled(self, batch: Batch, tmp_path: Path) -> None:
-        """A copy works in another process, with its own threads and the same journal."""
+        """A pickled copy works with its own threads and the same journal."""
         embeddings = batch(journal=tmp_path / "j", _clock=SYSTEM_CLOCK)
         expected = embeddings.embed_documents(["a"])
         other = pickle.loads(pickle.dumps(embeddings))  # noqa: S301
@@ -52,7 +52,7 @@ class TestCopies:
     def test_a_copy_of_a_subclass_keeps_what_that_added(
         self, batch: Batch, again: Callable[[Prefixing], Prefixing]
     ) -> None:
-        """Its own `__init__`, which may take other arguments, is not called without them."""
+        """A copy keeps the attributes of a subclass without calling its `__init__`."""
         other = again(Prefixing("passage: ", batch().embeddings))
         assert_right(other.embed_documents(["a"]), ["passage: a"])
         assert isinstance(other.embeddings, OpenAIEmbeddings)

@@ -1,4 +1,4 @@
-"""The plan: what it foretells is what the local server then counts, and simulated time takes."""
+"""A plan predicts what the local server then counts and how long a simulated run takes."""
 
 import heapq
 import math
@@ -44,27 +44,27 @@ NO_QUOTA = AccountQuota()
 
 @pytest.fixture(scope="module")
 def library() -> list[str]:
-    """Sections of Python's standard library."""
+    """Return sections of Python's standard library."""
     return [section.text for section in sections(standard_library()[1], SECTIONS)]
 
 
 def work_of(embeddings: BatchEmbeddings, texts: list[str]) -> Work:
-    """Return what a call has to send, by the pipeline's own steps."""
+    """Return the requests that a call would send, computed by the pipeline's own steps."""
     pipeline = embeddings._pipeline
     inputs = pipeline.prepare(texts)
     return pipeline.fetcher.work(inputs, Results(inputs), keep=lambda rows, answer: None)  # noqa: ARG005
 
 
 class QuotaServer:
-    """The simulator's own quota, OpenAI's latency, and 300 ms for each new connection."""
+    """A server with the simulator's own quota, OpenAI's latency and 300 ms for a new connection."""
 
     def __init__(self, quota: ServerQuota, seed: int) -> None:
         self._quota = quota
         self._dice = random.Random(seed)
-        self._open: list[float] = []  # a heap: when each connection is free again
+        self._open: list[float] = []  # a heap of the times when each connection is free again
 
     def receive(self, request: Request) -> Reply:
-        """Let a request in, or refuse it."""
+        """Accept a request or refuse it."""
         dice, now = self._dice, request.sent
         after = dice.uniform(0.06, 0.22)
         if self._open and self._open[0] <= now:
@@ -88,12 +88,15 @@ class QuotaServer:
 
 
 class TestPlan:
-    """What it foretells."""
+    """A plan predicts requests, tokens and time."""
 
     def test_is_what_the_server_then_bills(
         self, batch: Batch, server: LocalServer, library: list[str]
     ) -> None:
-        """Requests to the number and tokens within 2 %, windows and repetitions included."""
+        """A plan predicts the exact requests, and the tokens within 2 %.
+
+        The texts include repeated ones and ones that need several windows.
+        """
         texts = [*library[:4000], *library[:100], prose(20_000, seed=1), prose(9_000, seed=2)]
         embeddings = treat_as_known(batch())
 
@@ -108,7 +111,7 @@ class TestPlan:
     def test_is_right_for_all_sections_of_the_demo(
         self, batch: Batch, server: LocalServer, library: list[str]
     ) -> None:
-        """The same for 19,207 sections."""
+        """A plan predicts requests and tokens for all 19,207 sections of the demo."""
         embeddings = treat_as_known(batch())
 
         plan = embeddings.plan(library)
@@ -121,7 +124,7 @@ class TestPlan:
     def test_is_right_where_requests_are_scarce(
         self, batch: Batch, server: LocalServer, library: list[str]
     ) -> None:
-        """Told of few requests a minute, it plans the other shape, and so does the call."""
+        """With few requests a minute, plan and call both use fewer and larger requests."""
         embeddings = batch(requests_per_minute=30)
 
         plan = embeddings.plan(library[:4000])
@@ -134,7 +137,7 @@ class TestPlan:
     def test_seconds_are_those_of_a_run_in_simulated_time(
         self, batch: Batch, library: list[str], count: int, tier: int
     ) -> None:
-        """Within 20 % of what the pacer takes against the simulator's own quota."""
+        """The planned time is within 20 % of the pacer's run against the simulator's own quota."""
         embeddings = batch()
         work = work_of(embeddings, library[:count])
 
@@ -157,7 +160,7 @@ class TestPlan:
         assert plan.seconds == pytest.approx(median(map(seconds, range(RUNS))), rel=0.2)
 
     def test_sends_nothing(self, batch: Batch, server: LocalServer) -> None:
-        """No request, and the last report stays what it was."""
+        """A plan sends no request and leaves the last report as it was."""
         embeddings = batch()
 
         embeddings.plan(["a text", "another"])
@@ -166,35 +169,35 @@ class TestPlan:
         assert embeddings.last_report is None
 
     def test_takes_an_iterator(self, batch: Batch) -> None:
-        """Any iterable of strings will do, as for embedding."""
+        """A plan accepts any iterable of strings, as embedding does."""
         assert batch().plan(f"text {number}" for number in range(7)).texts == 7
 
     def test_is_always_the_same(self, batch: Batch) -> None:
-        """Its luck is seeded, so that a plan can be compared with another."""
+        """The plan's randomness is seeded, so equal arguments give equal plans."""
         texts = [prose(500, seed) for seed in range(200)]
         assert batch().plan(texts, tier=1) == batch().plan(texts, tier=1)
 
     def test_nothing_costs_nothing(self, batch: Batch) -> None:
-        """An empty list is planned like any other."""
+        """A plan for an empty list costs nothing."""
         plan = batch().plan([])
         assert (plan.requests, plan.tokens, plan.dollars, plan.seconds) == (0, 0, 0, 0)
 
     def test_a_text_that_cannot_be_embedded_is_refused(self, batch: Batch) -> None:
-        """The mistakes that the call would find are found here, for nothing."""
+        """A text that the call would refuse is refused by the plan, at no cost."""
         with pytest.raises(InputError, match="index 1"):
             batch().plan(["good", ""])
 
     def test_can_be_pickled(self, batch: Batch) -> None:
-        """It is a plain value."""
+        """A plan can be pickled, because it is a plain value."""
         plan = batch().plan(["a text"])
         assert pickle.loads(pickle.dumps(plan)) == plan  # noqa: S301
 
 
 class TestJournal:
-    """What is kept already."""
+    """A plan takes account of the journal."""
 
     def test_kept_texts_are_free(self, batch: Batch, server: LocalServer, tmp_path: Path) -> None:
-        """Only the others are planned, and sent."""
+        """Texts in the journal are free, so only the others are planned and sent."""
         texts = [prose(100, seed) for seed in range(50)]
         batch(journal=tmp_path / "vectors.db").embed_documents(texts[:20])
         embeddings = batch(journal=tmp_path / "vectors.db")
@@ -210,7 +213,7 @@ class TestJournal:
         )
 
     def test_everything_kept_needs_no_request(self, batch: Batch, tmp_path: Path) -> None:
-        """A finished job costs nothing the second time."""
+        """If the journal has every text, the plan has no request and no cost."""
         embeddings = batch(journal=tmp_path / "vectors.db")
         embeddings.embed_documents(["a text", "another"])
 
@@ -220,10 +223,10 @@ class TestJournal:
 
 
 class TestQuota:
-    """Whose quota it assumes."""
+    """Where a plan's quota comes from."""
 
     def test_tiers_are_those_of_the_simulator(self) -> None:
-        """Both tables are OpenAI's, written down twice because the simulator stands alone."""
+        """The tiers equal the simulator's copy of OpenAI's table, which stands alone on purpose."""
         here = {
             tier: (quota.requests_per_minute, quota.tokens_per_minute)
             for tier, quota in TIERS.items()
@@ -231,7 +234,10 @@ class TestQuota:
         assert here == SERVERS_TIERS
 
     def test_every_tier_is_told_where_nothing_is_known(self, batch: Batch) -> None:
-        """3 million tokens take 2 minutes at tier 1, which is told without being asked."""
+        """Without a known quota the plan gives a time for every tier.
+
+        The 3 million tokens here take 2 minutes at tier 1.
+        """
         plan = batch().plan([prose(1000, seed) for seed in range(3000)])
 
         assert plan.quota == NO_QUOTA
@@ -239,22 +245,22 @@ class TestQuota:
         assert plan.seconds_by_tier[1] > 100 > plan.seconds_by_tier[5]
 
     def test_a_tier_is_used(self, batch: Batch) -> None:
-        """Then no other tier is told."""
+        """If a tier is given, the plan uses it and lists no other tiers."""
         plan = batch().plan(["a text"], tier=4)
         assert (plan.quota, plan.seconds_by_tier) == (TIERS[4], {})
 
     def test_numbers_go_before_the_tier(self, batch: Batch) -> None:
-        """Who knows one number better gives it, and the tier gives the other."""
+        """A given number replaces one of the tier's limits, and the tier supplies the other."""
         plan = batch().plan(["a text"], tier=1, tokens_per_minute=7)
         assert plan.quota == AccountQuota(requests_per_minute=3000, tokens_per_minute=7)
 
     def test_options_are_used(self, batch: Batch) -> None:
-        """What the object was told is not asked for again."""
+        """The quota in the object's options is used for a plan."""
         plan = batch(requests_per_minute=600, tokens_per_minute=9000).plan(["a text"])
         assert plan.quota == AccountQuota(requests_per_minute=600, tokens_per_minute=9000)
 
     def test_what_earlier_answers_said_is_used(self, batch: Batch, server: LocalServer) -> None:
-        """After one call the headers have told the account's tier."""
+        """The quota that earlier answers' headers announced is used for a plan."""
         server.configure(tier=3)
         embeddings = batch()
         embeddings.embed_documents(["a text"])
@@ -262,7 +268,7 @@ class TestQuota:
         assert embeddings.plan(["another"]).quota == TIERS[3]
 
     def test_a_quota_smaller_than_a_batch_cuts_it(self, batch: Batch) -> None:
-        """No request can be larger than the whole quota, so there are more, as in the call."""
+        """A quota smaller than a batch leads to more, smaller requests, as in the call."""
         texts = [prose(1000, seed) for seed in range(300)]
         embeddings = batch(max_workers=1)
 
@@ -274,7 +280,10 @@ class TestQuota:
         assert plan.seconds >= (charge - 100_000) / 100_000 * 60
 
     def test_a_text_larger_than_the_quota_is_not_waited_for(self) -> None:
-        """It cannot be sent at all, so it counts as no request and keeps nobody waiting."""
+        """A text larger than the whole quota is neither counted nor waited for.
+
+        It cannot be sent at all.
+        """
         requests, seconds = rehearse_quota(
             make_work(3, tokens=[10, 500, 10]),
             quota=AccountQuota(tokens_per_minute=100),
@@ -285,35 +294,35 @@ class TestQuota:
 
 
 class TestPrice:
-    """Dollars."""
+    """A plan gives the price in dollars."""
 
     def test_is_openais_unless_given(self, batch: Batch, openai_embeddings: OpenAI) -> None:
-        """text-embedding-3-large costs 13 cents a million tokens."""
+        """The price is OpenAI's list price, here 13 cents a million tokens."""
         texts = [prose(1000, seed) for seed in range(10)]
         plan = batch(openai_embeddings(model="text-embedding-3-large")).plan(texts)
         assert plan.dollars == pytest.approx(plan.tokens * 0.13e-6)
         assert "November 2026" in plan.price_from
 
     def test_can_be_given(self, batch: Batch) -> None:
-        """A negotiated price, or another provider's."""
+        """A given price, such as a negotiated one, replaces the list price."""
         plan = batch().plan(["a text"], price=1_000_000)
         assert (plan.dollars, plan.price, plan.price_from) == (plan.tokens, 1e6, "as given")
 
     def test_of_an_unknown_model_is_unknown(self, batch: Batch, openai_embeddings: OpenAI) -> None:
-        """No guess is made."""
+        """A model without a known price has no planned cost, rather than a guess."""
         plan = batch(openai_embeddings(model="my-model")).plan(["a text"])
         assert (plan.dollars, plan.price) == (None, None)
         assert "price not known" in str(plan)
 
     def test_of_the_batch_api_is_half(self, batch: Batch, openai_embeddings: OpenAI) -> None:
-        """And a queue that is too small for all of it is filled several times."""
+        """The Batch API costs half, and a queue smaller than the work is filled several times."""
         embeddings = batch(openai_embeddings(model="text-embedding-3-small"))
         texts = [prose(8000, seed) for seed in range(400)]
         plan = embeddings.plan(texts, tier=1)
         assert plan.dollars is not None
         assert plan.batch_dollars == pytest.approx(plan.dollars / 2)
         assert plan.batch_rounds == 2
-        assert "in 2 rounds, as the account's queue is smaller, usually within 2.0 h" in str(plan)
+        assert "in 2 rounds because of the account's queue limit, usually within 2.0 h" in str(plan)
         assert embeddings.plan(texts, tier=2).batch_rounds == 1
         assert embeddings.plan(texts[:1]).batch_rounds is None
         assert "by submit()" in plan._repr_html_()
@@ -321,7 +330,10 @@ class TestPrice:
     def test_of_the_batch_api_is_told_where_there_is_one(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Azure's takes no embeddings, and a price of one's own is not halved."""
+        """The plan omits the Batch API for Azure and for a given price.
+
+        Azure's takes no embeddings, and a given price is not halved.
+        """
         azure = AzureOpenAIEmbeddings(
             azure_endpoint=server.azure_endpoint,
             api_key=SecretStr("k"),
@@ -335,12 +347,12 @@ class TestPrice:
             assert "Batch API" not in str(plan)
 
     def test_the_queues_are_those_of_the_simulator(self) -> None:
-        """Written down twice, as the simulator imports nothing of the rest."""
+        """The Batch API's queues equal the simulator's copy, which stands alone on purpose."""
         assert dict(BATCH_QUEUES) == dict(QUEUES)
 
 
 class TestOptions:
-    """What cannot be planned with."""
+    """Options that a plan cannot use raise an error."""
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -356,22 +368,25 @@ class TestOptions:
     def test_a_wrong_value_is_explained(
         self, batch: Batch, options: dict[str, float], message: str
     ) -> None:
-        """It says which one, and what would be right."""
+        """The error for a wrong value names the option and what would be right."""
         with pytest.raises(OptionError, match=message):
             batch().plan(["a text"], **options)  # type: ignore[call-overload]
 
     def test_a_tier_is_for_openai_alone(self) -> None:
-        """Others have no such tiers, so the numbers are asked for."""
+        """A tier for a provider other than OpenAI raises an error that asks for the numbers."""
         embeddings = BatchEmbeddings(DeterministicFakeEmbedding(size=8))
         with pytest.raises(OptionError, match="pass requests_per_minute= and tokens_per_minute="):
             embeddings.plan(["a text"], tier=1)
 
 
 class TestOtherProviders:
-    """Where less is known, no more is told."""
+    """For other providers a plan reports less, because less is known."""
 
     def test_tokens_are_an_estimate_and_seconds_are_not_told(self) -> None:
-        """Another tokenizer counts, nobody knows how fast the answers come, and it says so."""
+        """For an unknown provider tokens are estimated and no time is given, and the plan says so.
+
+        Its tokenizer and its speed are unknown.
+        """
         plan = BatchEmbeddings(DeterministicFakeEmbedding(size=8)).plan(["a text", "more"])
         assert (plan.requests, plan.tokens, plan.is_exact) == (1, 3, False)
         assert (plan.dollars, plan.seconds) == (None, None)
@@ -379,7 +394,7 @@ class TestOtherProviders:
         assert "time not known" in str(plan)
 
     def test_bytes_are_an_estimate_too(self, batch: Batch) -> None:
-        """They stand in for the tokens where a vocabulary would have to be downloaded."""
+        """If bytes stand in for tokens, for want of a vocabulary, the plan is inexact."""
         embeddings = batch()
         embeddings._pipeline.fetcher.counter = ByteCounter()
         plan = embeddings.plan(["more"])
@@ -387,10 +402,10 @@ class TestOtherProviders:
 
 
 class TestShown:
-    """As text and as a table."""
+    """A plan prints as text and as a table."""
 
     def test_three_lines_say_it(self, batch: Batch, openai_embeddings: OpenAI) -> None:
-        """What is sent and costs, and how long it takes."""
+        """A plan prints three lines: the requests and their cost, the time, and the batch price."""
         embeddings = batch(openai_embeddings(model="text-embedding-3-small"))
         plan = embeddings.plan([prose(1000, seed) for seed in range(1000)], tier=1)
         assert f"{plan:}".count("\n") == 2
@@ -423,14 +438,14 @@ class TestShown:
     def test_equal_tiers_are_told_together(
         self, batch: Batch, seconds: Sequence[float], said: str
     ) -> None:
-        """And those that nothing binds are not told at all."""
+        """Tiers with equal times are listed together, and tiers that do not bind are not listed."""
         plan = replace(
             batch().plan(["a text"]), seconds=2.2, seconds_by_tier=dict(enumerate(seconds, 1))
         )
         assert said in str(plan).splitlines()
 
     def test_one_is_no_plural(self, batch: Batch) -> None:
-        """Neither in a plan nor in a report."""
+        """Plans and reports use the singular for one text, request or token."""
         embeddings = batch()
         assert str(embeddings.plan(["text"])).startswith("1 text (1 unique): 1 request, 1 token, ")
         embeddings.embed_documents(["text"])
@@ -439,7 +454,7 @@ class TestShown:
         assert ": 1 request, 0 retries (0 throttled), 1 token, <$0.0001" in said
 
     def test_a_notebook_shows_a_table(self, batch: Batch) -> None:
-        """A row a value, and the text's apostrophe escaped."""
+        """A notebook shows one row for each value, with HTML escaped."""
         table = batch().plan(["a text", "a text"])._repr_html_()
         assert table.startswith("<table>")
         assert '>unique</th><td style="text-align: left">1<' in table
@@ -447,7 +462,7 @@ class TestShown:
         assert "in every tier" in table
 
     def test_a_report_is_a_table_too(self) -> None:
-        """So both can be compared."""
+        """A report is shown as a table too."""
         report = Report(
             texts=1_000,
             unique=900,
@@ -470,11 +485,11 @@ class TestShown:
 
 
 class TestCommand:
-    """`python -m langchain_batch_embed plan`."""
+    """The command `python -m langchain_batch_embed plan`."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A folder with two texts, an empty one, and something else; there is no key."""
+        """Return a folder with two texts, an empty one and a picture, and remove the API key."""
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
         (tmp_path / "one.md").write_text("\n\n".join([prose(100, seed) for seed in range(9)]))
         (tmp_path / "two.txt").write_text("short")
@@ -485,7 +500,10 @@ class TestCommand:
     def test_sections_of_a_folder_are_planned(
         self, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """All text files in it, cut as the demo cuts them, and every tier is told."""
+        """The command plans all text files of a folder, cut into sections as in the demo.
+
+        It gives one time for every tier.
+        """
         main(["plan", str(folder)])
         head, sent, took, half = capsys.readouterr().out.splitlines()
         assert head == "3 files, cut into sections, for text-embedding-3-small"
@@ -494,7 +512,7 @@ class TestCommand:
         assert half.startswith("by submit(): <$0.0001 through the Batch API, ")
 
     def test_whole_files_and_a_tier(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """A file is a text then; files can be named one by one."""
+        """With `--whole` each file is one text, and files can be named individually."""
         files = [str(folder / "one.md"), str(folder / "two.txt")]
         model = "text-embedding-3-large"
         main(["plan", *files, "--whole", "--tier", "1", "--model", model])
@@ -506,17 +524,17 @@ class TestCommand:
         assert half.endswith("usually within 60 min, at most 24 h")
 
     def test_a_price_can_be_given(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """For a model whose price is not known."""
+        """A price can be given for a model whose price is not known."""
         main(["plan", str(folder), "--model", "mine", "--price", "7.5"])
         assert "($7.5 a million, as given)" in capsys.readouterr().out
 
     def test_no_text_is_explained(self, folder: Path) -> None:
-        """It says which files it would have taken."""
+        """If there is no text, the error lists the kinds of files that the command accepts."""
         with pytest.raises(SystemExit, match=r"folders of .*\.md.* files"):
             main(["plan", str(folder / "empty.txt")])
 
     def test_a_missing_file_is_explained(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """A wrong argument is a wrong argument."""
+        """A missing file is reported as a wrong argument."""
         with pytest.raises(SystemExit, match="2"):
             main(["plan", "nowhere.md"])
-        assert "there is no nowhere.md" in capsys.readouterr().err
+        assert "nowhere.md does not exist" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Small calls are answered from large ones that were announced."""
+"""Small calls are answered from the large requests of announced texts."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class TestCallers:
-    """Whoever asks, and however little at a time, it is answered."""
+    """Every caller is answered, however few texts it asks for at a time."""
 
     def test_index_in_small_batches_sends_large_requests(
         self, batch: Batch, server: LocalServer
@@ -52,7 +52,10 @@ class TestCallers:
     def test_a_loop_gets_what_it_would_get_without(
         self, batch: Batch, server: LocalServer, size: int
     ) -> None:
-        """Portions of any size, lists and arrays: the same vectors, each text sent once."""
+        """Portions of any size get the right vectors, and each text is sent once.
+
+        This holds for lists and for arrays.
+        """
         embeddings = treat_as_known(batch(max_workers=4))
         with embeddings.prefetch(TEXTS):
             for portion in slices(TEXTS, size):
@@ -61,13 +64,13 @@ class TestCallers:
             for portion in slices(TEXTS, size):
                 assert_right(embeddings.embed_numpy(portion), portion)
         assert server.stats()["inputs_billed"] == 2000
-        # One text at a time: each question allows four times as many ahead.
+        # With one text at a time, each question permits four times as many ahead.
         assert server.stats()["requests"] <= (12 if size == 1 else 8)
 
     def test_texts_that_were_not_announced_still_work(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A call may mix announced texts and others."""
+        """A call may mix announced texts with others."""
         embeddings = batch()
         with embeddings.prefetch(TEXTS[:500]):
             for portion in slices(TEXTS[::-1], 100):
@@ -79,7 +82,7 @@ class TestCallers:
     def test_another_order_than_announced_cannot_block(
         self, batch: Batch, server: LocalServer, max_buffered: int, size: int
     ) -> None:
-        """With room for few vectors, and those not the ones that are asked for."""
+        """Any order of questions is answered, even if the buffer is small and has other vectors."""
         texts = TEXTS[:600]
         embeddings = batch()
         for order in (texts[::-1], random.Random(0).sample(texts, len(texts)), texts):
@@ -91,7 +94,7 @@ class TestCallers:
             assert server.stats()["inputs_billed"] == 600
 
     def test_several_threads_share_what_arrives(self, batch: Batch, server: LocalServer) -> None:
-        """Eight threads in one prefetch: each gets its own texts, each text is sent once."""
+        """Eight threads share one prefetch, each gets its own texts, and each text is sent once."""
         embeddings = batch()
 
         def ask(portion: list[str]) -> None:
@@ -105,7 +108,7 @@ class TestCallers:
     def test_several_threads_may_need_the_same_text(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A text that is announced once for each thread is sent once and kept for all."""
+        """A text announced once for each thread is sent once and kept for all of them."""
         embeddings = batch()
         with embeddings.prefetch(TEXTS[:200] * 4), ThreadPoolExecutor(4) as pool:
             got = list(pool.map(embeddings.embed_numpy, [TEXTS[:200]] * 4))
@@ -114,7 +117,7 @@ class TestCallers:
         assert server.stats()["inputs_billed"] == 200
 
     def test_async_callers_are_answered_too(self, batch: Batch, server: LocalServer) -> None:
-        """Many tasks at once, each with a few texts."""
+        """Many concurrent tasks, each with a few texts, are answered from one prefetch."""
         embeddings = batch()
 
         async def ask_all() -> list[list[list[float]]]:
@@ -127,7 +130,7 @@ class TestCallers:
         assert server.stats()["inputs_billed"] == 1000
 
     def test_a_cancelled_task_stops_waiting(self, batch: Batch, openai_embeddings: Wrapped) -> None:
-        """Its thread ends while the answer that it waits for is held back."""
+        """The thread of a cancelled task ends while the answer that it waits for is held back."""
 
         async def cancel() -> None:
             task = asyncio.create_task(embeddings.aembed_documents(["a"]))
@@ -146,7 +149,7 @@ class TestCallers:
                 assert prefetch.running
 
     def test_queries_are_not_taken_for_documents(self, batch: Batch, server: LocalServer) -> None:
-        """A query with the words of an announced text is sent as a query."""
+        """A query with the words of an announced text is still sent as a query."""
         embeddings = batch()
         with embeddings.prefetch(["a"]):
             assert_right([embeddings.embed_query("a")], ["a"])
@@ -155,12 +158,12 @@ class TestCallers:
 
 
 class TestTexts:
-    """Texts that are special are not sent twice either."""
+    """Repeated and unusual texts are not sent twice either."""
 
     def test_a_text_announced_as_often_as_asked_for_is_sent_once(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Within one call and in several ones."""
+        """A repeated text is sent once, within one call and over several calls."""
         texts = [f"section {i % 100}" for i in range(1000)]
         embeddings = batch()
         with embeddings.prefetch(texts):
@@ -171,7 +174,10 @@ class TestTexts:
     def test_a_text_announced_more_often_than_asked_for_makes_room(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """What `index()` skips because it has it already does not clog the buffer."""
+        """Surplus vectors of a text are dropped to make room.
+
+        So texts that `index()` skips do not fill the buffer.
+        """
         texts = TEXTS[:400]
         embeddings = batch()
         with embeddings.prefetch([text for text in texts for _ in "ab"], max_buffered=100):
@@ -184,7 +190,7 @@ class TestTexts:
     def test_over_long_texts_and_lone_surrogates_are_prefetched(
         self, batch: Batch, server: LocalServer, long_inputs: str
     ) -> None:
-        """What is sent is not what was announced, but the vector finds its text."""
+        """The vector of a text is found even if the text was cut or cleaned before it was sent."""
         texts = ["short", " ".join(f"word{i}" for i in range(8000)), "half a \ud83d"]
         expected = batch(long_inputs=long_inputs).embed_numpy(texts)
         sent = server.stats()["inputs_billed"]
@@ -196,7 +202,7 @@ class TestTexts:
         assert server.stats()["inputs_billed"] == sent
 
     def test_any_iterable_of_strings_will_do(self, batch: Batch) -> None:
-        """A generator will, one string or something else than strings will not."""
+        """A prefetch accepts any iterable of strings, but not a single string."""
         embeddings = batch()
         with embeddings.prefetch(text for text in TEXTS[:3]):
             assert_right(embeddings.embed_documents(TEXTS[:3]), TEXTS[:3])
@@ -213,7 +219,7 @@ class TestTokens:
     def test_a_call_does_not_count_what_a_run_has_counted(
         self, batch: Batch, mocker: MockerFixture
     ) -> None:
-        """Only a text that was not announced is counted in the call."""
+        """A call counts only the tokens of texts that were not announced."""
         embeddings = batch()
         count = mocker.spy(embeddings._pipeline.fetcher.counter, "count")
         with started(embeddings.prefetch(TEXTS[:100])) as prefetch:
@@ -226,7 +232,7 @@ class TestTokens:
         count.assert_called_once_with(["another"])
 
     def test_counts_are_dropped_with_their_texts(self, batch: Batch) -> None:
-        """A long prefetch holds as many counts as it has texts, at most."""
+        """Token counts are dropped with their texts, so a long prefetch needs no extra memory."""
         embeddings = batch()
         with embeddings.prefetch([*TEXTS[:100], "twice", "twice"]) as prefetch:
             for portion in slices([*TEXTS[:100], "twice"], 25):

@@ -1,4 +1,4 @@
-"""How much a prefetch holds, and what is left of it at its end."""
+"""A prefetch holds a bounded number of vectors, and frees or keeps them at its end."""
 
 import itertools
 import threading
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class TestBounds:
-    """Vectors are few, and end with the block."""
+    """A prefetch holds few vectors, which end with the block."""
 
     def test_no_more_than_max_buffered_is_sent_ahead(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Nobody asks, so it stops when the buffer is full, and goes on when there is room."""
+        """Without questions a prefetch stops at a full buffer, and continues when there is room."""
         embeddings = batch(max_workers=2)
         with started(embeddings.prefetch(TEXTS, max_buffered=100)):
             wait_until(lambda: server.stats()["inputs_billed"] == 100)
@@ -42,7 +42,7 @@ class TestBounds:
 
     @pytest.mark.parametrize("max_buffered", [1, 2, 10, 33, 5000])
     def test_a_loop_over_all_texts_leaves_nothing(self, max_buffered: int) -> None:
-        """Every vector is handed out once, whatever the size of the buffer."""
+        """Every vector is handed out exactly once, whatever the size of the buffer."""
         runs: list[int] = []
 
         def embed(prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
@@ -62,7 +62,10 @@ class TestBounds:
         assert max(runs) <= max(1, max_buffered // 4)
 
     def test_a_run_that_ends_leaves_another_ones_texts_alone(self) -> None:
-        """A text that was handed out and announced again is on its way a second time."""
+        """A run that ends does not affect a text that another run embeds again.
+
+        The text was handed out and then announced a second time.
+        """
         numbers, started = itertools.count(), threading.Event()
         first, second = threading.Event(), threading.Event()
 
@@ -91,7 +94,7 @@ class TestBounds:
             assert vectors.tolist() == [[2, 2]]
 
     def test_a_vector_that_nobody_expects_any_more_is_not_kept(self) -> None:
-        """Released while it was on its way, it would stay for good."""
+        """A vector is not kept if its text was released while it was being embedded."""
         go_on = threading.Event()
 
         def embed(prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
@@ -107,7 +110,10 @@ class TestBounds:
             assert prefetch.wait_for_all(["a", "b"]) == ["a"]
 
     def test_what_is_settled_is_told_without_waiting_for_the_rest(self) -> None:
-        """Ready or failed, up to the first that is on its way once there are enough."""
+        """`wait_for_some` counts settled texts up to the first unsettled one.
+
+        It returns once there are enough, and does not wait for the rest.
+        """
         go_on = threading.Event()
 
         def embed(prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
@@ -124,14 +130,14 @@ class TestBounds:
             prefetch.announce(texts)
             assert prefetch.wait_for_some(texts[:4], least=10) == 4
             assert prefetch.wait_for_some(texts, least=3) == 4
-            assert prefetch.wait_for_some(["a", "d"], least=1) == 1  # there is no room for "d" yet
+            assert prefetch.wait_for_some(["a", "d"], least=1) == 1  # "d" has no room yet
             go_on.set()
             assert prefetch.wait_for_some(texts[:5], least=10) == 5
 
     def test_a_slow_caller_does_not_make_small_requests(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """With one caller that asks for a few at a time, runs wait until there is enough room."""
+        """If a caller asks for a few texts at a time, runs wait until there is enough room."""
         embeddings = batch(max_workers=1)
         with embeddings.prefetch(TEXTS, max_buffered=400):
             for portion in slices(TEXTS, 5):
@@ -143,7 +149,7 @@ class TestBounds:
     def test_closing_early_stops_requests_and_threads(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """What is in flight ends, nothing more is sent, and nothing is kept."""
+        """Leaving the block early sends nothing more and keeps nothing."""
         server.configure(latency=0.2)
         embeddings = batch(max_workers=2, max_batch_size=10)
         with embeddings.prefetch(TEXTS):
@@ -157,7 +163,7 @@ class TestBounds:
         assert server.stats()["inputs_billed"] == paid + 1
 
     def test_an_exception_in_the_block_gets_out(self, batch: Batch, server: LocalServer) -> None:
-        """The caller's own error ends the prefetch, and is not replaced by another."""
+        """An exception in the block ends the prefetch and is raised unchanged."""
         server.configure(latency=0.2)
         embeddings = batch(max_workers=2, max_batch_size=10)
         with pytest.raises(ZeroDivisionError), embeddings.prefetch(TEXTS):
@@ -168,7 +174,7 @@ class TestBounds:
     def test_what_is_paid_for_outlives_an_exception(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Without a journal too: what is here, and what is on its way."""
+        """After an exception, vectors that have arrived or are on their way stay in memory."""
         server.configure(latency=0.2)
         embeddings = batch(max_workers=2, max_batch_size=10)
 
@@ -189,7 +195,7 @@ class TestBounds:
     def test_closing_lets_go_of_those_who_wait(
         self, batch: Batch, openai_embeddings: Wrapped
     ) -> None:
-        """A call in another thread then embeds its texts itself, in a second request."""
+        """When the block ends, a call that waits in another thread embeds its texts itself."""
         with holding() as (endpoint, _), ThreadPoolExecutor(1) as thread:
             embeddings = batch(openai_embeddings(base_url=endpoint.url), _clock=SYSTEM_CLOCK)
             with started(embeddings.prefetch(["a"])):
@@ -201,7 +207,10 @@ class TestBounds:
     def test_the_journal_keeps_what_is_prefetched(
         self, batch: Batch, server: LocalServer, tmp_path: Path
     ) -> None:
-        """Also what nobody asked for, so that it is paid for once."""
+        """The journal keeps prefetched vectors for which nobody asked.
+
+        So they are paid for once.
+        """
         embeddings = batch(journal=tmp_path / "j")
         with started(embeddings.prefetch(TEXTS)):
             embeddings.embed_documents(TEXTS[:10])

@@ -1,4 +1,4 @@
-"""Errors and deadlines in a prefetch: each reaches the call whose text it is."""
+"""Errors and deadlines in a prefetch reach only the call whose text is affected."""
 
 import asyncio
 import logging
@@ -33,10 +33,10 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class TestErrors:
-    """An error reaches the caller whose text it is, and nobody else."""
+    """An error reaches only the caller whose text is affected."""
 
     def test_a_refused_text_fails_in_its_own_call(self, batch: Batch, server: LocalServer) -> None:
-        """All other calls are answered, and no good text is sent twice."""
+        """A refused text fails in its own call, and no other text is sent twice."""
         server.configure(refuse_marker="poison")
         texts = [*TEXTS[:123], "poison", *TEXTS[123:999]]
         embeddings = batch(max_workers=4)
@@ -55,7 +55,7 @@ class TestErrors:
     def test_a_text_that_can_never_be_embedded_costs_the_others_nothing(
         self, batch: Batch, server: LocalServer, size: int
     ) -> None:
-        """An empty text among the announced: the run does without it."""
+        """An announced empty text fails alone, and the other texts are sent without it."""
         texts = [*TEXTS[:100], "", *TEXTS[100:499]]
         embeddings = batch(max_workers=2)
         with embeddings.prefetch(texts):
@@ -73,7 +73,7 @@ class TestErrors:
     def test_vectors_of_another_width_are_never_handed_out(
         self, batch: Batch, server: LocalServer, known: bool
     ) -> None:
-        """After the model has changed no text gets another's vector, and little is paid in vain."""
+        """After the model changed, no wrong vector is handed out, and few requests are wasted."""
         embeddings = batch(max_workers=1, max_batch_size=10)
         if known:
             embeddings.embed_query("of the old width")
@@ -88,26 +88,26 @@ class TestErrors:
                     failed.append(number)
                 if number == 10 and not known:
                     server.configure(dimensions=64)
-        if known:  # lost are three answers of each run and call that was under way
+        if known:  # three answers of each run and call in progress are lost
             assert max(failed, default=0) < 3
             assert server.stats()["inputs_billed"] <= 400 + 5 * 3 * 10
         else:
-            assert failed == list(range(min(failed), 20))  # a store has all of one width
-            assert min(failed) > 10  # what had come before is handed out still
+            assert failed == list(range(min(failed), 20))  # a store must have vectors of one width
+            assert min(failed) > 10  # vectors that had arrived before are still handed out
         assert_right(embeddings.embed_numpy(TEXTS[:20]), TEXTS[:20])
 
     def test_a_vector_of_another_width_leaves_the_others_as_they_are(self) -> None:
-        """It is refused before anything of it is kept."""
+        """A vector of another width is refused before any of it is stored."""
         prefetch = Prefetch(lambda *_: None, max_buffered=100, on_close=lambda _: None)
         with prefetch:
             prefetch.announce(["a", "b"])
             prefetch.add(["a"], np.ones((1, 2), dtype=np.float32))
-            with pytest.raises(DimensionsError, match="vectors of 3 numbers came"):
+            with pytest.raises(DimensionsError, match="sent vectors with 3 dimensions"):
                 prefetch.add(["b"], np.ones((1, 3), dtype=np.float32))
             assert prefetch.wait_for_all(["a", "b"]) == ["b"]
 
     def test_a_spoilt_first_answer_is_not_held_against_all_others(self, batch: Batch) -> None:
-        """What came of it is dropped, and nearly everything is prefetched all the same."""
+        """Texts from a spoilt first answer are dropped, and nearly all others are prefetched."""
         wrapped = SpoiltFirst(3)
         embeddings = batch(wrapped, max_batch_size=10, max_workers=1)
         failed = 0
@@ -122,7 +122,7 @@ class TestErrors:
 
     @pytest.mark.parametrize(("asked", "known"), [(False, True), (True, False)])
     def test_a_changed_model_ends_the_runs(self, asked: bool, known: bool) -> None:
-        """Each further one would be paid for, and thrown away."""
+        """After the model has changed no further run begins, as its vectors would be useless."""
         calls = []
 
         def embed(prefetch: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
@@ -155,7 +155,7 @@ class TestErrors:
     def test_a_deadline_counts_the_wait_for_a_prefetch(
         self, batch: Batch, openai_embeddings: Wrapped
     ) -> None:
-        """A call is left at its deadline, also when it is not its own request that hangs."""
+        """A call ends at its deadline even if it waits for a request of the prefetch."""
         with holding() as (endpoint, _):
             wrapped = openai_embeddings(base_url=endpoint.url)
             embeddings = batch(wrapped, deadline=0.3, timeout=60, _clock=SYSTEM_CLOCK)
@@ -170,7 +170,7 @@ class TestErrors:
     def test_a_deadline_counts_from_the_calls_start(
         self, batch: Batch, openai_embeddings: Wrapped, clock: FakeClock, mocker: MockerFixture
     ) -> None:
-        """The time in which texts are counted is part of it, before any wait."""
+        """A deadline includes the time in which a call's texts are counted."""
 
         def slowly(texts: Sequence[str]) -> Inputs:
             clock.time += 2
@@ -189,7 +189,7 @@ class TestErrors:
     def test_what_a_call_left_at_its_deadline_is_there_for_the_next_one(
         self, batch: Batch, openai_embeddings: Wrapped
     ) -> None:
-        """It was on its way, and so it is paid for once."""
+        """An answer that comes after a call's deadline serves the next call, so it is paid once."""
         with holding() as (endpoint, let_go):
             wrapped = openai_embeddings(base_url=endpoint.url)
             embeddings = batch(wrapped, deadline=0.2, timeout=60, _clock=SYSTEM_CLOCK)
@@ -203,7 +203,7 @@ class TestErrors:
         assert len(endpoint.asked) == 1
 
     def test_what_was_left_at_a_deadline_makes_room(self) -> None:
-        """Where nobody asks for it again, the texts that were announced later are embedded."""
+        """Vectors that a call left at its deadline make room for texts announced later."""
         came: list[str] = []
         let_go = threading.Event()
 
@@ -224,14 +224,17 @@ class TestErrors:
     def test_one_that_fails_ends_only_when_its_runs_have_kept_what_they_have(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The next call finds it, and does not pay for it again."""
+        """A prefetch that fails ends only after its runs have stored their vectors.
+
+        So the next call finds the vectors and does not pay again.
+        """
         monkeypatch.setattr("langchain_batch_embed.calls.prefetch.LAST_RUNS", 60.0)
         kept: list[str] = []
         is_closed = threading.Event()
 
         def embed(_: Prefetch, texts: Sequence[str], cancelled: threading.Event) -> None:
             assert cancelled.wait(60)
-            assert is_closed.wait(60)  # it is still writing
+            assert is_closed.wait(60)  # the run is still storing vectors
             kept.extend(texts)
 
         prefetch = started(Prefetch(embed, max_buffered=4, on_close=lambda _: is_closed.set()))
@@ -244,7 +247,7 @@ class TestStopped:
     """A prefetch that is closed stops its runs."""
 
     def test_a_run_that_is_stopped_has_not_failed(self, caplog: pytest.LogCaptureFixture) -> None:
-        """It may have handed over every vector: the log says nothing of it."""
+        """Stopping a run is not a failure, so nothing is logged."""
         begun, ended = threading.Event(), threading.Event()
 
         def embed(_: Prefetch, __: Sequence[str], stopped: threading.Event) -> None:

@@ -1,4 +1,4 @@
-"""Prefetches within one another, and beside one another."""
+"""Prefetches can be nested or open side by side."""
 
 from collections.abc import Callable
 
@@ -19,19 +19,19 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class TestNested:
-    """Prefetches that are open at once pay for nothing twice."""
+    """Prefetches that are open at the same time pay for nothing twice."""
 
     @pytest.mark.parametrize("max_buffered", [100, 20_000])
     def test_one_within_another_pays_for_nothing_twice(
         self, batch: Batch, server: LocalServer, max_buffered: int
     ) -> None:
-        """The inner one takes what the outer one has on its way; neither reports a failure."""
+        """The inner prefetch uses texts that the outer one embeds, and neither has failures."""
         embeddings = batch()
         with embeddings.prefetch(TEXTS, max_buffered=max_buffered) as first:
             with embeddings.prefetch(TEXTS):
                 for portion in slices(TEXTS, 100):
                     assert_right(embeddings.embed_documents(portion), portion)
-                assert not first.ready  # what callers have got takes no room there
+                assert not first.ready  # texts that callers have received take no room there
             inner = embeddings.last_report
         outer = embeddings.last_report
         assert inner is not None
@@ -41,7 +41,7 @@ class TestNested:
         assert server.stats()["inputs_billed"] == 1000
 
     def test_what_an_inner_one_embeds_is_no_failure_of_the_outer_one(self, batch: Batch) -> None:
-        """Also where nobody asks for it in the end."""
+        """Texts that an inner prefetch embedded are no failure of the outer one, even if unused."""
         embeddings = batch()
         with embeddings.prefetch(TEXTS, max_buffered=100), embeddings.prefetch(TEXTS) as inner:
             inner.go_ahead()
@@ -52,7 +52,7 @@ class TestNested:
     def test_an_inner_one_that_is_left_takes_nothing_away(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """What it borrowed is still there for the calls that the outer one was for."""
+        """Vectors that an inner prefetch borrowed remain for the calls of the outer one."""
         embeddings = batch()
         with started(embeddings.prefetch(TEXTS)) as outer:
             with started(embeddings.prefetch(TEXTS)) as inner:
@@ -67,7 +67,7 @@ class TestNested:
     def test_what_the_outer_one_waits_for_holds_up_nothing_else(
         self, batch: Batch, openai_embeddings: Wrapped
     ) -> None:
-        """The inner one sends the other texts while the outer one's answer is held back."""
+        """The inner prefetch sends other texts while the outer one's answer is held back."""
         with holding() as (endpoint, _):
             embeddings = batch(openai_embeddings(base_url=endpoint.url), _clock=SYSTEM_CLOCK)
             with started(embeddings.prefetch(TEXTS[:1])) as outer:
@@ -79,7 +79,7 @@ class TestNested:
     def test_an_inner_one_that_ends_early_does_not_wait_for_the_outer_one(
         self, batch: Batch, openai_embeddings: Wrapped
     ) -> None:
-        """Its threads end while the outer one's answers are still held back."""
+        """The inner prefetch's threads end while the outer one's answers are still held back."""
         with holding(20) as (endpoint, _):
             embeddings = batch(openai_embeddings(base_url=endpoint.url), _clock=SYSTEM_CLOCK)
             with started(embeddings.prefetch(TEXTS)) as outer:
@@ -89,7 +89,7 @@ class TestNested:
                 assert outer.running
 
     def test_two_prefetches_may_be_open(self, batch: Batch, server: LocalServer) -> None:
-        """One call may be answered from both."""
+        """One call may be answered from two open prefetches."""
         embeddings = batch()
         with embeddings.prefetch(TEXTS[:50]), embeddings.prefetch(TEXTS[50:100]):
             assert_right(embeddings.embed_numpy(TEXTS[:100]), TEXTS[:100])

@@ -1,4 +1,4 @@
-"""How far ahead of the questions texts are embedded."""
+"""Questions decide how far ahead texts are embedded."""
 
 from collections.abc import Callable
 
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class TestQuestions:
-    """Runs go no further ahead than the questions bear out."""
+    """Runs go no further ahead than the questions justify."""
 
     def test_nothing_is_paid_for_before_the_first_question(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Nor where there is none: `index()` asks for nothing that it skips."""
+        """A prefetch without a question sends nothing, as when `index()` skips all texts."""
         embeddings = batch()
         documents = [Document(text) for text in TEXTS]
         store, records = InMemoryVectorStore(embeddings), InMemoryRecordManager("test")
@@ -42,7 +42,7 @@ class TestQuestions:
     def test_of_what_is_skipped_little_is_paid_for(
         self, batch: Batch, server: LocalServer, step: int, most: int
     ) -> None:
-        """Each portion asks for every n-th text, and nobody asks for the others."""
+        """If each portion asks for every n-th text, few of the skipped texts are paid for."""
         embeddings = batch()
         with embeddings.prefetch(TEXTS):
             for portion in slices(TEXTS, 100):
@@ -54,7 +54,7 @@ class TestQuestions:
     def test_new_texts_behind_many_old_ones_are_embedded_ahead(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Nothing of the old ones is paid for, and the others take few requests."""
+        """Skipped old texts cost nothing, and the new texts behind them take few requests."""
         embeddings = treat_as_known(batch(max_workers=2))
         with embeddings.prefetch(TEXTS):
             for portion in slices(TEXTS[600:], 10):
@@ -65,7 +65,7 @@ class TestQuestions:
     def test_the_first_question_is_answered_by_a_run(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Its texts and those ahead share requests, and its own call sends nothing."""
+        """The first question's texts share requests with those ahead, so its call sends nothing."""
         embeddings = treat_as_known(batch(max_workers=1))
         with embeddings.prefetch(TEXTS):
             assert_right(embeddings.embed_documents(TEXTS[:100]), TEXTS[:100])
@@ -77,10 +77,10 @@ class TestQuestions:
     def test_a_text_that_a_call_has_embedded_is_there_for_the_next_one(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """It was announced twice, and asked for before its turn."""
+        """A text that was announced twice and embedded by a call is kept for the second time."""
         embeddings = batch(max_workers=1)
         with embeddings.prefetch([*TEXTS, *TEXTS]) as prefetch:
-            prefetch._texts.runs = RUNS  # as many as there may be: a call has to help itself
+            prefetch._texts.runs = RUNS  # as many as permitted, so a call must send its own texts
             for _ in "ab":
                 assert_right(embeddings.embed_documents(TEXTS[:10]), TEXTS[:10])
             assert not prefetch.ready

@@ -1,4 +1,4 @@
-"""What the reports of a prefetch and of its calls count."""
+"""The reports of a prefetch and of its calls count each text once."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ class TestReports:
     def test_the_report_is_the_callers_and_then_the_blocks(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """`last_report` tells of a small call, which sent nothing itself; later, of the block."""
+        """`last_report` is a small call's within the block, and the block's afterwards."""
         embeddings = batch()
         with embeddings.prefetch([*TEXTS, *TEXTS[:50]]):
             embeddings.embed_documents(TEXTS)
@@ -35,7 +35,7 @@ class TestReports:
     def test_the_blocks_report_counts_what_its_calls_sent(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Texts that are asked for before their turn are sent by the call that asks.
+        """The block's report includes the requests that its calls sent for texts out of turn.
 
         A request that several calls share is counted by each of them.
         """
@@ -51,7 +51,11 @@ class TestReports:
     def test_the_blocks_report_counts_each_text_without_a_vector(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """One refused text that was announced three times is three; one embedded later is none."""
+        """Failures count each announced text that has no vector in the end.
+
+        A refused text that was announced three times counts three times. A text that was embedded
+        later counts as none.
+        """
         server.configure(refuse_marker="section 7")
         embeddings = batch(max_retries=0)
         announced = [*TEXTS[:10], "section 7", "section 7"]
@@ -65,20 +69,43 @@ class TestReports:
             embeddings.embed_documents(["section 7"])
         assert embeddings.last_report.failures == 0
         server.configure(refuse_marker="section 7")
-        # Asked for before its turn, it is the call that fails and not a run.
+        # Asked for before its turn, the text fails in the call and not in a run.
         announced = ["section 8", "section 7"]
         block = embeddings.prefetch(announced, max_buffered=1)
         with block, pytest.raises(PartialEmbeddingsError):
             embeddings.embed_documents(announced)
         assert embeddings.last_report.failures == 1
 
-    def test_the_report_of_a_block_that_was_left_early_counts_what_is_missing(
+    def test_the_report_of_a_block_that_was_left_early_counts_what_nobody_requested(
         self, batch: Batch
     ) -> None:
-        """Texts that nobody waited for have no vector."""
+        """In a block that ends early, texts that nobody requested are no failures."""
         embeddings = batch(max_workers=1)
         with started(embeddings.prefetch(TEXTS, max_buffered=100)) as prefetch:
             assert prefetch.wait_for_all(TEXTS[:100]) == []
         report = embeddings.last_report
         assert report is not None
-        assert (report.texts, report.failures) == (1000, 900)
+        assert (report.texts, report.failures, report.not_requested) == (1000, 0, 900)
+        assert "1,000 unique, 900 not requested)" in str(report)
+        assert "failed" not in str(report)
+        assert "not requested" in report._repr_html_()
+
+    def test_a_block_in_which_nothing_was_requested_has_no_failures(self, batch: Batch) -> None:
+        """A block around an `index()` that skips every document has no failures and no cost."""
+        embeddings = batch()
+        with embeddings.prefetch(TEXTS):
+            pass
+        report = embeddings.last_report
+        assert report is not None
+        assert (report.requests, report.failures, report.not_requested) == (0, 0, 1000)
+
+    def test_a_text_that_a_run_could_not_embed_is_a_failure(
+        self, batch: Batch, server: LocalServer
+    ) -> None:
+        """A text that the server refused to a run has failed, even if no call requested it."""
+        server.configure(refuse_marker="section 7")
+        embeddings = batch(max_retries=0)
+        with started(embeddings.prefetch(TEXTS[:10])) as prefetch:
+            assert prefetch.wait_for_all(["section 7"]) == ["section 7"]
+        assert embeddings.last_report is not None
+        assert embeddings.last_report.failures == 1

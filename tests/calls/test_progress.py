@@ -1,4 +1,4 @@
-"""What a terminal and the log show of a call, in simulated time."""
+"""What the terminal and the log show of a call, in simulated time."""
 
 import logging
 import re
@@ -31,7 +31,7 @@ TEXTS = 19_207
 
 
 def corpus(count: int = TEXTS) -> Work:
-    """Return texts as long as the sections of the demo, 125 tokens in the middle."""
+    """Return texts as long as the demo's sections, each of around 125 tokens."""
     tokens = np.random.default_rng(1).lognormal(4.7, 0.6, count).astype(np.int64) + 1
     return make_work(count, tokens=tokens.tolist(), max_tokens=300_000)
 
@@ -41,7 +41,7 @@ class Throttling:
 
     Args:
         quota: of the account behind it.
-        at: when it begins, in seconds.
+        at: when the refusals begin, in seconds.
     """
 
     def __init__(self, quota: AccountQuota, at: float) -> None:
@@ -49,7 +49,7 @@ class Throttling:
         self._at = at
 
     def receive(self, request: Request) -> Reply:
-        """Answer a request, or refuse it."""
+        """Answer a request or refuse it."""
         left = self._at + 45 - request.sent
         if 0 < left <= 45:
             error = refusal(429, "slow down", headers={"retry-after": f"{left:.1f}"})
@@ -58,18 +58,18 @@ class Throttling:
 
 
 class TestTierOne:
-    """A million tokens a minute: the first of them at once, the rest as they flow."""
+    """At tier 1, the first million tokens go out at once and the rest as the quota refills."""
 
     def test_the_time_left_is_right_from_the_fifth_second_on(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Within a fifth, and within a second at the end."""
+        """The time left is within 20 % of the truth, except in the last five seconds."""
         screens = watch(monkeypatch, corpus(), QuotaServer(TIERS[1], 0))
         assert 85 < screens.end < 95
         assert {s: e for s, e in screens.errors().items() if s < screens.end - 5 and e > 0.2} == {}
 
     def test_the_screen_shows_all_that_a_user_asks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Texts, times, tokens, dollars and the quota at 1, 10 and 60 s."""
+        """At 1, 10 and 60 s the bar shows texts, times, tokens, dollars and the quota."""
         screens = watch(monkeypatch, corpus(), QuotaServer(TIERS[1], 0))
         for second, elapsed in ((1, "0:01"), (10, "0:10"), (60, "1:00")):
             line = screens.lines[second]
@@ -78,7 +78,7 @@ class TestTierOne:
 
     @pytest.mark.parametrize("tier", [2, 3])
     def test_other_tiers_are_right_too(self, monkeypatch: pytest.MonkeyPatch, tier: int) -> None:
-        """Whatever the numbers are: what the answers tell counts."""
+        """The time left is right in other tiers too, from the quota that the answers announce."""
         quota = TIERS[tier]
         screens = watch(monkeypatch, corpus(40_000), QuotaServer(quota, 0))
         assert {s: e for s, e in screens.errors().items() if s < screens.end - 5 and e > 0.2} == {}
@@ -86,7 +86,10 @@ class TestTierOne:
     def test_requests_are_counted_where_they_are_scarce(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Three requests a minute: what is planned counts, not the small ones of the start."""
+        """At three requests a minute, the time left uses the planned requests.
+
+        The small requests of the start do not count.
+        """
         quota = AccountQuota(requests_per_minute=3, tokens_per_minute=150_000)
         screens = watch(monkeypatch, corpus(), QuotaServer(quota, 0))
         assert screens.end > 600
@@ -94,7 +97,7 @@ class TestTierOne:
 
 
 class TestLearntFromRefusals:
-    """A server without headers, where nobody tells what the quota is."""
+    """The time left for a server without headers and with a hidden quota."""
 
     @pytest.mark.parametrize(
         ("cell", "count", "share"),
@@ -107,7 +110,10 @@ class TestLearntFromRefusals:
     def test_the_time_left_is_right_as_far_as_it_can_be_known(
         self, monkeypatch: pytest.MonkeyPatch, cell: Cell, count: int, share: float
     ) -> None:
-        """By a refusal's text, or by what got through, as the rate of the moment is but tried."""
+        """The time left is mostly right if a refusal's text or the throughput is known.
+
+        Until then, the current rate is only a guess.
+        """
         shares = []
         for seed in range(8):
             screens = watch(monkeypatch, corpus(count), SimulatedServer(cell, seed))
@@ -117,22 +123,25 @@ class TestLearntFromRefusals:
         assert fmean(shares) >= share
 
     def test_a_rate_that_is_tried_out_is_corrected_by_what_came(self) -> None:
-        """The more, the longer that has been; a rate that a server tells counts as it is."""
+        """A guessed rate is corrected by the throughput, while an announced rate is used as it is.
+
+        The longer the throughput has been measured, the more it counts.
+        """
         learnt = replace(make_sender().status(0.0, left=0), quota_seconds=100.0, is_held_back=True)
         told = replace(learnt, tokens_per_minute=1e6)
         for status, expected in ((learnt, [100.0, 150.0, 150.0]), (told, [100.0] * 3)):
             left = TimeLeft()
-            # Half of what the rate of the moment says gets through: 5 a second of 1,000.
+            # Half of the current rate is achieved, which is 5 texts a second of 1,000.
             found = [left.seconds(*each, status) for each in ((0, 2000), (100, 1500), (200, 1000))]
             assert found == pytest.approx(expected, abs=0.1)
 
 
 class TestThrottle:
-    """45 seconds of 429."""
+    """The server answers 429 for 45 seconds."""
 
     @pytest.mark.parametrize("at", [0.5, 10.0])
     def test_the_bar_counts_down(self, monkeypatch: pytest.MonkeyPatch, at: float) -> None:
-        """Each second it says for how long, and why."""
+        """During a pause the bar shows each second how long it lasts, and why."""
         screens = watch(monkeypatch, corpus(), Throttling(TIERS[1], at))
         said = {
             second: int(found[1])
@@ -144,7 +153,7 @@ class TestThrottle:
 
     @pytest.mark.parametrize("at", [0.5, 10.0])
     def test_the_time_left_knows_of_it(self, monkeypatch: pytest.MonkeyPatch, at: float) -> None:
-        """And of what flows into the bucket during the pause."""
+        """The time left includes the pause, and the quota that refills during it."""
         screens = watch(monkeypatch, corpus(), Throttling(TIERS[1], at))
         assert {s: e for s, e in screens.errors().items() if s < screens.end - 5 and e > 0.2} == {}
 
@@ -153,7 +162,10 @@ class TestThrottle:
     def test_the_time_left_knows_that_the_start_after_it_is_slow(
         self, monkeypatch: pytest.MonkeyPatch, count: int, is_known: bool
     ) -> None:
-        """Where no quota binds, two or three seconds remain: one request, then two, then four."""
+        """If no quota binds, the time left includes the slow start after a pause.
+
+        That takes two or three seconds: one request, then two, then four.
+        """
         screens = watch(monkeypatch, corpus(count), Throttling(TIERS[5], 0.5), is_known=is_known)
         assert 46 < screens.end < 50
         assert {s: e for s, e in screens.errors().items() if s < 45.5 and e > 0.2} == {}
@@ -161,7 +173,7 @@ class TestThrottle:
     def test_the_time_left_includes_it_where_no_quota_is_known(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The pause, and the rest as fast as before it."""
+        """If no quota is known, the time left includes the pause, and the earlier speed."""
         slow = FakeServer(
             error=lambda request: (
                 refusal(429, headers={"retry-after": f"{75 - request.sent:.1f}"})
@@ -179,7 +191,7 @@ class TestThrottle:
     def test_one_line_in_the_log_for_all_that_were_in_flight(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Thirty requests are refused together, and then now and then one."""
+        """Refusals that come together, and later single ones, give one line in the log."""
         caplog.set_level(logging.INFO, logger=PACKAGE)
         watch(monkeypatch, corpus(), Throttling(TIERS[1], 0.2))
         told = [r.getMessage() for r in caplog.records if "Throttled" in r.getMessage()]
@@ -189,7 +201,7 @@ class TestThrottle:
     def test_a_server_that_refuses_now_and_then_has_a_line_each_half_minute(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """One request in ten is refused, for two minutes."""
+        """Frequent refusals of one request in ten are logged at INFO once each half minute."""
         caplog.set_level(logging.DEBUG, logger=PACKAGE)
         server = FakeServer(
             error=lambda request: refusal(429) if request.number % 10 == 9 else None, seconds=1.0
@@ -202,14 +214,14 @@ class TestThrottle:
 
 
 class TestOutage:
-    """A server that is away."""
+    """The server does not answer for a while."""
 
     def outage(self, request: Request) -> StatusError | None:
         """Fail from second 3 to second 40."""
         return refusal(502) if 3 <= request.sent < 40 else None
 
     def test_the_bar_says_when_it_tries_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """And knows no time left."""
+        """During an outage the bar shows the next try and no time left."""
         server = FakeServer(error=self.outage, seconds=1.0)
         work = make_work(4_000, tokens=100, max_items=10)
         screens = watch(monkeypatch, work, server, max_workers=4)
@@ -222,7 +234,7 @@ class TestOutage:
     def test_the_log_tells_of_it_twice(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """That it is away, and that it is back, and not of each request."""
+        """The log reports the start and the end of an outage, not each request."""
         caplog.set_level(logging.INFO, logger=PACKAGE)
         server = FakeServer(error=self.outage, seconds=1.0)
         watch(monkeypatch, make_work(4_000, tokens=100, max_items=10), server, max_workers=4)
@@ -232,7 +244,7 @@ class TestOutage:
         assert "answers again" in told[1]
 
     def test_answers_that_take_long_are_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """How many, and for how long already."""
+        """During slow answers the bar shows how many are awaited, and for how long."""
         work = make_work(200, tokens=100, max_items=10)
         screens = watch(monkeypatch, work, FakeServer(seconds=25.0), max_workers=4)
         assert "] waiting for 4 answers, 12 s so far, 0 tokens" in screens.lines[12]
@@ -240,12 +252,12 @@ class TestOutage:
 
 
 class TestLog:
-    """What a program without a terminal has."""
+    """The log, for programs without a terminal."""
 
     def test_a_long_call_has_a_line_each_half_minute(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """With what the bar has."""
+        """A long call logs a line each half minute with the same figures as the bar."""
         caplog.set_level(logging.INFO, logger=PACKAGE)
         screens = watch(monkeypatch, corpus(), QuotaServer(TIERS[1], 0))
         lines = [r.getMessage() for r in caplog.records if r.name.endswith("progress")]
@@ -259,10 +271,7 @@ class TestLog:
     def test_a_call_has_a_line_at_its_start_and_one_at_its_end(
         self, batch: Callable[..., BatchEmbeddings], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """What will be sent, and what was; the second call knows the quota, a query says nothing.
-
-        A call that needs no request has the line of its end alone.
-        """
+        """A call logs one line at its start and one at its end, and a query logs none."""
         caplog.set_level(logging.INFO, logger=PACKAGE)
         embeddings = batch(requests_per_minute=3_000, tokens_per_minute=1_000_000)
         embeddings.embed_documents([f"text {n}" for n in range(300)])
@@ -278,7 +287,10 @@ class TestLog:
     def test_the_line_at_the_start_has_the_price_that_is_paid(
         self, batch: Callable[..., BatchEmbeddings], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Not that of the bytes, by which requests are packed: long words have few tokens."""
+        """The first line has the tokens that are paid for, not the bytes of the packing.
+
+        Long words have few tokens.
+        """
         caplog.set_level(logging.INFO, logger=PACKAGE)
         embeddings = batch()
         plan = embeddings.plan(["internationalization " * 300])
@@ -291,7 +303,7 @@ class TestLog:
     def test_requests_are_for_debug(
         self, batch: Callable[..., BatchEmbeddings], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """When it is sent and when it is answered, without its texts."""
+        """Sending and answering a request are logged at DEBUG, without its texts."""
         caplog.set_level(logging.DEBUG, logger=PACKAGE)
         batch().embed_documents(["secret text"])
         told = [r.getMessage() for r in caplog.records if r.name.endswith("dispatcher")]
@@ -302,7 +314,7 @@ class TestLog:
     def test_a_plan_leaves_the_log_alone(
         self, batch: Callable[..., BatchEmbeddings], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Its rehearsal is throttled too, but nobody else is."""
+        """A plan logs nothing, although its rehearsal is throttled."""
         caplog.set_level(logging.DEBUG, logger=PACKAGE)
         batch().plan([f"text {n} " * 500 for n in range(300)], tokens_per_minute=20_000)
         assert caplog.records == []
@@ -310,7 +322,7 @@ class TestLog:
     def test_an_ingest_and_a_prefetch_are_told_as_one(
         self, batch: Callable[..., BatchEmbeddings], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Their many small calls are for DEBUG."""
+        """A prefetch logs one start and one end, and its many small calls nothing at INFO."""
         caplog.set_level(logging.INFO, logger=PACKAGE)
         embeddings = batch()
         texts = [f"text {n}" for n in range(300)]
@@ -323,15 +335,15 @@ class TestLog:
 
 
 class TestBar:
-    """The bar itself."""
+    """The progress bar itself."""
 
     def view(self, done: int = 3) -> View:
-        """Return what is done of five texts."""
+        """Return a view with this many of five texts done."""
         status = make_sender().status(0.0, left=0)
         return View(done=done, tally=Tally(), dollars=None, left=0, status=status)
 
     def test_it_is_drawn_again_though_nothing_came(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """By a thread of its own, each second; here each thousandth of one."""
+        """A thread redraws the bar each second, here each millisecond, even if nothing changed."""
         monkeypatch.setattr(progress_module, "BAR_EVERY", 0.001)
         terminal, looks = Terminal(), threading.Semaphore(0)
         monkeypatch.setattr("sys.stderr", terminal)
@@ -346,7 +358,7 @@ class TestBar:
             wait_until(lambda: "3/5 texts" in terminal.line())
 
     def test_it_stays_as_it_was_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The last line is the last state, with a line feed."""
+        """The last line shows the final state, and ends with a line feed."""
         terminal = Terminal()
         monkeypatch.setattr("sys.stderr", terminal)
         done = 0
@@ -361,7 +373,7 @@ class TestBar:
         assert terminal.getvalue().endswith("\n")
 
     def test_nothing_is_shown_where_nobody_asks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """No bar, no thread, no line."""
+        """Without a request to show it, there is no bar and no thread."""
         terminal = Terminal()
         monkeypatch.setattr("sys.stderr", terminal)
         before = threading.active_count()
@@ -373,7 +385,7 @@ class TestBar:
         assert terminal.getvalue() == ""
 
     def test_braces_in_a_status_are_no_format(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What a server calls itself is shown as it is."""
+        """Braces in a status are shown as they are, not as a format."""
         monkeypatch.setattr(progress_module, "waiting", lambda _: "{0} {x}")
         terminal = Terminal()
         monkeypatch.setattr("sys.stderr", terminal)
@@ -383,10 +395,10 @@ class TestBar:
 
 
 class TestWriting:
-    """Documents that a store writes while others are embedded."""
+    """A store writes documents while others are embedded."""
 
     def left(self, monkeypatch: pytest.MonkeyPatch, *, in_flight: int) -> str:
-        """Return the time left after 20 s in which a store wrote 10 of 1,000 documents a second.
+        """Return the bar after 20 s in which a store wrote 10 of 1,000 documents a second.
 
         The rest of the embedding would take 40 s.
         """
@@ -418,19 +430,19 @@ class TestWriting:
         return line
 
     def test_a_slow_store_sets_the_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """800 documents are left, at 10 a second."""
+        """If the store is slower, it sets the time left: 800 documents at 10 a second."""
         assert "[0:20<1:20]" in self.left(monkeypatch, in_flight=0)
 
     def test_a_store_that_waits_for_vectors_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It writes as fast as they come, so they set the time."""
+        """A store that waits for vectors writes as fast as they come, so they set the time left."""
         assert "[0:20<0:40]" in self.left(monkeypatch, in_flight=3)
 
 
 class TestPace:
-    """How fast something goes on."""
+    """`Pace` measures how fast something progresses."""
 
     def test_the_last_seconds_count(self) -> None:
-        """After ten slow seconds and twenty fast ones, the fast ones."""
+        """After ten slow and twenty fast seconds, the pace is the fast one."""
         pace, left = Pace(), 10_000.0
         for second in range(31):
             measured = pace.measure(float(second), left)
@@ -438,7 +450,7 @@ class TestPace:
         assert measured == pytest.approx(100, rel=0.05)
 
     def test_time_in_which_nothing_can_go_on_does_not_count(self) -> None:
-        """A pause makes nobody slower."""
+        """A pause does not lower the pace."""
         pace = Pace()
         for second in range(10):
             before = pace.measure(float(second), 1000.0 - 10 * second)
@@ -448,6 +460,6 @@ class TestPace:
         assert during == pytest.approx(10, rel=0.2)
 
     def test_without_any_progress_nothing_is_known(self) -> None:
-        """Not that it takes for ever."""
+        """Without any progress there is no pace, rather than a pace of zero."""
         pace = Pace()
         assert [pace.measure(float(second), 10.0) for second in range(5)] == [None] * 5

@@ -1,4 +1,4 @@
-"""What was paid for is found again: in the journal, or in memory while that cannot be written."""
+"""Paid vectors are found again, in the journal or in memory while it cannot be written."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ class TestJournal:
     def test_a_second_run_sends_nothing_and_gives_the_same_bits(
         self, batch: Batch, server: LocalServer, tmp_path: Path
     ) -> None:
-        """A full journal answers everything, bit for bit, also in another instance."""
+        """A full journal answers everything, bit for bit, even in another instance."""
         first = batch(journal=tmp_path / "journal.sqlite").embed_numpy(TEXTS)
         server.configure()
         embeddings = batch(journal=tmp_path / "journal.sqlite")
@@ -44,7 +44,7 @@ class TestJournal:
         assert embeddings.last_report.from_journal == 5000
 
     def test_any_byte_store_can_be_the_journal(self, batch: Batch, server: LocalServer) -> None:
-        """A LangChain `ByteStore` serves as well as a file."""
+        """A LangChain `ByteStore` serves as a journal, as well as a file."""
         store = InMemoryByteStore()
         batch(journal=store).embed_numpy(TEXTS[:50])
         server.configure()
@@ -54,7 +54,7 @@ class TestJournal:
     def test_windows_of_an_over_long_text_are_kept_one_by_one(
         self, batch: Batch, server: LocalServer, tmp_path: Path
     ) -> None:
-        """The parts of a long text come from the journal too."""
+        """The windows of an over-long text come from the journal too."""
         text = " ".join(f"word{i}" for i in range(8000))
         first = batch(journal=tmp_path / "j").embed_numpy([text])
         server.configure()
@@ -62,7 +62,7 @@ class TestJournal:
         assert embeddings.embed_numpy([text]).tobytes() == first.tobytes()
         assert server.stats()["requests"] == 0
         assert embeddings.last_report is not None
-        assert embeddings.last_report.from_journal == 1  # text, of several windows
+        assert embeddings.last_report.from_journal == 1  # one text of several windows
 
     def test_another_model_or_width_is_told_apart(
         self,
@@ -71,7 +71,7 @@ class TestJournal:
         openai_embeddings: Callable[..., OpenAIEmbeddings],
         tmp_path: Path,
     ) -> None:
-        """A vector of another model, or of other dimensions, is never taken for this one."""
+        """A vector of another model or width is never returned for this one."""
         small, large = "text-embedding-3-small", "text-embedding-3-large"
         for options in ({"model": small}, {"model": large}, {"model": small, "dimensions": 64}):
             server.configure()
@@ -80,7 +80,7 @@ class TestJournal:
             assert server.stats()["requests"] == 1
 
     def test_a_journal_needs_to_know_the_model(self, tmp_path: Path) -> None:
-        """Without a name two models would share a journal, so it has to be given."""
+        """A journal requires a model name, as two models could otherwise share it."""
         with pytest.raises(OptionError, match="model="):
             BatchEmbeddings(Nameless(), journal=tmp_path / "j")
         BatchEmbeddings(Nameless(), journal=tmp_path / "j", model="mine").embed_documents(["a"])
@@ -88,7 +88,7 @@ class TestJournal:
     def test_a_damaged_vector_is_paid_for_again_and_replaced(
         self, batch: Batch, server: LocalServer, tmp_path: Path
     ) -> None:
-        """It alone; the journal is right again afterwards."""
+        """A damaged vector alone is paid for again, and the journal is then correct."""
         path = tmp_path / "j"
         batch(journal=path).embed_numpy(TEXTS[:50])
         connection = sqlite3.connect(path)
@@ -104,7 +104,7 @@ class TestJournal:
     def test_a_journal_that_is_deleted_in_mid_call_loses_nothing(
         self, batch: Batch, server: LocalServer, tmp_path: Path
     ) -> None:
-        """Its file is there again, with what was paid for before and after."""
+        """A journal file that is deleted during a run is restored with all paid vectors."""
         path = tmp_path / "j"
         embeddings = batch(journal=path, max_workers=1, max_batch_size=10)
         embeddings.embed_numpy(TEXTS[:50])
@@ -117,7 +117,10 @@ class TestJournal:
     def test_another_file_in_the_journals_place_keeps_vectors_in_memory(
         self, batch: Batch, server: LocalServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The problem is logged once, the file is left alone, and the call goes on."""
+        """If another file replaces the journal, vectors stay in memory and the file is untouched.
+
+        The problem is logged once and the call goes on.
+        """
         path = tmp_path / "j"
         embeddings = batch(journal=path, max_workers=1, max_batch_size=10)
         embeddings.embed_numpy(TEXTS[:10])
@@ -140,7 +143,7 @@ class TestJournal:
         mocker: MockerFixture,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """The call succeeds, the problem is logged once, and the vectors are used again."""
+        """With a full disk the call succeeds, logs the problem once and reuses its vectors."""
         embeddings = batch(journal=tmp_path / "j", max_batch_size=10)
         put = mocker.patch.object(
             SQLiteJournal, "put", side_effect=JournalError("the disk is full")
@@ -160,10 +163,13 @@ class TestJournal:
         mocker: MockerFixture,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """With the next answer that it takes; then a second object finds everything in it."""
+        """A journal that becomes writable again receives the vectors that it missed.
+
+        They are written with the next answer that it accepts, so a second object finds them all.
+        """
         embeddings = batch(journal=tmp_path / "j", max_workers=1, max_batch_size=10)
         memory = embeddings._pipeline.recovery.memory
-        # Two answers are missed, and two attempts at mending fail.
+        # Two answers are missed, and two attempts at writing them later fail.
         sometimes_full(mocker, [True, True, True, False, True])
         embeddings.embed_numpy(TEXTS[:20])
         assert memory.stats().vectors == 20
@@ -178,7 +184,7 @@ class TestJournal:
     def test_a_mended_journal_needs_no_new_answer(
         self, batch: Batch, server: LocalServer, tmp_path: Path, mocker: MockerFixture
     ) -> None:
-        """Calling again with the same texts is what people do once there is room on the disk."""
+        """Calling again with the same texts writes the missed vectors, without a new request."""
         embeddings = batch(journal=tmp_path / "j", max_workers=1, max_batch_size=10)
         memory = embeddings._pipeline.recovery.memory
         mocker.patch.object(recovery, "WRITTEN_AT_ONCE", 7)
@@ -193,7 +199,7 @@ class TestJournal:
     def test_a_changed_model_is_not_remembered_beside_the_old_one(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Vectors that are kept of failed calls are of one width, the newest one's."""
+        """Vectors that are kept of failed calls all have the newest width."""
         embeddings = batch(max_batch_size=1, max_workers=1)
         for width in (1536, 64):
             server.configure(refuse_marker="poison", dimensions=width)
@@ -208,7 +214,7 @@ class TestJournal:
     def test_one_spoilt_answer_does_not_cost_what_is_kept(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A call that fails again, after an answer of another width, keeps what it recalled."""
+        """One answer of another width in a failing call does not discard the recalled vectors."""
         server.configure(refuse_marker="poison", dimensions=64)
         embeddings = batch(max_retries=0)
         with pytest.raises(PartialEmbeddingsError):
@@ -224,7 +230,10 @@ class TestJournal:
     def test_an_answer_that_the_journal_refuses_is_dropped_with_the_next_that_it_takes(
         self, batch: Batch, tmp_path: Path
     ) -> None:
-        """A spoilt first answer is of another width than the journal's vectors."""
+        """A spoilt first answer, whose width is not the journal's, is dropped later.
+
+        It stays in memory until the journal accepts the next answer.
+        """
         batch(SpoiltFirst(), journal=tmp_path / "j", model="m").embed_numpy(["first"])
         embeddings = batch(SpoiltFirst(3), journal=tmp_path / "j", model="m")
         embeddings.embed_numpy(["spoilt"])
@@ -235,14 +244,14 @@ class TestJournal:
         assert embeddings._pipeline.recovery.memory.stats().vectors == 0
 
     def test_a_spoilt_first_answer_is_not_held_against_the_next_call(self, batch: Batch) -> None:
-        """It is not remembered: all later ones contradict it."""
+        """The width of a spoilt first answer is not remembered, as all later ones contradict it."""
         embeddings = batch(SpoiltFirst(3), max_batch_size=1, max_workers=1, max_retries=1)
         with pytest.raises(PartialEmbeddingsError):
             embeddings.embed_numpy(TEXTS[:5])
         assert embeddings.embed_numpy(TEXTS[:5]).shape == (5, 4)
 
     def test_queries_are_not_journalled(self, batch: Batch, tmp_path: Path) -> None:
-        """What users search for stays out of the file."""
+        """Queries stay out of the journal, so the file does not show what users search for."""
         embeddings = batch(journal=tmp_path / "j")
         embeddings.embed_query("a question")
         assert embeddings.journal.stats().vectors == 0
@@ -251,7 +260,7 @@ class TestJournal:
     def test_after_sigkill_only_what_was_in_flight_is_paid_twice(
         self, server: LocalServer, tmp_path: Path, processes: int
     ) -> None:
-        """Killed half way and run again: by the server's count, at most the requests in flight."""
+        """After SIGKILL in the middle, a rerun pays twice at most for the requests in flight."""
         server.configure(latency=0.5)
         path = tmp_path / "journal.sqlite"
         workers, size = 4, 25
@@ -263,8 +272,8 @@ class TestJournal:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
         server.configure(latency=0)
-        # A new scenario forgets the counters, so what was billed before is what the journal has,
-        # and at most what was in flight beside it.
+        # A new scenario resets the counters, so what was billed before is what the journal has,
+        # plus at most what was in flight.
         before = SQLiteJournal(path).stats().vectors
         for n in range(processes):
             subprocess.run([*command, str(n)], check=True)  # noqa: S603
@@ -288,7 +297,7 @@ embeddings.embed_numpy([f"process {n} section {i}" for i in range(2500)])
 
 
 def sometimes_full(mocker: MockerFixture, full: list[bool]) -> None:
-    """Let SQLite journals find the disk full at some of the next writes."""
+    """Make SQLite journals report a full disk at some of the next writes."""
     put, left = SQLiteJournal.put, list(full)
 
     def sometimes(journal: SQLiteJournal, *args: Any, **options: Any) -> None:
@@ -300,21 +309,24 @@ def sometimes_full(mocker: MockerFixture, full: list[bool]) -> None:
 
 
 class Nameless(Embeddings):
-    """An `Embeddings` that does not say which model it is."""
+    """An `Embeddings` without a model name."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return the texts' lengths."""
+        """Return each text's length as its vector."""
         return [[float(len(text))] for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
-        """Return the text's length."""
+        """Return the text's length as its vector."""
         return [float(len(text))]
 
 
 def test_a_call_that_needs_nothing_sent_touches_no_dispatcher(
     batch: Batch, tmp_path: Path, mocker: MockerFixture
 ) -> None:
-    """Neither its lock nor a thread: it is answered while others wait for the server."""
+    """A call answered from the journal takes no dispatcher lock and starts no thread.
+
+    So it is answered while other calls wait for the server.
+    """
     journal = tmp_path / "journal"
     batch(journal=journal).embed_documents(["a", "b"])
     embeddings = batch(journal=journal)

@@ -1,4 +1,4 @@
-"""What comes of a call is gathered, also at its very end."""
+"""`Results` gathers a call's vectors, even those that come at its very end."""
 
 import numpy as np
 import pytest
@@ -24,18 +24,18 @@ INPUTS = Inputs(
 
 
 def results(*, lists: bool) -> Results:
-    """Return those of the two texts."""
+    """Return empty results for the two texts."""
     return Results(INPUTS, lists=lists)
 
 
 def rows(*numbers: int) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
-    """Return rows."""
+    """Return rows as an index array."""
     return np.array(numbers, dtype=np.intp)
 
 
 @pytest.mark.parametrize("lists", [True, False])
 def test_what_comes_after_the_partial_results_changes_nothing(lists: bool) -> None:
-    """It is told to be unwanted, and raises nothing in the thread that brought it."""
+    """Vectors that come after the partial results are refused and raise no error."""
     found = results(lists=lists)
     found.add(rows(2), np.ones((1, 3), dtype=np.float32))
     found.settle(Done(rows(2)))
@@ -49,7 +49,7 @@ def test_what_comes_after_the_partial_results_changes_nothing(lists: bool) -> No
 
 
 def test_a_text_whose_answer_came_all_the_same_has_not_failed() -> None:
-    """Given up at the deadline, and answered before the call had ended."""
+    """A text whose answer comes after its deadline, but before the call ended, has not failed."""
     found = results(lists=True)
     found.settle(Lost(rows(0), TimeoutError()))
     assert [failure.index for failure in found.failures()] == [0]
@@ -59,22 +59,22 @@ def test_a_text_whose_answer_came_all_the_same_has_not_failed() -> None:
 
 
 def kept(found: Results, inputs: Inputs) -> CallRecovery:
-    """Return what takes the answers of a call."""
+    """Return the object that receives the answers of a call."""
     shared = Recovery(MemoryJournal(), Space(provider="test", model="test"))
     return shared.for_call(inputs, found, query=False)
 
 
 def answer(count: int, dimensions: int, model: str | None = None) -> Answer:
-    """Return an answer of vectors that are all 1."""
+    """Return an answer whose vectors consist of ones."""
     return Answer(vectors=np.ones((count, dimensions), dtype=np.float32), model=model)
 
 
 def test_vectors_of_other_dimensions_are_not_saved() -> None:
-    """Rows keep what they had, and may be filled by the next answer."""
+    """Vectors of another width are not saved, and the next answer may fill their rows."""
     found = Results(INPUTS, lists=False)
     recovery = kept(found, INPUTS)
     recovery.keep(rows(0), answer(1, 3))
-    with pytest.raises(ResponseError, match="vectors of 4 numbers came, and 3 before"):
+    with pytest.raises(ResponseError, match="vectors with 4 dimensions, but earlier ones have 3"):
         recovery.keep(rows(2, 3), answer(2, 4))
     assert found.done.tolist() == [True, False, False, False]
     recovery.keep(rows(2, 3), answer(2, 3))
@@ -82,7 +82,7 @@ def test_vectors_of_other_dimensions_are_not_saved() -> None:
 
 
 def test_vectors_of_another_model_are_not_saved() -> None:
-    """Though they have the same dimensions as the others."""
+    """Vectors of another model are not saved, although they have the same width."""
     found = Results(INPUTS, lists=False)
     recovery = kept(found, INPUTS)
     recovery.keep(rows(0), answer(1, 3, "a"))

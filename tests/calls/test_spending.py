@@ -1,4 +1,4 @@
-"""What is kept from queries, what the user is told of each answer, and where a call ends."""
+"""The query cache, the usage callback and the spending limit of a call."""
 
 import asyncio
 import logging
@@ -30,24 +30,27 @@ OpenAI = Callable[..., OpenAIEmbeddings]
 
 SMALL = "text-embedding-3-small"
 PRICE = 0.02 / 1_000_000
-"""Dollars for a token of it."""
+"""Dollars for one token of the small model."""
 
 
 @pytest.fixture
 def small(batch: Batch, openai_embeddings: OpenAI) -> Batch:
-    """Make a `BatchEmbeddings` around the small model, in several requests a call."""
+    """Return a maker of `BatchEmbeddings` for the small model, with several requests a call."""
     return lambda **options: batch(
         openai_embeddings(model=SMALL), **{"max_tokens_per_request": 2_000, **options}
     )
 
 
 class TestQueries:
-    """`query_cache_size`."""
+    """The option `query_cache_size` keeps vectors of queries."""
 
     def test_a_query_that_is_kept_is_not_sent_again(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Sync and async share them; each caller has a list of its own."""
+        """A kept query is not sent again, and each caller gets its own list.
+
+        Sync and async calls share the kept queries.
+        """
         embeddings = batch(query_cache_size=2)
         first = embeddings.embed_query("why?")
         again = embeddings.embed_query("why?")
@@ -58,28 +61,28 @@ class TestQueries:
         assert_right(np.array([again]), ["why?"])
 
     def test_those_asked_last_are_kept(self, batch: Batch, server: LocalServer) -> None:
-        """An answer from memory counts as asked."""
+        """The most recently asked queries are kept, and an answer from memory counts as asked."""
         embeddings = batch(query_cache_size=2)
         for query in ("a", "b", "a", "c", "a", "b"):  # "c" drops "b"
             assert_right(np.array([embeddings.embed_query(query)]), [query])
         assert server.stats()["inputs_billed"] == 4
 
     def test_nothing_is_kept_by_default(self, batch: Batch, server: LocalServer) -> None:
-        """It is opt-in."""
+        """By default no query is kept."""
         embeddings = batch()
         for _ in range(2):
             embeddings.embed_query("why?")
         assert server.stats()["requests"] == 2
 
     def test_documents_are_no_queries(self, batch: Batch, server: LocalServer) -> None:
-        """Some providers embed them in another way."""
+        """Documents are not answered from queries, as some providers embed them differently."""
         embeddings = batch(query_cache_size=2)
         embeddings.embed_query("why?")
         embeddings.embed_documents(["why?"])
         assert server.stats()["requests"] == 2
 
     def test_the_report_says_that_it_cost_nothing(self, batch: Batch) -> None:
-        """`last_report` is of the last call, whoever answered it."""
+        """The report of a query from memory shows no request and no tokens."""
         embeddings = batch(query_cache_size=1)
         embeddings.embed_query("why?")
         embeddings.embed_query("why?")
@@ -88,7 +91,7 @@ class TestQueries:
         assert (report.texts, report.requests, report.tokens, report.failures) == (1, 0, 0, 0)
 
     def test_a_failure_is_not_kept(self, batch: Batch, server: LocalServer) -> None:
-        """The next one who asks gets an answer."""
+        """A failed query is not kept, so the next call asks the server."""
         embeddings = batch(query_cache_size=1)
         server.configure(api_key="other")
         with pytest.raises(Exception, match="401"):
@@ -97,7 +100,7 @@ class TestQueries:
         assert_right(np.array([embeddings.embed_query("why?")]), ["why?"])
 
     def test_threads_may_ask_together(self, batch: Batch) -> None:
-        """Whoever comes first."""
+        """Threads that share the cache each get the right vector."""
         embeddings = batch(query_cache_size=3)
         queries = [f"question {n % 5}" for n in range(60)]
         with ThreadPoolExecutor(8) as threads:
@@ -105,29 +108,29 @@ class TestQueries:
         assert_right(found, queries)
 
     def test_vectors_of_another_model_are_dropped(self) -> None:
-        """Those of other dimensions, as far as can be seen."""
+        """A vector of other dimensions drops the earlier ones, as the model has changed."""
         cache = QueryCache(5)
         cache.put("a", [1.0, 2.0])
         cache.put("b", [1.0, 2.0, 3.0])
         assert (cache.get("a"), cache.get("b")) == (None, [1.0, 2.0, 3.0])
 
     def test_no_string_is_refused_as_ever(self, batch: Batch) -> None:
-        """Also one that cannot be a key."""
+        """A query that is no string is refused as usual, even if it is not hashable."""
         with pytest.raises(TypeError, match="every text must be a str"):
             batch(query_cache_size=1).embed_query(["why?"])  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("size", [-1, 1.5, True, "many"])
     def test_a_size_is_a_whole_number(self, size: object) -> None:
-        """It says which."""
+        """An invalid `query_cache_size` raises an error that asks for a whole number."""
         with pytest.raises(OptionError, match="query_cache_size must be a whole number"):
             BatchEmbeddings(DeterministicFakeEmbedding(size=8), query_cache_size=size)  # type: ignore[arg-type]
 
 
 class TestUsage:
-    """`on_usage`."""
+    """The function `on_usage` receives the usage of each answer."""
 
     def test_the_sum_is_what_is_billed(self, small: Batch, server: LocalServer) -> None:
-        """Of documents and queries, in the server's own tokens."""
+        """The sum of the usage is what the server bills for documents and queries."""
         told: list[Usage] = []
         embeddings = small(on_usage=told.append)
         texts = [prose(100, seed) for seed in range(200)]
@@ -141,14 +144,14 @@ class TestUsage:
         assert sum(u.dollars or 0 for u in told) == pytest.approx(stats["tokens_billed"] * PRICE)
 
     def test_the_journal_is_free(self, small: Batch, tmp_path: object) -> None:
-        """What is kept has no usage."""
+        """Vectors from the journal cause no usage."""
         told: list[Usage] = []
         for _ in range(2):
             small(on_usage=told.append, journal=f"{tmp_path}/vectors.db").embed_documents(["a"])
         assert len(told) == 1
 
     def test_calls_from_many_threads_are_told_one_at_a_time(self, small: Batch) -> None:
-        """A user's function may add up numbers."""
+        """`on_usage` runs in one thread at a time, so a user's function may add up numbers."""
         inside, most, count = 0, 0, 0
 
         def note(_: Usage) -> None:
@@ -167,7 +170,7 @@ class TestUsage:
     def test_what_it_raises_ends_nothing(
         self, small: Batch, caplog: pytest.LogCaptureFixture, kind: type[BaseException]
     ) -> None:
-        """The answer is paid for; the log says so, without the message."""
+        """If `on_usage` raises, the call goes on, and the log omits the message."""
 
         def fail(usage: Usage) -> None:
             raise kind(f"a secret {usage}")
@@ -179,7 +182,7 @@ class TestUsage:
         assert "secret" not in caplog.text
 
     def test_it_may_embed_something_itself(self, small: Batch) -> None:
-        """With the same object, whose answers are told afterwards."""
+        """`on_usage` may embed with the same object, whose own usage is reported afterwards."""
         told: list[Usage] = []
 
         def note(usage: Usage) -> None:
@@ -192,7 +195,7 @@ class TestUsage:
         assert [usage.texts for usage in told] == [2, 1]
 
     def test_tokens_are_counted_where_nobody_bills_them(self) -> None:
-        """And have no price."""
+        """Tokens that no provider bills are counted here and have no price."""
         told: list[Usage] = []
         wrapped = DeterministicFakeEmbedding(size=8)
         BatchEmbeddings(wrapped, on_usage=told.append).embed_documents(["a text", "more"])
@@ -200,18 +203,18 @@ class TestUsage:
         assert (usage.texts, usage.tokens, usage.dollars) == (2, 3, None)
 
     def test_it_must_be_a_function(self) -> None:
-        """It says of what."""
+        """An `on_usage` that is no function raises an error that describes the right one."""
         with pytest.raises(OptionError, match="on_usage must be a function of one argument"):
             BatchEmbeddings(DeterministicFakeEmbedding(size=8), on_usage=3)  # type: ignore[arg-type]
 
 
 class TestDollars:
-    """`max_dollars`."""
+    """The option `max_dollars` limits the cost of a call."""
 
     TEXTS = tuple(prose(100, seed) for seed in range(200))  # 20,000 tokens
 
     def test_a_call_never_costs_more(self, small: Batch, server: LocalServer) -> None:
-        """It ends with all that it paid for; the rest says why it was not sent."""
+        """A call never costs more than its limit; the rest fails with a `BudgetError`."""
         embeddings = small(max_dollars=8_000 * PRICE)
         with pytest.raises(PartialEmbeddingsError) as caught:
             embeddings.embed_documents(self.TEXTS)
@@ -224,7 +227,7 @@ class TestDollars:
         assert len(there) == server.stats()["inputs_billed"]
 
     def test_the_next_call_goes_on_from_there(self, small: Batch, server: LocalServer) -> None:
-        """Three calls of a third each; nothing is paid twice."""
+        """Each further call continues where the last one ended, and nothing is paid twice."""
         embeddings = small(max_dollars=8_000 * PRICE)
         calls = 0
         while True:
@@ -240,11 +243,11 @@ class TestDollars:
         assert server.stats()["inputs_billed"] == 200
 
     def test_enough_is_enough(self, small: Batch) -> None:
-        """A call that costs less knows nothing of it."""
+        """A limit above the cost changes nothing."""
         assert_right(small(max_dollars=1.0).embed_documents(self.TEXTS), list(self.TEXTS))
 
     def test_a_cent_for_nothing(self, small: Batch, server: LocalServer) -> None:
-        """Where not even one text is affordable, none is sent, of a small async call either."""
+        """If not even one text is affordable, none is sent, nor is a query, sync or async."""
         embeddings = small(max_dollars=1e-9)
         with pytest.raises(PartialEmbeddingsError, match="max_dollars=1e-09"):
             embeddings.embed_documents(self.TEXTS)
@@ -257,7 +260,7 @@ class TestDollars:
     def test_an_ingest_is_one_call(
         self, small: Batch, server: LocalServer, tmp_path: object
     ) -> None:
-        """Its many runs share what it may cost; with a journal the next one goes on."""
+        """The many runs of an ingest share one limit."""
         documents = [Document(text) for text in self.TEXTS]
         embeddings = small(max_dollars=8_000 * PRICE, journal=f"{tmp_path}/vectors.db")
         store = InMemoryVectorStore(embeddings)
@@ -272,7 +275,10 @@ class TestDollars:
     def test_small_calls_of_a_prefetch_share_what_it_may_cost(
         self, small: Batch, server: LocalServer
     ) -> None:
-        """Else a loop over what failed would spend it again and again."""
+        """Small calls of a prefetch share one limit.
+
+        Otherwise a loop over the failed texts would spend it again and again.
+        """
         embeddings = small(max_dollars=8_000 * PRICE)
         failed = 0
         with embeddings.prefetch(self.TEXTS):
@@ -285,27 +291,27 @@ class TestDollars:
         assert server.stats()["tokens_billed"] <= 8_000
 
     def test_the_price_must_be_known(self) -> None:
-        """Else nobody can say when it is used up."""
+        """`max_dollars` requires a known price."""
         with pytest.raises(OptionError, match="max_dollars needs the model's price"):
             BatchEmbeddings(DeterministicFakeEmbedding(size=8), max_dollars=1.0, model="mine")
 
     @pytest.mark.parametrize("amount", [0, -1, float("nan"), "all", True])
     def test_it_is_an_amount(self, amount: object, openai_embeddings: OpenAI) -> None:
-        """More than nothing."""
+        """`max_dollars` must be a number above zero."""
         with pytest.raises(OptionError, match="max_dollars must be"):
             BatchEmbeddings(openai_embeddings(model=SMALL), max_dollars=amount)  # type: ignore[arg-type]
 
     def test_its_error_can_be_pickled(self) -> None:
-        """Worker processes hand it back."""
+        """A `BudgetError` can be pickled, so worker processes can return it."""
         again = pickle.loads(pickle.dumps(BudgetError(0.5)))  # noqa: S301  # our own
         assert (again.max_dollars, str(again)) == (0.5, str(BudgetError(0.5)))
 
 
 class TestBudget:
-    """What the sender may send, in simulated time."""
+    """What the sender may send within a budget, in simulated time."""
 
     def spend(self, tokens: float, server: FakeServer) -> Rehearsal:
-        """Send a hundred texts of ten tokens, ten a request, with this many tokens to spend."""
+        """Send a hundred texts of ten tokens, ten a request, with a budget of this many tokens."""
         from dataclasses import replace  # noqa: PLC0415
 
         from langchain_batch_embed.sending.budget import Budget  # noqa: PLC0415
@@ -318,10 +324,10 @@ class TestBudget:
 
     @pytest.mark.parametrize("tokens", [0, 9, 10, 95, 100, 555, 999])
     def test_failed_requests_cost_nothing(self, tokens: int) -> None:
-        """What comes back unanswered may be spent again; answers are not billed here."""
+        """The budget of failed requests may be spent again."""
         failing = FakeServer(error=lambda r: TimeoutError() if r.number % 3 == 0 else None)
         rehearsal = self.spend(tokens, failing)
-        # Nothing is billed in a rehearsal, so all is sent that fits at once.
+        # Nothing is billed in a rehearsal, so everything is sent that fits at once.
         assert len(done(rehearsal.outcomes)) in {0, 100}
         assert bool(done(rehearsal.outcomes)) == (tokens >= 10)
         assert all(isinstance(e, BudgetError) for e in lost(rehearsal.outcomes).values())

@@ -1,4 +1,4 @@
-"""Vectors come and go in blocks of memory that stay."""
+"""Vectors are stored in blocks of memory that are reused."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def _vector(text: str) -> NDArray[np.float32]:
 
 
 def test_each_vector_is_its_texts() -> None:
-    """Whatever came between, over several blocks, a text gives back its own vector."""
+    """A text always returns its own vector, over several blocks and after others were dropped."""
     texts = [str(i) for i in range(2 * vector_blocks._BLOCK + 1)]
     vectors = _filled(texts)
     for text in texts[::3]:
@@ -44,7 +44,7 @@ def test_a_vector_that_comes_twice_takes_one_place() -> None:
 
 
 def test_what_was_dropped_is_gone() -> None:
-    """A text that was dropped is not there, and dropping it again says so."""
+    """A dropped text is gone, and dropping it again returns false."""
     vectors = _filled(["1", "2"])
     assert vectors.drop("1")
     assert not vectors.drop("1")
@@ -55,7 +55,7 @@ def test_what_was_dropped_is_gone() -> None:
 
 
 def test_places_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many vectors come and go, memory is that of the most at a time."""
+    """Places are reused, so memory follows the most vectors held at a time."""
     monkeypatch.setattr(vector_blocks, "_BLOCK", 4)
     vectors = _filled([str(i) for i in range(4)])
     for i in range(4, 100):
@@ -65,7 +65,7 @@ def test_places_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_vectors_are_copies() -> None:
-    """A caller that changes what it was given changes no vector that is kept."""
+    """A caller that changes a returned array does not change the stored vector."""
     vectors = _filled(["1"])
     vectors.stack(["1"])[:] = 0
     assert vectors.stack(["1"]).tolist() == [[1.0] * 3]

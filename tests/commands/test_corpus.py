@@ -1,4 +1,4 @@
-"""Files, cut into sections."""
+"""Files are found and cut into sections."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from langchain_batch_embed.texts.tokens import counter_for
 
 @pytest.fixture(scope="module")
 def library() -> list[Section]:
-    """All sections of the standard library."""
+    """Return all sections of the standard library."""
     return sections(standard_library()[1])
 
 
 def write(folder: Path, name: str, text: str = "some text") -> Path:
-    """Write a file, and the folders it is in."""
+    """Write a file and create the folders above it."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="")
@@ -26,7 +26,7 @@ def write(folder: Path, name: str, text: str = "some text") -> Path:
 
 
 class TestSections:
-    """How files are cut."""
+    """`sections` cuts files."""
 
     @given(
         lines=st.lists(
@@ -37,7 +37,7 @@ class TestSections:
     def test_no_line_is_lost_or_cut(
         self, lines: list[str], tmp_path_factory: pytest.TempPathFactory
     ) -> None:
-        """Every line with something on it is in a section, at the number that is told."""
+        """Every line with text is in a section, and the section's line number is right."""
         path = write(tmp_path_factory.mktemp("cut"), "file.txt", "\n".join(lines))
         with path.open(encoding="utf-8") as file:
             written = file.read().split("\n")
@@ -53,7 +53,7 @@ class TestSections:
         assert {line.rstrip() for line in written if line.strip()} <= seen
 
     def test_a_section_ends_at_an_empty_line_when_it_is_long_enough(self, tmp_path: Path) -> None:
-        """Paragraphs stay whole, and short ones stay together."""
+        """A long enough section ends at an empty line, so paragraphs stay whole."""
         short, long = "a" * 100, "b" * 400
         path = write(tmp_path, "file.txt", f"{short}\n\n{long}\n\n\n{short}\n{long}\n\nend\n")
 
@@ -66,30 +66,30 @@ class TestSections:
         ]
 
     def test_a_section_ends_at_any_line_when_it_is_too_long(self, tmp_path: Path) -> None:
-        """Text without empty lines is cut all the same."""
+        """A section that is too long ends at any line, even without an empty one."""
         path = write(tmp_path, "file.txt", "\n".join(f"{i:03} " + "x" * 95 for i in range(13)))
 
         assert [section.line for section in sections([path])] == [1, 7, 13]
 
     def test_identical_sections_are_taken_once(self, tmp_path: Path) -> None:
-        """A text that several files hold is the section of the first one."""
+        """A text that several files contain becomes one section, of the first file."""
         first, second = write(tmp_path, "a.txt", "licence"), write(tmp_path, "b.txt", "licence")
 
         assert sections([first, second]) == [Section(text="licence", path=first, line=1)]
 
     def test_a_file_without_text_makes_no_section(self, tmp_path: Path) -> None:
-        """Empty lines alone are nothing to embed."""
+        """Files with only empty lines make no section."""
         assert sections([write(tmp_path, "empty.txt", ""), write(tmp_path, "b.txt", "\n \n")]) == []
 
     def test_bytes_that_are_no_text_are_replaced(self, tmp_path: Path) -> None:
-        """A file in another encoding is still read."""
+        """Bytes that are no UTF-8 are replaced, so a file in another encoding is still read."""
         path = tmp_path / "latin.txt"
         path.write_bytes("café".encode("latin-1"))
 
         assert [section.text for section in sections([path])] == ["caf\N{REPLACEMENT CHARACTER}"]
 
     def test_a_count_takes_sections_evenly_from_all(self, tmp_path: Path) -> None:
-        """A part of the sections is from the whole of the files."""
+        """With a count, sections are taken evenly from all files."""
         paths = [write(tmp_path, f"{i}.txt", f"text {i}") for i in range(10)]
 
         found = sections(paths, 3)
@@ -97,21 +97,21 @@ class TestSections:
         assert [section.text for section in found] == ["text 0", "text 3", "text 6"]
 
     def test_fewer_than_the_count_are_all(self, tmp_path: Path) -> None:
-        """A library that is too small gives what it has."""
+        """A count above the number of sections returns all of them."""
         assert len(sections([write(tmp_path, "a.txt")], 19_207)) == 1
 
     def test_a_count_below_one_is_refused(self) -> None:
-        """No sections are no corpus."""
+        """A count below one is refused, because it would leave no corpus."""
         with pytest.raises(ValueError, match="count must be at least 1, not 0"):
             sections([], 0)
 
 
 @pytest.mark.slow
 class TestStandardLibrary:
-    """The text that everybody has: thousands of files are read."""
+    """The standard library, which everybody has, with its thousands of files."""
 
     def test_sections_are_real_and_different(self, library: list[Section]) -> None:
-        """Thousands of sections, none of them empty, no two the same."""
+        """The library has more than 10,000 sections, all different and none empty."""
         texts = [section.text for section in library]
 
         assert len(texts) > 10_000
@@ -119,18 +119,18 @@ class TestStandardLibrary:
         assert all(text.strip() for text in texts)
 
     def test_2048_sections_nearly_fill_a_request(self, library: list[Section]) -> None:
-        """Sections have 120 to 140 tokens on average."""
+        """Sections have 120 to 140 tokens on average, so 2,048 nearly fill a request."""
         counts = counter_for("text-embedding-3-small").count([s.text for s in library])
 
         assert 120 <= counts.mean() <= 140
         assert 2048 * counts.mean() < 300_000
 
     def test_the_same_library_makes_the_same_sections(self, library: list[Section]) -> None:
-        """Nothing depends on the order of a folder or on chance."""
+        """The same library gives the same sections, whatever the order of files in a folder."""
         assert sections(standard_library()[1]) == library
 
     def test_tests_and_installed_packages_are_left_out(self) -> None:
-        """What differs most between installations is not part of the corpus."""
+        """Tests and installed packages, which differ most between installations, are left out."""
         folder, files = standard_library()
         parts = {part for file in files for part in file.relative_to(folder).parts[:-1]}
 
@@ -140,10 +140,10 @@ class TestStandardLibrary:
 
 
 class TestTextFiles:
-    """Which of the user's files are read."""
+    """`text_files` finds the user's text files."""
 
     def test_finds_text_below_the_folder(self, tmp_path: Path) -> None:
-        """Suffixes decide, in any case; the order is that of the names."""
+        """Files below the folder are chosen by suffix, in any case, and sorted by name."""
         wanted = ["a.md", "b/c/d.rst", "b/z.PY", "e.txt"]
         for name in [*wanted, "image.png", "no_suffix"]:
             write(tmp_path, name)
@@ -152,25 +152,25 @@ class TestTextFiles:
 
     @pytest.mark.parametrize("folder", [".git", "node_modules", "__pycache__", "site-packages"])
     def test_leaves_out_what_nobody_wrote_here(self, tmp_path: Path, folder: str) -> None:
-        """Hidden folders and installed packages are not the user's own text."""
+        """Hidden folders and installed packages are left out, as they are not the user's text."""
         write(tmp_path, f"{folder}/a.md")
         kept = write(tmp_path, "kept.md")
 
         assert text_files(tmp_path) == [kept]
 
     def test_a_hidden_folder_may_be_asked_for(self, tmp_path: Path) -> None:
-        """Only what is below the folder is judged, not the way to it."""
+        """A hidden folder that the user names is read; only folders below it are judged."""
         path = write(tmp_path, ".notes/site-packages/a.md")
 
         assert text_files(path.parent) == [path]
 
 
 class TestEvenly:
-    """A part that stands for the whole."""
+    """`evenly` takes an even sample."""
 
     @given(items=st.lists(st.integers(), unique=True), count=st.integers(0, 30))
     def test_items_keep_their_order(self, items: list[int], count: int) -> None:
-        """As many as asked for, or all, each once and in order."""
+        """A sample has the requested number of items, or all, each once and in order."""
         taken = corpus.evenly(items, count)
 
         assert len(taken) == min(count, len(items))

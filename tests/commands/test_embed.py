@@ -1,4 +1,4 @@
-"""The command `embed`: files in, vectors out, and nothing paid twice."""
+"""The command `embed` turns files into vectors and pays for nothing twice."""
 
 import errno
 import io
@@ -36,14 +36,14 @@ Run = Callable[..., int]
 
 
 def needs_pyarrow(kind: str) -> None:
-    """Skip where the extra is not there, if it is needed."""
+    """Skip the test if this kind of file needs pyarrow and it is not installed."""
     if kind in {".parquet", ".csv", ".tsv"}:
         pytest.importorskip("pyarrow")
 
 
 @pytest.fixture
 def run(server: LocalServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
-    """Run the command line in this process; return its exit status."""
+    """Return a function that runs the command line in this process and returns the status."""
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.chdir(tmp_path)
@@ -69,7 +69,7 @@ def write_lines(path: Path, texts: Sequence[str | None], **fields: Any) -> Path:
 
 
 def read_output(path: Path) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the ids and the vectors of an output, NaN where there is none."""
+    """Return the ids and the vectors of an output, with NaN where there is no vector."""
     if path.suffix == ".npy":
         ids = path.with_suffix(".ids.jsonl").read_text().splitlines()
         return [json.loads(each) for each in ids], np.load(path, mmap_mode="r")
@@ -89,7 +89,7 @@ def read_output(path: Path) -> tuple[list[str], NDArray[np.float32]]:
 
 
 def assert_embedded(path: Path, texts: Sequence[str | None]) -> None:
-    """Check that each row is the vector of its text, bit for bit, and NaN where there is none."""
+    """Check that each row is its text's vector, bit for bit, or NaN if it has none."""
     _, array = read_output(path)
     there = [i for i, text in enumerate(texts) if text]
     assert len(array) == len(texts)
@@ -99,11 +99,11 @@ def assert_embedded(path: Path, texts: Sequence[str | None]) -> None:
 
 
 class TestOutputs:
-    """What is written."""
+    """`embed` writes outputs of several kinds."""
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_row_n_belongs_to_record_n(self, run: Run, tmp_path: Path, kind: str) -> None:
-        """With its id; a record without a text has a row too."""
+        """Row n belongs to record n and has its id, even if the record has no text."""
         needs_pyarrow(kind)
         texts = [prose(20, n) if n % 7 else None for n in range(100)]
         file = write_lines(tmp_path / "texts.jsonl", texts)
@@ -117,7 +117,7 @@ class TestOutputs:
     def test_the_bytes_depend_on_the_records_alone(
         self, run: Run, tmp_path: Path, kind: str
     ) -> None:
-        """Two runs, whose answers come in another order, write the same file."""
+        """Two runs whose answers come in a different order write the same bytes."""
         needs_pyarrow(kind)
         file = write_lines(tmp_path / "texts.jsonl", [prose(9, n) for n in range(9_000)])
         for name in ("a", "b"):
@@ -125,14 +125,14 @@ class TestOutputs:
         assert (tmp_path / f"a{kind}").read_bytes() == (tmp_path / f"b{kind}").read_bytes()
 
     def test_a_npy_is_what_numpy_writes(self, run: Run, tmp_path: Path) -> None:
-        """Byte for byte."""
+        """A `.npy` output equals byte for byte what numpy writes."""
         file = write_lines(tmp_path / "texts.jsonl", [f"text {n}" for n in range(50)])
         assert run("embed", file, "--out", "out.npy") == 0
         np.save(tmp_path / "again.npy", np.load(tmp_path / "out.npy"))
         assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "again.npy").read_bytes()
 
     def test_a_database_says_what_it_holds(self, run: Run, tmp_path: Path) -> None:
-        """The model, the width, and an index of the ids."""
+        """A database contains the model, the width and an index of the ids."""
         file = write_lines(tmp_path / "texts.jsonl", ["a", "b"])
         assert run("embed", file, "--out", "out.db", "--dimensions", 16) == 0
         with closing(sqlite3.connect(tmp_path / "out.db")) as connection:
@@ -143,12 +143,12 @@ class TestOutputs:
     def test_a_database_that_is_not_ours_is_not_replaced(
         self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Such as the journal of another day; our own is."""
+        """A database of another kind, such as a journal, is not replaced; our own output is."""
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
         assert run("embed", file, "--out", "out.db", "--journal", "vectors.db") == 0
         before = (tmp_path / "vectors.db").read_bytes()
         assert run("embed", file, "--out", "vectors.db") == 2
-        assert "no file of this command (perhaps a journal)" in capsys.readouterr().err
+        assert "was not written by this command (it may be a journal)" in capsys.readouterr().err
         assert (tmp_path / "vectors.db").read_bytes() == before
         assert run("embed", file, "--out", "out.db", "--journal", "vectors.db") == 0
 
@@ -156,14 +156,14 @@ class TestOutputs:
         ("out", "message"),
         [
             ("out.txt", "--out must end in .npy, .parquet, .db"),
-            ("nowhere/out.npy", "there is no folder nowhere"),
+            ("nowhere/out.npy", "the folder nowhere does not exist"),
             ("folder.npy", "folder.npy is a folder"),
         ],
     )
     def test_an_impossible_output_is_told_first(
         self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any, out: str, message: str
     ) -> None:
-        """Before anything is read or paid for."""
+        """An impossible output is an error before anything is read or paid for."""
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
         (tmp_path / "folder.npy").mkdir()
         assert run("embed", file, "--out", out) == 2
@@ -171,7 +171,7 @@ class TestOutputs:
         assert server.stats()["requests"] == 0
 
     def test_the_journal_is_no_output(self, run: Run, tmp_path: Path, capsys: Any) -> None:
-        """One would destroy the other."""
+        """The journal cannot also be the output, because one would destroy the other."""
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
         assert run("embed", file, "--out", "one.db", "--journal", "./one.db") == 2
         assert "the same file" in capsys.readouterr().err
@@ -180,7 +180,7 @@ class TestOutputs:
     def test_nor_are_the_texts(
         self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any, name: str
     ) -> None:
-        """Under whatever path they are named, and with each file that would take their place."""
+        """The input cannot also be an output or one of its companions, under any path."""
         needs_pyarrow(".parquet")
         path = tmp_path / name
         if path.suffix == ".parquet":
@@ -200,10 +200,10 @@ class TestOutputs:
 
 
 class TestInputs:
-    """What is read."""
+    """`embed` reads text files, tables, JSON lines and pipes."""
 
     def test_text_files_are_cut_into_sections(self, run: Run, tmp_path: Path) -> None:
-        """An id is the file and the line."""
+        """Text files are cut into sections, whose ids are the file and the line."""
         text = "\n\n".join(prose(100, seed) for seed in range(9))
         (tmp_path / "one.md").write_text(text)
         assert run("embed", "one.md", "--out", "out.npy") == 0
@@ -213,7 +213,7 @@ class TestInputs:
         assert ids == [f"one.md:{section.line}" for section in sections]
 
     def test_or_are_one_text_each(self, run: Run, tmp_path: Path) -> None:
-        """In order of the names; a folder's other files are named."""
+        """With `--whole` each file is one text, in the order of the names."""
         folder = tmp_path / "docs"
         (folder / "deep").mkdir(parents=True)
         (folder / "b.txt").write_text("second")
@@ -226,7 +226,7 @@ class TestInputs:
 
     @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
     def test_tables_are_read_row_by_row(self, run: Run, tmp_path: Path, suffix: str) -> None:
-        """Values as they stand: with line feeds, quotes, leading zeros and nothing in them."""
+        """Tables are read row by row, with line feeds, quotes, leading zeros and empty values."""
         needs_pyarrow(suffix)
         import pyarrow as pa  # noqa: PLC0415
         from pyarrow import csv, parquet  # noqa: PLC0415
@@ -246,7 +246,7 @@ class TestInputs:
     def test_without_pyarrow_it_says_what_to_install(
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
-        """For tables only."""
+        """Tables without pyarrow are an error that says what to install."""
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         (tmp_path / "rows.csv").write_text("text\na\n")
         for arguments in (("rows.csv", "--out", "out.npy"), ("rows.csv", "--out", "out.parquet")):
@@ -257,7 +257,7 @@ class TestInputs:
     def test_standard_input_is_read(
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
     ) -> None:
-        """As JSON lines or as text, by what it holds or by `--format`."""
+        """Standard input is read as JSON lines, by its content or by `--format`."""
         lines = tmp_path / "in"
         lines.write_text('{"text": "one"}\n{"text": "two", "id": 7}\n')
         options = [] if by == "content" else ["--format", "jsonl"]
@@ -269,10 +269,10 @@ class TestInputs:
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
     def test_so_are_other_pipes(self, run: Run, tmp_path: Path) -> None:
-        """Such as `<(zcat texts.gz)`, which can be read only once."""
+        """Other pipes, such as `<(zcat texts.gz)`, are read too, and only once."""
         lines = "".join(
             f'{{"text": "text {i}"}}\n' for i in range(9_000)
-        )  # more than it guesses by
+        )  # more than the sample for guessing the format
         os.mkfifo(tmp_path / "pipe")
         writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(lines,), daemon=True)
         writer.start()
@@ -286,7 +286,7 @@ class TestInputs:
     def test_a_name_may_have_any_byte(
         self, run: Run, monkeypatch: pytest.MonkeyPatch, kind: str
     ) -> None:
-        """Ids are text, and so are the lines that name it, in whatever encoding."""
+        """A file name of any bytes can be read, and is printed in the output's encoding."""
         needs_pyarrow(kind)
         name = os.fsdecode(b"\xfc.txt")
         Path(name).write_text("a text")
@@ -302,13 +302,13 @@ class TestInputs:
     def test_a_closed_standard_input_is_told(
         self, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
-        """Services run without one."""
+        """A closed standard input, as for a service, is an error."""
         monkeypatch.setattr("sys.stdin", None)
         assert run("plan", "-") == 2
         assert "standard input is closed" in capsys.readouterr().err
 
     def test_json_lines_may_have_any_field(self, run: Run, tmp_path: Path) -> None:
-        """Empty lines are none, and halves of characters are replaced."""
+        """Any field may be used, empty lines are skipped and lone surrogates are replaced."""
         (tmp_path / "a.ndjson").write_bytes(
             b'\xef\xbb\xbf{"body": "one"}\n\n{"body": "half \\ud800"}\n{"id": ["no", "id"]}'
         )
@@ -319,26 +319,30 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
-            ("a.bin", b"\x00\x01\x02", "a.bin is no UTF-8 text: it is binary"),
-            ("a.txt", os.urandom(3_000).replace(b"\0", b"\1"), "a.txt is no UTF-8 text"),
-            ("a.md", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + bytes(range(256)) * 9, "a.md is no UTF-8"),
-            ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a.png is no UTF-8 text"),
-            ("a.jsonl", b'{"text": "a"}\n{"text": ', "a.jsonl, line 2 is no JSON"),
-            ("a.jsonl", b'{"text": "\xff"}\n', "a.jsonl, line 1 is no JSON"),
-            ("a.jsonl", b"[1, 2]\n", "a.jsonl, line 1 is no JSON object, such as {'text': ...}"),
+            ("a.bin", b"\x00\x01\x02", "a.bin is not UTF-8 text: it is binary"),
+            ("a.txt", os.urandom(3_000).replace(b"\0", b"\1"), "a.txt is not UTF-8 text"),
+            ("a.md", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + bytes(range(256)) * 9, "a.md is not UTF-8"),
+            ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a.png is not UTF-8 text"),
+            ("a.jsonl", b'{"text": "a"}\n{"text": ', "a.jsonl, line 2 is not JSON"),
+            ("a.jsonl", b'{"text": "\xff"}\n', "a.jsonl, line 1 is not JSON"),
+            ("a.jsonl", b"[1, 2]\n", "a.jsonl, line 1 is not a JSON object, such as {'text': ...}"),
             (
                 "a.jsonl",
                 b'{"body": "a"}\n',
                 "no field 'text'; it has body: choose one with --field",
             ),
-            ("a.jsonl", b'{"n": ' + b"[" * 200_000, "a.jsonl, line 1 is no JSON (RecursionError)"),
+            ("a.jsonl", b'{"n": ' + b"[" * 200_000, "a.jsonl, line 1 is not JSON (RecursionError)"),
             (
                 "a.parquet",
                 b"text",
-                "a.parquet cannot be read after row 0 (ArrowInvalid): is it a P",
+                "a.parquet cannot be read after row 0 (ArrowInvalid): is it a c",
             ),
-            ("a.jsonl", b'{"text": 5}\n', "the text in a.jsonl, line 1 is no text, but int"),
-            ("a.json", b'[{"text": "a"}]', "a.json is JSON in one piece: make it JSON lines"),
+            ("a.jsonl", b'{"text": 5}\n', "the text in a.jsonl, line 1 must be a string, not int"),
+            (
+                "a.json",
+                b'[{"text": "a"}]',
+                "a.json is a single JSON value; convert it to JSON Lines",
+            ),
         ],
     )
     def test_a_file_that_cannot_be_read_is_refused_before_it_costs(
@@ -351,7 +355,10 @@ class TestInputs:
         content: bytes,
         message: str,
     ) -> None:
-        """By name, with what to do; the command and `plan` alike."""
+        """A file that cannot be read is refused by name, with advice, before any request.
+
+        This holds for `embed` and for `plan`.
+        """
         (tmp_path / name).write_bytes(content)
         for command in (("embed", "--out", "out.npy"), ("plan",)):
             assert run(*command, name) == 2
@@ -365,14 +372,14 @@ class TestInputs:
             (b"text,n\n\xff\xfe\xfa,1\n", "a.csv cannot be read after row 0"),
             (
                 b"text,n\na,1\nb,c,2\n",
-                "a.csv, row 2 has 3 columns, and not 2: put texts with commas",
+                "a.csv, row 2 has 3 columns instead of 2: put texts with commas",
             ),
         ],
     )
     def test_so_is_a_table(
         self, run: Run, tmp_path: Path, capsys: Any, content: bytes, message: str
     ) -> None:
-        """Without a word of what is in it."""
+        """A table that cannot be read is refused with a message that does not quote it."""
         pytest.importorskip("pyarrow")
         (tmp_path / "a.csv").write_bytes(content)
         assert run("plan", "a.csv") == 2
@@ -382,7 +389,7 @@ class TestInputs:
     def test_a_damaged_parquet_file_is_named(
         self, run: Run, tmp_path: Path, capsys: Any, is_named: bool
     ) -> None:
-        """Where its footer is whole and its pages are not; in a folder it is left out."""
+        """A Parquet file with damaged pages is named; in a folder it is left out."""
         pa = pytest.importorskip("pyarrow")
         from pyarrow import parquet  # noqa: PLC0415
 
@@ -401,7 +408,7 @@ class TestInputs:
     def test_a_file_that_may_not_be_opened_is_left_out(
         self, run: Run, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Of a folder; one that the user named ends the command."""
+        """A file without read permission is left out of a folder, but is an error if named."""
         write_lines(tmp_path / "a.jsonl", ["a"])
         write_lines(tmp_path / "b.jsonl", ["b"])
         opened = Path.open
@@ -420,7 +427,7 @@ class TestInputs:
     def test_what_a_folder_holds_besides_is_named(
         self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Kinds of files, binary ones, folders of other people, and tables without texts."""
+        """The files and folders that a folder's reading skips are listed by kind and reason."""
         folder = tmp_path / "docs"
         for name in (".git", "node_modules"):
             (folder / name).mkdir(parents=True)
@@ -433,7 +440,7 @@ class TestInputs:
         said = capsys.readouterr()
         assert said.err.strip() == (
             "skipped: 3 files (2 .png, 1 without a suffix); 2 folders (.git, node_modules); "
-            "docs/b.txt (no UTF-8 text); docs/c.jsonl, line 1 has no field 'text'; it has body: "
+            "docs/b.txt (not UTF-8 text); docs/c.jsonl, line 1 has no field 'text'; it has body: "
             "choose one with --field"
         )
         assert said.out.startswith("1 file, cut into sections, for text-embedding-3-small\n1 text")
@@ -441,7 +448,7 @@ class TestInputs:
     def test_plan_reads_the_same(
         self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """JSON lines are not cut."""
+        """`plan` reads the same records as `embed`, so JSON lines are not cut."""
         write_lines(tmp_path / "texts.jsonl", ["one", "two", None, "two"])
         assert run("plan", "texts.jsonl") == 0
         head, blank, sent, *_ = capsys.readouterr().out.splitlines()
@@ -450,7 +457,7 @@ class TestInputs:
         assert sent.startswith("3 texts (2 unique): 1 request, 2 tokens, ")
 
     def test_nothing_to_read_is_told(self, run: Run, tmp_path: Path, capsys: Any) -> None:
-        """With what would be read."""
+        """If no text is found, the command ends with status 1 and says so."""
         write_lines(tmp_path / "texts.jsonl", ["", None])
         assert run("embed", "texts.jsonl", "--out", "out.npy") == 1
         assert "no text found" in capsys.readouterr().err
@@ -458,7 +465,7 @@ class TestInputs:
     def test_a_little_is_not_nothing(
         self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """One token is one, and costs something."""
+        """A single token is counted in the singular and has a cost above zero."""
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
         assert run("embed", file, "--out", "out.npy") == 0
         said = capsys.readouterr().out
@@ -468,19 +475,19 @@ class TestInputs:
 
 
 class TestEnds:
-    """How it ends, and with which status."""
+    """The ways in which `embed` ends, with their exit statuses."""
 
     def test_some_failures_are_listed(
         self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any
     ) -> None:
-        """By id and cause, without their texts; the next run pays for them alone."""
+        """Failed texts are listed by id and cause, and the next run pays for them alone."""
         texts = [f"good {n}" for n in range(50)]
         texts[7] = texts[31] = "<bad> secret"
         file = write_lines(tmp_path / "texts.jsonl", texts)
         server.configure(refuse_marker="<bad>")
         assert run("embed", file, "--out", "out.npy") == 3
         said = capsys.readouterr()
-        assert "2 texts have no vector; all of them are in out.failed.jsonl" in said.err
+        assert "2 texts have no vector; all of them are listed in out.failed.jsonl" in said.err
         assert "  t7  BadRequestError (400)\n  t31  BadRequestError (400)" in said.err
         assert "secret" not in said.err + said.out
         listed = (tmp_path / "out.failed.jsonl").read_text().splitlines()
@@ -490,14 +497,14 @@ class TestEnds:
         )
         server.configure()
         assert run("embed", file, "--out", "out.npy") == 0
-        assert server.stats()["inputs_billed"] == 1  # the same text twice
+        assert server.stats()["inputs_billed"] == 1  # two records with the same text
         assert_embedded(tmp_path / "out.npy", texts)
         assert not (tmp_path / "out.failed.jsonl").exists()
 
     def test_a_wrong_key_ends_it_at_once(
         self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any
     ) -> None:
-        """Nothing is written, and no key is shown."""
+        """A wrong key ends the command at once, writes nothing and shows no key."""
         server.configure(api_key="right")
         file = write_lines(tmp_path / "texts.jsonl", [f"text {n}" for n in range(5 * AHEAD // 2)])
         assert run("embed", file, "--out", "out.npy") == 1
@@ -512,7 +519,7 @@ class TestEnds:
     def test_a_server_that_is_not_there_is_named(
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
-        """By its address; the patience is cut short here."""
+        """A server that cannot be reached is named by its address; the wait is shortened here."""
         monkeypatch.setattr("langchain_batch_embed.pacing.health.FIRST_CONTACT", 0.1)
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
         assert run("embed", file, "--out", "o.npy", "--base-url", "http://127.0.0.1:9/v1") == 1
@@ -526,11 +533,11 @@ class TestEnds:
         monkeypatch: pytest.MonkeyPatch,
         capsys: Any,
     ) -> None:
-        """`| head -1`: the vectors are there, and what failed is listed."""
+        """A closed output, as after `| head -1`, ends quietly, and all files are written."""
         server.configure(refuse_marker="bad")
         file = write_lines(tmp_path / "texts.jsonl", ["a", "bad", "b"])
         reader, writer = os.pipe()
-        with open(writer, "w") as output:  # noqa: PTH123  # a number
+        with open(writer, "w") as output:  # noqa: PTH123  # a file descriptor
             monkeypatch.setattr("sys.stdout", output)
             said: list[object] = []
 
@@ -551,7 +558,7 @@ class TestEnds:
     def test_a_missing_key_is_told(
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
-        """By the name of its variable."""
+        """A missing key is reported with the name of its variable."""
         monkeypatch.delenv("OPENAI_API_KEY")
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
         assert run("embed", file, "--out", "out.npy") == 1
@@ -560,24 +567,27 @@ class TestEnds:
     def test_dollars_end_it_and_the_next_run_goes_on(
         self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any
     ) -> None:
-        """What is paid for is in the journal."""
+        """`--max-dollars` ends a run, and the next one continues from the journal."""
         texts = [prose(100, n) for n in range(3_000)]  # 300,000 tokens, $0.006
         file = write_lines(tmp_path / "texts.jsonl", texts)
         command = ("embed", file, "--out", "out.npy", "--dimensions", 8)
         assert run(*command, "--max-dollars", 0.002) == 1
-        assert "max_dollars=0.002" in capsys.readouterr().err
+        assert "--max-dollars 0.002" in capsys.readouterr().err
         assert 80_000 < server.stats()["tokens_billed"] <= 100_000
         assert run(*command) == 0
         assert server.stats()["inputs_billed"] == 3_000
         assert_embedded(tmp_path / "out.npy", texts)
 
     def test_the_version_is_the_packages(self, run: Run, capsys: Any) -> None:
-        """And names the program as it was called."""
+        """`--version` prints the package's version."""
         assert run("--version") == 0
         assert capsys.readouterr().out.split()[-1] == __version__
 
     def test_the_end_of_the_program_takes_no_time(self, mocker: MockerFixture) -> None:
-        """Python looks for no cycles, which takes a second while the prompt is away."""
+        """The program freezes the garbage collector at its end.
+
+        Otherwise Python would look for cycles for a second before the prompt returns.
+        """
         mocker.patch.object(__main__, "main", side_effect=SystemExit(130))
         freeze = mocker.patch("gc.freeze")
         with pytest.raises(SystemExit, match="130"):
@@ -588,7 +598,7 @@ class TestEnds:
         assert scripts == {"langchain-batch-embed": "langchain_batch_embed.__main__:run"}
 
     def test_the_console_script_is_named_in_its_own_help(self, run: Run, capsys: Any) -> None:
-        """With the exit statuses."""
+        """The help uses the name of the console script and lists the exit statuses."""
         before, sys.argv[0] = sys.argv[0], "/usr/bin/langchain-batch-embed"
         try:
             assert run("embed", "--help") == 0
@@ -596,15 +606,15 @@ class TestEnds:
             sys.argv[0] = before
         said = capsys.readouterr().out
         assert said.startswith("usage: langchain-batch-embed embed ")
-        assert "130  ended with Ctrl-C" in said
+        assert "130  interrupted with Ctrl-C" in said
 
 
 class Command:
     """`embed` in a process of its own.
 
     Args:
-        server: answers.
-        arguments: after `embed`.
+        server: answers the requests.
+        arguments: the arguments after `embed`.
     """
 
     def __init__(self, server: LocalServer, *arguments: object) -> None:
@@ -617,7 +627,7 @@ class Command:
         )
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait for something that happens while it runs."""
+        """Wait until a condition holds while the process runs."""
         try:
             while not condition():
                 assert self.process.poll() is None, self.process.communicate()
@@ -628,7 +638,7 @@ class Command:
             raise
 
     def wait(self) -> tuple[int, str]:
-        """Return the exit status, and what it wrote to standard error."""
+        """Return the exit status and the output on standard error."""
         try:
             _, said = self.process.communicate()
         except BaseException:  # the test has taken too long
@@ -640,7 +650,7 @@ class Command:
 
 @pytest.fixture(scope="module")
 def sections(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Return a file of JSON lines with the sections of the demo, and their texts."""
+    """Return a file of JSON lines with the demo's sections, and their texts."""
     _, files = corpus.standard_library()
     texts = [section.text for section in corpus.sections(files, SECTIONS)]
     return write_lines(tmp_path_factory.mktemp("sections") / "sections.jsonl", texts), texts
@@ -648,13 +658,13 @@ def sections(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
 
 @pytest.mark.slow
 class TestKilled:
-    """19,207 sections, half way."""
+    """The command is killed halfway through 19,207 sections."""
 
     def kill_half_way(
         self, server: LocalServer, stop: int, *arguments: object
     ) -> tuple[int, str, dict[str, Any]]:
-        """Send a signal when the server has answered half of them; return what was then."""
-        # Two fifths of the tokens at once, and the rest within 20 s: time enough to be half way.
+        """Send a signal once half of the sections are billed, and return how it ended."""
+        # Two fifths of the tokens go out at once and the rest within 20 s, which is time enough.
         server.configure(tokens_per_minute=4_000_000, bucket_seconds=15)
         command = Command(server, *arguments)
         command.wait_until(lambda: server.stats()["inputs_billed"] > SECTIONS // 2)
@@ -666,7 +676,7 @@ class TestKilled:
     def test_killed_and_run_again_it_pays_once_and_writes_the_same(
         self, server: LocalServer, sections: tuple[Path, list[str]], tmp_path: Path, kind: str
     ) -> None:
-        """What was in flight at that moment is paid twice, and nothing else."""
+        """After a kill, a rerun pays only for what the journal lacks and writes the same file."""
         needs_pyarrow(kind)
         file, texts = sections
         out, whole = tmp_path / f"out{kind}", tmp_path / f"whole{kind}"
@@ -680,7 +690,7 @@ class TestKilled:
         assert Command(server, *options, "--out", out).wait()[0] == 0
         assert server.stats()["inputs_billed"] == SECTIONS - kept
         server.configure()
-        one_go = file.with_name("one_go.db")  # for all kinds, to save time
+        one_go = file.with_name("one_go.db")  # shared by all kinds, to save time
         fresh = (file, "--dimensions", 64, "--journal", one_go, "--out", whole)
         billed = 0 if one_go.exists() else SECTIONS
         assert Command(server, *fresh).wait()[0] == 0
@@ -692,7 +702,7 @@ class TestKilled:
     def test_ctrl_c_ends_it_with_130(
         self, server: LocalServer, sections: tuple[Path, list[str]], tmp_path: Path
     ) -> None:
-        """It says where its work is, and leaves nothing half written."""
+        """Ctrl-C ends with status 130, names the journal and leaves no incomplete output."""
         options = (sections[0], "--dimensions", 64, "--out", tmp_path / "out.npy")
         status, said, _ = self.kill_half_way(server, signal.SIGINT, *options)
         assert status == 130
@@ -704,7 +714,7 @@ class TestKilled:
 
     @pytest.mark.skipif(sys.platform == "win32", reason="nothing there tells the peak of memory")
     def test_memory_does_not_grow_with_the_file(self, server: LocalServer, tmp_path: Path) -> None:
-        """40,000 more records of 1,536 numbers are 246 MB, of which no more is held at a time."""
+        """Memory does not grow with the file: 40,000 more records, 246 MB, add less than 200 MB."""
         code = (
             "import sys; from langchain_batch_embed.commands.main import main\n"
             "from tests.memory import peak_bytes\n"

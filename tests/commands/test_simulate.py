@@ -1,4 +1,4 @@
-"""The command `simulate`: what it asks of the server, and what it says."""
+"""The command `simulate` starts the server as requested and prints how to use it."""
 
 import errno
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from tests.support import LocalServer
 
 
 class TestSimulate:
-    """`python -m langchain_batch_embed simulate`."""
+    """The command `python -m langchain_batch_embed simulate`."""
 
     @pytest.fixture
     def serve(self, mocker: MockerFixture) -> Any:
-        """Stand in for the server, and say that it is ready on port 4321."""
+        """Replace the server and report that it is ready on port 4321."""
 
         def serve(*_: Any, on_ready: Callable[[int], None]) -> None:
             on_ready(4321)
@@ -26,7 +26,7 @@ class TestSimulate:
         return mocker.patch.object(simulate, "serve", side_effect=serve)
 
     def test_the_scenario_is_what_was_asked_for(self, serve: Any) -> None:
-        """Options of their own are put over the scenario's."""
+        """Options on the command line take precedence over those of the scenario."""
         scenario = '{"faults": {"429": 0.1}, "latency": 3}'
 
         options = ["--port", "0", "--host", "::1", "--tier", "2", "--latency", "0"]
@@ -37,7 +37,7 @@ class TestSimulate:
         assert serve.call_args.args == (expected, "::1", 0)
 
     def test_it_says_how_to_use_it(self, serve: Any, capsys: pytest.CaptureFixture[str]) -> None:
-        """The variables can be copied into a shell."""
+        """The printed variables can be copied into a shell."""
         main(["simulate"])
 
         assert serve.call_args.args == (Scenario(), "127.0.0.1", 8000)
@@ -47,31 +47,33 @@ class TestSimulate:
         )
 
     def test_a_port_that_is_taken_is_no_obstacle(self, serve: Any) -> None:
-        """Then it takes a free one, unless it was told which one to take."""
+        """If the default port is taken a free one is used, unless the user chose the port."""
         taken = OSError(errno.EADDRINUSE, "Address already in use")
         serve.side_effect = [taken, None]
         main(["simulate"])
         assert [call.args[2] for call in serve.call_args_list] == [8000, 0]
 
         serve.side_effect = taken
-        with pytest.raises(SystemExit, match=r"port 8000 of .* is taken: give another one"):
+        with pytest.raises(SystemExit, match=r"port 8000 of .* is taken; choose another one"):
             main(["simulate", "--port", "8000"])
 
     def test_the_key_that_it_takes_is_told(
         self, serve: Any, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Where the scenario names one, any other is refused."""
+        """The key of the scenario is printed, because the server refuses any other."""
         main(["simulate", "--scenario", '{"api_key": "right"}'])
         assert serve.call_count == 1
         assert "OPENAI_API_KEY=right" in capsys.readouterr().out
 
-    def test_an_impossible_value_is_explained(self) -> None:
-        """The scenario's own message is shown, without a traceback."""
-        with pytest.raises(SystemExit, match="latency must be a number of at least 0"):
-            main(["simulate", "--latency", "-1"])
+    def test_an_impossible_value_is_explained(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """An impossible value is a wrong argument, in an option and in the scenario."""
+        for options in (["--latency", "-1"], ["--scenario", '{"latency": -1}']):
+            with pytest.raises(SystemExit, match="2"):
+                main(["simulate", *options])
+            assert "must be a" in capsys.readouterr().err
 
     def test_a_port_that_is_taken_is_explained(self, server: LocalServer) -> None:
-        """The message names the port."""
+        """If the port is taken, the message names it."""
         port = server.url.removesuffix("/v1").rpartition(":")[2]
 
         with pytest.raises(SystemExit, match=f"port {port} of 127.0.0.1 is taken"):

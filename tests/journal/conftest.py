@@ -1,4 +1,4 @@
-"""A journal of each kind, with time handed in."""
+"""A journal of each kind, with a clock that the test controls."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +18,13 @@ from tests.journal.support import Clock
 
 @pytest.fixture
 def clock() -> Clock:
-    """Give the time to a journal."""
+    """Return the clock of a journal."""
     return Clock()
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Name a file that is not there yet."""
+    """Return the path of a file that does not exist yet."""
     return tmp_path / "journal.sqlite"
 
 
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 def journal(
     request: pytest.FixtureRequest, path: Path, tmp_path: Path, clock: Clock
 ) -> Iterator[Journal]:
-    """Make the journal that the test asks for."""
+    """Make the journal that the test requests."""
     made: Journal
     match getattr(request, "param", "sqlite"):
         case "memory":

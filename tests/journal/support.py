@@ -1,4 +1,4 @@
-"""What the tests of journals have in common: keys, vectors, other processes, other files."""
+"""Keys, vectors, processes and files that several tests of journals use."""
 
 import os
 import sqlite3
@@ -44,33 +44,33 @@ for number in range(1, count + 1):
 
 
 class Clock:
-    """Seconds that pass only when a test says so."""
+    """A clock that advances only when the test changes it."""
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
 
 def keys(*texts: str, space: Space = SPACE) -> list[bytes]:
-    """Shorten the tests."""
+    """Return the keys of texts."""
     return content_keys(texts, space)
 
 
 def vectors(count: int, width: int = 8, seed: int = 0) -> NDArray[np.float32]:
-    """Draw vectors that are all different."""
+    """Return random vectors that all differ."""
     return np.random.default_rng(seed).standard_normal((count, width), dtype=np.float32)
 
 
 def numbers(positions: NDArray[np.intp]) -> list[int]:
-    """Make positions comparable."""
+    """Return positions as a list, so that they can be compared."""
     return [int(position) for position in positions]
 
 
 def spawn(path: Path, name: str, count: int) -> "subprocess.Popen[str]":
-    """Start a process that writes batches once it is sent a line."""
+    """Start a process that writes batches once it receives a line."""
     command = [sys.executable, "-c", CHILD, str(path), name, str(count)]
     root = str(Path(__file__).parents[2])
     return subprocess.Popen(  # noqa: S603 - our own program
@@ -83,12 +83,12 @@ def spawn(path: Path, name: str, count: int) -> "subprocess.Popen[str]":
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Read every file of a folder."""
+    """Return the content of every file in a folder."""
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
 def make_foreign(path: Path, *, application_id: int = 0, version: int = 0) -> None:
-    """Write somebody's SQLite database, in WAL mode as many are."""
+    """Write another program's SQLite database, in WAL mode as many are."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("CREATE TABLE theirs (value TEXT)")
     connection.execute("INSERT INTO theirs VALUES ('precious')")

@@ -1,4 +1,4 @@
-"""What is not what was put is never handed out, with checksums and without."""
+"""A vector that differs from what was put is never returned, with or without checksums."""
 
 import sqlite3
 from pathlib import Path
@@ -16,11 +16,11 @@ from tests.journal.support import PERSISTENT, SPACE, keys, numbers, vectors
 
 
 class TestDamagedVectors:
-    """What is not what was put is never handed out: it is paid for again."""
+    """A vector that differs from what was put is never returned, but paid for again."""
 
     @staticmethod
     def spoil(path: Path, change: str) -> None:
-        """Change the file behind the journal's back."""
+        """Change the file without the journal's knowledge."""
         connection = sqlite3.connect(path)
         with connection:
             connection.execute(change)
@@ -46,7 +46,7 @@ class TestDamagedVectors:
     def test_a_damaged_row_is_missing_until_it_is_put_again(
         self, path: Path, caplog: pytest.LogCaptureFixture, change: str
     ) -> None:
-        """Whatever was changed in it; the others are there, and one line tells how many were."""
+        """Damaged rows are missing until they are put again, and one warning counts them."""
         journal, put = SQLiteJournal(path), vectors(4)
         journal.put(keys(*"abcd"), put, space=SPACE)
         self.spoil(path, f"UPDATE vector SET {change} WHERE id IN (2, 4)")  # noqa: S608 - ours
@@ -63,7 +63,7 @@ class TestDamagedVectors:
         journal.close()
 
     def test_every_flipped_byte_of_a_vector_is_noticed(self, journal: Journal, path: Path) -> None:
-        """Also where the number is still a fine one."""
+        """Every flipped byte of a vector is noticed, even if the number remains plausible."""
         put = vectors(1)
         journal.put(keys("a"), put, space=SPACE)
         for place in range(put.nbytes):
@@ -77,7 +77,10 @@ class TestDamagedVectors:
     def test_what_no_answer_may_hold_is_not_recalled(
         self, journal: Journal, caplog: pytest.LogCaptureFixture, number: float
     ) -> None:
-        """Even where its checksum is right, as when another program wrote it."""
+        """Vectors of zeros, NaN or infinity are not returned, even if their checksum is right.
+
+        Another program may have written them.
+        """
         put = vectors(2)
         put[1] = number
         journal.put(keys("a", "b"), put, space=SPACE)
@@ -88,7 +91,7 @@ class TestDamagedVectors:
         assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
 
     def test_damaged_records_of_a_store_are_counted(self, caplog: pytest.LogCaptureFixture) -> None:
-        """One line tells of them; what was never there is not damaged."""
+        """One warning counts a store's damaged records, without records that never existed."""
         store = InMemoryByteStore()
         journal = ByteStoreJournal(store)
         journal.put(keys("a", "b", "c"), vectors(3), space=SPACE)
@@ -106,11 +109,11 @@ _OLD_INSERT = (
 
 
 class TestJournalsOfEarlierReleases:
-    """A file without checksums is opened and used."""
+    """A journal of an earlier release, without checksums, is opened and used."""
 
     @pytest.fixture
     def old(self, path: Path) -> Path:
-        """Write a journal as the releases before checksums did, with vectors for "a" to "d"."""
+        """Write a journal as before checksums existed, with vectors for "a" to "d"."""
         connection = sqlite3.connect(path, isolation_level=None)
         connection.execute("PRAGMA page_size = 32768")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -133,7 +136,7 @@ class TestJournalsOfEarlierReleases:
         return path
 
     def test_its_vectors_are_found_and_new_ones_get_checksums(self, old: Path) -> None:
-        """It is changed when it is opened, once, and by several at a time."""
+        """Old vectors are found and new ones get checksums, even with two journals on one file."""
         journals = [SQLiteJournal(old) for _ in range(2)]
         for journal in journals:
             assert vectors(4).tobytes() == journal.get(keys(*"abcd"))[1].tobytes()
@@ -149,7 +152,7 @@ class TestJournalsOfEarlierReleases:
     def test_without_a_checksum_what_is_no_vector_is_still_noticed(
         self, old: Path, caplog: pytest.LogCaptureFixture, value: bytes
     ) -> None:
-        """By its width, and by numbers that no answer may hold."""
+        """Without a checksum, a wrong width or impossible numbers still reveal a damaged vector."""
         TestDamagedVectors.spoil(
             old,
             f"UPDATE vector SET value = x'{value.hex()}' WHERE id = 2",  # noqa: S608 - ours
@@ -160,7 +163,7 @@ class TestJournalsOfEarlierReleases:
         journal.close()
 
     def test_the_release_that_made_it_can_still_use_it(self, old: Path) -> None:
-        """It names its columns; what it writes has no checksum, and is found."""
+        """The older release can still write to the file, and its vectors are then found."""
         SQLiteJournal(old).close()
         connection = sqlite3.connect(old)
         with connection:

@@ -1,4 +1,4 @@
-"""Every journal: what was put is got back bit for bit, and nothing else ever is."""
+"""Every journal returns what was put, bit for bit, and nothing else."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ from tests.support import examples
 
 
 class TestEveryJournal:
-    """What all journals have in common."""
+    """Behaviour that all journals have in common."""
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_gives_back_what_was_put(self, journal: Journal) -> None:
@@ -40,7 +40,7 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_finds_all_of_many(self, journal: Journal) -> None:
-        """Look-ups of many keys, in any order, lose and swap nothing."""
+        """Look-ups of many keys, in any order, lose no vector and swap none."""
         put = vectors(1_001)
         order = np.random.default_rng(1).permutation(1_001)
         names = keys(*map(str, range(1_001)))
@@ -57,7 +57,7 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_another_model_does_not_find_the_vector(self, journal: Journal) -> None:
-        """One journal serves several models and keeps them apart."""
+        """One journal serves several models and keeps their vectors apart."""
         other = Space(provider="openai", model="text-embedding-3-large")
         journal.put(keys("a"), vectors(1), space=SPACE)
         journal.put(keys("a", space=other), vectors(1, width=16), space=other)
@@ -76,7 +76,7 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_keeps_its_own_copy(self, journal: Journal) -> None:
-        """Changing an array that was put, or was got, changes nothing in the journal."""
+        """Changing an array that was put, or returned, changes nothing in the journal."""
         put = vectors(1)
         expected = put.tobytes()
         journal.put(keys("a"), put, space=SPACE)
@@ -86,7 +86,7 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_takes_an_empty_batch(self, journal: Journal) -> None:
-        """Putting nothing is allowed."""
+        """An empty batch can be put."""
         journal.put([], np.empty((0, 0), np.float32), space=SPACE)
         assert tuple(vars(journal.stats()).values()) == (0, 0, None, None, {})
 
@@ -95,14 +95,14 @@ class TestEveryJournal:
     def test_refuses_vectors_that_do_not_fit_the_keys(
         self, journal: Journal, shape: tuple[int, ...]
     ) -> None:
-        """As many rows as keys, or nothing is stored."""
+        """Vectors whose number differs from the keys are refused, and nothing is stored."""
         with pytest.raises(ValueError, match=r"2 keys need vectors of shape \(2, d\)"):
             journal.put(keys("a", "b"), np.zeros(shape, np.float32), space=SPACE)
         assert journal.stats().vectors == 0
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_stats_count(self, journal: Journal, clock: Clock) -> None:
-        """Statistics count vectors and bytes, and tell the oldest and the newest."""
+        """Statistics count vectors and bytes, and give the oldest and the newest time."""
         journal.put(keys("a", "b"), vectors(2), space=SPACE)
         clock.now += 60
         journal.put(keys("c"), vectors(1), space=SPACE)
@@ -113,7 +113,7 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_prunes_by_age(self, journal: Journal, clock: Clock) -> None:
-        """What was written longer ago goes, the rest stays."""
+        """Pruning by age removes older vectors and keeps the rest."""
         for text in "abc":
             journal.put(keys(text), vectors(1), space=SPACE)
             clock.now += 3600
@@ -122,7 +122,7 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_prunes_by_size(self, journal: Journal, clock: Clock) -> None:
-        """The newest vectors that fit stay."""
+        """Pruning by size keeps the newest vectors that fit."""
         for text in "abc":
             journal.put(keys(text), vectors(1), space=SPACE)
             clock.now += 1
@@ -131,7 +131,7 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_prunes_by_both(self, journal: Journal, clock: Clock) -> None:
-        """A vector goes if either rule says so, and is counted once."""
+        """With both rules, a vector that either rule removes is removed and counted once."""
         for text in "abc":
             journal.put(keys(text), vectors(1), space=SPACE)
             clock.now += 3600
@@ -140,7 +140,7 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_prune_can_empty_the_journal(self, journal: Journal) -> None:
-        """Nothing fits in no bytes; then another width may come."""
+        """Pruning to no bytes empties the journal, which then accepts another width."""
         journal.put(keys("a", "b"), vectors(2), space=SPACE)
         assert journal.prune(max_bytes=0) == 2
         journal.put(keys("a"), vectors(1, width=4), space=SPACE)
@@ -148,7 +148,7 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_prune_wants_to_know_what(self, journal: Journal) -> None:
-        """Without a rule, or with an impossible one, nothing is deleted."""
+        """Pruning without a rule, or with an impossible one, is an error."""
         with pytest.raises(ValueError, match="needs older_than= or max_bytes="):
             journal.prune()
         with pytest.raises(ValueError, match="not be negative"):
@@ -158,7 +158,7 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ["memory", "bytestore", "files"], indirect=True)
     def test_refuses_to_mix_widths(self, journal: Journal) -> None:
-        """Vectors of two widths for one model are an error, not a wrong row."""
+        """Vectors of two widths for one model raise an error instead of giving a wrong row."""
         journal.put(keys("a"), vectors(1), space=SPACE)
         journal.put(keys("b"), vectors(1, width=4), space=SPACE)
         with pytest.raises(JournalError, match="different dimensions"):
@@ -167,7 +167,7 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_threads_share_one_journal(self, journal: Journal) -> None:
-        """Threads that write and read at once lose nothing."""
+        """Threads that write and read at the same time lose nothing."""
         put = vectors(80)
         wrong: list[int] = []
 
@@ -187,14 +187,14 @@ class TestEveryJournal:
 
     @pytest.mark.parametrize("journal", ALL, indirect=True)
     def test_may_be_closed_twice_and_used_again(self, journal: Journal) -> None:
-        """Closing is not final: a later use opens the file again."""
+        """A closed journal can be closed again and used again, as it then reopens its file."""
         journal.put(keys("a"), vectors(1), space=SPACE)
         journal.close()
         journal.close()
         assert numbers(journal.get(keys("a"))[0]) == [0]
 
     def test_bits_survive_every_journal(self, tmp_path_factory: pytest.TempPathFactory) -> None:
-        """Any float32 that an answer may hold comes back with the same bits, from every journal."""
+        """Every journal returns any valid float32 with the same bits."""
         folder = tmp_path_factory.mktemp("bits")
         journals: list[Journal] = [
             MemoryJournal(),
@@ -221,15 +221,15 @@ class TestEveryJournal:
 
 
 class TestOpenJournal:
-    """What `journal=` may be."""
+    """The option `journal=` accepts several kinds of values."""
 
     def test_none_is_memory(self) -> None:
-        """Without a journal vectors are kept in memory."""
+        """Without a journal, vectors are kept in memory."""
         journal = open_journal(None)
         assert (MemoryJournal, False) == (type(journal), journal.persistent)
 
     def test_path_is_sqlite(self, path: Path) -> None:
-        """A path, as `Path` or as string, names a SQLite file."""
+        """A path, as `Path` or as string, opens a SQLite file."""
         for where in (path, str(path)):
             journal = open_journal(where)
             journal.close()
@@ -242,17 +242,29 @@ class TestOpenJournal:
         open_journal("~/journal.sqlite").close()
         assert [file.name for file in tmp_path.iterdir()] == ["journal.sqlite"]
 
+    @pytest.mark.parametrize(
+        "where", [":memory:", Path(":memory:"), "file::memory:?cache=shared", "sqlite:///:memory:"]
+    )
+    def test_sqlites_name_for_memory_is_refused(
+        self, where: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """SQLite's `:memory:` is refused with advice, as it would be the name of a file here."""
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(OptionError, match="journal=None keeps vectors in memory"):
+            open_journal(where)
+        assert not list(tmp_path.iterdir())
+
     def test_byte_store_is_wrapped(self) -> None:
-        """Any LangChain `ByteStore` will do."""
+        """Any LangChain `ByteStore` becomes a journal."""
         journal = open_journal(InMemoryByteStore())
         assert (ByteStoreJournal, True) == (type(journal), journal.persistent)
 
     def test_open_journal_is_taken_as_it_is(self) -> None:
-        """A journal that the user made, with options of their own, is used."""
+        """A journal object that the user made is used as it is."""
         journal = MemoryJournal()
         assert open_journal(journal) is journal
 
     def test_other_things_are_refused(self) -> None:
-        """A wrong type is told at once."""
+        """A value of a wrong type is refused at once."""
         with pytest.raises(OptionError, match="takes a path, a LangChain ByteStore or None"):
             open_journal(7)  # type: ignore[arg-type]

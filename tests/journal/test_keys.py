@@ -1,4 +1,4 @@
-"""Keys: what a vector is found by."""
+"""Content keys identify vectors."""
 
 import pytest
 from hypothesis import given
@@ -12,10 +12,10 @@ from tests.journal.support import SPACE, keys
 
 
 class TestContentKeys:
-    """Keys tell texts and spaces apart, and hold neither."""
+    """Keys distinguish texts and spaces, and contain neither."""
 
     def test_same_text_and_space_give_the_same_key(self) -> None:
-        """A key is the same in every process and release of this version."""
+        """A text's key in a space is the same in every process and release of this version."""
         expected = ["1c452b4cbf", "69727f1ada"]
         actual = [key.hex()[:10] for key in keys("one", "two")]
         assert expected == actual
@@ -33,17 +33,17 @@ class TestContentKeys:
         ids=["provider", "model", "dimensions", "endpoint", "variant", "moved border"],
     )
     def test_another_space_gives_another_key(self, other: Space) -> None:
-        """Nothing that changes a vector shares its key."""
+        """Everything that changes a vector changes its key."""
         space = Space(provider="openai", model="m")
         assert keys("text", space=space) != keys("text", space=other)
 
     def test_keys_have_at_least_128_bits(self) -> None:
-        """Keys are long enough to be taken for the text."""
+        """Keys have at least 128 bits, so that they can stand for the text."""
         assert all(len(key) * 8 >= 128 for key in keys("", "text", "x" * 10_000))
 
     @given(st.lists(st.text(st.characters(codec=None)), unique=True))
     def test_different_texts_have_different_keys(self, texts: list[str]) -> None:
-        """Any Python string has a key of its own, lone surrogates too."""
+        """Different Python strings have different keys, even with lone surrogates."""
         assert len(texts) == len(set(content_keys(texts, SPACE)))
 
     @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ class TestContentKeys:
         ],
     )
     def test_endpoint_keeps_no_secret(self, given: str, kept: str) -> None:
-        """Of an address only what names the server is kept."""
+        """Of an endpoint's address only the part that names the server is kept."""
         assert kept == Space(provider="openai", model="m", endpoint=given).endpoint
 
     def test_name_says_what_made_the_vectors(self) -> None:
-        """The name is for people, and leaves out the endpoint's path."""
+        """The space's name is readable and omits the endpoint's path."""
         space = Space(
             provider="azure",
             model="m",

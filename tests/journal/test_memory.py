@@ -10,10 +10,10 @@ from tests.journal.support import SPACE, keys, numbers, vectors
 
 
 class TestMemoryJournal:
-    """What only the journal in memory does."""
+    """Behaviour that only the journal in memory has."""
 
     def test_discards_what_is_done_with(self) -> None:
-        """Vectors that a call has used are forgotten; unknown keys do no harm."""
+        """`discard` removes vectors that a call has used and ignores unknown keys."""
         journal = MemoryJournal()
         journal.put(keys("a", "b"), vectors(2), space=SPACE)
         journal.discard(keys("a", "unknown"))
@@ -21,7 +21,7 @@ class TestMemoryJournal:
         assert journal.stats().vectors == 1
 
     def test_tells_one_spaces_keys_from_anothers(self) -> None:
-        """Two objects with different models may share one."""
+        """Objects with different models may share a journal, which lists their keys separately."""
         journal, other = MemoryJournal(), replace(SPACE, model="text-embedding-3-large")
         journal.put(keys("a", "b"), vectors(2), space=SPACE)
         journal.put(keys("a", space=other), vectors(1), space=other)
@@ -29,7 +29,7 @@ class TestMemoryJournal:
         assert journal.keys(other) == keys("a", space=other)
 
     def test_pickled_copy_is_empty(self) -> None:
-        """What one process still needs is not shipped to its workers."""
+        """A pickled copy is empty, so that vectors are not sent to worker processes."""
         journal = MemoryJournal()
         journal.put(keys("a"), vectors(1), space=SPACE)
         copy = pickle.loads(pickle.dumps(journal))  # noqa: S301 - our own

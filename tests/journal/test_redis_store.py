@@ -1,4 +1,4 @@
-"""`RedisStore`: a `ByteStore` that machines share, one round trip a call."""
+"""`RedisStore` is a `ByteStore` that machines share, with one round trip a call."""
 
 import itertools
 import pickle
@@ -16,13 +16,13 @@ numbers = itertools.count()
 
 @pytest.fixture
 def store(valkey: Server) -> RedisStore:
-    """A store with keys of its own."""
+    """Return a store with its own prefix of keys."""
     return RedisStore(valkey.url, prefix=f"test{next(numbers)}*:")
 
 
 @needs_server
 def test_values_come_back_in_order(store: RedisStore) -> None:
-    """With `None` for each key that is not there."""
+    """Values come back in the order of the keys, with `None` for each missing one."""
     store.mset([("a", b"1"), ("b", b"\x00\xff")])
     assert store.mget(["b", "c", "a"]) == [b"\x00\xff", None, b"1"]
     assert sorted(store.yield_keys()) == ["a", "b"]
@@ -33,7 +33,7 @@ def test_values_come_back_in_order(store: RedisStore) -> None:
 
 @needs_server
 def test_nothing_is_nothing(store: RedisStore) -> None:
-    """The server would refuse an empty command."""
+    """Empty calls succeed, although the server would refuse an empty command."""
     store.mset([])
     store.mdelete([])
     assert store.mget([]) == []
@@ -42,7 +42,7 @@ def test_nothing_is_nothing(store: RedisStore) -> None:
 
 @needs_server
 def test_a_value_is_kept_for_as_long_as_asked(valkey: Server) -> None:
-    """The server forgets it by itself."""
+    """A value expires on the server after the given seconds."""
     store = RedisStore(valkey.url, seconds=60, prefix="short:")
     store.mset([("a", b"1")])
     assert 0 < store._client.ttl("short:a") <= 60
@@ -50,7 +50,7 @@ def test_a_value_is_kept_for_as_long_as_asked(valkey: Server) -> None:
 
 @needs_server
 def test_a_pickled_store_opens_its_own_connection(store: RedisStore) -> None:
-    """As in each worker of Ray."""
+    """A pickled store opens its own connection, as in each worker of Ray."""
     store.mset([("a", b"1")])
     copy = pickle.loads(pickle.dumps(store))  # noqa: S301  # our own
     assert copy.mget(["a"]) == [b"1"]
@@ -59,7 +59,7 @@ def test_a_pickled_store_opens_its_own_connection(store: RedisStore) -> None:
 
 @needs_server
 def test_a_look_up_of_many_keys_is_one_command(store: RedisStore) -> None:
-    """A round trip a key would cost more than the request that it saves."""
+    """A look-up of many keys is one command, as a round trip a key would cost too much."""
     before = store._client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"]
     store.mget([str(number) for number in range(1000)])
     assert store._client.info("commandstats")["cmdstat_mget"]["calls"] == before + 1
@@ -67,7 +67,7 @@ def test_a_look_up_of_many_keys_is_one_command(store: RedisStore) -> None:
 
 @needs_server
 def test_it_keeps_a_journal(store: RedisStore) -> None:
-    """What one process has finished another one finds."""
+    """A journal in the store finds its vectors again."""
     journal = ByteStoreJournal(store)
     space = Space(provider="p", model="m")
     keys = content_keys(["one", "two"], space)
@@ -78,7 +78,7 @@ def test_it_keeps_a_journal(store: RedisStore) -> None:
 
 
 def test_errors_say_what_to_do_and_hold_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong URL, and a missing package."""
+    """Errors for a wrong URL or a missing package say what to do and contain no password."""
     pytest.importorskip("redis")
     with pytest.raises(OptionError, match="redis://host:6379/0") as caught:
         RedisStore("http://:secret@host")

@@ -1,4 +1,4 @@
-"""The journal in a file: other objects, other processes, and a crash."""
+"""The journal in a SQLite file, shared by objects and processes, and after a crash."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ from tests.journal.support import (
 
 
 class TestSQLiteJournal:
-    """What only the journal in a file does."""
+    """Behaviour that only the journal in a file has."""
 
     def test_survives_its_object(self, path: Path) -> None:
         """Another object on the same file finds the vectors."""
@@ -57,7 +57,7 @@ class TestSQLiteJournal:
         assert journal.stats().vectors == 1
 
     def test_an_interrupt_leaves_no_open_transaction(self, path: Path) -> None:
-        """Ctrl-C in the middle of a put goes on, and the next put works."""
+        """Ctrl-C in the middle of a put leaves no transaction open, so the next put works."""
 
         def interrupted() -> float:
             raise KeyboardInterrupt
@@ -72,7 +72,7 @@ class TestSQLiteJournal:
         journal.close()
 
     def test_pruning_shrinks_the_file(self, journal: Journal, path: Path) -> None:
-        """Deleted vectors give their room back to the disk."""
+        """Pruning returns the space of deleted vectors to the disk."""
         journal.put(keys(*map(str, range(2_000))), vectors(2_000, width=256), space=SPACE)
         journal.close()
         before = path.stat().st_size
@@ -93,7 +93,7 @@ class TestSQLiteJournal:
         assert {path.name + end: 0o600 for end in ("", "-wal", "-shm")} == modes
 
     def test_fills_an_empty_file_and_makes_it_private(self, path: Path) -> None:
-        """A file of zero bytes becomes a journal of mode 0600."""
+        """An empty file becomes a journal with mode 0600."""
         path.touch(mode=0o644)
         journal = SQLiteJournal(path)
         journal.put(keys("a"), vectors(1), space=SPACE)
@@ -102,7 +102,7 @@ class TestSQLiteJournal:
         assert path.read_bytes().startswith(b"SQLite format 3")
 
     def test_holds_no_text_and_no_key(self, path: Path) -> None:
-        """Neither what was embedded nor a secret in the endpoint is in any file."""
+        """No file contains the embedded text or a secret from the endpoint."""
         space = Space(
             provider="openai",
             model="m",
@@ -117,7 +117,7 @@ class TestSQLiteJournal:
         assert b"example.com" in content
 
     def test_strange_file_names_work(self, tmp_path: Path) -> None:
-        """Characters that mean something in an address mean nothing in a path."""
+        """Characters with a meaning in URLs have none in a path."""
         path = tmp_path / "100% what? #1 ü.sqlite"
         SQLiteJournal(path).close()
         assert [path] == list(tmp_path.iterdir())
@@ -125,7 +125,7 @@ class TestSQLiteJournal:
     def test_pickled_copy_opens_the_same_file(
         self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A worker that runs in another folder gets the same journal."""
+        """A pickled copy in another folder opens the same journal."""
         monkeypatch.chdir(tmp_path)
         journal = SQLiteJournal(path.name)
         data = pickle.dumps(journal)
@@ -140,7 +140,7 @@ class TestSQLiteJournal:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
     def test_works_on_both_sides_of_a_fork(self, journal: Journal) -> None:
-        """Parent and child write on, each with a connection of its own."""
+        """After a fork, parent and child both write, each with its own connection."""
         journal.put(keys("before"), vectors(1), space=SPACE)
 
         def child() -> None:
@@ -154,7 +154,7 @@ class TestSQLiteJournal:
         assert numbers(journal.get(keys("before", "child", "parent"))[0]) == [0, 1, 2]
 
     def test_works_where_the_write_ahead_log_is_refused(self, path: Path) -> None:
-        """Processes that start at once can keep each other from WAL; the journal still works."""
+        """If another process prevents the write-ahead log, the journal still works."""
         SQLiteJournal(path).close()
         reader = sqlite3.connect(path, isolation_level=None)
         reader.execute("PRAGMA journal_mode = DELETE")
@@ -168,7 +168,7 @@ class TestSQLiteJournal:
 
     @pytest.mark.slow
     def test_two_processes_share_one_file(self, path: Path) -> None:
-        """Processes that start at once on a new file and write at once lose nothing."""
+        """Two processes that open a new file and write at the same time lose nothing."""
         children = [spawn(path, name, 25) for name in ("left", "right")]
         try:
             for child in children:
@@ -191,7 +191,7 @@ class TestSQLiteJournal:
     @pytest.mark.slow
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
     def test_every_put_that_returned_survives_kill_9(self, path: Path) -> None:
-        """After SIGKILL in the middle of writing, all that was reported done is there."""
+        """After SIGKILL during writing, every put that had returned is in the file."""
         with spawn(path, "victim", 1_000_000) as child:
             assert child.stdin is not None
             assert child.stdout is not None
@@ -209,11 +209,11 @@ class TestSQLiteJournal:
         journal.close()
         assert len(texts) == len(positions)
         assert [float(text.split()[1]) for text in texts] == found[:, 0].tolist()
-        assert total % 20 == 0  # no batch is there by half
+        assert total % 20 == 0  # no batch is incomplete
 
 
 class TestTroubleWhileWriting:
-    """The error says what to do, earlier vectors stay, and later ones can be put."""
+    """A failed write says what to do, keeps earlier vectors, and can be repeated."""
 
     @pytest.fixture
     def journal(self, path: Path) -> Iterator[SQLiteJournal]:
@@ -231,7 +231,7 @@ class TestTroubleWhileWriting:
         assert len(names) == len(journal.get(names)[0])
 
     def test_the_disk_is_full(self, journal: SQLiteJournal) -> None:
-        """Nothing of the batch is stored, and it can be put once there is room."""
+        """On a full disk nothing of the batch is stored, and it can be put later."""
         names = keys(*map(str, range(5_000)))
         with journal._connected() as connection:
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -243,7 +243,7 @@ class TestTroubleWhileWriting:
         self.check_usable(journal, names)
 
     def test_a_lock_never_comes(self, journal: SQLiteJournal, path: Path) -> None:
-        """Another process that keeps its lock is reported, and reading goes on."""
+        """A lock that another process keeps is reported, and reading still works."""
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(JournalError, match="another process kept it locked for 0 s"):
@@ -253,7 +253,7 @@ class TestTroubleWhileWriting:
         self.check_usable(journal, keys("b"))
 
     def test_a_busy_thread_is_not_waited_for_forever(self, journal: SQLiteJournal) -> None:
-        """Threads do not queue for one time-out after the other."""
+        """A thread does not wait without end for another one that uses the journal."""
         with (
             journal._connected(),
             pytest.raises(JournalError, match="busy in another thread for 0 s"),
@@ -262,7 +262,7 @@ class TestTroubleWhileWriting:
         self.check_usable(journal, keys("b"))
 
     def test_the_file_may_not_be_written(self, journal: SQLiteJournal) -> None:
-        """A file that turned read-only is told with what to do."""
+        """A file that became read-only is reported with what to do."""
         with journal._connected() as connection:
             connection.execute("PRAGMA query_only = ON")
         with pytest.raises(JournalError, match="may not be written; change its permissions"):
@@ -272,7 +272,7 @@ class TestTroubleWhileWriting:
         self.check_usable(journal, keys("b"))
 
     def test_the_message_holds_no_secret(self, journal: SQLiteJournal) -> None:
-        """The error names the file and neither text nor digest."""
+        """The error names the file but neither the text nor its digest."""
         with journal._connected() as connection:
             connection.execute("PRAGMA query_only = ON")
         with pytest.raises(JournalError) as caught:

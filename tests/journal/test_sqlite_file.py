@@ -1,4 +1,4 @@
-"""The file of a journal: what is not ours stays, and what disappears is made again."""
+"""Foreign files stay unchanged, and a journal file that disappears is made again."""
 
 import sqlite3
 import sys
@@ -17,7 +17,7 @@ from tests.journal.support import SPACE, keys, make_foreign, numbers, snapshot, 
 
 
 class TestFilesThatAreNotOurs:
-    """A clear error, and the file stays as it was, byte for byte."""
+    """A file that is no journal raises a clear error and stays unchanged, byte for byte."""
 
     @staticmethod
     def refuse(path: Path, reason: str) -> None:
@@ -33,17 +33,17 @@ class TestFilesThatAreNotOurs:
         "content", [b"x", b"my notes\n" * 5_000, bytes(100_000)], ids=["byte", "text", "zeros"]
     )
     def test_a_file_that_is_no_database(self, path: Path, content: bytes) -> None:
-        """Somebody's notes are not overwritten."""
+        """A file that is no database, such as someone's notes, is not overwritten."""
         path.write_bytes(content)
         self.refuse(path, "not a journal.* it was left as it is, name another file")
 
     def test_somebody_elses_database(self, path: Path) -> None:
-        """A SQLite file of another program is left alone, and gets no companions."""
+        """Another program's SQLite file is left alone and gets no companions."""
         make_foreign(path)
         self.refuse(path, "not a journal but something else; it was left as it is")
 
     def test_somebody_elses_database_after_a_crash(self, tmp_path: Path) -> None:
-        """A log that waits to be read back is left to its owner."""
+        """Another program's log after a crash is left for its owner to recover."""
         theirs = tmp_path / "theirs"
         theirs.mkdir()
         make_foreign(theirs / "vectors.db", application_id=7)
@@ -58,13 +58,13 @@ class TestFilesThatAreNotOurs:
 
     @pytest.mark.parametrize("version", [0, 2, 99])
     def test_a_journal_of_another_version(self, path: Path, version: int) -> None:
-        """A newer release's journal is neither read nor changed."""
+        """A journal of another version is neither read nor changed."""
         make_foreign(path, application_id=int.from_bytes(b"LBEJ"), version=version)
         self.refuse(path, f"has version {version}, .* knows version 1")
 
     @pytest.mark.parametrize("length", [50, 5_000, 40_000, 100_000])
     def test_a_journal_that_was_cut_short(self, path: Path, length: int) -> None:
-        """A file that a full disk or a broken copy cut short is told at once."""
+        """A truncated journal is reported when it is opened."""
         SQLiteJournal(path).close()
         content = path.read_bytes()
         assert len(content) > length
@@ -72,7 +72,7 @@ class TestFilesThatAreNotOurs:
         self.refuse(path, "damaged|not a journal")
 
     def test_a_journal_with_broken_pages(self, path: Path) -> None:
-        """Damage inside shows when it is read, and reading changes nothing."""
+        """Damaged pages are reported when they are read, and reading changes nothing."""
         journal = SQLiteJournal(path)
         names = keys(*map(str, range(100)))
         journal.put(names, vectors(100), space=SPACE)
@@ -87,18 +87,18 @@ class TestFilesThatAreNotOurs:
         assert before == snapshot(path.parent)
 
     def test_a_folder(self, tmp_path: Path) -> None:
-        """A folder cannot be a journal."""
+        """A folder in place of a file is refused."""
         with pytest.raises(JournalError, match="is a folder; name a file in it"):
             SQLiteJournal(tmp_path)
 
     def test_a_folder_that_is_missing(self, tmp_path: Path) -> None:
-        """A misspelt folder is told, not made."""
+        """A missing folder is reported, not created."""
         with pytest.raises(JournalError, match="check that its folder is there"):
             SQLiteJournal(tmp_path / "missing" / "journal.sqlite")
         assert list(tmp_path.iterdir()) == []
 
     def test_a_folder_that_is_a_file(self, path: Path) -> None:
-        """A path through a file is told."""
+        """A path that leads through a file is refused."""
         path.touch()
         with pytest.raises(JournalError, match="check that its folder is there"):
             SQLiteJournal(path / "journal.sqlite")
@@ -106,11 +106,11 @@ class TestFilesThatAreNotOurs:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, open files cannot be deleted")
 class TestFilesThatDisappear:
-    """Nothing that was put is lost with a file that is deleted or replaced while it is open."""
+    """No vector is lost if the file is deleted or replaced while it is open."""
 
     @staticmethod
     def remove(path: Path, how: str) -> None:
-        """Take the file away."""
+        """Delete or rename the file."""
         if how == "renamed":
             path.rename(path.with_name("elsewhere"))
             return
@@ -121,7 +121,7 @@ class TestFilesThatDisappear:
 
     @staticmethod
     def content(path: Path, *texts: str) -> list[int]:
-        """Tell which texts a new object finds, after a look at the whole file."""
+        """Return the texts that a new object finds, after an integrity check of the file."""
         journal = SQLiteJournal(path)
         with journal._connected() as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -133,7 +133,7 @@ class TestFilesThatDisappear:
 
     @staticmethod
     def put(journal: Journal, *texts: str) -> None:
-        """Put vectors that are drawn from their texts."""
+        """Put vectors that are determined by their texts."""
         for text in texts:
             journal.put(keys(text), vectors(1, seed=ord(text)), space=SPACE)
 
@@ -141,7 +141,10 @@ class TestFilesThatDisappear:
     def test_a_file_that_is_gone_is_made_again_with_all_that_it_held(
         self, path: Path, caplog: pytest.LogCaptureFixture, how: str
     ) -> None:
-        """By each process that had it open, with what is put then; one line tells it."""
+        """Every process that had a lost file open restores it with old and new vectors.
+
+        The log reports it once.
+        """
         first, second = SQLiteJournal(path), SQLiteJournal(path)
         self.put(first, "a")
         self.put(second, "b")
@@ -160,7 +163,10 @@ class TestFilesThatDisappear:
             assert self.content(path.with_name("elsewhere"), *"abc") == [0, 1]
 
     def test_another_journal_in_its_place_gets_what_the_old_one_held(self, path: Path) -> None:
-        """What that one has already stays as it is, and no log is played into the wrong file."""
+        """If another journal replaces the file, it receives the old vectors and keeps its own.
+
+        No log is applied to the wrong file.
+        """
         journal, other = SQLiteJournal(path), SQLiteJournal(path.with_name("other"))
         self.put(journal, "a", "b")
         self.put(other, "o")
@@ -173,7 +179,10 @@ class TestFilesThatDisappear:
         assert self.content(path, *"abco") == [0, 1, 2, 3]
 
     def test_something_else_in_its_place_is_an_error_and_stays(self, path: Path) -> None:
-        """The old file stays open, and the next attempt succeeds once there is a place for it."""
+        """If another file takes the path it is left alone, and the journal recovers later.
+
+        The old file stays open until the path is free again.
+        """
         journal = SQLiteJournal(path)
         self.put(journal, "a")
         self.remove(path, "deleted")
@@ -189,7 +198,7 @@ class TestFilesThatDisappear:
         assert self.content(path, "a", "b") == [0, 1]
 
     def test_a_model_that_changed_meanwhile_is_not_mixed(self, path: Path) -> None:
-        """The new file has vectors of another width for it: the old ones are left out."""
+        """If the new file has another width for the model, the old vectors are left out."""
         journal, other = SQLiteJournal(path), SQLiteJournal(path.with_name("other"))
         self.put(journal, "a")
         other.put(keys("b"), vectors(1, width=4), space=SPACE)
@@ -201,7 +210,7 @@ class TestFilesThatDisappear:
         journal.close()
 
     def test_pruning_follows_the_file_too(self, path: Path) -> None:
-        """It empties what is there now."""
+        """Pruning applies to the restored file as well."""
         journal = SQLiteJournal(path)
         self.put(journal, "a")
         self.remove(path, "deleted")
@@ -212,17 +221,23 @@ class TestFilesThatDisappear:
     def test_a_file_that_went_while_it_was_closed_is_logged(
         self, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """What it held is with the old file alone."""
+        """If the file disappeared while it was closed, a warning is logged.
+
+        Only the old file has its earlier vectors.
+        """
         journal = SQLiteJournal(path)
         self.put(journal, "a")
         journal.close()
         path.rename(path.with_name("elsewhere"))
         self.put(journal, "b")
-        assert "was deleted or replaced since it was open last" in caplog.text
+        assert "was deleted or replaced since it was last open" in caplog.text
         journal.close()
 
     def test_without_inodes_nothing_is_compared(self, path: Path, mocker: MockerFixture) -> None:
-        """On Windows they can be 0, and then every file would be the same."""
+        """Without inodes, files are not compared.
+
+        On Windows inodes can be 0, so every file would seem to be the same.
+        """
         journal = SQLiteJournal(path)
         status = mocker.patch.object(Path, "stat").return_value
         status.st_dev = status.st_ino = 0

@@ -1,4 +1,4 @@
-"""Exceptions as SDKs make them of a refusal, and what is expected to be read in them.
+"""Exceptions that SDKs raise for a refusal, and the diagnosis expected for each.
 
 The exceptions are those that the OpenAI SDK makes of an answer, or have the attributes that another
 SDK gives its own.
@@ -32,15 +32,15 @@ OVERLOADED = {"kind": Kind.OVERLOADED}
 
 Expected = dict[str, Any]
 Case = tuple[int, object, Expected]
-"""Status and answer, and what is expected to be read in them."""
+"""Status, answer and expected diagnosis."""
 Row = tuple[str, int, object, Expected]
-"""The same with a name before it, and without the kind that its table has."""
+"""A case with a name before it, and without the kind, which its table supplies."""
 
 
 def refusal(
     status: int, body: object, headers: dict[str, str] | None = None
 ) -> openai.APIStatusError:
-    """Return the exception that the SDK makes of an answer; `body` is JSON, or text as it is."""
+    """Return the exception that the SDK makes of an answer; `body` is JSON or plain text."""
     content = {"text": body} if isinstance(body, str) else {"json": body}
     response = http.Response(status, headers=headers, request=REQUEST, **content)
     return CLIENT._make_status_error_from_response(response)
@@ -49,14 +49,14 @@ def refusal(
 def body(
     message: str, kind: str = "invalid_request_error", param: str | None = None, code: Any = None
 ) -> dict[str, object]:
-    """Return an error as OpenAI writes it."""
+    """Return an error in the form that OpenAI writes."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def check(got: Diagnosis, expected: Expected, *, status: int | None = None) -> None:
-    """Assert that a diagnosis says what is expected, and in all other fields nothing."""
+    """Assert that a diagnosis has the expected fields and defaults in all others."""
     nothing = {field.name: field.default for field in fields(Diagnosis)} | {"status": status}
-    nothing["reached"] = got.reached  # see test_health.py
+    nothing["reached"] = got.reached  # tested in test_health.py
     found = {name: getattr(got, name) for name in nothing if name != "signature"}
     wanted = nothing | {"after": None} | expected
     wanted.pop("signature")
@@ -69,12 +69,12 @@ def check(got: Diagnosis, expected: Expected, *, status: int | None = None) -> N
 
 
 def row(name: str, status: int, answer: object, /, **found: Any) -> Row:
-    """Return a recorded answer, and what is to be read in it beside its kind."""
+    """Return a recorded answer and the diagnosis expected for it, apart from its kind."""
     return name, status, answer, found
 
 
 def table(kind: Kind, *rows: Row) -> dict[str, Case]:
-    """Return the recorded answers of one kind, by a name that no other kind has."""
+    """Return the recorded answers of one kind under names that no other kind uses."""
     made = {
         f"{kind.value}: {name}": (status, answer, {"kind": kind, **found})
         for name, status, answer, found in rows
@@ -89,7 +89,7 @@ def cases(table: dict[str, Case]) -> pytest.MarkDecorator:
 
 
 def wrapped(error: Exception, *, how: str) -> Exception:
-    """Return what a class raises that hides the provider's exception behind its own."""
+    """Return the error of a class that hides the provider's exception behind its own."""
     try:
         try:
             raise error
@@ -104,7 +104,7 @@ def wrapped(error: Exception, *, how: str) -> Exception:
 
 
 class ClientError(Exception):
-    """As botocore's: the answer is a mapping, and the status is deep inside."""
+    """An exception like botocore's: the answer is a mapping, and the status is deep inside it."""
 
     def __init__(
         self, code: str, status: int, message: str = "…", headers: dict[str, str] | None = None
@@ -117,13 +117,13 @@ class ClientError(Exception):
 
 
 class ResourceExhausted(Exception):  # noqa: N818  # the name that it has at Google's
-    """As google-api-core's, which is made of gRPC's: the code is an HTTP status."""
+    """An exception like google-api-core's, made from gRPC's: the code is an HTTP status."""
 
     code = HTTPStatus.TOO_MANY_REQUESTS
 
 
 class StatusCode(enum.Enum):
-    """As gRPC's."""
+    """Status codes like gRPC's."""
 
     CANCELLED = (1, "cancelled")
     DEADLINE_EXCEEDED = (4, "deadline exceeded")
@@ -135,7 +135,7 @@ class StatusCode(enum.Enum):
 
 
 class InactiveRpcError(Exception):
-    """As gRPC's own `_InactiveRpcError`: the code is a method."""
+    """An exception like gRPC's own `_InactiveRpcError`: the code is a method."""
 
     def __init__(self, code: StatusCode, details: str = "…") -> None:
         super().__init__(f'<_InactiveRpcError with: status = {code}\n\tdetails = "{details}">')
@@ -143,7 +143,7 @@ class InactiveRpcError(Exception):
         self._details = details
 
     def code(self) -> StatusCode:
-        """Return what stands for a status."""
+        """Return the code that takes the place of a status."""
         return self._code
 
     def details(self) -> str:
@@ -152,7 +152,7 @@ class InactiveRpcError(Exception):
 
 
 class Failed(Exception):  # noqa: N818  # stands for many
-    """An exception with whatever attributes an SDK gives it."""
+    """An exception with any attributes that an SDK may give it."""
 
     def __init__(self, text: str = "…", /, **attributes: object) -> None:
         super().__init__(text)
@@ -160,11 +160,11 @@ class Failed(Exception):  # noqa: N818  # stands for many
 
 
 def named(name: str, text: str = "…") -> Exception:
-    """Return an exception of a class of that name."""
+    """Return an exception of a class with this name."""
     error: Exception = type(name, (Exception,), {})(text)
     return error
 
 
 def fails() -> NoReturn:
-    """Raise what a property or a method of an exception can raise."""
+    """Raise an error, as a property or method of an exception can."""
     raise RuntimeError("a stream cannot be read")

@@ -1,4 +1,4 @@
-"""How many requests a server works on at a time, found from round trips."""
+"""How many requests a server works on at a time, estimated from round trips."""
 
 import heapq
 import math
@@ -13,6 +13,7 @@ from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.concurrency import (
     FEWEST_ANSWERS,
     MOST_ANSWERS,
+    OVERTAKERS,
     SHARING,
     Concurrency,
 )
@@ -32,15 +33,15 @@ def drive(
     seed: int = 0,
     look: Callable[[float], None] = lambda _: None,
 ) -> float:
-    """Keep as many requests in flight as it says, at a server with this many workers.
+    """Keep as many requests in flight as the limit allows, at a server with this many workers.
 
     Returns:
         The seconds until all are answered.
     """
     dice = random.Random(seed)
     now, left = 0.0, requests
-    free = [0.0] * (workers or requests)  # when each worker is free
-    in_flight: list[tuple[float, float]] = []  # a heap: when it ends, when it was sent
+    free = [0.0] * (workers or requests)  # time at which each worker becomes free
+    in_flight: list[tuple[float, float]] = []  # a heap of end and start times
     while left or in_flight:
         while left and len(in_flight) < concurrency.limit():
             start = max(now, heapq.heappop(free))
@@ -56,28 +57,31 @@ def drive(
 
 
 class TestStart:
-    """A few requests go out at once, then several times as many."""
+    """A few requests go out at first, then several times as many."""
 
     def test_an_unknown_server_is_sent_a_few_small_requests_first(self) -> None:
-        """Nothing is known of it, so a small machine must not be buried."""
+        """An unknown server receives a few small requests first, so that a small machine copes."""
         concurrency = Concurrency(MOST)
         assert concurrency.limit() == FIRST_REQUESTS
         assert concurrency.is_starting
 
     def test_a_known_provider_is_not_sent_small_ones(self) -> None:
-        """It takes any number of requests at once."""
+        """A known provider is not sent small requests first, as it accepts any number at once."""
         concurrency = Concurrency(MOST, first=96, is_known=True)
         assert concurrency.limit() == 96
         assert not concurrency.is_starting
 
     def test_a_known_provider_gets_the_full_number_when_it_has_told_its_quota(self) -> None:
-        """There is nothing left to find out."""
+        """A known provider gets the full number of requests once it has announced its quota."""
         concurrency = Concurrency(MOST, first=16, is_known=True)
         concurrency.open()
         assert concurrency.limit() == MOST
 
     def test_without_a_word_on_its_quota_each_answer_opens_three_more_places(self) -> None:
-        """Four times as many after a round of answers."""
+        """If the quota is hidden, each answer opens three more places.
+
+        That makes four times as many after a round of answers.
+        """
         concurrency = Concurrency(1000, first=16, is_known=True)
         for now in range(16):
             concurrency.answered(sent=0, now=1 + now, work=1, in_flight=16)
@@ -85,7 +89,10 @@ class TestStart:
 
     @pytest.mark.parametrize("noise", [0.1, 0.85])
     def test_a_server_without_a_line_gets_the_full_number_soon(self, noise: float) -> None:
-        """Also where round trips vary tenfold, as those of a hosted API do."""
+        """A server without a line gets the full number of requests soon.
+
+        This holds even if round trips vary tenfold, as those of a hosted API do.
+        """
         fulls = []
         for seed in range(9):
             concurrency, reached = Concurrency(MOST), list[float]()
@@ -101,7 +108,7 @@ class TestStart:
         assert sorted(fulls)[4] <= 10 * 0.3
 
     def test_one_worker_stays_one(self) -> None:
-        """Nothing is tried where the user allows one request at a time."""
+        """With one request at a time allowed by the user, the limit stays at 1."""
         concurrency = Concurrency(1)
         drive(concurrency, 1, seconds=0.1, requests=50)
         assert (concurrency.limit(), concurrency.is_starting, concurrency.is_saturated) == (
@@ -112,11 +119,11 @@ class TestStart:
 
 
 class TestSaturation:
-    """Round trips that grow with the number in flight mean a line."""
+    """Round trips that grow with the number in flight show that requests wait in a line."""
 
     @pytest.mark.parametrize("workers", [1, 2, 4, 8, 32])
     def test_requests_do_not_wait_in_a_long_line(self, workers: int) -> None:
-        """In the long run a few more are in flight than the server works on, and it is busy."""
+        """In the long run few more requests are in flight than a busy server works on."""
         concurrency, seen = Concurrency(MOST), list[int]()
         took = drive(
             concurrency,
@@ -130,7 +137,7 @@ class TestSaturation:
         assert took <= 1.3 * 4000 * 0.2 / workers
 
     def test_it_is_told_that_more_requests_get_no_more_done(self) -> None:
-        """Then as many share the work as are useful."""
+        """A saturated server is recognised, and the work is cut for the useful requests."""
         concurrency = Concurrency(MOST)
         drive(concurrency, 4, seconds=0.2, requests=400)
         assert concurrency.is_saturated
@@ -138,16 +145,16 @@ class TestSaturation:
 
 
 class TestOverload:
-    """Time-outs and refusals lower the number, and it is raised again ever more rarely."""
+    """Time-outs and refusals lower the number, which is then raised ever more rarely."""
 
     def opened(self) -> Concurrency:
-        """Return one with the full number."""
+        """Return a `Concurrency` with the full number."""
         concurrency = Concurrency(MOST, is_known=True)
         concurrency.open()
         return concurrency
 
     def test_a_timeout_halves_once_for_all_that_was_in_flight(self) -> None:
-        """Ten time-outs of one moment count as one."""
+        """Time-outs of requests in flight together halve the number once."""
         concurrency = self.opened()
         for _ in range(10):
             concurrency.timed_out(sent=1, now=2)
@@ -155,15 +162,29 @@ class TestOverload:
         concurrency.timed_out(sent=3, now=4)
         assert concurrency.limit() == MOST // 4
 
+    def test_a_single_straggler_lowers_nothing(self) -> None:
+        """A request that times out while later ones were answered was not queued."""
+        concurrency = self.opened()
+        for _ in range(OVERTAKERS):
+            concurrency.answered(sent=2, now=3, work=100, in_flight=MOST)
+        concurrency.timed_out(sent=1, now=11)
+        assert concurrency.limit() == MOST
+        concurrency.timed_out(sent=2.5, now=12)
+        assert concurrency.limit() == MOST // 2
+
     def test_a_refusal_lowers_it_to_what_was_let_in(self) -> None:
-        """The server was working on 40 when it refused the next one."""
+        """A refusal lowers the number to the 40 requests that the server was working on."""
         concurrency = self.opened()
         for _ in range(10):
             concurrency.refused(sent=1, now=2, in_flight=[0.5] * 40)
         assert concurrency.limit() == 40
 
     def test_refusals_that_were_about_something_else_are_forgotten(self) -> None:
-        """It goes on from half of what it was, and rises to that with each answer."""
+        """Refusals that were about something else are forgotten.
+
+        The number goes back to half of its former value, and each answer raises it up to that
+        value.
+        """
         concurrency = self.opened()
         for now in range(1, 9):
             concurrency.refused(sent=now, now=now + 0.5, in_flight=[])
@@ -175,7 +196,10 @@ class TestOverload:
         assert concurrency.limit() == MOST
 
     def test_refusals_of_one_shortage_do_not_delay_the_next_attempt(self) -> None:
-        """They are no attempts to send more, so more is tried again after a few rounds."""
+        """The refusals of one shortage do not delay the next attempt to send more.
+
+        They are no attempts themselves, so more is tried again after a few rounds.
+        """
         concurrency = self.opened()
         for now in range(50):
             concurrency.refused(sent=1 + now, now=1.5 + now, in_flight=[])
@@ -188,7 +212,7 @@ class TestOverload:
         assert rounds <= 16
 
     def test_it_never_falls_below_one(self) -> None:
-        """Something is always sent."""
+        """The number never falls below one, so something is always sent."""
         concurrency = self.opened()
         for now in range(1, 100):
             concurrency.refused(sent=now, now=now + 0.5, in_flight=[])
@@ -197,14 +221,17 @@ class TestOverload:
 
     @pytest.mark.parametrize(("most", "few"), [(4, 1), (16, 1), (40, 2), (64, 4), (128, 4)])
     def test_after_a_throttle_it_begins_again_with_few(self, most: int, few: int) -> None:
-        """A sixteenth of what it was, but never more than four."""
+        """After a throttle the number is a sixteenth of its former value, and at most four."""
         concurrency = Concurrency(most, first=most)
         concurrency.throttled(now=1)
         assert concurrency.limit() == few
 
     @pytest.mark.parametrize(("most", "few"), [(32, 32), (64, 4), (128, 4)])
     def test_many_are_not_let_go_together_after_a_first_refusal(self, most: int, few: int) -> None:
-        """It may be chance, so that costs time only where a second burst would be large."""
+        """After a first refusal, a number of 64 and more falls to 4, and a smaller one stays.
+
+        The refusal may be chance, so it costs time only where a second burst would be large.
+        """
         concurrency = Concurrency(most, first=most)
         concurrency.hesitate(now=1)
         assert concurrency.limit() == few
@@ -213,7 +240,10 @@ class TestOverload:
         assert concurrency.limit() >= min(most, 64)
 
     def test_after_a_throttle_it_grows_up_to_what_was_let_in(self) -> None:
-        """The quota is not known, so it grows with each answer, up to what was in flight."""
+        """After a throttle the number grows with each answer up to what was let in before.
+
+        The quota is not known.
+        """
         concurrency = self.opened()
         concurrency.throttled(now=1)
         concurrency.accepts(10)
@@ -224,7 +254,10 @@ class TestOverload:
         assert concurrency.limit() >= 10
 
     def test_a_limit_of_connections_is_kept_with_few_refusals(self) -> None:
-        """It settles at the limit, and looks for more rarely: 1 in 20 is refused at most."""
+        """At a limit of 8 connections at most 1 request in 20 is refused.
+
+        The number settles at the limit, and more is tried ever more rarely.
+        """
         concurrency, limit = Concurrency(64), 8
         now, refused, sent_in_all = 0.0, 0, 0
         in_flight: list[tuple[float, float]] = []
@@ -262,7 +295,7 @@ class TestOverload:
 def test_the_number_is_between_one_and_the_most(
     most: int, first: int, is_known: bool, events: list[tuple[str, float, int]]
 ) -> None:
-    """Whatever happens, in whatever order."""
+    """The number is always between one and the most, whatever happens in whatever order."""
     concurrency, now = Concurrency(most, first=first, is_known=is_known), 0.0
     for name, step, amount in events:
         sent, now = now, now + step
@@ -293,7 +326,10 @@ def test_the_number_is_between_one_and_the_most(
     ],
 )
 def test_answers_that_come_together_open_more_places(ends: list[float], number: int) -> None:
-    """Those of a line come one after the other, and must not be many."""
+    """Answers that come together open more places than answers one after the other.
+
+    Answers one after the other show a line, so few more requests may be sent.
+    """
     concurrency = Concurrency(128, first=8)
     for now in ends:
         concurrency.answered(sent=0.0, now=now, work=500, in_flight=8)
@@ -301,7 +337,7 @@ def test_answers_that_come_together_open_more_places(ends: list[float], number: 
 
 
 def test_the_start_goes_on_after_a_few_answers() -> None:
-    """Of 48 requests eight answers are enough, where round trips have not grown."""
+    """At the start eight answers of 48 are enough to go on, if round trips have not grown."""
     concurrency = Concurrency(128, first=8)
     for now in (0.30, 0.31, 0.32, 0.33):
         concurrency.answered(sent=0.0, now=now, work=500, in_flight=8)
@@ -322,7 +358,10 @@ def test_the_start_goes_on_after_a_few_answers() -> None:
 def test_next_door_the_same_work_with_fewer_requests_is_enough(
     trips: list[float], number: int
 ) -> None:
-    """Where this process is the line, round trips need not get shorter with fewer of them."""
+    """At a nearby server, fewer requests are enough if they get the same work done.
+
+    This process is the line there, so round trips need not get shorter with fewer requests.
+    """
     concurrency, now = Concurrency(128, first=8), 0.0
     for answers in (4, 8, 8):  # the very first round, one with 8 in flight, one with 4
         busy = concurrency.limit()
@@ -335,7 +374,7 @@ def test_next_door_the_same_work_with_fewer_requests_is_enough(
 
 
 def test_a_wave_of_refusals_shows_how_many_were_let_in() -> None:
-    """Of 32 that were sent together 24 are refused one by one: 8 are let in at a time."""
+    """If 24 of 32 requests sent together are refused one by one, the server lets 8 in at a time."""
     concurrency = Concurrency(128, first=32)
     in_flight = [0.0] * 32
     for i in range(24):
@@ -345,7 +384,10 @@ def test_a_wave_of_refusals_shows_how_many_were_let_in() -> None:
 
 
 def test_what_was_answered_meanwhile_was_let_in_too() -> None:
-    """Of 12 that were sent together three are answered before the last refusal comes."""
+    """Requests answered while others are refused were let in too.
+
+    Of 12 that were sent together, three are answered before the last refusal comes.
+    """
     concurrency = Concurrency(128, first=32)
     concurrency.refused(0.0, 0.1, in_flight=[0.0] * 11)
     for answer in range(3):
@@ -356,7 +398,10 @@ def test_what_was_answered_meanwhile_was_let_in_too() -> None:
 
 
 def test_batches_are_cut_for_a_few_times_what_was_let_in() -> None:
-    """Where eight at a time are let in, 128 batches would be far too small."""
+    """Where eight requests at a time are let in, the work is shared by a few times as many.
+
+    A share of one in 128 would make the batches far too small.
+    """
     concurrency = Concurrency(128, is_known=True)
     concurrency.open()
     assert concurrency.useful == 128
@@ -365,7 +410,10 @@ def test_batches_are_cut_for_a_few_times_what_was_let_in() -> None:
 
 
 def test_a_slow_start_counts_from_the_refusal_on() -> None:
-    """However many answers come: else each round would let a second burst through."""
+    """A slow start counts from the refusal on, however many answers come.
+
+    Otherwise each round would let a second burst through.
+    """
     concurrency = Concurrency(128, is_known=True)
     concurrency.open()
     concurrency.throttled(1.0)
@@ -377,7 +425,10 @@ def test_a_slow_start_counts_from_the_refusal_on() -> None:
 
 @pytest.mark.parametrize(("growth", "limit"), [(1.0, 15), (10.0, MOST)])
 def test_round_trips_of_larger_requests_may_take_longer(growth: float, limit: int) -> None:
-    """Only what their work does not explain is the sign of a line."""
+    """Round trips of larger requests may take longer without being the sign of a line.
+
+    Only a delay that the work does not explain shows a line.
+    """
     concurrency = Concurrency(MOST, first=8)
     now = 0.0
     while concurrency.limit() < MOST:

@@ -1,4 +1,4 @@
-"""How long a server asked to wait: in a header, or in its words."""
+"""How long a server asks the client to wait, in a header or in its words."""
 
 import time
 from email.utils import formatdate
@@ -13,7 +13,7 @@ from tests.pacing.errors import NOW, OVERLOADED, Failed, body, check, refusal
 
 
 class TestDelay:
-    """How long the server asked to wait."""
+    """How long a server asks the client to wait."""
 
     @pytest.mark.parametrize(
         ("headers", "seconds"),
@@ -32,7 +32,10 @@ class TestDelay:
         ],
     )
     def test_a_header_goes_before_the_text(self, headers: dict[str, str], seconds: float) -> None:
-        """Milliseconds go before seconds, and a date is compared with the clock."""
+        """A header goes before the text, milliseconds before seconds, and dates are read.
+
+        A date is compared with the clock.
+        """
         error = refusal(429, body(TOKENS_A_MINUTE, "tokens"), headers)
         assert diagnose(error, now=NOW).after == pytest.approx(seconds)
 
@@ -45,19 +48,25 @@ class TestDelay:
         ],
     )
     def test_what_is_no_sensible_time_is_not_said(self, value: str) -> None:
-        """Nonsense, the past, nothing and more than a day leave it to the text."""
+        """A `Retry-After` with no sensible time is ignored, and the text is read instead.
+
+        Examples are nonsense, a past time, nothing and more than a day.
+        """
         error = Failed(status_code=429, headers={"retry-after": value})
         assert diagnose(error, now=NOW).after is None
         error = Failed(status_code=429, headers={"retry-after": value}, body=TOKENS_A_MINUTE)
         assert diagnose(error, now=NOW).after == pytest.approx(2.812)
 
     def test_the_clock_is_the_default(self) -> None:
-        """A date is compared with the time of day where none is handed in."""
+        """A date in a header is compared with the time of day if no time is passed in."""
         error = refusal(503, "", {"retry-after": formatdate(time.time() + 60, usegmt=True)})
         assert diagnose(error).after == pytest.approx(60, abs=5)
 
     def test_when_a_quota_refills_is_no_hint(self) -> None:
-        """`x-ratelimit-reset-*` says when a bucket is full, not when a request fits."""
+        """`x-ratelimit-reset-*` is no wait.
+
+        It announces when a bucket is full, not when a request fits.
+        """
         headers = {"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-reset": "30"}
         assert diagnose(refusal(429, "", headers)).after is None
 
@@ -91,7 +100,7 @@ class TestDelay:
         ],
     )
     def test_a_time_in_the_text_is_read(self, text: str, seconds: float) -> None:
-        """Every wording and unit that was seen is turned into seconds."""
+        """A wait in the text is converted to seconds from every known wording and unit."""
         got = diagnose(Failed(status_code=429, body=text)).after
         assert got == pytest.approx(seconds)
 
@@ -112,16 +121,16 @@ class TestDelay:
         ],
     )
     def test_anything_else_in_the_text_is_no_time(self, text: str) -> None:
-        """What is not asked for, and what is out of all bounds, is not waited for."""
+        """A time in the text that is no request to wait, or is out of bounds, is ignored."""
         assert diagnose(Failed(status_code=429, body=text)).after is None
 
     def test_a_delay_counts_for_an_overloaded_server_too(self) -> None:
-        """A 503 that names a time is read like a 429."""
+        """A wait in a 503 is read like one in a 429."""
         got = diagnose(refusal(503, "", {"retry-after": "5"}))
         check(got, {**OVERLOADED, "after": 5}, status=503)
 
     @given(st.floats() | st.integers().map(float))
     def test_a_time_is_never_out_of_bounds(self, seconds: float) -> None:
-        """Whatever a header holds, a time that comes back can be waited for."""
+        """Whatever number a header holds, the wait is above 0 and at most a day, or `None`."""
         after = diagnose(Failed(status_code=429, headers={"retry-after": repr(seconds)})).after
         assert after == seconds if 0 < seconds <= 86_400 else after is None

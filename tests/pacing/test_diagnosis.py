@@ -1,4 +1,4 @@
-"""What is read in an error: the kind of each refusal, and something sound of whatever comes."""
+"""What is read in an error: the kind of each refusal, and sound values from any input."""
 
 import json
 import math
@@ -41,7 +41,7 @@ class TestAnswers:
 
     @cases(ANSWERS)
     def test_a_refusal_is_understood(self, status: int, answer: object, expected: Expected) -> None:
-        """Everything that it tells is read, and nothing else is made of it."""
+        """Each recorded refusal gets the diagnosis recorded for it, with no other field set."""
         got = diagnose(refusal(status, answer), sent=["a"] * 8, now=NOW)
         check(got, expected, status=status)
 
@@ -49,24 +49,27 @@ class TestAnswers:
     def test_a_wrapping_class_hides_nothing(
         self, status: int, answer: object, expected: Expected
     ) -> None:
-        """A `ValueError` that a LangChain class raises around it is seen through."""
+        """A `ValueError` that a LangChain class raises around a refusal hides nothing of it."""
         error = wrapped(wrapped(refusal(status, answer), how="careless"), how="from")
         check(diagnose(error, sent=["a"] * 8, now=NOW), expected, status=status)
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 502, 503])
     @pytest.mark.parametrize("answer", ["", " ", "null", "[]", "{}", '""', "0", HTML, "<html"])
     def test_without_words_the_status_decides(self, status: int, answer: str) -> None:
-        """Empty bodies and pages of firewalls and proxies are no error of ours."""
+        """An empty body or a page of a firewall or proxy is diagnosed by its status alone."""
         kinds = {400: REFUSED, 429: THROTTLED, 500: FAILED, 502: FAILED, 503: OVERLOADED}
         check(diagnose(refusal(status, answer)), kinds.get(status, ACCOUNT), status=status)
 
     def test_an_index_counts_without_the_texts_too(self) -> None:
-        """Where the texts are not handed in, their number is no bound."""
+        """An index in an error is read even if the texts are not passed in.
+
+        Their number would be a bound on it.
+        """
         assert diagnose(refusal(400, body("…", param="input[8]"))).at == 8
 
 
 class TestSignature:
-    """What tells equal errors from others."""
+    """A signature distinguishes equal errors from different ones."""
 
     @pytest.mark.parametrize(
         ("error", "signature"),
@@ -85,16 +88,19 @@ class TestSignature:
         ],
     )
     def test_it_is_status_code_and_class(self, error: Exception, signature: str) -> None:
-        """A code that could be a key or a sentence is left out."""
+        """A signature is the status, the code and the class.
+
+        A code that could be a key or a sentence is left out.
+        """
         assert diagnose(error).signature == signature
 
     def test_it_does_not_depend_on_which_text_it_was(self) -> None:
-        """Two refusals of the same kind are equal."""
+        """Two refusals of the same kind for different texts have the same signature."""
         first, second = (refusal(400, body(f"bad: {i}", param=f"input[{i}]")) for i in (1, 2))
         assert diagnose(first).signature == diagnose(second).signature
 
     def test_a_text_as_code_is_left_out(self) -> None:
-        """Not even a single word of a document gets into it."""
+        """A code that is a text of the caller is left out of the signature, even a single word."""
         got = diagnose(refusal(400, body("…", "secret", code="secret")), sent=["secret"])
         assert got.signature == "400 - BadRequestError"
 
@@ -108,7 +114,7 @@ PIECES = [
 
 
 class TestUnsendable:
-    """What a library refuses to send, for every request alike."""
+    """Requests that a library refuses to send for a reason that all of them share."""
 
     @pytest.mark.parametrize(
         ("error", "what"),
@@ -127,26 +133,29 @@ class TestUnsendable:
         ],
     )
     def test_it_is_told_from_what_can_pass(self, error: Exception, what: str | None) -> None:
-        """And from what one text can cause."""
+        """Errors about the address or a header are fatal, unlike errors that can pass.
+
+        They are also kept apart from errors that one text can cause.
+        """
         assert unsendable(error) == what
         assert (diagnose(error).kind is Kind.ACCOUNT) == (what is not None)
 
 
 class Raising:
-    """Whatever is asked of it fails."""
+    """An object that raises an error on every use."""
 
     def __getattribute__(self, name: str) -> Any:
-        """Fail like a property."""
+        """Raise an error, as a property can."""
         if name.startswith("_"):
             return object.__getattribute__(self, name)
         raise RuntimeError
 
     def __str__(self) -> str:
-        """Fail like a careless class."""
+        """Raise an error, as a careless class can."""
         raise ValueError
 
     def __call__(self) -> NoReturn:
-        """Fail like a stream."""
+        """Raise an error, as a stream can."""
         raise OSError
 
 
@@ -173,7 +182,7 @@ ATTRIBUTES = (
 
 
 def assert_sound(got: Diagnosis, sent: Sequence[str] = ()) -> None:
-    """Assert what holds for every diagnosis."""
+    """Assert the properties that every diagnosis has."""
     assert isinstance(got.kind, Kind)
     assert got.status is None or 400 <= got.status < 600
     assert got.after is None or 0 < got.after <= 86_400
@@ -188,7 +197,7 @@ def assert_sound(got: Diagnosis, sent: Sequence[str] = ()) -> None:
 
 
 class TestAnything:
-    """No answer, however odd, stops the reading: a request without a diagnosis would hang."""
+    """No answer stops the diagnosis, however odd: a request without a diagnosis would hang."""
 
     @examples(200)
     @given(
@@ -204,13 +213,13 @@ class TestAnything:
     def test_every_message_gets_a_diagnosis(
         self, status: int, message: str, param: str | None, code: Any, sent: list[str]
     ) -> None:
-        """A time ends, and a figure is one that a request can have."""
+        """Every message gets a diagnosis with a bounded wait and with possible figures."""
         got = diagnose(refusal(status, body(message, param=param, code=code)), sent=sent)
         assert_sound(got, sent)
 
     @given(VALUES, st.sampled_from([400, 401, 429, 500]))
     def test_every_body_gets_a_diagnosis(self, answer: Any, status: int) -> None:
-        """A body of any form leads to what its status asks for."""
+        """A JSON body of any form gets the diagnosis that belongs to its status."""
         assume(not isinstance(answer, bytes))
         try:
             json.dumps(answer, allow_nan=False)
@@ -235,13 +244,13 @@ class TestAnything:
     def test_every_attribute_gets_a_diagnosis(
         self, attributes: dict[str, Any], text: str, sent: list[str]
     ) -> None:
-        """Attributes that are something else, or raise, are no reason to fail."""
+        """Attributes of any type, or ones that raise, do not stop the diagnosis."""
         assert_sound(diagnose(Failed(text, **attributes), sent=sent), sent)
         attributes = {"response": Failed(**attributes), "headers": attributes}
         assert_sound(diagnose(Failed(text, **attributes), sent=sent), sent)
 
     def test_an_exception_that_cannot_be_printed_is_read(self) -> None:
-        """Its status still counts."""
+        """An exception that cannot be printed is still diagnosed by its status."""
         error = type("Odd", (Exception,), {"__str__": lambda _: fails(), "status_code": 429})()
         check(diagnose(error), THROTTLED, status=429)
 
@@ -255,7 +264,7 @@ class TestAnything:
     def test_a_diagnosis_holds_no_text(
         self, sent: list[str], field: str, status: int, plain: bool
     ) -> None:
-        """Wherever a server puts a text, it does not come out again."""
+        """A diagnosis never contains a text, wherever a server puts it in its answer."""
         text = sent[0]
         words = {str(status), "Failed", "tokens", "items", "bytes", "None", "True", "False"}
         words |= {kind.name for kind in Kind} | {field.name for field in fields(Diagnosis)}
@@ -266,7 +275,7 @@ class TestAnything:
         assert text not in shown
 
     def test_a_long_body_takes_no_time(self) -> None:
-        """No wording is looked for in quadratic time."""
+        """A body of a megabyte is diagnosed within 3 s, so no wording takes quadratic time."""
         for piece in (
             "on tokens per min ",
             "per day ",

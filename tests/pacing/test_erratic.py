@@ -6,7 +6,7 @@ from langchain_batch_embed.pacing.erratic import PASSED, PAUSES, TOLD, Erratic
 
 
 def slowed_down(passed: int = 2, factor: float = 2.0) -> Erratic:
-    """Return one after as many pauses as tell, each with a rate lower by the factor."""
+    """Return the state after `PAUSES` pauses, each with a rate lower by the factor."""
     erratic = Erratic()
     for pause in range(PAUSES):
         erratic.paused(100.0 / factor**pause, passed, 1.0)
@@ -14,27 +14,33 @@ def slowed_down(passed: int = 2, factor: float = 2.0) -> Erratic:
 
 
 def test_refusals_as_often_at_a_far_lower_rate_are_random() -> None:
-    """A quota would refuse hardly anything below its rate."""
+    """A server that refuses as often at a far lower rate refuses at random.
+
+    A quota would refuse hardly anything below its rate.
+    """
     assert slowed_down().is_random
 
 
 def test_long_runs_without_a_refusal_are_not_random() -> None:
-    """Slower was better, so the rate is what it is about."""
+    """If many requests pass between refusals at a lower rate, the cause is the rate, not chance."""
     assert not slowed_down(passed=PASSED).is_random
 
 
 def test_a_rate_that_is_kept_tells_nothing() -> None:
-    """Small windows refuse the second of two requests, whatever the rate is in the mean."""
+    """Refusals at a nearly constant rate do not count as random.
+
+    A quota of small windows refuses the second of two requests, whatever the mean rate.
+    """
     assert not slowed_down(factor=1.1).is_random
 
 
 def test_one_long_refusal_is_a_quota() -> None:
-    """Nothing passes between its pauses: a quota is used up for a while."""
+    """Refusals with nothing passed in between count as a quota that is used up for a while."""
     assert not slowed_down(passed=0).is_random
 
 
 def test_the_first_pause_has_no_rate() -> None:
-    """What was let through before it came out of a full bucket."""
+    """The first pause gives no rate, because what passed before it came out of a full bucket."""
     erratic = Erratic()
     erratic.paused(None, 60, math.inf)
     for _ in range(PAUSES):
@@ -43,7 +49,7 @@ def test_the_first_pause_has_no_rate() -> None:
 
 
 def test_a_rate_that_was_not_measured_is_what_passed() -> None:
-    """So a quick fall at the beginning is seen."""
+    """Without a measured rate, the rate is what passed, so an early fast decline is noticed."""
     erratic = Erratic()
     for pause in range(PAUSES):
         erratic.paused(None, 2, 0.1 * 2**pause)
@@ -51,7 +57,10 @@ def test_a_rate_that_was_not_measured_is_what_passed() -> None:
 
 
 def test_more_refusals_of_what_is_sent_faster_are_a_quota_after_all() -> None:
-    """It takes a dozen requests to see, and twice as many pauses to think so again."""
+    """If faster sending is refused more often, random refusals become a quota after 12 requests.
+
+    It takes twice as many pauses to call them random again.
+    """
     erratic = slowed_down()
     refusals = 0
     while erratic.is_random and refusals < 100:
@@ -67,7 +76,10 @@ def test_more_refusals_of_what_is_sent_faster_are_a_quota_after_all() -> None:
 
 
 def test_a_share_that_grows_is_a_quota_too() -> None:
-    """The first ten seemed to be random; of the next, four of five are refused."""
+    """If the share of refused requests grows, the server has a quota after all.
+
+    The first ten requests pass, and then four of five are refused.
+    """
     erratic = slowed_down()
     for _ in range(10):
         erratic.passed(in_flight=0)
@@ -81,7 +93,10 @@ def test_a_share_that_grows_is_a_quota_too() -> None:
 
 
 def test_a_server_that_says_how_long_is_believed_longer() -> None:
-    """It is more likely to keep a quota."""
+    """Refusals that announce a wait count as random only after `TOLD` pauses.
+
+    Such a server is more likely to have a quota.
+    """
     erratic = Erratic()
     for pause in range(TOLD - 1):
         erratic.paused(100.0 / 2**pause, 2, 1.0, is_told=True)
@@ -91,7 +106,10 @@ def test_a_server_that_says_how_long_is_believed_longer() -> None:
 
 
 def test_a_burst_of_refusals_is_no_quota() -> None:
-    """Of 64 in flight the half that is refused comes back first."""
+    """A burst of refusals among 64 requests in flight is no quota.
+
+    The refused half comes back first.
+    """
     erratic = slowed_down()
     for left in range(64, 32, -1):
         erratic.refused(in_flight=left)

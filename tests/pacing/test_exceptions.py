@@ -41,7 +41,7 @@ from tests.pacing.errors import (
 )
 
 ITEMS = {"kind": Kind.TOO_LARGE, "measure": "items", "max_items": 32}
-"""What is read in `TOO_MANY`."""
+"""The diagnosis expected for `TOO_MANY`."""
 
 
 class TestOtherExceptions:
@@ -60,12 +60,12 @@ class TestOtherExceptions:
     def test_a_wrapped_exception_is_looked_into(
         self, status: int, answer: object, expected: Expected, how: str
     ) -> None:
-        """A class that raises a `ValueError` over the provider's own is seen through."""
+        """A provider's exception is found behind two `ValueError`s, however they were raised."""
         error = wrapped(wrapped(refusal(status, answer), how=how), how=how)
         check(diagnose(error), expected, status=status)
 
     def test_exceptions_that_cause_one_another_are_no_endless_loop(self) -> None:
-        """A chain of causes that bites its tail is read once."""
+        """A chain of causes that forms a loop is read once."""
         first, second = ValueError("first"), refusal(429, "")
         first.__cause__, second.__cause__ = second, first
         check(diagnose(first), THROTTLED, status=429)
@@ -89,19 +89,19 @@ class TestOtherExceptions:
         ],
     )
     def test_botocore(self, code: str, status: int, message: str, expected: Expected) -> None:
-        """The status is found in the answer's metadata, also through LangChain's `ValueError`."""
+        """The status of a botocore error is found in its metadata, even behind a `ValueError`."""
         error = ClientError(code, status, message)
         check(diagnose(error), expected, status=status)
         check(diagnose(wrapped(error, how="careless")), expected, status=status)
         assert diagnose(error).signature == f"{status} {code} ClientError"
 
     def test_headers_of_botocore(self) -> None:
-        """They are a mapping in the answer's metadata."""
+        """The headers of a botocore error are found in the answer's metadata."""
         error = ClientError("ThrottlingException", 429, headers={"Retry-After": "7"})
         check(diagnose(error), {**THROTTLED, "after": 7}, status=429)
 
     def test_google_api_core(self) -> None:
-        """An HTTP status as the exception's code is understood, and printed details are read."""
+        """For google-api-core, an HTTP status as the code and printed details are both read."""
         check(diagnose(ResourceExhausted()), THROTTLED, status=429)
         check(diagnose(wrapped(ResourceExhausted(), how="from")), THROTTLED, status=429)
         printed = (
@@ -117,7 +117,7 @@ class TestOtherExceptions:
         ("quota", "expected"), [(A_MINUTE, THROTTLED), (A_DAY, SPENT)], ids=["minute", "day"]
     )
     def test_google_genai(self, quota: str, expected: Expected) -> None:
-        """The body is called `details`, also behind LangChain's own exception."""
+        """For google-genai the body is found in `details`, even behind LangChain's exception."""
         error = Failed(
             NO_MONEY, code=429, status="RESOURCE_EXHAUSTED", message=NO_MONEY, details=gemini(quota)
         )
@@ -137,7 +137,7 @@ class TestOtherExceptions:
         ],
     )
     def test_grpc(self, code: StatusCode, status: int, expected: Expected) -> None:
-        """The code stands for a status where gRPC's own exceptions have no HTTP status."""
+        """A gRPC code stands for the status, since gRPC's own exceptions have no HTTP status."""
         check(diagnose(InactiveRpcError(code)), expected, status=status)
 
     @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ class TestOtherExceptions:
         ],
     )
     def test_status_and_headers_are_found_where_sdks_put_them(self, error: Exception) -> None:
-        """The status has many names, and the headers are the answer's or the exception's."""
+        """The status is found under all its names, and headers in the answer or the exception."""
         check(diagnose(error), {**THROTTLED, "after": 7}, status=429)
 
     @pytest.mark.parametrize(
@@ -172,11 +172,11 @@ class TestOtherExceptions:
         ],
     )
     def test_the_message_is_found_where_sdks_put_it(self, error: Exception) -> None:
-        """Bodies are objects, JSON or text, and have many names."""
+        """The message is found in bodies that are objects, JSON or text, under all their names."""
         check(diagnose(error), ITEMS, status=400)
 
     def test_requests(self) -> None:
-        """What `raise_for_status` raises has the answer with it."""
+        """The exception that `raise_for_status` of `requests` raises is read through its answer."""
         response = requests.Response()
         response.status_code, response._content = 429, b'{"detail": "Insufficient balance."}'
         with pytest.raises(requests.HTTPError) as caught:
@@ -184,13 +184,16 @@ class TestOtherExceptions:
         check(diagnose(caught.value), SPENT, status=429)
 
     def test_azure(self) -> None:
-        """The code is in an object of its own."""
+        """For Azure the code is found in an object inside the exception."""
         inner = Failed(code="insufficient_quota")
         error = Failed("(insufficient_quota) …", status_code=429, error=inner)
         check(diagnose(error), SPENT, status=429)
 
     def test_headers_that_give_none_for_what_is_absent_are_read(self) -> None:
-        """As those of urllib, whose exceptions some classes let out."""
+        """Headers that return `None` for a missing name are read without an error.
+
+        Those of urllib do, and some classes let its exceptions out.
+        """
         error = HTTPError("http://localhost", 503, "Service Unavailable", Message(), None)
         check(diagnose(error), OVERLOADED, status=503)
 
@@ -207,7 +210,7 @@ class TestOtherExceptions:
         ],
     )
     def test_a_number_that_is_no_error_status_is_none(self, attributes: dict[str, Any]) -> None:
-        """Only 400 to 599 is a status; other numbers and names mean something else."""
+        """Only a number from 400 to 599 is a status; other numbers and names are not."""
         check(diagnose(Failed(**attributes)), REFUSED)
 
     @pytest.mark.parametrize(
@@ -215,7 +218,7 @@ class TestOtherExceptions:
         ["RateLimitError", "ThrottlingError", "TooManyRequestsException", "ResourceExhausted"],
     )
     def test_a_telling_name_stands_for_a_missing_status(self, name: str) -> None:
-        """An exception that is named after throttling is throttling."""
+        """An exception without a status that is named after throttling counts as throttling."""
         check(diagnose(named(name)), THROTTLED)
 
     @pytest.mark.parametrize(
@@ -250,7 +253,10 @@ class TestOtherExceptions:
     def test_plain_exceptions_tell_it_in_their_text(
         self, text: str, status: int | None, expected: Expected
     ) -> None:
-        """infinity, NVIDIA, Jina and others raise plain exceptions."""
+        """The status and kind of plain exceptions are read from their text.
+
+        infinity, NVIDIA, Jina and others raise such exceptions.
+        """
         check(diagnose(Exception(text)), expected, status=status)
         check(diagnose(wrapped(Exception(text), how="from")), expected, status=status)
 
@@ -279,11 +285,14 @@ class TestOtherExceptions:
         ids=lambda error: type(error).__name__,
     )
     def test_without_an_answer_the_server_is_unreachable(self, error: Exception) -> None:
-        """Nothing is wrong with the texts; a request that was never sent is not too large."""
+        """An error without an answer means an unreachable server, not bad or too many texts."""
         check(diagnose(error), {"kind": Kind.UNREACHABLE})
 
     def test_a_connection_that_timed_out_is_unreachable_behind_the_sdk_too(self) -> None:
-        """The SDK calls every time-out the same; its cause tells them apart."""
+        """A time-out of the connection counts as unreachable, even behind the SDK's time-out error.
+
+        The SDK uses one class for every time-out, and only the cause distinguishes them.
+        """
         error = openai.APITimeoutError(REQUEST)
         error.__cause__ = http.ConnectTimeout("…")
         check(diagnose(error), {"kind": Kind.UNREACHABLE})
@@ -303,7 +312,7 @@ class TestOtherExceptions:
         ids=lambda error: type(error).__name__,
     )
     def test_a_time_out_is_one(self, error: Exception) -> None:
-        """No complete answer came in time."""
+        """An exception for an answer that did not arrive in time has the kind `TIMED_OUT`."""
         check(diagnose(error), {"kind": Kind.TIMED_OUT})
 
     @pytest.mark.parametrize(
@@ -319,16 +328,19 @@ class TestOtherExceptions:
         ],
     )
     def test_other_names_tell_too(self, error: Exception, kind: Kind) -> None:
-        """Where there is no status, the class's name is all there is."""
+        """Without a status, the name of the exception's class decides its kind."""
         check(diagnose(error), {"kind": kind})
 
     def test_an_unknown_exception_is_perhaps_a_texts(self) -> None:
-        """So it is found by trying fewer texts."""
+        """An unknown exception may be caused by a text, so it counts as a refusal.
+
+        The text is then found by sending fewer at a time.
+        """
         check(diagnose(KeyError("embedding")), REFUSED)
         check(diagnose(BaseException()), REFUSED)
 
     def test_an_answer_that_cannot_be_believed_can_be_asked_for_again(self) -> None:
-        """A wrong answer is an error of the server."""
+        """A wrong answer counts as a failure of the server and may be requested again."""
         check(diagnose(ResponseError("8 texts were sent, but 7 vectors came back")), FAILED)
 
     @pytest.mark.parametrize(
@@ -344,15 +356,21 @@ class TestOtherExceptions:
     def test_an_error_under_status_200_is_read(
         self, answer: dict[str, object], status: int | None, expected: Expected
     ) -> None:
-        """Some gateways send every error under 200, and the status inside."""
+        """The error inside an answer with status 200, as some gateways send, is diagnosed."""
         check(diagnose(ResponseError("…", body=answer)), expected, status=status)
 
     def test_vectors_of_another_width_end_everything(self) -> None:
-        """A server that ignores `dimensions` ignores it each time."""
+        """Vectors of another width are an error of the model that ends everything.
+
+        A server that ignores `dimensions` ignores it each time.
+        """
         check(diagnose(DimensionsError(expected=256, received=1536)), {"kind": Kind.MODEL})
 
     def test_only_our_own_error_of_the_model_ends_everything(self) -> None:
-        """SageMaker has an exception of that name, which passes."""
+        """Only this package's `ModelError` ends everything.
+
+        SageMaker has an exception of that name that can pass.
+        """
         ours = type("ModelError", (BatchEmbeddingsError,), {})("…")
         check(diagnose(ours), {"kind": Kind.MODEL})
         sagemaker = type("ModelError", (ClientError,), {})("ModelError", 424)

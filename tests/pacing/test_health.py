@@ -1,4 +1,4 @@
-"""Whether a server is there: a circuit breaker."""
+"""Whether a server is reachable: a circuit breaker."""
 
 import socket
 
@@ -14,12 +14,12 @@ PATIENCE = 600.0
 
 
 def health() -> Health:
-    """Return one whose random numbers are all 1."""
+    """Return a `Health` whose random numbers are all 1."""
     return Health(PATIENCE, lambda: 1.0)
 
 
 def down(now: float = 0.0, *, answered: bool = True) -> Health:
-    """Return a server's state after it has gone away at this time."""
+    """Return the state of a server that went away at this time."""
     state = health()
     if answered:
         state.answered(now)
@@ -30,7 +30,7 @@ def down(now: float = 0.0, *, answered: bool = True) -> Health:
 
 
 def test_a_server_is_away_after_failures_without_an_answer_in_between() -> None:
-    """One or two may be bad luck."""
+    """A server counts as away after `DOWN_AFTER` failures in a row, as fewer may be bad luck."""
     state = health()
     state.answered(1)
     for failures in range(1, DOWN_AFTER + 1):
@@ -39,7 +39,10 @@ def test_a_server_is_away_after_failures_without_an_answer_in_between() -> None:
 
 
 def test_a_failure_of_what_was_sent_before_an_answer_says_nothing() -> None:
-    """The server answered others since."""
+    """Failures of requests sent before the last answer do not count.
+
+    The server has answered others since.
+    """
     state = health()
     state.answered(5)
     for _ in range(10):
@@ -48,7 +51,7 @@ def test_a_failure_of_what_was_sent_before_an_answer_says_nothing() -> None:
 
 
 def test_an_answer_in_between_begins_the_count_again() -> None:
-    """A server that answers every third request is not away."""
+    """An answer resets the count: a server that answers every third request is not away."""
     state = health()
     for now in range(0, 100, 3):
         state.failed(sent=now, now=now)
@@ -58,7 +61,10 @@ def test_an_answer_in_between_begins_the_count_again() -> None:
 
 
 def test_probes_are_ever_further_apart_up_to_five_seconds() -> None:
-    """So work goes on within 5 s of the server's return."""
+    """The time between probes doubles up to 5 s.
+
+    Work therefore goes on within 5 s of the server's return.
+    """
     state, now, delays = down(), 0.0, []
     for _ in range(8):
         delays.append(state.delay(now))
@@ -71,7 +77,7 @@ def test_probes_are_ever_further_apart_up_to_five_seconds() -> None:
 
 
 def test_what_was_sent_before_the_outage_is_no_probe() -> None:
-    """Its failure does not put off the next probe."""
+    """The failure of a request sent before the outage does not put off the next probe."""
     state = health()
     state.answered(0)
     for now in (10, 11, 12):
@@ -83,7 +89,7 @@ def test_what_was_sent_before_the_outage_is_no_probe() -> None:
 
 
 def test_the_first_answer_ends_the_outage_for_everybody() -> None:
-    """Also one that was sent before it."""
+    """The first answer ends the outage for all calls, even one to a request sent before it."""
     state = down()
     assert state.answered(100)
     assert (state.is_down, state.failures, state.delay(100), state.away_for(100)) == (
@@ -96,14 +102,17 @@ def test_the_first_answer_ends_the_outage_for_everybody() -> None:
 
 
 def test_an_outage_of_minutes_is_waited_out() -> None:
-    """The server is given up after as many seconds as the user allows, and not before."""
+    """A server that is away is given up after the time that the user allows, and not before."""
     state = down(now=100.0)
     assert not state.gives_up(100 + PATIENCE - 1, unreachable=True)
     assert state.gives_up(100 + PATIENCE, unreachable=True)
 
 
 def test_the_time_counts_from_when_it_began_to_fail() -> None:
-    """A caller who sends nothing for an hour has not seen an outage of an hour."""
+    """An outage counts from its first failure, not from the last answer.
+
+    A caller that sends nothing for an hour has not seen an outage of an hour.
+    """
     state = health()
     state.answered(0)
     for _ in range(DOWN_AFTER):
@@ -113,20 +122,20 @@ def test_the_time_counts_from_when_it_began_to_fail() -> None:
 
 
 def test_an_address_that_never_answered_is_given_up_soon() -> None:
-    """It may be wrong, and nobody should learn that after minutes."""
+    """An address that never answered is given up after `FIRST_CONTACT`, since it may be wrong."""
     state = down(answered=False)
     assert not state.gives_up(FIRST_CONTACT - 1, unreachable=True)
     assert state.gives_up(FIRST_CONTACT, unreachable=True)
 
 
 def test_a_server_that_answers_with_errors_is_there() -> None:
-    """An address at which HTTP is spoken is not a wrong one, so it is waited for."""
+    """An address that answers with errors is not given up early, because it speaks HTTP."""
     state = down(answered=False)
     assert not state.gives_up(FIRST_CONTACT, unreachable=False)
 
 
 def test_less_patience_than_for_a_first_contact_is_kept() -> None:
-    """Who allows 5 s is told after 5 s."""
+    """A patience of 5 s, shorter than the one for a first contact, is kept."""
     state = Health(5.0, lambda: 1.0)
     for _ in range(DOWN_AFTER):
         state.failed(sent=0, now=0)
@@ -136,7 +145,7 @@ def test_less_patience_than_for_a_first_contact_is_kept() -> None:
 @pytest.mark.parametrize("answered", [True, False])
 @given(luck=st.floats(0, 1), took=st.floats(0, 30))
 def test_every_outage_ends(answered: bool, luck: float, took: float) -> None:
-    """Whatever the luck, and however long each probe takes, it is given up in bounded time."""
+    """Every outage ends within the patience plus one probe, with any luck and any probe time."""
     state, now = Health(PATIENCE, lambda: luck), 0.0
     if answered:
         state.answered(0)
@@ -150,7 +159,7 @@ def test_every_outage_ends(answered: bool, luck: float, took: float) -> None:
 
 
 class TestFirstContact:
-    """A server that never answered is given up soon only where it could never be reached."""
+    """A server that never answered is given up early only if it could never be reached."""
 
     @pytest.mark.parametrize(
         ("error", "reached"),
@@ -167,7 +176,10 @@ class TestFirstContact:
     def test_a_connection_that_broke_shows_that_the_address_is_right(
         self, error: Exception, reached: bool
     ) -> None:
-        """Refused connections and unknown names do not."""
+        """A broken connection shows that the address is right.
+
+        A refused connection or an unknown name does not.
+        """
         found = diagnose(error)
         assert found.kind is Kind.UNREACHABLE
         assert found.reached is reached
@@ -176,7 +188,7 @@ class TestFirstContact:
     def test_the_patience_is_that_of_an_outage_once_it_was_reached(
         self, reached: bool, patience: float
     ) -> None:
-        """It goes away before its first answer: nothing is lost for that."""
+        """Once the server was reached, the full patience applies, even before its first answer."""
         state = health()
         state.was_reached = reached
         assert state.patience_for(unreachable=True) == patience

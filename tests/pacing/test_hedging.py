@@ -1,4 +1,4 @@
-"""Late answers are asked for a second time, for a small share of the tokens."""
+"""Late requests are sent a second time, for a small share of the tokens."""
 
 import math
 
@@ -10,20 +10,23 @@ from langchain_batch_embed.pacing.hedging import AFTER, SHARE, Hedges
 
 
 def allowed(charge: float) -> Hedges:
-    """Return what a call of this many tokens may spend."""
+    """Return the budget for copies of a call of this many tokens."""
     hedges = Hedges()
     hedges.allow(charge)
     return hedges
 
 
 def test_before_any_answer_nothing_is_late() -> None:
-    """How long a request takes is not known yet."""
+    """Before any answer nothing is late, because the usual time is not known yet."""
     assert allowed(1000).patience(1) == math.inf
 
 
 @pytest.mark.parametrize("order", [(1.0, 2.0, 9.0), (9.0, 1.0, 2.0)])
 def test_late_is_what_takes_many_times_the_median(order: tuple[float, ...]) -> None:
-    """One answer that took far longer changes nothing, and neither does their order."""
+    """A request is late after `AFTER` times the median of all answers, in whatever order they came.
+
+    One answer that took far longer changes nothing.
+    """
     hedges = allowed(1000)
     for seconds in order:
         hedges.answered(seconds)
@@ -31,7 +34,10 @@ def test_late_is_what_takes_many_times_the_median(order: tuple[float, ...]) -> N
 
 
 def test_nothing_is_late_while_not_all_in_flight_can_be_afforded() -> None:
-    """What is left is spent on the latest of all, so it waits until these few are left."""
+    """Nothing is late while the budget does not cover all requests in flight.
+
+    The budget is for the last ones, so it waits until only these are left.
+    """
     hedges = allowed(1000)
     hedges.answered(2.0)
     assert hedges.patience(51) == math.inf
@@ -42,7 +48,7 @@ def test_nothing_is_late_while_not_all_in_flight_can_be_afforded() -> None:
 
 
 def test_an_answer_as_slow_as_the_others_is_not_late() -> None:
-    """Where answers are even, nothing is paid twice."""
+    """A request that takes as long as the others is not late, so nothing is paid for twice."""
     hedges = allowed(1000)
     for seconds in (1.0, 1.1, 1.2):
         hedges.answered(seconds)
@@ -50,7 +56,7 @@ def test_an_answer_as_slow_as_the_others_is_not_late() -> None:
 
 
 def test_the_shares_of_several_runs_add_up() -> None:
-    """A batch that one run cannot afford may be affordable for two."""
+    """The budgets of several runs add up: two can afford a batch that one cannot."""
     hedges = allowed(1000)
     assert not hedges.affords(60)
     hedges.allow(1000)
@@ -59,7 +65,7 @@ def test_the_shares_of_several_runs_add_up() -> None:
 
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=50))
 def test_never_more_than_a_twentieth_is_paid_twice(charges: list[int]) -> None:
-    """Whatever the requests are charged, and in whatever order they become late."""
+    """At most a twentieth of the tokens is paid for twice, whatever requests become late."""
     hedges, twice = Hedges(), 0
     for charge in charges:
         hedges.allow(charge)

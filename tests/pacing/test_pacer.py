@@ -1,4 +1,4 @@
-"""Quota, pauses, concurrency and health together: when the next request may start."""
+"""When the next request may start, given quota, pauses, concurrency and health."""
 
 import math
 from typing import Any
@@ -31,10 +31,10 @@ def known(max_workers: int = 8, **options: Any) -> Pacer:
 
 
 class TestQuota:
-    """Both buckets bind, whatever the rest says."""
+    """The buckets of requests and tokens both apply, whatever else allows a request."""
 
     def test_requests_and_tokens_a_minute_are_kept(self) -> None:
-        """The longer one of both delays counts."""
+        """The delay is the longer one of those for requests and for tokens."""
         pacer = known(requests_per_minute=60, tokens_per_minute=6000)
         assert pacer.delay(6000, now=0) == 0
         pacer.answered(pacer.start(6000, now=0), {}, now=0)
@@ -44,7 +44,10 @@ class TestQuota:
         assert pacer.delay(0, now=0) == pytest.approx(1)
 
     def test_a_quota_in_headers_binds_all_requests_in_flight(self) -> None:
-        """What was sent since the server looked is taken off what remains."""
+        """A quota in headers applies to all requests in flight.
+
+        Tokens sent since the server counted are subtracted from those that remain.
+        """
         pacer = known()
         first, _ = pacer.start(10_000, now=0), pacer.start(45_000, now=0)
         pacer.answered(first, HEADERS, now=0.1)
@@ -52,14 +55,14 @@ class TestQuota:
         assert pacer.delay(6000, now=0.1) > 0
 
     def test_a_request_that_could_not_be_submitted_costs_nothing(self) -> None:
-        """Neither quota nor a place."""
+        """A request that could not be submitted uses neither quota nor a place."""
         pacer = known(max_workers=1, requests_per_minute=1, tokens_per_minute=100)
         pacer.undo(pacer.start(100, now=0))
         assert pacer.delay(100, now=0) == 0
         assert pacer.in_flight == {}
 
     def test_a_quota_named_in_a_refusal_is_used(self) -> None:
-        """Where there are no headers, OpenAI's text tells the limit."""
+        """A quota named in the text of a refusal is used if there are no headers (OpenAI)."""
         pacer = known()
         ticket = pacer.start(1000, now=0)
         pacer.throttled(
@@ -71,7 +74,10 @@ class TestQuota:
         assert not pacer.batch_sizes.explains(10**9)
 
     def test_a_quota_that_the_facts_contradict_is_not_believed(self) -> None:
-        """A gateway's text says 1,000 a minute, but 100,000 have just passed."""
+        """A quota in a refusal is not believed if far more has just passed.
+
+        A gateway's text says 1,000 a minute here, but 100,000 have just passed.
+        """
         pacer = known()
         for i in range(100):
             pacer.answered(pacer.start(1000, now=i / 100), {}, now=i / 100)
@@ -84,7 +90,10 @@ class TestQuota:
 
     @pytest.mark.parametrize("start", [0.0, 1000.0])
     def test_a_quota_that_refills_while_they_pass_is_believed(self, start: float) -> None:
-        """Of 60,000 a minute 100,000 may have passed after a minute, by whatever clock."""
+        """A quota in a refusal is believed if it explains what passed over a minute.
+
+        Of 60,000 a minute, 100,000 may pass within a minute, because a full bucket comes on top.
+        """
         pacer = known()
         for i in range(100):
             now = start + 0.6 * i
@@ -97,7 +106,7 @@ class TestQuota:
 
 
 class TestPauses:
-    """A refusal for the rate holds everybody, once."""
+    """All workers pause once after a rate-limit refusal."""
 
     def test_nothing_starts_until_the_pause_is_over(self) -> None:
         """After a refusal with a delay of 5 s nothing starts for 5 s."""
@@ -109,7 +118,7 @@ class TestPauses:
         assert pacer.delay(10, now=6.2) == 0
 
     def test_a_long_pause_is_looked_at_by_one_request_a_minute(self) -> None:
-        """The server asked for an hour; what it answers after a minute may differ."""
+        """During a pause of an hour one request a minute checks whether it is still needed."""
         pacer = known()
         pacer.throttled(pacer.start(10, now=0), now=0, after=3600, headers={})
         assert pacer.delay(10, now=0) == LOOK_AGAIN
@@ -117,7 +126,7 @@ class TestPauses:
         assert pacer.delay(10, now=LOOK_AGAIN) > LOOK_AGAIN
 
     def test_a_known_quota_explains_a_refusal(self) -> None:
-        """The number in flight stays, and no other quota is guessed at."""
+        """A known quota explains a refusal: the number in flight stays, and no quota is guessed."""
         pacer = known(tokens_per_minute=60_000)
         tickets = [pacer.start(100, now=0) for _ in range(8)]
         for ticket in tickets:
@@ -130,7 +139,7 @@ class TestPlaces:
     """How many requests are in flight."""
 
     def test_with_all_places_taken_there_is_an_answer_to_wait_for(self) -> None:
-        """And no time, so the delay is infinite."""
+        """With all places taken the delay is infinite, since an answer has to come first."""
         pacer = known(max_workers=1)
         ticket = pacer.start(10, now=0)
         assert pacer.delay(10, now=0) == math.inf
@@ -138,7 +147,7 @@ class TestPlaces:
         assert pacer.delay(10, now=1) == 0
 
     def test_a_server_that_is_away_is_asked_by_one_probe_at_a_time(self) -> None:
-        """However many hang from before."""
+        """A server that is away gets one probe at a time, however many old requests hang."""
         pacer = known()
         for ticket in [pacer.start(10, now=0) for _ in range(8)][:3]:
             pacer.failed(ticket, now=1)
@@ -151,14 +160,31 @@ class TestPlaces:
 
     @pytest.mark.parametrize(("timed_out", "limit"), [(True, 4), (False, 7)])
     def test_an_overloaded_server_gets_fewer_at_a_time(self, timed_out: bool, limit: int) -> None:
-        """Half after a time-out, and after a 503 those that it was working on."""
+        """A time-out halves the number in flight.
+
+        A 503 lowers it to the requests that the server was working on.
+        """
         pacer = known()
         tickets = [pacer.start(10, now=0) for _ in range(8)]
         pacer.failed(tickets[7], now=1, timed_out=timed_out, overloaded=not timed_out)
         assert pacer.concurrency.limit() == limit
 
+    def test_a_probe_that_times_out_lowers_nothing(self) -> None:
+        """A hanging server's probes are alone, so after the outage as many are in flight again."""
+        pacer = known()
+        for ticket in [pacer.start(10, now=0) for _ in range(8)]:
+            pacer.failed(ticket, now=1)
+        now = 1.0
+        for _ in range(5):
+            now += pacer.delay(10, now=now)
+            pacer.failed(pacer.start(10, now=now), now=now + 30, timed_out=True)
+            now += 30
+        now += pacer.delay(10, now=now)
+        pacer.answered(pacer.start(10, now=now), {}, now=now + 1)
+        assert pacer.concurrency.limit() >= 4
+
     def test_copies_are_sent_only_where_they_do_no_harm(self) -> None:
-        """Not while the server refuses, or fails."""
+        """No copies are sent after a failure or a refusal, until the server has answered."""
         pacer = known()
         assert pacer.has_room()
         ticket, other = pacer.start(10, now=0), pacer.start(10, now=0)
@@ -225,7 +251,7 @@ def test_something_may_always_start_in_the_end(
             end(name, flying.pop(0))
     while flying:
         end("failed", flying.pop())
-    for _ in range(3):  # a delay may be off by what is rounded
+    for _ in range(3):  # rounding may leave a rest of a delay
         delay = pacer.delay(50, now)
         assert delay < math.inf
         now += delay

@@ -1,4 +1,4 @@
-"""What the headers of answers say about a quota."""
+"""What the headers of an answer say about a quota."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from langchain_batch_embed.simulator.quota import go_duration
 
 
 def test_openais_headers_are_read() -> None:
-    """Both quotas, each with what is left of it and when it is full again."""
+    """OpenAI's headers give both quotas, with what remains and the time until each is full."""
     headers = {
         "x-ratelimit-limit-requests": "3000",
         "x-ratelimit-remaining-requests": "2999",
@@ -25,7 +25,7 @@ def test_openais_headers_are_read() -> None:
 
 
 def test_a_limit_alone_is_enough() -> None:
-    """What the server does not say is `None`."""
+    """A limit without other headers is read, and missing values are `None`."""
     assert read_headers({"x-ratelimit-limit-tokens": "600"}) == [
         HeaderQuota(kind="tokens", limit=600, remaining=None, reset=None)
     ]
@@ -33,7 +33,7 @@ def test_a_limit_alone_is_enough() -> None:
 
 @pytest.mark.parametrize("limit", ["", "many", "nan", "inf", "-5", "0"])
 def test_a_limit_that_is_no_amount_is_passed_over(limit: str) -> None:
-    """A gateway that sends -1 or 0 for "no limit" does not stop everything."""
+    """A limit that is no amount is ignored, so a gateway's 0 for "no limit" stops nothing."""
     assert read_headers({"x-ratelimit-limit-tokens": limit}) == []
 
 
@@ -42,24 +42,24 @@ def test_a_limit_that_is_no_amount_is_passed_over(limit: str) -> None:
     [("6m0s", 360), ("1.5s", 1.5), ("12ms", 0.012), ("1h2m3s", 3723), ("0s", 0), (" 1s ", 1)],
 )
 def test_a_go_duration_is_read(duration: str, expected: float) -> None:
-    """In all its units, and added up."""
+    """A Go duration is read in all its units, which add up."""
     assert seconds(duration) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("duration", ["", "soon", "5", "1s later", "-1s", "1d"])
 def test_what_is_no_go_duration_is_none(duration: str) -> None:
-    """Half of a duration would be a wrong one."""
+    """Text that is not entirely a Go duration gives `None`, since half of one would be wrong."""
     assert seconds(duration) is None
 
 
 @given(st.floats(0, 100_000))
 def test_what_the_simulator_writes_is_read_back(delay: float) -> None:
-    """Up to the milliseconds that the writing rounds to."""
+    """A duration that the simulator writes is read back to within 2 ms, its rounding."""
     assert seconds(go_duration(delay)) == pytest.approx(delay, abs=0.002)
 
 
 @given(st.text(max_size=20))
 def test_no_header_is_an_error(text: str) -> None:
-    """Whatever a server sends, reading it raises nothing."""
+    """Reading headers raises no error, whatever a server sends."""
     read_headers({f"x-ratelimit-{name}-tokens": text for name in ("limit", "remaining", "reset")})
     read_headers({"x-ratelimit-limit-tokens": "60", "x-ratelimit-reset-tokens": text})

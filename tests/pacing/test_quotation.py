@@ -1,4 +1,4 @@
-"""The words of a document that a server quotes never decide."""
+"""The words of a document that a server quotes never decide the diagnosis."""
 
 import html
 import json
@@ -63,7 +63,7 @@ QUOTES: dict[str, Callable[[str], str]] = {
 
 
 class TestQuotedTexts:
-    """The words of a document never decide."""
+    """The words of a document that a server quotes never decide the diagnosis."""
 
     @pytest.mark.parametrize(
         "text",
@@ -81,7 +81,7 @@ class TestQuotedTexts:
     )
     @pytest.mark.parametrize("quote", QUOTES.values(), ids=QUOTES)
     def test_a_quotation_is_no_reason(self, quote: Callable[[str], str], text: str) -> None:
-        """However it is quoted, a text that talks about limits is only a refused text."""
+        """A text about limits is only a refused text, however the server quotes it."""
         if text in quote(text).split() or text.upper() in quote(text).split():
             pytest.skip("a single word without quotation marks can be the server's")
         message = quote(text)
@@ -101,7 +101,7 @@ class TestQuotedTexts:
         st.sampled_from(list(QUOTES)),
     )
     def test_no_quotation_is_a_reason(self, sent: list[str], quote: str) -> None:
-        """Whatever the texts say about limits, options and money, they are only refused."""
+        """Random texts about limits, options and money do not change the diagnosis when quoted."""
         message = QUOTES[quote](sent[-1])
         for status, expected in ((400, REFUSED), (429, THROTTLED), (500, FAILED), (413, BYTES)):
             check(diagnose(refusal(status, body(message)), sent=sent), expected, status=status)
@@ -109,7 +109,10 @@ class TestQuotedTexts:
     @pytest.mark.parametrize("letter", ["µ", "ß", "\u0131", "İ", "ŉ", "ﬁ", "ς"])
     @pytest.mark.parametrize("quote", [str, str.upper, str.lower, str.title, str.casefold])
     def test_capitals_hide_no_quotation(self, letter: str, quote: Callable[[str], str]) -> None:
-        """A letter whose capital has another small letter, or two, is the same letter."""
+        """A quotation is found in any case, even with letters that change their length or form.
+
+        An example is a letter whose capital has another small letter, or two.
+        """
         text = f"the dimensions are 5 {letter}{letter} encoding_format"
         for message in (f"bad input: {quote(text)}", f"bad: '{quote(text[-23:])}'..."):
             check(diagnose(refusal(400, body(message)), sent=[text]), REFUSED, status=400)
@@ -118,7 +121,7 @@ class TestQuotedTexts:
         check(got, REFUSED, status=400)
 
     def test_the_examples(self) -> None:
-        """Without the texts, the same messages would say something else."""
+        """Two messages that quote a text are understood only if the texts are known."""
         for message, text, kind in (
             ("bad input: 'the dimensions of text 77'", "the dimensions of text 77", Kind.OPTION),
             ("bad input: 'Request body too large'", "Request body too large", Kind.TOO_LARGE),
@@ -127,12 +130,12 @@ class TestQuotedTexts:
             assert diagnose(refusal(400, body(message)), sent=[text]).kind is Kind.REFUSED
 
     def test_a_time_in_a_text_is_not_waited_for(self) -> None:
-        """A 429 that quotes a text names no time."""
+        """A wait in a text that a 429 quotes is ignored."""
         got = diagnose(refusal(429, body(f"slow down: '{LONG}'")), sent=[LONG])
         check(got, THROTTLED, status=429)
 
     def test_what_pydantic_repeats_is_not_read(self) -> None:
-        """FastAPI sends the whole input back."""
+        """The input that pydantic repeats is not read, although FastAPI sends all of it back."""
         answer = {
             "detail": [
                 {
@@ -148,7 +151,10 @@ class TestQuotedTexts:
     def test_documents_about_such_words_hide_none(
         self, status: int, answer: object, expected: Expected
     ) -> None:
-        """Single words that stand in a text are still the server's in its own message."""
+        """A recorded refusal is still understood if the documents contain its single words.
+
+        Those words belong to the server's own message.
+        """
         sent = [
             "dimensions", "limit", "tokens", "input", "model", "quota", "seconds", "a",
             "The dimensions of a vector, the tokens per batch, a rate limit, a budget. Try again.",
@@ -160,7 +166,10 @@ class TestQuotedTexts:
     def test_what_is_long_enough_is_taken_out(
         self, texts: list[str], before: str, after: str
     ) -> None:
-        """No text of ten characters and more is left whole, a single word not in quotes."""
+        """A quoted text of ten characters or more never remains whole in a message.
+
+        A single word of fewer than 20 characters is only removed in quotation marks.
+        """
         for text in texts:
             left = without_texts(f"{before} '{text}' {after}", texts)
             plain = " ".join(text.split())
@@ -169,7 +178,7 @@ class TestQuotedTexts:
                 assert quoted not in left
 
     def test_the_work_is_bounded(self) -> None:
-        """A long message about many texts takes no longer than a slow request."""
+        """Searching a long message for many texts takes less than 5 s."""
         texts = [f"{i} {LONG}" * 8 for i in range(2048)]
         message = " ".join(f"w{i}ord{i * i} and so on \\ &" for i in range(5000))
         started = time.thread_time()
@@ -177,7 +186,7 @@ class TestQuotedTexts:
         assert time.thread_time() - started < 5
 
     def test_what_was_not_checked_is_not_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """When the bound on the work is reached, the rest of a message decides nothing."""
+        """Beyond the bound on the work, the unchecked rest of a message decides nothing."""
         monkeypatch.setattr("langchain_batch_embed.pacing.quotation._WORK", 1)
         message = "some words of the server, then quoted: dimensions dimensions"
         check(

@@ -1,4 +1,4 @@
-"""What refusals mean where nobody tells the quota."""
+"""What refusals mean if the quota is hidden."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def pacer_of(max_workers: int = 8, **options: Any) -> Pacer:
 def answer_rounds(
     pacer: Pacer, rounds: int, *, number: int, charge: int = 1000, start: float = 0.0
 ) -> float:
-    """Let rounds of this many requests through, one round a second; return the time after them."""
+    """Let rounds of this many requests pass, one round a second, and return the end time."""
     for now in (start + each for each in range(rounds)):
         for ticket in [pacer.start(charge, now=now) for _ in range(number)]:
             pacer.answered(ticket, {}, now=now + 0.5)
@@ -26,7 +26,7 @@ def answer_rounds(
 
 
 def refuse_all(pacer: Pacer, number: int, *, now: float, charge: int = 1000) -> list[float | None]:
-    """Refuse this many that are in flight together; return the rate of tokens after each."""
+    """Refuse this many requests in flight together and return the token rate after each."""
     rates = []
     tickets = [pacer.start(charge, now=now) for _ in range(number)]
     for place, ticket in enumerate(tickets):
@@ -39,7 +39,7 @@ class TestChance:
     """Some gateways refuse a few requests whatever the rate."""
 
     def test_a_refusal_now_and_then_is_the_weather(self) -> None:
-        """One refusal in ten, whatever the rate, does not lower the rate for good."""
+        """One refusal in ten at any rate counts as chance and lowers no limit for good."""
         pacer = pacer_of(is_known=True)
         for i in range(200):
             ticket = pacer.start(1000, now=i)
@@ -51,7 +51,7 @@ class TestChance:
         assert pacer.concurrency.limit() == 8
 
     def test_refusals_of_all_that_was_sent_are_no_chance(self) -> None:
-        """Then it begins again with one request."""
+        """If everything in flight is refused, it is no chance, and sending begins with one."""
         pacer = pacer_of(is_known=True)
         tickets = [pacer.start(100, now=0) for _ in range(8)]
         for ticket in tickets:
@@ -60,12 +60,15 @@ class TestChance:
 
 
 class TestCrowds:
-    """A limit of requests at a time, and not of requests a minute."""
+    """A limit on requests at a time, not on requests a minute."""
 
     def test_one_more_than_usual_after_a_while_was_one_too_many(self) -> None:
-        """Nothing waits for time, as answers make room, and no rate is measured."""
+        """A refusal of one request more than usual lowers the concurrency to the usual number.
+
+        Answers make room, so there is no pause and no rate is measured.
+        """
         pacer = pacer_of(32, is_known=True)
-        pacer.concurrency.timed_out(0, now=0)  # fewer than the most
+        pacer.concurrency.timed_out(0, now=0)  # makes the limit less than the most
         now = answer_rounds(pacer, 10, number=4)
         tickets = [pacer.start(1000, now=now) for _ in range(5)]
         pacer.throttled(tickets[-1], now=now + 0.1, after=None, headers={})
@@ -77,7 +80,10 @@ class TestCrowds:
     def test_more_than_usual_are_sent_on_purpose_while_small_batches_are_tried(
         self, mocker: MockerFixture
     ) -> None:
-        """The refusal of one of them is about a rate, and not about how many are in flight."""
+        """While small batches are tried on purpose, a refusal counts as a matter of the rate.
+
+        More requests than usual are in flight then, so their number is not the cause.
+        """
         mocker.patch.object(WhichQuota, "is_trying_small", new=True)
         pacer = pacer_of(32, is_known=True)
         pacer.concurrency.timed_out(0, now=0)
@@ -87,7 +93,7 @@ class TestCrowds:
         assert pacer.throttle.delay(now + 0.1) == 0.5
 
     def test_the_same_refusal_with_a_time_is_about_a_rate(self) -> None:
-        """The server asks to wait, so it is not the number in flight."""
+        """A refusal that announces a wait is about a rate and not about the number in flight."""
         pacer = pacer_of(32, is_known=True)
         pacer.concurrency.timed_out(0, now=0)
         now = answer_rounds(pacer, 10, number=4)
@@ -96,7 +102,10 @@ class TestCrowds:
         assert pacer.throttle.delay(now + 0.1) == 3
 
     def test_a_refusal_after_few_tokens_is_first_taken_for_a_crowd(self) -> None:
-        """Any quota of tokens lets one long text through, and an answer will tell the rest."""
+        """A refusal after few tokens is first taken for too many requests at a time.
+
+        Any quota of tokens lets one long text through, and an answer will show the rest.
+        """
         pacer = pacer_of()
         tickets = [pacer.start(10, now=0) for _ in range(8)]
         for ticket in tickets[3:]:
@@ -106,7 +115,10 @@ class TestCrowds:
         assert not pacer.batch_sizes.are_for_requests
 
     def test_if_it_is_refused_again_and_again_it_is_a_quota_of_requests(self) -> None:
-        """With room for more at a time, and still too few tokens for any quota of them."""
+        """Refusals of few tokens again and again mean a quota of requests.
+
+        There is room for more requests at a time, and still too few tokens for any token quota.
+        """
         pacer = pacer_of()
         for crowd in range(CROWDS + 1):
             now = 10 * crowd
@@ -120,10 +132,13 @@ class TestCrowds:
 
 
 class TestRates:
-    """Both rates are measured at the same time."""
+    """The rates of requests and of tokens are measured at the same time."""
 
     def test_what_passes_between_two_pauses_measures_both_rates(self) -> None:
-        """One of the two quotas is used up, and it begins again with one request."""
+        """What passes between two pauses measures both rates, and sending resumes with one request.
+
+        One of the two quotas is used up.
+        """
         pacer = pacer_of()
         refuse_all(pacer, 8, now=answer_rounds(pacer, 5, number=8))
         assert pacer.tokens.rate is None
@@ -133,7 +148,7 @@ class TestRates:
         assert pacer.concurrency.limit() == 1
 
     def test_conclusions_are_drawn_once_a_pause(self) -> None:
-        """Refusals of what was in flight together count as one, once they are no chance."""
+        """Refusals of requests in flight together lead to one new rate, once they are no chance."""
         pacer = pacer_of()
         refuse_all(pacer, 8, now=answer_rounds(pacer, 5, number=8))
         rates = refuse_all(pacer, 8, now=answer_rounds(pacer, 20, number=8, start=6))
@@ -142,7 +157,7 @@ class TestRates:
         assert rates[2] is not None
 
     def test_a_quota_that_the_headers_tell_is_not_measured(self) -> None:
-        """It explains the refusal."""
+        """A quota announced in headers explains a refusal, so no rate is measured."""
         pacer = pacer_of()
         headers = {"x-ratelimit-limit-tokens": "60000", "x-ratelimit-remaining-tokens": "0"}
         for ticket in [pacer.start(5000, now=0) for _ in range(8)]:
@@ -153,7 +168,10 @@ class TestRates:
 
 
 def test_a_batch_that_decides_is_not_overtaken_for_ever() -> None:
-    """It waits longer than others, so that its refusal means something, but only for a while."""
+    """A batch that decides between quotas waits longer than others, but only for a while.
+
+    Its refusal means something only if it does not come too early.
+    """
     pacer = pacer_of()
     pacer.tokens.guess(10_000.0, now=0)
     pacer.requests.guess(1.0, now=0)

@@ -1,4 +1,4 @@
-"""What some round trips have in common."""
+"""Statistics of several round trips."""
 
 import math
 
@@ -13,20 +13,26 @@ def trips(*ends: float, seconds: float = 1.0) -> list[Trip]:
 
 
 def test_one_stalled_answer_does_not_change_the_middle() -> None:
-    """It is a median."""
+    """One stalled answer does not change the middle, which is a median."""
     usual = [Trip(seconds=0.2, work=100.0, end=n / 10) for n in range(8)]
     stalled = [*usual, Trip(seconds=20.0, work=100.0, end=20.0)]
     assert Round.of(stalled, number=4).middle == Round.of(usual, number=4).middle == math.log(0.2)
 
 
 def test_work_is_counted_between_the_first_and_the_last_answer() -> None:
-    """Four intervals of 0.5 s with 100 tokens each; what came at one time has no rate."""
+    """The rate counts work between the first and last answer, and is infinite if these coincide.
+
+    Here there are four intervals of 0.5 s with 100 tokens each.
+    """
     assert Round.of(trips(1.0, 1.5, 2.0, 2.5, 3.0), number=2).rate == pytest.approx(200)
     assert Round.of(trips(1.0, 1.0), number=2).rate == math.inf
 
 
 def test_equal_round_trips_have_no_error() -> None:
-    """And it shrinks with the square root of their number otherwise."""
+    """Equal round trips have no error.
+
+    Otherwise it shrinks with the square root of their number.
+    """
     assert Round.of(trips(1.0, 2.0, 3.0), number=1).error == 0
     few = [Trip(seconds=each, work=1.0, end=each) for each in (1.0, math.e)]
     assert Round.of(few, number=1).error == pytest.approx(1.25 * 0.5 / math.sqrt(2))
@@ -37,5 +43,5 @@ def test_equal_round_trips_have_no_error() -> None:
     ("ends", "together"), [((1.0, 1.1, 1.2), True), ((1.0, 2.0, 3.0), False), ((1.0, 1.0), True)]
 )
 def test_answers_of_a_line_do_not_come_together(ends: tuple[float, ...], together: bool) -> None:
-    """In a line each takes its time after the one before."""
+    """Answers of a line do not come together: each takes its time after the one before."""
     assert came_together(trips(*ends)) is together

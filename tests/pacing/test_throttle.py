@@ -1,4 +1,4 @@
-"""The pause after a refusal for the rate."""
+"""The pause after a rate-limit refusal."""
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ def always(luck: float) -> Throttle:
 
 
 def test_the_first_pause_is_what_the_server_asks_for() -> None:
-    """Its `Retry-After` is believed to the second."""
+    """The first pause is the server's `Retry-After`, to the second."""
     throttle = always(1.0)
     assert throttle.refused(sent=0, now=1, after=5)
     assert throttle.delay(1) == 5
@@ -22,7 +22,7 @@ def test_the_first_pause_is_what_the_server_asks_for() -> None:
 
 
 def test_without_a_word_the_pause_is_an_exponential_backoff() -> None:
-    """Each refusal that follows a pause makes the next pause longer, up to 10 s."""
+    """Without a hint from the server, each refusal after a pause doubles it up to 10 s."""
     throttle, now, pauses = always(1.0), 0.0, []
     for _ in range(8):
         throttle.refused(sent=now, now=now, after=None)
@@ -32,7 +32,7 @@ def test_without_a_word_the_pause_is_an_exponential_backoff() -> None:
 
 
 def test_requests_that_were_in_flight_together_count_as_one() -> None:
-    """Ten refusals of one moment are one pause, of what the last of them asks for."""
+    """Ten refusals of requests in flight together make one pause, as long as the last one asks."""
     throttle = always(1.0)
     begins = [throttle.refused(sent=0, now=1 + i / 100, after=1) for i in range(10)]
     assert begins == [True] + [False] * 9
@@ -41,7 +41,10 @@ def test_requests_that_were_in_flight_together_count_as_one() -> None:
 
 
 def test_a_hint_that_was_wrong_is_not_believed_alone() -> None:
-    """From the second refusal in a row on, the pause is at least that of the backoff."""
+    """From the second refusal in a row on, a pause is at least as long as the backoff.
+
+    A second refusal shows that the server's hint was wrong.
+    """
     throttle, now = always(1.0), 0.0
     for _ in range(6):
         throttle.refused(sent=now, now=now, after=0.0)
@@ -51,7 +54,10 @@ def test_a_hint_that_was_wrong_is_not_believed_alone() -> None:
 
 
 def test_an_answer_after_the_pause_begins_the_backoff_again() -> None:
-    """One to a request that was sent before it does not: it says nothing of the pause."""
+    """An answer to a request sent after the pause resets the backoff.
+
+    An answer to an earlier request does not, since it says nothing about the pause.
+    """
     throttle = always(1.0)
     throttle.refused(sent=0, now=1, after=None)
     throttle.refused(sent=2, now=3, after=None)
@@ -62,7 +68,7 @@ def test_an_answer_after_the_pause_begins_the_backoff_again() -> None:
 
 
 def test_a_long_pause_is_looked_at_each_minute() -> None:
-    """What a server asked for an hour ago need not be true any more."""
+    """During a long pause a probe is due each minute, as the server's hint may be out of date."""
     throttle = always(1.0)
     throttle.refused(sent=0, now=0, after=3600)
     assert throttle.delay(1) == 3599
@@ -80,7 +86,7 @@ def test_a_long_pause_is_looked_at_each_minute() -> None:
 def test_no_pause_is_longer_than_it_has_a_reason_to_be(
     refusals: list[tuple[float, float, float | None]],
 ) -> None:
-    """Neither than the longest hint nor than the longest backoff, and it always ends."""
+    """No pause exceeds the longest hint or the longest backoff, and every pause ends."""
     throttle, now = always(1.0), 0.0
     hints = [0.0]
     for step, age, after in refusals:

@@ -1,4 +1,4 @@
-"""A quota as a bucket that refills: set, read in headers, or measured from refusal to refusal."""
+"""A quota as a bucket that refills: set, read from headers, or measured between refusals."""
 
 import math
 import random
@@ -12,10 +12,20 @@ from tests.simulated.limiter import Bucket
 
 
 class TestKnownRate:
-    """What the user has set, or the headers of answers tell."""
+    """A rate that the user has set or that headers announce."""
+
+    def test_a_delay_is_never_shorter_than_a_clock_can_measure(self) -> None:
+        """Less than a microsecond's worth may be missing, so that waiting always ends."""
+        rate = 1e6
+        bucket = TokenBucket(60 * rate)
+        bucket.take(60 * rate, now=1e9)
+        now = 1e9 + 1
+        bucket.take(rate, now=now)
+        assert bucket.delay(0.5, now=now) == 0.0
+        assert bucket.delay(2.0, now=now) > 0
 
     def test_lets_through_what_is_there_and_then_waits_for_the_rest(self) -> None:
-        """60 a minute: 60 at once, then one a second."""
+        """A quota of 60 a minute lets 60 through at once and then one a second."""
         bucket = TokenBucket(60)
         bucket.take(60, now=0)
         assert bucket.delay(1, now=0) == pytest.approx(1)
@@ -23,20 +33,20 @@ class TestKnownRate:
         assert bucket.delay(1, now=1) == 0
 
     def test_without_a_limit_nothing_waits(self) -> None:
-        """As long as no limit is known every amount passes."""
+        """Without a known limit every amount passes at once."""
         bucket = TokenBucket()
         bucket.take(10**12, now=0)
         assert bucket.delay(10**12, now=0) == 0
 
     def test_more_than_the_bucket_holds_waits_for_a_full_one(self) -> None:
-        """A request above the capacity does not wait for ever, and its debt is paid after it."""
+        """An amount above the capacity waits for a full bucket only, and its debt is paid later."""
         bucket = TokenBucket(60)
         assert bucket.delay(90, now=0) == 0
         bucket.take(90, now=0)
         assert bucket.delay(10, now=0) == pytest.approx(40)
 
     def test_what_was_never_sent_is_given_back(self) -> None:
-        """And never more than the bucket holds."""
+        """Amounts that were never sent are given back, but never beyond the capacity."""
         bucket = TokenBucket(60)
         bucket.take(60, now=0)
         bucket.give_back(60)
@@ -51,67 +61,76 @@ class TestKnownRate:
     def test_never_lets_through_more_than_burst_and_rate(
         self, per_minute: float, amounts: list[float]
     ) -> None:
-        """Taken when `delay` allows it, the sum stays below what the quota gives in that time."""
+        """Amounts taken when `delay` allows it never exceed what the quota gives in that time."""
         bucket, now, taken = TokenBucket(per_minute), 0.0, 0.0
         for amount in amounts:
             now += bucket.delay(amount, now)
             assert bucket.delay(amount, now) == pytest.approx(0, abs=1e-6 * amount + 1e-9)
             bucket.take(amount, now)
             taken += amount
-            # The last one may overdraw the bucket, by no more than itself.
+            # The last amount may overdraw the bucket, but by no more than itself.
             assert taken - amount <= per_minute * (1 + now / 60) * (1 + 1e-6)
 
     def test_a_header_corrects_a_level_that_is_too_high(self) -> None:
-        """Somebody else uses the same key: what the server says remains is believed."""
+        """A header corrects a level that is too high, as when others use the same key."""
         bucket = TokenBucket(600)
         bucket.learn(limit=600, remaining=50, reset=55, unseen=0, sent=0, now=0)
         assert bucket.delay(50, now=0) == 0
         assert bucket.delay(60, now=0) == pytest.approx(1)
 
     def test_requests_that_may_have_arrived_later_are_taken_off(self) -> None:
-        """What the first answer says remains is for all that is in flight."""
+        """Requests that may have arrived later are subtracted from what a header says remains.
+
+        The remainder in the first answer is for all requests in flight.
+        """
         bucket = TokenBucket(600)
         bucket.take(200, now=0)
         bucket.learn(limit=600, remaining=500, reset=10, unseen=100, sent=0, now=0)
         assert bucket.level == pytest.approx(400)
 
     def test_a_bucket_smaller_than_a_minute_is_recognised(self) -> None:
-        """3 s until it is full, with nothing left: it holds 3 s' worth."""
+        """A bucket that is empty and refills in 3 s is known to hold 3 s' worth."""
         bucket = TokenBucket()
         bucket.learn(limit=600, remaining=0, reset=3, unseen=0, sent=0, now=0)
         assert bucket.capacity == pytest.approx(30)
         assert bucket.capacity == pytest.approx(30)
 
     def test_a_users_quota_is_never_raised_by_a_header(self) -> None:
-        """Who sets 600 a minute keeps 600, although the account has 6,000."""
+        """A user's quota of 600 a minute is not raised by a header that says 6,000."""
         bucket = TokenBucket(600)
         bucket.learn(limit=6000, remaining=6000, reset=0, unseen=0, sent=0, now=0)
         bucket.name(6000, now=0)
         assert (bucket.rate, bucket.capacity, bucket.is_set) == (10, 600, True)
 
     def test_a_header_can_lower_a_users_quota(self) -> None:
-        """The server's word is the last one where it allows less."""
+        """A header that allows less lowers the quota that the user has set."""
         bucket = TokenBucket(6000)
         bucket.learn(limit=600, remaining=600, reset=0, unseen=0, sent=0, now=0)
         assert bucket.rate == 10
 
     @pytest.mark.parametrize("limit", [0.0, -1.0, math.inf, math.nan])
     def test_a_limit_that_is_none_is_passed_over(self, limit: float) -> None:
-        """Nothing is learnt from nonsense."""
+        """A limit of 0, below 0, infinity or NaN is ignored."""
         bucket = TokenBucket()
         bucket.learn(limit=limit, remaining=0, reset=0, unseen=0, sent=0, now=0)
         bucket.name(limit, now=0)
         assert bucket.rate is None
 
     def test_a_refusal_that_names_the_rate_empties_the_bucket(self) -> None:
-        """What comes next waits for a refill."""
+        """A refusal that names the rate empties the bucket.
+
+        The next request waits for a refill.
+        """
         bucket = TokenBucket()
         bucket.name(600, now=0)
         assert bucket.is_known
         assert bucket.delay(10, now=0) == pytest.approx(1)
 
     def test_refusals_that_tell_what_is_used_tell_what_the_bucket_holds(self) -> None:
-        """The largest of what they tell: in fixed windows each tells less than all of it."""
+        """A bucket's capacity is the largest use that refusals report.
+
+        In fixed windows each refusal reports less than the whole capacity.
+        """
         bucket = TokenBucket()
         bucket.name(600, now=0, holds=20)
         assert bucket.capacity == 20
@@ -120,7 +139,10 @@ class TestKnownRate:
         assert bucket.capacity == 30
 
     def test_a_refusal_empties_a_bucket_of_which_only_the_rate_was_told(self) -> None:
-        """The server saves up less than a minute's worth."""
+        """A refusal empties a bucket of which only the rate is known.
+
+        The server saves up less than a minute's worth.
+        """
         bucket = TokenBucket(600)
         bucket.take(50, now=0)
         assert bucket.delay(10, now=0) == 0
@@ -128,7 +150,10 @@ class TestKnownRate:
         assert bucket.delay(10, now=0) == pytest.approx(1, rel=0.05)
 
     def test_refusals_under_a_known_rate_lower_the_share_that_is_used(self) -> None:
-        """Never below a least share, and answers bring it back to all of it."""
+        """Refusals under a known rate lower the share that is used, down to `LEAST_SHARE`.
+
+        Answers raise it to the whole rate again.
+        """
         bucket = TokenBucket(600)
         for _ in range(100):
             bucket.refused(10, now=0)
@@ -138,7 +163,7 @@ class TestKnownRate:
         assert bucket.delay(10, now=0) == pytest.approx(1)
 
     def test_the_delay_reaches_zero_whatever_is_rounded(self) -> None:
-        """Waiting exactly as long as `delay` says is enough, also late in a long run."""
+        """Waiting as long as `delay` returns is enough despite rounding, even in a long run."""
         bucket, now = TokenBucket(7_777_777), 1e7
         for amount in random.Random(1).choices(range(1, 300_000), k=1000):
             for _ in range(3):
@@ -149,10 +174,13 @@ class TestKnownRate:
 
 
 class TestMeasuredRate:
-    """What passes between two refusals is what flowed in between them."""
+    """The rate is measured by what passes between two refusals."""
 
     def test_two_refusals_measure_the_rate(self) -> None:
-        """A little less than what passed is used, as a refused request may be charged too."""
+        """Two refusals measure the rate as slightly less than what passed in between.
+
+        A refused request may be charged too.
+        """
         bucket = TokenBucket()
         bucket.refused(10, now=10)
         bucket.passed(1000, sent=11, now=12)
@@ -164,7 +192,10 @@ class TestMeasuredRate:
 
     @pytest.mark.parametrize("refuse", ["refused", "ease"])
     def test_a_refusal_ends_what_is_owed(self, refuse: str) -> None:
-        """The server let it pass, so nobody waits ten seconds for it later: one, at the most."""
+        """A refusal reduces a debt of ten seconds to one second at most.
+
+        The server let the amount pass, so waiting for all of it would be wrong.
+        """
         bucket = TokenBucket()
         bucket.refused(10, now=0)
         bucket.passed(1000, sent=1, now=5)
@@ -181,14 +212,14 @@ class TestMeasuredRate:
         assert 0 < bucket.delay(rate / 2, now=12) < 2
 
     def test_one_refusal_alone_measures_nothing(self) -> None:
-        """How full the bucket was at the start is not known."""
+        """A first refusal measures nothing, because the level at the start is not known."""
         bucket = TokenBucket()
         bucket.passed(1000, sent=0, now=1)
         bucket.refused(10, now=10)
         assert bucket.rate is None
 
     def test_one_measurement_does_no_more_than_halve_the_rate(self) -> None:
-        """It may be off."""
+        """A measurement lowers the rate by half at most, since it may be wrong."""
         bucket = TokenBucket()
         bucket.refused(10, now=0)
         bucket.passed(1000, sent=1, now=1)
@@ -199,7 +230,7 @@ class TestMeasuredRate:
         assert 0.4 * rate <= (bucket.rate or 0) <= 0.5 * rate
 
     def test_a_measured_rate_is_raised_while_there_is_no_refusal(self) -> None:
-        """So a quota that has grown is found."""
+        """A measured rate rises while there are no refusals, so a quota that has grown is found."""
         bucket, now = TokenBucket(), 0.0
         bucket.refused(10, now=0)
         bucket.passed(100, sent=0.5, now=0.9)
@@ -213,7 +244,7 @@ class TestMeasuredRate:
         assert (bucket.rate or 0) > 1.5 * first
 
     def test_an_outage_is_no_time_in_which_little_passed(self) -> None:
-        """The rate is that of the seconds in which the server was there."""
+        """The time of an outage is left out of the measured rate."""
         bucket = TokenBucket()
         bucket.refused(10, now=0)
         bucket.passed(1000, sent=1, now=2)
@@ -222,7 +253,10 @@ class TestMeasuredRate:
         assert (bucket.rate or 0) >= 80
 
     def test_where_little_passed_no_more_can_have_flowed(self) -> None:
-        """One request in 10 s: a rate of 100 a second falls to half, and not by a twentieth."""
+        """If little passes between two refusals, the rate falls to half, not by a twentieth.
+
+        One request in 10 s passes here, at a rate of 100 a second.
+        """
         bucket = TokenBucket()
         bucket.refused(10, now=0)
         bucket.passed(1000, sent=1, now=1)
@@ -232,14 +266,14 @@ class TestMeasuredRate:
         assert (bucket.rate or 0) <= 50
 
     def test_a_rate_to_begin_with_is_no_more_than_that(self) -> None:
-        """It is taken where nothing was measured, and never in place of a measurement."""
+        """A guessed rate is used only if there is no rate yet."""
         bucket = TokenBucket()
         bucket.guess(2.0, now=0)
         bucket.guess(5.0, now=0)
         assert (bucket.rate, bucket.is_measured) == (2.0, True)
 
     def test_a_rate_to_begin_with_is_found_too_low_by_a_few_answers(self) -> None:
-        """It may be ten times too low: ten answers make it more than three times as high."""
+        """A guess that is ten times too low more than triples within ten answers."""
         bucket = TokenBucket()
         bucket.refused(1, now=0)
         bucket.guess(1.0, now=0)
@@ -248,7 +282,7 @@ class TestMeasuredRate:
         assert 3 < (bucket.rate or 0) < 4
 
     def test_a_refusal_that_may_be_chance_lowers_it_a_little(self) -> None:
-        """By a twentieth, and not by half."""
+        """A refusal that may be chance lowers the rate by a twentieth, not by half."""
         bucket = TokenBucket()
         bucket.refused(10, now=0)
         bucket.passed(1000, sent=1, now=2)
@@ -258,7 +292,7 @@ class TestMeasuredRate:
         assert 0.9 * before <= (bucket.rate or 0) < before
 
     def test_a_header_replaces_what_was_measured(self) -> None:
-        """What the server says is better than any measurement."""
+        """A rate from a header replaces a measured one, because it is more reliable."""
         bucket = TokenBucket()
         bucket.refused(10, now=0)
         bucket.passed(100, sent=0.5, now=0.9)
@@ -267,7 +301,7 @@ class TestMeasuredRate:
         assert (bucket.is_known, bucket.rate) == (True, 10)
 
     def test_a_measured_bucket_bounds_no_request(self) -> None:
-        """Its size is a guess: no batch is cut because of it."""
+        """A measured bucket does not limit a request's size, as its capacity is a guess."""
         bucket = TokenBucket()
         bucket.refused(10, now=0)
         bucket.passed(100, sent=0.5, now=0.9)
@@ -275,7 +309,7 @@ class TestMeasuredRate:
 
     @pytest.mark.parametrize("per_minute", [60_000, 1_000_000, 20_000_000])
     def test_finds_the_rate_of_a_server_that_says_nothing(self, per_minute: int) -> None:
-        """After some refusals 80 % of the quota are used, and few requests are refused."""
+        """At a server with a hidden quota, 80 % of it are used and at most a tenth are refused."""
         rate = per_minute / 60
         amount, now = rate / 10, 0.0
         bucket, server = TokenBucket(), Bucket(rate, rate)
@@ -302,7 +336,7 @@ class TestMeasuredRate:
         )
     )
     def test_whatever_happens_a_delay_is_finite(self, events: list[tuple[str, float]]) -> None:
-        """No sequence of answers and refusals makes a rate of 0, so nothing waits for ever."""
+        """No sequence of answers and refusals makes the rate 0, so every delay is finite."""
         bucket, now = TokenBucket(), 0.0
         for name, step in events:
             now += step
@@ -323,7 +357,7 @@ class TestWrongRate:
 
     @staticmethod
     def measured() -> TokenBucket:
-        """Return a bucket with some 10 a second, measured over ten seconds that end at 10 s."""
+        """Return a bucket with a rate of about 10 a second, measured over 10 s and until 10 s."""
         bucket = TokenBucket()
         bucket.refused(10, now=0)
         for second in range(1, 11):
@@ -332,7 +366,7 @@ class TestWrongRate:
         return bucket
 
     def test_what_has_passed_since_corrects_it(self) -> None:
-        """Three requests of 1,000 in three seconds are no 10 a second."""
+        """Three answers for 1,000 each in three seconds correct a measured rate of 10 a second."""
         bucket = self.measured()
         assert bucket.rate == pytest.approx(9.3)
         for second in (11, 12):
@@ -345,7 +379,10 @@ class TestWrongRate:
         assert bucket.rate == pytest.approx(930)
 
     def test_it_can_be_forgotten(self) -> None:
-        """Then nothing waits for it, and the next refusal measures nothing."""
+        """A measured rate can be forgotten.
+
+        Nothing waits for it then, and the next refusal measures nothing.
+        """
         bucket = self.measured()
         bucket.forget()
         assert bucket.rate is None
@@ -354,7 +391,7 @@ class TestWrongRate:
         assert bucket.rate is None
 
     def test_a_rate_that_was_told_is_kept(self) -> None:
-        """Nobody has measured it."""
+        """A rate that the user has set is not forgotten, because it was not measured."""
         bucket = TokenBucket(600)
         bucket.forget()
         assert bucket.rate == 10

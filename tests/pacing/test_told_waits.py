@@ -1,4 +1,4 @@
-"""Waits and quotas of a day in the words of many servers, and errors under status 200."""
+"""Waits and daily quotas in the words of many servers, and errors with status 200."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ NOW = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
 
 
 class RefusalError(Exception):
-    """What an SDK raises."""
+    """An exception as an SDK raises it."""
 
     def __init__(
         self, text: str, status: int | None = 429, headers: Mapping[str, str] | None = None
@@ -25,7 +25,7 @@ class RefusalError(Exception):
 
 
 class TestText:
-    """Kind: a server that says in words how long to wait, and was asked again too early."""
+    """A server that says in words how long to wait, and would be asked again too early."""
 
     @pytest.mark.parametrize(
         ("text", "seconds"),
@@ -61,7 +61,7 @@ class TestText:
         ],
     )
     def test_a_wait_is_read(self, text: str, seconds: float) -> None:
-        """In whichever unit, form and language."""
+        """A wait is read in any unit, form and language."""
         assert diagnose(RefusalError(text), now=NOW).after == pytest.approx(seconds)
 
     @pytest.mark.parametrize(
@@ -80,19 +80,22 @@ class TestText:
         ],
     )
     def test_what_cannot_be_or_is_not_said_is_no_wait(self, text: str) -> None:
-        """Then the delay is chosen here."""
+        """A wait that is impossible or vague is ignored, and the client chooses the delay."""
         assert diagnose(RefusalError(text), now=NOW).after is None
 
     @pytest.mark.parametrize(
         "text", ["1 s " * 5000, "1" * 20_000, "wait in " * 2500, "1:1:" * 5000, "in 1 s " * 2800]
     )
     def test_a_long_text_without_a_wait_ends(self, text: str) -> None:
-        """No wording takes a time that grows with the square of the text."""
+        """A long text without a wait is read to its end in reasonable time.
+
+        No wording takes a time that grows with the square of the text.
+        """
         diagnose(RefusalError(text), now=NOW)
 
 
 class TestHeader:
-    """Kind: a `Retry-After` in a form that HTTP does not know, or that cannot be."""
+    """A `Retry-After` in a form that HTTP does not allow, or with an impossible value."""
 
     @pytest.mark.parametrize(
         ("value", "seconds"),
@@ -114,7 +117,7 @@ class TestHeader:
         ],
     )
     def test_it_is_read(self, value: str, seconds: float) -> None:
-        """As a number, a duration, a date, or a time since 1970."""
+        """`Retry-After` is read as a number, a duration, a date or a time since 1970."""
         got = diagnose(RefusalError("", headers={"Retry-After": value}), now=NOW)
         assert got.after == pytest.approx(seconds)
 
@@ -128,13 +131,13 @@ class TestHeader:
         ],
     )
     def test_what_cannot_be_is_ignored(self, value: str) -> None:
-        """And the text is read instead."""
+        """An impossible `Retry-After` is ignored, and the text is read instead."""
         refusal = RefusalError("Try again in 7 seconds", headers={"retry-after": value})
         assert diagnose(refusal, now=NOW).after == 7
 
 
 class TestDays:
-    """Kind: a quota of a day, for which a run would wait for hours."""
+    """A daily quota, for which a run would wait for hours."""
 
     @pytest.mark.parametrize(
         "text",
@@ -159,7 +162,7 @@ class TestDays:
         ],
     )
     def test_it_ends_at_once(self, text: str) -> None:
-        """In each provider's words, whatever wait they add."""
+        """A daily quota counts as spent, in each provider's words and whatever wait they add."""
         assert diagnose(RefusalError(text), now=NOW).kind is Kind.SPENT
 
     @pytest.mark.parametrize(
@@ -174,12 +177,12 @@ class TestDays:
         ],
     )
     def test_a_quota_of_a_minute_is_waited_for(self, text: str) -> None:
-        """Also where an advert speaks of days."""
+        """A quota of a minute counts as throttling, even if an advertisement mentions days."""
         assert diagnose(RefusalError(text), now=NOW).kind is Kind.THROTTLED
 
 
 class TestUnder200:
-    """Kind: an error that came with status 200, and was sent again as a spoilt answer."""
+    """An error with status 200, which would be retried as a corrupt answer."""
 
     @pytest.mark.parametrize(
         ("answer", "kind", "after"),
@@ -229,20 +232,20 @@ class TestUnder200:
     def test_it_is_that_error(
         self, answer: dict[str, Any], kind: Kind, after: float | None
     ) -> None:
-        """By its code, its status or its words."""
+        """An error with status 200 is diagnosed by its code, its inner status or its words."""
         with pytest.raises(ResponseError) as caught:
             read_answer(json.dumps(answer).encode(), expected=3)
         got = diagnose(caught.value, sent=["a", "b", "c"], now=NOW)
         assert (got.kind, got.after) == (kind, after)
 
     def test_an_answer_that_only_lacks_vectors_is_a_spoilt_one(self) -> None:
-        """There is nothing to learn from it."""
+        """An answer that only lacks its vectors counts as a failure of the server."""
         with pytest.raises(ResponseError) as caught:
             read_answer(b'{"object": "list", "data": [], "error": null}', expected=3)
         assert diagnose(caught.value).kind is Kind.FAILED
 
     def test_a_warning_beside_vectors_is_no_error(self) -> None:
-        """Some servers add a message to every answer."""
+        """A message beside the vectors is no error, since some servers add one to every answer."""
         answer = {"data": [{"index": 0, "embedding": [1.0]}], "message": "ok", "detail": "fine"}
         vectors, _, _ = read_answer(json.dumps(answer).encode(), expected=1)
         assert vectors.tolist() == [[1.0]]

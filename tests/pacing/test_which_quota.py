@@ -1,4 +1,4 @@
-"""Which quota it is that nobody tells."""
+"""Which quota a server enforces if it does not announce one."""
 
 import math
 
@@ -7,14 +7,17 @@ from langchain_batch_embed.pacing.which_quota import ENOUGH, LEAST_QUOTA, PATIEN
 
 
 def measured() -> WhichQuota:
-    """Return one whose quota was used up at 0 s, with 10 requests of 1,000 tokens a second."""
+    """Return the state after a measurement of 10 requests of 1,000 tokens a second, at 0 s."""
     which = WhichQuota()
     which.measured(10_000.0, 10.0, now=0.0)
     return which
 
 
 def test_a_refusal_of_few_tokens_is_not_about_tokens() -> None:
-    """Where as large a request has passed: any quota of tokens lets the longest text through."""
+    """A refusal of few tokens means a quota of requests, if as large a request has passed.
+
+    Any quota of tokens lets the longest text through.
+    """
     which = WhichQuota()
     assert which.excludes_tokens(LEAST_QUOTA)
     assert not which.excludes_tokens(LEAST_QUOTA + 1)
@@ -24,14 +27,20 @@ def test_a_refusal_of_few_tokens_is_not_about_tokens() -> None:
 
 
 def test_nothing_is_excluded_while_nothing_passes() -> None:
-    """A quota of 300 tokens refuses all that is larger, however little was sent."""
+    """While nothing passes, a refusal of few tokens excludes no quota.
+
+    A quota of 300 tokens refuses every larger request, however little was sent.
+    """
     which = WhichQuota()
     which.exclude_tokens(600)
     assert which.kind is None
 
 
 def test_a_dry_time_is_three_pauses_or_a_long_one() -> None:
-    """Then batches hold several times what has passed, as requests may be what is counted."""
+    """Three pauses in a row or one of 30 s are a dry time, in which batches are large.
+
+    They hold five times what has passed, because the quota may count requests.
+    """
     which = WhichQuota()
     which.passed(3_000, sent=0.0, now=0.1)
     which.paused(2, None)
@@ -47,7 +56,10 @@ def test_a_dry_time_is_three_pauses_or_a_long_one() -> None:
 
 
 def test_large_batches_that_pass_as_often_prove_the_requests() -> None:
-    """Far more tokens flow than the quota of tokens that was measured."""
+    """Large batches that pass as often as usual ones prove a quota of requests.
+
+    Far more tokens pass than the measured token quota would allow.
+    """
     which, now = measured(), 0.0
     for _ in range(3):
         now += 0.15
@@ -56,7 +68,7 @@ def test_large_batches_that_pass_as_often_prove_the_requests() -> None:
 
 
 def test_usual_batches_prove_nothing() -> None:
-    """Both quotas let them through as often."""
+    """Batches of the usual size prove nothing, since both quotas let them pass as often."""
     which, now = measured(), 0.0
     for _ in range(100):
         now += 0.01
@@ -65,7 +77,10 @@ def test_usual_batches_prove_nothing() -> None:
 
 
 def test_a_large_batch_that_is_refused_after_many_others_was_not_too_large() -> None:
-    """What was measured was wrong, so it is measured again."""
+    """A large batch refused after many others of its size passed was not too large.
+
+    The measurement was wrong, so the rate is measured again.
+    """
     which = measured()
     for i in range(1, ENOUGH + 1):
         assert which.kind is None
@@ -74,11 +89,14 @@ def test_a_large_batch_that_is_refused_after_many_others_was_not_too_large() -> 
     assert which.kind is None
     which.measured(8_200.0, 1.0, now=10.0)
     assert which.most == 5 * 8_200
-    assert which.refused(41_000, sent=0.0, in_a_row=1, is_lone=False)  # and then it counts again
+    assert which.refused(41_000, sent=0.0, in_a_row=1, is_lone=False)  # counts again
 
 
 def test_a_batch_larger_than_all_others_is_a_test_until_it_is_certain() -> None:
-    """Its refusal would say that it is not the requests, so it is sent when they allow it."""
+    """A batch larger than all others is decisive until the quota is certain.
+
+    Its refusal would show that the quota does not count requests, so it waits until these allow it.
+    """
     which = WhichQuota()
     which.kind = "requests"
     assert not which.is_decisive(LEAST_QUOTA)
@@ -90,7 +108,7 @@ def test_a_batch_larger_than_all_others_is_a_test_until_it_is_certain() -> None:
 
 
 def said_to_be_tokens(*, seconds: float = 0.1) -> WhichQuota:
-    """Return one where a large batch was refused, and usual ones pass, this many seconds apart."""
+    """Return the state after a large batch was refused and usual ones passed at this interval."""
     which = measured()
     assert which.refused(16_000, sent=0.0, in_a_row=1, is_lone=False)
     for i in range(DOUBT):
@@ -107,7 +125,10 @@ def pass_small(which: WhichQuota, *, seconds: float) -> None:
 
 
 def test_many_small_batches_that_pass_show_that_it_is_the_tokens() -> None:
-    """After some answers they are tried, and after four times as many again."""
+    """If many small batches pass, the quota counts tokens.
+
+    Small batches are tried after some answers, and again after four times as many.
+    """
     which = said_to_be_tokens()
     pass_small(which, seconds=0.02)  # 50 a second, where 10 requests were measured
     for i in range(4 * DOUBT):
@@ -117,34 +138,46 @@ def test_many_small_batches_that_pass_show_that_it_is_the_tokens() -> None:
 
 
 def test_few_small_batches_that_pass_show_nothing() -> None:
-    """A quota of requests would have let them through as well, so large ones are tried again."""
+    """If few small batches pass, nothing is shown, and large ones are tried again.
+
+    A quota of requests would have let them through as well.
+    """
     which = said_to_be_tokens()
     pass_small(which, seconds=0.1)
     assert (which.kind, which.most) == (None, 2 * LEAST_QUOTA)
 
 
 def test_a_small_batch_that_is_refused_may_be_one_request_too_many() -> None:
-    """So large ones are tried again, and what was measured of both rates is wanted."""
+    """After a small batch is refused, large ones are tried and both rates are measured again.
+
+    The refusal may be about one request too many.
+    """
     which = said_to_be_tokens()
     assert which.is_trying_small
     assert not which.refused(200, sent=1.0, in_a_row=1, is_lone=False)
     assert (which.kind, which.most) == (None, 2 * LEAST_QUOTA)
     assert which.refused(16_000, sent=2.0, in_a_row=1, is_lone=False)
-    for i in range(4 * DOUBT):  # the next ones are tried later
+    for i in range(4 * DOUBT):  # the next small batches are tried later
         assert not which.is_trying_small
         which.passed(1000, sent=3 + i / 10, now=3 + i / 10)
     assert which.is_trying_small
 
 
 def test_a_refusal_of_what_was_sent_before_small_batches_says_nothing() -> None:
-    """It was of the usual size."""
+    """A refusal of a request sent before the small batches says nothing about them.
+
+    It was of the usual size.
+    """
     which = said_to_be_tokens()
     assert not which.refused(1000, sent=0.7, in_a_row=1, is_lone=False)
     assert which.is_trying_small
 
 
 def test_queries_do_not_make_small_batches_tiny() -> None:
-    """What was measured counts as well as what was sent lately."""
+    """Small batches stay at `LEAST_SMALL` tokens, even if the caller lately sent short queries.
+
+    The measured rate counts as well as what was sent lately.
+    """
     which = WhichQuota()
     which.measured(1000.0, 10.0, now=0.0)
     assert which.refused(16_000, sent=0.0, in_a_row=1, is_lone=False)
@@ -154,7 +187,10 @@ def test_queries_do_not_make_small_batches_tiny() -> None:
 
 
 def test_what_was_in_flight_before_small_batches_does_not_count_among_them() -> None:
-    """It was sent as fast as usual ones are."""
+    """Requests in flight before the small batches do not count among them.
+
+    They were sent as fast as batches of the usual size are.
+    """
     which = said_to_be_tokens()
     for _ in range(SMALL):
         which.passed(1000, sent=0.7, now=0.9)
@@ -163,7 +199,10 @@ def test_what_was_in_flight_before_small_batches_does_not_count_among_them() -> 
 
 
 def test_long_texts_are_not_held_back_for_ever() -> None:
-    """Batches of one text cannot be smaller, so that the trial ends without a result."""
+    """A trial of small batches ends without a result if single texts are as large as usual batches.
+
+    Long texts would otherwise be held back forever.
+    """
     which = said_to_be_tokens()
     for i in range(SMALL):
         which.passed(1000, sent=1 + i / 10, now=1 + i / 10)
@@ -171,18 +210,24 @@ def test_long_texts_are_not_held_back_for_ever() -> None:
 
 
 def test_small_batches_are_not_tried_where_few_of_them_would_be_sent() -> None:
-    """Large ones are tried again at once: at 30 s a batch, small ones would take minutes."""
+    """If batches pass every 30 s, large ones are tried at once instead of small ones.
+
+    A trial of small batches would take minutes.
+    """
     assert said_to_be_tokens(seconds=30.0).kind is None
 
 
 def test_rates_that_are_known_only_later_count_from_the_refusal_on() -> None:
-    """What a first refusal measures is known when what was in flight then has been answered."""
+    """Rates that become known later count from the refusal on.
+
+    A first refusal measures something only when the requests in flight have been answered.
+    """
     which = WhichQuota()
-    which.measured_since(10_000.0, 10.0)  # nothing was refused so far
+    which.measured_since(10_000.0, 10.0)  # nothing has been refused so far
     which.measured(None, None, now=0.0)
     assert not which.is_trial(16_000)
     which.measured_since(10_000.0, 10.0)
-    which.measured_since(90_000.0, 10.0)  # and then they stay
+    which.measured_since(90_000.0, 10.0)  # the first rates are kept
     assert which.is_trial(16_000)
     for i in range(3):
         which.passed(16_000, sent=0.15 * i + 0.15, now=0.15 * i + 0.15)
@@ -190,14 +235,17 @@ def test_rates_that_are_known_only_later_count_from_the_refusal_on() -> None:
 
 
 def test_a_large_batch_that_is_refused_after_a_pause_tells_nothing() -> None:
-    """The pause may have been too short."""
+    """A refusal of a large batch after a pause, which may be too short, says nothing."""
     which = measured()
     assert not which.refused(16_000, sent=0.0, in_a_row=2, is_lone=True)
     assert which.kind is None
 
 
 def test_even_what_was_certain_ends() -> None:
-    """A batch that is refused for more than a minute is too large, whatever was concluded."""
+    """Even a certain conclusion is dropped if a batch is refused for more than a minute.
+
+    That batch is too large.
+    """
     which = WhichQuota()
     which.passed(500, sent=0.0, now=0.1)
     which.exclude_tokens(500)

@@ -1,4 +1,4 @@
-"""An endpoint of OpenAI's protocol that keeps whole requests, and answers as it is asked to."""
+"""An endpoint of OpenAI's protocol that keeps whole requests and answers as the test decides."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ __all__ = ["Keeping", "Kept", "error", "right"]
 
 @dataclass(frozen=True)
 class Kept:
-    """One request: its JSON, its headers with lower-case names, and its path."""
+    """One request, with its JSON, its headers by lower-case name, and its path."""
 
     body: Mapping[str, Any]
     headers: Mapping[str, str]
@@ -24,7 +24,7 @@ class Kept:
 
     @property
     def texts(self) -> list[str]:
-        """What was sent, as a list."""
+        """Return the texts of the request as a list."""
         texts = self.body["input"]
         texts = [texts] if isinstance(texts, str) else texts
         return [text if isinstance(text, str) else repr(text) for text in texts]  # or tokens
@@ -34,7 +34,7 @@ Decide = Callable[[Kept], Reply | None]
 
 
 class Keeping(Endpoint):
-    """Answers in the format that is asked for, unless `decide` says otherwise.
+    """An endpoint that answers in the requested format, unless `decide` returns another answer.
 
     Attributes:
         kept: all requests.
@@ -55,7 +55,7 @@ class Keeping(Endpoint):
 
 
 def right(request: Kept, **changes: Any) -> Reply:
-    """Return the vectors of a request; `changes` are made to the answer."""
+    """Return the right answer to a request, with `changes` made to it."""
     rows = vectors(request.texts, DIMENSIONS)
     packed = request.body.get("encoding_format") == "base64"
     data = [

@@ -1,4 +1,4 @@
-"""Classes and services that stand in for those of providers, whose packages need not be installed.
+"""Classes and services that stand in for providers whose packages need not be installed.
 
 A fake has the real class's name, its options, and the limits and errors of its provider.
 """
@@ -22,7 +22,7 @@ COUNTER = ToktokCounter("cl100k_base")
 
 
 DENSER = 1.42
-"""Tokens in place of one of cl100k_base: the most that was measured for prose, Vietnamese."""
+"""Tokens for one token of cl100k_base, the highest ratio measured for prose, in Vietnamese."""
 
 
 Count = Callable[[Sequence[str]], int]
@@ -37,7 +37,7 @@ class ProviderError(Exception):
 
 
 class TooManyRequestsError(ProviderError):
-    """Named as cohere's and boto3's are, which tells a throttle too."""
+    """An exception with the name that cohere and boto3 use, which also marks a throttle."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Response:
 
 
 def raised_from(cause: Exception) -> Exception:
-    """Return an exception as a LangChain class raises it, around that of the SDK."""
+    """Return the exception that a LangChain class raises around the SDK's exception."""
     error = ProviderError(f"Error embedding content: {cause}")
     error.__cause__ = cause
     return error
@@ -61,21 +61,21 @@ def dense(texts: Sequence[str]) -> int:
 
 
 def letters(texts: Sequence[str]) -> int:
-    """Count tokens as Mistral's tokenizers do with digits: each is one."""
+    """Count each letter as a token, as Mistral's tokenizers count digits."""
     return int(count_bytes(texts).sum())
 
 
 class Service:
-    """What stands behind a fake: it enforces limits and counts what it is asked.
+    """The service behind a fake, which enforces limits and records its requests.
 
     Args:
         max_items: texts in one request.
         max_tokens: tokens in one request, by `count`.
-        too_many: what is raised for too many texts, given how many there were.
-        too_large: what is raised for too many tokens, given how many there were.
-        script: what the first requests raise; `None` answers.
-        unwanted: a text with this in it is refused, with its whole request.
-        refusal: what is raised then.
+        too_many: makes the error for too many texts, given their number.
+        too_large: makes the error for too many tokens, given their number.
+        script: errors for the first requests; `None` stands for an answer.
+        unwanted: a text that contains this is refused, with its whole request.
+        refusal: the error for that text.
         count: how the provider counts tokens.
     """
 
@@ -99,13 +99,13 @@ class Service:
         self.unwanted = unwanted
         self.refusal = refusal
         self.count = count
-        self.lock = threading.Lock()  # guards all below
+        self.lock = threading.Lock()  # guards everything below
         self.sizes: list[int] = []
         self.refused = 0
         self.answered: list[str] = []
 
     def answer(self, texts: Sequence[str]) -> list[list[float]]:
-        """Answer one request, or refuse it as the provider does."""
+        """Answer one request, or refuse it as the provider would."""
         with self.lock:
             self.sizes.append(len(texts))
             error = next(self.script, None) or self.refuse(texts)
@@ -117,7 +117,7 @@ class Service:
         return [[float(x) for x in row] for row in vectors(list(texts), WIDTH)]
 
     def refuse(self, texts: Sequence[str]) -> Exception | None:
-        """Return why a request is refused."""
+        """Return the error for a request, or `None` if it is accepted."""
         if self.max_items is not None and len(texts) > self.max_items:
             assert self.too_many is not None
             return self.too_many(len(texts))
@@ -130,7 +130,7 @@ class Service:
 
 
 class Plain(Embeddings):
-    """An `Embeddings` that is no pydantic model; one call is one request."""
+    """An `Embeddings` that is no pydantic model and sends one request a call."""
 
     def __init__(self, service: Service, **options: Any) -> None:
         self.service = service
@@ -146,13 +146,13 @@ class Plain(Embeddings):
 
 
 def fake(name: str, service: Service, base: type[Plain] = Plain, **options: Any) -> Plain:
-    """Return an object of a class with this name."""
+    """Return an object whose class has this name."""
     made: Plain = type(name, (base,), {"__module__": __name__})(service, **options)
     return made
 
 
 class Prefixed(OpenAIEmbeddings):
-    """Puts a prefix before each text, as some models want it."""
+    """An `OpenAIEmbeddings` that puts a prefix before each text, as some models require."""
 
     def embed_documents(
         self, texts: list[str], chunk_size: int | None = None, **options: Any

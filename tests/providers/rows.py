@@ -1,7 +1,7 @@
-"""Each provider's limits, refusals and throttles, in its own words.
+"""The limits, refusals and throttles of each provider, in the provider's own words.
 
-Errors have the form that the real class gives them; their words are quoted from public reports
-where there were any, and made up where there were none.
+Errors have the form that the real class gives them. Their words are quoted from public reports
+where there are any, and invented where there are none.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from tests.providers.fakes import (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One provider: what it allows, and what it says when that is not kept.
+    """One provider with its limits and its errors for requests beyond them.
 
     `items` and `tokens` are the provider's documented limits of one request.
     """
@@ -35,11 +35,11 @@ class Row:
 
     @property
     def id(self) -> str:
-        """Name the row, with its model where that matters."""
+        """Return the row's name, with its model where that matters."""
         return "-".join([self.name, *map(str, self.options.values())])
 
     def service(self, *, share: float = 1, **options: Any) -> Service:
-        """Return the provider, with this share of its documented limits."""
+        """Return the provider's service, with this share of its documented limits."""
         items = None if self.items is None else max(1, int(self.items * share))
         tokens = None if self.tokens is None else int(self.tokens * share)
 

@@ -1,4 +1,4 @@
-"""Azure's class of OpenAI's SDK, against a real local server."""
+"""The Azure class of OpenAI's SDK, against a real local server."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ Azure = Callable[..., AzureOpenAIEmbeddings]
 
 @pytest.fixture
 def azure(server: LocalServer) -> Callable[..., AzureOpenAIEmbeddings]:
-    """Make an `AzureOpenAIEmbeddings` whose requests go to the local server."""
+    """Return a maker of `AzureOpenAIEmbeddings` whose requests go to the local server."""
 
     def make(**options: Any) -> AzureOpenAIEmbeddings:
         defaults: dict[str, Any] = {
@@ -33,22 +33,22 @@ def azure(server: LocalServer) -> Callable[..., AzureOpenAIEmbeddings]:
 
 
 class TestAzure:
-    """Azure gets the fast path of OpenAI, and is understood where it differs."""
+    """Azure gets the fast path of OpenAI, and its differences are understood."""
 
     @pytest.mark.parametrize("options", [{}, {"azure_deployment": "text-embedding-3-small"}])
     def test_takes_the_raw_path(
         self, azure: Azure, clock: FakeClock, mocker: MockerFixture, options: dict[str, str]
     ) -> None:
-        """The class's own `embed_documents` is not asked, and the vectors are right."""
-        slow = mocker.patch.object(AzureOpenAIEmbeddings, "embed_documents")
+        """Azure's requests bypass the class's own `embed_documents`, and the vectors are right."""
         texts = [f"section {i}" for i in range(300)]
         embeddings = BatchEmbeddings(azure(**options), hedge=False, _clock=clock)
+        slow = mocker.patch.object(AzureOpenAIEmbeddings, "embed_documents")
         assert embeddings.limits.provider == "Azure OpenAI"
         assert_right(embeddings.embed_numpy(texts), texts)
         slow.assert_not_called()
 
     def test_signs_in_with_a_token_provider(self, azure: Azure, server: LocalServer) -> None:
-        """Microsoft Entra's tokens, which are fetched anew when they run out, go along."""
+        """Requests carry the tokens of Microsoft Entra, which are renewed when they expire."""
         server.configure(api_key="a-token")
         wrapped = azure(api_key=None, azure_ad_token_provider=lambda: "a-token")
         assert_right(BatchEmbeddings(wrapped).embed_numpy(["a"]), ["a"])
@@ -56,7 +56,7 @@ class TestAzure:
     def test_learns_no_quota_from_headers_without_a_limit(
         self, azure: Azure, server: LocalServer, clock: FakeClock
     ) -> None:
-        """Azure says what remains but not of how much, so nothing is concluded from it."""
+        """Azure announces what remains but no limit, so no quota is learnt from its headers."""
         server.configure(tokens_per_minute=100_000_000, requests_per_minute=100_000)
         embeddings = BatchEmbeddings(azure(), max_batch_size=50, hedge=False, _clock=clock)
         texts = [f"section {i}" for i in range(1000)]
@@ -67,9 +67,9 @@ class TestAzure:
     def test_waits_as_long_as_the_text_says(
         self, azure: Azure, server: LocalServer, clock: FakeClock
     ) -> None:
-        """`Please retry after 46 seconds`, twice, with no header: twice 46 s, then all is right.
+        """A wait that only the message announces, 46 seconds, is respected each time.
 
-        Refused twice although it waited as long as it was told, the batch is sent in parts.
+        After two refusals despite the full waits, the batch is sent in parts.
         """
         server.configure(script=("429_azure", "429_azure"), retry_after=46, refusal_hint="text")
         embeddings = BatchEmbeddings(
@@ -85,7 +85,7 @@ class TestAzure:
     def test_an_old_deployment_teaches_its_limit(
         self, azure: Azure, server: LocalServer, clock: FakeClock
     ) -> None:
-        """`The max number of inputs is 16.` is told once, and kept from then on."""
+        """The limit in `The max number of inputs is 16.` is learnt from one refusal."""
         server.configure(max_inputs=16)
         embeddings = BatchEmbeddings(azure(), max_workers=1, hedge=False, _clock=clock)
         texts = [f"section {i}" for i in range(160)]
@@ -95,7 +95,10 @@ class TestAzure:
     def test_the_sdks_retries_are_off(
         self, azure: Azure, server: LocalServer, clock: FakeClock
     ) -> None:
-        """Each failure is seen, and counted, by us; the SDK's retries would hide four of five."""
+        """The SDK's retries are turned off, so that every failure is counted here.
+
+        The SDK's retries would hide four of five.
+        """
         server.configure(script=("500",) * 5)
         wrapped = azure(max_retries=4)
         embeddings = BatchEmbeddings(wrapped, hedge=False, _clock=clock)
@@ -108,7 +111,7 @@ class TestAzure:
     def test_a_wrong_key_ends_the_call_at_once(
         self, azure: Azure, server: LocalServer, clock: FakeClock
     ) -> None:
-        """No retry and no halving helps against a 401."""
+        """A 401 ends the call at once, because no retry and no smaller batch can help."""
         server.configure(api_key="another")
         with pytest.raises(openai.AuthenticationError):
             BatchEmbeddings(azure(), hedge=False, _clock=clock).embed_query("a")

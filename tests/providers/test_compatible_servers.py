@@ -1,4 +1,4 @@
-"""Servers that only look like OpenAI's: each way in which they differ, on a real local server."""
+"""Servers that only resemble OpenAI's, with each of their differences on a real local server."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ TEXTS = [f"section {i}" for i in range(500)]
 
 
 def rewriting(mocker: MockerFixture, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change what the server answered before it is read."""
+    """Change the server's answers before they are read."""
 
     def read(body: bytes, **options: Any) -> object:
         answer = json.loads(body)
@@ -42,7 +42,7 @@ def rewriting(mocker: MockerFixture, change: Callable[[dict[str, Any]], None]) -
 
 
 def naming(mocker: MockerFixture, *models: str | None) -> None:
-    """Let answers name these models one after the other, and the last one from then on."""
+    """Make answers name these models one after the other, and then always the last one."""
     left = list(models)
 
     def name(answer: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def naming(mocker: MockerFixture, *models: str | None) -> None:
 
 
 class TestAnswersOfAnotherForm:
-    """What leaves no doubt which vector is whose is taken, whatever form it has."""
+    """An answer is accepted in any form that leaves no doubt which vector belongs to which text."""
 
     @pytest.mark.parametrize(
         "mood",
@@ -69,7 +69,7 @@ class TestAnswersOfAnotherForm:
         ],
     )
     def test_is_accepted(self, batch: Batch, server: LocalServer, mood: dict[str, Any]) -> None:
-        """Every vector is right to the last bit, and no request is sent twice."""
+        """An unusual form is accepted, with every vector right and no request sent twice."""
         server.configure(**mood)
         embeddings = batch(max_batch_size=50)
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
@@ -79,7 +79,7 @@ class TestAnswersOfAnotherForm:
     def test_tokens_are_estimated_where_no_usage_comes(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """The report then counts what a limiter would charge: a quarter of the bytes."""
+        """Without a usage in the answer, the report estimates tokens as a quarter of the bytes."""
         server.configure(usage=False)
         embeddings = batch()
         embeddings.embed_numpy(["four" * 100])
@@ -90,7 +90,10 @@ class TestAnswersOfAnotherForm:
     def test_a_usage_that_cannot_be_is_not_added_up(
         self, batch: Batch, mocker: MockerFixture, told: object
     ) -> None:
-        """The report counts the estimate then; 1,700 is four tokens a character, and a hundred."""
+        """An impossible usage is replaced by the estimate.
+
+        At most 1,700 tokens are possible here, four a character and a hundred.
+        """
 
         def told_so(answer: dict[str, Any]) -> None:
             answer["usage"] = {"prompt_tokens": told}
@@ -104,7 +107,7 @@ class TestAnswersOfAnotherForm:
     def test_lists_of_floats_are_as_exact_as_base64(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """The same texts give the same lists, digit for digit, in both forms."""
+        """Lists of floats give exactly the same vectors as base64."""
         expected = batch().embed_documents(TEXTS[:50])
         server.configure(base64=False)
         assert batch().embed_documents(TEXTS[:50]) == expected
@@ -116,7 +119,10 @@ class TestDimensions:
     def test_other_dimensions_end_the_call_at_once(
         self, batch: Batch, server: LocalServer, openai_embeddings: OpenAI, clock: FakeClock
     ) -> None:
-        """No retry can help: the error names both widths and what to do, after one round."""
+        """Vectors of another width than requested end the call after one round of requests.
+
+        The error names both widths and the remedy, as no retry can help.
+        """
         server.configure(honour_dimensions=False)
         embeddings = batch(openai_embeddings(dimensions=256), max_workers=4, max_batch_size=10)
         with pytest.raises(PartialEmbeddingsError) as caught:
@@ -125,8 +131,8 @@ class TestDimensions:
         assert isinstance(cause, DimensionsError)
         assert (cause.expected, cause.received) == (256, 1536)
         assert str(cause) == (
-            "dimensions=256 was asked for, but the server sent vectors of 1536: it ignores the "
-            "option; leave dimensions out, or use a model that supports it"
+            "dimensions=256 was requested, but the server ignored it and sent vectors with 1536 "
+            "dimensions; leave dimensions out, or use a model that supports it"
         )
         assert caught.value.embeddings == [None] * len(TEXTS)
         assert server.stats()["requests"] <= 4
@@ -135,7 +141,7 @@ class TestDimensions:
     def test_other_dimensions_of_a_query_are_that_error_itself(
         self, batch: Batch, server: LocalServer, openai_embeddings: OpenAI
     ) -> None:
-        """`embed_query` raises `DimensionsError`, after a single request."""
+        """A query whose vector has the wrong width raises `DimensionsError` after one request."""
         server.configure(honour_dimensions=False)
         with pytest.raises(DimensionsError):
             batch(openai_embeddings(dimensions=256)).embed_query("a question")
@@ -144,7 +150,7 @@ class TestDimensions:
     def test_a_changed_model_is_paid_for_three_times_at_most(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """No text gets a vector of another width than the others, and no more than that is lost."""
+        """After a change of model at most three answers are lost, and no widths are mixed."""
         embeddings = batch()
         embeddings.embed_documents(["a", "b"])
         server.configure(dimensions=64)
@@ -153,12 +159,12 @@ class TestDimensions:
         cause = caught.value.__cause__
         assert isinstance(cause, DimensionsError)
         assert (cause.expected, cause.received, cause.asked) == (1536, 64, False)
-        assert server.stats()["requests"] <= 4  # one may be the canary's single word
-        # Nobody knows which is right: the next call is not held to either.
+        assert server.stats()["requests"] <= 4  # one may be the single word that probes the server
+        # Either width may be right, so the next call is not held to one.
         assert_right(embeddings.embed_numpy(["c", "d"]), ["c", "d"])
 
     def test_a_call_without_an_answer_teaches_no_width(self, batch: Batch) -> None:
-        """What another call has found to be in doubt meanwhile stays so."""
+        """A call without an answer leaves the width unknown if another call has put it in doubt."""
         fetcher = batch()._pipeline.fetcher
         fetcher.learn_dimensions(Dimensions(8))
         assert fetcher.known_dimensions is None
@@ -166,7 +172,7 @@ class TestDimensions:
     def test_a_journal_of_another_width_ends_the_call(
         self, batch: Batch, server: LocalServer, tmp_path: Path
     ) -> None:
-        """The vectors that it holds and new ones are never mixed, whichever comes first."""
+        """Vectors in a journal and new ones of another width are never mixed, in either order."""
         journal = tmp_path / "journal"
         batch(journal=journal).embed_documents(["old"])
         server.configure(dimensions=64)
@@ -176,7 +182,7 @@ class TestDimensions:
         assert isinstance(caught.value.__cause__, DimensionsError)
         embeddings.embed_documents(["new"])
         sent = server.stats()["requests"]
-        with pytest.raises(DimensionsError, match="vectors of 1536 numbers came"):
+        with pytest.raises(DimensionsError, match="sent vectors with 1536 dimensions"):
             embeddings.embed_documents(["old"])
         assert server.stats()["requests"] == sent
         assert_right(batch(journal=journal).embed_numpy(["old"]), ["old"])
@@ -184,14 +190,14 @@ class TestDimensions:
     def test_the_models_own_width_may_be_asked_for(
         self, batch: Batch, server: LocalServer, openai_embeddings: OpenAI
     ) -> None:
-        """Where the option names what the server sends anyway, nobody is the worse for it."""
+        """Requesting the model's own width succeeds even if the server ignores the option."""
         server.configure(honour_dimensions=False)
         assert_right(batch(openai_embeddings(dimensions=1536)).embed_numpy(["a"]), ["a"])
 
     def test_dimensions_that_are_honoured_are_what_comes(
         self, batch: Batch, openai_embeddings: OpenAI
     ) -> None:
-        """A server that knows the option sends the width that was asked for."""
+        """A server that supports `dimensions` sends vectors of the requested width."""
         wrapped = openai_embeddings(model="text-embedding-3-small", dimensions=256)
         got = batch(wrapped).embed_numpy(TEXTS)
         assert got.shape == (len(TEXTS), 256)
@@ -199,12 +205,12 @@ class TestDimensions:
 
 
 class TestModels:
-    """An answer of another model has vectors that are of no use beside the others."""
+    """Vectors of another model are not comparable with the others, so their answer is refused."""
 
     def test_one_odd_answer_costs_a_retry(
         self, batch: Batch, server: LocalServer, mocker: MockerFixture
     ) -> None:
-        """It is thrown away, whatever is in it."""
+        """A single answer of another model is discarded, at the cost of a retry."""
         naming(mocker, "a", "b", "a")
         embeddings = batch(max_workers=1, max_batch_size=250)
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
@@ -213,7 +219,10 @@ class TestModels:
     def test_a_model_that_changes_in_a_call_ends_it(
         self, batch: Batch, mocker: MockerFixture
     ) -> None:
-        """No vector of the second model is beside those of the first, and the error names both."""
+        """A model that changes during a call ends it with an error that names both models.
+
+        The vectors of the first model are returned.
+        """
         naming(mocker, "a", "a", "b")
         embeddings = batch(max_workers=1, max_batch_size=1)
         with pytest.raises(PartialEmbeddingsError) as caught:
@@ -230,7 +239,10 @@ class TestModels:
     def test_a_model_that_changes_between_calls_ends_the_next_one(
         self, batch: Batch, mocker: MockerFixture
     ) -> None:
-        """A store that slices makes many calls for one corpus; after the error either may come."""
+        """A model that changes between calls ends the next call, after which either is accepted.
+
+        A store that slices makes many calls for one corpus.
+        """
         naming(mocker, "a", "b")
         embeddings = batch(max_workers=1)
         embeddings.embed_numpy(["first"])
@@ -242,7 +254,7 @@ class TestModels:
     def test_a_query_is_held_to_the_model_of_the_documents(
         self, batch: Batch, mocker: MockerFixture
     ) -> None:
-        """A store cannot compare it with vectors of another one."""
+        """A query of another model than the documents fails, as a store cannot compare them."""
         naming(mocker, "a", "b")
         embeddings = batch()
         embeddings.embed_numpy(["a document"])
@@ -257,7 +269,7 @@ class TestModels:
         mocker: MockerFixture,
         names: tuple[str | None, ...],
     ) -> None:
-        """Nor does any name that is not the one that was asked for."""
+        """Missing model names, and other spellings of one, cost no request."""
         naming(mocker, *names)
         embeddings = batch(max_workers=1, max_batch_size=100)
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
@@ -266,7 +278,10 @@ class TestModels:
     def test_what_a_failed_call_left_is_not_mixed_with_another_model(
         self, batch: Batch, server: LocalServer, mocker: MockerFixture
     ) -> None:
-        """It is used for the same model alone, and dropped when more speaks for the other one."""
+        """Vectors of a failed call are not mixed with another model's.
+
+        They are dropped once more answers support the other model.
+        """
         server.configure(refuse_marker="poison")
         naming(mocker, "a", "b")
         embeddings = batch(max_workers=1, max_batch_size=1)
@@ -283,7 +298,7 @@ class TestModels:
     def test_what_is_kept_is_of_its_model_also_where_nobody_knows_which_is_right(
         self, batch: Batch, server: LocalServer, mocker: MockerFixture
     ) -> None:
-        """The second call recalls vectors of the first model, and takes none of the second."""
+        """Recalled vectors of one model exclude those of another, even if either may be right."""
         naming(mocker, *["a"] * 20, "b")
         embeddings = batch(max_workers=1, max_batch_size=1, max_retries=2)
         for expected in (ResponseError, ModelError):
@@ -291,7 +306,7 @@ class TestModels:
                 embeddings.embed_numpy(TEXTS[:21])
             assert len(caught.value.failures) == 1
             assert isinstance(caught.value.__cause__, expected)
-        # More speaks for the second one now, so the vectors of the first are dropped.
+        # More answers support the second model now, so the vectors of the first are dropped.
         server.configure()
         assert_right(embeddings.embed_numpy(TEXTS[:21]), TEXTS[:21])
         assert server.stats()["inputs_billed"] == 21
@@ -299,7 +314,7 @@ class TestModels:
     def test_vectors_of_two_models_are_not_kept_beside_each_other(
         self, batch: Batch, server: LocalServer, mocker: MockerFixture
     ) -> None:
-        """A later failed call of another model takes the place of an earlier one."""
+        """Vectors of two models are not kept side by side; the later failed call replaces them."""
         server.configure(refuse_marker="poison")
         naming(mocker, *["a"] * 20, "b")
         embeddings = batch(max_workers=1, max_batch_size=1, max_retries=2)
@@ -313,25 +328,25 @@ class TestModels:
 
 
 class ZerosFor(Embeddings):
-    """An `Embeddings` that returns zeros for one text, as some do for what they cannot embed."""
+    """An `Embeddings` that returns zeros for one text, as some do for text they cannot handle."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return vectors."""
+        """Return a vector for each text."""
         return [[0.0, float(text != self._text)] for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
-        """Return a vector."""
+        """Return the vector of the text."""
         return self.embed_documents([text])[0]
 
 
 class TestZeros:
-    """A vector of zeros is no vector, whichever class it comes from."""
+    """A vector of zeros is treated as missing, whatever class returns it."""
 
     def test_zeros_cost_their_own_text_alone(self, batch: Batch) -> None:
-        """Asked for again, and in the end the failure of that text."""
+        """A text whose vector stays all zeros is requested again and then fails alone."""
         embeddings = batch(ZerosFor(TEXTS[7]), max_retries=1)
         with pytest.raises(PartialEmbeddingsError) as caught:
             embeddings.embed_documents(TEXTS[:20])
@@ -341,7 +356,7 @@ class TestZeros:
         assert str(failure.error) == "a vector is all zeros"
 
     def test_zeros_that_pass_cost_a_retry(self, batch: Batch, mocker: MockerFixture) -> None:
-        """Such as a GPU's that was out of memory for a moment."""
+        """Zeros that occur once, as on a GPU short of memory, cost only a retry."""
         zeros = iter([True])
 
         def spoil(answer: dict[str, Any]) -> None:
@@ -356,18 +371,18 @@ class TestZeros:
 
 
 class TestErrorsInDisguise:
-    """Status 200 with an error in it, or with a web page, is an error all the same."""
+    """An error or a web page under status 200 is treated as an error."""
 
     @pytest.mark.parametrize("fault", ["error_200", "html"])
     def test_one_that_passes_costs_a_retry(
         self, batch: Batch, server: LocalServer, fault: str
     ) -> None:
-        """Nothing of the false answer gets into the result."""
+        """A false answer under status 200 costs a retry, and none of it gets into the result."""
         server.configure(script=(fault, "ok", fault))
         embeddings = batch(max_workers=1, max_batch_size=250)
         assert_right(embeddings.embed_numpy(TEXTS), TEXTS)
         assert embeddings.last_report is not None
-        # The second time it is the same batch, which is then sent in two parts.
+        # The second fault hits the same batch, which is then sent in two parts.
         assert embeddings.last_report.retries + embeddings.last_report.splits == 2
 
     @pytest.mark.parametrize(
@@ -380,7 +395,7 @@ class TestErrorsInDisguise:
     def test_one_that_stays_is_named(
         self, batch: Batch, server: LocalServer, fault: str, said: str
     ) -> None:
-        """After `max_outage` without an answer the error says what came in place of vectors."""
+        """If false answers continue for `max_outage`, the error says what came instead."""
         server.configure(faults={fault: 1.0})
         with pytest.raises(ResponseError, match=said):
             batch(max_outage=30).embed_query("a question")
@@ -388,10 +403,10 @@ class TestErrorsInDisguise:
 
 
 class TestOtherLimits:
-    """Servers that take less than OpenAI: smaller bodies, fewer texts, strings alone."""
+    """Servers that accept less than OpenAI, with smaller bodies, fewer texts or only strings."""
 
     def test_a_413_makes_the_requests_smaller(self, batch: Batch, server: LocalServer) -> None:
-        """A proxy that takes bodies of 40 KB is learnt: later calls are refused nothing."""
+        """The limit of a proxy that refuses large bodies is learnt, so later calls get no 413."""
         server.configure(max_body_bytes=40_000)
         embeddings = batch(max_workers=1)
         texts = [prose(100, i) for i in range(400)]
@@ -404,7 +419,7 @@ class TestOtherLimits:
     def test_a_text_that_is_over_a_413_alone_fails_alone(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A single text that the proxy does not take costs nobody else a vector."""
+        """A single text that exceeds the proxy's limit fails alone."""
         server.configure(max_body_bytes=10_000)
         texts = [*TEXTS[:20], prose(5000), *TEXTS[20:40]]
         with pytest.raises(PartialEmbeddingsError) as caught:
@@ -416,7 +431,10 @@ class TestOtherLimits:
     def test_no_token_array_is_ever_sent(
         self, batch: Batch, server: LocalServer, openai_embeddings: OpenAI
     ) -> None:
-        """A server that answers them with 422 fails the wrapped class, and embeds all for us."""
+        """Only strings are sent, so a server that refuses token arrays works.
+
+        The wrapped class alone fails with a 422.
+        """
         use_offline_tiktoken()
         server.configure(token_arrays=False)
         wrapped = openai_embeddings()
@@ -429,7 +447,7 @@ class TestOtherLimits:
     def test_a_model_of_the_servers_own_needs_no_vocabulary(
         self, batch: Batch, server: LocalServer, openai_embeddings: OpenAI
     ) -> None:
-        """A name that tiktoken does not know is counted all the same, without a download."""
+        """A model name that tiktoken does not know needs no download of a vocabulary."""
         server.configure(models=("nomic-embed-text",))
         embeddings = batch(openai_embeddings(model="nomic-embed-text"))
         texts = [prose(300, i) for i in range(500)]

@@ -1,4 +1,4 @@
-"""Copies, pickles and forks: each embeds as the original does, over connections of its own."""
+"""Copies, pickles and forks embed like the original, over connections of their own."""
 
 import copy
 import multiprocessing
@@ -28,10 +28,10 @@ Batch = Callable[..., BatchEmbeddings]
 
 
 class TestCopies:
-    """A copy, or what is unpickled in another process, embeds as the original does."""
+    """A copy, or an object unpickled in another process, embeds like the original."""
 
     class Private(OpenAIEmbeddings):
-        """Keeps its prefix where pydantic does not look."""
+        """An `OpenAIEmbeddings` that keeps its prefix in a private attribute."""
 
         _prefix: str = PrivateAttr("")
         _calls: int = PrivateAttr(0)
@@ -40,7 +40,7 @@ class TestCopies:
         def embed_documents(
             self, texts: list[str], chunk_size: int | None = None, **options: Any
         ) -> list[list[float]]:
-            """Put the prefix before each text."""
+            """Embed the texts with the prefix before each."""
             with self._lock:
                 self._calls += 1
             texts = [self._prefix + text for text in texts]
@@ -48,7 +48,7 @@ class TestCopies:
 
     @pytest.fixture
     def make(self, server: LocalServer) -> Callable[[str], OpenAIEmbeddings]:
-        """Return what makes one with a prefix."""
+        """Return a function that makes such an object with a prefix."""
 
         def make(prefix: str) -> OpenAIEmbeddings:
             wrapped = self.Private(
@@ -68,7 +68,7 @@ class TestCopies:
         make: Callable[[str], OpenAIEmbeddings],
         again: Callable[[BatchEmbeddings], BatchEmbeddings],
     ) -> None:
-        """Plain ones: without its prefix it would make other vectors, and nobody would know."""
+        """Private attributes are copied, because without the prefix a copy makes wrong vectors."""
         other = again(BatchEmbeddings(make("p: ")))
         assert_right(other.embed_numpy(["a"]), ["p: a"])
         assert isinstance(other.embeddings, OpenAIEmbeddings)
@@ -76,7 +76,7 @@ class TestCopies:
     def test_private_attributes_tell_vectors_apart(
         self, make: Callable[[str], OpenAIEmbeddings]
     ) -> None:
-        """In a journal, those of one prefix are not taken for those of another."""
+        """Objects with different private attributes have different vectors in a journal."""
         one, other = make("p: "), make("q: ")
         spaces = [BatchEmbeddings(each)._pipeline.provider.space for each in (one, other)]
         assert spaces[0] != spaces[1]
@@ -84,7 +84,10 @@ class TestCopies:
         assert BatchEmbeddings(one)._pipeline.provider.space == spaces[0]
 
     def test_a_client_of_the_users_own_cannot_be_copied(self, server: LocalServer) -> None:
-        """The copy would send the texts to another server, so it is an error."""
+        """An object with the user's own client cannot be copied.
+
+        The copy would send the texts to another server.
+        """
         own = openai.OpenAI(base_url=server.url, api_key="k")
         embeddings = BatchEmbeddings(
             OpenAIEmbeddings(client=own.embeddings, api_key=SecretStr("k"))
@@ -101,7 +104,7 @@ class TestForks:
     """A child process neither reads its parent's answers nor waits for its threads."""
 
     def fork(self, embeddings: BatchEmbeddings, expected: str = "child") -> None:
-        """Embed a text in a child, and wait for its end."""
+        """Embed a text in a child process and wait for its end."""
 
         def child() -> None:
             assert_right(embeddings.embed_numpy(["child"]), [expected])
@@ -114,7 +117,7 @@ class TestForks:
     def test_each_process_has_connections_of_its_own(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Both go on after a fork, and both get their own vectors."""
+        """After a fork, parent and child each get their own vectors over their own connections."""
         embeddings = batch()
         embeddings.embed_documents(["before"])
         self.fork(embeddings)
@@ -124,7 +127,10 @@ class TestForks:
     def test_a_child_that_was_forked_from_a_child_has_too(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Nothing was sent by the one between, and another object used the same client."""
+        """A grandchild has its own connection, even if the child between sent nothing.
+
+        Another object had used the same client.
+        """
         used = batch()
         used.embed_documents(["before"])
         embeddings = batch(used.embeddings)
@@ -143,7 +149,7 @@ class TestForks:
     def test_a_subclass_that_is_asked_itself_has_too(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """The same holds where its own methods send."""
+        """A subclass that sends through its own methods has its own connections after a fork."""
         wrapped = Prefixed(
             base_url=server.url, api_key=SecretStr("k"), check_embedding_ctx_length=False
         )
@@ -156,7 +162,10 @@ class TestForks:
     def test_what_is_under_way_in_the_parent_is_not_waited_for(
         self, batch: Batch, openai_embeddings: Callable[..., OpenAIEmbeddings]
     ) -> None:
-        """Neither its requests nor its prefetches: their threads are not in the child."""
+        """A child waits neither for requests nor for prefetches of its parent.
+
+        The threads that would complete them are not in the child.
+        """
         child_has_ended = threading.Event()
 
         def decide(asked: Asked) -> None:
@@ -181,7 +190,10 @@ class TestForks:
         openai_embeddings: Callable[..., OpenAIEmbeddings],
         mocker: MockerFixture,
     ) -> None:
-        """It may have a proxy, so there is no other one like it: an error says what to do."""
+        """A user's own HTTP client is not shared after a fork, and the error says what to do.
+
+        The client may use a proxy, so another one cannot replace it.
+        """
         own = openai.DefaultHttpxClient()
         used, unused = (batch(openai_embeddings(http_client=own)) for _ in range(2))
         used.embed_documents(["before"])

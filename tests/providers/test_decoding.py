@@ -1,4 +1,4 @@
-"""Vectors: what a server sent arrives bit for bit, or is not believed at all."""
+"""Vectors arrive from a server bit for bit, or the answer is refused."""
 
 import gc
 import json
@@ -20,7 +20,7 @@ from langchain_batch_embed.providers.decoding import as_array, check, read_answe
 
 Matrix = NDArray[np.float32]
 
-# Every finite float32: zeros of both signs, subnormal ones and the largest.
+# Every finite float32, including zeros of both signs, subnormal numbers and the largest.
 MATRICES: st.SearchStrategy[Matrix] = st_numpy.arrays(
     np.float32,
     st.tuples(st.integers(1, 8), st.integers(1, 6)),
@@ -33,22 +33,22 @@ def _without_zeros(matrix: Matrix) -> Matrix:
     return matrix
 
 
-# What may be believed of them: no vector is all zeros.
+# The subset that a server may send, in which no vector is all zeros.
 SOUND = MATRICES.map(_without_zeros)
 
 
 def bits(matrix: Matrix) -> tuple[tuple[int, ...], bytes]:
-    """Return what makes two arrays the same bit for bit, so that -0.0 is not 0.0."""
+    """Return an array's shape and bytes, by which -0.0 differs from 0.0."""
     return matrix.shape, np.ascontiguousarray(matrix, dtype="<f4").tobytes()
 
 
 def in_base64(vector: Matrix) -> str:
-    """Write a vector as OpenAI does: base64 of little-endian float32."""
+    """Encode a vector as OpenAI does, in base64 of little-endian float32."""
     return pybase64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
 def items(matrix: Matrix, *, base64: bool = True) -> list[dict[str, Any]]:
-    """Return the `data` of a right answer."""
+    """Return the `data` of a correct answer."""
     return [
         {"index": i, "embedding": in_base64(vector) if base64 else vector.tolist()}
         for i, vector in enumerate(matrix)
@@ -56,23 +56,23 @@ def items(matrix: Matrix, *, base64: bool = True) -> list[dict[str, Any]]:
 
 
 def answer(data: object, **more: object) -> bytes:
-    """Return a body with these `data`."""
+    """Return a body with this `data`."""
     return json.dumps({"object": "list", "data": data, **more}).encode()
 
 
 def unit_vectors(n: int, dimensions: int = 256) -> Matrix:
-    """Return vectors as models make them: of length 1."""
+    """Return vectors of length 1, as models make them."""
     matrix = np.random.default_rng(0).standard_normal((n, dimensions))
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
     return matrix.astype(np.float32)
 
 
 class TestReadAnswer:
-    """An answer of an OpenAI-compatible server."""
+    """`read_answer` reads an answer of an OpenAI-compatible server."""
 
     @given(SOUND, st.booleans())
     def test_vectors_arrive_bit_for_bit(self, matrix: Matrix, base64: bool) -> None:
-        """Whether they are sent as base64 or as lists of numbers, they are the same float32."""
+        """Vectors sent as base64 or as lists of numbers arrive as the same float32."""
         read, _, _ = read_answer(answer(items(matrix, base64=base64)), expected=len(matrix))
         assert read.dtype == np.float32
         assert bits(read) == bits(matrix)
@@ -81,7 +81,7 @@ class TestReadAnswer:
     def test_shuffled_vectors_are_put_in_order(
         self, matrix: Matrix, base64: bool, shuffle: random.Random
     ) -> None:
-        """Where each vector has its index, their order in the answer does not matter."""
+        """If each vector has its index, their order in the answer does not matter."""
         data = items(matrix, base64=base64)
         shuffle.shuffle(data)
         read, _, _ = read_answer(answer(data), expected=len(matrix))
@@ -91,7 +91,7 @@ class TestReadAnswer:
     def test_without_any_index_the_order_of_the_answer_counts(
         self, matrix: Matrix, null: bool
     ) -> None:
-        """Some servers send no index, or null: there is only one order to believe."""
+        """If no vector has an index, or each has null, the order of the answer is used."""
         index = {"index": None} if null else {}
         data = [{"embedding": item["embedding"], **index} for item in items(matrix)]
         read, _, _ = read_answer(answer(data), expected=len(matrix))
@@ -99,19 +99,22 @@ class TestReadAnswer:
 
     @given(SOUND.filter(lambda m: len(m) > 1), st.data())
     def test_a_wrong_index_is_not_believed(self, matrix: Matrix, data: st.DataObject) -> None:
-        """One index missing, doubled, beyond the end, negative or no number spoils the answer."""
+        """An answer is refused if one index is missing, repeated, out of range or no number."""
         changed = items(matrix)
         place = data.draw(st.integers(0, len(matrix) - 1))
         others = st.integers(-5, len(matrix) + 5).filter(lambda index: index != place)
         changed[place]["index"] = data.draw(st.none() | others | st.sampled_from(["0", 0.5, [0]]))
-        with pytest.raises(ResponseError, match="not each text once"):
+        with pytest.raises(ResponseError, match="do not name each text once"):
             read_answer(answer(changed), expected=len(matrix))
 
     @given(SOUND, st.integers(-3, 10_000), st.booleans())
     def test_a_rising_run_of_index_numbers_is_understood(
         self, matrix: Matrix, first: int, digits: bool
     ) -> None:
-        """Some servers count from 1, or from the first text of an earlier part, or in strings."""
+        """Consecutive index numbers are accepted from any start, and as strings.
+
+        Some servers count from 1 or from the first text of an earlier part.
+        """
         digits = digits and first >= 0
         data = items(matrix)
         for i, item in enumerate(data, first):
@@ -120,7 +123,7 @@ class TestReadAnswer:
         assert bits(read) == bits(matrix)
 
     def test_digits_put_shuffled_vectors_in_order(self) -> None:
-        """An index from 0 on says which text it is for, as a string too."""
+        """Shuffled vectors whose indices are strings from "0" on are put in order."""
         matrix = unit_vectors(12)
         data = [{**item, "index": str(item["index"])} for item in items(matrix)]
         read, _, _ = read_answer(answer(data[::-1]), expected=12)
@@ -146,18 +149,18 @@ class TestReadAnswer:
         ],
     )
     def test_index_numbers_without_a_meaning_are_not_believed(self, indices: list[object]) -> None:
-        """All the same, falling from above 0, with gaps, of several kinds, or no numbers."""
+        """Indices that are constant, falling, gapped, of mixed types or no numbers are refused."""
         data = items(unit_vectors(3))
         for item, index in zip(data, indices, strict=True):
             item["index"] = index
-        with pytest.raises(ResponseError, match="not each text once"):
+        with pytest.raises(ResponseError, match="do not name each text once"):
             read_answer(answer(data), expected=3)
 
     @given(SOUND, st.integers(-8, 8).filter(bool))
     def test_an_answer_with_too_few_or_too_many_vectors_is_not_believed(
         self, matrix: Matrix, more: int
     ) -> None:
-        """As many vectors as texts, or none of them counts."""
+        """An answer with more or fewer vectors than texts is refused as a whole."""
         expected = max(0, len(matrix) + more)
         with pytest.raises(
             ResponseError, match=rf"{expected} texts were sent, but {len(matrix)} "
@@ -167,13 +170,13 @@ class TestReadAnswer:
 
     @pytest.mark.parametrize("data", [None, {"0": 1}, []])
     def test_an_answer_without_vectors_says_that_none_came(self, data: object) -> None:
-        """The engine can tell it from an answer that is short by some."""
+        """The error for an answer without vectors says that none came, unlike one with too few."""
         with pytest.raises(ResponseError) as caught:
             read_answer(answer(data), expected=3)
         assert (caught.value.expected, caught.value.received) == (3, 0)
 
     def test_an_answer_that_is_wrong_otherwise_does_not_say_how_many_came(self) -> None:
-        """Only a number that is not the texts' is told."""
+        """An error about the content of vectors does not report how many came."""
         with pytest.raises(ResponseError) as caught:
             read_answer(answer(items(np.full((2, 3), np.nan, np.float32))), expected=2)
         assert (caught.value.expected, caught.value.received) == (None, None)
@@ -181,9 +184,9 @@ class TestReadAnswer:
     @pytest.mark.parametrize("base64", [True, False])
     @pytest.mark.parametrize("zero", [0.0, -0.0])
     def test_a_vector_of_zeros_is_not_believed(self, base64: bool, zero: float) -> None:
-        """It points nowhere: servers send it for what they failed to embed."""
+        """A vector of zeros is refused, as servers send it for texts that they failed to embed."""
         matrix = unit_vectors(20)
-        matrix[:, 0] = 0  # of itself no sign of anything
+        matrix[:, 0] = 0  # a zero in every vector is no reason for refusal
         read, _, _ = read_answer(answer(items(matrix, base64=base64)), expected=20)
         assert bits(read) == bits(matrix)
         matrix[13] = zero
@@ -192,7 +195,7 @@ class TestReadAnswer:
 
     @pytest.mark.parametrize("base64", [True, False])
     def test_vectors_of_different_widths_are_not_believed(self, base64: bool) -> None:
-        """All vectors of an answer are of one width."""
+        """An answer with vectors of different widths is refused."""
         data = items(unit_vectors(2, 4), base64=base64)
         data += items(unit_vectors(1, 3), base64=base64)
         data[2]["index"] = 2
@@ -202,7 +205,7 @@ class TestReadAnswer:
     @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("base64", [True, False])
     def test_a_number_that_is_not_finite_is_not_believed(self, number: float, base64: bool) -> None:
-        """A single NaN or infinity among thousands of numbers is found."""
+        """A single NaN or infinity among thousands of numbers is found and refused."""
         matrix = unit_vectors(20)
         matrix[13, 77] = number
         with pytest.raises(ResponseError, match="not finite"):
@@ -210,7 +213,7 @@ class TestReadAnswer:
 
     @pytest.mark.parametrize("number", ["1e39", "-1e39", "1e999", "1" + "0" * 400])
     def test_a_number_too_large_for_float32_is_not_believed(self, number: str) -> None:
-        """It would become infinite; that is neither a warning nor another exception."""
+        """A number too large for float32 is refused, without a warning or another exception."""
         body = f'{{"data": [{{"embedding": [0.5, {number}], "index": 0}}]}}'.encode()
         with pytest.raises(ResponseError, match=r"not finite|cannot be read"):
             read_answer(body, expected=1)
@@ -235,7 +238,7 @@ class TestReadAnswer:
     )
     @pytest.mark.parametrize("alone", [True, False])
     def test_what_is_no_vector_is_not_believed(self, embedding: object, alone: bool) -> None:
-        """Null, nested, empty, no numbers, no base64: each is thrown away, and not quoted."""
+        """Null, nested, empty or non-numeric vectors are refused and not quoted."""
         data: list[dict[str, Any]] = [{"index": 0, "embedding": embedding}]
         if not alone:
             data.append({"index": 1, "embedding": [0.5, 0.5]})
@@ -258,14 +261,14 @@ class TestReadAnswer:
             (b'{"data": null}', "1 texts were sent, but 0 vectors"),
             (b'{"data": {"0": 1}}', "1 texts were sent, but 0 vectors"),
             (b'{"data": []}', "1 texts were sent, but 0 vectors"),
-            (b'{"data": [null]}', "does not hold objects"),
-            (b'{"data": ["secret"]}', "does not hold objects"),
-            (b'{"data": [[0.5, 0.5]]}', "does not hold objects"),
+            (b'{"data": [null]}', "does not hold JSON objects"),
+            (b'{"data": ["secret"]}', "does not hold JSON objects"),
+            (b'{"data": [[0.5, 0.5]]}', "does not hold JSON objects"),
             (b'{"data": [{}]}', "an array of shape"),
         ],
     )
     def test_what_is_no_answer_is_not_believed(self, body: bytes, message: str) -> None:
-        """HTML, a body cut short, other JSON: the message says what came, without quoting it."""
+        """HTML, a truncated body or other JSON is refused with a message that does not quote it."""
         with pytest.raises(ResponseError, match=message) as caught:
             read_answer(body, expected=1)
         assert "secret" not in f"{caught.value} {caught.value.__cause__}"
@@ -274,13 +277,13 @@ class TestReadAnswer:
         st.binary(max_size=30) | st.text('{}[]",:dataembing01.eE-nul ', max_size=40).map(str.encode)
     )
     def test_no_body_ends_in_another_exception(self, body: bytes) -> None:
-        """Whatever a server sends is a `ResponseError`, so that it is retried."""
+        """Any invalid body raises a `ResponseError`, so that the request is repeated."""
         with pytest.raises(ResponseError):
             read_answer(body, expected=1)
 
     @pytest.mark.parametrize("error", [{"message": "no", "code": 429}, "no", True])
     def test_an_error_under_status_200_is_an_error(self, error: object) -> None:
-        """Its body is kept for whoever decides what to do, and is not in the message."""
+        """An error under status 200 is raised with its body, which the message does not contain."""
         with pytest.raises(ResponseError) as caught:
             read_answer(answer(items(unit_vectors(1)), error=error), expected=1)
         assert str(caught.value) == "the server sent an error under status 200"
@@ -289,7 +292,7 @@ class TestReadAnswer:
 
     @pytest.mark.parametrize("error", [None, {}, "", False])
     def test_an_empty_error_is_none(self, error: object) -> None:
-        """Some servers always write the key."""
+        """An empty error is ignored, because some servers always send the key."""
         read, _, _ = read_answer(answer(items(unit_vectors(1)), error=error), expected=1)
         assert bits(read) == bits(unit_vectors(1))
 
@@ -315,7 +318,7 @@ class TestReadAnswer:
     def test_the_tokens_billed_are_read_where_they_are_told(
         self, usage: dict[str, object], tokens: int | None
     ) -> None:
-        """A server that does not count, or counts what cannot be, does no harm."""
+        """A missing or impossible number of billed tokens is read as unknown."""
         body = answer(items(unit_vectors(1)), **usage)
         assert read_answer(body, expected=1, most_tokens=104)[1] == tokens
 
@@ -335,20 +338,20 @@ class TestReadAnswer:
     def test_the_model_is_read_where_it_is_named(
         self, more: dict[str, object], model: str | None
     ) -> None:
-        """A server that does not name it, or not as a name, says nothing."""
+        """The model is read if the answer names it, and is otherwise unknown."""
         assert read_answer(answer(items(unit_vectors(1)), **more), expected=1)[2] == model
 
 
 class TestArrays:
-    """What another `Embeddings` class returned."""
+    """`as_array` and `check` handle what another `Embeddings` class returned."""
 
     @given(MATRICES)
     def test_lists_of_floats_become_the_same_float32(self, matrix: Matrix) -> None:
-        """Nothing is lost on the way through Python floats."""
+        """Lists of Python floats become the same float32 again."""
         assert bits(as_array(matrix.tolist())) == bits(matrix)
 
     def test_rows_of_an_array_are_taken_too(self) -> None:
-        """Local models often return numpy arrays, of any precision."""
+        """Numpy arrays of any precision are accepted, because local models return them."""
         matrix = unit_vectors(3)
         for given_rows in (matrix, list(matrix), matrix.astype(np.float64)):
             assert bits(as_array(given_rows)) == bits(matrix)  # type: ignore[arg-type]
@@ -366,14 +369,14 @@ class TestArrays:
     def test_what_is_no_array_of_numbers_is_not_believed(
         self, embeddings: Sequence[Sequence[float]]
     ) -> None:
-        """Rows of different widths and anything but numbers are refused, and not quoted."""
+        """Rows of different widths, and values that are no numbers, are refused and not quoted."""
         with pytest.raises(ResponseError, match="cannot be read") as caught:
             as_array(embeddings)
         assert "secret" not in str(caught.value)
 
     @pytest.mark.parametrize("shape", [(), (2,), (3, 4), (2, 0), (2, 4, 1)])
     def test_an_array_of_another_shape_is_not_believed(self, shape: tuple[int, ...]) -> None:
-        """Two texts have two vectors of at least one number."""
+        """An array whose shape does not match the number of texts is refused."""
         with pytest.raises(
             ResponseError, match="2 texts were sent, but an array of shape"
         ) as caught:
@@ -381,36 +384,36 @@ class TestArrays:
         assert caught.value.received == {(): None, (3, 4): 3}.get(shape)
 
     def test_a_right_array_is_returned_as_it_is(self) -> None:
-        """Checking copies nothing."""
+        """A valid array is returned without a copy."""
         matrix = unit_vectors(2)
         assert check(matrix, expected=2) is matrix
 
 
 @pytest.fixture
 def collecting() -> Iterator[None]:
-    """Leave cyclic garbage collection on, whatever the test did."""
+    """Turn cyclic garbage collection on again, whatever the test did."""
     gc.enable()
     yield
     gc.enable()
 
 
 class TestToLists:
-    """Plain lists of Python floats."""
+    """`to_lists` returns plain lists of Python floats."""
 
     @given(MATRICES)
     def test_each_float_converts_back_to_the_very_same_float32(self, matrix: Matrix) -> None:
-        """Rounding shortens what is printed and never changes the float32, -0.0 included."""
+        """Rounding shortens the numbers but never changes the float32, including -0.0."""
         lists = to_lists(matrix)
         assert bits(np.array(lists, dtype=np.float32)) == bits(matrix)
 
     def test_they_are_lists_of_python_floats(self) -> None:
-        """Whoever wants JSON or a database gets what they can write."""
+        """The numbers are Python floats, so JSON and databases can write them."""
         lists = to_lists(unit_vectors(3, 2))
         assert [type(vector) for vector in lists] == [list] * 3
         assert {type(number) for vector in lists for number in vector} == {float}
 
     def test_they_are_short_in_json(self) -> None:
-        """A vector of length 1 is written with ten decimals, a third less than without rounding."""
+        """A vector of length 1 has ten decimals, which saves a third of the JSON."""
         matrix = unit_vectors(100, 1536)
         plain, short = json.dumps(matrix.tolist()), json.dumps(to_lists(matrix))
         assert len(short) < 0.67 * len(plain)
@@ -419,7 +422,7 @@ class TestToLists:
 
     @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 200])
     def test_every_vector_is_there_and_in_order(self, n: int) -> None:
-        """The steps in which they are made leave nothing out, at no length."""
+        """Every vector is converted, in order, whatever their number."""
         matrix = unit_vectors(n, 3) if n else np.empty((0, 3), dtype=np.float32)
         lists = to_lists(matrix)
         assert len(lists) == n
@@ -427,7 +430,7 @@ class TestToLists:
 
     @pytest.mark.usefixtures("collecting")
     def test_garbage_collection_is_on_again_afterwards(self, mocker: MockerFixture) -> None:
-        """It is off while the floats are made, and on when they are there."""
+        """Garbage collection is off while the floats are made and on again afterwards."""
         states = []
 
         def rounded(numbers: NDArray[np.float64], _: int) -> NDArray[np.float64]:
@@ -441,7 +444,7 @@ class TestToLists:
 
     @pytest.mark.usefixtures("collecting")
     def test_garbage_collection_is_on_again_after_an_error(self, mocker: MockerFixture) -> None:
-        """Running out of memory does not leave the process without garbage collection."""
+        """Garbage collection is on again after an error, such as a lack of memory."""
         mocker.patch("numpy.round", side_effect=MemoryError)
         with pytest.raises(MemoryError):
             to_lists(unit_vectors(1))
@@ -449,7 +452,7 @@ class TestToLists:
 
     @pytest.mark.usefixtures("collecting")
     def test_garbage_collection_stays_off_where_it_was_off(self) -> None:
-        """A program that does without it is not surprised."""
+        """Garbage collection stays off if the program had turned it off."""
         gc.disable()
         to_lists(unit_vectors(1))
         assert not gc.isenabled()

@@ -1,4 +1,4 @@
-"""Providers: the limits of each are kept, and its refusals and throttles understood."""
+"""Each provider's limits are kept, and its refusals and throttles are understood."""
 
 import threading
 from collections.abc import Callable
@@ -25,7 +25,7 @@ NAME_THEIR_LIMIT = {
 
 
 def rows(only: Callable[[Row], object] = bool) -> pytest.MarkDecorator:
-    """Parametrize a test by the rows that have what it needs."""
+    """Parametrize a test with the rows that have what it needs."""
     return pytest.mark.parametrize(
         "row", [pytest.param(row, id=row.id) for row in ROWS if only(row)]
     )
@@ -36,7 +36,7 @@ class TestEachProvider:
 
     @rows()
     def test_keeps_the_limits(self, row: Row) -> None:
-        """No request is refused, although the provider makes 1.42 tokens of ours."""
+        """No request is refused, although the provider counts 1.42 tokens for each of ours."""
         service = row.service()
         count = 100 if row.items == 1 else 1500
         texts = [prose(150 if row.tokens else 10, i) for i in range(count)]
@@ -49,7 +49,7 @@ class TestEachProvider:
 
     @rows(lambda row: row.items != 1)
     def test_understands_a_refusal_of_too_many_texts(self, row: Row) -> None:
-        """A provider that takes a third of the texts gets smaller requests, and every text once."""
+        """A provider that accepts a third of the texts gets smaller requests, each text once."""
         service = row.service(share=1 / 3)
         service.max_tokens = None
         texts = [f"section {i}" for i in range(2500)]
@@ -62,7 +62,7 @@ class TestEachProvider:
 
     @rows(lambda row: row.tokens)
     def test_understands_a_refusal_of_too_many_tokens(self, row: Row) -> None:
-        """A provider that takes a third of the tokens gets smaller requests, and each text once."""
+        """A provider that accepts a third of the tokens gets smaller requests, each text once."""
         service = row.service(share=1 / 3)
         service.max_items = None
         texts = [prose(1000, i) for i in range(400)]
@@ -75,7 +75,7 @@ class TestEachProvider:
 
     @rows(lambda row: row.tokens or row.name in NAME_THEIR_LIMIT)
     def test_learns_a_limit_that_a_refusal_names(self, row: Row) -> None:
-        """A few refusals teach a third of the limits; the next call is refused next to nothing.
+        """A limit that refusals name is learnt after a few of them, and then kept.
 
         A limit that no refusal names is tested again now and then.
         """
@@ -94,7 +94,7 @@ class TestEachProvider:
 
     @rows(lambda row: row.throttled)
     def test_waits_out_a_throttle(self, row: Row) -> None:
-        """A throttled request is sent again, once, after a wait."""
+        """A throttled request is sent once more, after a wait."""
         clock = FakeClock()
         service = row.service(script=[row.throttled])
         embeddings = BatchEmbeddings(
@@ -106,7 +106,7 @@ class TestEachProvider:
 
     @rows(lambda row: row.too_long)
     def test_one_text_that_is_too_long_fails_alone(self, row: Row) -> None:
-        """The provider refuses a whole request for one text: only that text has no vector."""
+        """If one text makes the provider refuse a whole request, only that text fails."""
         service = row.service(unwanted="endless", refusal=row.too_long)
         texts = [*(f"section {i}" for i in range(200)), "endless", "last"]
         embeddings = BatchEmbeddings(
@@ -119,13 +119,13 @@ class TestEachProvider:
 
     @rows()
     def test_works_with_a_subclass(self, row: Row) -> None:
-        """A user's own subclass has the same limits."""
+        """A user's own subclass has the same limits as the provider's class."""
         mine = type("Mine", (type(fake(row.name, Service())),), {})(Service(), **row.options)
         assert limits_of(mine).max_batch_size == row.items
 
 
 class TestModels:
-    """Where the models of one provider differ, the model's own limits count."""
+    """If the models of a provider differ, the model's own limits apply."""
 
     @pytest.mark.parametrize(
         ("model", "tokens"),
@@ -144,7 +144,7 @@ class TestModels:
         ],
     )
     def test_voyages_token_limit_is_the_models(self, model: str, tokens: int) -> None:
-        """A model that is not known gets the smallest limit of all."""
+        """Voyage's limit on tokens depends on the model, and an unknown model gets the smallest."""
         limits = limits_of(fake("VoyageAIEmbeddings", Service(), model=model))
         assert limits.max_tokens_per_request == tokens * ESTIMATED
 
@@ -159,14 +159,17 @@ class TestModels:
     def test_geminis_class_can_stand_for_vertex(
         self, model: str, vertex: bool, expected: tuple[str, int]
     ) -> None:
-        """One class serves two providers, and the other one takes a single text of Gemini's."""
+        """Google's class serves Vertex AI too, which accepts one text a request for Gemini."""
         limits = limits_of(
             fake("GoogleGenerativeAIEmbeddings", Service(), model=model, _use_vertexai=vertex)
         )
         assert (limits.provider, limits.max_batch_size) == expected
 
     def test_a_table_of_digits_fits_too(self) -> None:
-        """Mistral makes a token of each digit, twice as many as are counted here: none refused."""
+        """A table of digits exceeds no limit, though Mistral counts a token for each digit.
+
+        That is twice as many as are counted here.
+        """
         row = next(row for row in ROWS if row.name == "MistralAIEmbeddings")
         service = row.service(count=letters)
         rng = np.random.default_rng(0)
@@ -178,7 +181,7 @@ class TestModels:
         assert service.refused == 0
 
     def test_far_fewer_requests_than_by_bytes(self) -> None:
-        """A request of prose holds more than twice the bytes that its limit has tokens."""
+        """A request of prose holds more than twice as many bytes as its limit has tokens."""
         service = VOYAGE.service(count=lambda texts: int(COUNTER.count(texts).sum()))
         texts = [prose(500, i) for i in range(1000)]
         embeddings = BatchEmbeddings(
@@ -192,13 +195,13 @@ class TestModels:
 
 
 class Meeting(Plain):
-    """Waits in its first request for a second one to arrive beside it."""
+    """Embeddings whose first request waits for a second one to arrive beside it."""
 
     second = threading.Event()
     met: bool | None = None
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Note whether two requests were under way at once."""
+        """Record whether two requests were in progress at the same time."""
         kind = type(self)
         if kind.met is None:
             kind.met = False
@@ -209,11 +212,11 @@ class Meeting(Plain):
 
 
 class TestWorkers:
-    """A model on this machine gets one request at a time, a hosted one many."""
+    """A local model gets one request at a time, and a hosted one many."""
 
     @rows()
     def test_only_hosted_providers_get_requests_side_by_side(self, row: Row) -> None:
-        """A second request only slows a local model down, or breaks it."""
+        """Only hosted providers get concurrent requests, which would slow down a local model."""
         service = row.service()
         kind = type(row.name, (Meeting,), {"second": threading.Event()})
         embeddings = BatchEmbeddings(kind(service, **row.options), max_batch_size=1)
@@ -224,7 +227,7 @@ class TestWorkers:
         assert embeddings.limits.max_workers == workers
 
     def test_limits_take_the_place_of_all_that_is_known(self) -> None:
-        """`limits=` overrides the provider's row, its name and workers too."""
+        """The option `limits=` replaces everything that is known of the provider."""
         mine = Limits(provider="my cluster", max_batch_size=7, max_workers=3)
         service = Service()
         embeddings = BatchEmbeddings(fake("OllamaEmbeddings", service), limits=mine)

@@ -1,4 +1,4 @@
-"""How a request is written: the user's own format, and what a server takes in place of ours."""
+"""The form of a request follows the user's options, and then what the server accepts."""
 
 import json
 from typing import Any
@@ -19,12 +19,12 @@ from tests.survival.support import DIMENSIONS, Reply
 
 
 def wrap(endpoint: Keeping, **options: Any) -> OpenAIEmbeddings:
-    """Return an `OpenAIEmbeddings` that asks an endpoint."""
+    """Return an `OpenAIEmbeddings` for an endpoint."""
     return OpenAIEmbeddings(base_url=endpoint.url, api_key=SecretStr("k"), **options)
 
 
 def batch(endpoint: Keeping, options: dict[str, Any] | None = None, **own: Any) -> BatchEmbeddings:
-    """Return embeddings on an endpoint that wait on a fake clock."""
+    """Return embeddings for an endpoint that wait on a fake clock."""
     return BatchEmbeddings(
         wrap(endpoint, **(options or {})), _clock=FakeClock(), hedge=False, **own
     )
@@ -44,7 +44,7 @@ NO_BASE64 = [
 
 
 class TestFormat:
-    """Kind: an option of the wrapped object that was overridden, so a server could not be used."""
+    """The user's own format is kept; it was once overridden, so some servers did not work."""
 
     @pytest.mark.parametrize(
         "kwargs",
@@ -52,7 +52,7 @@ class TestFormat:
         ids=["model_kwargs", "extra_body"],
     )
     def test_the_users_own_format_is_asked_for(self, kwargs: dict[str, Any]) -> None:
-        """What `model_kwargs` says wins, in every request."""
+        """A format in `model_kwargs` is used in every request."""
         with Keeping() as endpoint:
             embeddings = batch(endpoint, {"model_kwargs": kwargs}, max_batch_size=1)
             assert_right(embeddings.embed_numpy(["a", "b"]), ["a", "b"])
@@ -60,7 +60,7 @@ class TestFormat:
 
     @pytest.mark.parametrize("refusal", NO_BASE64)
     def test_where_base64_is_refused_floats_are_asked_for(self, refusal: Reply) -> None:
-        """Once, and from then on only floats."""
+        """If a server refuses base64, floats are requested from then on, after one refusal."""
         with Keeping(
             lambda kept: None if kept.body["encoding_format"] == "float" else refusal
         ) as endpoint:
@@ -71,7 +71,7 @@ class TestFormat:
             assert formats == ["base64", "float", "float"]
 
     def test_the_users_own_format_is_never_changed(self) -> None:
-        """A refusal of it is an error: another format may be what the user avoids."""
+        """A format set by the user is never changed, so its refusal is an error."""
         refusal = error(400, "encoding_format base64 is not supported")
         with Keeping(lambda _: refusal) as endpoint:
             embeddings = batch(endpoint, {"model_kwargs": {"encoding_format": "base64"}})
@@ -80,7 +80,10 @@ class TestFormat:
             assert {kept.body["encoding_format"] for kept in endpoint.kept} == {"base64"}
 
     def test_a_server_that_has_answered_is_not_asked_in_another_format(self) -> None:
-        """Its refusals are about texts, whatever words they hold."""
+        """After an answer in one format, a refusal does not change the format.
+
+        It then concerns the texts, whatever words it contains.
+        """
         refusal = error(400, "invalid encoding of the input")
         with Keeping(lambda kept: refusal if "bad" in kept.texts else None) as endpoint:
             embeddings = batch(endpoint)
@@ -90,7 +93,10 @@ class TestFormat:
             assert {kept.body["encoding_format"] for kept in endpoint.kept} == {"base64"}
 
     def test_a_server_that_refuses_everything_is_asked_a_few_times_more_at_most(self) -> None:
-        """The search for another format ends, and the error is that of the first one."""
+        """If a server refuses everything, few requests try another format.
+
+        The error is that of the first format.
+        """
         refusal = error(400, "encoding: no")
         with Keeping(lambda _: refusal) as endpoint:
             with pytest.raises(openai.BadRequestError):
@@ -113,10 +119,10 @@ TEXTS = ["a", "", "b", "c"]
 
 
 class TestEmptyTexts:
-    """Kind: an empty page among documents, which one habit skips and another one refuses."""
+    """An empty page among documents is refused or skipped, as the user chooses."""
 
     def test_it_is_an_error_before_anything_is_sent(self) -> None:
-        """By default, and the message says what else there is."""
+        """By default an empty text is an error before anything is sent, which names the option."""
         with Keeping(no_empty) as endpoint:
             with pytest.raises(InputError, match='empty="skip-vector"'):
                 batch(endpoint).embed_documents(TEXTS)
@@ -130,17 +136,20 @@ class TestEmptyTexts:
     def test_it_gets_the_vector_that_openais_class_alone_would_give_it(
         self, wrapped: dict[str, Any], own: dict[str, Any]
     ) -> None:
-        """That is the server's own vector of an empty text."""
+        """A skipped empty text gets the same vector as from OpenAI's class alone.
+
+        That is the server's own vector of an empty text.
+        """
         use_offline_tiktoken()
         with Keeping() as endpoint:
             got = batch(endpoint, wrapped, **own).embed_numpy(TEXTS)
             assert_right(got, TEXTS)
-            # Alone it sends numbers of tokens, so only the empty text can be compared.
+            # OpenAI's class alone sends token numbers, so only the empty text can be compared.
             alone = wrap(endpoint, **wrapped).embed_documents(TEXTS)
         assert np.array_equal(np.asarray(alone[1], dtype=np.float32), got[1])
 
     def test_where_the_server_refuses_it_a_space_takes_its_place(self) -> None:
-        """One refusal, no text lost, and no empty text is sent again."""
+        """After one refusal of an empty text a space is sent instead, and no text is lost."""
         with Keeping(no_empty) as endpoint:
             embeddings = batch(endpoint, empty="skip-vector", max_workers=1)
             assert_right(embeddings.embed_numpy(TEXTS), ["a", " ", "b", "c"])
@@ -148,13 +157,13 @@ class TestEmptyTexts:
             assert [("" in kept.texts) for kept in endpoint.kept] == [True, False, False]
 
     def test_the_option_wins_over_the_wrapped_object(self) -> None:
-        """`empty="error"` refuses what `skip_empty` would skip."""
+        """`empty="error"` refuses texts that the wrapped object's `skip_empty` would skip."""
         with Keeping() as endpoint, pytest.raises(InputError):
             batch(endpoint, {"skip_empty": True}, empty="error").embed_documents(TEXTS)
 
     @pytest.mark.parametrize("value", ["skip", True, ""])
     def test_no_other_habit_exists(self, value: object) -> None:
-        """The message lists those that do."""
+        """The error for another value of `empty` lists the valid ones."""
         with (
             Keeping() as endpoint,
             pytest.raises(OptionError, match="empty must be one of 'error', 'skip-vector'"),
@@ -163,11 +172,11 @@ class TestEmptyTexts:
 
 
 class TestTraces:
-    """Kind: a package that traces the SDK's calls and was shown an empty list of texts."""
+    """A package that traces the SDK's calls sees the texts, not an empty list as it once did."""
 
     @pytest.fixture
     def seen(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-        """Return the texts of every call of `create`, which a tracing package watches."""
+        """Return the texts of every call of `create`, which tracing packages watch."""
         seen: list[Any] = []
         kind = openai.resources.embeddings.Embeddings
         real = kind.create
@@ -180,7 +189,7 @@ class TestTraces:
         return seen
 
     def test_they_show_the_texts(self, seen: list[Any]) -> None:
-        """The call has them, and the request has them once."""
+        """A traced call of `create` has the texts, and the request has them once."""
         with Keeping() as endpoint:
             assert_right(batch(endpoint).embed_numpy(["a", "b"]), ["a", "b"])
             assert [kept.texts for kept in endpoint.kept] == [["a", "b"]]
@@ -188,11 +197,11 @@ class TestTraces:
 
 
 class TestOrder:
-    """Kind: index numbers that are shifted, strings, or without a meaning."""
+    """Shifted index numbers and strings are understood, and meaningless ones are refused."""
 
     @staticmethod
     def numbered(kept: Kept, indices: list[Any]) -> Reply:
-        """Return the vectors of a request with other numbers."""
+        """Return the right vectors for a request with other index numbers."""
         answer = json.loads(json.dumps(right(kept).body))
         for item, index in zip(answer["data"], indices, strict=True):
             item["index"] = index
@@ -202,7 +211,7 @@ class TestOrder:
         "number", [lambda i: i + 1, lambda i: i + 4000, str, lambda i: str(i + 1)]
     )
     def test_ascending_numbers_are_taken(self, number: Any) -> None:
-        """Wherever they start, and as strings."""
+        """Consecutive index numbers are accepted from any start, and as strings."""
         texts = [f"text {i}" for i in range(20)]
         with Keeping(lambda kept: self.numbered(kept, [*map(number, range(20))])) as endpoint:
             embeddings = batch(endpoint, {"model_kwargs": {"encoding_format": "float"}})
@@ -212,7 +221,7 @@ class TestOrder:
         "numbers", [[0] * 20, [1] * 20, [*range(20, 0, -1)], [*range(0, 60, 3)], [7] * 19 + [8]]
     )
     def test_numbers_without_a_meaning_end_the_call_at_once(self, numbers: list[int]) -> None:
-        """After the second such answer, without a wait, and the message says what helps."""
+        """Meaningless numbers end the call after the second answer, and the message helps."""
         clock = FakeClock()
         with Keeping(lambda kept: self.numbered(kept, numbers)) as endpoint:
             wrapped = wrap(endpoint, model_kwargs={"encoding_format": "float"})
@@ -223,7 +232,7 @@ class TestOrder:
         assert clock.time < 5
 
     def test_one_spoilt_answer_is_asked_for_again(self) -> None:
-        """It may be a gateway's hiccup."""
+        """A single answer with wrong index numbers is requested again."""
         texts = [f"text {i}" for i in range(20)]
         with Keeping(
             lambda kept: self.numbered(kept, [0] * 20) if len(endpoint.kept) == 1 else None
@@ -233,7 +242,7 @@ class TestOrder:
 
 
 def test_the_helper_answers_in_the_format_that_is_asked_for() -> None:
-    """Else the tests above would compare nothing."""
+    """The helper answers in the requested format, or the tests above would prove nothing."""
     with Keeping() as endpoint:
         client = openai.OpenAI(base_url=endpoint.url, api_key="k", max_retries=0)
         answer = client.embeddings.create(model="m", input=["a"], encoding_format="float")

@@ -1,4 +1,4 @@
-"""One layer retries and slices: what a wrapped class does by itself is turned off in a copy."""
+"""Retries and slices of a wrapped class are turned off in a copy, so one layer does both."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ from tests.support import FakeClock, assert_right
 
 
 class Retrying(Plain):
-    """Tries so often as `max_retries` says, the first attempt among them, as tenacity does."""
+    """An `Embeddings` that makes `max_retries` attempts, counting the first, as tenacity does."""
 
     max_retries: int | None
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Send a request, and again after an error."""
+        """Send a request, and repeat it after an error."""
         for _ in range((self.max_retries or 1) - 1):
             try:
                 return super().embed_documents(texts)
@@ -31,7 +31,7 @@ class Retrying(Plain):
 
 
 class Slicing(Plain):
-    """Cuts a call into requests of its own."""
+    """An `Embeddings` that cuts a call into requests of its own."""
 
     batch_size: int
 
@@ -43,7 +43,7 @@ class Slicing(Plain):
 
 
 class Modelled(BaseModel, Embeddings):
-    """A pydantic class as the providers' own are, frozen, with a private client."""
+    """A frozen pydantic class with a private client, like the providers' own."""
 
     model_config = ConfigDict(frozen=True)
     model: str = "embed-english-v3.0"
@@ -55,16 +55,16 @@ class Modelled(BaseModel, Embeddings):
         self._service = service
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Send a request, and again after an error."""
+        """Send a request, and repeat it after an error."""
         return Retrying(self._service, max_retries=self.max_retries).embed_documents(texts)
 
     def embed_query(self, text: str) -> list[float]:
-        """Send a request, and again after an error."""
+        """Send a request, and repeat it after an error."""
         return self.embed_documents([text])[0]
 
 
 class TestOneLayerRetries:
-    """What a class retries and slices by itself does not multiply with what is done here."""
+    """A class's own retries and slices do not multiply those of `BatchEmbeddings`."""
 
     @pytest.mark.parametrize(
         ("name", "theirs"),
@@ -76,7 +76,7 @@ class TestOneLayerRetries:
         ],
     )
     def test_the_classes_own_retries_are_turned_off(self, name: str, theirs: int) -> None:
-        """Three failures and a success are four requests and three retries; theirs would be one."""
+        """The class's own retries are turned off, so three failures count as three retries here."""
         error = ProviderError("overloaded", status_code=503)
         service = Service(script=[error] * 3)
         wrapped = fake(name, service, Retrying, max_retries=theirs, model="m")
@@ -87,7 +87,7 @@ class TestOneLayerRetries:
 
     @pytest.mark.parametrize("name", ["VoyageAIEmbeddings", "VoyageEmbeddings"])
     def test_the_classes_own_slices_are_as_large_as_a_request(self, name: str) -> None:
-        """A small `batch_size` of the class does not make several requests of one call."""
+        """A small `batch_size` of the class does not split a call into several requests."""
         service = Service()
         wrapped = fake(name, service, Slicing, batch_size=7, model="voyage-4")
         embeddings = BatchEmbeddings(wrapped, max_workers=1, hedge=False, _clock=FakeClock())
@@ -95,13 +95,13 @@ class TestOneLayerRetries:
         assert service.sizes == [500]
 
     def test_nvidias_slices_are_as_large_as_the_user_says(self) -> None:
-        """`max_batch_size=200` reaches the class, which would cut at 50."""
+        """NVIDIA's class, which would cut at 50, uses the user's `max_batch_size=200`."""
         wrapped = fake("NVIDIAEmbeddings", Service(), max_batch_size=50)
         provider = WrappedProvider(wrapped, limits=limits_of(wrapped).override(max_batch_size=200))
         assert vars(provider._embeddings)["max_batch_size"] == 200
 
     def test_the_users_own_object_stays_as_it_is(self) -> None:
-        """Options are changed on a copy, which shares the object's client."""
+        """Options are changed only on a copy, which shares the user's object's client."""
         service = Service()
         wrapped = fake("CohereEmbeddings", service, Retrying, max_retries=3)
         embeddings = BatchEmbeddings(wrapped)
@@ -112,7 +112,7 @@ class TestOneLayerRetries:
         assert service.answered == ["a", "b"]
 
     def test_pydantic_classes_are_copied_too_even_frozen_ones(self) -> None:
-        """The providers' own classes are pydantic models with private attributes."""
+        """Pydantic classes are copied too, even frozen ones with private attributes."""
         service = Service(script=[ProviderError("overloaded", status_code=503)] * 3)
         wrapped = type("CohereEmbeddings", (Modelled,), {"__module__": __name__})(service)
         embeddings = BatchEmbeddings(wrapped, hedge=False, _clock=FakeClock())
@@ -121,12 +121,12 @@ class TestOneLayerRetries:
         assert (embeddings.last_report.retries, wrapped.max_retries) == (3, 3)
 
     def test_a_version_without_the_option_is_used_as_it_is(self) -> None:
-        """Nothing is invented on an object that has no such option."""
+        """An object that lacks the option gets no new one."""
         wrapped = fake("CohereEmbeddings", Service())
         assert WrappedProvider(wrapped, limits=limits_of(wrapped))._embeddings is wrapped
 
     def test_options_of_unknown_classes_are_left_alone(self) -> None:
-        """What `max_retries` means is known only for known classes."""
+        """Options of unknown classes are left alone, as their meaning is not known."""
         wrapped = fake("MyEmbeddings", Service(), Retrying, max_retries=3)
         assert WrappedProvider(wrapped, limits=limits_of(wrapped))._embeddings is wrapped
 
@@ -142,14 +142,14 @@ class TestOneLayerRetries:
     def test_what_cannot_be_turned_off_is_logged(
         self, name: str, said: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A log line says what a class goes on doing by itself, and how to stop it if one can."""
+        """The log says what a class still does by itself, and how to stop it if possible."""
         caplog.set_level("INFO", logger="langchain_batch_embed")
         BatchEmbeddings(fake(name, Service()))
         assert f"{name}: " in caplog.text
         assert said in caplog.text
 
     def test_what_is_changed_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
-        """A log line names the options that are changed on the copy."""
+        """The log names the options that were changed on the copy."""
         caplog.set_level("INFO", logger="langchain_batch_embed")
         BatchEmbeddings(fake("VertexAIEmbeddings", Service(), max_retries=6))
-        assert "VertexAIEmbeddings: {'max_retries': 1}, in a copy" in caplog.text
+        assert "using a copy of the object with {'max_retries': 1}" in caplog.text

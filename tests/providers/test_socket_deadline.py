@@ -1,4 +1,4 @@
-"""The time-out of a request holds down to the socket, whatever a server sends in between."""
+"""A request's time-out holds down to the socket, whatever the server sends in between."""
 
 import itertools
 import socket
@@ -22,7 +22,7 @@ DRIP = 0.05
 
 @contextmanager
 def dripping(beginning: bytes, drop: bytes) -> Iterator[str]:
-    """Serve on a real socket: a beginning, and then a drop every 50 ms, without end."""
+    """Serve on a real socket, first a beginning and then a drop every 50 ms without end."""
     listener = socket.create_server(("127.0.0.1", 0))
     ended = threading.Event()
 
@@ -71,7 +71,7 @@ def provider_on(url: str, **options: Any) -> OpenAIProvider:
     ],
 )
 def test_a_server_that_drips_is_left_at_the_time_out(beginning: bytes, drop: bytes) -> None:
-    """A byte now and then, of the headers too, does not keep a request beyond its time-out."""
+    """A request ends at its time-out even if the server sends a byte now and then."""
     with dripping(beginning, drop) as url:
         provider = provider_on(url)
         began = time.monotonic()
@@ -83,7 +83,7 @@ def test_a_server_that_drips_is_left_at_the_time_out(beginning: bytes, drop: byt
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
 def test_the_client_of_either_sdk_keeps_the_time_limit(library: str) -> None:
-    """The SDK stands on httpx in openai 2, and on httpx2 in openai 3."""
+    """The time-out works with httpx, which openai 2 uses, and httpx2, which openai 3 uses."""
     http = pytest.importorskip(library)
     with dripping(b"HTTP/1.1 200 OK\r\n", b"x: y\r\n") as url, http.Client() as client:
         limit_reads(client)
@@ -94,7 +94,7 @@ def test_the_client_of_either_sdk_keeps_the_time_limit(library: str) -> None:
 
 
 class Stream:
-    """What httpcore reads from; it notes the sizes and time-outs that it is given."""
+    """A stand-in for httpcore's stream that records its sizes and time-outs."""
 
     def __init__(self) -> None:
         self.timeouts: list[float | None] = []
@@ -108,33 +108,33 @@ class Stream:
         timeout: float | None = None,
         **options: Any,  # noqa: ARG002
     ) -> "Stream":
-        """Connect to nothing."""
+        """Record the time-out of a connection."""
         self.timeouts.append(timeout)
         return self
 
     def connect_unix_socket(self, path: str, timeout: float | None = None) -> "Stream":  # noqa: ARG002
-        """Connect to nothing."""
+        """Record the time-out of a connection."""
         self.timeouts.append(timeout)
         return self
 
     def start_tls(self, context: object, name: str | None, timeout: float | None) -> "Stream":  # noqa: ARG002
-        """Encrypt nothing."""
+        """Record the time-out of the encryption."""
         self.timeouts.append(timeout)
         return self
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read nothing."""
+        """Record the size and the time-out of a read."""
         self.sizes.append(max_bytes)
         self.timeouts.append(timeout)
         return b""
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
-        """Write nothing."""
+        """Record the time-out of a write."""
         self.timeouts.append(timeout)
 
 
 def client_with(backend: object, proxy: object = None) -> Any:
-    """Return what httpx's client looks like inside."""
+    """Return an object with the inner structure of httpx's client."""
 
     def transport(inner: object) -> Any:
         return SimpleNamespace(_pool=SimpleNamespace(_network_backend=inner))
@@ -144,7 +144,7 @@ def client_with(backend: object, proxy: object = None) -> Any:
 
 @pytest.mark.parametrize("through", ["_transport", "_mounts"])
 def test_every_operation_is_allowed_what_is_left_of_the_time(through: str) -> None:
-    """Connecting, encrypting and writing, directly and through a proxy; and reading."""
+    """Every operation gets the remaining time as its limit, directly and through a proxy."""
     stream = Stream()
     client = client_with(stream, stream)
     limit_reads(client)
@@ -161,11 +161,14 @@ def test_every_operation_is_allowed_what_is_left_of_the_time(through: str) -> No
         secure.read(1, timeout=2.5)
         secure.read(1)
     assert stream.timeouts == [10, 9, 8, 7, 6, 2.5, 4]
-    assert secure.inner == "socket"  # all else is the stream's own
+    assert secure.inner == "socket"  # all other attributes are the stream's own
 
 
 def test_when_the_time_is_over_what_has_arrived_may_still_be_read() -> None:
-    """A time-out of 0 would mean not to wait at all, and be another error."""
+    """After the time limit a read gets a millisecond, so that arrived data can be read.
+
+    A time-out of 0 would not wait at all and raise another error.
+    """
     stream = Stream()
     limit_reads(client := client_with(stream))
     with time_limit(1, clock=lambda: 2):
@@ -174,7 +177,7 @@ def test_when_the_time_is_over_what_has_arrived_may_still_be_read() -> None:
 
 
 def test_others_on_the_same_client_are_not_limited() -> None:
-    """The wrapped object's own client may be shared with other threads and other code."""
+    """Other threads and other code on the same client are not limited."""
     stream = Stream()
     limit_reads(client := client_with(stream))
     backend = client._transport._pool._network_backend
@@ -192,7 +195,10 @@ def test_others_on_the_same_client_are_not_limited() -> None:
 
 
 def test_much_is_read_at_a_time_but_not_for_others() -> None:
-    """Each read waits for its turn among all threads, and an answer has half a megabyte."""
+    """Only limited reads are enlarged, as each read waits for its turn among all threads.
+
+    An answer has half a megabyte.
+    """
     stream = Stream()
     limit_reads(client := client_with(stream))
     backend = client._transport._pool._network_backend
@@ -214,7 +220,10 @@ def test_much_is_read_at_a_time_but_not_for_others() -> None:
     ],
 )
 def test_a_client_of_another_form_is_left_as_it_is(client: object) -> None:
-    """A transport of the user's own, or a later httpx: the time-out is for each read, as before."""
+    """A client of an unknown form is left as it is, so the time-out holds for each read only.
+
+    It may be the user's own transport or that of a later httpx.
+    """
     before = repr(client)
     limit_reads(client)
     assert repr(client) == before

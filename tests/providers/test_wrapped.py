@@ -1,4 +1,4 @@
-"""Classes that embed in their own way are asked themselves, with what the user set on them."""
+"""Classes that embed in their own way are called themselves, with the user's settings."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ Batch = Callable[..., BatchEmbeddings]
 
 
 def test_another_class_of_openais_name_goes_through_its_own_methods() -> None:
-    """langchain-community has an `OpenAIEmbeddings` too, which is built differently."""
+    """Another class named `OpenAIEmbeddings`, as in langchain-community, uses its own methods."""
     service = Service()
     embeddings = BatchEmbeddings(fake("OpenAIEmbeddings", service))
     assert embeddings.limits.provider == "OpenAI"
@@ -33,36 +33,36 @@ def test_another_class_of_openais_name_goes_through_its_own_methods() -> None:
 def test_a_users_subclass_of_openais_class_keeps_the_raw_path(
     server: LocalServer, mocker: MockerFixture
 ) -> None:
-    """Deriving from `OpenAIEmbeddings` costs no speed."""
+    """A plain subclass of `OpenAIEmbeddings` keeps the fast path."""
 
     class Mine(OpenAIEmbeddings):
-        """A user's own."""
+        """A user's own subclass."""
 
+    embeddings = BatchEmbeddings(Mine(base_url=server.url, api_key=SecretStr("sk-test")))
     slow = mocker.patch.object(OpenAIEmbeddings, "embed_documents")
-    wrapped = Mine(base_url=server.url, api_key=SecretStr("sk-test"))
-    assert_right(BatchEmbeddings(wrapped).embed_numpy(["a"]), ["a"])
+    assert_right(embeddings.embed_numpy(["a"]), ["a"])
     slow.assert_not_called()
 
 
 class TestOwnMethods:
-    """A subclass of OpenAI's class that embeds in its own way is asked itself."""
+    """A subclass that overrides the methods of OpenAI's class is called itself."""
 
     @pytest.fixture
     def wrapped(self, server: LocalServer) -> Prefixed:
-        """Return one that sends strings, for which it needs no vocabulary."""
+        """Return an object that sends strings and therefore needs no vocabulary."""
         return Prefixed(
             base_url=server.url, api_key=SecretStr("sk-test"), check_embedding_ctx_length=False
         )
 
     def test_its_vectors_are_those_that_it_makes_itself(self, wrapped: Prefixed) -> None:
-        """A prefix is not lost, of documents or of a query."""
+        """The prefixes that the class adds, to documents or a query, are in the vectors."""
         embeddings = BatchEmbeddings(wrapped)
         assert embeddings.limits.provider == "OpenAI"
         assert_right(embeddings.embed_numpy(["a", "b"]), ["passage: a", "passage: b"])
         assert_right([embeddings.embed_query("a")], ["query: a"])
 
     def test_they_are_others_in_a_journal(self, wrapped: Prefixed, tmp_path: Path) -> None:
-        """The plain class's vectors for the same text are not taken for them."""
+        """In a journal, the plain class's vectors are not used for the subclass."""
         plain = OpenAIEmbeddings(base_url=wrapped.openai_api_base, api_key=SecretStr("sk-test"))
         journal = tmp_path / "journal.db"
         assert_right(BatchEmbeddings(plain, journal=journal).embed_numpy(["a"]), ["a"])
@@ -72,7 +72,7 @@ class TestOwnMethods:
     def test_one_call_is_one_request_and_none_is_sent_twice(
         self, wrapped: Prefixed, server: LocalServer, clock: FakeClock
     ) -> None:
-        """It slices and retries nothing itself, in a copy: the object stays as it is."""
+        """The subclass does not slice or retry by itself, and the user's object is unchanged."""
         embeddings = BatchEmbeddings(
             wrapped, max_workers=1, max_retries=0, hedge=False, _clock=clock
         )
@@ -87,7 +87,7 @@ class TestOwnMethods:
 
 
 def test_the_time_out_holds_for_a_subclass_that_is_asked_itself(server: LocalServer) -> None:
-    """Its client is told ours, in a copy of the object."""
+    """The time-out applies to a subclass that sends requests itself, in a copy of the object."""
     server.configure(script=("hang",), hang_seconds=60)
     wrapped = Prefixed(
         base_url=server.url, api_key=SecretStr("k"), check_embedding_ctx_length=False
@@ -108,7 +108,7 @@ def test_the_wrapped_objects_time_out_is_kept(
     given: Any,
     seconds: float,
 ) -> None:
-    """In each form that the SDK takes; 120 seconds where it has none."""
+    """The time-out is taken from every form that the SDK accepts, and is otherwise 120 seconds."""
     embeddings = batch(openai_embeddings(timeout=given))
     assert embeddings._pipeline.dispatcher.sender.deployments[0].timeout == seconds
 
@@ -118,7 +118,7 @@ def test_the_wrapped_objects_context_length_is_kept(
     openai_embeddings: Callable[..., OpenAIEmbeddings],
     server: LocalServer,
 ) -> None:
-    """A compatible server's shorter one, which `OpenAIEmbeddings` was told; our option wins."""
+    """The wrapped object's shorter context length is kept, unless our option replaces it."""
     server.configure(max_tokens_per_input=512)
     wrapped = openai_embeddings(embedding_ctx_length=512)
     assert batch(wrapped).embed_numpy(["word " * 2000, "a"]).shape[0] == 2
@@ -126,7 +126,7 @@ def test_the_wrapped_objects_context_length_is_kept(
 
 
 def test_an_unknown_class_works() -> None:
-    """Any `Embeddings` can be wrapped, one that tells no model too."""
+    """Any `Embeddings` can be wrapped, even one that names no model."""
     wrapped = DeterministicFakeEmbedding(size=3)
     texts = [f"section {i}" for i in range(250)]
     got = BatchEmbeddings(wrapped).embed_documents(texts)

@@ -1,4 +1,4 @@
-"""What the wrapped object says: its options are honoured, or one warning says which are not."""
+"""Options of the wrapped object are honoured, or one warning names those that are not."""
 
 import asyncio
 import copy
@@ -28,32 +28,32 @@ TEXTS = [f"section {i}" for i in range(100)]
 
 
 class Counting(Embeddings):
-    """Counts its calls."""
+    """An `Embeddings` that records the sizes of its calls."""
 
     def __init__(self, **options: Any) -> None:
         vars(self).update(options)
         self.calls: list[int] = []
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return a vector a text."""
+        """Return a vector for each text."""
         self.calls.append(len(texts))
         return [[1.0, float(len(text))] for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
-        """Return a vector."""
+        """Return the vector of the text."""
         return self.embed_documents([text])[0]
 
 
 class HuggingFaceEmbeddings(Counting):
-    """Of langchain-huggingface's name and options."""
+    """A stand-in for langchain-huggingface's class of the same name and options."""
 
 
 class FastEmbedEmbeddings(Counting):
-    """Of langchain-community's name and options."""
+    """A stand-in for langchain-community's class of the same name and options."""
 
 
 class TestOwnWorkers:
-    """Kind: a class that shares a whole call among workers of its own, which was cut in slices."""
+    """A class that shares a call among its own workers gets the whole call, not slices."""
 
     @pytest.mark.parametrize(
         "wrapped",
@@ -67,14 +67,14 @@ class TestOwnWorkers:
         ids=lambda wrapped: f"{type(wrapped).__name__} {next(iter(vars(wrapped)))}",
     )
     def test_it_gets_the_whole_call(self, wrapped: Counting) -> None:
-        """A hundred thousand texts are one call, so one pool of processes is started."""
+        """A class with its own workers gets 100,000 texts in one call, to start one pool."""
         wrapped.calls.clear()
         texts = [f"section {i}" for i in range(100_000)]
         assert BatchEmbeddings(wrapped).embed_numpy(texts).shape == (100_000, 2)
         assert wrapped.calls == [100_000]
 
     def test_a_size_that_the_user_sets_is_kept(self) -> None:
-        """A machine's memory may not allow more."""
+        """A batch size that the user sets is kept, even for a class with its own workers."""
         wrapped = HuggingFaceEmbeddings(multi_process=True)
         BatchEmbeddings(wrapped, max_batch_size=60).embed_numpy(TEXTS)
         assert max(wrapped.calls) <= 60
@@ -84,24 +84,24 @@ class TestOwnWorkers:
         [HuggingFaceEmbeddings(multi_process=False), FastEmbedEmbeddings(parallel=None)],
     )
     def test_without_workers_of_its_own_it_is_cut_as_before(self, wrapped: Counting) -> None:
-        """One process takes a slice at a time, which a progress bar can count."""
+        """A class without its own workers still gets slices, which a progress bar can count."""
         assert limits_of(wrapped).max_batch_size <= 1024
 
 
 class TestWholeTexts:
-    """Kind: a flag that means 'send texts as they are', under which long ones were averaged."""
+    """A flag that means "send texts as they are" is honoured, so long texts are not averaged."""
 
     LONG = prose(27_000)
 
     def test_a_long_text_is_sent_whole(self) -> None:
-        """The vector is the server's own, and no mean of windows."""
+        """With the flag, the vector of a long text is the server's own, not a mean."""
         with Keeping() as endpoint:
             embeddings = batch(endpoint, {"check_embedding_ctx_length": False})
             assert_right(embeddings.embed_numpy([self.LONG, "a"]), [self.LONG, "a"])
             assert embeddings.max_tokens_per_input is None
 
     def test_a_refusal_is_that_texts_own(self) -> None:
-        """The others have their vectors."""
+        """The server's refusal of a long text affects that text alone."""
         refusal = error(
             400,
             "This model's maximum context length is 8192 tokens, however you requested 27000.",
@@ -114,7 +114,7 @@ class TestWholeTexts:
         assert [failure.index for failure in caught.value.failures] == [1]
 
     def test_a_limit_that_the_user_sets_here_is_kept(self) -> None:
-        """Who asks for windows gets windows."""
+        """A token limit that the user sets on `BatchEmbeddings` still cuts long texts."""
         with Keeping() as endpoint:
             options = {"check_embedding_ctx_length": False}
             embeddings = batch(endpoint, options, max_tokens_per_input=8_000)
@@ -123,27 +123,27 @@ class TestWholeTexts:
 
 
 class TestChunkSize:
-    """Kind: a size that the user set on the wrapped object, and that was ignored."""
+    """A request size that the user set on the wrapped object is honoured."""
 
     def test_a_smaller_one_is_the_limit_of_a_request(self) -> None:
-        """A server that takes 16 texts is never sent more."""
+        """A smaller `chunk_size` limits the texts of a request."""
         with Keeping() as endpoint:
             assert_right(batch(endpoint, {"chunk_size": 16}).embed_numpy(TEXTS), TEXTS)
             assert max(len(kept.texts) for kept in endpoint.kept) <= 16
 
     def test_the_default_is_none(self) -> None:
-        """Its 1,000 texts are a habit of the class, and no wish of the user."""
+        """The default `chunk_size` of 1,000 sets no limit, because the user did not choose it."""
         with Keeping() as endpoint:
             assert batch(endpoint).max_batch_size == OPENAI.max_batch_size
             assert batch(endpoint, {"chunk_size": 1000}).max_batch_size == OPENAI.max_batch_size
 
     def test_our_own_option_wins(self) -> None:
-        """It is the later word."""
+        """The option `max_batch_size` takes precedence over `chunk_size`."""
         with Keeping() as endpoint:
             assert batch(endpoint, {"chunk_size": 16}, max_batch_size=64).max_batch_size == 64
 
     def test_one_given_with_a_call_fails_no_call(self) -> None:
-        """`OpenAIEmbeddings` takes it there, so callers of it pass it."""
+        """A `chunk_size` argument of a call is accepted, as callers of OpenAI's class pass it."""
         with Keeping() as endpoint:
             embeddings = batch(endpoint)
             assert_right(embeddings.embed_documents(TEXTS, chunk_size=10), TEXTS)
@@ -152,21 +152,21 @@ class TestChunkSize:
 
 
 class TestLimitsOfOtherServers:
-    """Kind: what OpenAI refuses was said of every server of its protocol."""
+    """OpenAI's limits apply to OpenAI alone, not to every server of its protocol."""
 
     def test_another_server_may_be_sent_more(self) -> None:
-        """It shows by its refusals what it takes."""
+        """A larger batch size is permitted for other servers, whose limits show in refusals."""
         with Keeping() as endpoint:
             assert batch(endpoint, max_batch_size=5_000).max_batch_size == 5_000
 
     def test_openai_itself_may_not(self) -> None:
-        """Its limits are known."""
+        """A larger batch size is refused for OpenAI, whose limits are known."""
         wrapped = OpenAIEmbeddings(api_key="k")  # type: ignore[arg-type]
-        with pytest.raises(OptionError, match="more than OpenAI takes"):
+        with pytest.raises(OptionError, match="more than OpenAI accepts"):
             BatchEmbeddings(wrapped, max_batch_size=5_000)
 
     def test_messages_name_that_server(self) -> None:
-        """And not OpenAI, which has nothing to do with it."""
+        """A message names the server's address and not OpenAI."""
         with Keeping() as endpoint:
             embeddings = batch(endpoint)
             with pytest.raises(ValueError, match="empty") as caught:
@@ -177,7 +177,7 @@ class TestLimitsOfOtherServers:
 
 @pytest.fixture
 def proxied() -> Iterator[tuple[Keeping, BatchEmbeddings]]:
-    """Return an endpoint, and an object that reaches it through a proxy: the endpoint itself."""
+    """Yield an endpoint, and an object that uses the endpoint itself as its proxy."""
     with Keeping() as endpoint:
         wrapped = OpenAIEmbeddings(
             base_url="http://nowhere.test/v1",
@@ -188,7 +188,7 @@ def proxied() -> Iterator[tuple[Keeping, BatchEmbeddings]]:
 
 
 class TestProxy:
-    """Kind: an option of which the class makes clients, which were taken for the user's own."""
+    """Clients that the class makes for a proxy are not mistaken for the user's own."""
 
     @pytest.mark.parametrize(
         "again",
@@ -198,7 +198,7 @@ class TestProxy:
     def test_a_copy_goes_through_it_too(
         self, proxied: Any, again: Callable[[BatchEmbeddings], BatchEmbeddings]
     ) -> None:
-        """It is made again from its options."""
+        """A copy uses the proxy too, because its clients are made again from the options."""
         _, embeddings = proxied
         assert_right(embeddings.embed_numpy(["a"]), ["a"])
         assert_right(again(embeddings).embed_numpy(["b"]), ["b"])
@@ -206,7 +206,7 @@ class TestProxy:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
     def test_a_forked_process_has_connections_of_its_own(self, proxied: Any) -> None:
-        """Through the proxy, and without an error about a client that the user never gave."""
+        """A forked process has its own connections through the proxy."""
         _, embeddings = proxied
         embeddings.embed_numpy(["before"])
 
@@ -221,7 +221,7 @@ class TestProxy:
 
 
 class TestTimeout:
-    """Kind: a time-out with parts, of which only one was kept."""
+    """All parts of a time-out are kept, not only one."""
 
     @pytest.mark.parametrize(
         ("given", "seconds", "expected"),
@@ -237,17 +237,17 @@ class TestTimeout:
     def test_its_parts_are_kept(
         self, given: Any, seconds: float, expected: tuple[float, ...]
     ) -> None:
-        """Connecting may take less than reading; nothing takes more than the request may."""
+        """Each part of a time-out is kept, up to the limit of the request."""
         got = timeout_of(given, seconds)
         assert (got.connect, got.read, got.write, got.pool) == expected
 
     @pytest.mark.parametrize("given", [None, 60, 2.5])
     def test_a_number_is_for_everything(self, given: float | None) -> None:
-        """There are no parts to keep."""
+        """A time-out that is one number, or none, applies to all operations."""
         assert timeout_of(given, 30.0) == 30.0
 
     def test_requests_are_sent_with_it(self) -> None:
-        """Down to the transport."""
+        """The parts of the time-out reach the transport."""
         http = sys.modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]
         seen: list[dict[str, Any]] = []
 
@@ -263,7 +263,7 @@ class TestTimeout:
 
 
 async def token() -> str:
-    """Return what a sign-in service gives."""
+    """Return a token as a sign-in service would."""
     await asyncio.sleep(0)
     return "fresh"
 
@@ -273,10 +273,10 @@ async def token() -> str:
     reason="the lowest langchain-openai takes no key or token that is a coroutine",
 )
 class TestAsyncOnly:
-    """Kind: an object that has only async parts, while requests are sent from threads."""
+    """An object with only asynchronous parts works, although threads send the requests."""
 
     def test_azures_async_token_provider_is_run(self) -> None:
-        """Each request has its token, and no other option is needed."""
+        """Azure's asynchronous token provider is run for each request, without another option."""
         with Keeping() as endpoint:
             wrapped = AzureOpenAIEmbeddings(
                 azure_endpoint=endpoint.host,
@@ -293,14 +293,14 @@ class TestAsyncOnly:
             }
 
     def test_openais_async_key_is_run(self) -> None:
-        """In the same way."""
+        """An asynchronous API key of OpenAI's class is run for the request."""
         with Keeping() as endpoint:
             wrapped = OpenAIEmbeddings(base_url=endpoint.url, api_key=token)
             assert_right(BatchEmbeddings(wrapped).embed_numpy(["a"]), ["a"])
             assert endpoint.kept[0].headers["authorization"] == "Bearer fresh"
 
     def test_within_a_running_event_loop_too(self) -> None:
-        """A notebook has one, and its coroutines run in another."""
+        """Asynchronous keys work within a running event loop, as in a notebook."""
 
         async def main() -> None:
             with Keeping() as endpoint:
@@ -312,7 +312,7 @@ class TestAsyncOnly:
         asyncio.run(main())
 
     def test_a_token_that_cannot_be_had_is_that_error(self) -> None:
-        """Of the user's function, and not of a client that is missing."""
+        """An error of the user's token function is raised as it is."""
 
         async def fails() -> str:
             raise PermissionError("not signed in")
@@ -337,13 +337,13 @@ class TestAsyncOnly:
     def test_without_any_way_the_right_option_is_named(
         self, kind: type[OpenAIEmbeddings], options: dict[str, Any], named: str
     ) -> None:
-        """Each class has options of its own."""
+        """Without any credentials the error names the class's own option."""
         wrapped = kind.model_construct(model="m", client=None, **options)
         with pytest.raises(OptionError, match=named):
             BatchEmbeddings(wrapped)
 
     def test_a_class_with_async_methods_alone_is_used(self) -> None:
-        """Its sync methods say that they are not implemented."""
+        """A class with only asynchronous methods is used through them."""
 
         class Async(Embeddings):
             def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -364,22 +364,25 @@ class TestAsyncOnly:
 
 
 class FakeClient:
-    """Takes a client's place, as tests and tracing packages do."""
+    """A stand-in for a client, as tests and tracing packages use."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
 
     def create(self, *, input: list[str], **_: Any) -> dict[str, Any]:  # noqa: A002  # the SDK's
-        """Return a vector a text."""
+        """Return a vector for each text."""
         self.texts += input
         return {"data": [{"index": i, "embedding": [1.0, len(t)]} for i, t in enumerate(input)]}
 
 
 class TestNothingIsAssumed:
-    """Kind: an attribute that the wrapped object was thought to have."""
+    """The wrapped object need not have any particular attribute."""
 
     def test_a_client_that_is_not_the_sdks_is_asked_through_the_class(self) -> None:
-        """Its `create` may trace, count or fake."""
+        """A client that is not the SDK's is used through the class.
+
+        Its `create` may trace, count or fake.
+        """
         client = FakeClient()
         wrapped = OpenAIEmbeddings(
             api_key="k",  # type: ignore[arg-type]
@@ -419,14 +422,14 @@ class TestNothingIsAssumed:
         ],
     )
     def test_another_version_of_the_class_may_lack_an_option(self, name: str) -> None:
-        """Then it is not honoured, as there is none."""
+        """A version of the class that lacks an option still embeds."""
         with Keeping() as endpoint:
             wrapped = wrap(endpoint)
             del vars(wrapped)[name]
             assert_right(BatchEmbeddings(wrapped).embed_numpy(["a"]), ["a"])
 
     def test_attributes_may_raise_anything(self) -> None:
-        """An object that answers every question about itself with an error still embeds."""
+        """An object whose attributes raise errors still embeds."""
 
         class Odd(Embeddings):
             def __getattr__(self, name: str) -> Any:
@@ -444,7 +447,7 @@ class TestNothingIsAssumed:
 
     @pytest.mark.parametrize("form", [iter, tuple, lambda it: np.array(it, dtype=np.float16), list])
     def test_vectors_may_come_in_any_form(self, form: Callable[[Any], Any]) -> None:
-        """A generator, tuples or arrays of any float."""
+        """Vectors may come as a generator, as tuples or as arrays of any float type."""
 
         class Own(Counting):
             def embed_documents(self, texts: list[str]) -> Any:
@@ -454,26 +457,26 @@ class TestNothingIsAssumed:
 
 
 class CohereEmbeddings(BaseModel, Embeddings):
-    """Of langchain-cohere's name, a pydantic class with an option that is replaced."""
+    """A pydantic class with langchain-cohere's name and an option that is replaced."""
 
     model_config = ConfigDict(frozen=True)
     max_retries: int = 3
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return vectors."""
+        """Return a vector for each text."""
         return [[1.0] for _ in texts]
 
     def embed_query(self, text: str) -> list[float]:
-        """Return a vector."""
+        """Return the vector of the text."""
         return [float(len(text))]
 
 
 class TestWarnings:
-    """Kind: an option of the wrapped object that does not act as before, and nobody was told."""
+    """A warning names each option of the wrapped object that no longer has its effect."""
 
     @pytest.fixture
     def warned(self, caplog: pytest.LogCaptureFixture) -> Callable[[Embeddings], list[str]]:
-        """Return the warnings that wrapping an object logs."""
+        """Return a function that wraps an object and returns the warnings that this logs."""
 
         def of(wrapped: Embeddings) -> list[str]:
             caplog.clear()
@@ -484,7 +487,7 @@ class TestWarnings:
         return of
 
     def test_one_warning_names_them_all(self, warned: Callable[[Embeddings], list[str]]) -> None:
-        """With what takes their place."""
+        """One warning names all options that have no effect."""
         wrapped = OpenAIEmbeddings(
             api_key="k",  # type: ignore[arg-type]
             chunk_size=500,
@@ -509,26 +512,26 @@ class TestWarnings:
     def test_nothing_is_said_of_defaults_and_of_what_is_honoured(
         self, warned: Callable[[Embeddings], list[str]], options: dict[str, Any]
     ) -> None:
-        """A warning each time would be read by nobody."""
+        """Defaults and options that are honoured cause no warning."""
         assert warned(OpenAIEmbeddings(**{"api_key": "k", **options})) == []
 
     def test_another_class_may_have_a_proxy(
         self, warned: Callable[[Embeddings], list[str]]
     ) -> None:
-        """langchain-community's has the option of the same name."""
+        """An `openai_proxy` on another class, as in langchain-community, causes no warning."""
         wrapped = CohereEmbeddings()
         vars(wrapped)["openai_proxy"] = "http://127.0.0.1:9"
         assert warned(wrapped) == []
 
     def test_other_classes_are_named_too(self, warned: Callable[[Embeddings], list[str]]) -> None:
-        """Where pydantic tells what the user has set."""
+        """Options of other classes cause a warning too, if pydantic knows they were set."""
         assert warned(CohereEmbeddings()) == []
         [message] = warned(CohereEmbeddings(max_retries=7))
         assert "max_retries=7" in message
 
 
 class TestProgress:
-    """Kind: a bar that the wrapped object was asked for, and that never came."""
+    """A progress bar that the wrapped object's option asks for is shown."""
 
     @pytest.mark.parametrize(
         ("theirs", "ours", "shown"),
@@ -537,7 +540,7 @@ class TestProgress:
     def test_the_wrapped_objects_wish_counts_unless_there_is_one_here(
         self, capsys: pytest.CaptureFixture[str], theirs: bool, ours: bool | None, shown: bool
     ) -> None:
-        """One bar, and it counts texts."""
+        """The wrapped object's setting applies unless `show_progress` is set here."""
         with Keeping() as endpoint:
             embeddings = batch(endpoint, {"show_progress_bar": theirs}, show_progress=ours)
             embeddings.embed_documents(TEXTS)
@@ -545,7 +548,7 @@ class TestProgress:
         assert bool(capsys.readouterr().err) is shown
 
     def test_the_classes_own_bars_are_turned_off(self) -> None:
-        """One for each request would break ours up."""
+        """The class's own bars are turned off in a copy, as they would break up ours."""
         wrapped = HuggingFaceEmbeddings(show_progress=True)
         embeddings = BatchEmbeddings(wrapped)
         assert embeddings.show_progress

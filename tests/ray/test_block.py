@@ -1,4 +1,4 @@
-"""One block of a table: vectors in the right rows, nulls and errors where they belong."""
+"""In one block of a table, vectors, nulls and errors are in the right rows."""
 
 from typing import Any
 
@@ -13,21 +13,21 @@ block = pytest.importorskip("langchain_batch_embed.ray.block", reason="not insta
 
 
 class Lengths(Embeddings):
-    """A text's vector is its length, twice; some texts are refused."""
+    """Embeddings whose vector is the text's length and 1; texts with "bad" are refused."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return the vectors."""
+        """Return the vectors of the texts."""
         if any("bad" in text for text in texts):
             raise ValueError("refused")
         return [[float(len(text)), 1.0] for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
-        """Return the vector."""
+        """Return the vector of the text."""
         return self.embed_documents([text])[0]
 
 
 def make(**options: Any) -> Any:
-    """Return an embedder."""
+    """Return an embedder of blocks."""
     made = {"text_column": "text", "vector_column": "v", "error_column": "e", **options}
     made.setdefault("count", lambda _: None)
     return block.Embedder(
@@ -39,12 +39,12 @@ def make(**options: Any) -> Any:
 
 
 def table(*texts: str | None) -> Any:
-    """Return a table of these texts, with a number each."""
+    """Return a table of these texts, numbered."""
     return pa.table({"text": pa.array(texts, pa.string()), "n": list(range(len(texts)))})
 
 
 def test_vectors_are_fixed_size_float32_in_the_same_rows() -> None:
-    """And the other columns stay."""
+    """Vectors are fixed-size lists of float32 in their rows, and other columns stay."""
     done = make()(table("a", "bbb", "cc"))
     assert done.schema.field("v").type == pa.list_(pa.float32(), 2)
     assert done.column("v").to_pylist() == [[1, 1], [3, 1], [2, 1]]
@@ -53,7 +53,10 @@ def test_vectors_are_fixed_size_float32_in_the_same_rows() -> None:
 
 
 def test_a_failed_row_is_null_and_names_the_error() -> None:
-    """A null text is one of them, and one that is too long to be sent."""
+    """A failed row has a null vector and the error's name.
+
+    A null text and one that is too long fail too.
+    """
     done = make()(table("a", "bad", None, "dddd", 50 * "word "))
     assert done.column("v").to_pylist() == [[1, 1], None, None, [4, 1], None]
     assert done.column("e").to_pylist() == [
@@ -66,7 +69,7 @@ def test_a_failed_row_is_null_and_names_the_error() -> None:
 
 
 def test_a_failure_is_raised_where_that_is_asked_for() -> None:
-    """There is no column of errors then."""
+    """Without an error column a failure is raised."""
     embedder = make(error_column=None)
     assert embedder(table("a")).column_names == ["text", "n", "v"]
     with pytest.raises(PartialEmbeddingsError):
@@ -76,7 +79,10 @@ def test_a_failure_is_raised_where_that_is_asked_for() -> None:
 
 
 def test_nulls_are_no_answer_where_everything_fails() -> None:
-    """A wrong key must not fill a data set with nulls; one bad row alone may be null."""
+    """If every row fails, as with a wrong key, an error is raised instead of nulls.
+
+    A single bad row in a block may still be null.
+    """
     with pytest.raises(PartialEmbeddingsError):
         make()(table("bad", "also bad"))
     done = make()(table("bad"))
@@ -85,7 +91,7 @@ def test_nulls_are_no_answer_where_everything_fails() -> None:
 
 
 def test_a_block_without_any_vector_has_the_width_of_the_others() -> None:
-    """Blocks must have one schema."""
+    """A block without any vector has the same width as earlier ones, as blocks share a schema."""
     embedder = make()
     embedder(table("a"))
     done = embedder(table(None))
@@ -94,7 +100,7 @@ def test_a_block_without_any_vector_has_the_width_of_the_others() -> None:
 
 
 def test_each_call_is_counted() -> None:
-    """Also one in which texts failed."""
+    """Each call is counted, including one in which texts failed."""
     counted: list[Report] = []
     embedder = make(count=counted.append)
     embedder(table("a", "bb"))
@@ -104,7 +110,7 @@ def test_each_call_is_counted() -> None:
 
 
 def test_an_array_is_not_copied_into_lists() -> None:
-    """The numbers of a full block are those of the matrix."""
+    """The vectors of a full block are stored as float32."""
     done = make()(table("a", "bb"))
     values = done.column("v").combine_chunks().flatten().to_numpy()
     assert values.dtype == np.float32

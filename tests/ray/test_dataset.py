@@ -1,4 +1,4 @@
-"""`embed_dataset` on a small Ray of this machine: actors, one quota, one journal."""
+"""`embed_dataset` runs on a small local Ray, with actors, one quota and one journal."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ embed = pytest.importorskip("langchain_batch_embed.ray")
 
 pytestmark = [
     needs_server,
-    # Ray's own: files and sockets of its processes, and what it deprecates inside itself.
+    # Ray's own warnings, about files and sockets of its processes and its internal deprecations.
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -67,12 +67,12 @@ def items(count: int) -> Any:
 
 
 def test_each_row_has_its_vector(server: LocalServer, valkey: Server) -> None:
-    """As a fixed-size column of float32, with the other columns, and one report for all."""
+    """Each row has its vector and its other columns, and one report covers all actors."""
     totals = embed.Totals()
     dataset = embed.embed_dataset(
         items(2000), make(server, valkey, "rows"), batch_size=250, totals=totals
     )
-    assert server.stats()["requests"] == 0  # lazy
+    assert server.stats()["requests"] == 0  # the dataset is lazy
     rows = sorted(dataset.take_all(), key=lambda row: row["number"])
     assert [row["number"] for row in rows] == list(range(2000))
     vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
@@ -84,14 +84,14 @@ def test_each_row_has_its_vector(server: LocalServer, valkey: Server) -> None:
 
 
 def test_the_type_of_the_column(server: LocalServer, valkey: Server) -> None:
-    """What Parquet and stores get is a fixed-size list."""
+    """The vectors' column is a fixed-size list, as Parquet and stores need."""
     dataset = embed.embed_dataset(items(20), make(server, valkey, "type"), concurrency=1)
     (table,) = ray.get(dataset.repartition(1).to_arrow_refs())
     assert str(table.schema.field("embedding").type).startswith("fixed_size_list<")
 
 
 def test_a_failed_row_is_null(server: LocalServer, valkey: Server) -> None:
-    """The others have their vectors."""
+    """With `on_failure="null"` a failed row has a null vector and an error's name."""
     rows = [{"text": text} for text in ("one", None, "three", "")]
     dataset = embed.embed_dataset(
         ray_data.from_items(rows), make(server, valkey, "null"), on_failure="null"
@@ -103,7 +103,7 @@ def test_a_failed_row_is_null(server: LocalServer, valkey: Server) -> None:
 
 
 def test_a_failure_ends_the_dataset(server: LocalServer, valkey: Server) -> None:
-    """Unless null is asked for."""
+    """By default a failure ends the dataset."""
     dataset = embed.embed_dataset(
         ray_data.from_items([{"text": "one"}, {"text": ""}]), make(server, valkey, "raise")
     )
@@ -112,7 +112,10 @@ def test_a_failure_ends_the_dataset(server: LocalServer, valkey: Server) -> None
 
 
 def test_a_killed_worker_costs_only_what_was_in_flight(server: LocalServer, valkey: Server) -> None:
-    """Its block is done again, and the journal gives back what was finished."""
+    """A killed actor's block is repeated, and the journal supplies what was finished.
+
+    So at most the requests in flight are paid twice.
+    """
     server.configure(latency=0.2)
     is_killed = False
     embeddings = make(server, valkey, "killed", max_batch_size=20, max_workers=2)
@@ -140,7 +143,7 @@ def test_a_killed_worker_costs_only_what_was_in_flight(server: LocalServer, valk
     ],
 )
 def test_options_that_cannot_work_are_an_error(options: Any, message: str) -> None:
-    """At once, not in an actor."""
+    """Impossible options raise an error at once, not in an actor."""
     embeddings = BatchEmbeddings(DeterministicFakeEmbedding(size=3))
     with pytest.raises(OptionError, match=message):
         embed.embed_dataset(items(8), embeddings, **options)

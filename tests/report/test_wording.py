@@ -1,4 +1,4 @@
-"""How numbers and tables are written for people."""
+"""Numbers and tables are written for people."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from langchain_batch_embed.report import amount, duration, html_table, money, pl
     ],
 )
 def test_money_is_written_with_the_digits_that_matter(dollars: float, written: str) -> None:
-    """Cents from a dollar on, fractions of cents below."""
+    """Money has cents from a dollar on, and fractions of a cent below."""
     assert money(dollars) == written
 
 
@@ -25,7 +25,7 @@ def test_money_is_written_with_the_digits_that_matter(dollars: float, written: s
     [(0.44, "0.4 s"), (84.4, "84 s"), (600, "10 min"), (36_000, "10.0 h")],
 )
 def test_times_are_written_in_the_unit_that_reads_best(seconds: float, written: str) -> None:
-    """Seconds, minutes, or hours."""
+    """A duration is in seconds, minutes or hours."""
     assert duration(seconds) == written
 
 
@@ -34,19 +34,19 @@ def test_times_are_written_in_the_unit_that_reads_best(seconds: float, written: 
     [(0, "0"), (9_999, "9,999"), (12_345, "12k"), (999_600, "1.0M"), (1_234_567_890, "1,234.6M")],
 )
 def test_large_numbers_are_written_in_short(number: int, written: str) -> None:
-    """As much as a glance takes in."""
+    """Large numbers are abbreviated."""
     assert amount(number) == written
 
 
 def test_one_is_no_plural() -> None:
-    """And nothing is one."""
+    """One is in the singular, and zero in the plural."""
     counts = [plural(n, "text") for n in (0, 1, 2_000)]
     assert counts == ["0 texts", "1 text", "2,000 texts"]
     assert plural(2, "retry", "retries") == "2 retries"
 
 
 def test_what_a_table_shows_is_no_markup() -> None:
-    """A server's address, or a model's name, is text."""
+    """A table escapes its content, such as a server's address or a model's name."""
     table = html_table("<Report>", {"<b>": "<script>"})
     assert "&lt;script&gt;" in table
     assert not any(markup in table for markup in ("<Report>", "<b>", "<script>"))

@@ -1,4 +1,4 @@
-"""What the tests of the sending room have in common: work of any size, and servers of ten lines."""
+"""Helpers for the tests of the sending room: work of any size, and servers of ten lines."""
 
 import math
 import random
@@ -39,7 +39,7 @@ def answer(count: int, headers: Mapping[str, str] | None = None) -> Answer:
 
 
 def send_ones(texts: Sequence[str], *, timeout: float) -> Answer:  # noqa: ARG001
-    """Answer each text with ones."""
+    """Answer each text with a vector of ones."""
     return answer(len(texts))
 
 
@@ -54,7 +54,7 @@ def make_work(
     keep: Callable[..., None] = lambda rows, answer: None,  # noqa: ARG005
     makes_lists: bool = False,
 ) -> Work:
-    """Return work of texts `"0"`, `"1"`, ... of this many tokens, from row `begin` on."""
+    """Return work on texts `"0"`, `"1"`, ... of this many tokens, starting at row `begin`."""
     each = np.zeros(begin + count, dtype=np.int64)
     each[begin:] = tokens
     return Work(
@@ -81,7 +81,7 @@ def make_sender(
     tokens_per_minute: float | None = None,
     seed: int = 0,
 ) -> Sender:
-    """Return a sender to a provider that is known to take any number of requests."""
+    """Return a sender to a provider that is known to accept any number of requests."""
     draw = random.Random(seed).random
     pacer = Pacer(
         max_workers=max_workers,
@@ -97,18 +97,18 @@ def make_sender(
 
 
 def refusal(status: int, message: str = "No", **details: Any) -> StatusError:
-    """Return the error of an SDK for an answer with this status."""
+    """Return the error that an SDK raises for an answer with this status."""
     return StatusError(status, message, **details)
 
 
 @dataclass
 class FakeServer:
-    """A server that is one function.
+    """A server defined by one function.
 
     Attributes:
-        error: what comes of a request; `None`: an answer.
-        seconds: until the answer, or a function of the request.
-        requests: all that were received.
+        error: returns the error of a request, or `None` for an answer.
+        seconds: time until the answer, or a function of the request.
+        requests: all requests received so far.
     """
 
     error: Callable[[Request], Exception | None] = lambda _: None
@@ -116,13 +116,13 @@ class FakeServer:
     requests: list[Request] = field(default_factory=list)
 
     def receive(self, request: Request) -> Reply:
-        """Do what the functions say."""
+        """Return what the functions say."""
         self.requests.append(request)
         seconds = self.seconds if isinstance(self.seconds, float) else self.seconds(request)
         return Reply(after=seconds, error=self.error(request))
 
     def rows(self) -> list[int]:
-        """Return the rows that were received, as often as they were."""
+        """Return the received rows; a row that was received twice occurs twice."""
         return [row for request in self.requests for row in request.rows.tolist()]
 
 
@@ -131,11 +131,11 @@ class Rehearsal:
     """Calls of one object in simulated time.
 
     Attributes:
-        sender: decides.
-        server: answers.
-        tally: of all calls.
-        outcomes: what the callers were given.
-        queues: the calls.
+        sender: makes the decisions.
+        server: answers the requests.
+        tally: counts of all calls together.
+        outcomes: what the callers received.
+        queues: one queue for each call.
     """
 
     sender: Sender
@@ -152,7 +152,7 @@ class Rehearsal:
         return queue
 
     def run(self, *, now: float = 0.0) -> float:
-        """Send everything; return when the last input had its outcome."""
+        """Send everything and return the time at which the last input has its outcome."""
         end = rehearse(self.sender, self.queues, self.server, now=now, take=self.outcomes.append)
         for queue in self.queues:
             self.outcomes.extend(queue.outcomes)
@@ -169,7 +169,7 @@ def done(outcomes: Sequence[Outcome]) -> list[int]:
 
 
 def lost(outcomes: Sequence[Outcome]) -> dict[int, BaseException]:
-    """Return the rows that have none, in order, and why."""
+    """Return the error of each row that has no vector, in row order."""
     found = {
         row: outcome.error
         for outcome in outcomes

@@ -1,4 +1,4 @@
-"""Several deployments in simulated time: each a server of the grid, or one that hangs."""
+"""Several deployments in simulated time: each is a server of the grid, or one that hangs."""
 
 import math
 import random
@@ -26,30 +26,30 @@ MOST_TURNS = 500_000
 
 @dataclass
 class Hanging:
-    """A server that says nothing more from some moment on.
+    """A server that stops answering at some moment.
 
     Attributes:
-        server: answers until then.
-        since: when it stops, in seconds.
+        server: answers until that moment.
+        since: the moment at which it stops, in seconds.
     """
 
     server: Server
     since: float
 
     def receive(self, request: Request) -> Reply:
-        """Return the reply, if it is there in time."""
+        """Return the server's reply if it arrives in time, else one that never comes."""
         reply = self.server.receive(request)
         return reply if request.sent + reply.after < self.since else Reply(after=math.inf)
 
 
 @dataclass
 class Several:
-    """Servers by the number of the deployment, with numbers of their own for their requests.
+    """One server for each deployment; each server numbers its own requests.
 
     Attributes:
-        servers: in order.
-        answered: tokens that each has answered.
-        requests: that each has received.
+        servers: the servers, in the order of the deployments.
+        answered: tokens that each server has answered.
+        requests: the requests that each server has received.
     """
 
     servers: Sequence[Server]
@@ -57,12 +57,12 @@ class Several:
     requests: list[list[Request]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Count from 0."""
+        """Start all counts at 0."""
         self.answered = [0] * len(self.servers)
         self.requests = [[] for _ in self.servers]
 
     def receive(self, request: Request) -> Reply:
-        """Hand the request to its server."""
+        """Pass the request on to its server."""
         at, number = request.at, len(self.requests[request.at])
         own = Request(
             number=number,
@@ -124,7 +124,7 @@ def make_senders(
 
 
 def work_of(count: int, tokens: int, *, max_items: int = 2048) -> Work:
-    """Return texts of one size; nothing is really sent."""
+    """Return work on texts of one size, none of which is really sent."""
     each = np.full(count, tokens)
     return Work(
         rows=np.arange(count),
@@ -139,13 +139,13 @@ def work_of(count: int, tokens: int, *, max_items: int = 2048) -> Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What came of a call.
+    """The result of a call.
 
     Attributes:
-        seconds: that it took.
-        lost: texts without a vector, and why.
-        done: texts with one.
-        tally: what was sent.
+        seconds: duration of the call.
+        lost: the error of each text without a vector.
+        done: number of texts with a vector.
+        tally: counts of what was sent.
         several: the servers.
     """
 
@@ -157,13 +157,13 @@ class Run:
 
     @property
     def parts(self) -> Sequence[DeploymentReport]:
-        """What each deployment did."""
+        """Return the report of each deployment."""
         report = Report.of(self.tally, texts=0, unique=0, done=0, seconds=0.0, dollars=None)
         return report.deployments
 
 
 def run(sender: Sender, servers: Sequence[Server], work: Work, *, now: float = 0.0) -> Run:
-    """Make one call to its end."""
+    """Run one call to its end."""
     tally, several = Tally(), Several(servers)
     outcomes: list[Outcome] = []
     queue = sender.queue(work, tally, Hedges(), since=now)

@@ -1,4 +1,4 @@
-"""How large a batch may be, from how long answers took."""
+"""How large a batch may be, estimated from how long earlier answers took."""
 
 import math
 import random
@@ -19,7 +19,7 @@ def after(
     spread: float = 0.0,
     work: tuple[float, float] = (500, 1_000),
 ) -> AnswerTimes:
-    """Return what is known after answers of random sizes that take `base + slope * work` each."""
+    """Return the estimate after answers of random sizes that take `base + slope * work` each."""
     dice = random.Random(0)
     times = AnswerTimes()
     for _ in range(answers):
@@ -30,13 +30,13 @@ def after(
 
 
 def test_before_the_first_answer_nothing_is_known() -> None:
-    """So nothing limits the first batch."""
+    """Before the first answer the size of a batch is not limited."""
     assert AnswerTimes().work_within(1.0) == math.inf
     assert AnswerTimes().usual == 0
 
 
 def test_one_answer_is_taken_for_proportional() -> None:
-    """A batch of ten times the work may take ten times as long."""
+    """After one answer, a batch of ten times the work is expected to take ten times as long."""
     times = AnswerTimes()
     times.note(100, 1.0, 1)
     assert times.work_within(10.0) == pytest.approx(1_000)
@@ -44,13 +44,13 @@ def test_one_answer_is_taken_for_proportional() -> None:
 
 
 def test_the_part_that_does_not_grow_is_left_out_of_the_slope() -> None:
-    """Two seconds for each request and a millisecond a token: 10 s are enough for 8,000 tokens."""
+    """At 2 s a request plus 1 ms a token, 10 s are enough for 8,000 tokens."""
     times = after(100, base=2.0, slope=0.001, work=(2_000, 6_000))
     assert times.work_within(10.0) == pytest.approx(8_000, rel=0.01)
 
 
 def test_requests_in_a_line_take_their_share_each() -> None:
-    """Of four in a line each has a quarter of the time."""
+    """Each of four requests in a line may use a quarter of the time."""
     times = after(100, base=0.0, slope=0.001, number=4, work=(2_000, 6_000))
     assert times.work_within(10.0, number=4) == pytest.approx(2_500, rel=0.01)
     assert times.work_within(10.0, number=2) == pytest.approx(5_000, rel=0.01)
@@ -58,7 +58,10 @@ def test_requests_in_a_line_take_their_share_each() -> None:
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 0.85])
 def test_where_each_request_takes_long_batches_do_not_shrink(spread: float) -> None:
-    """Eight in a line, 2.5 s each whatever their size: smaller ones are answered no sooner."""
+    """Batches stay large where eight in a line take 2.5 s each whatever their size.
+
+    Smaller ones would be answered no sooner.
+    """
     dice = random.Random(1)
     times, work = AnswerTimes(), 500.0
     for _ in range(100):
@@ -70,7 +73,10 @@ def test_where_each_request_takes_long_batches_do_not_shrink(spread: float) -> N
 
 
 def test_noise_is_not_taken_for_a_slope() -> None:
-    """2.5 s for each request, now and then five times as much, whatever is in it."""
+    """Random delays that do not depend on the size of a batch rarely make batches smaller.
+
+    Each request takes 2.5 s, and now and then five times as much, whatever its size.
+    """
     held_back = 0
     for seed in range(40):
         dice = random.Random(seed)
@@ -83,7 +89,10 @@ def test_noise_is_not_taken_for_a_slope() -> None:
 
 
 def test_where_time_is_in_proportion_batches_shrink_until_they_are_in_time() -> None:
-    """A processor that takes 0.6 ms for each token, eight in a line."""
+    """Where the time is proportional to the tokens, batches shrink until they take 10 s.
+
+    A processor takes 0.6 ms a token here, with eight requests in a line.
+    """
     times, work = AnswerTimes(), 20_000.0
     for _ in range(60):
         times.note(work, 8 * 0.0006 * work, 8)
@@ -92,17 +101,20 @@ def test_where_time_is_in_proportion_batches_shrink_until_they_are_in_time() -> 
 
 
 def test_a_server_that_has_become_slower_is_noticed() -> None:
-    """Older answers are forgotten."""
+    """The estimate forgets older answers, so it follows a server that has become slower."""
     times = after(100, base=0.1, slope=0.0001, work=(2_000, 6_000))
     before = times.work_within(10.0)
     for size in (2_000.0, 4_000.0, 6_000.0) * 40:
         times.note(size, 0.1 + 0.001 * size, 1)
-    assert before > 20_000  # far beyond what was tried
+    assert before > 20_000  # far beyond any size that was tried
     assert times.work_within(10.0) == pytest.approx(9_900, rel=0.15)
 
 
 def test_a_first_answer_that_took_no_time_is_soon_forgotten() -> None:
-    """It came out of a cache, or the clock is coarse; a millisecond a token is what it takes."""
+    """A first answer that took no time has little effect after 60 answers at 1 ms a token.
+
+    Such an answer comes out of a cache, or the clock is coarse.
+    """
     times = AnswerTimes()
     times.note(1_000, 0.0, 1)
     for _ in range(60):
@@ -111,7 +123,10 @@ def test_a_first_answer_that_took_no_time_is_soon_forgotten() -> None:
 
 
 def test_one_answer_that_stalls_changes_little() -> None:
-    """It is one in thirty, and counts as four times the usual at most."""
+    """One stalled answer after a hundred others does not halve the allowed size.
+
+    It weighs as much as one in about thirty, and counts as at most four times the expected time.
+    """
     times = after(100, base=0.1, slope=0.001, work=(2_000, 6_000))
     usual = times.work_within(10.0)
     times.note(4_000, 400.0, 1)
@@ -132,7 +147,10 @@ def test_one_answer_that_stalls_changes_little() -> None:
 def test_it_is_always_a_size(
     answers: list[tuple[float, float, int]], seconds: float, number: int | None
 ) -> None:
-    """Whatever was measured: at least half of what is usual, at most 16 times the largest."""
+    """The allowed size is always between half the smallest answer and 16 times the largest.
+
+    This holds whatever was measured.
+    """
     times = AnswerTimes()
     for answer in answers:
         times.note(*answer)

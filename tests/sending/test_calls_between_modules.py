@@ -1,4 +1,4 @@
-"""How much of the code one batch goes through."""
+"""How many calls between modules one batch needs."""
 
 import sys
 import threading
@@ -14,18 +14,18 @@ from langchain_batch_embed import BatchEmbeddings
 
 PACKAGE = "langchain_batch_embed."
 MOST = 70
-"""Calls from one module of the package into another, for one batch."""
+"""The most calls from one module of the package into another that one batch may need."""
 
 RUNS = 16
 ROUNDS = 4
-"""Where the machine is busy, threads are late in each of 16 runs, but not in each of 64."""
+"""On a busy machine, threads are late in each of 16 runs, but not in each of 64."""
 
 
 class Ones(Embeddings):
-    """Vectors of ones, at once."""
+    """A model that returns vectors of ones at once."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return a vector a text."""
+        """Return one vector for each text."""
         return [[1.0, 1.0] for _ in texts]
 
     def embed_query(self, text: str) -> list[float]:  # noqa: ARG002
@@ -34,9 +34,9 @@ class Ones(Embeddings):
 
 
 def calls_for(batches: int) -> Counter[str]:
-    """Return how often each function was called from another module, for a call of this size.
+    """Return how often each function was called from another module in a call of this size.
 
-    One worker: several wake one another more or less often, as the machine has time.
+    There is one worker, because several wake one another more or less often, depending on the load.
     """
     calls: Counter[str] = Counter()
 
@@ -60,12 +60,12 @@ def calls_for(batches: int) -> Counter[str]:
 
 
 def needed_for(batches: int) -> Counter[str]:
-    """Return the calls that each of several runs made: a thread that is late adds some."""
+    """Return the calls that all runs have in common, since a late thread adds some to one run."""
     return reduce(and_, (calls_for(batches) for _ in range(RUNS)))
 
 
 def test_one_batch_takes_few_calls_between_modules() -> None:
-    """A reader who follows one batch turns the page 70 times at most."""
+    """One batch needs at most 70 calls between modules: a reader turns the page that often."""
     few, many = needed_for(10), needed_for(60)
     for _ in range(ROUNDS - 1):
         if (many.total() - few.total()) / 50 <= MOST:

@@ -1,8 +1,10 @@
-"""Threads, locks and waiting: who drives the sender in earnest."""
+"""Threads, locks and waiting: the dispatcher that drives the sender in real use."""
 
 import asyncio
+import concurrent.futures.thread
 import contextvars
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
-from langchain_batch_embed.errors import NotSentError
+from langchain_batch_embed.errors import BatchEmbeddingsError, NotSentError
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending import sender as sender_module
@@ -27,13 +29,13 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 def make_dispatcher(
     *, max_workers: int = 8, clock: Clock | None = None, **options: Any
 ) -> Dispatcher:
-    """Return a dispatcher whose clock needs no waiting."""
+    """Return a dispatcher whose clock never really waits."""
     sender = make_sender(max_workers=max_workers, **options)
     return Dispatcher(sender, max_workers=max_workers, clock=clock or FakeClock())
 
 
 def sends(respond: Callable[[Sequence[str]], object]) -> Callable[..., Answer]:
-    """Return a `send` that calls a function with the texts, and then answers with ones."""
+    """Return a `send` that calls `respond` with the texts and then answers with ones."""
 
     def send(texts: Sequence[str], *, timeout: float) -> Answer:
         del timeout
@@ -44,15 +46,15 @@ def sends(respond: Callable[[Sequence[str]], object]) -> Callable[..., Answer]:
 
 
 def call(dispatcher: Dispatcher, work: Work, **options: Any) -> list[Outcome]:
-    """Make a call to its end."""
+    """Run a call to its end."""
     return list(dispatcher.run(work, Tally(), **options))
 
 
 class TestCalls:
-    """Each caller is given the outcomes of its own call."""
+    """Each caller receives the outcomes of its own call."""
 
     def test_every_row_has_one_outcome(self) -> None:
-        """Those that are answered are done, and the others carry the provider's error."""
+        """Every row has one outcome: a vector, or the provider's error if the row was refused."""
         error = refusal(400)
 
         def respond(texts: Sequence[str]) -> None:
@@ -66,13 +68,13 @@ class TestCalls:
         assert dispatcher.sender.deployments[0].pacer.in_flight == {}
 
     def test_nothing_to_send_starts_no_thread(self) -> None:
-        """Everything was in the journal."""
+        """A call with nothing to send, because the journal had everything, starts no thread."""
         before = threading.active_count()
         assert call(make_dispatcher(), make_work(0)) == []
         assert threading.active_count() == before
 
     def test_outcomes_reach_only_the_callers_concerned(self) -> None:
-        """Twenty calls at a time, each of which gets its own rows."""
+        """With twenty calls at a time, each call receives its own rows and no others."""
         dispatcher = make_dispatcher()
 
         def one(number: int) -> list[int]:
@@ -87,7 +89,10 @@ class TestCalls:
         assert len(rows) == len(set(rows))
 
     def test_vectors_are_kept_before_the_outcome_is_seen(self) -> None:
-        """Each row's own, also where calls share a request."""
+        """`keep` has stored the vectors of a row before the caller sees the row's outcome.
+
+        A worker thread stores them, not the thread of the caller.
+        """
         kept: dict[int, int] = {}
 
         def keep(rows: Rows, part: Answer) -> None:
@@ -100,7 +105,7 @@ class TestCalls:
         assert threading.get_ident() not in kept.values()
 
     def test_vectors_that_cannot_be_kept_are_an_error_of_their_texts(self) -> None:
-        """Whatever a journal raises."""
+        """An error that `keep` raises, as a journal can, becomes the error of its texts."""
 
         def keep(rows: Rows, part: Answer) -> None:
             del part
@@ -112,7 +117,7 @@ class TestCalls:
         assert [type(error) for error in lost(outcomes).values()] == [OSError]
 
     def test_the_callers_context_is_seen_in_send(self) -> None:
-        """Traces depend on it."""
+        """`send` runs in the caller's context, as tracing needs."""
         name = contextvars.ContextVar("name", default="nobody")
         name.set("caller")
         seen = set()
@@ -121,7 +126,7 @@ class TestCalls:
         assert seen == {"caller"}
 
     def test_two_calls_share_the_quota(self) -> None:
-        """Together they take as long as one with the work of both."""
+        """Two calls that share a quota take together as long as one call with the work of both."""
         clock = FakeClock()
         dispatcher = make_dispatcher(clock=clock, tokens_per_minute=600)
         with ThreadPoolExecutor(2) as executor:
@@ -133,7 +138,7 @@ class TestCalls:
         assert clock.time >= (20 * 100 - 600) / 10 * 0.99
 
     def test_no_more_are_in_flight_than_may_be(self) -> None:
-        """With four workers, four."""
+        """With four workers, at most four requests are in flight."""
         lock, now, most = threading.Lock(), [0], [0]
 
         def respond(texts: Sequence[str]) -> None:
@@ -149,13 +154,13 @@ class TestCalls:
 
 
 class TestManySmallCalls:
-    """Calls of one text that come while all places are taken share the next request.
+    """Calls of one text that arrive while all places are taken share the next request.
 
     `test_turns.py` counts their requests in simulated time.
     """
 
     def test_from_threads(self) -> None:
-        """As a web server makes them."""
+        """Fifty calls from threads, as in a web server, need at most two requests."""
         sent: list[Sequence[str]] = []
         dispatcher = make_dispatcher(max_workers=1, clock=SYSTEM_CLOCK)
 
@@ -173,7 +178,7 @@ class TestManySmallCalls:
         assert len(sent) <= 2
 
     def test_from_one_event_loop(self) -> None:
-        """As an asynchronous server makes them; the loop is not blocked."""
+        """Fifty calls from one event loop need at most two requests, and do not block the loop."""
         sent: list[Sequence[str]] = []
         dispatcher = make_dispatcher(max_workers=1, clock=SYSTEM_CLOCK)
 
@@ -197,10 +202,10 @@ class TestManySmallCalls:
 
 
 class TestAsync:
-    """`arun` does the same without a thread that waits."""
+    """`arun` does the same as `run` without a thread that waits."""
 
     def test_the_loop_goes_on_while_it_waits(self) -> None:
-        """The answer comes only when another task has run."""
+        """The event loop runs other tasks during a call: the answers depend on one of them here."""
         go_on = threading.Event()
         work = make_work(5, max_items=1, send=sends(lambda _: go_on.wait(10)))
 
@@ -218,7 +223,7 @@ class TestAsync:
         assert done(asyncio.run(both())) == list(range(5))
 
     def test_a_cancelled_task_sends_nothing_more(self) -> None:
-        """And the object can be used again."""
+        """A cancelled task sends nothing more, and the dispatcher works for later calls."""
         dispatcher = make_dispatcher(max_workers=1)
         started, go_on, sent = threading.Event(), threading.Event(), list[str]()
 
@@ -246,7 +251,10 @@ class TestAsync:
         assert len(done(call(dispatcher, make_work(5)))) == 5
 
     def test_an_event_loop_that_was_closed_holds_up_nobody(self) -> None:
-        """What was in flight is settled without it."""
+        """A call whose event loop was closed does not hold up the next call.
+
+        Its request in flight is settled without the loop.
+        """
         dispatcher = make_dispatcher(max_workers=1)
         go_on = threading.Event()
         work = make_work(5, max_items=1, send=sends(lambda _: go_on.wait(10)))
@@ -269,10 +277,13 @@ class TestAsync:
 
 
 class TestEnding:
-    """A call can end early, and leaves the object usable."""
+    """A call can end early and leaves the dispatcher usable."""
 
     def test_a_keyboard_interrupt_while_waiting_ends_the_call(self, mocker: MockerFixture) -> None:
-        """Nothing new is sent, what is in flight is kept, and the next call works."""
+        """After a keyboard interrupt nothing new is sent, and the next call works.
+
+        The vectors of requests in flight are kept.
+        """
         go_on, kept, sent = threading.Event(), list[int](), list[str]()
         dispatcher = make_dispatcher(max_workers=2)
 
@@ -310,7 +321,7 @@ class TestEnding:
     def test_a_send_that_ends_the_thread_leaves_no_batch_without_outcome(
         self, error: BaseException
     ) -> None:
-        """Whatever is raised in a worker."""
+        """A `KeyboardInterrupt` or `SystemExit` in a worker still gives each text an outcome."""
 
         def respond(texts: Sequence[str]) -> None:
             del texts
@@ -320,7 +331,7 @@ class TestEnding:
         assert len(lost(outcomes)) == 3
 
     def test_closing_the_iterator_ends_the_call(self) -> None:
-        """Nothing new is sent for a caller who has gone."""
+        """Closing the iterator of a call stops it from sending anything new."""
         sent = list[str]()
         dispatcher = make_dispatcher(max_workers=1)
         second = threading.Event()
@@ -342,7 +353,7 @@ class TestEnding:
         assert dispatcher.sender._turns.queues == {}
 
     def test_it_can_be_cancelled_from_another_thread(self) -> None:
-        """With an event, and a `wake`."""
+        """Another thread cancels a call by setting its event and calling `wake`."""
         dispatcher, cancelled = make_dispatcher(max_workers=1), threading.Event()
         go_on, started = threading.Event(), threading.Event()
 
@@ -364,7 +375,7 @@ class TestEnding:
         go_on.set()
 
     def test_a_deadline_ends_it(self) -> None:
-        """What is in flight then is not waited for."""
+        """The deadline ends a call without waiting for the requests in flight."""
         go_on = threading.Event()
         work = make_work(10, max_items=1, send=sends(lambda _: go_on.wait(10)))
         outcomes = call(make_dispatcher(max_workers=2), work, deadline=5.0)
@@ -372,7 +383,7 @@ class TestEnding:
         assert len(lost(outcomes)) == 10
 
     def test_a_deadline_counts_from_when_the_call_began(self) -> None:
-        """Preparing the texts took time as well."""
+        """The deadline counts from the beginning of the call, including the time to prepare it."""
         clock = FakeClock()
         clock.time = 100.0
         go_on = threading.Event()
@@ -383,10 +394,10 @@ class TestEnding:
 
 
 class TestThreads:
-    """Threads are started as they are needed, and none is waited for in vain."""
+    """Threads are started as they are needed, and no call waits for one that cannot start."""
 
     def test_a_thread_that_cannot_be_started_loses_no_place(self, mocker: MockerFixture) -> None:
-        """The request is submitted again a moment later."""
+        """A request whose thread cannot be started is submitted again a moment later."""
         real, failures = ThreadPoolExecutor.submit, itertools.count()
 
         def submit(self: ThreadPoolExecutor, *arguments: Any) -> Any:
@@ -405,7 +416,10 @@ class TestThreads:
     def test_a_request_that_was_queued_all_the_same_is_sent_once(
         self, mocker: MockerFixture
     ) -> None:
-        """`submit` puts it into the queue before it fails to start a thread."""
+        """A request is sent once even if `submit` fails after it has put it into the queue.
+
+        `submit` puts a request into the queue before it tries to start a thread.
+        """
         real, failures = ThreadPoolExecutor.submit, itertools.count()
 
         def submit(self: ThreadPoolExecutor, *arguments: Any) -> Any:
@@ -423,19 +437,55 @@ class TestThreads:
         assert dispatcher.sender.deployments[0].pacer.in_flight == {}
 
     def test_without_any_thread_the_call_ends(self, mocker: MockerFixture) -> None:
-        """After some tries, and with the reason."""
+        """Where no thread can be started, the call ends after `SUBMIT_TRIES` tries.
+
+        Its errors carry the reason.
+        """
         error = RuntimeError("can't start new thread")
         submit = mocker.patch.object(ThreadPoolExecutor, "submit", side_effect=error)
         outcomes = call(make_dispatcher(), make_work(20))
         errors = lost(outcomes)
         assert len(errors) == 20
-        assert all(isinstance(e, NotSentError) and e.__cause__ is error for e in errors.values())
+        reasons = [each.__cause__ for each in errors.values() if isinstance(each, NotSentError)]
+        assert len(reasons) == 20
+        assert all("max_workers" in str(each) for each in reasons)
+        assert {each.__cause__ for each in reasons if each is not None} == {error}
         assert submit.call_count == SUBMIT_TRIES
+
+    def test_at_the_end_of_python_the_call_ends_at_once(self, mocker: MockerFixture) -> None:
+        """Where Python is exiting and refuses every thread, the call ends after the first try."""
+        refused = RuntimeError("cannot schedule new futures after interpreter shutdown")
+        mocker.patch.object(ThreadPoolExecutor, "submit", side_effect=refused)
+        mocker.patch.object(concurrent.futures.thread, "_shutdown", new=True)
+        real = threading.Thread.start
+
+        def begin(self: threading.Thread) -> None:
+            if self.name == "batch-embed-late":
+                raise RuntimeError("can't create new thread at interpreter shutdown")
+            real(self)
+
+        mocker.patch.object(threading.Thread, "start", begin)
+        clock = FakeClock()
+        errors = lost(call(make_dispatcher(clock=clock), make_work(20)))
+        assert len(errors) == 20
+        assert all("Python is exiting" in str(each.__cause__) for each in errors.values())
+        assert clock.waits == []
+
+    def test_where_no_thread_runs_any_more_a_call_is_an_error(self, mocker: MockerFixture) -> None:
+        """A call while Python is exiting is an error at once, even if the lock is never free again.
+
+        A thread that Python has stopped may hold the lock.
+        """
+        dispatcher = make_dispatcher()
+        mocker.patch.object(sys, "is_finalizing", return_value=True)
+        mocker.patch.object(dispatcher, "lock", None)  # fails where it is taken
+        with pytest.raises(BatchEmbeddingsError, match="Python is exiting"):
+            call(dispatcher, make_work(5))
 
     def test_a_timekeeper_that_cannot_be_started_is_an_error_of_the_call(
         self, mocker: MockerFixture
     ) -> None:
-        """And the next call tries again."""
+        """A timekeeper that cannot be started fails the call, and the next call tries again."""
         dispatcher = make_dispatcher()
         mocker.patch.object(threading.Thread, "start", side_effect=RuntimeError("no thread"))
         with pytest.raises(RuntimeError, match="no thread"):
@@ -444,7 +494,7 @@ class TestThreads:
         assert len(done(call(dispatcher, make_work(5)))) == 5
 
     def test_the_timekeeper_ends_with_the_last_call(self) -> None:
-        """An idle object costs no processor time."""
+        """The timekeeper ends with the last call, so an idle object costs no processor time."""
         dispatcher = make_dispatcher()
         call(dispatcher, make_work(5))
         wait_until(lambda: dispatcher._timekeeper is None)
@@ -452,7 +502,7 @@ class TestThreads:
     def test_a_mistake_of_ours_ends_the_call(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It makes no caller wait."""
+        """A bug in this package ends the call with errors, and no caller waits forever."""
 
         def fail(*_: object, **__: object) -> None:
             raise ZeroDivisionError
@@ -461,4 +511,4 @@ class TestThreads:
         outcomes = call(make_dispatcher(), make_work(20, max_items=5))
         assert {type(outcome) for outcome in outcomes} == {Lost}
         assert len(lost(outcomes)) == 20
-        assert "A mistake of this package" in caplog.text
+        assert "A bug in langchain_batch_embed" in caplog.text

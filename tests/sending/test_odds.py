@@ -10,7 +10,7 @@ from langchain_batch_embed.sending.odds import ASSUMED, LEAST, NO_ANSWER, Odds, 
 
 
 def odds_after(events: str) -> Odds:
-    """Return odds after requests: answered (`.`), failed (`F`) or under way (` `)."""
+    """Return odds after requests that were answered (`.`), failed (`F`) or are in flight (` `)."""
     odds = Odds()
     for event in events:
         place = odds.sent()
@@ -22,26 +22,29 @@ def odds_after(events: str) -> Odds:
 
 
 def weight(odds: Odds, at: int, *, unknown: float = 0.0, is_error: bool = False) -> float:
-    """Return what the failure counts for of the request number `at`, from 1."""
+    """Return the weight of the failure of request number `at`, counted from 1."""
     (found,) = evidence([Place(odds, at - 1)], unknown=unknown, is_error=is_error)
     return found
 
 
 class TestEvidence:
-    """The fewer requests of others fail around it, the more a failure says of the texts."""
+    """A failure says more about the texts if fewer of the requests around it fail."""
 
     def test_among_answers_it_counts_in_full(self) -> None:
-        """Once in 100 times a server that fails nobody else fails it by chance."""
+        """A failure among answers counts in full.
+
+        A server that fails no other request fails one by chance once in 100 times.
+        """
         odds = odds_after("." * 300 + "F" + "." * 8)
         assert weight(odds, 301) == pytest.approx(-math.log10(LEAST))
 
     def test_in_an_outage_it_says_nothing(self) -> None:
-        """Nobody was answered around it, before or after."""
+        """A failure in an outage, with no answers around it, counts only `NO_ANSWER`."""
         odds = odds_after("." * 50 + "F" * 20 + "." * 50)
         assert weight(odds, 60) == NO_ANSWER
 
     def test_the_first_failure_of_an_outage_says_little(self) -> None:
-        """What came after it shows what it was."""
+        """The first failure of an outage loses its weight once the failures after it are known."""
         odds = odds_after("." * 50 + "F")
         before = weight(odds, 51)
         for _ in range(8):
@@ -50,36 +53,51 @@ class TestEvidence:
 
     @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
     def test_it_counts_for_as_much_as_chance_explains(self, share: float) -> None:
-        """At a server that fails this share at random, for about its logarithm."""
+        """A failure counts for about the logarithm of the share that the server fails at random."""
         every = round(1 / share)
         odds = odds_after("".join("F" if i % every == 0 else "." for i in range(400)))
         assert weight(odds, 201) <= -math.log10(share) * 1.2
 
     def test_answers_to_what_was_sent_before_an_outage_are_none_in_it(self) -> None:
-        """A server that refuses what is new still answers what is in its line."""
+        """Answers to requests sent before an outage do not raise the weight of a failure within it.
+
+        A server that refuses new requests still answers those in its line.
+        """
         odds = odds_after("." * 50 + " " * 100 + "F" * 20)
         for place in range(50, 150):
             Place(odds, place).answered()
         assert weight(odds, 160) == NO_ANSWER
 
     def test_with_nobody_around_it_counts_for_what_the_caller_says(self) -> None:
-        """Its own failure is no sign of the server's state."""
+        """A failure with no other request around it counts for `unknown`, as the caller says.
+
+        Its own failure is no sign of the server's state.
+        """
         odds = odds_after("F")
         assert weight(odds, 1, unknown=0.7) == 0.7
 
     def test_at_a_new_server_it_is_not_sure(self) -> None:
-        """One answer does not show that it fails one request in 100."""
+        """At a new server a failure counts less than in full.
+
+        One answer does not show that the server fails only one request in 100.
+        """
         assert weight(odds_after(".F."), 2) < -math.log10(1 / (ASSUMED + 3)) + 1e-9
 
     def test_a_failure_that_was_a_texts_own_is_none_of_the_servers(self) -> None:
-        """It is taken back when the text is given up."""
+        """A failure explained by its text no longer counts as a failure of the server.
+
+        It is taken back when the text is given up.
+        """
         odds = odds_after("." * 20 + "F" + "." * 4 + "F" + "." * 20)
         before = weight(odds, 26)
         Place(odds, 20).explained()
         assert weight(odds, 26) > before
 
     def test_errors_that_do_not_pass_are_no_chance(self) -> None:
-        """Half of the requests fail, and none recovers: so these failures are of their texts."""
+        """Failures count over three times as much if no failed request recovers on a retry.
+
+        Half of the requests fail, so without retries these failures could be chance.
+        """
         odds = odds_after(".F" * 20)
         before = weight(odds, 20, is_error=True)
         for _ in range(20):
@@ -88,7 +106,10 @@ class TestEvidence:
         assert weight(odds, 20, is_error=False) == before
 
     def test_errors_that_pass_are_chance(self) -> None:
-        """Half of them recover, as half of all requests are answered."""
+        """Failures still count as chance if half of them recover when they are retried.
+
+        Half of all requests are answered as well.
+        """
         odds = odds_after(".F" * 20)
         before = weight(odds, 20, is_error=True)
         for turn in range(40):
@@ -99,7 +120,7 @@ class TestEvidence:
     def test_it_is_never_negative_and_never_above_the_most(
         self, events: str, data: st.DataObject
     ) -> None:
-        """Whatever happened."""
+        """The weight of a failure is always above 0 and at most `-log10(LEAST)`."""
         odds = odds_after(events)
         at = data.draw(st.integers(1, len(events)))
         assert 0 < weight(odds, at, unknown=NO_ANSWER) <= -math.log10(LEAST)

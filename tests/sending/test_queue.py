@@ -1,4 +1,4 @@
-"""One call's batches: which is sent next, and what becomes of each."""
+"""The batches of one call: which is sent next, and what becomes of each."""
 
 import math
 from collections.abc import Callable
@@ -30,12 +30,12 @@ from tests.sending.calls import (
 
 
 def make_queue(work: Work, sender: Sender | None = None) -> Queue:
-    """Return a queue that nobody drives."""
+    """Return a queue without a dispatcher."""
     return (sender or make_sender()).queue(work, Tally(), Hedges())
 
 
 def cut(queue: Queue, now: float = 0.0) -> list[Batch]:
-    """Take all that can be sent."""
+    """Take all batches that can be sent."""
     batches = []
     while (batch := queue.peek(queue.deployments[0], now)) is not None:
         queue.take(batch, queue.deployments[0], now)
@@ -44,15 +44,15 @@ def cut(queue: Queue, now: float = 0.0) -> list[Batch]:
 
 
 def holds(*rows: int) -> Callable[[Request], bool]:
-    """Tell of a request whether it holds one of the rows."""
+    """Return a function that returns whether a request holds one of the rows."""
     return lambda request: bool(np.isin(rows, request.rows).any())
 
 
 class TestTaking:
-    """What is taken is what `peek` returned."""
+    """The batch that is taken is the one that `peek` returned."""
 
     def test_what_could_not_be_submitted_is_first_again(self) -> None:
-        """Its place in the order is kept."""
+        """A batch that could not be submitted is the next one again."""
         queue = make_queue(make_work(100, max_items=10))
         first = queue.peek(queue.deployments[0], 0)
         assert first is not None
@@ -62,7 +62,7 @@ class TestTaking:
         assert queue.in_flight == {}
 
     def test_looking_changes_nothing(self) -> None:
-        """Asked twice, it returns the same batch."""
+        """`peek` changes nothing: called twice, it returns the same batch."""
         queue = make_queue(make_work(100, max_items=10))
         assert queue.peek(queue.deployments[0], 0) is queue.peek(queue.deployments[0], 0)
         assert queue.left() == sum(batch.work for batch in cut(queue))
@@ -70,7 +70,7 @@ class TestTaking:
 
 
 class TestHandingOver:
-    """A caller who makes lists holds the interpreter's lock."""
+    """A caller that makes lists holds the interpreter's lock while it does so."""
 
     def queue(self, *, makes_lists: bool) -> Queue:
         """Return a queue with two outcomes and three batches in flight."""
@@ -84,32 +84,38 @@ class TestHandingOver:
         return queue
 
     def test_outcomes_wait_while_answers_make_room_for_further_requests(self) -> None:
-        """Sending comes before lists."""
+        """Outcomes wait while answers make room for further requests: sending comes first."""
         assert not self.queue(makes_lists=True).hands_over()
 
     def test_a_caller_who_makes_no_lists_gets_them_at_once(self) -> None:
-        """Arrays, prefetches and stores take what is there."""
+        """A caller that makes no lists receives its outcomes at once.
+
+        Arrays, prefetches and stores take what has arrived.
+        """
         assert self.queue(makes_lists=False).hands_over()
 
     def test_no_more_of_them_wait_than_requests_are_in_flight(self) -> None:
-        """The last answers leave time enough for lists."""
+        """Outcomes are handed over once they outnumber the requests in flight.
+
+        The last answers leave enough time for lists.
+        """
         queue = self.queue(makes_lists=True)
         queue.in_flight.popitem()
         queue.in_flight.popitem()
         assert queue.hands_over()
 
     def test_they_do_not_wait_for_the_quota(self) -> None:
-        """While the quota refills there is time for lists."""
+        """Outcomes are handed over while the call waits for quota, as there is time for lists."""
         queue = self.queue(makes_lists=True)
         queue.waits_for_answers = False
         assert queue.hands_over()
 
 
 class TestThrottled:
-    """A rate limit is the server's state, and no fault of a batch."""
+    """A rate-limit refusal reflects the server's state and is no fault of a batch."""
 
     def test_refusals_for_the_rate_use_up_no_retries(self) -> None:
-        """Fifty of them, where not one retry is allowed."""
+        """Fifty rate-limit refusals do not fail a text, even where no retry is allowed."""
         throttles = iter([refusal(429)] * 50)
         server = FakeServer(error=lambda _: next(throttles, None))
         rehearsal = Rehearsal(make_sender(max_retries=0), server)
@@ -119,7 +125,7 @@ class TestThrottled:
         assert rehearsal.tally.throttled == 50
 
     def test_a_batch_above_the_whole_quota_is_cut(self) -> None:
-        """Refused alone after every pause, it is larger than what the quota can save up."""
+        """A batch larger than the whole quota is cut once it is refused alone after every pause."""
         server = FakeServer(
             error=lambda request: refusal(429) if request.tokens > 300 else None, seconds=0.1
         )
@@ -131,8 +137,11 @@ class TestThrottled:
     def test_a_batch_little_larger_than_one_that_got_through_is_not_cut_at_once(
         self, mocker: MockerFixture
     ) -> None:
-        """Refused three times, it came too early: nothing is learnt of its size."""
-        # As long as nobody knows what is counted.
+        """A batch slightly larger than an answered one is sent whole again after three refusals.
+
+        It came too early, so no limit is learnt from its size.
+        """
+        # This rule holds while it is unknown whether the quota counts requests or tokens.
         mocker.patch.object(BatchSizes, "are_for_requests", new=False)
         sizes = [10, 12]
         throttles = iter([refusal(429)] * 3)
@@ -155,7 +164,7 @@ class TestRefused:
     @settings(deadline=None)
     @given(bad=st.sets(st.integers(0, 99), max_size=10))
     def test_a_bad_text_costs_only_itself(self, bad: set[int]) -> None:
-        """However many there are, and wherever they stand."""
+        """Each bad text fails alone, however many there are and wherever they stand."""
         server = FakeServer(error=lambda request: refusal(400) if holds(*bad)(request) else None)
         rehearsal = Rehearsal(make_sender(), server)
         rehearsal.add(make_work(100))
@@ -164,7 +173,7 @@ class TestRefused:
         assert done(rehearsal.outcomes) == sorted(set(range(100)) - bad)
 
     def test_a_refusal_that_names_the_text_is_believed(self) -> None:
-        """`input[40]` costs two more requests, not as many as halving would."""
+        """A refusal that names `input[40]` costs two more requests, fewer than halving would."""
 
         def error(request: Request) -> Exception | None:
             place = np.flatnonzero(request.rows == 40)
@@ -180,7 +189,7 @@ class TestRefused:
         assert len(server.requests) == 4
 
     def test_the_providers_own_error_is_the_cause(self) -> None:
-        """It is handed on as it was raised."""
+        """A refused text carries the very error that the provider raised."""
         error = refusal(400)
         rehearsal = Rehearsal(
             make_sender(), FakeServer(error=lambda request: error if 3 in request.rows else None)
@@ -191,11 +200,11 @@ class TestRefused:
 
 
 class TestFailed:
-    """What can pass is tried again, as often as the user allows."""
+    """A failure that can pass is retried as often as the user allows."""
 
     @pytest.mark.parametrize("error", [refusal(500), ConnectionError(), refusal(503)])
     def test_an_error_that_passes_costs_a_retry(self, error: Exception) -> None:
-        """The batch is sent again as it was."""
+        """After a temporary error the same batch is sent again, which counts as one retry."""
         errors = iter([error])
         server = FakeServer(error=lambda _: next(errors, None))
         rehearsal = Rehearsal(make_sender(), server)
@@ -210,7 +219,10 @@ class TestFailed:
     def test_a_text_that_takes_the_server_down_costs_only_itself(
         self, status: int, max_retries: int
     ) -> None:
-        """While others are answered it is found by halving, and then given up."""
+        """A text that makes the server fail is found by halving and fails alone.
+
+        This holds with any number of `max_retries`, while others are answered.
+        """
         server = FakeServer(error=lambda request: refusal(status) if 70 in request.rows else None)
         rehearsal = Rehearsal(make_sender(max_retries=max_retries), server)
         rehearsal.add(make_work(200, max_items=50))
@@ -219,7 +231,7 @@ class TestFailed:
         assert len(done(rehearsal.outcomes)) == 199
 
     def test_a_text_alone_is_tried_a_few_times(self) -> None:
-        """An error 500 that stays is about the text, if all others are answered."""
+        """A text that gets an error 500 while all others are answered is tried 9 times at most."""
         server = FakeServer(error=lambda request: refusal(500) if 7 in request.rows else None)
         rehearsal = Rehearsal(make_sender(max_workers=1, max_retries=50), server)
         rehearsal.add(make_work(10, max_items=1))
@@ -228,7 +240,7 @@ class TestFailed:
         assert server.rows().count(7) <= 9
 
     def test_an_answer_that_is_wrong_each_time_is_not_asked_for_for_ever(self) -> None:
-        """The server breaks one text's vector, however often it is asked."""
+        """A text whose vector the server always breaks is given up with a `ResponseError`."""
         server = FakeServer(
             error=lambda request: ResponseError("not finite") if 5 in request.rows else None
         )
@@ -240,7 +252,7 @@ class TestFailed:
         assert isinstance(error, ResponseError)
 
     def test_what_is_not_answered_in_time_is_sent_in_parts(self) -> None:
-        """A slow server answers smaller batches, and the texts are all right."""
+        """Batches that a slow server does not answer in time are sent in parts; no text fails."""
         server = FakeServer(seconds=lambda request: 0.1 * len(request.rows))
         rehearsal = Rehearsal(make_sender(timeout=5.0), server)
         rehearsal.add(make_work(1000, max_items=200))
@@ -249,10 +261,13 @@ class TestFailed:
 
 
 class TestGivingUp:
-    """What ends a call early, and what its texts carry."""
+    """What ends a call early, and which errors its texts carry then."""
 
     def test_a_deadline_gives_up_everything_that_is_not_done(self) -> None:
-        """In flight or not, each text says which deadline passed; what is done is handed over."""
+        """A deadline fails every unfinished text, in flight or not, with the deadline that passed.
+
+        Vectors that have arrived are handed over.
+        """
         server = FakeServer(seconds=lambda request: 1.0 if 0 in request.rows else 50.0)
         rehearsal = Rehearsal(make_sender(max_workers=2), server)
         rehearsal.add(make_work(50, max_items=10), deadline=10)
@@ -263,7 +278,7 @@ class TestGivingUp:
         assert all(isinstance(e, DeadlineError) and e.deadline == 10 for e in errors.values())
 
     def test_no_request_is_given_more_time_than_the_call_has(self) -> None:
-        """Its time-out ends with the deadline."""
+        """The time-out of a request ends with the deadline of its call."""
         server = FakeServer(seconds=100.0)
         rehearsal = Rehearsal(make_sender(), server)
         rehearsal.add(make_work(1), deadline=10)
@@ -271,7 +286,10 @@ class TestGivingUp:
         assert [request.timeout for request in server.requests] == [10]
 
     def test_what_was_tried_carries_its_error_and_what_was_not_says_so(self) -> None:
-        """`NotSentError` is chained from what ended the call."""
+        """When a call ends, a text that was tried carries its own error, others a `NotSentError`.
+
+        `NotSentError` is chained from the error that ended the call.
+        """
         queue = make_queue(make_work(30, max_items=10))
         first = queue.peek(queue.deployments[0], 0)
         assert first is not None
@@ -287,7 +305,10 @@ class TestGivingUp:
         assert queue.open == 0
 
     def test_what_is_in_flight_may_still_be_answered(self) -> None:
-        """It is paid for, so its vectors are not thrown away."""
+        """A request in flight when the call is given up may still deliver its vectors.
+
+        They are paid for, so they are not thrown away.
+        """
         queue = make_queue(make_work(30, max_items=10))
         first = queue.peek(queue.deployments[0], 0)
         assert first is not None
@@ -299,7 +320,7 @@ class TestGivingUp:
         assert queue.open == 0
 
     def test_an_answer_after_the_end_changes_nothing(self) -> None:
-        """Abandoned at the deadline, a batch has its outcome already."""
+        """An answer to a batch that was abandoned at the deadline adds no second outcome."""
         queue = make_queue(make_work(10))
         batch = queue.peek(queue.deployments[0], 0)
         assert batch is not None
@@ -314,7 +335,10 @@ class TestStragglers:
     """The last requests of a call are sent a second time if they are late."""
 
     def test_none_while_there_is_something_else_to_send(self) -> None:
-        """A place is better used for what was never sent."""
+        """No copy of a late request is sent while the call has texts that were never sent.
+
+        A free place is better used for those.
+        """
         queue = make_queue(make_work(100, max_items=10))
         queue.hedges.allow(1e9)
         first = queue.peek(queue.deployments[0], 0)
@@ -324,7 +348,7 @@ class TestStragglers:
         assert queue.straggler(100) == (None, math.inf)
 
     def test_the_one_that_is_late_is_found(self) -> None:
-        """And before that, the seconds until it is."""
+        """`straggler` returns the late batch, or before that the seconds until it is late."""
         queue = make_queue(make_work(100, max_items=50))
         queue.hedges.allow(1e9)
         first, second = cut(queue)
@@ -335,7 +359,10 @@ class TestStragglers:
         assert queue.straggler(1.0 + delay) == (second, 0.0)
 
     def test_one_copy_that_fails_is_no_failure(self) -> None:
-        """The other one may still be answered, so nothing is sent a third time."""
+        """If one of two copies fails, the batch stays in flight until the other one is answered.
+
+        Nothing is sent a third time.
+        """
         queue = make_queue(make_work(10))
         batch = queue.peek(queue.deployments[0], 0)
         assert batch is not None

@@ -1,4 +1,4 @@
-"""Sending in simulated time: hours pass in milliseconds, and nothing is left out."""
+"""Sending in simulated time: hours pass in milliseconds, and no decision is left out."""
 
 import math
 
@@ -11,7 +11,7 @@ from tests.simulated.server import SimulatedServer
 
 
 def test_the_end_is_when_the_last_answer_comes() -> None:
-    """40 requests of an hour, 8 at a time, take 5 hours."""
+    """A rehearsal ends at the last answer: 40 requests of an hour, 8 at a time, take 5 hours."""
     rehearsal = Rehearsal(make_sender(timeout=math.inf), FakeServer(seconds=3600.0))
     rehearsal.add(make_work(40, max_items=1))
     assert rehearsal.run() == 5 * 3600
@@ -19,14 +19,14 @@ def test_the_end_is_when_the_last_answer_comes() -> None:
 
 
 def test_it_begins_at_the_time_that_it_is_told() -> None:
-    """A second call goes on where the first one has ended."""
+    """A rehearsal begins at the given time, so a second call can go on where the first ended."""
     rehearsal = Rehearsal(make_sender(), FakeServer(seconds=1.0))
     rehearsal.add(make_work(1), now=500)
     assert rehearsal.run(now=500) == 501
 
 
 def test_requests_come_in_order_with_what_is_in_them() -> None:
-    """Numbers and times rise, and the amounts are those of the rows."""
+    """Requests have rising numbers and times, and the token counts of their rows."""
     server = FakeServer(seconds=lambda request: 0.1 + request.number % 3)
     rehearsal = Rehearsal(make_sender(), server)
     rehearsal.add(make_work(100, max_items=7, tokens=range(1, 101)))
@@ -41,7 +41,7 @@ def test_requests_come_in_order_with_what_is_in_them() -> None:
 
 
 def test_an_answer_after_the_timeout_is_a_timeout() -> None:
-    """The client gives up at `sent + timeout`, and sends it again."""
+    """The client gives up a request at `sent + timeout` and sends it again."""
     server = FakeServer(seconds=lambda request: 0.5 if request.number else 100.0)
     rehearsal = Rehearsal(make_sender(timeout=10.0), server)
     rehearsal.add(make_work(1))
@@ -50,7 +50,7 @@ def test_an_answer_after_the_timeout_is_a_timeout() -> None:
 
 
 def test_what_never_comes_is_an_error() -> None:
-    """A rehearsal without an end would be a mistake of ours, and must not hang."""
+    """A rehearsal that waits for an answer that never comes raises an error and does not hang."""
 
     class Silent:
         def receive(self, request: Request) -> Reply:
@@ -64,7 +64,7 @@ def test_what_never_comes_is_an_error() -> None:
 
 
 def test_the_same_luck_gives_the_same_end() -> None:
-    """Randomness is handed in, so two runs with the same seeds are equal."""
+    """Two rehearsals with the same seeds are equal, because all randomness is passed in."""
     cell = Cell(tokens_per_minute=1_000_000, limiter_seconds=3.0, says="nothing", latency=0.05)
 
     def run() -> tuple[float, int]:
@@ -77,7 +77,7 @@ def test_the_same_luck_gives_the_same_end() -> None:
 
 
 def test_errors_are_handled_as_in_earnest() -> None:
-    """The sender decides, here as with threads: the one bad text is found."""
+    """A rehearsal handles errors as real sending does: the sender finds the one bad text."""
     server = SimulatedServer(Cell(refused_rows=frozenset({17})))
     rehearsal = Rehearsal(make_sender(), server)
     rehearsal.add(make_work(200))

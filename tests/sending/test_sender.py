@@ -1,4 +1,4 @@
-"""All calls of one object at one server, in simulated time."""
+"""All calls of one object to one server, in simulated time."""
 
 import itertools
 import math
@@ -36,25 +36,25 @@ SPENT = refusal(429, "You exceeded your current quota", code="insufficient_quota
 
 
 def refuses_between(start: float, end: float) -> Callable[[Request], Exception | None]:
-    """Return what refuses all requests that are sent in this time."""
+    """Return a function that refuses every request sent between `start` and `end`."""
     return lambda request: refusal(403) if start <= request.sent < end else None
 
 
 def is_canary(request: Request) -> bool:
-    """Tell whether a request holds no text of the caller's."""
+    """Return whether a request holds none of the caller's texts."""
     return not request.rows.size
 
 
 @dataclass
 class Misfortunes:
-    """A server that does whatever its dice say to each request, and gets better in the end.
+    """A server that treats each request at random and recovers in the end.
 
     Attributes:
-        seed: of the dice.
+        seed: seed of the random numbers.
         bad: a request that holds one of these rows is always refused.
-        kinds: the errors that it draws from.
-        share: of requests that meet one.
-        lasts: requests after which there are no more of them.
+        kinds: the errors to draw from.
+        share: share of the requests that get an error.
+        lasts: number of requests after which the random errors end.
         answered: rows that were answered.
     """
 
@@ -66,11 +66,11 @@ class Misfortunes:
     answered: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """Throw the dice for the first time."""
+        """Create the random number generator."""
         self._dice = random.Random(self.seed)
 
     def receive(self, request: Request) -> Reply:
-        """Draw what comes of it."""
+        """Draw the reply to a request."""
         after = self._dice.choice([0.001, 0.1, 0.1, 1.0, 20.0])
         unlucky = self._dice.random() < self.share and request.number < self.lasts
         if self.kinds and unlucky:
@@ -130,7 +130,7 @@ class TestEveryRunEnds:
         hedge: bool,
         deadline: float | None,
     ) -> None:
-        """And in bounded time: a vector for each row that was answered, else an error."""
+        """Every call ends in bounded time with one outcome a row; only answered rows are done."""
         server = Misfortunes(seed=seed, bad=bad, kinds=kinds, share=share)
         sender = make_sender(
             max_workers=max_workers,
@@ -168,9 +168,9 @@ class TestEveryRunEnds:
     def test_no_text_fails_for_the_servers_state(
         self, seed: int, luck: tuple[list[str], float], count: int, max_items: int
     ) -> None:
-        """Refused for the rate, timed out or not reached now and then, every text is done.
+        """Occasional rate limits, time-outs and lost connections fail no text.
 
-        The server has answered before: one that never did is given up after seconds.
+        The server has answered before; one that never did is given up after seconds.
         """
         kinds, share = luck
         sender = make_sender(timeout=30.0, max_retries=8, seed=seed)
@@ -185,7 +185,7 @@ class TestEveryRunEnds:
 
     @pytest.mark.parametrize("cell", sample(24, seed=11), ids=lambda cell: cell.name)
     def test_at_servers_of_all_kinds(self, cell: Cell) -> None:
-        """A row that is refused alone is lost, and no other one."""
+        """At servers of all kinds, exactly the rows that are refused alone are lost."""
         server = SimulatedServer(cell, seed=1)
         sender = make_sender(max_workers=64, is_known=False, max_retries=8, hedge=True)
         rehearsal = Rehearsal(sender, server)
@@ -196,10 +196,13 @@ class TestEveryRunEnds:
 
 
 class TestCanary:
-    """A request of one word finds out whether it is the texts that are refused, or everything."""
+    """A request of one word shows whether the server refuses certain texts or everything."""
 
     def test_a_server_that_refuses_everything_is_asked_a_few_times(self) -> None:
-        """Not once for each text; all carry the refusal, or say that they were not sent."""
+        """A server that refuses everything receives a few requests and one canary.
+
+        All texts carry the refusal or a `NotSentError` caused by it.
+        """
         server = FakeServer(error=lambda _: refusal(400))
         rehearsal = Rehearsal(make_sender(), server)
         rehearsal.add(make_work(10_000, max_items=100))
@@ -213,7 +216,7 @@ class TestCanary:
             assert getattr(cause, "status_code", None) == 400
 
     def test_bad_texts_are_found_where_the_canary_passes(self) -> None:
-        """Half of all texts are bad, and each costs only itself."""
+        """Where the canary passes, each bad text fails alone, even if half of all texts are bad."""
         server = FakeServer(
             error=lambda request: refusal(400) if (request.rows % 2).any() else None
         )
@@ -225,7 +228,7 @@ class TestCanary:
 
     @pytest.mark.parametrize("status", [401, 402, 403, 404, 405])
     def test_a_wrong_key_or_address_ends_the_call_at_once(self, status: int) -> None:
-        """After what was sent before the first answer, and one canary."""
+        """A wrong key or address ends the call after the first requests and one canary."""
         server = FakeServer(error=lambda _: refusal(status))
         rehearsal = Rehearsal(make_sender(max_workers=4), server)
         rehearsal.add(make_work(100, max_items=1))
@@ -235,7 +238,7 @@ class TestCanary:
         assert {getattr(error, "status_code", None) for error in errors} == {status}
 
     def test_a_firewall_that_dislikes_one_text_does_not_end_the_call(self) -> None:
-        """403 for one text, while others are answered."""
+        """A 403 for one text while others are answered fails only that text."""
         server = FakeServer(error=lambda request: refusal(403) if 7 in request.rows else None)
         rehearsal = Rehearsal(make_sender(), server)
         rehearsal.add(make_work(100, max_items=10))
@@ -243,7 +246,10 @@ class TestCanary:
         assert list(lost(rehearsal.outcomes)) == [7]
 
     def test_a_text_that_takes_the_server_down_alone_is_found(self) -> None:
-        """Nothing else is sent that could tell, so the canary does."""
+        """A single text that makes the server fail is found to be bad, because the canary passes.
+
+        The call has no other request that could show it.
+        """
         server = FakeServer(error=lambda request: None if is_canary(request) else refusal(500))
         rehearsal = Rehearsal(make_sender(), server)
         rehearsal.add(make_work(1))
@@ -252,7 +258,7 @@ class TestCanary:
 
 
 class TestWordsOfTexts:
-    """What a server quotes of a text, or seems to, ends nothing and teaches nothing for good."""
+    """Words in a refusal that may be quoted from a text end no call and set no lasting limit."""
 
     @pytest.mark.parametrize(
         "words",
@@ -265,7 +271,10 @@ class TestWordsOfTexts:
         ],
     )
     def test_a_text_that_is_quoted_beyond_recognition_costs_only_itself(self, words: str) -> None:
-        """The canary passes, so it is the text; and later requests are as large as before."""
+        """A text quoted in an error message that looks like another error fails alone.
+
+        The canary passes, so the text is the cause, and later requests are as large as before.
+        """
         bad = [777]
 
         def error(request: Request) -> Exception | None:
@@ -293,7 +302,10 @@ class TestWordsOfTexts:
     def test_a_refusal_of_everything_is_confirmed_by_the_canary(
         self, message: str, answers: int
     ) -> None:
-        """One request more than were in flight, also where others were answered before."""
+        """A refusal of everything is confirmed with one request more than were in flight.
+
+        This also holds if other requests were answered before.
+        """
         error = refusal(400, message)
         server = FakeServer(error=lambda request: error if request.number >= answers else None)
         rehearsal = Rehearsal(make_sender(max_workers=4), server)
@@ -307,7 +319,10 @@ class TestWordsOfTexts:
     def test_whatever_the_words_it_ends_after_a_handful_of_requests(
         self, status: int, max_items: int
     ) -> None:
-        """A wrong option that the server names in no way that is known."""
+        """A refusal of everything in unknown words ends the call within 100 requests.
+
+        An example is a wrong option.
+        """
         server = FakeServer(error=lambda _: refusal(status, "extra inputs are not permitted: x"))
         rehearsal = Rehearsal(make_sender(), server)
         rehearsal.add(make_work(5000, max_items=max_items))
@@ -317,7 +332,7 @@ class TestWordsOfTexts:
 
 
 class TestFinal:
-    """What no waiting and no other batch can help ends the call at once."""
+    """An error that neither waiting nor another batch can help ends the call at once."""
 
     @pytest.mark.parametrize(
         "error",
@@ -328,7 +343,7 @@ class TestFinal:
         ],
     )
     def test_it_ends_at_once(self, error: Exception) -> None:
-        """No more is sent than was in flight with it."""
+        """After a final error nothing is sent beyond the requests already in flight."""
         server = FakeServer(error=lambda _: error)
         rehearsal = Rehearsal(make_sender(max_workers=4), server)
         rehearsal.add(make_work(1000, max_items=1))
@@ -337,7 +352,10 @@ class TestFinal:
         assert len(lost(rehearsal.outcomes)) == 1000
 
     def test_what_was_answered_before_is_kept(self) -> None:
-        """The money is spent in the middle of the call."""
+        """Vectors that arrived before a final error are kept.
+
+        Here the credit runs out in the middle of the call.
+        """
         server = FakeServer(error=lambda request: SPENT if request.number >= 50 else None)
         rehearsal = Rehearsal(make_sender(max_workers=4), server)
         rehearsal.add(make_work(100, max_items=1))
@@ -346,17 +364,17 @@ class TestFinal:
 
 
 class TestOutage:
-    """A server that is away is waited for, with one probe at a time."""
+    """While a server is unreachable the call waits and sends one probe at a time."""
 
     def away(self, start: float, end: float) -> FakeServer:
-        """Return a server that refuses connections from one time to another."""
+        """Return a server that refuses connections from `start` to `end`."""
         return FakeServer(
             error=lambda request: ConnectionRefusedError() if start <= request.sent < end else None,
             seconds=0.5,
         )
 
     def test_five_minutes_are_waited_out(self) -> None:
-        """No text fails, where not one retry is allowed, and few requests are wasted."""
+        """A five-minute outage fails no text, even without retries, and wastes few requests."""
         server = self.away(2, 302)
         rehearsal = Rehearsal(make_sender(max_workers=32, max_retries=0), server)
         rehearsal.add(make_work(1000, max_items=1))
@@ -366,7 +384,7 @@ class TestOutage:
         assert end <= 302 + 5 + 1000 * 0.5 / 32 + 5
 
     def test_one_probe_at_a_time(self) -> None:
-        """However many requests wait."""
+        """During an outage one probe is sent at a time, however many requests wait."""
         server = self.away(2, 302)
         rehearsal = Rehearsal(make_sender(max_workers=32), server)
         rehearsal.add(make_work(1000, max_items=1))
@@ -376,7 +394,7 @@ class TestOutage:
         assert all(later - sooner >= 0.5 for sooner, later in itertools.pairwise(probes))
 
     def test_a_probe_that_hangs_is_not_waited_for_as_long_as_a_request(self) -> None:
-        """A load balancer that swallows it must not hold up everything for minutes."""
+        """A probe that hangs in a load balancer does not hold up the call for a whole time-out."""
         probes = itertools.count()
 
         def seconds(request: Request) -> float:
@@ -392,7 +410,7 @@ class TestOutage:
         assert len(done(rehearsal.outcomes)) == 100
 
     def test_a_server_that_does_not_come_back_is_given_up(self) -> None:
-        """After `max_outage`, with its own error."""
+        """A server that does not come back is given up after `max_outage`, with its own error."""
         server = self.away(2, math.inf)
         rehearsal = Rehearsal(make_sender(max_outage=100.0), server)
         rehearsal.add(make_work(1000, max_items=1))
@@ -401,14 +419,14 @@ class TestOutage:
         assert causes == {ConnectionRefusedError}
 
     def test_an_address_where_nobody_ever_answered_is_given_up_soon(self) -> None:
-        """It may be wrong."""
+        """An address that never answered is given up within 30 s, because it may be wrong."""
         rehearsal = Rehearsal(make_sender(), self.away(0, math.inf))
         rehearsal.add(make_work(1000))
         assert 15 <= rehearsal.run() <= 30
 
     @pytest.mark.parametrize("status", [429, 500, 503])
     def test_a_server_that_answers_with_nothing_but_errors_is_given_up(self, status: int) -> None:
-        """Nothing is asked for ever, whichever error it is."""
+        """A server that only returns errors is given up within an hour, whichever error it is."""
         error = refusal(status)
         sender = make_sender(max_outage=100.0)
         rehearsal = Rehearsal(sender, FakeServer(error=lambda _: error))
@@ -418,7 +436,7 @@ class TestOutage:
         assert set(lost(rehearsal.outcomes)) == {0, 1, 2}
 
     def test_the_next_call_asks_again(self) -> None:
-        """A server that was given up may be back."""
+        """After a call has given up on a server, the next call sends requests to it again."""
         server = self.away(0, 100)
         sender = make_sender()
         Rehearsal(sender, server).add(make_work(1))
@@ -433,11 +451,11 @@ class TestOutage:
 
 
 class TestDeadline:
-    """`deadline` is kept to the second, whatever the server does."""
+    """A call ends at its `deadline` to the second, whatever the server does."""
 
     @pytest.mark.parametrize("error", [refusal(429), refusal(503), ConnectionError(), None])
     def test_it_ends_the_call(self, error: Exception | None) -> None:
-        """Also while the server throttles, or is away, or does not answer."""
+        """The deadline ends the call while the server throttles, fails, is away or is silent."""
         server = FakeServer(error=lambda _: error, seconds=0.1 if error else math.inf)
         rehearsal = Rehearsal(make_sender(), server)
         rehearsal.add(make_work(100, max_items=1), deadline=7)
@@ -445,7 +463,7 @@ class TestDeadline:
         assert len(lost(rehearsal.outcomes)) == 100
 
     def test_it_is_no_end_for_other_calls(self) -> None:
-        """Each has its own."""
+        """The deadline of one call does not end another call."""
         rehearsal = Rehearsal(make_sender(max_workers=1), FakeServer(seconds=1.0))
         rehearsal.add(make_work(100, max_items=1, tokens=5000), deadline=7)
         rehearsal.add(make_work(100, begin=100, max_items=1, tokens=5000))
@@ -455,10 +473,10 @@ class TestDeadline:
 
 
 class TestHedging:
-    """Stragglers are sent a second time, where that is allowed."""
+    """Late requests are sent a second time if hedging is allowed."""
 
     def server(self) -> FakeServer:
-        """Return a server that stalls for a minute at row 99, once."""
+        """Return a server that stalls for 50 s at row 99, once."""
         sent: list[int] = []
 
         def seconds(request: Request) -> float:
@@ -470,7 +488,10 @@ class TestHedging:
 
     @pytest.mark.parametrize(("hedge", "most"), [(True, 10), (False, 60)])
     def test_the_answer_that_comes_first_is_taken(self, hedge: bool, most: float) -> None:
-        """Both are counted; without hedging the call waits for the one."""
+        """With hedging the copy's answer is taken if it comes first, and both requests count.
+
+        Without hedging the call waits for the one answer.
+        """
         server = self.server()
         rehearsal = Rehearsal(make_sender(hedge=hedge), server)
         rehearsal.add(make_work(100, max_items=2))
@@ -486,9 +507,11 @@ class TestHedging:
     def test_a_place_that_a_straggler_holds_up_is_not_waited_for(
         self, is_known: bool, hedged: int
     ) -> None:
-        """Noise has made it the only place, at a provider that is known to take any number.
+        """A late request in the only place is copied at a provider known to accept any number.
 
-        At any other server it may be a line of one that its copy would only make longer.
+        Noise has reduced the estimate to one place. At any other server there may be a line of one
+        that
+        the copy would only make longer.
         """
         sender = make_sender(hedge=True, is_known=is_known)
         concurrency = sender.deployments[0].pacer.concurrency
@@ -507,7 +530,7 @@ class TestHedging:
         assert done(rehearsal.outcomes) == list(range(100))
 
     def test_a_late_batch_that_is_a_quarter_of_the_call_is_waited_for(self) -> None:
-        """Though there is room for a copy, and nothing else is left to wait for."""
+        """A late batch that is a quarter of the call is not copied, even if there is room."""
         rehearsal = Rehearsal(make_sender(hedge=True), self.server())
         rehearsal.add(make_work(100, max_items=25))
         assert rehearsal.run() == pytest.approx(50)
@@ -515,7 +538,7 @@ class TestHedging:
 
     @given(seed=st.integers(0, 1000), count=st.integers(1, 300))
     def test_no_more_than_a_twentieth_is_sent_twice(self, seed: int, count: int) -> None:
-        """Whatever the luck."""
+        """At most a twentieth of the tokens is sent twice, however unlucky the answer times are."""
         dice = random.Random(seed)
         server = FakeServer(seconds=lambda _: dice.paretovariate(1))
         rehearsal = Rehearsal(make_sender(hedge=True), server)
@@ -526,10 +549,10 @@ class TestHedging:
 
 
 class TestBookkeeping:
-    """What is counted, undone and told."""
+    """What the sender counts, undoes and reports."""
 
     def test_a_request_that_could_not_be_submitted_leaves_no_trace(self) -> None:
-        """Its batch is sent later, as if nothing had happened."""
+        """A request that could not be submitted leaves no trace, and its batch is sent later."""
         sender, tally = make_sender(max_workers=1), Tally()
         queue = sender.queue(make_work(10), tally, Hedges())
         sender.add(queue, 0)
@@ -545,11 +568,11 @@ class TestBookkeeping:
         assert queue.open == 0
 
     def test_without_calls_there_is_nothing_to_wait_for(self) -> None:
-        """The delay is infinite."""
+        """Without calls the delay until the next request is infinite."""
         assert make_sender().next(0) == math.inf
 
     def test_calls_with_outcomes_are_news(self) -> None:
-        """Each once."""
+        """`news` returns each call with new outcomes once."""
         sender = make_sender()
         queues = [sender.queue(make_work(1, begin=i), Tally(), Hedges()) for i in range(3)]
         for queue in queues:
@@ -564,7 +587,10 @@ class TestBookkeeping:
     def test_an_error_that_cannot_be_read_is_a_failure(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A mistake in what is made of an error must not leave the call waiting."""
+        """An exception while an error is diagnosed counts as a failure, and the call ends.
+
+        The log names the type of the error but not its text.
+        """
 
         def fail(*_: object, **__: object) -> None:
             raise TypeError("secret")
@@ -578,7 +604,10 @@ class TestBookkeeping:
         assert "secret" not in caplog.text
 
     def test_answers_of_one_part_that_cannot_be_used_fail_that_part_alone(self) -> None:
-        """The other calls in the request have their vectors."""
+        """An error in one part of a shared answer fails that part alone.
+
+        The other calls in the request have their vectors.
+        """
         sender = make_sender()
         queues = [sender.queue(make_work(1, begin=i), Tally(), Hedges()) for i in range(3)]
         for queue in queues:
@@ -592,14 +621,14 @@ class TestBookkeeping:
 
 
 def _run_for(rehearsal: Rehearsal, seconds: float) -> float:
-    """Run, but end the calls after some time; return when they had ended by themselves."""
+    """Run until the calls end by themselves, or after `seconds`; return the time of the end."""
     for queue in rehearsal.queues:
         queue.end, queue.deadline = seconds, seconds
     return rehearsal.run()
 
 
 def test_a_gateway_that_has_waited_is_not_overloaded() -> None:
-    """A 504 at once says that the server is away; one after 30 s, that it takes too long."""
+    """A 504 at once counts as an overload, and one after 30 s as a time-out."""
     at = make_sender().deployments[0]
     ticket = at.pacer.start(1, now=0.0)
     kinds = [at.diagnose(ticket, [], [], refusal(504), now).kind for now in (0.1, 30.0)]
@@ -607,7 +636,10 @@ def test_a_gateway_that_has_waited_is_not_overloaded() -> None:
 
 
 def test_batches_that_wait_are_cut_once_the_limit_is_known() -> None:
-    """All fail for their size, and one of them is cut in parts: the others are not sent again."""
+    """Waiting batches are cut once a size limit is known, without being refused whole again.
+
+    All of them failed for their size, and one of them was cut to find the limit.
+    """
     server = FakeServer(lambda request: ConnectionResetError() if len(request.rows) > 10 else None)
     rehearsal = Rehearsal(make_sender(max_workers=32), server)
     rehearsal.add(make_work(10))
@@ -620,7 +652,10 @@ def test_batches_that_wait_are_cut_once_the_limit_is_known() -> None:
 
 
 def test_it_says_that_a_server_that_refuses_everything_is_waited_for() -> None:
-    """From the first refused canary on until an answer: the user sees a wait, and no standstill."""
+    """The status shows a wait for the server while it refuses everything, and none after an answer.
+
+    The wait begins with the first refused canary, so that the user sees no unexplained standstill.
+    """
     sender = make_sender(max_workers=4)
     rehearsal = Rehearsal(sender, FakeServer(refuses_between(1.0, 5.0)))
     waits: list[tuple[float, object]] = []

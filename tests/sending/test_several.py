@@ -1,4 +1,4 @@
-"""Several deployments as one: work goes where there is room, and nothing is lost to one of them."""
+"""Several deployments as one: work goes where there is room, and no single one loses a text."""
 
 import math
 import random
@@ -27,11 +27,11 @@ SPENT = refusal(429, "You exceeded your current quota", code="insufficient_quota
 
 @dataclass
 class From:
-    """A server that gives way to another at some moment.
+    """A server that another server replaces at some moment.
 
     Attributes:
-        first: until then.
-        then: from then on.
+        first: answers until that moment.
+        then: answers from that moment on.
         since: the moment, in seconds.
     """
 
@@ -40,22 +40,25 @@ class From:
     since: float
 
     def receive(self, request: Request) -> Reply:
-        """Return the reply of the one whose time it is."""
+        """Return the reply of the server that is active when the request is sent."""
         return (self.first if request.sent < self.since else self.then).receive(request)
 
 
 def fails(error: BaseException, since: float = 0.0) -> Server:
-    """Return a server that fails everything, perhaps from some moment on."""
+    """Return a server that fails everything from `since` on."""
     failing = FakeServer(error=lambda _: error)  # type: ignore[return-value, arg-type]
     return From(FakeServer(), failing, since) if since else failing
 
 
 class TestQuotas:
-    """The quotas of all add up, however the servers fare."""
+    """The quotas of all deployments add up, even if some of them fail."""
 
     @pytest.mark.parametrize("end", ["reset", "hang"])
     def test_the_sum_of_the_quotas_is_used(self, end: str) -> None:
-        """One dies after a second, one is ten times slower, one answers bare 429s: within 1.15."""
+        """The call takes at most 1.15 times the ideal time with three unequal deployments.
+
+        One stops after a second, one is ten times slower, and one answers bare 429s.
+        """
         dead: Server = Hanging(server(0, tokens_per_minute=QUOTA), 1.0)
         if end == "reset":
             outage = Outage(start=1.0, length=math.inf)
@@ -64,7 +67,7 @@ class TestQuotas:
         bare = server(20, tokens_per_minute=QUOTA, says="nothing")
         tokens = 40_000_000
         ran = run(make_senders(3), [dead, slow, bare], work_of(tokens // 1000, 1000))
-        done = ran.several.answered[0]  # by the dead one
+        done = ran.several.answered[0]  # by the one that stops
         ideal = (tokens - done - 2 * QUOTA) / (2 * QUOTA / 60)
         assert ran.lost == {}
         assert ran.seconds <= 1.15 * ideal
@@ -72,7 +75,11 @@ class TestQuotas:
 
     @pytest.mark.parametrize("seed", range(4))
     def test_it_is_used_in_a_minute_too(self, seed: int) -> None:
-        """Whichever of them is dead, slow or throttled; 1.2 in each run leaves luck its share."""
+        """A call of about a minute takes at most 1.2 times the ideal, whichever deployment is bad.
+
+        One of three is dead, one slow and one throttled. The factor of 1.2 in each run allows for
+        chance.
+        """
         dead: Server = server(seed, tokens_per_minute=QUOTA, outages=(Outage(start=1, length=1e9),))
         if seed % 2:
             dead = Hanging(server(seed, tokens_per_minute=QUOTA), 1.0)
@@ -89,7 +96,7 @@ class TestQuotas:
         assert ran.seconds <= 1.2 * ideal
 
     def test_two_that_are_well_take_half_the_time_of_one(self) -> None:
-        """Nothing is lost to their being two."""
+        """Two healthy deployments take half the time of one, within 10 %."""
         tokens, seconds = 15_000_000, []
         for count in (1, 2):
             servers = [server(seed, tokens_per_minute=QUOTA) for seed in range(count)]
@@ -99,7 +106,7 @@ class TestQuotas:
         assert seconds[1] <= 1.1 * ideals[1]
 
     def test_a_slow_one_is_not_waited_for(self) -> None:
-        """The fast one does all the work that it can finish sooner."""
+        """A fast deployment does all the work that it can finish before a slow one would answer."""
         fast = FakeServer(seconds=0.1)
         slow = FakeServer(seconds=lambda request: 30.0 if len(request.rows) else 0.5)
         ran = run(make_senders(2, max_workers=2), [fast, slow], work_of(2000, 100))
@@ -108,7 +115,7 @@ class TestQuotas:
 
     @pytest.mark.parametrize(("left", "is_late"), [(1_000, True), (1_000_000, False)])
     def test_a_slow_one_is_late_at_the_end(self, left: int, is_late: bool) -> None:
-        """When one of its answers takes longer than all the rest at the faster one."""
+        """A deployment is late if one of its answers takes longer than all the rest elsewhere."""
         sender = make_senders(2)
         fast, slow = sender.deployments
         for each, trip in ((fast, 0.1), (slow, 10.0)):
@@ -121,12 +128,15 @@ class TestQuotas:
 
 
 class TestFailures:
-    """What one deployment fails goes to the others."""
+    """Work that fails at one deployment goes to the others."""
 
     @pytest.mark.parametrize("since", [0.0, 2.0])
     @pytest.mark.parametrize("error", [DENIED, SPENT, refusal(400, "no"), refusal(404, "no model")])
     def test_one_that_refuses_everything_ends_no_call(self, error: Exception, since: float) -> None:
-        """From the start or later: it is left out, and the others go on."""
+        """A deployment that refuses everything, at first or later, is left out of the call.
+
+        The others go on, and no text is lost.
+        """
         first, second = (server(seed, tokens_per_minute=QUOTA) for seed in range(2))
         sender = make_senders(2)
         ran = run(sender, [From(first, fails(error), since), second], work_of(4000, 3000))
@@ -135,7 +145,7 @@ class TestFailures:
         assert ran.parts[0].failed <= 2 * REFUSED_IN_A_ROW + 128
 
     def test_one_that_was_left_out_is_asked_again(self) -> None:
-        """Each minute with one request, and it goes on when that is answered."""
+        """A deployment that was left out gets one request a minute until it answers."""
         denying = FakeServer(error=lambda request: DENIED if request.sent < 100 else None)
         slowly = server(1, tokens_per_minute=QUOTA)
         ran = run(make_senders(2), [denying, slowly], work_of(10_000, 2000))
@@ -145,7 +155,7 @@ class TestFailures:
         assert ran.lost == {}
 
     def test_what_one_fails_is_sent_to_another_at_once(self) -> None:
-        """It need not wait until the first one has recovered."""
+        """A batch that fails at one deployment is sent to another at once, without waiting."""
         sender = make_senders(2)
         servers = [FakeServer(), FakeServer()]
         run(sender, servers, work_of(10, 10))
@@ -160,7 +170,10 @@ class TestFailures:
         assert starts(sender, 5.2) == []  # both have failed it, so it waits
 
     def test_all_that_refuse_end_the_call(self) -> None:
-        """At once, with the error of one of them; the next call asks again."""
+        """If all deployments refuse, the call ends at once with the error of one of them.
+
+        The next call sends requests to them again.
+        """
         sender, servers = make_senders(2), [fails(DENIED), fails(SPENT)]
         ran = run(sender, servers, work_of(100, 10))
         assert ran.seconds < 1
@@ -170,7 +183,7 @@ class TestFailures:
         assert again.lost == {}
 
     def test_all_that_are_away_end_the_call_when_patience_is_over(self) -> None:
-        """Not when the first of them has been away for that long."""
+        """If all are away, the call ends when the last one has been away for `max_outage`."""
         gone = ConnectionRefusedError("refused")
         early = From(server(0, tokens_per_minute=QUOTA), fails(gone), 1.0)
         late = From(server(1, tokens_per_minute=QUOTA), fails(gone), 30.0)
@@ -181,7 +194,7 @@ class TestFailures:
 
     @pytest.mark.parametrize("status", [400, 500])
     def test_a_bad_text_costs_only_itself(self, status: int) -> None:
-        """Every deployment refuses it, and each is asked a few times only."""
+        """A bad text fails alone after one try at each deployment."""
         bad = frozenset({777})
 
         def refuse(request: Request) -> Exception | None:
@@ -194,7 +207,10 @@ class TestFailures:
         assert sum(len(each.requests) for each in servers) < 400
 
     def test_a_text_that_one_refuses_is_tried_at_the_others(self) -> None:
-        """A filter of one region is no reason to have no vector."""
+        """A text that one deployment refuses is tried at the others.
+
+        A content filter of one region is no reason to have no vector.
+        """
 
         def refuse(request: Request) -> Exception | None:
             return refusal(400, "No") if 777 in request.rows else None
@@ -203,7 +219,7 @@ class TestFailures:
         assert ran.lost == {}
 
     def test_each_has_limits_of_its_own(self) -> None:
-        """What one refuses for its size is sent to the others as before."""
+        """Each deployment has its own size limits, and the others still get larger batches."""
         small, large = server(0, max_texts=10), server(1)
         sender = make_senders(2)
         ran = run(sender, [small, large], work_of(20_000, 50))
@@ -215,7 +231,7 @@ class TestFailures:
 
     @pytest.mark.parametrize("seed", range(15))
     def test_nothing_is_lost_while_one_is_well(self, seed: int) -> None:
-        """Whatever the others do, and whenever they begin to."""
+        """No text is lost while one deployment is well, whatever the others do and when."""
         draw = random.Random(seed)
         ways: list[Callable[[float], Server]] = [
             lambda since: fails(DENIED, since),
@@ -237,21 +253,24 @@ class TestFailures:
             work_of(draw.choice([1, 7, 500, 3000]), draw.choice([20, 500])),
         )
         assert ran.lost == {}
-        assert ran.seconds < 130  # the time-out of a request
+        assert ran.seconds < 130  # the time-out of a request is 120 s
 
 
 class TestHedging:
-    """What is in flight at a deployment that has stopped is sent to another one as well."""
+    """A request in flight at a deployment that has stopped is sent to another one as well."""
 
     def test_what_hangs_is_answered_elsewhere(self) -> None:
-        """Long before its time-out, whatever share of the tokens it is."""
+        """Requests that hang are answered elsewhere long before their time-out.
+
+        This holds whatever share of the tokens they are.
+        """
         ran = run(make_senders(2), [Hanging(FakeServer(), 0.3), FakeServer()], work_of(3000, 100))
         assert ran.lost == {}
         assert ran.seconds < 10
         assert sum(part.hedged for part in ran.parts) == ran.tally.hedged > 0
 
     def test_a_single_text_is_too(self) -> None:
-        """A query at a server that hangs need not wait for two minutes."""
+        """A query at a server that hangs is answered elsewhere within 5 s, not after 2 minutes."""
         sender = make_senders(2)
         assert run(sender, [FakeServer(), FakeServer()], work_of(1, 10)).seconds < 1
         first = next(at for at in (0, 1) if sender.deployments[at].pacer.let_through > 10)
@@ -262,7 +281,10 @@ class TestHedging:
         assert ran.seconds < 5
 
     def test_one_that_says_nothing_more_is_sent_no_texts(self) -> None:
-        """Only probes: the time-outs of what it had make no room for texts."""
+        """A deployment that has stopped answering gets probes only.
+
+        The time-outs of its earlier requests make no room for texts.
+        """
         silent = Hanging(server(0, tokens_per_minute=QUOTA), 3.0)
         sender = make_senders(2, timeout=20.0)
         ran = run(sender, [silent, server(1, tokens_per_minute=QUOTA)], work_of(15_000, 1000))
@@ -273,7 +295,7 @@ class TestHedging:
         assert all(len(request.rows) == 0 for request in late)
 
     def test_one_that_speaks_again_goes_on(self) -> None:
-        """As soon as it has answered a probe."""
+        """A deployment that answers a probe after a silence receives texts again."""
         first, well, then = (server(seed, tokens_per_minute=QUOTA) for seed in range(3))
         paused = From(first, From(Hanging(first, 0.0), then, 30.0), 1.0)
         ran = run(make_senders(2, timeout=20.0), [paused, well], work_of(15_000, 1000))
@@ -283,7 +305,10 @@ class TestHedging:
         assert [sent for sent in texts if sent > 30]
 
     def test_where_a_copy_was_refused_the_first_is_still_where_it_was(self) -> None:
-        """So a batch that hangs is not taken for one at the deployment that refused its copy."""
+        """After its copy was refused, a batch still counts as stuck at the first deployment.
+
+        It does not count as stuck at the deployment that refused the copy.
+        """
         sender = make_senders(2)
         queue = sender.queue(work_of(10, 10), Tally(), Hedges())
         hangs, refuses = sender.deployments
@@ -298,7 +323,11 @@ class TestHedging:
         assert queue.stuck({1}, first=True) is None
 
     def test_a_copy_goes_to_a_faster_one_or_nowhere(self) -> None:
-        """A second request to a slow one is late as well; a fast one may be sent it again."""
+        """A copy of a late request goes to a faster deployment or nowhere.
+
+        It may go to the fast one a second time; a second request to a slow one would be late as
+        well.
+        """
         sender = make_senders(2)
         for each, trip in zip(sender.deployments, (0.1, 10.0), strict=True):
             each.is_canary_due, each.is_proven = False, True
@@ -311,7 +340,7 @@ class TestHedging:
         assert sender._choice.for_copy(10, 10.0, left=1e9, but=[1])[0] in (slow, None)
 
     def test_a_refused_copy_costs_nothing(self) -> None:
-        """What may be spent on stragglers is left for the next one."""
+        """A refused copy gives its cost back to the budget for late requests."""
         sender = make_senders(2)
         queue = sender.queue(work_of(10, 10), Tally(), hedges := Hedges())
         hedges.allow(10_000)
@@ -325,7 +354,7 @@ class TestHedging:
         assert hedges.affords(500)
 
     def test_without_hedging_nothing_is_sent_twice(self) -> None:
-        """It is sent again when its time is over."""
+        """Without hedging, requests that hang are sent again only after their time-out."""
         sender = make_senders(2, hedge=False, timeout=20.0)
         ran = run(sender, [Hanging(FakeServer(), 0.3), FakeServer()], work_of(3000, 100))
         assert ran.tally.hedged == 0
@@ -345,7 +374,7 @@ class TestProbes:
     """No text is sent before the vectors of a probe text have been compared."""
 
     def test_each_is_sent_a_probe_first(self) -> None:
-        """The first deployment goes on with its answer, the others with theirs after it."""
+        """Each deployment gets a probe, and texts once it and the first one have answered."""
         sender = make_senders(3)
         work = work_of(3000, 1000)
         queue = sender.queue(work, Tally(), Hedges())
@@ -357,12 +386,16 @@ class TestProbes:
             (2, 0),
         ]
         sender.answered(probes[1], 0.1, headers={})
-        assert starts(sender, 0.1) == []  # the first one may answer any moment
+        assert starts(sender, 0.1) == []  # the first one may answer at any moment
         sender.answered(probes[0], 0.2, headers={})
         assert {flight.at.number for flight in starts(sender, 0.2)} == {0, 1}
 
     def test_the_end_of_a_call_waits_for_the_others_for_a_second(self) -> None:
-        """So vectors of two spaces are noticed, and a server that hangs costs no more than that."""
+        """The end of a call waits up to a second for the probes of the other deployments.
+
+        Vectors of another space are noticed then, and a server that hangs costs no more time than
+        that.
+        """
         hangs = Hanging(FakeServer(), 0.0)
         assert run(make_senders(2), [FakeServer(), FakeServer()], work_of(1, 10)).seconds < 0.5
         late = run(make_senders(2), [FakeServer(), hangs], work_of(1, 10))
@@ -371,7 +404,10 @@ class TestProbes:
         assert GRACE < late.seconds < GRACE + 0.5
 
     def test_another_space_ends_the_call_and_the_next_one(self) -> None:
-        """Nobody can tell which of them is right."""
+        """A deployment whose vectors are of another space ends the call, and the next one too.
+
+        The package cannot know which of the two is right.
+        """
         sender = make_senders(2)
         for now in (0.0, 10.0):
             work = work_of(3000, 1000)
@@ -389,7 +425,7 @@ class TestProbes:
             sender.remove(queue)
 
     def test_one_alone_is_sent_none(self) -> None:
-        """With one deployment everything is as it was."""
+        """A single deployment receives no probe."""
         only = FakeServer()
         run(make_senders(1), [only], work_of(10, 10))
         assert [len(request.rows) for request in only.requests] == [10]
@@ -399,7 +435,7 @@ class TestSpeed:
     """How fast a server answers."""
 
     def test_tokens_of_late_count(self) -> None:
-        """What was answered before the window is forgotten."""
+        """The speed counts the tokens answered within the window and forgets older ones."""
         speed = Speed()
         for second in range(20):
             speed.answered(100, 0.5, float(second))
@@ -407,7 +443,10 @@ class TestSpeed:
         assert speed.per_second(19.0 + 2 * WINDOW) == 0
 
     def test_the_usual_round_trip_is_the_median_of_the_last(self) -> None:
-        """One stalled answer does not make a server a slow one, and the longest ones fade."""
+        """The usual round trip is a median of recent ones, so one stalled answer changes nothing.
+
+        The longest round trip fades with time.
+        """
         speed = Speed()
         for _ in range(60):
             speed.answered(1, 8.0, 8.0)

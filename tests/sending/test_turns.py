@@ -1,4 +1,4 @@
-"""Whose turn it is among the calls of one object."""
+"""Which call of one object may send next."""
 
 import itertools
 import math
@@ -36,7 +36,7 @@ class TestLargeCalls:
     """Turns alternate between the oldest call and the one with the least work left."""
 
     def test_neither_waits_for_the_end_of_the_other(self) -> None:
-        """Of 20 requests of a corpus and 5 of a smaller one, every other one is the corpus's."""
+        """A smaller call of 5 requests gets every other turn beside a corpus of 20."""
         sender = make_sender(max_workers=1)
         corpus = add(sender, make_work(20, max_items=1, tokens=5000))
         five = add(sender, make_work(5, max_items=1, tokens=5000))
@@ -49,7 +49,7 @@ class TestLargeCalls:
         assert order[10:] == [corpus] * 15
 
     def test_what_waits_for_quota_is_overtaken_by_no_more_than_itself(self) -> None:
-        """Small requests may pass a large one that waits, but not for ever."""
+        """Small requests may pass a large one that waits for quota, up to its own size."""
         server = FakeServer()
         rehearsal = Rehearsal(make_sender(max_workers=50, tokens_per_minute=60_000), server)
         rehearsal.add(make_work(3, max_items=1, tokens=30_000))
@@ -62,7 +62,7 @@ class TestLargeCalls:
         assert len(larges) == 3
 
     def test_a_call_that_has_ended_has_no_turn(self) -> None:
-        """What is left of it is not sent."""
+        """A call that has ended gets no more turns, and the rest of it is not sent."""
         sender = make_sender(max_workers=1)
         gone = add(sender, make_work(20, max_items=1, tokens=5000))
         other = add(sender, make_work(20, max_items=1, tokens=5000))
@@ -71,16 +71,16 @@ class TestLargeCalls:
 
 
 class TestSmallCalls:
-    """Calls that are one small batch share a request with others of their kind."""
+    """Calls of one small batch share a request with others of their kind."""
 
     def test_a_single_query_is_sent_at_once(self) -> None:
-        """Nobody waits for others that may never come."""
+        """A single query is sent at once and does not wait for others that may never come."""
         sender = make_sender()
         query = add(sender, make_work(1))
         assert [part[0] for part in fly(sender).parts] == [query]
 
     def test_those_that_come_together_share_a_request(self) -> None:
-        """Each gets its own vectors."""
+        """Ten calls that come together share one request, and each receives its own vectors."""
         sender = make_sender()
         calls = [add(sender, make_work(1, begin=i)) for i in range(10)]
         flight = fly(sender)
@@ -90,7 +90,10 @@ class TestSmallCalls:
         assert [done(queue.outcomes) for queue in calls] == [[i] for i in range(10)]
 
     def test_a_later_one_waits_a_moment_for_others(self) -> None:
-        """While a request with small calls is in flight, others may follow; 20 ms at most."""
+        """While a request of small calls is in flight, a later call waits 20 ms at most.
+
+        Others may follow that can share its request.
+        """
         sender = make_sender(max_workers=100)
         for i in range(50):
             now = float(i)
@@ -101,7 +104,10 @@ class TestSmallCalls:
                 fly(sender, now + delay)
 
     def test_several_wait_for_more_right_after_a_fast_answer(self) -> None:
-        """Else each answer of a near server would be followed by a request of very few calls."""
+        """Right after a fast answer, several calls wait a moment for more.
+
+        Otherwise each answer of a nearby server would be followed by a request of very few calls.
+        """
         sender = make_sender(max_workers=100)
         add(sender, make_work(1))
         sender.answered(fly(sender), 0.001, headers={})
@@ -113,7 +119,7 @@ class TestSmallCalls:
         assert [queue for queue, _ in fly(sender, 0.001 + delay).parts] == crowd
 
     def test_queries_of_a_loop_are_sent_at_once(self) -> None:
-        """Each comes alone, right after the answer to the one before."""
+        """Queries of a loop, each sent right after the answer to the one before, do not wait."""
         sender = make_sender(max_workers=100)
         for i in range(20):
             now = i / 1000
@@ -124,7 +130,7 @@ class TestSmallCalls:
 
     @given(st.lists(st.tuples(st.integers(1, 64), st.integers(1, 200)), min_size=1, max_size=60))
     def test_a_shared_request_keeps_every_limit(self, sizes: list[tuple[int, int]]) -> None:
-        """Of texts, of tokens, and of what may be shared at all."""
+        """A shared request keeps the limits of texts and of tokens, and `SHARED_TOKENS`."""
         sender = make_sender(max_workers=100)
         calls, begin = [], 0
         for count, tokens in sizes:
@@ -146,7 +152,10 @@ class TestSmallCalls:
         assert sorted(rows) == list(range(begin))
 
     def test_calls_that_are_sent_in_different_ways_share_nothing(self) -> None:
-        """A query that the provider embeds differently is not sent as a document."""
+        """Calls with different `send` functions share no request.
+
+        A query that the provider embeds differently must not be sent as a document.
+        """
 
         def send_query(texts: Sequence[str], *, timeout: float) -> Answer:
             del timeout
@@ -158,7 +167,7 @@ class TestSmallCalls:
         assert len(fly(sender).parts) == 1
 
     def test_many_calls_need_few_requests(self) -> None:
-        """A thousand calls of one text, 50 at a time: a tenth as many requests at most."""
+        """A thousand calls of one text, 50 at a time, need at most a tenth as many requests."""
         server = FakeServer(seconds=0.1)
         sender = make_sender(max_workers=128, is_known=False)
         for begin in range(0, 1000, 50):
@@ -171,7 +180,7 @@ class TestSmallCalls:
 
     @pytest.mark.parametrize("status", [400, 413, 403])
     def test_one_that_is_refused_costs_the_others_a_request_each(self, status: int) -> None:
-        """Each is sent by itself, so only the one with the bad text fails."""
+        """After a shared request is refused each call is sent by itself: only the bad one fails."""
         sender = make_sender()
         calls = [add(sender, make_work(1, begin=i)) for i in range(5)]
         sender.deployments[0].pacer.health.answered(0)
@@ -191,7 +200,7 @@ class TestSmallCalls:
         assert sent <= 12
 
     def test_a_small_call_shares_the_turns_of_a_corpus(self) -> None:
-        """A query is not behind a whole corpus."""
+        """A query gets one of the next two turns beside a large corpus."""
         sender = make_sender(max_workers=1)
         add(sender, make_work(1000, max_items=10, tokens=100))
         first = fly(sender)

@@ -1,4 +1,4 @@
-"""What becomes of failed batches: nothing is lost to the server's state, a bad text alone fails."""
+"""What becomes of failed batches: the server's state costs no text, and a bad text fails alone."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ _ERRORS: dict[str, Callable[[], Exception | None]] = {
 
 
 def failure(kind: str, after: float) -> Reply:
-    """Return the reply of a request that fails in this way."""
+    """Return the reply to a request that fails in this way."""
     error = _ERRORS[kind]()
     return Reply(after=math.inf if error is None else after, error=error)
 
@@ -42,13 +42,13 @@ class Unsteady:
     """A server that fails requests at random, restarts, and always fails some texts.
 
     Attributes:
-        seed: of its luck.
-        share: of the requests that fail at random.
-        kind: how these fail.
+        seed: seed of the random numbers.
+        share: share of the requests that fail at random.
+        kind: how these requests fail.
         bad: rows that always fail.
-        bad_kind: how these fail.
-        restarts: it is away for 4 seconds, each time after this many requests; 0: never.
-        tries: how often each bad row was seen.
+        bad_kind: how these rows fail.
+        restarts: number of requests after which it is away for 4 seconds, or 0 for never.
+        tries: how often each bad row was received.
     """
 
     seed: int
@@ -63,11 +63,11 @@ class Unsteady:
     _next_restart: int = 10
 
     def __post_init__(self) -> None:
-        """Throw the dice for the first time."""
+        """Create the random number generator."""
         self._dice = random.Random(self.seed)
 
     def receive(self, request: Request) -> Reply:
-        """Draw what comes of it."""
+        """Draw the reply to a request."""
         self.requests += 1
         after = 0.3 * math.exp(0.6 * self._dice.gauss(0, 1))
         is_up = request.sent >= self._back_at
@@ -86,7 +86,7 @@ class Unsteady:
 def run(
     server: Unsteady, count: int, max_items: int, *, max_workers: int = 8, max_retries: int = 8
 ) -> Rehearsal:
-    """Send texts to it, and check that exactly the bad ones are lost."""
+    """Send texts to the server and check that exactly the bad ones are lost."""
     sender = make_sender(
         max_workers=max_workers, max_retries=max_retries, timeout=20.0, seed=server.seed
     )
@@ -102,7 +102,7 @@ SEEDS = range(3)
 
 
 class TestChance:
-    """What fails by chance, or in an outage, costs no text."""
+    """Failures by chance or in an outage cost no text."""
 
     @pytest.mark.parametrize("max_items", [1, 50])
     @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
@@ -110,7 +110,7 @@ class TestChance:
     def test_a_server_that_fails_requests_at_random_loses_nothing(
         self, kind: str, share: float, max_items: int
     ) -> None:
-        """Whatever the way in which it fails up to half of all requests."""
+        """A server that fails up to half of all requests at random, in any way, loses no text."""
         for seed in SEEDS:
             server = Unsteady(seed=seed, share=share, kind=kind)
             run(server, 400 if max_items == 1 else 1500, max_items)
@@ -118,7 +118,7 @@ class TestChance:
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["reset", "500"])
     def test_of_20_000_texts_a_server_that_fails_three_in_ten_loses_none(self, kind: str) -> None:
-        """Each in a request of its own."""
+        """Of 20,000 texts, each in its own request, none is lost if three in ten requests fail."""
         run(Unsteady(seed=1, share=0.3, kind=kind), 20_000, 1, max_workers=64)
 
     @pytest.mark.parametrize("max_items", [1, 25])
@@ -127,13 +127,19 @@ class TestChance:
     def test_a_server_that_restarts_again_and_again_loses_nothing(
         self, restarts: int, max_workers: int, max_items: int
     ) -> None:
-        """Also the text that was in flight each time: no outage uses up its retries."""
+        """A server that restarts again and again loses no text.
+
+        Not even the text in flight each time is lost, because an outage uses up no retries.
+        """
         for seed in SEEDS:
             server = Unsteady(seed=seed, restarts=restarts)
             run(server, 80 * max_items, max_items, max_workers=max_workers)
 
     def test_what_failed_most_often_goes_first_when_the_server_is_back(self) -> None:
-        """Or what is sent last would be in each of the next outages."""
+        """After an outage, the batch that failed most often is sent first.
+
+        Otherwise the batch that is sent last would be caught in each of the next outages.
+        """
         work = make_work(30, max_items=10)
         queue = make_sender().queue(work, Tally(), Hedges())
         batches = []
@@ -153,7 +159,7 @@ class TestChance:
 
 
 class TestBadTexts:
-    """A text that always fails is found, alone, and with few requests."""
+    """A text that always fails is found, fails alone and takes few requests."""
 
     @pytest.mark.parametrize("max_items", [1, 50])
     @pytest.mark.parametrize("bad_kind", sorted(_ERRORS))
@@ -161,18 +167,18 @@ class TestBadTexts:
     def test_amid_random_failures(
         self, share: float, kind: str, bad_kind: str, max_items: int
     ) -> None:
-        """A few tries where all others are answered, and more the more fail by chance."""
+        """A bad text is found amid random failures, with more tries the more of them there are."""
         for seed in SEEDS:
             bad = frozenset({123})
             server = Unsteady(seed=seed, share=share, kind=kind, bad=bad, bad_kind=bad_kind)
             run(server, 400 if max_items == 1 else 2000, max_items)
             most = 12 if share == 0 else 20 if share < 0.2 else 45
-            # Alone again and again, an overload is first taken for a matter of rate.
+            # A text that is overloaded alone again and again is first treated as sent too fast.
             assert server.tries[123] <= most + 6 * (bad_kind == "503")
 
     @pytest.mark.parametrize("max_items", [1, 50])
     def test_amid_restarts(self, max_items: int) -> None:
-        """Its failures between the outages tell."""
+        """A bad text is found at a server that restarts, by its failures between the outages."""
         for seed in SEEDS:
             server = Unsteady(seed=seed, restarts=20, bad=frozenset({123}))
             run(server, 400 if max_items == 1 else 2000, max_items)
@@ -180,27 +186,33 @@ class TestBadTexts:
     @pytest.mark.parametrize("bad", [range(3, 403, 20), range(203, 223)])
     @pytest.mark.parametrize("max_items", [1, 50])
     def test_many_of_them(self, bad: range, max_items: int) -> None:
-        """Scattered or in a row: their errors are not taken for the server's state."""
+        """Many bad texts, scattered or in a row, fail alone and are not taken for an outage."""
         for seed in SEEDS:
             server = Unsteady(seed=seed, bad=frozenset(bad))
             run(server, 500 if max_items == 1 else 2000, max_items)
             assert max(server.tries.values()) <= 16
 
     def test_its_neighbours_are_not_blamed_for_it(self) -> None:
-        """They were in all the requests that failed for it, and then fail by chance."""
+        """The neighbours of a bad text are not lost with it, even if they fail by chance later.
+
+        They were in every request that failed because of it.
+        """
         for seed in range(40):
             server = Unsteady(seed=seed, share=0.3, kind="500", bad=frozenset({7}))
             run(server, 200, 50)
 
 
 class TestMaxRetries:
-    """It is one rule for one text and for a batch of several."""
+    """`max_retries` has the same meaning for one text and for a batch of several."""
 
     @pytest.mark.parametrize(("max_retries", "tries"), [(0, 1), (1, 2), (2, 3), (3, 4)])
     def test_one_text_fails_once_more_than_it_is_retried(
         self, max_retries: int, tries: int
     ) -> None:
-        """While others are answered, at a server of which little is known."""
+        """A text that fails while others are answered is sent once more than `max_retries`.
+
+        Little is known about the server here.
+        """
         server = FakeServer(error=lambda request: refusal(500) if 9 in request.rows else None)
         sender = make_sender(max_workers=1, max_retries=max_retries)
         rehearsal = Rehearsal(sender, server)
@@ -210,7 +222,7 @@ class TestMaxRetries:
         assert server.rows().count(9) == tries
 
     def test_without_retries_a_batch_that_met_an_error_is_cut_at_once(self) -> None:
-        """None of its texts is sent with the same others again."""
+        """Without retries a failed batch is cut at once: no two requests hold the same texts."""
         server = FakeServer(error=lambda request: refusal(500) if 9 in request.rows else None)
         rehearsal = Rehearsal(make_sender(max_workers=1, max_retries=0), server)
         rehearsal.add(make_work(40, max_items=8))
@@ -220,7 +232,10 @@ class TestMaxRetries:
         assert len(set(sent)) == len(sent)
 
     def test_without_retries_a_broken_connection_is_judged_by_what_comes_after_it(self) -> None:
-        """It says nothing by itself: an outage looks the same."""
+        """Without retries, a text whose connection broke once is tried again.
+
+        A broken connection proves nothing by itself, since an outage looks the same.
+        """
         away = itertools.count()
 
         def error(request: Request) -> Exception | None:
@@ -233,18 +248,18 @@ class TestMaxRetries:
 
 
 class TestRefusedForTheRate:
-    """Whether a batch was too large for a quota that nobody tells, or came too early."""
+    """Whether a batch was too large for a hidden quota, or came too early."""
 
     THROTTLED = diagnose(refusal(429, "slow down"))
 
     @pytest.fixture
     def pacer(self) -> Pacer:
-        """Count what was sent so far: nothing."""
+        """Return a pacer that has sent nothing so far."""
         return Pacer(max_workers=8)
 
     @pytest.fixture
     def judge(self, pacer: Pacer) -> Judge:
-        """Judge at a server that answered 5,000 tokens once and has refused what came since."""
+        """Return a judge for a server that answered 5,000 tokens once and refused the rest."""
         limits = SizeLimits()
         pacer.throttle.in_a_row = 2
         limits.answered(self.batch(5), 0.1, 60.0)
@@ -252,29 +267,32 @@ class TestRefusedForTheRate:
 
     @staticmethod
     def batch(texts: int) -> Batch:
-        """Return a batch of texts of 1,000 tokens."""
+        """Return a batch of texts of 1,000 tokens each."""
         return make_work(texts, tokens=1_000).batch(np.arange(texts))
 
     def is_cut(self, judge: Judge, batch: Batch, now: float = 0.0) -> bool:
-        """Tell whether a refusal makes the judge cut a batch."""
+        """Return whether a refusal makes the judge cut the batch."""
         return isinstance(judge.verdict(batch, self.THROTTLED, refusal(429), now), Cut)
 
     def test_a_batch_above_all_that_passed_is_cut_when_it_is_refused_again(
         self, judge: Judge
     ) -> None:
-        """Alone, twice."""
+        """A batch larger than all that passed is cut at its second refusal alone."""
         large = self.batch(20)
         assert [self.is_cut(judge, large) for _ in range(2)] == [False, True]
 
     def test_what_has_passed_is_never_cut(self, judge: Judge) -> None:
-        """It came too early, each time."""
+        """A batch as large as one that passed is never cut, because it came too early each time."""
         assert not any(self.is_cut(judge, batch) for batch in [self.batch(5)] * 20)
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_refusals_of_what_has_passed_speak_for_the_large_ones(
         self, judge: Judge, count: int
     ) -> None:
-        """Everything came too early: each of them takes one more refusal of a large one."""
+        """Each refusal of a size that has passed allows a large batch one more refusal.
+
+        Such a refusal shows that everything came too early.
+        """
         large, usual = self.batch(20), self.batch(5)
         assert not self.is_cut(judge, large)
         assert not any(self.is_cut(judge, usual) for _ in range(count))
@@ -283,20 +301,23 @@ class TestRefusedForTheRate:
     def test_whatever_is_refused_for_more_than_a_minute_is_cut(
         self, judge: Judge, pacer: Pacer
     ) -> None:
-        """As much got through before, but no quota is counted for that long."""
+        """Any batch refused for more than a minute is cut, even if as much got through before.
+
+        No quota is counted over a longer time.
+        """
         pacer.throttle.in_a_row, pacer.throttle.since = 8, 0.0
         usual = self.batch(5)
         assert not self.is_cut(judge, usual, now=60.0)
         assert self.is_cut(judge, usual, now=80.0)
 
     def test_not_where_the_server_says_how_long_it_takes(self, judge: Judge, pacer: Pacer) -> None:
-        """Then it is waited for."""
+        """A batch is not cut while the server announces how long the wait takes."""
         pacer.throttle.in_a_row, pacer.throttle.since = 8, 0.0
         told = diagnose(refusal(429, "slow down", headers={"retry-after": "600"}))
         assert not isinstance(judge.verdict(self.batch(5), told, refusal(429), 80.0), Cut)
 
     def test_an_answer_ends_that(self, judge: Judge) -> None:
-        """Time has passed, so a large one that is refused again is too large."""
+        """An answer cancels the allowance, and a large batch that is refused again is too large."""
         large, usual = self.batch(20), self.batch(5)
         assert not self.is_cut(judge, large)
         assert not self.is_cut(judge, usual)
@@ -305,38 +326,38 @@ class TestRefusedForTheRate:
 
 
 class TestFailuresForSize:
-    """A batch that fails each time, while smaller ones are answered, is cut for its size."""
+    """A batch that fails each time while smaller ones are answered is cut for its size."""
 
     FAILED = diagnose(refusal(500, "Internal Server Error"))
 
     @pytest.fixture
     def limits(self) -> SizeLimits:
-        """Know a server that answered 5 texts once."""
+        """Return the limits known of a server that answered 5 texts once."""
         limits = SizeLimits()
         limits.answered(self.batch(5), 0.1, 60.0)
         return limits
 
     @pytest.fixture
     def pacer(self) -> Pacer:
-        """Count what was sent so far: nothing."""
+        """Return a pacer that has sent nothing so far."""
         return Pacer(max_workers=8)
 
     @pytest.fixture
     def judge(self, pacer: Pacer, limits: SizeLimits) -> Judge:
-        """Judge at that server."""
+        """Return a judge for that server."""
         return Judge(pacer, limits, Odds(), max_retries=8, draw=lambda: 0.5)
 
     @staticmethod
     def batch(texts: int) -> Batch:
-        """Return a batch of texts of 10 tokens."""
+        """Return a batch of texts of 10 tokens each."""
         return make_work(texts).batch(np.arange(texts))
 
     def fails(self, judge: Judge, batch: Batch, now: float) -> Verdict:
-        """Return what becomes of a batch that fails at a time."""
+        """Return the verdict on a batch that fails at this time."""
         return judge.verdict(batch, self.FAILED, refusal(500), now)
 
     def search(self, judge: Judge, pacer: Pacer) -> tuple[Batch, Batch]:
-        """Make two batches fail, one of them again after an answer; return both."""
+        """Make two batches fail, one of them again after an answer, and return both."""
         large, other = self.batch(20), self.batch(20)
         for batch in (large, other):
             assert isinstance(self.fails(judge, batch, now=1.0), Resend)
@@ -347,12 +368,15 @@ class TestFailuresForSize:
     def test_the_second_failure_is_enough_if_others_are_answered_in_between(
         self, judge: Judge, pacer: Pacer, limits: SizeLimits
     ) -> None:
-        """And the other batches that failed in this way wait for what its parts tell."""
+        """A second failure is enough to cut a batch if others were answered in between.
+
+        The other batches that failed in this way wait for what its parts show.
+        """
         _, other = self.search(judge, pacer)
         assert limits.parks(other)
 
     def test_not_while_nobody_is_answered(self, judge: Judge, limits: SizeLimits) -> None:
-        """The server is away: whatever becomes of the batch, no limit is found out."""
+        """While no request is answered the server is away, and no size limit is searched for."""
         large = self.batch(20)
         for now in (1.0, 2.0):
             self.fails(judge, large, now)
@@ -361,7 +385,10 @@ class TestFailuresForSize:
     def test_not_where_as_much_got_through(
         self, judge: Judge, pacer: Pacer, limits: SizeLimits
     ) -> None:
-        """It is a text, or chance: no limit is found out."""
+        """If as large a batch got through before, no size limit is searched for.
+
+        A text or chance is the cause then.
+        """
         usual = self.batch(5)
         self.fails(judge, usual, now=1.0)
         pacer.health.answered(1.5)
@@ -371,7 +398,7 @@ class TestFailuresForSize:
     def test_a_usual_batch_is_sent_again_where_failures_are_chance(
         self, pacer: Pacer, limits: SizeLimits
     ) -> None:
-        """As much got through, and half of all requests fail: it is not cut."""
+        """A batch of a usual size is not cut while half of all requests fail by chance."""
         odds = Odds()
         for number in range(40):
             place = odds.sent()
@@ -386,7 +413,10 @@ class TestFailuresForSize:
     def test_nobody_was_answered_since_it_failed_last(
         self, judge: Judge, pacer: Pacer, limits: SizeLimits
     ) -> None:
-        """The server may have gone away in between."""
+        """If no request was answered since the last failure, no size limit is searched for.
+
+        The server may have gone away in between.
+        """
         large = self.batch(20)
         self.fails(judge, large, now=1.0)
         pacer.health.answered(1.5)
@@ -397,7 +427,10 @@ class TestFailuresForSize:
     def test_what_is_above_a_known_limit_does_not_wait(
         self, judge: Judge, pacer: Pacer, limits: SizeLimits
     ) -> None:
-        """It is cut for that limit, whatever else is being found out."""
+        """A batch above a known limit does not wait for the search for another limit.
+
+        It is cut for the known limit at once.
+        """
         _, other = self.search(judge, pacer)
         named = diagnose(refusal(400, "at most 10 inputs are allowed"))
         limits.refused(self.batch(30), replace(named, max_items=10))
@@ -406,13 +439,16 @@ class TestFailuresForSize:
     def test_a_part_that_fails_though_as_much_got_through_ends_the_search(
         self, judge: Judge, pacer: Pacer, limits: SizeLimits
     ) -> None:
-        """One of its texts is the cause, so no limit is learnt, and what waited goes on."""
+        """If a part fails though as much got through, the search ends and no limit is learnt.
+
+        One of its texts is the cause, and the batches that waited go on.
+        """
         large, other = self.search(judge, pacer)
         assert limits.parks(other)
         good, bad = self.batch(10), self.batch(10)
         limits.inherit(large, [good, bad])
         limits.answered(good, 0.1, 60.0)
-        assert limits.items == 10  # until it is known
+        assert limits.items == 10  # until the cause is known
         pacer.health.answered(2.5)
         verdict = self.fails(judge, bad, now=3.0)
         assert isinstance(verdict, Resend | Cut)
@@ -422,7 +458,10 @@ class TestFailuresForSize:
     def test_an_overload_is_only_taken_for_the_size_after_a_quiet_time(
         self, judge: Judge, pacer: Pacer, limits: SizeLimits
     ) -> None:
-        """A proxy that lets one request in a few seconds through refuses large ones too."""
+        """An overload counts as a matter of size only after a quiet time.
+
+        A proxy that lets one request through every few seconds refuses large ones too.
+        """
         told = diagnose(refusal(503, "Service Unavailable"))
         large = self.batch(20)
         for now in (1.0, 2.0, 20.0):
@@ -430,7 +469,7 @@ class TestFailuresForSize:
             pacer.health.answered(now + 0.5)
         assert pacer.throttle.delay(20.5) == 0
         assert judge.verdict(large, told, refusal(503), 22.0) == Resend()
-        assert pacer.throttle.delay(22.0) == QUIET  # for everybody
+        assert pacer.throttle.delay(22.0) == QUIET  # for all workers
         assert not limits.is_trying
         large.quiet = QUIET
         judge.verdict(large, told, refusal(503), 22.0 + QUIET)
@@ -439,7 +478,10 @@ class TestFailuresForSize:
     def test_a_quiet_time_that_never_comes_is_not_waited_for_for_ever(
         self, judge: Judge, pacer: Pacer, limits: SizeLimits
     ) -> None:
-        """Other calls send something after each pause: after two minutes nobody waits any more."""
+        """The judge stops asking for a quiet time after about two minutes in which it never came.
+
+        Other calls send something after each pause.
+        """
         told = diagnose(refusal(503, "Service Unavailable"))
         large, held = self.batch(20), []
         for now in range(1, 300, 16):

@@ -1,4 +1,4 @@
-"""Many processes in simulated time: real senders and leases, one ledger, one server's quota.
+"""Many processes in simulated time, with real senders and leases, one ledger and one quota.
 
 Everything happens in order of time, so requests are judged when they arrive, and an exchange is
 made when it reaches the ledger. Hours pass in seconds, and every run is the same.
@@ -35,7 +35,7 @@ TRIP = 0.002
 
 @dataclass(eq=False)
 class Worker:
-    """One process."""
+    """One process of the fleet."""
 
     name: str
     sender: Sender
@@ -54,10 +54,10 @@ class Fleet:
 
     Args:
         tokens_per_minute: the account's quota.
-        requests_per_minute: likewise; `None`: no limit.
-        bucket_seconds: how many seconds' worth the account's bucket holds.
-        latency: returns the seconds until an answer for a charge.
-        shares: whether they share the quota through a ledger.
+        requests_per_minute: the account's quota of requests; `None` if there is none.
+        bucket_seconds: how many seconds of quota the account's bucket holds.
+        latency: returns the seconds until an answer.
+        shares: whether the processes share the quota through a ledger.
         says: whether the server's answers have headers.
         trip: seconds of a round trip to the ledger.
     """
@@ -87,7 +87,7 @@ class Fleet:
         self._number = itertools.count()
 
     def at(self, time: float, act: Callable[[], None]) -> None:
-        """Do something at a time."""
+        """Schedule an action at a time."""
         heapq.heappush(self._events, (time, next(self._number), act))
 
     def add(
@@ -116,11 +116,11 @@ class Fleet:
         return worker
 
     def kill(self, worker: Worker) -> None:
-        """End a process without a word."""
+        """Kill a process, without a message to the ledger."""
         worker.is_alive = False
 
     def run(self, until: float = math.inf) -> float:
-        """Let time pass until everything is sent; return when that was."""
+        """Run until everything is sent, and return the time at which that was."""
         while self._events and self.now < until:
             if not any(worker.is_alive and worker.queue.open for worker in self.workers):
                 break
@@ -130,7 +130,7 @@ class Fleet:
         return max(worker.ended_at for worker in self.workers if worker.is_alive)
 
     def used(self, begin: float, end: float) -> float:
-        """Return the share of the quota that was let through in a time."""
+        """Return the share of the quota that was admitted in a period."""
         amount = sum(charge for at, charge in self.admitted if begin <= at < end)
         return amount / (self.tokens_per_minute / 60 * (end - begin))
 
@@ -163,7 +163,7 @@ class Fleet:
             self.at(time, act)
 
     def _look(self, worker: Worker) -> None:
-        """Begin an exchange if one is due, or look again when one will be."""
+        """Begin an exchange if one is due, or schedule the next check."""
         lease = worker.lease
         if lease is None or not worker.is_alive:
             return

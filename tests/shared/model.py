@@ -1,4 +1,4 @@
-"""The ledger's script again, in Python: for simulated time, and to check the script with."""
+"""The ledger's script in Python, for simulated time and for checking the script."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ KINDS = ("tokens", "requests")
 
 @dataclass(kw_only=True)
 class Line:
-    """One kind of quota."""
+    """The state of one kind of quota."""
 
     rate: float = 0.0
     capacity: float = 0.0
@@ -26,13 +26,13 @@ class Line:
     most: float = 0.0
 
     def cap(self) -> None:
-        """A bucket that is full overflows."""
+        """Limit the level to the bucket's capacity."""
         self.flowed = min(self.reserved + self.capacity, self.flowed)
 
 
 @dataclass(kw_only=True)
 class Ledger:
-    """The state, and each worker's last report; times are seconds of the ledger's clock."""
+    """The ledger's state and each worker's last report, with times in seconds of its clock."""
 
     epoch: float
     updated: float = 0.0
@@ -45,7 +45,7 @@ class Ledger:
     reports: dict[str, dict[str, Claim]] = field(default_factory=dict)
 
     def exchange(self, asked: Exchange, now: float) -> Reply:
-        """Do what the script does."""
+        """Make one exchange as the script does."""
         self._pass(now)
         self.share = min(1, self.share + RECOVER * asked.passed)
         horizon = now - DEAD if now - self.resumed > GRACE else 0.0
@@ -144,7 +144,7 @@ class Ledger:
         return claim
 
     @staticmethod
-    def _learn(line: Line, claim: Claim) -> None:  # noqa: PLR0912  # as the script has them
+    def _learn(line: Line, claim: Claim) -> None:  # noqa: PLR0912  # the script's branches
         if claim.most is not None and (line.most == 0 or claim.most < line.most):
             line.most = claim.most
         most = line.most or math.inf

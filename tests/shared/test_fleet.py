@@ -1,4 +1,4 @@
-"""Many processes and one account, in simulated time: what a shared quota is for."""
+"""Many processes share one account, in simulated time."""
 
 from collections.abc import Callable
 
@@ -12,24 +12,24 @@ TEXT = 500  # tokens
 
 
 def texts(seconds: float, workers: int = 8) -> int:
-    """Return the texts a worker has for this many seconds of the whole quota, after the bucket."""
+    """Return the texts of one worker for this many seconds of the whole quota, after the bucket."""
     return int(PER_SECOND * (seconds + 1) / workers / TEXT)
 
 
 def start(fleet: Fleet, seconds: float, workers: int = 8) -> list[Worker]:
-    """Start workers at once."""
+    """Start the workers at the same time."""
     return [fleet.add(texts(seconds, workers), tokens=TEXT) for _ in range(workers)]
 
 
 def everything_is_done(fleet: Fleet) -> bool:
-    """Tell whether each living worker has all its vectors."""
+    """Return whether each living worker has all its vectors."""
     return all(
         len(worker.queue.work.rows) == worker.done for worker in fleet.workers if worker.is_alive
     )
 
 
 def lowest(fleet: Fleet, begin: float, end: float) -> float:
-    """Return the smallest share of the quota that was used in two seconds of a time."""
+    """Return the smallest share of the quota that was used in any two seconds of a period."""
     return min(
         fleet.used(at / 10, at / 10 + 2) for at in range(int(10 * begin), int(10 * end) - 20)
     )
@@ -37,7 +37,7 @@ def lowest(fleet: Fleet, begin: float, end: float) -> float:
 
 @pytest.mark.parametrize("bucket_seconds", [1.0, 60.0])
 def test_eight_processes_use_one_quota_to_the_full(bucket_seconds: float) -> None:
-    """Within 1.05 of ideal, and at most one request of 50 is refused."""
+    """Eight processes finish within 1.05 of the ideal time, with at most 2 % refused."""
     fleet = Fleet(bucket_seconds=bucket_seconds)
     for _ in range(8):
         fleet.add(int(PER_SECOND * (20 + bucket_seconds) / 8 / TEXT), tokens=TEXT)
@@ -47,7 +47,10 @@ def test_eight_processes_use_one_quota_to_the_full(bucket_seconds: float) -> Non
 
 
 def test_without_a_shared_quota_they_refuse_one_another() -> None:
-    """The same processes, each with a pacer of its own: what the simulation can show at all."""
+    """Without a shared quota the same processes are slow and refused often.
+
+    So the simulation can show the difference.
+    """
     fleet = Fleet(shares=False)
     start(fleet, 20)
     assert fleet.run() > 1.2 * 20
@@ -55,21 +58,21 @@ def test_without_a_shared_quota_they_refuse_one_another() -> None:
 
 
 def test_one_that_joins_late_gets_its_share_at_once() -> None:
-    """The quota stays used to 95 %, and the new one does not wait behind the others for long."""
+    """A process that joins late gets its share at once, and 95 % of the quota stays in use."""
     fleet = Fleet()
     start(fleet, 20)
     joined: list[Worker] = []
     fleet.at(8.0, lambda: joined.append(fleet.add(100, tokens=TEXT)))
     fleet.run()
     assert everything_is_done(fleet)
-    # A tenth of the quota for 50,000 tokens is 3 s.
+    # With a tenth of the quota, 50,000 tokens take 3 s.
     assert joined[0].ended_at < 8 + 4
     assert lowest(fleet, 1, 19) >= 0.95
     assert len(fleet.refused) <= 0.02 * fleet.requests
 
 
 def test_the_others_use_what_a_killed_one_leaves() -> None:
-    """Within two seconds they use 95 % of the quota again."""
+    """Two seconds after a process is killed, the others use 95 % of the quota again."""
     fleet = Fleet()
     workers = start(fleet, 20)
     fleet.at(8.0, lambda: fleet.kill(workers[3]))
@@ -89,7 +92,7 @@ def is_lost(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("act", [lambda _: None, is_lost], ids=["stopped", "lost"])
 def test_a_ledger_that_is_away_for_ten_seconds(act: Callable[[Fleet], None]) -> None:
-    """Each goes on with its part of the quota: never more than 110 % of it, and never nothing."""
+    """While the ledger is away each process uses its part, at most 110 % of the quota together."""
     fleet = Fleet(ledger_is_down=lambda now: 8 <= now < 18)
     start(fleet, 30)
     fleet.at(18.0, lambda: act(fleet))
@@ -104,7 +107,7 @@ def test_a_ledger_that_is_away_for_ten_seconds(act: Callable[[Fleet], None]) -> 
 
 
 def test_a_ledger_that_never_answers_does_not_stop_anybody() -> None:
-    """Nothing is known of the others then, but the headers of the answers."""
+    """A ledger that never answers stops nobody; each process then follows the answers' headers."""
     fleet = Fleet(ledger_is_down=lambda _: True, bucket_seconds=60)
     start(fleet, 5)
     assert fleet.run() < 60
@@ -112,20 +115,20 @@ def test_a_ledger_that_never_answers_does_not_stop_anybody() -> None:
 
 
 def test_large_requests_among_small_ones_are_not_starved() -> None:
-    """Whoever needs 100,000 tokens at once stands in line like those who need 2,500."""
+    """A process with requests of 100,000 tokens waits in line like those with 2,500."""
     fleet = Fleet()
     large = fleet.add(20, tokens=50_000, max_items=1)
     for _ in range(7):
         fleet.add(5_000, tokens=TEXT, max_items=5)
     fleet.run(until=40)
     assert large.done == 20
-    # 20 places of 50,000, with 7 leases of 5,200 in front of each.
+    # There are 20 places of 50,000, each with 7 leases of 5,200 before it.
     assert large.ended_at < 1.2 * (20 * (50_000 + 7 * 5_200) / PER_SECOND)
     assert len(fleet.refused) <= 0.02 * fleet.requests
 
 
 def test_a_quota_of_requests_is_shared_too() -> None:
-    """Both kinds are reserved in one step."""
+    """A quota of requests is shared along with the tokens, in the same exchange."""
     fleet = Fleet(requests_per_minute=1200, latency=lambda draw: 0.05 + 0.05 * draw.random())
     for _ in range(4):
         fleet.add(2000, tokens=10, max_items=20)
@@ -136,7 +139,7 @@ def test_a_quota_of_requests_is_shared_too() -> None:
 
 
 def test_a_text_above_the_whole_quota_is_an_error_and_no_wait_for_ever() -> None:
-    """It is refused by the server for good; all other texts get their vectors."""
+    """A text larger than the quota fails in the end, and all other texts get their vectors."""
     fleet = Fleet(tokens_per_minute=60_000, bucket_seconds=1.0)
     sizes = [100] * 9 + [2000] + [100] * 9
     worker = fleet.add(19, tokens=sizes, max_items=1)  # type: ignore[arg-type]
@@ -147,7 +150,7 @@ def test_a_text_above_the_whole_quota_is_an_error_and_no_wait_for_ever() -> None
 
 
 def test_nobody_polls() -> None:
-    """While all wait in line there is no more than one exchange a request, and two a second."""
+    """While all wait in line, exchanges are few: one a request and some two a second."""
     fleet = Fleet()
     start(fleet, 20)
     end = fleet.run()
@@ -156,7 +159,7 @@ def test_nobody_polls() -> None:
 
 
 def test_one_round_trip_is_paid_for_many_small_requests() -> None:
-    """A lease of a quarter of a second holds many of them."""
+    """One round trip pays for many small requests, because a lease covers a quarter of a second."""
     fleet = Fleet()
     for _ in range(8):
         fleet.add(1500, tokens=150, max_items=5)
@@ -167,14 +170,14 @@ def test_one_round_trip_is_paid_for_many_small_requests() -> None:
 
 
 def test_a_slow_ledger_costs_little() -> None:
-    """Leases grow with the round trip."""
+    """A slow ledger costs little, because leases grow with the round trip."""
     fleet = Fleet(trip=0.2)
     start(fleet, 20)
     assert fleet.run() <= 1.1 * 20
 
 
 def test_without_headers_all_stop_for_one_refusal() -> None:
-    """Each measures what it gets, and a refusal of one pauses the others."""
+    """Without headers each process measures its rate, and one's refusal pauses the others."""
     fleet = Fleet(says=False)
     start(fleet, 20)
     assert fleet.run() <= 1.15 * 20
@@ -183,7 +186,7 @@ def test_without_headers_all_stop_for_one_refusal() -> None:
 
 
 def test_a_quota_that_changes_is_found_by_all() -> None:
-    """What stands in line already moves with it."""
+    """All processes notice a changed quota, and those in line wait accordingly."""
     fleet = Fleet()
     start(fleet, 20)
 

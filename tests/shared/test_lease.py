@@ -1,4 +1,4 @@
-"""What one process does with a shared quota: pure, with the model for a ledger."""
+"""One process's view of a shared quota, without I/O, with the model as the ledger."""
 
 import logging
 import math
@@ -11,11 +11,11 @@ from langchain_batch_embed.shared.terms import PATIENCE
 from .model import Ledger
 
 NOTHING = {"tokens": 0.0, "requests": 0.0}
-LIMIT = 6000.0  # tokens a minute: 100 a second
+LIMIT = 6000.0  # tokens a minute, which is 100 a second
 
 
 class Process:
-    """A lease that talks to a ledger without delay."""
+    """A process whose lease talks to a ledger without delay."""
 
     def __init__(self, ledger: Ledger, name: str = "a", *, limit: float | None = LIMIT) -> None:
         self.ledger = ledger
@@ -37,13 +37,13 @@ class Process:
         raise AssertionError("it does not stop talking")
 
     def fail(self, now: float) -> None:
-        """Let an exchange fail that is due."""
+        """Make a due exchange fail."""
         if self.lease.delay(now) <= 0:
             self.lease.begin(now, in_flight=NOTHING)
             self.lease.failed(ConnectionError("redis://:secret@host"), now)
 
     def use(self, amount: float, now: float) -> float:
-        """Take an amount as soon as it is there; return when that was."""
+        """Take an amount as soon as it is available, and return the time."""
         for _ in range(100):
             delay = self.lease.tokens.delay(amount, now)
             if delay <= 0:
@@ -58,7 +58,7 @@ class Process:
 
 @pytest.fixture
 def ledger() -> Ledger:
-    """A ledger that knows nothing."""
+    """Return a ledger without any state."""
     return Ledger(epoch=1000.0)
 
 
@@ -70,24 +70,24 @@ def empty(ledger: Ledger) -> Process:
 
 
 def test_one_exchange_is_paid_for_many_requests(ledger: Ledger) -> None:
-    """A lease holds a quarter of a second's worth."""
+    """One exchange pays for many requests, because a lease holds a quarter of a second's quota."""
     process = empty(ledger)
     before = process.exchanges
     now = 1.0
     for _ in range(100):
         now = process.use(1.0, now)
-    assert now == pytest.approx(1.0, abs=0.1)  # 100 tokens had flowed
+    assert now == pytest.approx(1.0, abs=0.1)  # 100 tokens had flowed in
     assert process.exchanges - before <= 5
 
 
 def test_it_waits_exactly_until_its_place_has_come(ledger: Ledger) -> None:
-    """Neither sooner nor in steps."""
+    """A process waits exactly until its place has come, not in steps."""
     process = empty(ledger)
     assert process.use(300.0, 0.0) == pytest.approx(3.0)
 
 
 def test_places_are_kept_in_order(ledger: Ledger) -> None:
-    """Who comes second is served second, even with a smaller amount."""
+    """Places are served in order, even if a later one needs less."""
     first, second = empty(ledger), Process(ledger, "b")
     second.talk(0.0)
     assert first.lease.tokens.delay(200.0, 0.0) > 0
@@ -96,18 +96,21 @@ def test_places_are_kept_in_order(ledger: Ledger) -> None:
 
 
 def test_nothing_is_sent_before_the_ledger_has_answered(ledger: Ledger) -> None:
-    """A process that starts does not use a quota that others have used up."""
+    """A new process sends nothing before the ledger has answered.
+
+    So it does not use a quota that others have used up.
+    """
     process = Process(ledger)
     assert 0 < process.lease.tokens.delay(1.0, 0.0) <= PATIENCE
     process.talk(0.0)
     process.talk(0.0)
-    assert process.lease.tokens.delay(1.0, 0.0) > 0  # it has only said what it wants
+    assert process.lease.tokens.delay(1.0, 0.0) > 0  # the process has only reported what it needs
     process.talk(0.0)
     assert process.lease.tokens.delay(1.0, 0.0) == 0
 
 
 def test_an_unused_lease_goes_back(ledger: Ledger) -> None:
-    """After two seconds, or with the last call."""
+    """An unused lease is returned after two seconds, or with the last call."""
     process = empty(ledger)
     process.use(1.0, 1.0)
     held = process.lease.tokens.balance
@@ -124,7 +127,10 @@ def test_an_unused_lease_goes_back(ledger: Ledger) -> None:
 
 
 def test_the_time_that_is_left_is_that_of_its_part(ledger: Ledger) -> None:
-    """Of two workers each gets half, after what it holds and what it stands in line for."""
+    """The time left assumes half of the quota for each of two workers.
+
+    It starts after what the process holds and what it waits for.
+    """
     process, other = empty(ledger), Process(ledger, "b")
     other.talk(0.0)
     process.talk(0.6)
@@ -134,7 +140,7 @@ def test_the_time_that_is_left_is_that_of_its_part(ledger: Ledger) -> None:
     assert tokens.flows_in(10.0, 1.0) == 0
     assert tokens.flows_in(511.5, 1.0) == pytest.approx(10.0)
     assert tokens.flows_in(511.5, 1.0, pause=3.0) == pytest.approx(13.0)
-    assert tokens.delay(300.0, 1.0) > 0  # noted
+    assert tokens.delay(300.0, 1.0) > 0  # recorded
     process.talk(1.0)
     due = tokens.delay(300.0, 1.0)
     assert tokens.flows_in(300.0, 1.0) == pytest.approx(due)
@@ -142,7 +148,7 @@ def test_the_time_that_is_left_is_that_of_its_part(ledger: Ledger) -> None:
 
 
 def test_what_was_never_sent_is_there_again(ledger: Ledger) -> None:
-    """An undone request costs nothing."""
+    """An amount whose request was never sent is available again."""
     process = empty(ledger)
     process.use(20.0, 1.0)
     process.lease.tokens.give_back(20.0)
@@ -152,7 +158,10 @@ def test_what_was_never_sent_is_there_again(ledger: Ledger) -> None:
 def test_cut_off_it_goes_on_with_its_part_and_says_so_once(
     ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Half of 95 % of the quota for one of two; nothing of the URL is in the message."""
+    """Without the ledger a process uses 95 % of its part, and logs the outage once.
+
+    The message contains nothing of the URL.
+    """
     process, other = empty(ledger), Process(ledger, "b")
     other.talk(0.0)
     process.talk(0.6)
@@ -180,7 +189,7 @@ def test_cut_off_it_goes_on_with_its_part_and_says_so_once(
 
 
 def alone(process: Process, amount: float, now: float) -> float:
-    """Take an amount without a ledger; return when that was."""
+    """Take an amount without a ledger, and return the time."""
     for _ in range(20):
         delay = process.lease.tokens.delay(amount, now)
         if delay <= 0:
@@ -192,12 +201,12 @@ def alone(process: Process, amount: float, now: float) -> float:
 
 
 def test_a_lease_is_still_there_after_a_time_without_a_ledger(ledger: Ledger) -> None:
-    """It was paid for, and is given back if nobody uses it."""
+    """A lease survives a time without the ledger, and is returned if it stays unused."""
     process = empty(ledger)
     process.use(1.0, 1.0)
     for _ in range(FAILURES):
         process.fail(1.6)
-    assert alone(process, 5.0, 1.6) > 1.6  # from its part, which begins empty
+    assert alone(process, 5.0, 1.6) > 1.6  # taken from its own part, which starts empty
     process.talk(2.2)
     assert process.lease.tokens.balance == pytest.approx(24)
     assert process.lease.tokens.delay(20.0, 2.2) == 0
@@ -206,7 +215,10 @@ def test_a_lease_is_still_there_after_a_time_without_a_ledger(ledger: Ledger) ->
 
 
 def test_a_place_in_a_lost_ledger_is_taken_again(ledger: Ledger) -> None:
-    """A place far behind what the new one has let in would be waited for without end."""
+    """A place in a lost ledger is requested again from the new one.
+
+    The old place would be far behind what the new ledger admits, and the wait would not end.
+    """
     process = empty(ledger)
     assert process.lease.tokens.delay(300.0, 0.0) > 0
     process.talk(0.0)
@@ -217,14 +229,14 @@ def test_a_place_in_a_lost_ledger_is_taken_again(ledger: Ledger) -> None:
 
 
 def test_a_kind_that_nobody_limits_needs_no_lease(ledger: Ledger) -> None:
-    """Once the tokens are known, requests are not asked for, and nobody waits for them."""
+    """Once only tokens are limited, requests need no lease and no wait."""
     process = Process(ledger, limit=None)
     process.talk(0.0)
     process.lease.tokens.learn(
         limit=LIMIT, remaining=100.0, reset=None, unseen=0.0, sent=0.0, now=0.0
     )
     exchange = process.lease.begin(0.0, in_flight=NOTHING)
-    process.lease.requests.delay(1.0, 0.0)  # noted while nothing is known
+    process.lease.requests.delay(1.0, 0.0)  # recorded while nothing is known
     process.lease.accept(ledger.exchange(exchange, 1000.0), 0.0)
     process.talk(0.0)
     before = process.exchanges
@@ -235,7 +247,7 @@ def test_a_kind_that_nobody_limits_needs_no_lease(ledger: Ledger) -> None:
 
 
 def test_an_exchange_that_never_ends_is_not_waited_for(ledger: Ledger) -> None:
-    """The thread may hang in a look-up of the host's name; the others go on without it."""
+    """A process does not wait for an exchange that never ends, such as a hanging DNS look-up."""
     process = empty(ledger)
     process.talk(1.0)
     process.lease.begin(1.6, in_flight=NOTHING)
@@ -244,7 +256,7 @@ def test_an_exchange_that_never_ends_is_not_waited_for(ledger: Ledger) -> None:
 
 
 def test_an_amount_above_its_part_is_waited_for_while_cut_off(ledger: Ledger) -> None:
-    """A request larger than what it can save up waits in proportion, not for ever."""
+    """Without the ledger, a request larger than the process's part waits in proportion."""
     process = empty(ledger)
     for _ in range(FAILURES):
         process.fail(2.0)
@@ -253,7 +265,7 @@ def test_an_amount_above_its_part_is_waited_for_while_cut_off(ledger: Ledger) ->
 
 
 def test_a_refusal_pauses_the_others(ledger: Ledger) -> None:
-    """It is told at once, and they wait as long as the server said."""
+    """A refusal is reported at once, and the other processes pause as long as the server said."""
     refused, other = empty(ledger), Process(ledger, "b")
     other.talk(0.0)
     refused.talk(0.6)
@@ -268,7 +280,10 @@ def test_a_refusal_pauses_the_others(ledger: Ledger) -> None:
 
 
 def test_a_long_pause_of_another_is_looked_at_each_minute(ledger: Ledger) -> None:
-    """What a server asked for an hour ago need not be true any more."""
+    """A long pause that another process reported is checked each minute.
+
+    What a server asked for an hour ago may no longer be true.
+    """
     refused, other = empty(ledger), Process(ledger, "b")
     other.talk(0.0)
     refused.lease.throttle.refused(0.9, 1.0, 3600.0)
@@ -280,7 +295,7 @@ def test_a_long_pause_of_another_is_looked_at_each_minute(ledger: Ledger) -> Non
 
 
 def test_a_limit_of_one_at_a_time_pauses_nobody_else(ledger: Ledger) -> None:
-    """Some refusals are about requests at a time, and their pause is cancelled."""
+    """A refusal for concurrent requests, whose pause is cancelled, does not pause the others."""
     process = empty(ledger)
     process.lease.throttle.refused(0.9, 1.0, 5.0)
     process.lease.throttle.cancel()
@@ -289,7 +304,7 @@ def test_a_limit_of_one_at_a_time_pauses_nobody_else(ledger: Ledger) -> None:
 
 
 def test_the_quota_that_a_header_tells_is_known_before_more_is_sent(ledger: Ledger) -> None:
-    """The gate is shut between the first answer and the ledger's."""
+    """Between the first header with a quota and the ledger's answer, nothing is sent."""
     process = Process(ledger, limit=None)
     process.use(10.0, 0.0)
     tokens = process.lease.tokens
@@ -301,7 +316,7 @@ def test_the_quota_that_a_header_tells_is_known_before_more_is_sent(ledger: Ledg
 
 
 def test_all_together_begin_as_slowly_as_one(ledger: Ledger) -> None:
-    """Before anything is known, eight requests are in flight, of however many processes."""
+    """Before anything is known, eight requests are in flight over all processes together."""
     processes = [Process(ledger, str(number), limit=None) for number in range(20)]
     sent = 0
     for process in processes:
@@ -311,7 +326,7 @@ def test_all_together_begin_as_slowly_as_one(ledger: Ledger) -> None:
         process.talk(0.0)
         sent += process.lease.requests.delay(1.0, 0.0) == 0
     assert sent == 8
-    # The others ask again soon, and not only with the next heartbeat.
+    # The others ask again soon, before the next heartbeat.
     assert processes[-1].lease.delay(0.0) == pytest.approx(OPENING)
 
 

@@ -1,4 +1,4 @@
-"""The ledger: the script on a real server does what the model does, and the model does right."""
+"""The ledger's script on a real server agrees with the model, and the model is right."""
 
 import itertools
 import math
@@ -54,7 +54,7 @@ exchanges = st.builds(
 
 
 def with_epoch(exchange: Exchange, epoch: float | None) -> Exchange:
-    """Return the same exchange of a worker that knows this ledger."""
+    """Return the exchange of a worker that knows the ledger of this epoch."""
     names = [name for name in Exchange.__slots__ if name != "epoch"]
     return Exchange(epoch=epoch, **{name: getattr(exchange, name) for name in names})
 
@@ -77,7 +77,7 @@ def numbers(reply: Reply) -> list[float]:
 def test_the_script_computes_what_the_model_computes(
     valkey: Server, steps: list[tuple[Exchange, bool]]
 ) -> None:
-    """Whatever workers report, in whatever order, a real server answers as the model does."""
+    """A real server answers as the model does, whatever workers report and in any order."""
     ledger = RedisLedger(valkey.url, f"model-{next(accounts)}")
     model: Ledger | None = None
     for asked, knows_it in steps:
@@ -91,12 +91,12 @@ def test_the_script_computes_what_the_model_computes(
 
 
 def claim(**tokens: Any) -> Mapping[str, Claim]:
-    """Return the claims of a worker that has to do with tokens alone."""
+    """Return the claims of a worker that needs only tokens."""
     return {"tokens": Claim(**tokens), "requests": Claim()}
 
 
 class Office:
-    """A ledger of 60 tokens a minute that were all used up, and workers that know it."""
+    """A ledger whose 60 tokens a minute are used up, with workers that know it."""
 
     def __init__(self) -> None:
         self.ledger = Ledger(epoch=100.0)
@@ -104,19 +104,19 @@ class Office:
         self.say("first", 100.0, ended=60.0)
 
     def say(self, worker: str, now: float, **tokens: Any) -> Reply:
-        """Make one exchange, about tokens."""
+        """Make one exchange about tokens."""
         more = {name: tokens.pop(name) for name in list(tokens) if name in Exchange.__slots__}
         options = {"epoch": 100.0, **more}
         return self.ledger.exchange(Exchange(worker=worker, claims=claim(**tokens), **options), now)
 
     def level(self) -> float:
-        """Return what is not reserved."""
+        """Return the amount that is not reserved."""
         line = self.ledger.lines["tokens"]
         return line.flowed - line.reserved
 
 
 def test_reservations_stand_in_order() -> None:
-    """Each waits for what stands before it, a large one as well as the small ones behind it."""
+    """Each reservation waits for those before it, large or small."""
     office = Office()
     delays = [
         office.say(name, 100.0, ask=ask).delay for name, ask in zip("abc", (5, 50, 1), strict=True)
@@ -125,12 +125,12 @@ def test_reservations_stand_in_order() -> None:
 
 
 def test_an_amount_above_the_whole_bucket_gets_its_turn() -> None:
-    """It waits for as long as it takes to flow, and for no longer."""
+    """An amount above the whole bucket waits as long as it takes to flow in, and no longer."""
     assert Office().say("a", 100.0, ask=600.0).delay == pytest.approx(600)
 
 
 def test_a_place_moves_with_the_rate() -> None:
-    """A header that shows twice the quota halves the wait of those that stand in line."""
+    """A header with twice the quota halves the wait of those in line."""
     office = Office()
     first = office.say("a", 100.0, ask=30.0)
     office.say("b", 100.0, told=seen(limit=120.0, remaining=None, ended_then=None))
@@ -139,10 +139,13 @@ def test_a_place_moves_with_the_rate() -> None:
 
 
 def test_what_a_dead_worker_held_is_given_back_when_its_place_has_come() -> None:
-    """Not before: what stands in front of it must not use what has not flowed yet."""
+    """A dead worker's amount is returned only when its place has come.
+
+    Those before it in line must not use what has not flowed in yet.
+    """
     office = Office()
     office.say("dead", 100.0, ask=10.0)
-    for tenth in range(1001, 1300):  # another one is heard all the time
+    for tenth in range(1001, 1300):  # another worker reports all the time
         now = tenth / 10
         office.say("alive", now)
         expected = now - 100 - (10 if now < 110 else 0)
@@ -150,7 +153,10 @@ def test_what_a_dead_worker_held_is_given_back_when_its_place_has_come() -> None
 
 
 def test_a_worker_that_was_given_up_too_early_is_charged_again() -> None:
-    """A pause of its process does not give it, and the others, the same amount."""
+    """A worker that was given up too early is charged again for what it holds.
+
+    So a pause of its process does not give the amount to it and to others.
+    """
     office = Office()
     held = office.say("late", 100.0, ask=4.0).balances["tokens"].place - 60
     for tenth in range(1001, 1200):
@@ -161,7 +167,10 @@ def test_a_worker_that_was_given_up_too_early_is_charged_again() -> None:
 
 
 def test_time_without_a_ledger_is_not_credited_to_workers_that_went_on() -> None:
-    """While it was stopped they used the quota by themselves; a fleet that had left did not."""
+    """Time without a ledger counts only if all workers had left.
+
+    Workers that continued used the quota by themselves.
+    """
     office, left = Office(), Office()
     left.say("first", 100.5, ended=60.0, leaves=True)
     for each in (office, left):
@@ -170,7 +179,7 @@ def test_time_without_a_ledger_is_not_credited_to_workers_that_went_on() -> None
 
 
 def test_nobody_is_given_up_while_a_ledger_comes_back() -> None:
-    """All have been silent for as long as it was stopped."""
+    """Nobody is given up while a ledger comes back, as all were silent during its outage."""
     office = Office()
     office.say("other", 100.0, ask=0.5)
     assert office.say("first", 110.0, ended=60.0).workers == 2
@@ -178,7 +187,7 @@ def test_nobody_is_given_up_while_a_ledger_comes_back() -> None:
 
 
 def test_a_report_that_arrives_twice_changes_nothing() -> None:
-    """An answer may be lost on its way back, and the worker reports again."""
+    """A report that arrives twice, because its answer was lost, changes nothing."""
     office = Office()
     report = {"held": 2.0, "back": 3.0, "spent": 4.0, "ended": 66.0}
     office.say("first", 100.0, **report)
@@ -188,7 +197,7 @@ def test_a_report_that_arrives_twice_changes_nothing() -> None:
 
 
 def test_headers_correct_the_level_in_both_directions() -> None:
-    """It is never above what the server had left, nor below what it must have left."""
+    """Headers correct the level upwards and downwards, to what the server must have left."""
     office = Office()
     office.say("first", 100.0, ended=60.0, told=seen(remaining=30.0, ended_then=60.0))
     assert office.level() == 30
@@ -199,13 +208,16 @@ def test_headers_correct_the_level_in_both_directions() -> None:
 
 
 def test_headers_do_not_count_what_others_hold_or_have_under_way() -> None:
-    """The server has not seen what is held, and perhaps not what is in flight."""
+    """Amounts that others hold or have in flight are not counted as free.
+
+    The server has not seen what they hold, and perhaps not what is in flight.
+    """
     office = Office()
     office.say("first", 100.0, ended=60.0, told=seen(remaining=60.0, ended_then=60.0))
-    office.say("other", 100.0, ask=20.0)  # holds 20: they are still in the server's bucket
+    office.say("other", 100.0, ask=20.0)  # holds 20, which are still in the server's bucket
     office.say("first", 100.0, ended=60.0, told=seen(remaining=60.0, ended_then=60.0))
     assert office.level() == 40
-    office.say("other", 100.0, in_flight=20.0)  # under way: the server may have seen them or not
+    office.say("other", 100.0, in_flight=20.0)  # in flight, so the server may have seen them or not
     office.say("first", 100.0, ended=60.0, told=seen(remaining=60.0, ended_then=60.0))
     assert office.level() == 40
     office.say("other", 100.0, ended=20.0)
@@ -214,7 +226,7 @@ def test_headers_do_not_count_what_others_hold_or_have_under_way() -> None:
 
 
 def test_refusals_of_one_moment_are_one_pause() -> None:
-    """Requests that were in flight together do not lower the rate once each."""
+    """Refusals of requests that were in flight together lower the rate once."""
     office = Office()
     for worker in "abc":
         reply = office.say(worker, 101.0, refused_ago=0.5, pause=2.0)
@@ -224,7 +236,7 @@ def test_refusals_of_one_moment_are_one_pause() -> None:
 
 
 def test_the_smallest_limit_that_a_user_set_holds_for_all() -> None:
-    """Neither a header nor another worker's option raises it."""
+    """The smallest limit that a user set holds for all, whatever headers or other options say."""
     office = Office()
     office.say("a", 100.0, most=30.0)
     reply = office.say(
@@ -235,7 +247,10 @@ def test_the_smallest_limit_that_a_user_set_holds_for_all() -> None:
 
 
 def test_a_lost_ledger_begins_with_an_empty_bucket() -> None:
-    """The quota was in use until then, and the headers tell what is really left."""
+    """A new ledger after a loss begins with an empty bucket, because the quota was in use.
+
+    The headers then correct it.
+    """
     ledger = Ledger(epoch=200.0)
     exchange = Exchange(worker="a", epoch=100.0, claims=claim(known=60.0, capacity=60.0, ask=0.0))
     balance = ledger.exchange(exchange, 200.0).balances["tokens"]
@@ -243,13 +258,13 @@ def test_a_lost_ledger_begins_with_an_empty_bucket() -> None:
 
 
 def seen(**options: Any) -> Told:
-    """Return what an answer told just now."""
+    """Return what an answer's headers announced just now."""
     made = {"limit": 60.0, "reset": None, "age": 0.0, **options}
     return Told(**made)
 
 
 def test_nothing_is_limited_before_anything_is_known() -> None:
-    """Then the headers of the first answers tell."""
+    """Before anything is known, nothing is limited."""
     reply = Ledger(epoch=1.0).exchange(Exchange(worker="a", claims=claim()), 1.0)
     assert reply.delay == 0
     assert reply.balances["tokens"].rate is None

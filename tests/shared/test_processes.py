@@ -1,4 +1,4 @@
-"""Threads, processes and a real server: that the parts fit together."""
+"""Threads, processes and a real Valkey server work together."""
 
 import logging
 import os
@@ -23,13 +23,13 @@ pytestmark = needs_server
 
 @pytest.fixture
 def lone() -> Iterator[Server]:
-    """A server that a test may stop."""
+    """Start a server that the test may stop."""
     with running() as server:
         yield server
 
 
 def make(server: LocalServer, url: str, **options: object) -> BatchEmbeddings:
-    """Return embeddings whose quota is shared."""
+    """Return embeddings with a shared quota."""
     wrapped = OpenAIEmbeddings(
         base_url=server.url, api_key=SecretStr("any"), dimensions=8, model="text-embedding-3-small"
     )
@@ -48,7 +48,7 @@ def texts(count: int, begin: int = 0) -> list[str]:
 
 
 def close(*made: BatchEmbeddings) -> None:
-    """Close their connections."""
+    """Close the connections of the embeddings."""
     for embeddings in made:
         embeddings.embeddings.client._client.close()  # type: ignore[attr-defined]
 
@@ -59,7 +59,7 @@ def leasers() -> list[threading.Thread]:
 
 
 def test_two_objects_keep_to_one_quota(server: LocalServer, valkey: Server) -> None:
-    """Each gets its vectors, and together they are refused next to nothing."""
+    """Two objects share one quota: both get their vectors and at most 10 % is refused."""
     server.configure(tokens_per_minute=1_000_000, bucket_seconds=1.0, latency=0.05)
     both = [make(server, valkey.url) for _ in range(2)]
     results: dict[int, object] = {}
@@ -80,7 +80,7 @@ def test_two_objects_keep_to_one_quota(server: LocalServer, valkey: Server) -> N
 
 
 def test_the_thread_ends_with_the_last_call(server: LocalServer, valkey: Server) -> None:
-    """And what it held is given back; the next call starts it again."""
+    """The lease's thread ends with the last call and returns its amount; a new call restarts it."""
     embeddings = make(server, valkey.url, tokens_per_minute=6_000_000)
     for _ in range(2):
         assert len(embeddings.embed_numpy(texts(5))) == 5
@@ -94,7 +94,7 @@ def test_the_thread_ends_with_the_last_call(server: LocalServer, valkey: Server)
 def test_a_server_that_stops_and_comes_back(
     server: LocalServer, lone: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is lost, nothing hangs, and the log says both once."""
+    """While the server is stopped nothing is lost or hangs, and the log reports it once."""
     server.configure(tokens_per_minute=600_000, bucket_seconds=1.0, latency=0.05)
     embeddings = make(server, lone.url)
     given = texts(900)
@@ -118,7 +118,7 @@ def test_a_server_that_stops_and_comes_back(
 
 
 def test_a_server_that_loses_everything(server: LocalServer, lone: Server) -> None:
-    """After `FLUSHALL` workers tell the new ledger what they know."""
+    """A call completes although the server loses all its data."""
     import redis  # noqa: PLC0415  # skipped without it
 
     server.configure(tokens_per_minute=600_000, bucket_seconds=1.0, latency=0.05)
@@ -138,7 +138,7 @@ def test_a_server_that_loses_everything(server: LocalServer, lone: Server) -> No
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_process_is_a_worker_of_its_own(server: LocalServer, valkey: Server) -> None:
-    """It has another name, another connection and another thread."""
+    """A call after a fork completes in the child, and then again in the parent."""
     program = textwrap.dedent(
         f"""
         import os
@@ -174,7 +174,7 @@ def test_a_forked_process_is_a_worker_of_its_own(server: LocalServer, valkey: Se
 
 
 def test_a_query_needs_one_lease(server: LocalServer, valkey: Server) -> None:
-    """A single query works as without a shared quota."""
+    """A single query works with a shared quota."""
     embeddings = make(server, valkey.url)
     assert len(embeddings.embed_query("a question")) == 8
     close(embeddings)

@@ -1,4 +1,4 @@
-"""`SharedQuota` as an option: what cannot work is an error, and no secret leaves the process."""
+"""A `SharedQuota` checks its values and lets no secret leave the process."""
 
 import logging
 import pickle
@@ -16,11 +16,11 @@ from langchain_batch_embed.providers.identity import account_of
 from langchain_batch_embed.shared import Lease, open_ledger
 from tests.valkey_server import Server, needs_server
 
-SECRET = "sk-very-secret-0123456789"  # noqa: S105  # of nobody
+SECRET = "sk-very-secret-0123456789"  # noqa: S105  # an invented key
 
 
 def openai(key: str = SECRET, **options: Any) -> OpenAIEmbeddings:
-    """Return OpenAI's class for a server that nothing is sent to."""
+    """Return OpenAI's class for a server that receives no requests."""
     made = {"base_url": "http://127.0.0.1:9/v1", "model": "text-embedding-3-small", **options}
     return OpenAIEmbeddings(api_key=SecretStr(key), **made)
 
@@ -38,7 +38,7 @@ def account(embeddings: OpenAIEmbeddings, address: str = "https://api.openai.com
     ],
 )
 def test_a_quota_is_an_object(value: Any, message: str) -> None:
-    """The message shows how to make one."""
+    """A quota that is not a `SharedQuota` raises an error that shows how to make one."""
     with pytest.raises(OptionError, match=message):
         BatchEmbeddings(DeterministicFakeEmbedding(size=3), quota=value)
 
@@ -55,14 +55,14 @@ def test_a_quota_is_an_object(value: Any, message: str) -> None:
     ],
 )
 def test_values_that_cannot_work_are_an_error(arguments: Any, message: str) -> None:
-    """When the object is made, not when the first request is to be sent."""
+    """Impossible values raise an error when the object is made, not with the first request."""
     with pytest.raises(OptionError, match=message):
         SharedQuota(*arguments)
 
 
 @needs_server
 def test_a_url_that_redis_cannot_read_is_an_error_without_its_password() -> None:
-    """The error of redis-py is left out, as it may quote the URL."""
+    """An invalid URL raises an error without redis-py's message, which may quote the password."""
     quota = SharedQuota(f"http://:{SECRET}@host")
     with pytest.raises(OptionError) as caught:
         BatchEmbeddings(openai(), quota=quota)
@@ -72,7 +72,7 @@ def test_a_url_that_redis_cannot_read_is_an_error_without_its_password() -> None
 
 
 def test_without_redis_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is named."""
+    """Without the redis package the error names the extra to install."""
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(OptionError, match=r"langchain-batch-embed\[redis\]"):
         BatchEmbeddings(openai(), quota=SharedQuota("redis://host"))
@@ -92,14 +92,14 @@ def test_without_redis_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     ],
 )
 def test_the_url_is_shown_without_its_password(url: str, shown: str) -> None:
-    """Neither `repr` nor `str` has it, quoted or not, before the host or among the options."""
+    """Neither `repr` nor `str` contains the password, wherever and however the URL has it."""
     quota = SharedQuota(url)
     assert SECRET not in repr(quota)
     assert str(quota) == shown
 
 
 def test_a_pickled_object_keeps_its_quota() -> None:
-    """A worker of Ray or of a process pool shares it."""
+    """A pickled object keeps its quota, so workers of Ray or of a process pool share it."""
     pytest.importorskip("redis")
     quota = SharedQuota("redis://127.0.0.1:9/0", account="ours", workers=4)
     embeddings = pickle.loads(pickle.dumps(BatchEmbeddings(openai(), quota=quota)))  # noqa: S301
@@ -107,7 +107,7 @@ def test_a_pickled_object_keeps_its_quota() -> None:
 
 
 def test_the_account_is_a_digest_of_server_model_and_key() -> None:
-    """Each of the three is another quota; the order of options and other options are not."""
+    """The account's digest depends on server, model and key, and on no other option."""
     names = [
         account(openai()),
         account(openai("another key")),
@@ -120,7 +120,10 @@ def test_the_account_is_a_digest_of_server_model_and_key() -> None:
 
 
 def test_a_token_that_is_renewed_does_not_name_the_account() -> None:
-    """Azure's tokens live for an hour, and workers renew them at different times."""
+    """A renewed token does not change the account.
+
+    Azure's tokens last an hour, and workers renew them at different times.
+    """
 
     class Renewed(DeterministicFakeEmbedding):
         azure_ad_token: SecretStr = SecretStr("first")
@@ -132,7 +135,7 @@ def test_a_token_that_is_renewed_does_not_name_the_account() -> None:
 
 @needs_server
 def test_the_server_is_given_no_secret(valkey: Server) -> None:
-    """Its keys and values hold digests, numbers and a random name of the worker."""
+    """The server's keys and values contain only digests, numbers and a worker's random name."""
     import redis  # noqa: PLC0415  # skipped without it
 
     quota = SharedQuota(valkey.url)
@@ -153,7 +156,7 @@ def test_the_server_is_given_no_secret(valkey: Server) -> None:
 
 @needs_server
 def test_accounts_that_the_user_names_are_one(valkey: Server) -> None:
-    """Several keys of one organisation share its quota."""
+    """Several keys of one organisation share the quota of an account that the user names."""
     quota = SharedQuota(valkey.url, account="ours")
     nothing = {"tokens": 0.0, "requests": 0.0}
     for number, key in enumerate(("first key", "second key"), 1):
@@ -165,7 +168,7 @@ def test_accounts_that_the_user_names_are_one(valkey: Server) -> None:
 
 @needs_server
 def test_a_script_that_the_server_forgot_is_sent_again(valkey: Server) -> None:
-    """As after a restart or `SCRIPT FLUSH`."""
+    """If the server forgot the script, as after `SCRIPT FLUSH`, it is sent again."""
     import redis  # noqa: PLC0415  # skipped without it
 
     ledger = open_ledger(SharedQuota(valkey.url, account="flushed"), "")
@@ -183,7 +186,7 @@ def test_a_script_that_the_server_forgot_is_sent_again(valkey: Server) -> None:
 def test_a_server_that_is_not_there_stops_nobody(
     server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A wrong port: the texts are embedded, and the log says that the quota is not shared."""
+    """If no server answers, the texts are embedded and the log says that nothing is shared."""
     pytest.importorskip("redis")
     embeddings = BatchEmbeddings(
         OpenAIEmbeddings(base_url=server.url, api_key=SecretStr("any")),

@@ -1,4 +1,4 @@
-"""What a driver hands to a simulated server, and what it gets back: the package's own."""
+"""The package's own types for requests to a simulated server and its replies."""
 
 from langchain_batch_embed.sending.rehearsal import Reply, Request
 

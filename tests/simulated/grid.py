@@ -1,4 +1,4 @@
-"""The servers that the sending engine has to cope with, as a grid of cells."""
+"""The servers that the sending engine has to handle, as a grid of cells."""
 
 import itertools
 import random
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 Says = Literal["all", "hint", "used", "nothing", "zero"]
-"""What a refusal says.
+"""What a refusal tells the client.
 
 - `"all"`: OpenAI's headers on 200 and 429, its retry headers, its text.
 - `"hint"`: the exact delay in `retry-after`, and nothing on 200.
@@ -32,7 +32,7 @@ Says = Literal["all", "hint", "used", "nothing", "zero"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
-    """A time in which the server answers nothing.
+    """A period in which the server answers nothing.
 
     Attributes:
         start: in seconds.
@@ -51,27 +51,27 @@ class Cell:
     """One server of the grid; the default has no limit and no bad luck.
 
     Attributes:
-        name: for people; takes no part in comparisons.
-        requests_per_minute: `None`: no quota.
-        tokens_per_minute: by `Request.charge`; `None`: no quota.
+        name: for people; ignored in comparisons.
+        requests_per_minute: the quota of requests, or `None` if there is none.
+        tokens_per_minute: the quota of `Request.charge`, or `None` if there is none.
         limiter: a bucket that refills continuously, or fixed windows.
         limiter_seconds: seconds' worth that the bucket or window holds; at least one request.
         refused_share: share of its amount, 0 to 1, that a refused request is charged.
-        says: what a refusal for the quota says.
-        latency: typical seconds of a small request, 0.2 of them in the network.
-        computed_at_once: requests that the server works on; others queue. `None`: all.
-        notices_gone: a request whose client gave up before its turn costs nothing.
-        seconds_per_text: time to compute a text, instead of the latency's share; `None`: the
-            latency's.
-        refuses_above: more requests at once are refused at once, without a hint.
+        says: what a refusal for the quota tells the client.
+        latency: typical seconds of a small request, a share of 0.2 of them in the network.
+        computed_at_once: requests that the server works on while others queue, or `None` for all.
+        notices_gone: whether a request whose client gave up before its turn costs nothing.
+        seconds_per_text: time to compute a text, or `None` for the latency's share.
+        refuses_above: requests in flight above which further ones are refused at once, without a
+            hint.
         refuses_with: the status of that refusal.
         outages: in order, not overlapping.
-        slow: start and end of a time in which everything takes `slow_factor` times as long.
+        slow: start and end of a period in which everything takes `slow_factor` times as long.
         slow_factor: see `slow`.
-        refused_rows: a request that holds one of these is a 400 that does not say which.
-        failing_rows: a request that holds one of these is a 500.
-        max_texts: a request with more is a 400.
-        max_bytes: a request with more, at 4 bytes a charged token, is a 413.
+        refused_rows: a request that holds one of these gets a 400 that does not name it.
+        failing_rows: a request that holds one of these gets a 500.
+        max_texts: a request with more gets a 400.
+        max_bytes: a request with more, at 4 bytes a charged token, gets a 413.
     """
 
     name: str = field(default="", compare=False)
@@ -166,7 +166,10 @@ DIMENSIONS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "256 kB": {"max_bytes": 256_000},
     },
 }
-"""Each dimension's values by name, as the fields of a `Cell` they set; the first is the default."""
+"""Each dimension's values by name, with the fields of a `Cell` that they set.
+
+The first value is the default.
+"""
 
 _ABSENT: Final = ""
 _OF_QUOTA: Final = ("limiter", "refused share", "says")
@@ -176,7 +179,7 @@ _Pair = tuple[tuple[str, str], tuple[str, str]]
 
 
 def cells() -> Iterator[Cell]:
-    """Yield every cell of the grid, some 350,000, without those that play the same server."""
+    """Yield every cell of the grid, some 350,000, leaving out those that behave identically."""
     seen = set()
     for values in itertools.product(*DIMENSIONS.values()):
         choice = _normalised(dict(zip(DIMENSIONS, values, strict=True)))
@@ -187,7 +190,7 @@ def cells() -> Iterator[Cell]:
 
 
 def sample(count: int, seed: int = 0) -> list[Cell]:
-    """Return `count` different cells, each value of a dimension as likely as any other."""
+    """Return `count` different cells, each value of a dimension being equally likely."""
     dice = random.Random(seed)
     chosen: dict[str, Cell] = {}
     while len(chosen) < count:
@@ -197,10 +200,11 @@ def sample(count: int, seed: int = 0) -> list[Cell]:
 
 
 def pairwise(seed: int = 0, count: int = 150) -> list[Cell]:
-    """Return a sample in which every two values that can meet do so at least once.
+    """Return a sample in which every two compatible values occur together at least once.
 
     Greedy: each cell starts from a pair that is still missing, and takes in each other dimension
-    the value that adds most of the missing pairs. Random cells fill up the rest.
+    the
+    value that adds most of the missing pairs. Random cells fill up the rest.
 
     Args:
         seed: the same seed gives the same sample.
@@ -222,7 +226,7 @@ def pairwise(seed: int = 0, count: int = 150) -> list[Cell]:
 
 
 def choice_of(cell: Cell) -> dict[str, str]:
-    """Return the value of each dimension that a cell's name tells; "" where it has none."""
+    """Return the value of each dimension in a cell's name, or "" if the name has none."""
     values = cell.name.split(", ")
     return {
         name: next((value for value in values if value in DIMENSIONS[name]), _ABSENT)
@@ -231,13 +235,13 @@ def choice_of(cell: Cell) -> dict[str, str]:
 
 
 def cell_of(choice: Mapping[str, str]) -> Cell:
-    """Return the cell with these values; dimensions that are missing have their default."""
+    """Return the cell with these values; missing dimensions have their default."""
     full = {name: choice.get(name) or next(iter(DIMENSIONS[name])) for name in DIMENSIONS}
     return _cell(_normalised(full))
 
 
 def bad_luck_at(cell: Cell, start: float) -> Cell:
-    """Return the cell with its outages and slow time moved to begin at `start`."""
+    """Return the cell with its outages and its slow period moved to begin at `start`."""
     shift = start - min((outage.start for outage in cell.outages), default=0.0)
     slow = cell.slow and (start, start + cell.slow[1] - cell.slow[0])
     moved = (replace(outage, start=outage.start + shift) for outage in cell.outages)
@@ -258,13 +262,13 @@ def _greedy(first: _Pair, missing: dict[_Pair, None], dice: random.Random) -> _C
             value: sum(_pair((name, value), other) in missing for other in choice.items())
             for value in values
         }
-        # Where no value survives the dimension has none, as without a quota.
+        # If no value survives, the dimension has none, as without a quota.
         choice[name] = max(values, key=lambda value: gains[value], default=_ABSENT)
     return _normalised({name: choice[name] for name in DIMENSIONS})
 
 
 def _survives(choice: _Choice) -> bool:
-    """Tell whether these values can meet: normalising leaves them as they are."""
+    """Return whether these values are compatible: normalising leaves them unchanged."""
     quotas = DIMENSIONS["quota"] if "quota" not in choice else [choice["quota"]]
     for quota in quotas:
         full = {name: choice.get(name, next(iter(DIMENSIONS[name]))) for name in DIMENSIONS}
@@ -296,7 +300,7 @@ def _drawn(dice: random.Random) -> _Choice:
 
 
 def _normalised(choice: _Choice) -> _Choice:
-    """Drop the values that make no difference to the server."""
+    """Drop values that make no difference to the server."""
     if choice["quota"] == "no quota":
         return {**choice, **dict.fromkeys(_OF_QUOTA, _ABSENT)}
     if choice["quota"] == "60 requests" and choice["limiter"] == "bucket 0.5 s":

@@ -1,13 +1,14 @@
-"""The time of a client that knows everything: what a run on a cell can be measured against.
+"""The time of a client that knows everything, as a yardstick for a run on a cell.
 
-Exact but for rounding to whole requests: quotas and their combination with outages. Only
-approximate, `Ideal.approximate` says so:
+Quotas, alone and combined with outages, are exact but for rounding to whole requests. In these
+cases the time is only approximate, and `Ideal.approximate` says so:
 
 - texts that are refused or fail: the ideal knows them, and pays nothing to find them;
-- outages: no work is done in them. That is too much where the server still works on what it has
-  before a 503, and too little where a reset breaks what was in flight;
-- random latency: averages over the requests, which a few requests need not meet. The last
-  request is a typical one; `Ideal.tail` is the typical excess of the slowest of those in flight.
+- outages: no work is done in them. That is too long where the server still works on earlier
+  requests before a 503, and too short where a reset breaks what was in flight;
+- random latency: the time uses averages over the requests, from which a few requests may differ.
+  The last request is a typical one; `Ideal.tail` is the typical excess of the slowest of those in
+  flight.
 """
 
 import math
@@ -40,17 +41,17 @@ _MEAN_STALL: Final = 1 + STALLED_SHARE * (STALL_FACTOR - 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ideal:
-    """The ideal of one run, and what it is made of; all in seconds but `requests`.
+    """The ideal of one run and its parts, all in seconds except `requests`.
 
     Attributes:
         seconds: from the first request to the last answer.
         quota: until the limiter has let in the last token or request.
-        work: until the server has computed everything, if no quota holds it up.
-        last: typical latency of one request, which every run takes at least.
-        tail: how much longer than `last` the slowest of the last requests in flight typically
-            takes; not part of `seconds`, as hedging can avoid it.
-        requests: how many it sends.
-        approximate: why `seconds` is only approximate; empty if it is exact.
+        work: until the server has computed everything, if no quota delays it.
+        last: typical latency of one request, the least that any run takes.
+        tail: typical time by which the slowest of the last requests in flight exceeds `last`; not
+            part of `seconds`, as hedging can avoid it.
+        requests: number of requests sent.
+        approximate: why `seconds` is only approximate, or empty if it is exact.
     """
 
     seconds: float
@@ -82,9 +83,9 @@ def ideal(
 
     Args:
         cell: the server.
-        charges: of each text, shape `(n,)`; the true tokens are taken to be as many.
+        charges: charge of each text, shape `(n,)`; the true tokens are assumed to be equal to it.
         max_workers: most requests in flight.
-        seed: of the server; its fixed windows start at a random phase.
+        seed: seed of the server, whose fixed windows start at a random phase.
         max_texts: most texts that the client puts in a request.
         max_tokens: most tokens that it puts in a request.
     """
@@ -96,20 +97,20 @@ def ideal(
         )
     most = _most_tokens(cell, max_tokens)
     fewest = _fewest(cell, texts, tokens, most, max_texts)
-    # More requests only where they run at the same time: each one costs its own overhead.
+    # More requests pay only if they run in parallel, since each has its own overhead.
     at_once = min(max_workers, cell.refuses_above or max_workers)
     parallel = min(at_once, cell.computed_at_once or at_once)
     requests = max(fewest, min(parallel, texts))
     if cell.requests_per_minute is not None:
-        # Parallel requests are worth it only while the quota lets them in at once.
+        # Parallel requests pay only while the quota lets them in at once.
         requests = max(fewest, min(requests, int(capacity(cell.requests_per_minute, cell))))
 
     last = _latency(cell, tokens / requests, texts / requests)
     quota = _quota(cell, tokens, float(amounts.max()), requests, seed)
     work = _work(cell, tokens, texts, requests, parallel=parallel, at_once=at_once)
-    # With a quota of tokens the last request may be as small as one likes.
+    # With a quota of tokens the last request may be arbitrarily small.
     small = _latency(cell, 0.0, 1.0) if cell.requests_per_minute is None else last
-    network = NETWORK_SHARE * cell.latency / 2  # it was on its way before it was let in
+    network = NETWORK_SHARE * cell.latency / 2  # it was on its way before the quota let it in
     seconds = max(
         _ends(cell, max(quota, network), small - network),
         _through(cell, 0.0, max(work, last)),
@@ -129,7 +130,7 @@ def ideal(
 def texts_for(
     cell: Cell, charge: int, seconds: float, *, fewest: int = 500, most: int = 100_000
 ) -> int:
-    """Return how many texts of this charge keep an ideal client busy for some seconds."""
+    """Return how many texts of this charge keep an ideal client busy for this many seconds."""
     calm = replace(cell, outages=(), slow=None)
     low, high = fewest, most
     while low < high:
@@ -142,13 +143,13 @@ def texts_for(
 
 
 def staged(cell: Cell, charges: ArrayLike, share: float = 0.3) -> Cell:
-    """Return the cell with its bad luck moved to a share of the ideal run without it."""
+    """Return the cell with its bad luck moved to a share of the ideal run without bad luck."""
     calm = replace(cell, outages=(), slow=None)
     return bad_luck_at(cell, share * ideal_seconds(calm, charges))
 
 
 def _most_tokens(cell: Cell, max_tokens: int) -> float:
-    """Return the most tokens a request may have: the smallest of all limits."""
+    """Return the most tokens that a request may have: the smallest of all limits."""
     most = float(max_tokens)
     if cell.max_bytes is not None:
         most = min(most, cell.max_bytes / 4)
@@ -158,7 +159,7 @@ def _most_tokens(cell: Cell, max_tokens: int) -> float:
 
 
 def _fewest(cell: Cell, texts: int, tokens: float, most: float, max_texts: int) -> int:
-    """Return the fewest requests that hold everything, as if texts could be cut."""
+    """Return the fewest requests that hold everything, assuming that texts could be cut."""
     return max(
         math.ceil(texts / min(max_texts, cell.max_texts or max_texts)), math.ceil(tokens / most)
     )
@@ -171,17 +172,17 @@ def _latency(cell: Cell, tokens: float, texts: float) -> float:
 
 
 def _computing(cell: Cell, tokens: float, texts: float) -> float:
-    """Return the median seconds that a request is computed."""
+    """Return the median seconds for computing a request."""
     if cell.seconds_per_text is not None:
         return cell.seconds_per_text * texts
     return cell.latency * (1 - NETWORK_SHARE + SECONDS_PER_TOKEN / SLOPE_SCALE * tokens)
 
 
 def _tail(cell: Cell, last: float, requests: int) -> float:
-    """Return how much longer than one the slowest of some requests takes, in the median."""
+    """Return the median excess of the slowest of several requests over a typical one."""
     if cell.seconds_per_text is not None:
         return 0.0  # only the network is random
-    # All are below x with the probability of one to the power of their number.
+    # The probability that all are below x is that of one, to the power of their number.
     wanted, normal = 0.5 ** (1 / requests), NormalDist(0.0, SIGMA)
     low, high = 0.0, math.log(1e6)
     while high - low > 1e-6:
@@ -193,7 +194,7 @@ def _tail(cell: Cell, last: float, requests: int) -> float:
 
 
 def _quota(cell: Cell, tokens: float, largest: float, requests: int, seed: int) -> float:
-    """Return when the quotas have let in everything: the burst is free, the rest at the rate."""
+    """Return when the quotas have let in everything: the burst at once, the rest at the rate."""
     ends = [0.0]
     amounts = (
         (cell.requests_per_minute, float(requests), 1.0),
@@ -213,7 +214,7 @@ def _quota(cell: Cell, tokens: float, largest: float, requests: int, seed: int) 
 
 
 def _bucket(cell: Cell, amount: float, holds: float, rate: float) -> float:
-    """Return when a bucket has let in an amount: it also refills in an outage, up to the brim."""
+    """Return when a bucket has let in an amount; it refills during an outage up to its capacity."""
     left, have = amount, holds
     for start, end in _up(cell):
         ready = start + max(0.0, left - have) / rate
@@ -226,7 +227,7 @@ def _bucket(cell: Cell, amount: float, holds: float, rate: float) -> float:
 
 
 def _windows(cell: Cell, amount: float, holds: float, phase: float) -> float:
-    """Return when windows have let in an amount: each whole one at its first moment of service."""
+    """Return when fixed windows have let in an amount, each at its first moment of service."""
     length = cell.limiter_seconds
     ups = list(_up(cell))
     left, window = amount, 0
@@ -244,27 +245,27 @@ def _windows(cell: Cell, amount: float, holds: float, phase: float) -> float:
 def _work(
     cell: Cell, tokens: float, texts: int, requests: int, *, parallel: int, at_once: int
 ) -> float:
-    """Return the seconds of the work itself, on average luck."""
+    """Return the seconds of the work itself, with average luck."""
     if cell.seconds_per_text is None:
         computing = requests * _computing(cell, tokens / requests, 0.0) * _MEAN_FACTOR
         network = NETWORK_SHARE * cell.latency * _MEAN_FACTOR
     else:
         computing = texts * cell.seconds_per_text * _MEAN_STALL
         network = NETWORK_SHARE * cell.latency
-    # The server computes so many at once, and is busy all the time.
+    # The server computes this many at once, and is busy all the time.
     by_server = computing / min(parallel, requests)
-    # The client has so many in flight, and each is also in the network.
+    # The client has this many in flight, and each also spends time in the network.
     by_client = (computing + requests * network) / min(at_once, requests)
     if cell.refuses_above is not None and at_once == cell.refuses_above:
-        by_client = by_server  # the next request can arrive when the last one leaves
+        by_client = by_server  # the next request can arrive as the previous one leaves
     if requests <= parallel:
-        # All run at once: the typical one counts, the slowest is in `tail`.
+        # All run at once: the typical one counts, and the slowest is in `tail`.
         return 0.0
     return max(by_server + NETWORK_SHARE * cell.latency, by_client)
 
 
 def _up(cell: Cell) -> Iterator[tuple[float, float]]:
-    """Yield the times between the outages."""
+    """Yield the periods between the outages."""
     start = 0.0
     for outage in cell.outages:
         if outage.start > start:
@@ -274,7 +275,7 @@ def _up(cell: Cell) -> Iterator[tuple[float, float]]:
 
 
 def _through(cell: Cell, start: float, seconds: float) -> float:
-    """Return when this much work is done: outages stop it, a slow time slows it down."""
+    """Return when this much work is done; outages stop it, and a slow period slows it down."""
     left = seconds
     for begin, end in _up(cell):
         now = max(begin, start)
@@ -287,7 +288,7 @@ def _through(cell: Cell, start: float, seconds: float) -> float:
 
 
 def _speeds(cell: Cell, start: float, end: float) -> Sequence[tuple[float, float]]:
-    """Return the parts of a time with the speed of each, as (until, speed)."""
+    """Return the parts of a period with the speed of each, as (until, speed)."""
     if cell.slow is None:
         return [(end, 1.0)]
     slow, over = cell.slow
@@ -296,11 +297,11 @@ def _speeds(cell: Cell, start: float, end: float) -> Sequence[tuple[float, float
 
 
 def _ends(cell: Cell, start: float, seconds: float) -> float:
-    """Return when one request can be done that must not be broken by a reset."""
+    """Return the earliest end of one request that no reset breaks."""
     for begin, end in _up(cell):
         now = max(begin, start)
         if cell.slow is not None and cell.slow[0] <= now < cell.slow[1]:
-            # Slow from the start on, or sent when it is over.
+            # It is either slow from the start, or sent when the slow period is over.
             done = min(now + seconds * cell.slow_factor, cell.slow[1] + seconds)
         else:
             done = now + seconds

@@ -1,8 +1,8 @@
-"""Rate limiters that take requests in order of sending and judge them in order of arrival.
+"""Rate limiters that receive requests in order of sending and judge them by arrival.
 
 A verdict is given when a request is sent, although a later one may overtake it on the way. A
-request that overtakes is let in only if those with a verdict stay let in, so of two requests
-that compete for the same tokens the wrong one may be refused, but never both or neither.
+request that overtakes is let in only if the earlier verdicts still hold, so of two requests that
+compete for the same tokens the wrong one may be refused, but never both or neither.
 """
 
 import math
@@ -11,19 +11,19 @@ from typing import Final, Protocol
 
 __all__ = ["Bucket", "Limiter", "Windows"]
 
-# Units a request may be short of and still be let in: who waits exactly as long as the server
-# says must not be refused for a rounding error.
+# Units that a request may lack and still be let in: a client that waits exactly as long as the
+# server says must not be refused because of rounding.
 _SLACK: Final = 1e-3
 
 
 class Limiter(Protocol):
-    """A quota of one kind; times are arrivals, and may go back as far as the last `settle`."""
+    """A quota of one kind; times are arrivals, and may go back to the last `settle`."""
 
     capacity: float
     """Most units that one request may take."""
 
     def settle(self, now: float) -> None:
-        """Forget what can no longer matter: no arrival before `now` will follow."""
+        """Forget state that can no longer matter, since no arrival before `now` will follow."""
 
     def used(self, at: float) -> float:
         """Return the units in use at a time."""
@@ -35,7 +35,7 @@ class Limiter(Protocol):
         """Return the seconds until all units are free."""
 
     def charge(self, amount: float, at: float) -> None:
-        """Take units, whether or not they are free."""
+        """Charge the units, whether or not they are free."""
 
 
 class Bucket:
@@ -43,7 +43,7 @@ class Bucket:
 
     Args:
         rate: units that flow back in a second.
-        capacity: units it holds.
+        capacity: units that it holds.
     """
 
     def __init__(self, rate: float, capacity: float) -> None:
@@ -63,7 +63,7 @@ class Bucket:
             if at > now:
                 break
             left = max(0.0, self._level - (at - self._updated) * self._rate)
-            # What refused requests are charged starves nobody for longer than a full bucket.
+            # The charge for refused requests blocks others for no longer than a full bucket does.
             self._level = min(max(left, self.capacity), left + amount)
             self._updated = at
             settled += 1
@@ -85,7 +85,7 @@ class Bucket:
             return math.inf
         level = self.used(at)
         if (excess := level + amount - self.capacity) > _SLACK:
-            return excess / self._rate  # what the server would say: it knows none that follow
+            return excess / self._rate  # as announced: without requests that follow
         ahead = [entry for entry in self._ahead if entry[0] > at]
         if not ahead or self._leaves_room(amount, level, at, ahead):
             return 0.0
@@ -94,7 +94,7 @@ class Bucket:
     def _leaves_room(
         self, amount: float, level: float, at: float, ahead: list[tuple[float, float]]
     ) -> bool:
-        """Tell whether those ahead still fit if `amount` is taken at this time and level."""
+        """Return whether later arrivals still fit if `amount` is taken at this time and level."""
         level += amount
         for arrival, other in ahead:
             level = max(0.0, level - (arrival - at) * self._rate) + other
@@ -106,7 +106,7 @@ class Bucket:
     def _gap(
         self, amount: float, level: float, at: float, ahead: list[tuple[float, float]]
     ) -> float:
-        """Return the first time after some arrival ahead at which `amount` disturbs nobody."""
+        """Return the first time after a later arrival when `amount` leaves room for the rest."""
         for i, (arrival, other) in enumerate(ahead, 1):
             level = max(0.0, level - (arrival - at) * self._rate) + other
             at = arrival
@@ -124,7 +124,7 @@ class Bucket:
         return self.used(at) / self._rate
 
     def charge(self, amount: float, at: float) -> None:
-        """Take units, whether or not they are there."""
+        """Charge the units, whether or not they are free."""
         insort(self._ahead, (at, amount))
 
 
@@ -132,9 +132,9 @@ class Windows:
     """A quota in fixed windows of time, one after another.
 
     Args:
-        capacity: units a window.
+        capacity: units in a window.
         length: seconds of a window.
-        phase: seconds of the first window that have gone at time 0.
+        phase: seconds of the first window that have passed at time 0.
     """
 
     def __init__(self, capacity: float, length: float, phase: float) -> None:
@@ -144,27 +144,27 @@ class Windows:
         self._used: dict[int, float] = {}  # by window
 
     def settle(self, now: float) -> None:
-        """Forget the windows before the one of `now`."""
+        """Forget the windows before the one that contains `now`."""
         if len(self._used) > 16:
             first = self._window(now)
             self._used = {window: used for window, used in self._used.items() if window >= first}
 
     def used(self, at: float) -> float:
-        """Return the units in use in the window of a time."""
+        """Return the units in use in the window of this time."""
         return self._used.get(self._window(at), 0.0)
 
     def delay(self, amount: float, at: float) -> float:
-        """Return the seconds until the next window if `amount` does not fit into this one."""
+        """Return 0 if `amount` fits into this window, else the seconds until the next window."""
         if amount > self.capacity + _SLACK:
             return math.inf
         return 0.0 if self.used(at) + amount <= self.capacity + _SLACK else self._rest(at)
 
     def reset(self, at: float) -> float:
-        """Return the seconds until the next window; 0 if nothing is used in this one."""
+        """Return the seconds until the next window, or 0 if nothing is used in this one."""
         return self._rest(at) if self.used(at) > 0 else 0.0
 
     def charge(self, amount: float, at: float) -> None:
-        """Take units of the window, whether or not they are there."""
+        """Charge units to the window, whether or not they are free."""
         window = self._window(at)
         self._used[window] = self._used.get(window, 0.0) + amount
 

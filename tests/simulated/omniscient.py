@@ -1,21 +1,22 @@
-"""The run of a client that knows the cell and its limiter: what the engine's time is measured by.
+"""The run of a client that knows the cell and its limiter: the yardstick for the engine's time.
 
-It plays at the same simulated server as the engine, and sends what the engine would send if it knew
+It uses the same simulated server as the engine, and sends what the engine would send if it knew
 everything from the start:
 
-- the engine's own batches, from `pack`, for the concurrency and the quotas as they are. Where the
-  server computes a few at once in a time that hardly depends on the size, batches hold the usual
-  10,000 tokens: one request of 2,048 texts is faster, but nobody should wait 80 s for it;
-- all places are used from time 0, and a request that would be refused for the quota, or meets an
-  outage, is sent at the moment at which it is let in. So nothing is ever refused for the rate;
+- the engine's own batches, from `pack`, for the true concurrency and quotas. Where the server
+  computes a few at once in a time that hardly depends on the size, batches hold the usual 10,000
+  tokens: one request of 2,048 texts is faster, but nobody should wait 80 s for it;
+- all places are used from time 0, and a request that would be refused for the quota, or would meet
+  an outage, is sent at the moment at which it is let in. So nothing is ever refused for the rate;
 - once all has been sent, a request without an answer after 1.5 times the median is sent again, for
   5 % of the tokens, where quota is left. So the tail that remains is that of any client;
-- texts that are refused are not known: a batch that holds one is cut into quarters at once;
-- nor are those that fail with a 500: what was in five failed requests, one after the other and
+- texts that are refused are not known in advance: a batch that holds one is cut into quarters at
+  once;
+- nor are texts that fail with a 500: what was in five failed requests, one after the other and
   without a wait, is given up. Fewer could be chance at a server that fails one request in 100,
   where one text in a billion may be lost by mistake.
 
-Luck is drawn, so the run is repeated with other luck, and the median counts.
+Luck is random, so the run is repeated with other luck, and the median counts.
 """
 
 import heapq
@@ -42,7 +43,7 @@ Rows = NDArray[np.intp]
 REPEATS: Final = 3
 
 USUAL: Final = 10_000
-"""Work in a batch for a server that computes a few at once, in tokens."""
+"""Work in a batch for a server that computes a few requests at once, in tokens."""
 
 FEW_PARTS: Final = 8
 """A bucket or window that holds fewer usual batches than this is filled with equal ones."""
@@ -77,7 +78,7 @@ class _Run:
     under_way: list[tuple[float, int, _Batch, Reply]] = field(default_factory=list)
 
     def seconds(self, batches: list[_Batch]) -> float:
-        """Send all; return when the last text has its outcome."""
+        """Send everything and return the time at which the last text has its outcome."""
         line, now = deque(batches), 0.0
         hedges = Hedges()
         hedges.allow(float(sum(batch.charge for batch in batches)))
@@ -118,7 +119,7 @@ class _Run:
         return _Batch(rows, int(self.charges[rows].sum()), failures=failures)
 
     def _next(self, line: deque[_Batch], hedges: Hedges, now: float) -> tuple[_Batch | None, float]:
-        """Return what to send now, or the seconds until there may be something."""
+        """Return the batch to send now, or the seconds until there may be one."""
         if len(self.under_way) >= self.most_in_flight:
             return None, math.inf
         if line:
@@ -164,13 +165,13 @@ class _Run:
 def omniscient_seconds(
     cell: Cell, sizes: Sizes, *, max_workers: int = 128, seed: int = 0, timeout: float = 120.0
 ) -> float:
-    """Return the seconds of an omniscient client: the median of some runs with different luck.
+    """Return the seconds of an omniscient client: the median of several runs with different luck.
 
     Args:
         cell: the server.
-        sizes: of the texts; all of them are sent.
+        sizes: sizes of the texts, all of which are sent.
         max_workers: most requests in flight.
-        seed: of the server; its fixed windows start at a random phase.
+        seed: seed of the server, whose fixed windows start at a random phase.
         timeout: seconds for one request.
     """
     times = []

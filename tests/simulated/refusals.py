@@ -1,4 +1,4 @@
-"""Errors as an SDK raises them, in the words of OpenAI, of gateways and of compatible servers."""
+"""Errors as an SDK raises them, worded like those of OpenAI, gateways and compatible servers."""
 
 import math
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ class StatusError(Exception):
 
     Attributes:
         status_code: the HTTP status.
-        message: what the server says.
+        message: the server's message.
         body: the error object of the answer, as the openai SDK keeps it.
-        response: with the headers.
+        response: the response, with the headers.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class StatusError(Exception):
 def over_quota(
     kind: str, *, limit: float, used: float, requested: float, delay: float, headers: dict[str, str]
 ) -> StatusError:
-    """Return OpenAI's refusal of a request that is over the quota for now."""
+    """Return OpenAI's refusal of a request that exceeds the quota at present."""
     message = (
         f"Rate limit reached {_place(kind)}: Limit {round(limit)}, Used {round(used)}, Requested"
         f" {round(requested)}. Please try again in {go_duration(delay)}. Visit"
@@ -59,7 +59,7 @@ def over_quota(
 def too_large_for_quota(
     kind: str, *, limit: float, requested: float, headers: dict[str, str]
 ) -> StatusError:
-    """Return OpenAI's refusal of a request above the whole quota."""
+    """Return OpenAI's refusal of a request that is larger than the whole quota."""
     message = (
         f"Request too large {_place(kind)}: Limit {math.floor(limit)}, Requested"
         f" {round(requested)}. The input or output tokens must be reduced in order to run"

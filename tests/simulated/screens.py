@@ -1,4 +1,4 @@
-"""The bar of a call in simulated time: what a terminal shows at each second."""
+"""The progress bar of a call in simulated time, as a terminal shows it at each second."""
 
 import io
 import math
@@ -24,31 +24,31 @@ __all__ = ["Screens", "Terminal", "watch"]
 
 
 class Terminal(io.StringIO):
-    """A terminal of 120 columns, as far as tqdm asks."""
+    """A stream that tqdm takes for a terminal."""
 
     def isatty(self) -> bool:
-        """Say that it is one."""
+        """Return `True`, as a terminal does."""
         return True
 
     def line(self) -> str:
-        """Return the line that is to be seen."""
+        """Return the line that is visible."""
         return self.getvalue().replace("\n", "\r").rstrip("\r").rsplit("\r", 1)[-1].rstrip()
 
 
 @dataclass(kw_only=True)
 class Screens:
-    """What a terminal showed.
+    """The lines that a terminal showed.
 
     Attributes:
-        lines: at each whole second.
-        end: when the call ended, in seconds.
+        lines: by whole second.
+        end: time at which the call ended, in seconds.
     """
 
     lines: dict[float, str] = field(default_factory=dict)
     end: float = math.nan
 
     def left(self, second: float) -> float | None:
-        """Return the seconds that were said to be left at a second; `None`: none were."""
+        """Return the remaining seconds that were shown at a second, or `None` if none were."""
         found = re.search(r"<([\d:]+)\]", self.lines[second])
         if found is None:
             return None
@@ -58,7 +58,7 @@ class Screens:
         return seconds
 
     def errors(self, since: float = 5.0) -> dict[float, float]:
-        """Return by how much of the right time the estimates were off, by second.
+        """Return the relative error of the estimates, by second.
 
         Args:
             since: the first second that counts.
@@ -70,7 +70,7 @@ class Screens:
 
 
 class _Watched(Sender):
-    """A sender that has a look at each second before it learns what happened then."""
+    """A sender that calls `look` at each whole second before it learns what happened then."""
 
     look: Callable[[float], object]
     seen = 0
@@ -81,7 +81,7 @@ class _Watched(Sender):
             self.look(float(self.seen))
 
     def next(self, now: float) -> Flight | float:
-        """Return what is sent next."""
+        """Return what to send next."""
         self._pass(now)
         return super().next(now)
 
@@ -93,14 +93,14 @@ class _Watched(Sender):
         headers: Mapping[str, str],
         errors: Mapping[int, BaseException] | None = None,
     ) -> None:
-        """Note an answer."""
+        """Record an answer."""
         self._pass(now)
         for queue, batch in flight.parts:
             queue.tally.answered(None, batch.charge)
         super().answered(flight, now, headers=headers, errors=errors)
 
     def failed(self, flight: Flight, error: BaseException, now: float) -> None:
-        """Note a failure."""
+        """Record a failure."""
         self._pass(now)
         super().failed(flight, error, now)
 
@@ -114,15 +114,15 @@ def watch(
     is_known: bool = True,
     **options: Any,
 ) -> Screens:
-    """Send work to a server in simulated time, with a bar on a terminal.
+    """Send work to a server in simulated time, with a progress bar on a terminal.
 
     Args:
-        monkeypatch: puts the terminal in place.
-        work: one row a text.
-        server: answers.
-        max_workers: requests in flight, at most.
-        is_known: the provider is known to take any number.
-        options: of the pacer.
+        monkeypatch: installs the terminal.
+        work: one row for each text.
+        server: answers the requests.
+        max_workers: most requests in flight.
+        is_known: whether the provider is known to accept any number.
+        options: options of the pacer.
     """
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)

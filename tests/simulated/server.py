@@ -1,7 +1,7 @@
-"""Plays any server of the grid in simulated time: pure, seeded, never waits.
+"""Simulates any server of the grid without waiting, with all randomness from a seed.
 
-Requests come in order of sending, and each gets its whole fate at once. What follows is exact
-but for requests that overtake others on the way to the server:
+Requests come in order of sending, and each gets its whole fate at once. This is exact except for
+requests that overtake others on the way to the server:
 
 - the limiter may refuse the other one of two that compete (see `limiter`);
 - the queue is served in order of sending, not of arrival;
@@ -35,18 +35,18 @@ NETWORK_SHARE: Final = 0.2
 STALLED_SHARE: Final = 0.007
 STALL_FACTOR: Final = 8.0
 
-_BLOCK: Final = 4096  # requests whose luck is drawn together
+_BLOCK: Final = 4096  # requests whose random numbers are drawn together
 
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """What the server has seen.
+    """What the server has counted.
 
     Attributes:
-        requests: received.
-        refused: answered with 429.
+        requests: all requests received.
+        refused: requests answered with 429.
         answered: requests whose vectors reached a client that still waited.
-        texts_computed: also those whose client had gone.
+        texts_computed: texts computed, including those whose client had gone.
         texts_answered: texts of answered requests; those sent twice count twice.
         tokens_let_through: charged tokens of the requests that passed the limiter.
         most_in_flight: most requests that the client waited for at once.
@@ -65,8 +65,8 @@ class SimulatedServer:
     """One server of the grid.
 
     Args:
-        cell: which.
-        seed: of all random numbers; the n-th request always has the same luck.
+        cell: the kind of server.
+        seed: seed of all random numbers; the n-th request always has the same luck.
     """
 
     def __init__(self, cell: Cell, seed: int = 0) -> None:
@@ -76,14 +76,14 @@ class SimulatedServer:
         self._luck: list[tuple[float, float]] = []  # of each request: factor, stall factor
         self._limiters = _limiters(cell, phase(cell, seed))
         self._resets = [outage for outage in cell.outages if outage.kind == "reset"]
-        self._workers: dict[int, list[float]] = {}  # when each is free, by restarts before
+        self._workers: dict[int, list[float]] = {}  # when each worker is free, by restarts
         self._inside: list[float] = []  # when each request leaves the server
         self._in_flight: list[float] = []  # when each request ends for the client
         self._refused = _mask(cell.refused_rows)
         self._failing = _mask(cell.failing_rows)
 
     def receive(self, request: Request) -> Reply:
-        """Return the fate of a request; called in order of `sent`."""
+        """Return the fate of a request; calls must be in order of `sent`."""
         cell, counts, sent = self.cell, self.counts, request.sent
         counts.requests += 1
         while len(self._luck) <= request.number:
@@ -114,16 +114,16 @@ class SimulatedServer:
         return reply
 
     def delay(self, request: Request) -> float:
-        """Return the seconds until this request, sent later, is let in: for who knows everything.
+        """Return the seconds after `sent` at which the request would be let in.
 
-        Quotas and outages only.
+        Only quotas and outages count. A client that knows everything uses this.
         """
         while len(self._luck) <= request.number:
             self._draw()
         network = NETWORK_SHARE * self.cell.latency * self._luck[request.number][0]
         arrival = request.sent + network * self._slowness(request.sent) / 2
         if (outage := self._outage(arrival)) is not None:
-            # Rounding must not bring it there a moment too early.
+            # Rounding must not make it arrive a moment too early.
             return max(0.0, outage.start + outage.length - arrival) + 1e-6
         amounts = {"requests": 1.0, "tokens": float(request.charge)}
         waits = [0.0]
@@ -133,12 +133,12 @@ class SimulatedServer:
         return max(waits)
 
     def reseed(self, seed: Sequence[int]) -> None:
-        """Give all requests other luck; the phase of fixed windows stays."""
+        """Give all requests new random numbers; the phase of fixed windows stays."""
         self._luck.clear()
         self._dice = np.random.default_rng(seed)
 
     def _serve(self, request: Request, network: float, compute: float) -> Reply:
-        """Return the reply, as if no outage began before it arrives."""
+        """Return the reply, assuming that no outage begins before it arrives."""
         arrival = request.sent + network / 2
         if (error := self._turned_away(request, arrival)) is not None:
             return Reply(after=network, error=error)
@@ -161,7 +161,7 @@ class SimulatedServer:
         return Reply(after=after, headers=headers)
 
     def _turned_away(self, request: Request, arrival: float) -> Exception | None:
-        """Return the error of a request that gets no further than the door: it costs nothing."""
+        """Return the error of a request that is rejected at the door and costs nothing."""
         cell = self.cell
         if cell.outages and (outage := self._outage(arrival)) is not None:
             if outage.kind == "reset":
@@ -179,7 +179,7 @@ class SimulatedServer:
         return None
 
     def _compute(self, request: Request, arrival: float, seconds: float) -> float:
-        """Return when the vectors are computed; `inf`: never, as the client has gone."""
+        """Return when the vectors are computed, or `inf` if never because the client has gone."""
         cell, gone = self.cell, request.sent + request.timeout
         start = arrival
         workers: list[float] = []
@@ -199,7 +199,7 @@ class SimulatedServer:
         return done
 
     def _limit(self, request: Request, arrival: float) -> StatusError | None:
-        """Charge a request; return the refusal if a quota has no room for it."""
+        """Charge a request, or return the refusal if a quota has no room for it."""
         cell = self.cell
         amounts = {"requests": 1.0, "tokens": float(request.charge)}
         delays = {}
@@ -214,7 +214,7 @@ class SimulatedServer:
         limiter, amount, delay = self._limiters[kind], amounts[kind], delays[kind]
         if delay < math.inf:
             self._charge_refused(amounts, arrival)
-            # After the charge: a client who obeys is let in, unless others come first.
+            # After the charge: a client that obeys is let in, unless others come first.
             delay = max(delay, limiter.delay(amount, arrival))
         headers = {"all": lambda: self._headers(arrival)}.get(cell.says, dict[str, str])()
         if delay == math.inf:
@@ -242,7 +242,7 @@ class SimulatedServer:
 
     def _charge_refused(self, amounts: dict[str, float], arrival: float) -> None:
         for kind, limiter in self._limiters.items():
-            # Not above the capacity: a storm of retries starves itself only while it lasts.
+            # Not above the capacity, so that a storm of retries blocks itself only while it lasts.
             room = max(0.0, limiter.capacity - limiter.used(arrival))
             charge = min(room, amounts[kind] * self.cell.refused_share)
             if charge > 0:
@@ -264,7 +264,7 @@ class SimulatedServer:
         return limit or 0
 
     def _slowness(self, at: float) -> float:
-        """Return how many times as long everything takes that begins at this time."""
+        """Return the factor by which everything that begins at this time is slowed down."""
         slow = self.cell.slow
         return self.cell.slow_factor if slow is not None and slow[0] <= at < slow[1] else 1.0
 
@@ -278,7 +278,7 @@ class SimulatedServer:
         return min((reset.start for reset in self._resets if reset.start > sent), default=math.inf)
 
     def _cut(self, request: Request, reply: Reply, network: float) -> Reply:
-        """Lose what is in flight when the connections break."""
+        """Drop the reply if the connections break before it arrives."""
         after = self._next_reset(request.sent) - request.sent
         if reply.after <= after:
             return reply
@@ -286,7 +286,7 @@ class SimulatedServer:
         return Reply(after=after + network / 2, error=error)
 
     def _workers_at(self, at: float) -> list[float]:
-        """Return when each worker is free; a restart leaves nothing to do."""
+        """Return when each worker is free; a restart discards all work."""
         restarts = sum(reset.start <= at for reset in self._resets)
         if restarts not in self._workers:
             self._workers[restarts] = [0.0] * (self.cell.computed_at_once or 0)
@@ -299,7 +299,7 @@ class SimulatedServer:
 
 
 def phase(cell: Cell, seed: int) -> float:
-    """Return the seconds of the first fixed window that have gone at time 0."""
+    """Return the seconds of the first fixed window that have passed at time 0."""
     return random.Random(f"phase {seed}").random() * cell.limiter_seconds
 
 

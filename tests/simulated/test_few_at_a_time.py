@@ -1,4 +1,4 @@
-"""A proxy that lets few requests in at a time is found out, by 429 as by 503, near and far."""
+"""A proxy's limit on simultaneous requests is found, with 429 or 503, near or far."""
 
 import math
 import random
@@ -17,14 +17,14 @@ ITEMS = 20
 
 @dataclass
 class Door:
-    """A server behind a limit of requests at a time.
+    """A server behind a limit on simultaneous requests.
 
     Attributes:
-        most: at a time.
-        seconds: that it works on a request.
-        way: seconds there and back, in the median.
-        status: of a refusal.
-        dice: its luck.
+        most: most requests at a time.
+        seconds: time that it works on a request.
+        way: median seconds there and back.
+        status: status of a refusal.
+        dice: source of random numbers.
     """
 
     most: int
@@ -37,7 +37,7 @@ class Door:
     _inside: list[float] = field(default_factory=list, init=False)
 
     def receive(self, request: Request) -> Reply:
-        """Let a request in, or refuse it; called in order of `sent`."""
+        """Let a request in or refuse it; calls must be in order of `sent`."""
         self.requests += 1
         way = self.way * math.exp(0.5 * self.dice.gauss(0, 1))
         arrival = request.sent + way / 2
@@ -56,7 +56,7 @@ class Door:
     ("seconds", "way"), [(0.02, 0.002), (0.1, 0.002), (0.5, 0.002), (0.1, 0.02), (0.1, 0.05)]
 )
 def test_few_at_a_time_are_found_out(most: int, seconds: float, way: float, status: int) -> None:
-    """It takes little more time than the work, and a third of the requests or so is refused."""
+    """A limit on simultaneous requests costs little time, with at most 36 % refused."""
     for seed in range(8):
         sender = make_sender(max_workers=128, is_known=False, first_requests=32, seed=seed)
         server = Door(most, seconds, way, status, random.Random(seed))

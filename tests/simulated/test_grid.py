@@ -1,7 +1,7 @@
-"""Every pair of a server's properties, in simulated time: it ends, loses nothing, and is fast.
+"""Every pair of a server's properties in simulated time: calls end, lose nothing and are fast.
 
 `python -m tests.benchmarks.grid` prints the same for more cells; `tests/simulated` has the server,
-the grid, and the client that knows everything, by whose time the engine's is measured.
+the grid, and the client that knows everything, against whose time the engine's is measured.
 """
 
 from dataclasses import dataclass
@@ -72,23 +72,26 @@ BURSTS          -    18  1M, bucket 0.5 s, refused charged, says hint, 5 ms, 8 o
 BURSTS          -    30  1M, bucket 3 s, refused free, says nothing, 50 ms, 32 at once, restarts, 256 kB
 TAIL          1.4     -  1M, bucket 0.5 s, refused charged, says all, 2 s, 32 at once, no bad luck, 10 texts
 """  # noqa: E501  # a row a cell
-"""Cells that do not hold the bounds of their class: the reason, most times the ideal time, and most
-percent of requests refused; `-` is the bound of the class. Measured, and a sixth more, so that they
-cannot get worse unnoticed."""
+"""Cells that exceed the bounds of their class.
+
+The columns are the reason, the largest multiple of the ideal time, and the largest percentage of
+requests refused; `-` is the bound of the class. The bounds are the measured values plus a sixth, so
+that they cannot get worse unnoticed.
+"""
 
 MOST_REQUESTS = 400
-"""Where a request holds few texts, no more of them, so that this takes seconds."""
+"""Most requests where each holds few texts, so that the tests take seconds."""
 
 CELLS = {cell.name: cell for cell in pairwise(count=0)}
 
 
 @dataclass(frozen=True, slots=True)
 class Looser:
-    """The bounds of a cell that does not hold those of its class.
+    """The bounds of a cell that exceeds those of its class.
 
     Attributes:
         reason: a key of `REASONS`.
-        ratio: most time, in times the ideal.
+        ratio: most time, as a multiple of the ideal.
         refused: most requests refused, in percent.
     """
 
@@ -98,7 +101,7 @@ class Looser:
 
 
 def exceptions() -> dict[str, Looser]:
-    """Read the table."""
+    """Return the bounds in the table by the name of their cell."""
     found = {}
     for line in EXCEPTIONS.strip().splitlines()[1:]:
         reason, ratio, refused, name = line.split(maxsplit=3)
@@ -113,7 +116,7 @@ LOOSER = exceptions()
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_a_cell_of_the_grid_holds(cell: Cell) -> None:
-    """It ends, exactly the texts that the server refuses fail, and its bounds hold."""
+    """A run ends, only texts that the server refuses or fails are lost, and its bounds hold."""
     looser = LOOSER.get(cell.name, Looser())
     for seed, client in enumerate(clients_of(cell)):
         trial = try_cell(cell, seed, client, most_requests=MOST_REQUESTS)
@@ -125,22 +128,23 @@ def test_a_cell_of_the_grid_holds(cell: Cell) -> None:
 
 
 def test_exceptions_are_of_the_sample() -> None:
-    """A cell that is listed is run, and its reason is one of those that are explained."""
+    """Every listed cell is in the sample, and every reason is explained and used."""
     assert set(LOOSER) <= set(CELLS)
     assert {looser.reason for looser in LOOSER.values()} == set(REASONS)
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
-    """Nothing else decides what happens, so a failure can be looked into."""
+    """Two runs with the same seed are equal, so that a failure can be reproduced."""
     cell = next(iter(CELLS.values()))
     assert try_cell(cell, 3, Client()) == try_cell(cell, 3, Client())
 
 
 def test_scarce_requests_do_not_overload_a_slow_worker() -> None:
-    """To send few requests, batches grow only as fast as they are answered in time.
+    """A hidden quota of requests does not make batches too large for a slow worker to answer.
 
-    Nobody tells the quota, and the worker takes 40 ms for each text: 2,000 of them, which fit into
-    one request, take 80 s, or 640 s where it stalls.
+    The worker takes 40 ms for each text: 2,000 of them, which fit into one request, take 80 s, or
+    640 s
+    where it stalls. Batches may grow only as fast as they are answered in time.
     """
     cell = cell_of(
         {

@@ -1,4 +1,4 @@
-"""A quota of requests that nobody tells is found out, and what is left is sent in few requests."""
+"""A hidden quota of requests is found, and the remaining texts are sent in few requests."""
 
 from dataclasses import replace
 from statistics import median
@@ -12,7 +12,7 @@ SEEDS = range(6)
 
 
 def server(requests_per_minute: int, limiter: str, latency: str, refused: str) -> Cell:
-    """Return a server with a quota of requests whose refusals say nothing."""
+    """Return a server with a hidden quota of requests, which sends bare refusals."""
     cell = cell_of(
         {
             "quota": "60 requests",
@@ -40,10 +40,10 @@ def server(requests_per_minute: int, limiter: str, latency: str, refused: str) -
 def test_what_is_left_is_sent_in_few_requests(
     requests_per_minute: int, limiter: str, latency: str, refused: str, seconds: float
 ) -> None:
-    """Nothing is lost, and the median of six runs takes no longer than was measured, and a fifth.
+    """Nothing is lost, and the median of six runs is at most a fifth above the measured time.
 
-    At first it may be tokens that are counted, so that small batches are sent. They use up what may
-    be sent at once, and what is left has to wait.
+    At first the quota may count tokens, so small batches are sent. They use up what may be sent at
+    once, and the rest has to wait.
     """
     cell = server(requests_per_minute, limiter, latency, refused)
     trials = [try_cell(cell, seed, Client(), ideal=False, most_requests=400) for seed in SEEDS]

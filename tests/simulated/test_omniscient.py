@@ -1,4 +1,4 @@
-"""The client that knows everything takes as long as arithmetic says, and is never refused."""
+"""The client that knows everything takes as long as arithmetic predicts."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from .omniscient import omniscient_seconds
 
 
 def sizes(texts: int) -> Sizes:
-    """Return texts of 100 tokens."""
+    """Return the sizes of texts of 100 tokens each."""
     tokens = np.full(texts, 100)
     return Sizes(tokens=tokens, charges=tokens, octets=4 * tokens)
 
@@ -34,13 +34,16 @@ def sizes(texts: int) -> Sizes:
     ids=["one worker", "four workers", "quota", "outage"],
 )
 def test_it_takes_as_long_as_arithmetic_says(cell: Cell, seconds: float) -> None:
-    """2,000 texts: the work by the workers, or the tokens less the burst by the quota."""
+    """2,000 texts take their work divided by the workers, or tokens less burst by the rate."""
     took = omniscient_seconds(cell, sizes(2000))
-    assert seconds * 0.97 <= took <= seconds * 1.12  # stalls, and whole batches
+    assert seconds * 0.97 <= took <= seconds * 1.12  # stalls and whole batches cost a little more
 
 
 def test_fewer_at_once_take_longer() -> None:
-    """But not in proportion: the tail stays, and larger batches save requests."""
+    """With a sixteenth of the workers a run takes longer, but not sixteen times as long.
+
+    The tail stays the same, and larger batches save requests.
+    """
     cell = Cell(latency=0.3)
     few, many = (omniscient_seconds(cell, sizes(40_000), max_workers=n) for n in (8, 128))
     assert 1.5 * many < few < 16 * many

@@ -1,4 +1,4 @@
-"""A gateway that refuses some requests whatever the rate does not slow a call down for long."""
+"""A gateway that refuses some requests at any rate does not slow down a call for long."""
 
 import random
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from .server import SimulatedServer
 
 
 class Gateway(SimulatedServer):
-    """One whose backends have used up a quota of their own, some of them."""
+    """A gateway some of whose backends have used up a quota of their own."""
 
     share = 0.0
     hint: Mapping[str, str] = {}  # replaced, and never changed
     dice = random.Random(0)
 
     def receive(self, request: Request) -> Reply:
-        """Refuse some requests, in 20 ms."""
+        """Refuse some requests, after 20 ms."""
         reply = super().receive(request)
         if self.dice.random() < self.share:
             return Reply(after=0.02, error=StatusError(429, "Too many requests", headers=self.hint))
@@ -32,7 +32,10 @@ class Gateway(SimulatedServer):
 def test_refusals_at_random_cost_seconds(
     monkeypatch: pytest.MonkeyPatch, share: float, seconds: float, seed: int
 ) -> None:
-    """200 requests of 50 ms: slowing down after each refusal would take 40 minutes at 0.3."""
+    """Random refusals cost seconds or minutes, far less than slowing down after each one.
+
+    For 200 requests of 50 ms that would take 40 minutes at a share of 0.3.
+    """
     monkeypatch.setattr(Gateway, "share", share)
     monkeypatch.setattr(Gateway, "dice", random.Random(seed))
     monkeypatch.setattr(trial, "SimulatedServer", Gateway)
@@ -47,7 +50,10 @@ def test_refusals_at_random_cost_seconds(
 def test_hints_are_obeyed_and_no_rate_is_made_of_them(
     monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Each refusal asks for a second, which everybody waits: a minute or two in all."""
+    """The server's hints are followed, and random refusals are not taken for a rate.
+
+    Each refusal asks for a second, during which all workers wait: a minute or two in all.
+    """
     monkeypatch.setattr(Gateway, "share", 0.3)
     monkeypatch.setattr(Gateway, "hint", {"retry-after": "1"})
     monkeypatch.setattr(Gateway, "dice", random.Random(seed))

@@ -1,4 +1,4 @@
-"""A proxy such as nginx tells a rate by 503: no text is lost, and few requests are refused."""
+"""A proxy such as nginx enforces a rate by 503: no text is lost, and few requests are refused."""
 
 import random
 
@@ -22,16 +22,16 @@ LATENCY = 0.3
 
 
 class LeakyBucket:
-    """Lets requests in as nginx's `limit_req` does, with `nodelay`.
+    """A server that lets requests in as nginx's `limit_req` does with `nodelay`.
 
     Args:
         rate: requests a second.
-        burst: requests that may come at once beyond one.
-        status: of a refusal.
+        burst: requests beyond one that may come at once.
+        status: status of a refusal.
 
     Attributes:
-        accepted: requests let in.
-        refused: requests that were not.
+        accepted: number of requests let in.
+        refused: number of requests refused.
     """
 
     def __init__(self, rate: float, burst: int, status: int) -> None:
@@ -40,7 +40,7 @@ class LeakyBucket:
         self.accepted = self.refused = 0
 
     def receive(self, request: Request) -> Reply:
-        """Answer a request; called in order of `sent`."""
+        """Answer a request; calls must be in order of `sent`."""
         elapsed = request.sent - self._last
         excess = max(0.0, self._excess - elapsed * self._rate + 1)
         if excess > self._burst:
@@ -56,7 +56,7 @@ def _send_nothing(texts: list[str], *, timeout: float) -> Answer:
 
 
 def _keep_nothing(rows: Rows, answer: Answer) -> None:
-    """Take answers, of which a rehearsal has none."""
+    """Accept the answers, which do not occur in a rehearsal."""
 
 
 @pytest.mark.parametrize("status", [429, 503, 529])
@@ -65,7 +65,7 @@ def _keep_nothing(rows: Rows, answer: Answer) -> None:
 def test_a_rate_of_requests_is_found_out(
     rate: float, burst: int, workers: int, status: int
 ) -> None:
-    """Nothing is lost, and a hundred requests or so are enough for 5,000 texts."""
+    """At a limited rate of requests 5,000 texts take at most 80 accepted ones, and none is lost."""
     for seed in range(3):
         draw = random.Random(seed).random
         texts = ["text"] * COUNT

@@ -1,4 +1,4 @@
-"""The simulated servers do what their cells say, and an ideal run takes what is computed."""
+"""The simulated servers behave as their cells say, and ideal runs take the computed time."""
 
 import heapq
 import itertools
@@ -23,7 +23,7 @@ TIMEOUT = 600.0
 
 
 def request(number: int, sent: float, **values: Any) -> Request:
-    """Return a request of ten texts and 1,000 tokens, unless told otherwise."""
+    """Return a request of ten texts and 1,000 tokens, unless `values` replace these."""
     options = {"rows": np.arange(10), "tokens": 1000, "charge": 1000, "timeout": TIMEOUT}
     return Request(number=number, sent=sent, **{**options, **values})
 
@@ -51,7 +51,7 @@ def refusal(says: Says, **fields: Any) -> Reply:
 
 @pytest.mark.parametrize("capacity_seconds", [0.5, 1.0, 3.0, 10.0, 60.0])
 def test_bucket_conserves_tokens(capacity_seconds: float) -> None:
-    """No stretch of time lets more through than the bucket holds and what flows in."""
+    """No period lets more through than the bucket holds plus what flows in."""
     cell = Cell(
         tokens_per_minute=1_000_000, limiter_seconds=capacity_seconds, refused_share=0.0, latency=2
     )
@@ -62,8 +62,8 @@ def test_bucket_conserves_tokens(capacity_seconds: float) -> None:
         charge = int(dice.integers(100, 4000))
         reply = server.receive(request(i, float(at), charge=charge, tokens=0))
         if reply.error is None:
-            # With no tokens all latency is the lognormal's, a fifth of it in the network; a
-            # stalled request has another split.
+            # With no tokens all latency is lognormal, a fifth of it in the network; a stalled
+            # request has another split.
             arrival = float(at) + 0.1 * 2 * server._luck[i][0]
             let.append((arrival, charge))
     let.sort()
@@ -79,19 +79,19 @@ def test_bucket_conserves_tokens(capacity_seconds: float) -> None:
 
 
 def test_an_overtaking_request_does_not_take_what_is_promised() -> None:
-    """A request that arrives before one with a verdict may only take what that one leaves."""
+    """A request that arrives before one with a verdict may take only what that one leaves."""
     bucket = Bucket(rate=1.0, capacity=10.0)
     bucket.charge(8.0, 5.0)
     assert bucket.delay(2.0, 4.0) == 0.0
     assert bucket.delay(4.0, 4.0) > 0.0
-    assert bucket.delay(4.0, 1.0) == 0.0  # flows back before 5.0
+    assert bucket.delay(4.0, 1.0) == 0.0  # it flows back before 5.0
     assert bucket.delay(4.0, 4.0) == pytest.approx(3.0)  # 2 are free after the other one
     bucket.charge(1.0, 20.0)
     assert bucket.delay(4.0, 4.0) == pytest.approx(3.0)  # the gap before the next one is enough
 
 
 def test_fixed_windows_let_the_same_through_in_each() -> None:
-    """A window lets its capacity through and no more, from a phase that the seed draws."""
+    """Each window lets through exactly its capacity, from a phase that depends on the seed."""
     cell = Cell(requests_per_minute=60, limiter="windows", limiter_seconds=60.0, latency=1e-9)
     phases = [phase(cell, seed) for seed in range(5)]
     assert len(set(phases)) == 5
@@ -106,7 +106,7 @@ def test_fixed_windows_let_the_same_through_in_each() -> None:
 
 @pytest.mark.parametrize(("share", "answered"), [(0.0, 20), (1.0, 10)])
 def test_refused_requests_are_charged_their_share(share: float, answered: int) -> None:
-    """A storm of retries starves itself where refusals are charged."""
+    """Where refusals are charged, a storm of retries blocks itself."""
     cell = Cell(tokens_per_minute=60_000, limiter_seconds=10.0, refused_share=share, latency=1e-9)
     server = SimulatedServer(cell)
     flood(server, np.arange(0, 10.05, 0.1))
@@ -116,7 +116,7 @@ def test_refused_requests_are_charged_their_share(share: float, answered: int) -
 @pytest.mark.parametrize("says", ["all", "hint", "used"])
 @pytest.mark.parametrize("limiter", ["bucket", "windows"])
 def test_who_obeys_is_let_in(says: Says, limiter: str) -> None:
-    """The delay of a refusal is exact: its request is let in then, and not much earlier."""
+    """The delay in a refusal is exact: the request is let in then, and not 10 ms earlier."""
     for early, wanted in ((0.0, None), (0.01, 429)):
         cell = Cell(
             tokens_per_minute=60_000,
@@ -143,7 +143,7 @@ def test_who_obeys_is_let_in(says: Says, limiter: str) -> None:
 
 
 def test_all_headers_parse() -> None:
-    """OpenAI's headers come on 200 and 429, and agree with its text."""
+    """OpenAI's headers come with 200 and 429, and agree with the text of the refusal."""
     cell = Cell(tokens_per_minute=60_000, requests_per_minute=600, latency=1e-9)
     reply = SimulatedServer(cell).receive(request(0, 0.0))
     assert dict(reply.headers) == {
@@ -175,7 +175,7 @@ def test_all_headers_parse() -> None:
     ],
 )
 def test_other_refusals(says: Says, headers: dict[str, str], text: str) -> None:
-    """Each kind of refusal says its part and nothing more."""
+    """Each kind of refusal contains its own information and nothing more."""
     reply = refusal(says, refused_share=0.0)
     assert dict(reply.headers) == headers
     assert isinstance(reply.error, StatusError)
@@ -194,7 +194,7 @@ def test_other_refusals(says: Says, headers: dict[str, str], text: str) -> None:
     ],
 )
 def test_a_request_above_the_bucket_is_never_let_in(says: Says, text: str) -> None:
-    """It gets a 429 whenever it comes, and costs nothing."""
+    """A request above the bucket's capacity always gets a 429, and costs nothing."""
     cell = Cell(tokens_per_minute=60_000, limiter_seconds=10.0, says=says)
     server = SimulatedServer(cell)
     for reply in flood(server, [0.0, 1000.0, 2000.0], charge=20_000):
@@ -207,14 +207,14 @@ def test_a_request_above_the_bucket_is_never_let_in(says: Says, text: str) -> No
 
 
 def test_latency_is_as_fitted() -> None:
-    """The median is the scale plus 7 ms a kilotoken; few requests stall."""
+    """Latencies are lognormal, with a median of the scale plus 7 ms a kilotoken."""
     after = np.array([reply.after for reply in flood(SimulatedServer(Cell()), range(20_000))])
     assert np.median(after) == pytest.approx(0.307, rel=0.03)
     assert np.log(after).std() == pytest.approx(0.85, rel=0.05)
 
 
 def test_the_seed_alone_decides() -> None:
-    """The same seed gives the same replies; another seed gives others."""
+    """The same seed gives the same replies, and another seed gives others."""
     cell = Cell(tokens_per_minute=1_000_000, limiter="windows", limiter_seconds=1.0)
 
     def run(seed: int) -> list[tuple[float, str]]:
@@ -226,14 +226,14 @@ def test_the_seed_alone_decides() -> None:
 
 
 def test_one_at_once_serves_first_come_first_served() -> None:
-    """Ends come in the order of arrival, and the worker is never idle."""
+    """One worker answers in order of arrival and is never idle."""
     server = SimulatedServer(Cell(computed_at_once=1, seconds_per_text=0.1, latency=1e-9))
     ends = [reply.after for reply in flood(server, [0.0] * 5)]
     assert ends == pytest.approx([1, 2, 3, 4, 5], abs=1e-6)
 
 
 def test_four_at_once_compute_four_at_once() -> None:
-    """A fifth request waits for the first free worker."""
+    """With four workers a fifth request waits for the first free one."""
     server = SimulatedServer(Cell(computed_at_once=4, seconds_per_text=0.1, latency=1e-9))
     ends = [reply.after for reply in flood(server, [0.0] * 9)]
     assert ends == pytest.approx([1] * 4 + [2] * 4 + [3], abs=1e-6)
@@ -241,7 +241,7 @@ def test_four_at_once_compute_four_at_once() -> None:
 
 @pytest.mark.parametrize(("notices", "computed"), [(True, 30), (False, 100)])
 def test_who_has_gone_may_still_cost(notices: bool, computed: int) -> None:
-    """Only a server that notices saves the time of those who gave up before their turn."""
+    """Only a server that notices saves the work for clients that gave up before their turn."""
     cell = Cell(computed_at_once=1, seconds_per_text=0.1, latency=1e-9, notices_gone=notices)
     server = SimulatedServer(cell)
     replies = flood(server, [0.0] * 10, timeout=2.5)
@@ -252,7 +252,7 @@ def test_who_has_gone_may_still_cost(notices: bool, computed: int) -> None:
 
 @pytest.mark.parametrize("with_status", [429, 503])
 def test_more_at_once_are_refused(with_status: int) -> None:
-    """Above the limit a request is refused at once, until another has gone."""
+    """Requests above the limit are refused at once, until another one has left."""
     cell = Cell(refuses_above=4, refuses_with=with_status, latency=0.05)  # type: ignore[arg-type]
     server = SimulatedServer(cell)
     replies = flood(server, [0.0] * 10 + [60.0])
@@ -265,7 +265,7 @@ def test_more_at_once_are_refused(with_status: int) -> None:
 
 
 def test_a_reset_breaks_what_is_in_flight() -> None:
-    """Requests in flight are lost at the start, new ones refused until the end."""
+    """A reset breaks requests in flight at its start and refuses new ones until its end."""
     outage = Outage(start=5.0, length=5.0)
     cell = Cell(outages=(outage,), computed_at_once=1, seconds_per_text=0.4, latency=1e-9)
     server = SimulatedServer(cell)
@@ -280,7 +280,7 @@ def test_a_reset_breaks_what_is_in_flight() -> None:
 
 
 def test_an_outage_of_503_lets_the_rest_finish() -> None:
-    """Requests in flight are answered; new ones get a 503 that costs nothing."""
+    """In an outage of 503s requests in flight are answered, and new ones get a free 503."""
     outage = Outage(start=5.0, length=5.0, kind="503")
     cell = Cell(outages=(outage,), seconds_per_text=0.4, latency=1e-9, tokens_per_minute=60_000)
     server = SimulatedServer(cell)
@@ -290,7 +290,7 @@ def test_an_outage_of_503_lets_the_rest_finish() -> None:
 
 
 def test_a_slow_minute_takes_longer() -> None:
-    """Everything takes eight times as long in it."""
+    """In the slow period everything takes eight times as long."""
     slow, plain = (
         [reply.after for reply in flood(SimulatedServer(cell, 1), [0.0, 5.0, 64.0, 66.0])]
         for cell in (Cell(slow=(4.9, 64.9)), Cell())
@@ -299,14 +299,14 @@ def test_a_slow_minute_takes_longer() -> None:
 
 
 def test_a_slow_minute_counts_from_the_start_of_the_computing() -> None:
-    """A request that waits in the queue until the slow time is computed slowly."""
+    """A request that waits in the queue until the slow period begins is computed slowly."""
     cell = Cell(computed_at_once=1, seconds_per_text=0.1, latency=1e-9, slow=(1.5, 60.0))
     ends = [reply.after for reply in flood(SimulatedServer(cell), [0.0] * 3)]
     assert ends == pytest.approx([1, 2, 10], abs=1e-6)
 
 
 def test_texts_that_are_refused_or_fail() -> None:
-    """One such text makes its whole request a 400 or a 500."""
+    """One bad text makes its whole request a 400 or a 500."""
     cell = Cell(refused_rows=frozenset({3}), failing_rows=frozenset({500}))
     server = SimulatedServer(cell)
     rows = [np.arange(10), np.arange(495, 505), np.arange(4, 500), np.arange(10_000, 10_010)]
@@ -316,7 +316,7 @@ def test_texts_that_are_refused_or_fail() -> None:
 
 
 def test_limits_of_a_request() -> None:
-    """Too many texts are a 400, too many bytes a 413, and neither costs tokens."""
+    """Too many texts are a 400 and too many bytes a 413, and too many texts cost no tokens."""
     server = SimulatedServer(Cell(max_texts=9, tokens_per_minute=60_000))
     reply = server.receive(request(0, 0.0))
     assert status(reply) == 400
@@ -330,7 +330,7 @@ def test_limits_of_a_request() -> None:
 
 
 def test_pairwise_holds_every_pair_that_can_meet() -> None:
-    """Every pair that some cell of a large random sample has is in the small one."""
+    """The pairwise sample holds every pair of values that occurs in 5,000 random cells."""
     chosen = pairwise()
     assert len(chosen) == 150
     assert len({cell.name for cell in chosen}) == 150
@@ -344,7 +344,7 @@ def test_pairwise_holds_every_pair_that_can_meet() -> None:
 
 
 def test_cells_are_different_servers() -> None:
-    """No two cells play the same server, and values without a meaning are left out."""
+    """No two of the first 20,000 cells are equal, and values without effect are left out."""
     some = list(itertools.islice(cells(), 0, 20_000))
     assert len(set(some)) == len(some)
     assert all(cell.says == "all" for cell in some if "no quota" in cell.name)
@@ -352,7 +352,7 @@ def test_cells_are_different_servers() -> None:
 
 
 def test_bad_luck_can_be_moved() -> None:
-    """All outages keep their distance, and a slow time its length."""
+    """Moved outages keep their distances, and a moved slow period keeps its length."""
     outages = (Outage(start=5.0, length=1.0), Outage(start=15.0, length=1.0))
     moved = bad_luck_at(Cell(outages=outages, slow=(1.0, 61.0)), 100.0)
     assert [outage.start for outage in moved.outages] == [100.0, 110.0]
@@ -363,7 +363,7 @@ def test_bad_luck_can_be_moved() -> None:
 
 
 def omniscient(cell: Cell, per_request: int, requests: int, *, in_flight: int) -> float:
-    """Run a client that sends as much as the server lets in, and never more."""
+    """Run a client that sends as much as the server lets in, and no more."""
     server = SimulatedServer(cell)
     ends: list[float] = []
     now, number = 0.0, 0
@@ -401,7 +401,7 @@ def omniscient(cell: Cell, per_request: int, requests: int, *, in_flight: int) -
             Cell(
                 tokens_per_minute=1_000_000, limiter="windows", limiter_seconds=1.0, latency=0.005
             ),
-            0.2,  # a window holds 16.7 requests, of which 16 are whole
+            0.2,  # a window holds 16.7 requests, 16 of them whole
         ),
         (
             Cell(
@@ -418,14 +418,14 @@ def omniscient(cell: Cell, per_request: int, requests: int, *, in_flight: int) -
     ],
 )
 def test_the_ideal_can_be_reached(cell: Cell, within: float) -> None:
-    """A client that looks into the server needs little more than the ideal, and not less."""
+    """A client that looks into the server takes about the ideal time."""
     took = omniscient(cell, 1000, 3000, in_flight=16)
     best = ideal_seconds(cell, np.full(30_000, 100), 16)
     assert best * 0.9 <= took <= best * (1 + within)
 
 
 def test_scarce_requests_are_filled() -> None:
-    """With 60 requests a minute the ideal sends as few as the limits allow."""
+    """With 60 requests a minute the ideal client sends as few requests as the limits allow."""
     cell = Cell(requests_per_minute=60, limiter_seconds=1.0)
     assert ideal(cell, np.full(20_480, 100)).requests == 10
     assert ideal(cell, np.full(20_480, 1000)).requests == math.ceil(20_480 / 300)
@@ -434,7 +434,10 @@ def test_scarce_requests_are_filled() -> None:
 
 
 def test_bad_luck_costs_time() -> None:
-    """An outage in the run adds its length, less what the bucket saves up; a later one nothing."""
+    """An outage during the run adds its length, less what the bucket saves up.
+
+    An outage after the run adds nothing.
+    """
     charges = np.full(10_000, 200)
     calm = Cell(tokens_per_minute=1_000_000, limiter_seconds=10.0)
     plain = ideal_seconds(calm, charges)
@@ -448,7 +451,7 @@ def test_bad_luck_costs_time() -> None:
 
 
 def test_a_run_of_the_wanted_length() -> None:
-    """The number of texts fits the wanted time, and bad luck falls into the run."""
+    """The number of texts fits the wanted time, and the bad luck falls into the run."""
     cell = Cell(tokens_per_minute=1_000_000, outages=(Outage(start=5.0, length=5.0),))
     texts = texts_for(cell, 200, 120.0)
     assert texts == pytest.approx(3 * 1_000_000 / 200, rel=0.02)
@@ -456,7 +459,7 @@ def test_a_run_of_the_wanted_length() -> None:
 
 
 def test_every_cell_has_an_ideal() -> None:
-    """All ideals are finite and positive, and say where they are approximate."""
+    """Every ideal is positive and below a day, and refused texts make it approximate."""
     charges = np.full(5000, 200)
     for cell in pairwise():
         result = ideal(staged(cell, charges), charges)

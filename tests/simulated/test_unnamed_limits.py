@@ -1,4 +1,4 @@
-"""A limit of one request's size is found, in whatever way larger ones fail: nothing is lost."""
+"""A limit on a request's size is found, however larger ones fail, and nothing is lost."""
 
 import math
 import random
@@ -38,11 +38,11 @@ _MOST_SECONDS = {
     "413": 10.0,
     "429": 800.0,  # each time it may be a quota of a minute
     "500": 10.0,
-    "503": 300.0,  # each time it may be a rate of requests
+    "503": 600.0,  # each time it may be a rate of requests
     "504": 12 * GATEWAY,
     "silence": 8 * TIMEOUT,
 }
-"""Seconds for 2,000 texts, at the most."""
+"""Most seconds for 2,000 texts."""
 
 
 @dataclass
@@ -50,11 +50,11 @@ class Limited:
     """A server that fails each request that is too large for it.
 
     Attributes:
-        kind: how; `"silence"`: it never answers.
+        kind: how it fails them; with `"silence"` it never answers.
         measure: what is limited, `"items"` or `"tokens"`.
-        most: of these in a request.
-        latency: of other answers, in seconds.
-        dice: its luck.
+        most: most items or tokens in a request.
+        latency: latency of other answers, in seconds.
+        dice: source of random numbers.
     """
 
     kind: str
@@ -84,7 +84,10 @@ class Limited:
 def test_a_limit_that_nobody_names_is_found(
     kind: str, most: int, measure: str, latency: float
 ) -> None:
-    """It ends, no text fails, and few requests are sent in vain."""
+    """A call at a server with an unnamed size limit ends in time and loses no text.
+
+    It wastes few requests.
+    """
     for seed in range(2):
         dice = random.Random(seed)
         tokens = [dice.randrange(60, 200) for _ in range(COUNT)]

@@ -1,4 +1,4 @@
-"""Runs the real sender in a cell of the grid, and says what came of it."""
+"""Runs the real sender in a cell of the grid and reports the result."""
 
 import math
 import random
@@ -35,7 +35,7 @@ TIMEOUT: Final = 120.0
 MAX_RETRIES: Final = 8
 
 MOST_TURNS: Final = 2_000_000
-"""Questions of what is next after which a run counts as endless."""
+"""Calls of `next` after which a run counts as endless."""
 
 
 class EndlessError(RuntimeError):
@@ -44,11 +44,11 @@ class EndlessError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """What the user's options and the provider say.
+    """The user's options and what is known about the provider.
 
     Attributes:
         max_workers: most requests in flight.
-        is_known: the provider is known to take any number at once.
+        is_known: whether the provider is known to accept any number at once.
     """
 
     max_workers: int = 128
@@ -64,19 +64,20 @@ class Trial:
     """One run.
 
     Attributes:
-        cell: with its bad luck where it fell.
-        client: who ran.
-        seed: of the server's and the sender's luck.
-        texts: how many were sent.
-        seconds: that the run took; `inf`: it did not end.
-        ideal: seconds that a client who knows the server takes.
-        requests: sent.
-        refused: of them, with 429.
-        unforeseen: of these, at most `FIRST_REQUESTS` that were sent before the first 429 was back.
-        lost: texts that failed but need not.
+        cell: the cell, with its bad luck where it fell.
+        client: the client that ran.
+        seed: seed of the server's and the sender's luck.
+        texts: number of texts sent.
+        seconds: duration of the run, or `inf` if it did not end.
+        ideal: seconds that a client that knows the server takes.
+        requests: number of requests sent.
+        refused: number of these refused with 429.
+        unforeseen: number of refused ones, at most `FIRST_REQUESTS`, sent before the first 429 was
+            back.
+        lost: texts that failed but need not have.
         kept: texts that were answered but cannot be.
         hedged_share: share of the tokens that was sent a second time.
-        error: why it did not end; empty: it did.
+        error: why the run did not end, or empty if it did.
     """
 
     cell: Cell
@@ -95,17 +96,17 @@ class Trial:
 
     @property
     def ratio(self) -> float:
-        """Time by ideal time."""
+        """The time divided by the ideal time."""
         return self.seconds / self.ideal
 
     @property
     def refused_share(self) -> float:
-        """Share of requests refused for the rate, but for those that nobody could foresee."""
+        """Share of requests refused for the rate, without those that could not be foreseen."""
         return (self.refused - self.unforeseen) / max(1, self.requests)
 
     @property
     def tells_all(self) -> bool:
-        """Whether headers tell the quota."""
+        """Whether headers announce the quota."""
         cell = self.cell
         has_quota = cell.requests_per_minute is not None or cell.tokens_per_minute is not None
         return has_quota and cell.says == "all"
@@ -121,7 +122,7 @@ class Trial:
         return 0.02 if self.tells_all else 0.1
 
     def faults(self) -> list[str]:
-        """Return what does not hold the bounds of its class."""
+        """Return the bounds that the run does not keep."""
         faults = []
         if self.error:
             faults.append(f"does not end: {self.error}")
@@ -137,7 +138,7 @@ class Trial:
 
 
 def sizes_of(texts: int, seed: int = 0) -> Sizes:
-    """Return the sizes of texts like sections of documentation: lognormal tokens."""
+    """Return the sizes of texts like sections of documentation, with lognormal tokens."""
     dice = np.random.default_rng(seed)
     tokens = np.maximum(1, MEAN_TOKENS * dice.lognormal(-0.32, 0.8, texts)).astype(np.int64)
     return Sizes(tokens=tokens, charges=tokens, octets=4 * tokens)
@@ -147,7 +148,7 @@ _LONGEST: Final = sizes_of(MOST_TEXTS)
 
 
 def sizes_for(cell: Cell, most_requests: int = MOST_TEXTS) -> Sizes:
-    """Return texts for an ideal run of about 20 s, as far as their number allows."""
+    """Return texts for an ideal run of about 20 s, within the limits on their number."""
     most = min(MOST_TEXTS, most_requests * (cell.max_texts or MOST_TEXTS))
     texts = texts_for(cell, MEAN_TOKENS, IDEAL_SECONDS, fewest=FEWEST_TEXTS, most=most)
     return _first(_LONGEST, texts)
@@ -166,11 +167,11 @@ def try_cell(
 
     Args:
         cell: the server; its bad luck is moved into the run.
-        seed: of all luck.
-        client: who runs.
-        watch: is shown each request with its fate.
-        ideal: whether the ideal is computed too; else it is 1.
-        most_requests: bounds the texts where a request holds few of them: it takes less time.
+        seed: seed of all random numbers.
+        client: the client that runs.
+        watch: called with each request and its fate.
+        ideal: whether to compute the ideal as well; otherwise it is 1.
+        most_requests: limits the texts where a request holds few of them, to save time.
     """
     sizes = sizes_for(cell, most_requests)
     cell = staged(cell, sizes.charges)
@@ -232,7 +233,10 @@ def try_cell(
 
 
 def clients_of(cell: Cell) -> list[Client]:
-    """Return who may run in a cell; a known provider takes any number and tells its quota."""
+    """Return the clients that may run in a cell.
+
+    A known provider accepts any number and announces its quota.
+    """
     clients = [Client(max_workers=128), Client(max_workers=16)]
     has_quota = cell.requests_per_minute is not None or cell.tokens_per_minute is not None
     tells = cell.says == "all" or not has_quota
@@ -242,7 +246,7 @@ def clients_of(cell: Cell) -> list[Client]:
 
 
 class _Bounded(Sender):
-    """A sender that notices that nothing comes of it any more."""
+    """A sender that raises an error when it makes no more progress."""
 
     turns = 0
 
@@ -255,12 +259,12 @@ class _Bounded(Sender):
 
 @dataclass(slots=True)
 class _Watched:
-    """A server that shows each request to somebody else, and counts what could not be foreseen."""
+    """A server that passes each request to `watch` and counts unforeseeable refusals."""
 
     server: SimulatedServer
     sender: Sender
     watch: Callable[[Request, Reply, Sender], object] | None
-    first_back: float = math.inf  # when the client knows of the first 429
+    first_back: float = math.inf  # when the client learns of the first 429
     unforeseen: int = 0
 
     def receive(self, request: Request) -> Reply:

@@ -1,4 +1,4 @@
-"""One simulator for a module's tests; each test gives it a scenario of its own."""
+"""One simulator for a module's tests, each of which gives it a scenario."""
 
 import json
 import socket
@@ -25,8 +25,8 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    """Open a client whose connections end with the test."""
-    # Without certificates: loading them would take longer than the tests.
+    """Return a client whose connections end with the test."""
+    # No certificates, because loading them would take longer than the tests.
     no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with httpx.Client(timeout=60, trust_env=False, verify=no_tls) as client:
         yield client
@@ -47,7 +47,7 @@ def ask(simulator: Simulator, client: httpx.Client) -> Ask:
 
 @pytest.fixture
 def raw_request(simulator: Simulator) -> Callable[..., socket.socket]:
-    """Return a function that sends a request, without its last `cut` bytes, on a new socket."""
+    """Return a function that sends a request without its last `cut` bytes on a new socket."""
     body = json.dumps({"model": MODEL, "input": "Hello world"}).encode()
     request = b"POST /v1/embeddings HTTP/1.1\r\nhost: simulator\r\ncontent-length: %d\r\n\r\n%b" % (
         len(body),
@@ -65,7 +65,7 @@ def raw_request(simulator: Simulator) -> Callable[..., socket.socket]:
 
 @pytest.fixture
 def configure(simulator: Simulator) -> Callable[..., None]:
-    """Return a function that gives the simulator a scenario, without latency unless asked."""
+    """Return a function that gives the simulator a scenario, by default without latency."""
 
     def configure(**options: Any) -> None:
         simulator.configure(Scenario(**{"latency": 0, **options}))

@@ -1,4 +1,4 @@
-"""The simulator in this process, in simulated time: without sockets, and without waiting."""
+"""The simulator in this process and in simulated time, without sockets or waiting."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when nothing is left to do before its next timer."""
+    """An event loop whose time jumps to the next timer when nothing else is to do."""
 
     def __init__(self) -> None:
         self._jumping = _Selector()
@@ -46,29 +46,29 @@ class _Transport(asyncio.Transport):
         self.was_reset = False
 
     def setsockopt(self, *_: object) -> None:
-        """Take an option of a socket."""
+        """Accept a socket option."""
 
     def abort(self) -> None:
-        """Note a reset."""
+        """Record a reset."""
         self.was_reset = True
         self.ended.set()
 
     def close(self) -> None:
-        """Note an orderly end."""
+        """Record an orderly end."""
         self.ended.set()
 
 
 @dataclass(kw_only=True)
 class Reply:
-    """What a client has got.
+    """What a client has received.
 
     Attributes:
         start: when it sent its request, in simulated seconds.
         end: when it had its answer, or was reset.
-        status: of the answer; 0: none has begun.
+        status: of the answer, or 0 if none has begun.
         headers: of the answer, with lower-case names.
-        body: what has come of the body.
-        is_whole: whether all of it has.
+        body: the part of the body that has arrived.
+        is_whole: whether the whole body has arrived.
         was_reset: whether the connection was reset.
     """
 
@@ -82,14 +82,14 @@ class Reply:
 
 
 class Server:
-    """The embeddings endpoint with a scenario, without latency unless a test asks for it."""
+    """The embeddings endpoint with a scenario, by default without latency."""
 
     def __init__(self, **options: Any) -> None:
         self._now = asyncio.get_running_loop().time
         self.embeddings = Embeddings(Scenario(**{"latency": 0, **options}), self._now)
 
     def stats(self) -> dict[str, Any]:
-        """Return what was counted."""
+        """Return the server's counters."""
         return self.embeddings.run.stats()
 
     async def ask(
@@ -99,12 +99,12 @@ class Server:
         leaves_after: float | None = None,
         pause: float = 0.0,
     ) -> Reply:
-        """Send one request, on a connection of its own.
+        """Send one request on a connection of its own.
 
         Args:
             texts: to be embedded.
-            leaves_after: seconds after which the client goes; `None`: it stays.
-            pause: seconds between the two halves of its body.
+            leaves_after: seconds after which the client leaves, or `None` if it stays.
+            pause: seconds between the two halves of the request's body.
         """
         reply = Reply(start=self._now())
         transport = _Transport()
@@ -144,12 +144,12 @@ class Server:
         return reply
 
     async def ask_together(self, count: int) -> list[Reply]:
-        """Send equal requests at once."""
+        """Send equal requests at the same time."""
         return list(await asyncio.gather(*(self.ask() for _ in range(count))))
 
 
 def simulate(clients: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Return what clients return, in simulated time."""
+    """Run clients in simulated time and return their result."""
 
     async def run() -> T:
         return await clients()

@@ -28,14 +28,14 @@ def line(number: int, *texts: str, **changes: Any) -> dict[str, Any]:
 
 
 class Account:
-    """What a client does."""
+    """A client's view of the Batch API."""
 
     def __init__(self, simulator: Simulator, client: httpx.Client) -> None:
         self._url = simulator.url
         self._client = client
 
     def get(self, path: str, **query: Any) -> Any:
-        """Return what is at an address."""
+        """Return the JSON at a path."""
         return self._client.get(f"{self._url}{path}", params=query).raise_for_status().json()
 
     def upload(self, content: bytes, name: str = "x.jsonl", **data: str) -> httpx.Response:
@@ -65,7 +65,7 @@ class Account:
         return self._client.post(f"{self._url}/batches/{batch_id}/cancel")
 
     def wait(self, batch: Mapping[str, Any], *states: str) -> Any:
-        """Return the batch in one of some states, by default at its end."""
+        """Return the batch once it has one of these states, by default when it has ended."""
         states = states or ("completed", "failed", "expired", "cancelled")
         end = time.monotonic() + 20
         while True:
@@ -84,18 +84,18 @@ class Account:
 
 @pytest.fixture
 def account(simulator: Simulator, client: httpx.Client) -> Account:
-    """An account without files and batches."""
+    """Return an account without files and batches."""
     return Account(simulator, client)
 
 
 @pytest.fixture
 def api(configure: Configure) -> Configure:
-    """Tell the Batch API something."""
+    """Return a function that sets options of the Batch API."""
     return lambda **options: configure(batch_api=BatchApi(**options))
 
 
 def test_a_batch_answers_each_line(account: Account, api: Configure, simulator: Simulator) -> None:
-    """In any order, each with the vectors of its texts; they are billed once."""
+    """A batch answers each line in any order with its texts' vectors, billed once."""
     api()
     batch = account.submit([line(i, f"a {i}", f"b {i}") for i in range(9)], metadata={"a": "b"})
     assert (batch["status"], batch["metadata"], batch["object"]) == (
@@ -120,7 +120,7 @@ def test_a_batch_answers_each_line(account: Account, api: Configure, simulator: 
 
 
 def test_a_batch_has_states(account: Account, api: Configure) -> None:
-    """One after the other, and each has its time."""
+    """A batch goes through its states in order, each with its own time."""
     api(validating=0.2, running=0.3, finalizing=0.2)
     batch = account.submit([line(0)])
     for state in ("validating", "in_progress", "finalizing", "completed"):
@@ -132,7 +132,7 @@ def test_a_batch_has_states(account: Account, api: Configure) -> None:
 def test_a_batch_that_expires_keeps_what_it_has(
     account: Account, api: Configure, simulator: Simulator
 ) -> None:
-    """And names the others in the error file."""
+    """A batch that expires keeps its answers and lists the other lines in the error file."""
     api(fates=("expires",), day=0.3, expired_share=0.5)
     done = account.wait(account.submit([line(i) for i in range(10)]))
     assert done["status"] == "expired"
@@ -154,7 +154,7 @@ def test_a_batch_may_expire_with_all_its_answers(account: Account, api: Configur
 def test_a_batch_that_is_cancelled_keeps_what_it_has(
     account: Account, api: Configure, simulator: Simulator
 ) -> None:
-    """It takes a moment, and one that has ended cannot be."""
+    """A cancelled batch keeps its answers, after a moment, and an ended one cannot be cancelled."""
     api(running=30.0, cancelling=0.2)
     batch = account.submit([line(i) for i in range(5000)])
     while not account.get(f"/batches/{batch['id']}")["request_counts"]["completed"]:
@@ -172,7 +172,7 @@ def test_a_batch_that_is_cancelled_keeps_what_it_has(
 def test_errors_have_a_file_of_their_own(
     account: Account, configure: Configure, empty: Any
 ) -> None:
-    """Where every line fails there is no output."""
+    """Lines with errors have a file of their own, and if all fail there is no output."""
     configure(refuse_marker="bad", batch_api=BatchApi(empty_ids=empty))
     done = account.wait(account.submit([line(0, "bad"), line(1, "bad too")]))
     (first, second) = account.rows(done["error_file_id"])
@@ -202,7 +202,7 @@ def test_errors_have_a_file_of_their_own(
 def test_a_file_that_is_wrong_fails_when_it_is_validated(
     account: Account, api: Configure, rows: list[Any], code: str, number: int | None
 ) -> None:
-    """Creating the batch succeeds."""
+    """A batch of a wrong file is created, and fails during validation."""
     api(max_inputs=5)
     done = account.wait(account.submit(rows))
     (error,) = done["errors"]["data"]
@@ -210,7 +210,7 @@ def test_a_file_that_is_wrong_fails_when_it_is_validated(
 
 
 def test_a_queue_that_is_full_fails_a_batch(account: Account, api: Configure) -> None:
-    """Until those before it have ended."""
+    """A batch fails while the queue is full, and passes once those before it have ended."""
     api(max_enqueued_tokens=5, running=0.5)
     first = account.submit([line(0)])
     error = account.wait(account.submit([line(0)]))["errors"]["data"][0]
@@ -221,7 +221,7 @@ def test_a_queue_that_is_full_fails_a_batch(account: Account, api: Configure) ->
 
 
 def test_a_file_is_not_visible_for_a_while(account: Account, api: Configure) -> None:
-    """Batches do not find it, though it is there."""
+    """A new file exists, but batches do not find it for a while."""
     api(visible_after=0.5)
     file_id = account.upload(json.dumps(line(0)).encode()).json()["id"]
     assert account.get(f"/files/{file_id}")["status"] == "processed"
@@ -232,7 +232,7 @@ def test_a_file_is_not_visible_for_a_while(account: Account, api: Configure) -> 
 
 
 def test_an_answer_may_be_lost(account: Account, api: Configure, simulator: Simulator) -> None:
-    """The batch is there, and perhaps not yet in the list."""
+    """A creation's answer may be lost, though the batch exists and is perhaps not listed yet."""
     api(creations=("lost", "reset", "late"), listed_after=0.3)
     file_id = account.upload(json.dumps(line(0)).encode()).json()["id"]
     for count in (1, 1, 2):
@@ -245,7 +245,7 @@ def test_an_answer_may_be_lost(account: Account, api: Configure, simulator: Simu
 
 
 def test_lists_have_pages(account: Account, api: Configure) -> None:
-    """The newest first."""
+    """Lists have pages, with the newest entry first."""
     api()
     made = [account.submit([line(0)])["id"] for _ in range(5)]
     page = account.get("/batches", limit=2)
@@ -268,7 +268,7 @@ def test_lists_have_pages(account: Account, api: Configure) -> None:
 def test_an_upload_is_checked(
     account: Account, api: Configure, name: str, form: dict[str, str], words: str
 ) -> None:
-    """By its form alone."""
+    """An upload is checked by its form alone."""
     api()
     refused = account.upload(b"", name, **form)
     assert refused.status_code == 400
@@ -276,7 +276,7 @@ def test_an_upload_is_checked(
 
 
 def test_a_file_can_be_deleted(account: Account, api: Configure, simulator: Simulator) -> None:
-    """Then it is gone."""
+    """A deleted file is gone."""
     api()
     file_id = account.upload(b"{}").json()["id"]
     url = f"{simulator.url}/files/{file_id}"
@@ -286,7 +286,7 @@ def test_a_file_can_be_deleted(account: Account, api: Configure, simulator: Simu
 
 
 def test_what_a_batch_needs_is_checked_at_once(account: Account, api: Configure) -> None:
-    """The rest only later."""
+    """Creating a batch checks only its required fields; the rest is validated later."""
     api()
     missing = account.create("x", input_file_id=None)
     assert missing.status_code == 400
@@ -306,7 +306,7 @@ def test_a_body_that_is_not_json_is_refused(
 
 
 def test_a_server_may_have_none(account: Account, api: Configure) -> None:
-    """All its addresses are unknown."""
+    """A server may have no Batch API, so all its paths are unknown."""
     api(exists=False)
     with pytest.raises(httpx.HTTPStatusError, match="404"):
         account.get("/batches")

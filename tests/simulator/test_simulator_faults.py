@@ -61,7 +61,7 @@ def test_a_refusal_is_worded_as_the_provider_words_it(
     code: str | None,
     message: str,
 ) -> None:
-    """Each fault has its status, type, code and text; the next request is fine."""
+    """Each fault has its provider's status, type, code and text, and the next request succeeds."""
     configure(script=(fault,))
 
     response = ask(TEXTS)
@@ -88,7 +88,7 @@ def test_a_refusal_is_worded_as_the_provider_words_it(
 def test_a_throttle_tells_a_delay_where_waiting_helps(
     ask: Ask, configure: Configure, fault: str, *, has_delay: bool
 ) -> None:
-    """Invented throttles ask for 20 to 200 ms; quotas that are spent for good for nothing."""
+    """A throttle gives a delay of 20 to 200 ms, but not where waiting would not help."""
     configure(script=(fault,))
 
     headers = ask(TEXTS).headers
@@ -99,7 +99,7 @@ def test_a_throttle_tells_a_delay_where_waiting_helps(
 
 @pytest.mark.parametrize("fault", ["429_bare", "status_429"])
 def test_a_bare_throttle_tells_nothing(ask: Ask, configure: Configure, fault: str) -> None:
-    """Not even what is left of the quota."""
+    """A bare throttle has no headers, not even the remaining quota."""
     configure(script=(fault,), tier=1)
 
     assert not [name for name in ask(TEXTS).headers if name.startswith("x-ratelimit")]
@@ -109,7 +109,7 @@ def test_a_bare_throttle_tells_nothing(ask: Ask, configure: Configure, fault: st
 def test_html_comes_in_place_of_json(
     ask: Ask, configure: Configure, fault: str, status: int
 ) -> None:
-    """A proxy's page has its own content type."""
+    """A proxy's page replaces JSON, with its own content type."""
     configure(script=(fault,))
 
     response = ask(TEXTS)
@@ -120,7 +120,7 @@ def test_html_comes_in_place_of_json(
 
 
 def test_an_error_can_come_with_status_200(ask: Ask, configure: Configure) -> None:
-    """Some gateways put the error into a successful answer."""
+    """An error may come with status 200, as from some gateways."""
     configure(script=("error_200",))
 
     response = ask(TEXTS)
@@ -132,7 +132,7 @@ def test_an_error_can_come_with_status_200(ask: Ask, configure: Configure) -> No
 def test_a_reset_connection_answers_nothing(
     ask: Ask, configure: Configure, raw_request: RawRequest
 ) -> None:
-    """The connection ends with RST before a byte was sent."""
+    """A reset connection ends with RST before a byte is sent."""
     configure(script=("reset",))
 
     with raw_request() as connection, pytest.raises(ConnectionResetError):
@@ -141,7 +141,7 @@ def test_a_reset_connection_answers_nothing(
 
 
 def test_a_truncated_answer_ends_before_its_length(ask: Ask, configure: Configure) -> None:
-    """The body is shorter than content-length says, and the connection is closed."""
+    """A truncated body is shorter than its content-length, and the connection is closed."""
     configure(script=("truncated",))
 
     with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
@@ -152,7 +152,7 @@ def test_a_truncated_answer_ends_before_its_length(ask: Ask, configure: Configur
 def test_a_hanging_request_gets_no_answer(
     simulator: Simulator, client: httpx.Client, configure: Configure
 ) -> None:
-    """The client's own timeout is the only end."""
+    """A hanging request ends only with the client's own timeout."""
     configure(script=("hang",))
 
     with pytest.raises(httpx.ReadTimeout):
@@ -164,7 +164,7 @@ def test_a_hanging_request_gets_no_answer(
 
 
 def test_a_hanging_request_ends_after_its_time(ask: Ask, configure: Configure) -> None:
-    """The server closes the connection at last."""
+    """The server closes a hanging connection after the configured time."""
     configure(script=("hang",), hang_seconds=0)
 
     with pytest.raises(httpx.ReadError):
@@ -174,7 +174,7 @@ def test_a_hanging_request_ends_after_its_time(ask: Ask, configure: Configure) -
 def test_a_dripping_answer_begins_and_does_not_end(
     configure: Configure, raw_request: RawRequest
 ) -> None:
-    """Headers come at once, the body does not."""
+    """A dripping answer sends its headers at once, but not its body."""
     configure(script=("drip",), drip_seconds=3600)
     received = b""
 
@@ -189,7 +189,7 @@ def test_a_dripping_answer_begins_and_does_not_end(
 
 
 def test_a_dripping_answer_is_right_in_the_end(ask: Ask, configure: Configure) -> None:
-    """Byte by byte the whole body arrives."""
+    """A dripping answer is complete and right in the end."""
     configure(script=("drip",), drip_seconds=0)
 
     data = rows(ask(TEXTS, encoding_format="base64"))
@@ -198,26 +198,26 @@ def test_a_dripping_answer_is_right_in_the_end(ask: Ask, configure: Configure) -
 
 
 class TestSpoiledAnswers:
-    """Answers with status 200 that must not be believed."""
+    """Answers with status 200 that a client must not accept."""
 
     def spoiled(self, ask: Ask, configure: Configure, fault: str, **options: Any) -> list[Any]:
-        """Return the items of an answer that is right but for one fault."""
+        """Return the items of an answer that has one fault."""
         configure(script=(fault,))
         return rows(ask(TEXTS, encoding_format=options.get("encoding_format", "base64")))
 
     def test_no_data(self, ask: Ask, configure: Configure) -> None:
-        """`data` is an empty list."""
+        """The fault "empty_data" gives an empty `data`."""
         assert self.spoiled(ask, configure, "empty_data") == []
 
     def test_one_vector_less(self, ask: Ask, configure: Configure) -> None:
-        """One item is missing, and so is its index."""
+        """The fault "short" omits one item and its index."""
         data = self.spoiled(ask, configure, "short")
 
         assert len(data) == 3
         assert all(item["embedding"] == encoded(TEXTS)[item["index"]] for item in data)
 
     def test_one_item_twice(self, ask: Ask, configure: Configure) -> None:
-        """An item with its index takes the place of another."""
+        """The fault "doubled" replaces one item with a copy of another."""
         data = self.spoiled(ask, configure, "doubled")
 
         assert len(data) == 4
@@ -225,7 +225,7 @@ class TestSpoiledAnswers:
         assert all(item["embedding"] == encoded(TEXTS)[item["index"]] for item in data)
 
     def test_items_out_of_order(self, ask: Ask, configure: Configure) -> None:
-        """Every item is there with its right index, elsewhere."""
+        """The fault "shuffled" changes the order of the items, but not their indices."""
         data = self.spoiled(ask, configure, "shuffled")
 
         indices = [item["index"] for item in data]
@@ -234,21 +234,21 @@ class TestSpoiledAnswers:
         assert all(item["embedding"] == encoded(TEXTS)[item["index"]] for item in data)
 
     def test_no_index(self, ask: Ask, configure: Configure) -> None:
-        """The items are right and in order, without `index`."""
+        """The fault "no_index" omits `index`, while the items stay in order."""
         data = self.spoiled(ask, configure, "no_index")
 
         assert all("index" not in item for item in data)
         assert [item["embedding"] for item in data] == encoded(TEXTS)
 
     def test_a_null_vector(self, ask: Ask, configure: Configure) -> None:
-        """One item has null for its embedding."""
+        """The fault "nulls" gives one item a null embedding."""
         data = self.spoiled(ask, configure, "nulls")
 
         assert [item["embedding"] is None for item in data].count(True) == 1
 
     @pytest.mark.parametrize("encoding_format", ["base64", "float"])
     def test_a_vector_of_nan(self, ask: Ask, configure: Configure, encoding_format: str) -> None:
-        """One item holds no numbers, in either encoding."""
+        """The fault "nan" fills one item with NaN, in either encoding."""
         data = self.spoiled(ask, configure, "nan", encoding_format=encoding_format)
 
         rows = [
@@ -260,13 +260,13 @@ class TestSpoiledAnswers:
         assert [bool(np.isnan(row).all()) for row in rows].count(True) == 1
 
     def test_a_vector_of_zeros(self, ask: Ask, configure: Configure) -> None:
-        """One item has the right width and no direction."""
+        """The fault "zeros" gives one item zeros of the right width."""
         data = self.spoiled(ask, configure, "zeros", encoding_format="float")
 
         assert [item["embedding"] == [0.0] * 8 for item in data].count(True) == 1
 
     def test_one_vector_for_all_texts(self, ask: Ask, configure: Configure) -> None:
-        """It is always the first text's, and right where there is but one text."""
+        """The fault "short_one" returns only the first text's vector, right for a single text."""
         configure(faults={"short_one": 1.0})
 
         for texts in (TEXTS, TEXTS, TEXTS[:1]):
@@ -276,7 +276,7 @@ class TestSpoiledAnswers:
             ]
 
     def test_another_models_name(self, ask: Ask, configure: Configure) -> None:
-        """The vectors are right, and the answer says that another model made them."""
+        """The fault "wrong_model" names another model, while the vectors are right."""
         configure(script=("wrong_model",))
 
         response = ask(TEXTS, encoding_format="base64")
@@ -285,7 +285,7 @@ class TestSpoiledAnswers:
         assert response.json()["model"] == "another-text-embedding-3-small"
 
     def test_a_negative_usage(self, ask: Ask, simulator: Simulator, configure: Configure) -> None:
-        """The answer tells fewer tokens than none; what is billed is right."""
+        """The fault "bad_usage" reports negative tokens, while the billed tokens are right."""
         configure(script=("bad_usage",))
 
         usage = ask(TEXTS).json()["usage"]
@@ -294,7 +294,7 @@ class TestSpoiledAnswers:
         assert simulator.stats()["tokens_billed"] == 4
 
     def test_a_vector_of_another_width(self, ask: Ask, configure: Configure) -> None:
-        """One item is half as wide as the others."""
+        """The fault "wrong_width" gives one item half the width."""
         data = self.spoiled(ask, configure, "wrong_width", encoding_format="float")
 
         assert sorted(len(item["embedding"]) for item in data) == [4, 8, 8, 8]
@@ -303,19 +303,19 @@ class TestSpoiledAnswers:
     def test_faults_show_in_a_single_item(
         self, ask: Ask, configure: Configure, fault: str, count: int
     ) -> None:
-        """An answer for one text has one item less or more."""
+        """A fault also affects an answer with a single item."""
         configure(script=(fault,))
 
         assert len(rows(ask("x"))) == count
 
 
 class TestLuck:
-    """Which requests a fault strikes."""
+    """Chance decides which requests a fault affects."""
 
     def test_probabilities_strike_about_as_often_as_told(
         self, ask: Ask, simulator: Simulator, configure: Configure
     ) -> None:
-        """Of 200 requests, about half meet one of the faults that share a half."""
+        """Of 200 requests, about half are affected by two faults that share a half."""
         configure(faults={"500": 0.25, "503": 0.25}, seed=1)
 
         statuses = [ask("x").status_code for _ in range(200)]
@@ -330,7 +330,7 @@ class TestLuck:
     def test_the_same_seed_brings_the_same_luck(
         self, ask: Ask, simulator: Simulator, configure: Configure
     ) -> None:
-        """A reset repeats the faults, another seed does not."""
+        """A reset repeats the same faults, and another seed does not."""
         configure(faults={"500": 0.5}, seed=1)
         first = [ask("x").status_code for _ in range(30)]
         simulator.reset()
@@ -342,7 +342,7 @@ class TestLuck:
         assert first != other
 
     def test_the_script_goes_before_the_probabilities(self, ask: Ask, configure: Configure) -> None:
-        """A request whose name in the script is "ok" meets no fault."""
+        """The script takes precedence over the probabilities, and "ok" in it means no fault."""
         configure(faults={"500": 1.0}, script=("ok", "503"))
 
         assert [ask("x").status_code for _ in range(4)] == [200, 503, 500, 500]
@@ -350,7 +350,7 @@ class TestLuck:
     def test_a_request_that_deserves_a_refusal_gets_that(
         self, ask: Ask, simulator: Simulator, configure: Configure
     ) -> None:
-        """A fault never hides that a request was over a limit, and is not counted then."""
+        """A request over a limit is refused for that, and its fault is not counted."""
         configure(faults={"500": 1.0})
 
         assert ask([]).status_code == 400
@@ -360,7 +360,7 @@ class TestLuck:
     def test_no_fault_ends_the_server(
         self, ask: Ask, simulator: Simulator, configure: Configure, fault: str
     ) -> None:
-        """After any fault, on either encoding, the next request is answered."""
+        """After any fault, in either encoding, the next request is answered."""
         configure(script=(fault, fault), hang_seconds=0, drip_seconds=0)
         for encoding_format in ("base64", "float"):
             try:

@@ -1,4 +1,4 @@
-"""What the server answers, at the HTTP edge: vectors, limits and quotas."""
+"""The server's answers over HTTP, with vectors, limits and quotas."""
 
 import asyncio
 import base64
@@ -25,7 +25,7 @@ IRE = "invalid_request_error"
 
 
 def decoded(response: httpx.Response) -> list[bytes]:
-    """Return the embeddings of an answer as the bytes of float32."""
+    """Return the embeddings of an answer as bytes of float32."""
     assert response.status_code == 200, response.text
     return [
         base64.b64decode(item["embedding"])
@@ -36,7 +36,7 @@ def decoded(response: httpx.Response) -> list[bytes]:
 
 
 def expected(texts: list[str], dimensions: int = 8) -> list[bytes]:
-    """Return what the embeddings must be."""
+    """Return the right embeddings of texts as bytes."""
     return [row.astype("<f4").tobytes() for row in vectors(texts, dimensions)]
 
 
@@ -48,13 +48,13 @@ def error(response: httpx.Response, status: int) -> dict[str, Any]:
 
 
 class TestAnswers:
-    """Requests that the server likes."""
+    """Valid requests are answered."""
 
     @pytest.mark.parametrize("encoding", ["base64", "float", None])
     def test_vectors_arrive_bit_for_bit(
         self, ask: Ask, configure: Configure, encoding: str | None
     ) -> None:
-        """Base64 and numbers both carry the very float32 that were computed."""
+        """Base64 and numbers both carry exactly the computed float32."""
         configure()
         texts = ["Hello world", "naïve 🧠", " "]
 
@@ -63,7 +63,7 @@ class TestAnswers:
     def test_base64_is_answered_only_where_it_was_asked_for(
         self, ask: Ask, configure: Configure
     ) -> None:
-        """Numbers are the default."""
+        """Base64 is sent only on request, and numbers are the default."""
         configure()
 
         kinds = [
@@ -74,7 +74,7 @@ class TestAnswers:
         assert kinds == [str, list, list]
 
     def test_an_answer_has_every_field(self, ask: Ask, configure: Configure) -> None:
-        """The object, the model, the indices and the true tokens are OpenAI's."""
+        """An answer has OpenAI's object, model, indices and true tokens."""
         configure()
 
         body = ask(["Hello world", "one two three"], encoding_format="base64").json()
@@ -88,7 +88,7 @@ class TestAnswers:
     def test_the_width_is_the_scenarios_where_none_is_asked(
         self, ask: Ask, configure: Configure
     ) -> None:
-        """Without `dimensions` a vector has the model's width."""
+        """Without `dimensions` a vector has the scenario's width."""
         configure(dimensions=96)
 
         assert decoded(ask("x", dimensions=None)) == expected(["x"], 96)
@@ -97,7 +97,7 @@ class TestAnswers:
     def test_token_arrays_are_the_texts_they_stand_for(
         self, ask: Ask, configure: Configure, *, as_list: bool
     ) -> None:
-        """Token ids, of one input or of several, get the vectors and the usage of their text."""
+        """Token ids, of one input or several, get the vectors and the usage of their text."""
         configure()
         ids = list(toktok._encoding("cl100k_base").encode_ordinary("Hello world, naïve"))
 
@@ -108,7 +108,7 @@ class TestAnswers:
         assert response.json()["usage"]["prompt_tokens"] == len(ids) * count
 
     def test_a_server_that_only_looks_like_openais(self, ask: Ask, configure: Configure) -> None:
-        """Base64, index, usage and dimensions can each be something that the server ignores."""
+        """A server can ignore base64, index, usage and dimensions, each as configured."""
         configure(dimensions=4, base64=False, index=False, usage=False, honour_dimensions=False)
 
         body = ask(["a", "b"], encoding_format="base64").json()
@@ -118,7 +118,7 @@ class TestAnswers:
         assert [len(item["embedding"]) for item in body["data"]] == [4, 4]
 
     def test_a_full_request_is_answered(self, ask: Ask, configure: Configure) -> None:
-        """2,048 inputs at 1,536 dimensions come back whole and in order."""
+        """A full request, 2,048 inputs of 1,536 dimensions, is answered completely, in order."""
         configure()
         texts = [f"section {i}" for i in range(2048)]
 
@@ -128,7 +128,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize("encoding", ["base64", "float"])
     def test_a_cache_changes_no_answer(self, ask: Ask, configure: Configure, encoding: str) -> None:
-        """The second answer, also for another width, is the same as without a cache."""
+        """With a cache, a repeated answer, even for another width, is the same as without."""
         configure(vector_cache=True)
         texts = ["a", "b", "a"]
 
@@ -140,7 +140,7 @@ class TestAnswers:
     def test_64_clients_get_what_they_asked_for(
         self, simulator: Simulator, configure: Configure
     ) -> None:
-        """Requests at the same time are not mixed up."""
+        """Answers to concurrent requests of 64 clients are not mixed up."""
         configure()
         batches = [[f"text {n} {i}" for i in range(40)] for n in range(128)]
 
@@ -161,7 +161,7 @@ class TestAnswers:
     def test_azures_deployments_are_models(
         self, simulator: Simulator, client: httpx.Client, configure: Configure
     ) -> None:
-        """The deployment in the path is the model, and the key comes in api-key."""
+        """An Azure deployment in the path is the model, and the key comes in `api-key`."""
         configure(api_key="secret", tier=1)
         path = "/openai/deployments/text-embedding-3-large/embeddings?api-version=2024-10-21"
         body = {"input": ["x"], "dimensions": 8}
@@ -178,7 +178,7 @@ class TestAnswers:
     def test_the_models_are_listed(
         self, simulator: Simulator, client: httpx.Client, configure: Configure
     ) -> None:
-        """GET /v1/models names what the scenario allows."""
+        """GET /v1/models lists the scenario's models."""
         configure(models=("a", "b"))
 
         models = client.get(f"{simulator.url}/models").json()["data"]
@@ -187,7 +187,7 @@ class TestAnswers:
 
 
 class TestLimits:
-    """Requests that the server refuses, in the provider's words."""
+    """Invalid requests are refused in the provider's words."""
 
     @pytest.mark.parametrize(
         ("scenario", "inputs", "body"),
@@ -272,13 +272,13 @@ class TestLimits:
         inputs: list[str],
         body: dict[str, Any],
     ) -> None:
-        """The message, type, param and code are the provider's."""
+        """A request over a limit gets the provider's message, type, param and code."""
         configure(**scenario)
 
         assert error(ask(inputs), 400) == body
 
     def test_requests_at_the_limits_pass(self, ask: Ask, configure: Configure) -> None:
-        """A limit itself is allowed."""
+        """A request exactly at the limits is answered."""
         configure(max_inputs=2, max_tokens_per_input=3, max_tokens_per_request=5)
 
         assert ask(["one two three", "one two"]).status_code == 200
@@ -286,14 +286,14 @@ class TestLimits:
     def test_a_limit_can_be_told_in_words_nobody_knows(
         self, ask: Ask, configure: Configure
     ) -> None:
-        """The message is exactly the scenario's."""
+        """A limit's message can be any text that the scenario gives."""
         configure(max_inputs=1, text_limit_words="input should not be larger than 1")
 
         assert error(ask(["a", "b"]), 400)["message"] == "input should not be larger than 1"
         assert ask(["a"]).status_code == 200
 
     def test_a_text_can_crash_the_server_each_time(self, ask: Ask, configure: Configure) -> None:
-        """The marker's status is the scenario's, and its body says nothing about the text."""
+        """A marked text fails with the scenario's status each time, and is not quoted."""
         configure(refuse_marker="poison", marker_status=500)
 
         for _ in range(2):
@@ -301,7 +301,7 @@ class TestLimits:
         assert ask(["a"]).status_code == 200
 
     def test_a_firewall_stands_before_the_provider(self, ask: Ask, configure: Configure) -> None:
-        """Its 403 is a page without a word on the text, and without the provider's headers."""
+        """A firewall's 403 is a page without the provider's headers or a word about the text."""
         configure(firewall_marker="<script>", max_inputs=1, tier=1)
 
         response = ask(["fine", "a <script> here"])
@@ -316,7 +316,7 @@ class TestLimits:
     def test_an_input_that_is_neither_text_nor_tokens_is_refused(
         self, ask: Ask, configure: Configure, inputs: Any
     ) -> None:
-        """Anything else gets the older wording that compatible servers still send."""
+        """An input that is neither text nor tokens gets the older wording of compatible servers."""
         configure()
 
         assert error(ask(inputs), 400)["message"].startswith("'$.input' is invalid.")
@@ -334,7 +334,7 @@ class TestLimits:
     def test_a_wrong_option_is_refused(
         self, ask: Ask, configure: Configure, options: dict[str, Any], message: str
     ) -> None:
-        """An option that the endpoint does not know is a 400 that names it."""
+        """A wrong option is refused with a 400 that names it."""
         configure()
 
         assert message in error(ask("x", **options), 400)["message"]
@@ -342,7 +342,7 @@ class TestLimits:
     def test_a_body_that_is_no_json_is_refused(
         self, simulator: Simulator, client: httpx.Client, configure: Configure
     ) -> None:
-        """Broken JSON is a 400, and not the end of the server."""
+        """Broken JSON is refused with a 400."""
         configure()
 
         response = client.post(f"{simulator.url}/embeddings", content=b'{"input": [')
@@ -352,7 +352,7 @@ class TestLimits:
     def test_a_body_that_is_too_long_is_refused_by_the_proxy(
         self, ask: Ask, configure: Configure
     ) -> None:
-        """413 comes as HTML, since it is not the provider that sends it."""
+        """A body that is too long is refused by the proxy, with a 413 in HTML."""
         configure(max_body_bytes=500_000)
 
         response = ask("x" * 500_000)
@@ -362,7 +362,7 @@ class TestLimits:
         assert ask("x" * 1_000).status_code == 200
 
     def test_an_unknown_model_is_not_found(self, ask: Ask, configure: Configure) -> None:
-        """404 names the model; with no models named, any will do."""
+        """An unknown model is a 404 that names it, unless the scenario accepts any model."""
         configure()
         assert error(ask("x", model="gpt-9"), 404) == {
             "message": "The model `gpt-9` does not exist or you do not have access to it.",
@@ -375,7 +375,7 @@ class TestLimits:
         assert ask("x", model="gpt-9").json()["model"] == "gpt-9"
 
     def test_a_wrong_key_is_refused_and_not_repeated(self, ask: Ask, configure: Configure) -> None:
-        """401 shows the ends of the key only, as OpenAI does."""
+        """A wrong key is a 401 that shows only the ends of the key, as OpenAI does."""
         configure(api_key="right")
         key = "sk-proj-abcdefghijklmnop1234"
 
@@ -388,7 +388,7 @@ class TestLimits:
         assert ask("x", headers={"authorization": "Bearer right"}).status_code == 200
 
     def test_token_arrays_can_be_refused(self, ask: Ask, configure: Configure) -> None:
-        """Servers that take texts only answer 422."""
+        """A server that accepts only texts refuses token arrays with 422."""
         configure(token_arrays=False)
 
         assert ask([[1, 2]]).status_code == 422
@@ -412,7 +412,7 @@ class TestLimits:
         status: int,
         code: str | None,
     ) -> None:
-        """A deployment, a key or a limit is refused as Azure refuses it."""
+        """Azure refuses a deployment, a key or a limit with its own codes."""
         configure(**scenario)
         url = f"{simulator.azure_endpoint}/openai/deployments/{path}/embeddings"
 
@@ -420,10 +420,10 @@ class TestLimits:
 
 
 class TestQuotas:
-    """Requests and tokens a minute."""
+    """Quotas of requests and tokens a minute."""
 
     def test_an_answer_tells_what_is_left(self) -> None:
-        """The limiter charges bytes / 4 of the whole request, rounded up, not true tokens."""
+        """Headers show the remaining quota, of which a request takes bytes / 4, rounded up."""
         reply = simulate(
             lambda: Server(requests_per_minute=1, tokens_per_minute=1000).ask(["x" * 99, "y" * 102])
         )
@@ -439,7 +439,7 @@ class TestQuotas:
         assert headers["openai-processing-ms"] == "0"
 
     def test_tokens_over_the_quota_are_refused(self, ask: Ask, configure: Configure) -> None:
-        """The 429 tells its numbers in the text and its delay in the headers."""
+        """A 429 for tokens has its numbers in the text and its delay in the headers."""
         configure(tokens_per_minute=100)
         ask("x" * 400)
 
@@ -459,7 +459,7 @@ class TestQuotas:
         assert response.headers["x-ratelimit-remaining-tokens"] == "0"
 
     def test_requests_over_the_quota_are_refused(self, ask: Ask, configure: Configure) -> None:
-        """The other quota has its own type and text."""
+        """A 429 for requests has its own type and text."""
         configure(requests_per_minute=2)
         statuses = [ask("x").status_code for _ in range(2)]
 
@@ -472,7 +472,7 @@ class TestQuotas:
     def test_a_request_above_the_whole_quota_is_told_so(
         self, ask: Ask, configure: Configure
     ) -> None:
-        """It is not told to wait: no wait would help."""
+        """A request above the whole quota gets no delay, because no wait would help."""
         configure(tokens_per_minute=100)
 
         response = ask("x" * 404)
@@ -497,7 +497,7 @@ class TestQuotas:
         assert status == (200 if share == 0 else 429)
 
     def test_headers_and_details_can_be_missing(self, ask: Ask, configure: Configure) -> None:
-        """A gateway's 429 has neither numbers nor a delay, in its body or its headers."""
+        """A gateway's 429 can have no numbers and no delay, in its body or its headers."""
         configure(
             requests_per_minute=1,
             rate_limit_headers=False,
@@ -524,7 +524,7 @@ class TestQuotas:
         *,
         says_when: bool,
     ) -> None:
-        """In headers and text, in the text alone, wrongly, or nowhere."""
+        """A refusal's delay is in headers and text, in the text alone, wrong, or missing."""
         configure(requests_per_minute=2, bucket_seconds=30, refusal_hint=hint)
         ask("x")
 
@@ -537,7 +537,7 @@ class TestQuotas:
         assert "Limit 2, Used 2, Requested 1. " in message
 
     def test_a_delay_can_be_a_date(self, ask: Ask, configure: Configure) -> None:
-        """The date is in GMT, the first whole second that is not before the true moment."""
+        """A delay can be a date in GMT, the first whole second not before the true time."""
         configure(requests_per_minute=2, bucket_seconds=30, refusal_hint="date")
         ask("x")
         before = time.time()
@@ -556,7 +556,7 @@ class TestQuotas:
     def test_azure_says_when_as_the_scenario_wants(
         self, ask: Ask, configure: Configure, hint: str, *, says_when: bool
     ) -> None:
-        """Azure's text follows the same option."""
+        """Azure's text follows the same option for the delay."""
         configure(script=("429_azure",), refusal_hint=hint, retry_after=46)
 
         message = error(ask("x"), 429)["message"]
@@ -564,7 +564,10 @@ class TestQuotas:
         assert ("Please retry after 46 seconds." in message) == says_when
 
     def test_a_quota_can_be_counted_in_fixed_windows(self) -> None:
-        """A refused request is let in when the next window begins, and told that moment."""
+        """With fixed windows, a refused request is admitted in the next window.
+
+        The refusal announces when that window begins.
+        """
 
         async def clients() -> list[Reply]:
             server = Server(requests_per_minute=240, fixed_window_seconds=0.5)
@@ -579,7 +582,7 @@ class TestQuotas:
         assert replies[2].headers["retry-after-ms"] == "300"
 
     def test_used_can_hide_why_a_request_was_refused(self) -> None:
-        """Of the small bucket only, used and requested are below the limit."""
+        """Used and requested tokens can be those of a small bucket, far below the limit."""
 
         async def clients() -> Reply:
             server = Server(tokens_per_minute=6000, bucket_seconds=1, used_of="bucket")
@@ -589,11 +592,11 @@ class TestQuotas:
 
         reply = simulate(clients)
         assert reply.status == 429
-        # Of the 100 in use 10 have flowed back; the refused request is charged, too.
+        # Of the 100 in use 10 have flowed back, but the refused request is charged too.
         assert b"Limit 6000, Used 100, Requested 50." in reply.body
 
     def test_the_delay_that_is_told_can_be_another(self, ask: Ask, configure: Configure) -> None:
-        """A provider may send clients away for an hour."""
+        """The announced delay can be set, such as to an hour."""
         configure(requests_per_minute=1, retry_after=3600)
         ask("x")
 
@@ -606,7 +609,7 @@ class TestQuotas:
     def test_azure_tells_whole_seconds(
         self, simulator: Simulator, client: httpx.Client, configure: Configure
     ) -> None:
-        """Azure's 429 has its code as a string, and the delay in its text."""
+        """Azure's 429 has its code as a string and its delay, in whole seconds, in the text."""
         configure(requests_per_minute=2, bucket_seconds=30)
         deployment = "/openai/deployments/text-embedding-3-small/embeddings"
         url = simulator.azure_endpoint + deployment

@@ -1,4 +1,4 @@
-"""A server that is away for a while, and one that is slow for a while, in simulated time."""
+"""A server that is away or slow for a while, in simulated time."""
 
 import asyncio
 import socket
@@ -19,7 +19,7 @@ RawRequest = Callable[..., socket.socket]
 
 @pytest.mark.parametrize("outage", ["reset", "503"])
 def test_a_server_is_away_and_comes_back(outage: str) -> None:
-    """Requests before and after are answered, those in between are not, and cost nothing."""
+    """Requests during an outage are not answered and cost nothing; others are answered."""
 
     async def clients() -> tuple[list[Reply], dict[str, object]]:
         server = Server(outages=((10, 20),), outage=outage)
@@ -40,7 +40,7 @@ def test_a_server_is_away_and_comes_back(outage: str) -> None:
 
 
 def test_an_outage_resets_the_requests_in_flight() -> None:
-    """What was computed of them is lost, and so is the queue."""
+    """An outage resets the requests in flight and discards their work and the queue."""
 
     async def clients() -> tuple[list[Reply], Reply, dict[str, object]]:
         server = Server(outages=((20, 10),), workers=1, seconds_per_request=25)
@@ -56,13 +56,13 @@ def test_an_outage_resets_the_requests_in_flight() -> None:
 
 
 def test_an_outage_resets_an_answer_on_its_way() -> None:
-    """The headers have come, the rest never does."""
+    """An outage resets an answer whose headers have already arrived."""
     reply = simulate(lambda: Server(outages=((10, 1),), script=("drip",), drip_seconds=3600).ask())
     assert (reply.status, reply.is_whole, reply.was_reset, reply.end) == (200, False, True, 10)
 
 
 def test_a_proxy_answers_for_the_requests_in_flight() -> None:
-    """They get the page when the outage begins, or when their body is there."""
+    """A proxy answers requests in flight at the outage, or when their body is complete."""
 
     async def clients() -> list[Reply]:
         server = Server(outages=((10, 3600),), outage="503", seconds_per_request=3600)
@@ -73,7 +73,7 @@ def test_a_proxy_answers_for_the_requests_in_flight() -> None:
 
 
 def test_an_answer_that_has_begun_cannot_become_a_page() -> None:
-    """A slow answer goes on through the outage."""
+    """An answer that has begun continues through the outage."""
     reply = simulate(
         lambda: Server(
             outages=((10, 3600),), outage="503", script=("drip",), drip_seconds=1, dimensions=8
@@ -84,7 +84,7 @@ def test_an_answer_that_has_begun_cannot_become_a_page() -> None:
 
 
 def test_a_server_that_hangs_answers_when_it_is_back() -> None:
-    """Requests in flight and new ones wait for its return, and are right then."""
+    """A hanging server answers old and new requests correctly when it is back."""
 
     async def clients() -> list[Reply]:
         server = Server(outages=((10, 30),), outage="hang", seconds_per_request=15)
@@ -101,7 +101,7 @@ def test_a_server_that_hangs_answers_when_it_is_back() -> None:
 
 
 def test_a_server_is_slow_for_a_while() -> None:
-    """The latency of requests that arrive in the period is longer, told and kept."""
+    """In a slow period the latency is longer, in the header and in fact."""
 
     async def clients() -> list[Reply]:
         server = Server(latency=0.01, slow_periods=((0, 30, 100),), seed=3)
@@ -116,12 +116,12 @@ def test_a_server_is_slow_for_a_while() -> None:
 
 
 class TestSockets:
-    """What a client sees of an outage over real sockets; it has begun or will, whenever that is."""
+    """An outage as a client sees it over real sockets, begun or still to come."""
 
     def test_requests_in_flight_are_reset(
         self, simulator: Simulator, configure: Configure, raw_request: RawRequest
     ) -> None:
-        """Those that come later are, too."""
+        """Requests in flight are reset, and so are later ones."""
         configure(outages=((0.2, 3600),), seconds_per_request=3600)
         for client in [raw_request() for _ in range(3)]:
             with client, pytest.raises(ConnectionResetError):
@@ -131,13 +131,13 @@ class TestSockets:
     def test_requests_are_reset_in_the_midst_of_a_large_body(
         self, ask: Ask, configure: Configure
     ) -> None:
-        """The server does not wait for its end."""
+        """A request is reset even in the middle of a large body."""
         configure(outages=((0, 3600),))
         with pytest.raises(httpx.TransportError):
             ask("x" * 300_000)
 
     def test_a_proxy_shows_its_page(self, ask: Ask, configure: Configure) -> None:
-        """To a client that sends a large body as well."""
+        """A proxy shows its page, even to a client that sends a large body."""
         configure(outages=((0, 3600),), outage="503")
         response = ask("x" * 300_000)
         assert response.status_code == 503

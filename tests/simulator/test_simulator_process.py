@@ -1,4 +1,4 @@
-"""The simulator as a process: how it starts, counts and ends."""
+"""The simulator's process starts, counts and ends."""
 
 import contextlib
 import http.client
@@ -35,12 +35,12 @@ def eventually(simulator: Simulator, name: str, value: Any) -> dict[str, Any]:
 
 
 class TestStats:
-    """What the server counts."""
+    """The server's counters."""
 
     def test_answers_and_refusals_are_counted_apart(
         self, ask: Ask, simulator: Simulator, configure: Configure
     ) -> None:
-        """Statuses, faults, inputs, tokens and charges are those of the requests sent."""
+        """Statuses, faults, inputs, tokens and charges are counted for each request."""
         configure(script=("ok", "500", "ok"), max_inputs=3)
         ask(["Hello world", "same"])
         ask(["lost"])
@@ -85,7 +85,7 @@ class TestStats:
         assert all(start <= end for start, end in zip(starts, ends, strict=True))
 
     def test_a_reset_forgets(self, ask: Ask, simulator: Simulator, configure: Configure) -> None:
-        """Counters start at nothing again; the connection is counted again when it is used."""
+        """A reset sets the counters to zero, and a connection is counted again when it is used."""
         configure()
         ask("x")
         simulator.reset()
@@ -99,7 +99,7 @@ class TestStats:
     def test_64_requests_can_be_in_flight(
         self, simulator: Simulator, configure: Configure, raw_request: RawRequest
     ) -> None:
-        """All of them wait at the same time, and are gone when their clients are."""
+        """64 requests can wait at the same time, and are gone when their clients are."""
         configure(faults={"hang": 1.0})
         clients = [raw_request() for _ in range(64)]
         try:
@@ -116,7 +116,7 @@ class TestStats:
     def test_a_client_that_goes_early_is_billed_all_the_same(
         self, simulator: Simulator, configure: Configure, raw_request: RawRequest
     ) -> None:
-        """The answer is computed whether or not anyone waits for it, as a provider does."""
+        """A client that leaves early is billed, because the answer is computed anyway."""
         configure(latency=0.001)
         raw_request().close()
 
@@ -126,7 +126,7 @@ class TestStats:
     def test_an_answer_that_is_replaced_was_computed_and_is_not_billed(
         self, ask: Ask, simulator: Simulator, configure: Configure
     ) -> None:
-        """What the workers did is counted apart from what is paid for."""
+        """A replaced answer counts as computed, but is not billed."""
         configure(script=("html",))
         ask(["a", "b"])
 
@@ -137,7 +137,7 @@ class TestStats:
     def test_a_client_that_goes_before_its_body_is_not_billed(
         self, simulator: Simulator, configure: Configure, raw_request: RawRequest
     ) -> None:
-        """Half a request is nobody's request."""
+        """A client that leaves before its body is complete is not billed."""
         configure()
         raw_request(cut=5).close()
 
@@ -147,7 +147,7 @@ class TestStats:
     def test_a_dripping_answer_ends_with_its_client(
         self, simulator: Simulator, configure: Configure, raw_request: RawRequest
     ) -> None:
-        """The server does not go on for nobody."""
+        """A dripping answer ends when its client leaves."""
         configure(script=("drip",), drip_seconds=3600)
         with raw_request() as client:
             assert client.recv(15) == b"HTTP/1.1 200 OK"
@@ -157,7 +157,7 @@ class TestStats:
     def test_latency_is_told_and_kept(
         self, ask: Ask, simulator: Simulator, configure: Configure
     ) -> None:
-        """A request takes at least its server's time and the network's."""
+        """A request takes at least the announced server time and the network's."""
         configure(latency=0.1)
 
         response = ask("x")
@@ -168,7 +168,7 @@ class TestStats:
     def test_processor_time_is_counted(
         self, ask: Ask, simulator: Simulator, configure: Configure
     ) -> None:
-        """Work costs processor time, which a reset forgets."""
+        """Work costs processor time, which a reset sets back."""
         configure()
         ask([f"text {i}" for i in range(2000)], dimensions=1536)
         worked = simulator.stats()["processor_seconds"]
@@ -178,10 +178,10 @@ class TestStats:
 
 
 class TestProcess:
-    """How the process starts and ends."""
+    """The process starts and ends properly."""
 
     def test_it_ends_with_the_block(self) -> None:
-        """Nobody listens on the port afterwards."""
+        """After the block nobody listens on the port."""
         with Simulator(Scenario(latency=0)) as simulator:
             port = httpx.URL(simulator.url).port
             assert simulator.pid != os.getpid()
@@ -190,7 +190,7 @@ class TestProcess:
             socket.create_connection(("127.0.0.1", port))
 
     def test_it_ends_when_its_parent_is_killed(self) -> None:
-        """Not even SIGKILL leaves a server behind."""
+        """If the parent is killed with SIGKILL, the server ends too."""
         code = (
             "from langchain_batch_embed.simulator import Simulator\n"
             "with Simulator() as simulator: print(simulator.url, flush=True); input()"
@@ -204,13 +204,13 @@ class TestProcess:
             connection.connect()
             os.kill(parent.pid, signal.SIGKILL)
 
-            # Without a server there is an end of the connection; with one there is none.
-            with contextlib.suppress(ConnectionResetError):  # an end, too
+            # Without a server the connection ends; with one it stays open.
+            with contextlib.suppress(ConnectionResetError):  # a reset is an end, too
                 assert connection.sock.recv(1) == b""
         connection.close()
 
     def test_the_server_does_not_import_the_rest(self) -> None:
-        """The server's process runs neither this package's other modules nor LangChain."""
+        """The server's process imports neither LangChain nor the rest of this package."""
         code = process.boot_code().replace("main()", "") + (
             "import langchain_batch_embed.simulator.app\n"
             "print(*(name for name in sys.modules if name.startswith('langchain')))"
@@ -227,7 +227,7 @@ class TestProcess:
     def test_a_wrong_scenario_is_refused_by_the_server_too(
         self, simulator: Simulator, client: httpx.Client, configure: Configure
     ) -> None:
-        """Other clients than ours get a 400 that says what is wrong, and nothing changes."""
+        """A wrong scenario from another client is a 400 with a reason, and changes nothing."""
         configure(models=("mine",))
 
         response = client.post(
@@ -239,17 +239,17 @@ class TestProcess:
         assert client.get(f"{simulator.url}/models").json()["data"][0]["id"] == "mine"
 
     def test_it_must_run_before_it_is_asked(self) -> None:
-        """A simulator outside its block says what to do."""
+        """A simulator outside its block raises an error that says what to do."""
         with pytest.raises(RuntimeError, match="use it in a `with` block"):
             Simulator().stats()
 
     def test_it_cannot_run_twice(self, simulator: Simulator) -> None:
-        """Starting what runs is an error, not a second server."""
+        """Starting a running simulator is an error."""
         with pytest.raises(RuntimeError, match="running already"):
             simulator.start()
 
     def test_a_port_in_use_is_an_error(self, capfd: pytest.CaptureFixture[str]) -> None:
-        """The reason is on standard error."""
+        """A port in use is an error whose reason is on standard error."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             simulator = Simulator(port=taken.getsockname()[1])
             with pytest.raises(RuntimeError, match="did not start"):
@@ -258,14 +258,14 @@ class TestProcess:
         assert "in use" in capfd.readouterr().err
 
     def test_a_missing_extra_is_named(self, mocker: MockerFixture) -> None:
-        """The error is the command that mends it."""
+        """A missing extra is an error that gives the command to install it."""
         mocker.patch("importlib.util.find_spec", return_value=None)
 
         with pytest.raises(ImportError, match=r'pip install "langchain-batch-embed\[demo\]"'):
             Simulator()
 
     def test_the_command_line_serves(self) -> None:
-        """`python -m langchain_batch_embed.simulator` says where it listens, and takes options."""
+        """`python -m langchain_batch_embed.simulator` prints its address and takes options."""
         command = [sys.executable, "-m", "langchain_batch_embed.simulator", "--port", "0"]
         command += ["--tier", "1", "--latency", "0", "--scenario", '{"models": ["mine"]}']
         command += ["--workers", "1", "--seconds-per-text", "0.01", "--max-in-flight", "2"]
@@ -283,7 +283,7 @@ class TestProcess:
         assert response.headers["openai-processing-ms"] == "10"
 
     def test_a_wrong_option_on_the_command_line_is_one_line(self) -> None:
-        """No traceback: the message, and a status that is not 0."""
+        """A wrong option on the command line gives one line and a status other than 0."""
         command = [sys.executable, "-m", "langchain_batch_embed.simulator"]
 
         done = subprocess.run(  # noqa: S603

@@ -1,4 +1,4 @@
-"""The arithmetic of a quota, with a clock handed in."""
+"""The arithmetic of a quota, with a clock that the test controls."""
 
 import math
 
@@ -10,7 +10,7 @@ from langchain_batch_embed.simulator.quota import Bucket, Quota, Window, go_dura
 
 LIMITS = st.integers(60, 10_000_000)
 SHARES = st.floats(0, 1)
-# Pairs of seconds since the request before, and the share of the capacity that is asked for.
+# Pairs of seconds since the request before, and the requested share of the capacity.
 REQUESTS = st.lists(st.tuples(st.floats(0, 30), st.floats(0.001, 1)), min_size=1, max_size=30)
 
 
@@ -18,7 +18,7 @@ REQUESTS = st.lists(st.tuples(st.floats(0, 30), st.floats(0.001, 1)), min_size=1
 def test_whoever_waits_as_long_as_told_is_let_in(
     limit: int, seconds: float, share: float, requests: list[tuple[float, float]]
 ) -> None:
-    """A client that is alone and obeys is never refused twice in a row."""
+    """A single client that waits as long as announced is never refused twice in a row."""
     bucket = Bucket(limit, seconds, refused_share=share)
     now = 0.0
     for pause, part in requests:
@@ -34,7 +34,7 @@ def test_whoever_waits_as_long_as_told_is_let_in(
 def test_no_more_is_let_in_than_the_quota_allows(
     limit: int, seconds: float, share: float, requests: list[tuple[float, float]]
 ) -> None:
-    """What was taken never exceeds the capacity and what has flowed back since the start."""
+    """The admitted amount never exceeds the capacity and what has flowed back since the start."""
     bucket = Bucket(limit, seconds, refused_share=share)
     now = taken = 0.0
     for count, (pause, part) in enumerate(requests, start=1):
@@ -47,7 +47,7 @@ def test_no_more_is_let_in_than_the_quota_allows(
 
 @given(LIMITS, st.floats(0.5, 60), st.floats(1.001, 100))
 def test_more_than_the_capacity_never_fits(limit: int, seconds: float, factor: float) -> None:
-    """An impossible amount is told an infinite wait, and is charged nothing."""
+    """An amount above the capacity gets an infinite wait and is not charged."""
     bucket = Bucket(limit, seconds)
     amount = factor * bucket.capacity
     assume(amount > bucket.capacity + 0.01)
@@ -60,7 +60,7 @@ def test_more_than_the_capacity_never_fits(limit: int, seconds: float, factor: f
 def test_whoever_waits_for_the_next_window_is_let_in(
     limit: int, seconds: float, share: float, requests: list[tuple[float, float]]
 ) -> None:
-    """A client that is alone and obeys is never refused twice in a row by a window either."""
+    """A single client that waits for the next window is never refused twice in a row."""
     window = Window(limit, seconds, refused_share=share)
     now = 0.0
     for pause, part in requests:
@@ -77,7 +77,7 @@ def test_whoever_waits_for_the_next_window_is_let_in(
 def test_a_window_lets_in_no_more_than_its_share(
     limit: int, seconds: float, share: float, requests: list[tuple[float, float]]
 ) -> None:
-    """Windows begin at whole multiples of their length, counted from the first request."""
+    """A window, counted from the first request, admits no more than its share."""
     window = Window(limit, seconds, refused_share=share)
     now, taken = 0.0, dict[int, float]()
     for count, (pause, part) in enumerate(requests, start=1):
@@ -90,7 +90,7 @@ def test_a_window_lets_in_no_more_than_its_share(
 
 
 def test_a_window_frees_everything_at_once() -> None:
-    """At its end, and not before; the wait is what is left of it."""
+    """A window frees its whole amount at its end, and the wait lasts until then."""
     window = Window(60, 10, refused_share=0)
     assert window.take(10, 5.0) == 0
 
@@ -104,7 +104,7 @@ def test_a_window_frees_everything_at_once() -> None:
 
 
 def test_a_quota_of_windows_tells_when_its_window_ends() -> None:
-    """In the wait and in the headers; a window with nothing in it has no reset."""
+    """The wait and the headers give the end of the window; an empty window has no reset."""
     quota = Quota(None, 600, fixed_window_seconds=10)
     assert quota.headers(0.0)["x-ratelimit-reset-tokens"] == "0s"
     assert quota.admit(100, 4.0) is None
@@ -119,7 +119,7 @@ def test_a_quota_of_windows_tells_when_its_window_ends() -> None:
 
 @pytest.mark.parametrize("seconds", [{"bucket_seconds": 1}, {"fixed_window_seconds": 1}])
 def test_used_can_be_of_the_small_bucket_only(seconds: dict[str, float]) -> None:
-    """Used and requested together are then far below the limit, and are refused all the same."""
+    """Used and requested tokens of a small bucket are far below the limit, and yet refused."""
     quota = Quota(None, 60_000, refused_share=0, used_of="bucket", **seconds)
     assert quota.admit(900, 0.0) is None
 
@@ -130,7 +130,7 @@ def test_used_can_be_of_the_small_bucket_only(seconds: dict[str, float]) -> None
 
 
 def test_the_wait_follows_the_published_sample() -> None:
-    """Used 976163, requested 70716 of 1000000 waits 2.812 s, as a recorded 429 said."""
+    """The wait matches a recorded 429: 976163 used and 70716 requested of 1000000 give 2.812 s."""
     bucket = Bucket(1_000_000, refused_share=0)
     bucket.take(976_163, 0.0)
 
@@ -147,7 +147,7 @@ def test_a_refused_request_counts_against_the_quota() -> None:
 
 
 def test_a_clock_that_goes_back_gives_nothing_back() -> None:
-    """Time before the latest update changes nothing."""
+    """A clock that goes back returns no quota."""
     bucket = Bucket(60)
     bucket.take(60, 10.0)
 
@@ -156,7 +156,7 @@ def test_a_clock_that_goes_back_gives_nothing_back() -> None:
 
 
 def test_a_request_is_let_in_by_both_quotas_or_by_neither() -> None:
-    """Tokens are not taken for a request that the other quota refuses."""
+    """A request that one quota refuses takes nothing from the other."""
     quota = Quota(1, 1000, bucket_seconds=60, refused_share=0)
     assert quota.admit(10, 0.0) is None
 
@@ -169,7 +169,7 @@ def test_a_request_is_let_in_by_both_quotas_or_by_neither() -> None:
 
 
 def test_without_limits_everything_passes() -> None:
-    """No quota refuses nothing, and has nothing to tell."""
+    """Without limits everything is admitted, and there are no headers."""
     quota = Quota(None, None)
 
     assert quota.admit(10**9, 0.0) is None
@@ -177,7 +177,7 @@ def test_without_limits_everything_passes() -> None:
 
 
 def test_a_short_bucket_tells_numbers_that_give_its_wait() -> None:
-    """Also with one second's worth, the wait is (used + requested - limit) * 60 / limit."""
+    """The numbers of a short bucket give its wait as (used + requested - limit) * 60 / limit."""
     quota = Quota(None, 60_000, bucket_seconds=1, refused_share=0)
     assert quota.admit(900, 0.0) is None
 
@@ -217,5 +217,5 @@ def test_headers_tell_limit_remaining_and_reset() -> None:
     ],
 )
 def test_durations_are_written_as_go_does(seconds: float, text: str) -> None:
-    """A duration is rounded up to milliseconds, and written as the headers have it."""
+    """A duration is rounded up to milliseconds and written in Go's form."""
     assert go_duration(seconds) == text

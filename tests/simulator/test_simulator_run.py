@@ -1,4 +1,4 @@
-"""The luck that a request is dealt, without a server and without waiting."""
+"""The randomness of requests, computed without a server."""
 
 import statistics
 from typing import Any
@@ -16,7 +16,10 @@ def calls(count: int = 400, *, is_cold: bool = False, **options: Any) -> list[Ca
 
 
 def test_the_server_takes_80_ms_and_7_ms_a_kilotoken_in_the_median() -> None:
-    """The lognormal factor has the median 1 and the sigma 0.85."""
+    """The median server time is 80 ms and 7 ms for each 1,000 tokens.
+
+    The lognormal factor has the median 1 and the sigma 0.85.
+    """
     dealt = calls()
     for call in dealt:
         call.tokens = 10_000
@@ -30,7 +33,7 @@ def test_the_server_takes_80_ms_and_7_ms_a_kilotoken_in_the_median() -> None:
 def test_the_network_takes_40_to_150_ms_and_a_new_connection_300_more(
     *, is_cold: bool, connect: float
 ) -> None:
-    """The network's time is drawn evenly between its bounds."""
+    """The network takes 40 to 150 ms, drawn evenly, and a new connection 300 ms more."""
     seconds = [call.network_seconds - connect for call in calls(is_cold=is_cold)]
 
     assert min(seconds) == pytest.approx(0.040, abs=0.003)
@@ -38,14 +41,14 @@ def test_the_network_takes_40_to_150_ms_and_a_new_connection_300_more(
 
 
 def test_latency_scales_everything() -> None:
-    """Twice the scale is twice the time, for the same luck."""
+    """Twice the latency option is twice the time of the same request."""
     for one, two in zip(calls(10), calls(10, latency=2.0), strict=True):
         assert two.server_seconds() == pytest.approx(2 * one.server_seconds())
         assert two.network_seconds == pytest.approx(2 * one.network_seconds)
 
 
 def test_a_stalled_request_takes_20_times_as_long() -> None:
-    """Stalls strike their share of the requests, and change nothing else."""
+    """Stalls affect their share of the requests, which take 20 times as long."""
     factors = [
         round(stalled.network_seconds / normal.network_seconds)
         for normal, stalled in zip(calls(), calls(stall_probability=0.1), strict=True)
@@ -64,7 +67,7 @@ def test_how_long_a_stall_is_can_be_set() -> None:
 
 
 def test_a_slow_period_slows_the_latency() -> None:
-    """A request that arrives in the period takes its factor times as long."""
+    """A request that arrives in a slow period takes its factor times as long."""
     (normal,) = calls(1)
     (slow,) = calls(1, slow_periods=((0, 60, 4),))
     (before,) = calls(1, slow_periods=((30, 60, 4),))
@@ -75,7 +78,7 @@ def test_a_slow_period_slows_the_latency() -> None:
 
 
 def test_luck_does_not_depend_on_faults() -> None:
-    """The n-th request is as slow with faults as without."""
+    """The n-th request is equally slow with faults and without."""
     run = Run(Scenario(faults={"500": 0.5}))
     with_faults = [run.arrive(on_new_connection=False, is_cold=False) for _ in range(10)]
 

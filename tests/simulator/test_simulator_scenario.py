@@ -1,4 +1,4 @@
-"""What the simulator can be told, and what it will not be told."""
+"""Valid scenarios survive JSON, and invalid ones are refused."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from langchain_batch_embed.simulator import FAULTS, BatchApi, Scenario
 
 
 def test_a_scenario_survives_json() -> None:
-    """Written and read again, a scenario is equal to itself."""
+    """A scenario that is written and read again is equal to itself."""
     scenario = Scenario(
         tier=1, models=(), faults={"429": 0.1, "reset": 0.2}, script=("ok", "500"), api_key="k"
     )
@@ -39,7 +39,7 @@ def test_a_scenario_survives_json() -> None:
     ],
 )
 def test_every_option_survives_json(options: dict[str, Any]) -> None:
-    """What JSON has no type for, such as tuples, comes back as it was."""
+    """Options for which JSON has no type, such as tuples, come back unchanged."""
     scenario = Scenario(**options)
 
     assert Scenario.from_json(scenario.to_json()) == scenario
@@ -59,7 +59,7 @@ def test_every_option_survives_json(options: dict[str, Any]) -> None:
 def test_a_tier_sets_the_quotas_that_are_not_given(
     options: dict[str, Any], quotas: tuple[int | None, int | None]
 ) -> None:
-    """A quota of one's own goes before the tier's."""
+    """A quota that is given takes precedence over the tier's."""
     assert Scenario(**options).quotas == quotas
 
 
@@ -67,7 +67,7 @@ def test_a_tier_sets_the_quotas_that_are_not_given(
     ("options", "message"),
     [
         ({"dimensions": 0}, "dimensions must be"),
-        ({"batch_api": 1}, "batch_api is an object"),
+        ({"batch_api": 1}, "batch_api must be an object"),
         ({"batch_api": {"days": 1}}, r"unknown options \['days'\]"),
         ({"batch_api": {"day": 0}}, "day must be"),
         ({"batch_api": {"max_lines": 0}}, "max_lines must be"),
@@ -91,7 +91,7 @@ def test_a_tier_sets_the_quotas_that_are_not_given(
         ({"bucket_seconds": 0}, "bucket_seconds must be"),
         ({"tier": 6}, r"tier must be one of \[1, 2, 3, 4, 5\]"),
         ({"request_tokens_by": "words"}, "request_tokens_by must be"),
-        ({"refuse_marker": ""}, "refuse_marker must not be empty"),
+        ({"refuse_marker": ""}, "refuse_marker must be text"),
         ({"refused_share": 1.1}, "refused_share must be"),
         ({"faults": {"429": -0.1}}, "must be between 0 and 1"),
         ({"faults": {"429": 0.6, "500": 0.6}}, "add up to more than 1"),
@@ -115,8 +115,8 @@ def test_a_tier_sets_the_quotas_that_are_not_given(
         ({"slow_periods": ((1, 2),)}, r"\(start, seconds, factor\)"),
         ({"slow_periods": ((0, float("inf"), 2),)}, "slow_periods must be"),
         ({"stall_factor": -1}, "stall_factor must be"),
-        ({"firewall_marker": ""}, "firewall_marker must not be empty"),
-        ({"text_limit_words": ""}, "text_limit_words must not be empty"),
+        ({"firewall_marker": ""}, "firewall_marker must be text"),
+        ({"text_limit_words": ""}, "text_limit_words must be text"),
         ({"marker_status": 200}, "marker_status must be 400 to 599"),
         ({"faults": {"status_200": 0.1}}, "unknown faults"),
         ({"script": ("status_4000",)}, "unknown faults"),
@@ -124,14 +124,14 @@ def test_a_tier_sets_the_quotas_that_are_not_given(
     ],
 )
 def test_a_value_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
-    """A wrong value is an error at once, which names it."""
+    """A value out of range is an error that names the option."""
     with pytest.raises(ValueError, match=message):
         Scenario(**options)
 
 
 @pytest.mark.parametrize("options", [{"faults": {"4290": 0.1}}, {"script": ("ok", "4290")}])
 def test_an_unknown_fault_is_refused_with_the_known_ones(options: dict[str, Any]) -> None:
-    """The error lists every name there is."""
+    """An unknown fault is an error that lists all known ones."""
     with pytest.raises(ValueError, match="4290") as caught:
         Scenario(**options)
 
@@ -140,6 +140,6 @@ def test_an_unknown_fault_is_refused_with_the_known_ones(options: dict[str, Any]
 
 @pytest.mark.parametrize("text", ["[]", '{"latencies": 1}', "{", '{"latency": "fast"}'])
 def test_json_that_is_no_scenario_is_refused(text: str) -> None:
-    """A misspelt option or a value of the wrong type is a ValueError."""
+    """JSON with a misspelt option or a wrong type is a ValueError."""
     with pytest.raises(ValueError, match=r".+"):
         Scenario.from_json(text)

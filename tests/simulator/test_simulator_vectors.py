@@ -1,4 +1,4 @@
-"""Vectors without a model: the same everywhere, and near where texts share words."""
+"""Vectors without a model are the same everywhere, and closer for texts that share words."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ TEXTS = st.lists(st.text(max_size=60), min_size=1, max_size=8)
 
 @given(TEXTS, st.integers(1, 64))
 def test_every_row_has_unit_length_and_finite_numbers(texts: list[str], dimensions: int) -> None:
-    """Any text, empty ones too, gives a float32 row of length 1."""
+    """Any text, even an empty one, gives a float32 row of length 1."""
     rows = vectors(texts, dimensions)
 
     assert rows.dtype == np.float32
@@ -24,7 +24,7 @@ def test_every_row_has_unit_length_and_finite_numbers(texts: list[str], dimensio
 
 @given(TEXTS)
 def test_a_row_does_not_depend_on_the_batch(texts: list[str]) -> None:
-    """A text's vector is bit for bit the same alone and among others."""
+    """A text's vector is the same bit for bit, alone and among others."""
     alone = [vectors([text], 32)[0].tobytes() for text in texts]
 
     assert alone == [row.tobytes() for row in vectors(texts, 32)]
@@ -32,14 +32,14 @@ def test_a_row_does_not_depend_on_the_batch(texts: list[str]) -> None:
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_different_texts_have_different_vectors(first: str, second: str) -> None:
-    """A vector proves which text it is for, whatever the order, case or punctuation."""
+    """Different texts have different vectors, even if only order, case or punctuation differ."""
     one, other = vectors([first, second], 1536)
 
     assert (first == second) == bool((one == other).all())
 
 
 def test_vectors_are_the_same_on_every_machine() -> None:
-    """The bytes of known vectors never change: not with the process, nor with the platform."""
+    """The bytes of known vectors never change, by process or by platform."""
     rows = vectors(["The quick brown fox", "", "naïve Σίσυφος 🧠 x_1"], 64)
 
     digest = hashlib.sha256(rows.astype("<f4").tobytes()).hexdigest()
@@ -49,7 +49,7 @@ def test_vectors_are_the_same_on_every_machine() -> None:
 
 @pytest.mark.parametrize("dimensions", [256, 1536, 3072])
 def test_numbers_are_all_over_a_vector(dimensions: int) -> None:
-    """As in a model's vectors no number stands out, so JSON takes as much as it does there."""
+    """As in a model's vectors no number stands out, so the size in JSON is realistic."""
     row = np.abs(vectors(["The quick brown fox jumps over the lazy dog"], dimensions)[0])
 
     assert np.count_nonzero(row) > 0.95 * dimensions
@@ -57,7 +57,7 @@ def test_numbers_are_all_over_a_vector(dimensions: int) -> None:
 
 
 def test_texts_that_share_words_lie_closer() -> None:
-    """A search by words finds the text that holds them."""
+    """Texts that share words are closer, so a search by words finds the right text."""
     query, match, other = vectors(
         [
             "listen on a socket",
@@ -72,13 +72,13 @@ def test_texts_that_share_words_lie_closer() -> None:
 
 
 def test_no_texts_give_no_rows() -> None:
-    """An empty batch keeps its width."""
+    """An empty batch gives no rows but keeps the width."""
     assert vectors([], 8).shape == (0, 8)
 
 
 @pytest.mark.parametrize("word", ["a" * 200_000, "🧠" * 50_000])
 def test_a_very_long_word_is_one_word(word: str) -> None:
-    """A word of any length is hashed whole."""
+    """A word of any length is hashed as a whole."""
     one, other = vectors([word, word[:-1]], 1536)
 
     assert one @ other < 0.5

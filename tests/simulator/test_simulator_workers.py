@@ -1,4 +1,4 @@
-"""A server that computes few requests at a time: its timetable, then whole requests."""
+"""A server that computes few requests at a time, as a timetable and with whole requests."""
 
 import asyncio
 import math
@@ -19,35 +19,35 @@ from .test_simulator_process import eventually
 Configure = Callable[..., None]
 RawRequest = Callable[..., socket.socket]
 
-# Seconds since the request before, its texts, and whether the one before it has left.
+# Seconds since the request before, the number of texts, and whether the one before has left.
 ARRIVALS = st.lists(
     st.tuples(st.floats(0, 5), st.integers(1, 10), st.booleans()), min_size=1, max_size=30
 )
 
 
 def running(jobs: list[Job], moment: float) -> int:
-    """Return how many jobs are computed at a moment."""
+    """Return how many jobs are being computed at a moment."""
     return sum(job.start <= moment < job.end for job in jobs)
 
 
 class TestTimetable:
-    """When each request is computed, with a clock handed in."""
+    """The timetable of requests, with a clock that the test controls."""
 
     def test_requests_take_their_turns(self) -> None:
-        """Two workers; the third request waits for the one that is free first."""
+        """With two workers, the third request waits for the one that is free first."""
         workers = Workers(2, seconds_per_request=1.0, seconds_per_text=0.5)
         jobs = [workers.enter(texts, now) for texts, now in [(4, 0.0), (2, 0.5), (1, 0.5), (1, 9)]]
 
         assert [(job.start, job.end) for job in jobs] == [(0, 3), (0.5, 2.5), (2.5, 4), (9, 10.5)]
 
     def test_without_a_number_nobody_waits(self) -> None:
-        """Every request has a worker."""
+        """Without a number of workers, no request waits."""
         workers = Workers(None, seconds_per_request=1.0)
 
         assert [workers.enter(9, 0.0).end for _ in range(3)] == [1.0, 1.0, 1.0]
 
     def test_those_behind_one_that_leaves_move_up(self) -> None:
-        """Whether it was in the queue or on a worker; what it had of a worker is lost."""
+        """Requests behind one that leaves move up, and its started work is lost."""
         workers = Workers(1, seconds_per_request=2.0)
         first, second, third, fourth = (workers.enter(1, 0.0) for _ in range(4))
         assert [job.start for job in (first, second, third, fourth)] == [0, 2, 4, 6]
@@ -63,7 +63,7 @@ class TestTimetable:
     def test_workers_are_never_too_many_nor_idle(
         self, count: int, arrivals: list[tuple[float, int, bool]]
     ) -> None:
-        """Requests start in order; one that waits finds every worker at work."""
+        """Requests start in order, and one waits only if every worker is busy."""
         workers = Workers(count, seconds_per_request=0.5, seconds_per_text=0.3)
         jobs: list[Job] = []
         now = 0.0
@@ -86,10 +86,10 @@ class TestTimetable:
 
 
 class TestQueue:
-    """The same for requests, in simulated time."""
+    """The queue of workers for whole requests, in simulated time."""
 
     def test_requests_are_computed_one_after_another(self) -> None:
-        """One worker: the n-th of equal requests waits for all those before it."""
+        """With one worker, the n-th of equal requests waits for all those before it."""
         replies = simulate(
             lambda: Server(
                 workers=1, seconds_per_request=0.05, seconds_per_text=0.025
@@ -101,14 +101,17 @@ class TestQueue:
 
     @pytest.mark.parametrize(("workers", "ends"), [(2, [2, 2, 4, 4]), (None, [2, 2, 2, 2])])
     def test_workers_compute_at_the_same_time(self, workers: int | None, ends: list[float]) -> None:
-        """Four requests take two rounds of two workers, and one round without a number."""
+        """Four requests take two rounds with two workers, and one round without a limit."""
         replies = simulate(lambda: Server(workers=workers, seconds_per_request=2).ask_together(4))
 
         assert [reply.end for reply in replies] == ends
 
     @pytest.mark.parametrize("notices", [True, False])
     def test_a_client_that_leaves_the_queue(self, *, notices: bool) -> None:
-        """It is skipped where the server notices; where not, its answer is for nobody."""
+        """A client that leaves the queue is skipped if the server notices it.
+
+        Otherwise its request is computed all the same.
+        """
 
         async def clients() -> tuple[list[Reply], dict[str, Any]]:
             server = Server(workers=1, seconds_per_request=2, notices_leaving=notices)
@@ -122,7 +125,7 @@ class TestQueue:
         assert stats["by_status"] == ({"200": 2, "0": 3} if notices else {"200": 5})
 
     def test_what_a_worker_has_begun_it_ends(self) -> None:
-        """Also a server that notices does not stop in the middle."""
+        """A request that a worker has begun is completed, even if its client leaves."""
 
         async def clients() -> dict[str, Any]:
             server = Server(workers=1, seconds_per_request=2, notices_leaving=True)
@@ -134,7 +137,7 @@ class TestQueue:
     def test_a_client_that_leaves_is_noticed_over_a_socket(
         self, simulator: Simulator, configure: Configure, raw_request: RawRequest
     ) -> None:
-        """While the one before it is still computed."""
+        """A client that leaves a socket is noticed while another request is being computed."""
         configure(workers=1, seconds_per_request=3600, notices_leaving=True)
         with raw_request():
             eventually(simulator, "in_flight", 1)
@@ -146,7 +149,7 @@ class TestQueue:
 
 
 class TestMaxInFlight:
-    """A proxy that limits the requests in flight."""
+    """A proxy limits the requests in flight."""
 
     @pytest.mark.parametrize(
         ("options", "status", "title"),
@@ -158,7 +161,7 @@ class TestMaxInFlight:
     def test_one_too_many_is_refused_at_once(
         self, options: dict[str, Any], status: int, title: bytes
     ) -> None:
-        """The page says nothing of when to come back; others are not touched."""
+        """One request too many is refused at once with a page, and the others are not affected."""
 
         async def clients() -> tuple[list[Reply], Reply, dict[str, Any]]:
             server = Server(max_in_flight=2, workers=1, seconds_per_request=3, tier=1, **options)
@@ -175,7 +178,7 @@ class TestMaxInFlight:
         assert stats["by_status"] == {"200": 3, str(status): 1}
 
     def test_a_client_that_goes_gives_its_place_back(self) -> None:
-        """Also while the server, which does not notice, goes on computing."""
+        """A client that leaves frees its place, even while its request is still computed."""
 
         async def clients() -> tuple[list[Reply], dict[str, Any]]:
             server = Server(max_in_flight=1, seconds_per_request=5)

@@ -1,7 +1,8 @@
-"""What people write to fill a vector store, once for each store.
+"""Typical user code that fills a vector store, one function for each store.
 
-None of it knows which embeddings it is given. Settings come from the environment, as they do in
-a deployed program. Every import is in its function: a missing package costs only its own store.
+No function knows which embeddings it receives. Settings come from the environment, as they do in a
+deployed program. Every function imports its own packages, so a missing package costs only its own
+store.
 """
 # ruff: noqa: PLC0415
 
@@ -20,12 +21,12 @@ Caller = Callable[[list[Document], Embeddings], VectorStore]
 
 
 def sqlite_vec(documents: list[Document], embeddings: Embeddings) -> VectorStore:
-    """Fill SQLite, in a file."""
+    """Fill a SQLite database in a file."""
     import sqlite_vec
     from langchain_community.vectorstores import SQLiteVec
 
     try:
-        import pysqlite3 as sqlite3  # can load extensions, which many a Python's own cannot
+        import pysqlite3 as sqlite3  # can load extensions, unlike many builds of sqlite3
     except ImportError:
         import sqlite3
 
@@ -40,7 +41,7 @@ def sqlite_vec(documents: list[Document], embeddings: Embeddings) -> VectorStore
 
 
 def supabase(documents: list[Document], embeddings: Embeddings) -> VectorStore:
-    """Fill Supabase, through its client."""
+    """Fill Supabase through its client."""
     from langchain_community.vectorstores import SupabaseVectorStore
     from supabase import create_client
 
@@ -59,7 +60,7 @@ def in_memory(documents: list[Document], embeddings: Embeddings) -> VectorStore:
 
 
 def chroma(documents: list[Document], embeddings: Embeddings) -> VectorStore:
-    """Fill Chroma, in a folder."""
+    """Fill a Chroma database in a folder."""
     from langchain_chroma import Chroma
 
     folder = str(Path(os.environ["STORE_FOLDER"]) / "chroma")
@@ -67,14 +68,14 @@ def chroma(documents: list[Document], embeddings: Embeddings) -> VectorStore:
 
 
 def faiss(documents: list[Document], embeddings: Embeddings) -> VectorStore:
-    """Fill FAISS."""
+    """Fill a FAISS index."""
     from langchain_community.vectorstores import FAISS
 
     return FAISS.from_documents(documents, embeddings)
 
 
 def qdrant(documents: list[Document], embeddings: Embeddings) -> VectorStore:
-    """Fill Qdrant, without a server."""
+    """Fill a Qdrant database that needs no server."""
     from langchain_qdrant import QdrantVectorStore
     from qdrant_client.models import Distance
 
@@ -83,12 +84,12 @@ def qdrant(documents: list[Document], embeddings: Embeddings) -> VectorStore:
         embeddings,
         location=":memory:",
         collection_name="documents",
-        distance=Distance.DOT,  # for "cosine" Qdrant scales the vectors once more
+        distance=Distance.DOT,  # with "cosine" Qdrant would scale the vectors again
     )
 
 
 def pgvector(documents: list[Document], embeddings: Embeddings) -> VectorStore:
-    """Fill PostgreSQL, directly."""
+    """Fill PostgreSQL directly."""
     from langchain_postgres import PGVector
 
     return PGVector.from_documents(

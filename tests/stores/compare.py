@@ -1,11 +1,12 @@
-"""Times one and the same caller with `OpenAIEmbeddings` and with `BatchEmbeddings`.
+"""Time the same caller with `OpenAIEmbeddings` and with `BatchEmbeddings`.
 
     python -m tests.stores.compare --texts 2000
 
-For each store: seconds with either class, the requests that each sent, and whether rows and
-search results are the same. The local server has the latency that was measured at OpenAI's.
+For each store, print the seconds that each class takes, the requests that each sends, and whether
+rows and search results are the same. The local server has the latency that was measured at
+OpenAI's API.
 """
-# ruff: noqa: T201 - it is a command
+# ruff: noqa: T201 - a command prints
 
 import argparse
 import os
@@ -33,9 +34,9 @@ class Run:
     """One run of one caller.
 
     Attributes:
-        seconds: from the documents to the filled store.
-        requests: sent to the embeddings server meanwhile.
-        rows: what the store then held.
+        seconds: from receiving the documents to the filled store.
+        requests: sent to the embeddings server during the run.
+        rows: what the store held after the run.
         results: what a few searches found.
     """
 
@@ -84,10 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if missing := missing_packages(name):
                 print(f"{name:12} NOT RUN: {' and '.join(missing)} missing")
                 continue
-            # Once for nothing: neither class shall pay for the store's imports.
+            # A first run that is not counted, so that neither class pays for the store's imports.
             fake = DeterministicFakeEmbedding(size=1536)
             run(name, documents[:9], fake, places=places, simulator=simulator)
-            # Fresh objects: each pays for its own connections.
+            # Fresh objects, so that each class pays for its own connections.
             plain = OpenAIEmbeddings(base_url=simulator.url, api_key=key)
             batching = BatchEmbeddings(OpenAIEmbeddings(base_url=simulator.url, api_key=key))
             before, after = (

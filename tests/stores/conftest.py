@@ -1,4 +1,4 @@
-"""Fills real stores, with either class of embeddings and one and the same caller."""
+"""Fixtures that fill real stores, with either class of embeddings and the same caller."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,26 +17,26 @@ from tests.stores.places import Places, missing_packages
 from tests.stores.reading import close
 from tests.support import treat_as_known
 
-# Any, because what a store can beside `VectorStore`'s methods is what its tests are about.
+# Any, because the tests use store features beyond the methods of `VectorStore`.
 Fill = Callable[[str, list[Document], Embeddings], Any]
 
 NOT_TESTED: Final = "NOT TESTED: "
 
-# Warnings of the stores' packages about themselves; ours are errors, as everywhere.
+# Warnings of the stores' packages about themselves. Our own warnings are errors, as everywhere.
 _NOT_OURS: Final = (
     "ignore:The '(timeout|verify)' parameter is deprecated:DeprecationWarning",  # supabase
 )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which stores were not tested, also where pytest keeps the reasons of skips back."""
+    """Print which stores were not tested, even where pytest hides the reasons of skips."""
     skips = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
     for reason in sorted({skip[2] for skip in skips if NOT_TESTED in skip[2]}):
         terminalreporter.write_line(reason, yellow=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ignore, in this folder's tests, what other packages warn of."""
+    """Ignore the warnings that other packages raise in this folder's tests."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             for warning in _NOT_OURS:
@@ -45,14 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def places() -> Iterator[Places]:
-    """Keep the databases' servers for the session."""
+    """Keep the database servers for the whole session."""
     with Places() as places:
         yield places
 
 
 @pytest.fixture
 def fill(places: Places, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fill]:
-    """Hand out a function that runs the caller of a name in a fresh place."""
+    """Return a function that runs the caller of a given name in a fresh place."""
     filled = []
 
     def fill(name: str, documents: list[Document], embeddings: Embeddings) -> Any:
@@ -78,32 +78,32 @@ def tiktoken_without_download() -> None:
 
 @pytest.fixture
 def plain(openai_embeddings: Callable[..., OpenAIEmbeddings]) -> OpenAIEmbeddings:
-    """The class that most people use, as they use it, asking the local server."""
+    """Return the class that most people use, with its usual settings, for the local server."""
     return openai_embeddings()
 
 
 @pytest.fixture
 def batching(plain: OpenAIEmbeddings) -> BatchEmbeddings:
-    """The same, wrapped."""
+    """Return the same embeddings, wrapped in `BatchEmbeddings`."""
     return treat_as_known(BatchEmbeddings(plain, hedge=False))
 
 
 @pytest.fixture(params=["plain", "batching"])
 def embeddings(request: pytest.FixtureRequest) -> Embeddings:
-    """First the one and then the other: each test with this runs twice."""
+    """Return the plain and then the wrapped embeddings, so each test that uses this runs twice."""
     chosen: Embeddings = request.getfixturevalue(request.param)
     return chosen
 
 
 @pytest.fixture
 def documents() -> list[Document]:
-    """120 documents."""
+    """Return 120 documents."""
     return corpus()
 
 
 @pytest.fixture
 def sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Open an empty SQLiteVec, in a file."""
+    """Return a function that opens an empty SQLiteVec in a file."""
     pytest.importorskip("sqlite_vec")
     monkeypatch.setenv("STORE_FOLDER", str(tmp_path))
     made: list[Any] = []

@@ -1,4 +1,4 @@
-"""Documents of which a query names exactly one."""
+"""Documents such that each query names exactly one of them."""
 
 import itertools
 import uuid
@@ -25,7 +25,7 @@ def text_about(plant: str, place: str) -> str:
 
 
 def corpus(copies: int = 1) -> list[Document]:
-    """Return a document for each plant in each place: 120 a copy, all of them different.
+    """Return a document for each plant in each place, 120 a copy and all of them different.
 
     Each has an id that is always the same, and its place and number as metadata.
     """

@@ -1,4 +1,4 @@
-"""Embeddings and stores in this process, for what real ones cannot be made to do."""
+"""Embeddings and stores in this process, for cases that real ones cannot produce."""
 
 import hashlib
 import json
@@ -27,14 +27,14 @@ __all__ = [
 
 
 class CountingEmbeddings(Embeddings):
-    """Makes a unit vector of each text, always the same.
+    """Embeddings that make a unit vector of each text, always the same one.
 
     Args:
-        size: its dimensions.
+        size: dimensions of the vectors.
         before: called with the texts of each call.
 
     Attributes:
-        sent: texts that were embedded.
+        sent: number of texts that were embedded.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CountingEmbeddings(Embeddings):
 
 
 class _FakeStore(VectorStore):
-    """Holds rows; a call is all or nothing.
+    """A store that holds rows in memory; a call writes all of its documents or none.
 
     Args:
         embedding: makes the vectors.
@@ -72,7 +72,7 @@ class _FakeStore(VectorStore):
 
     Attributes:
         rows: text by id.
-        calls: how many documents each call had, the refused ones included.
+        calls: number of documents in each call, including the refused calls.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class _FakeStore(VectorStore):
 
     @property
     def embeddings(self) -> Embeddings:
-        """Tell what makes the vectors."""
+        """Return the embeddings that make the vectors."""
         return self._embedding
 
     def write(self, texts: Iterable[str], names: list[str] | None) -> list[str]:
@@ -99,17 +99,17 @@ class _FakeStore(VectorStore):
         return names
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """Find nothing; no test searches."""
+        """Raise an error, because no test searches."""
         raise NotImplementedError
 
     @classmethod
     def from_texts(cls, *_: Any, **__: Any) -> "_FakeStore":
-        """Refuse; no test makes a store so."""
+        """Raise an error, because no test makes a store this way."""
         raise NotImplementedError
 
 
 class TableStore(_FakeStore):
-    """Replaces rows by id, as most stores do."""
+    """A store that replaces rows by id, as most stores do."""
 
     def add_texts(
         self,
@@ -125,7 +125,7 @@ class TableStore(_FakeStore):
 
 
 class NoIdsStore(_FakeStore):
-    """Adds rows, whatever is there, and makes its own ids, as SQLiteVec."""
+    """A store that always adds rows and makes its own ids, like SQLiteVec."""
 
     def add_texts(
         self, texts: Iterable[str], metadatas: list[dict[str, Any]] | None = None, **kwargs: Any
@@ -136,7 +136,7 @@ class NoIdsStore(_FakeStore):
 
 
 class ListStore(VectorStore):
-    """Keeps rows in a list, in the order in which they were written.
+    """A store that keeps rows in a list, in the order in which they were written.
 
     Args:
         embedding: makes the vectors.
@@ -155,7 +155,7 @@ class ListStore(VectorStore):
 
     @property
     def embeddings(self) -> Embeddings:
-        """Tell what makes the vectors."""
+        """Return the embeddings that make the vectors."""
         return self._embedding
 
     def add_texts(
@@ -166,7 +166,7 @@ class ListStore(VectorStore):
         ids: list[str] | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Add rows; all or, where `before` raises, none."""
+        """Add all rows, or none if `before` raises."""
         del metadatas, kwargs
         listed = list(texts)
         self._before(listed)
@@ -178,12 +178,12 @@ class ListStore(VectorStore):
         return names
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """Find nothing; no test searches."""
+        """Raise an error, because no test searches."""
         raise NotImplementedError
 
     @classmethod
     def from_texts(cls, *_: Any, **__: Any) -> "ListStore":
-        """Refuse; no test makes a store so."""
+        """Raise an error, because no test makes a store this way."""
         raise NotImplementedError
 
 
@@ -196,7 +196,7 @@ def batching(
 
 
 def documents(count: int, *, ids: bool = False) -> list[Document]:
-    """Return documents that differ."""
+    """Return documents that all differ."""
     return [
         Document(f"section {i}", id=f"id {i}" if ids else None, metadata={"number": i})
         for i in range(count)

@@ -1,4 +1,4 @@
-"""Makes a store's calls fail: before they write, half way through, or after they have written."""
+"""Makes a store's calls fail before they write, halfway through, or after they have written."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -12,15 +12,15 @@ Where = Literal["before", "half way", "after"]
 
 
 class Faults:
-    """Lets calls of a store's `add_documents` fail.
+    """Makes calls of a store's `add_documents` fail.
 
     Args:
-        store: whose method is replaced on the object.
-        draw: tells for each call where it fails; `None`: nowhere.
+        store: the object whose method is replaced.
+        draw: returns for each call where it fails, or `None` if it succeeds.
         error: makes the exception.
 
     Attributes:
-        calls: how many documents each call had.
+        calls: number of documents in each call.
         raised: where calls have failed.
     """
 
@@ -38,7 +38,7 @@ class Faults:
         store.add_documents = self._add_documents
 
     def end(self) -> None:
-        """Let all later calls go through."""
+        """Let all later calls succeed."""
         self._draw = lambda: None
 
     def _add_documents(self, documents: list[Document], **options: Any) -> Any:
@@ -56,6 +56,6 @@ class Faults:
 
 
 def at_random(seed: int, places: Sequence[Where], share: float) -> Callable[[], Where | None]:
-    """Return a source of faults, for a share of all calls."""
+    """Return a function that decides at random where a call fails, for a share of all calls."""
     numbers = random.Random(seed)
     return lambda: numbers.choice(places) if numbers.random() < share else None

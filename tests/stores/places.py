@@ -1,4 +1,4 @@
-"""Where the stores are kept: a fresh and real place each time, in servers that start on demand."""
+"""Where the stores are kept: a fresh, real place each time, in servers that start on demand."""
 # ruff: noqa: PLC0415 - a missing package must cost only the stores that need it
 
 import importlib.util
@@ -32,12 +32,12 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 
 def missing_packages(store: str) -> list[str]:
-    """Return which packages the caller of this name lacks, and with them its tests."""
+    """Return the packages that the caller of this name, and therefore its tests, lack."""
     return [name for name in _PACKAGES[store] if importlib.util.find_spec(name) is None]
 
 
 class Places:
-    """The places, for as long as the `with` block runs."""
+    """The places of the stores, for as long as the `with` block runs."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -51,7 +51,7 @@ class Places:
 
     @cached_property
     def postgres(self) -> "TempPostgres":
-        """A PostgreSQL with pgvector, and with Supabase's table and function."""
+        """Start a PostgreSQL with pgvector and with Supabase's table and function."""
         import psycopg
 
         from tests.stores.temp_postgres import TempPostgres
@@ -64,13 +64,13 @@ class Places:
 
     @cached_property
     def standin(self) -> "PostgrestStandin":
-        """The stand-in for Supabase's front, on that PostgreSQL."""
+        """Start the stand-in for Supabase's REST front, on that PostgreSQL."""
         from tests.stores.postgrest_standin import PostgrestStandin
 
         return self._stack.enter_context(PostgrestStandin(self.postgres.dsn))
 
     def fresh(self, store: str) -> dict[str, str]:
-        """Make an empty place for the caller of this name, and return its settings."""
+        """Make an empty place for the caller of this name and return its settings."""
         settings = {"STORE_FOLDER": tempfile.mkdtemp(dir=self._folder)}
         if store in ("supabase", "pgvector"):
             settings["DATABASE_URL"] = self.postgres.url

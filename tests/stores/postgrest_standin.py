@@ -8,8 +8,8 @@ It answers what the `supabase` client sends for a vector store, and nothing else
     DELETE /rest/v1/documents?id=eq.<uuid>
 
 As in PostgREST, PostgreSQL itself reads and writes the JSON, so types, defaults and errors are
-its own. PostgREST looks tables and functions up in a cache of the schema and has codes of its
-own (PGRST...) where one is missing; here PostgreSQL says so.
+its own. PostgREST looks up tables and functions in a cache of the schema and has error codes of
+its own (PGRST...) for missing ones; here PostgreSQL reports them.
 """
 
 import json
@@ -52,7 +52,7 @@ _DELETE: Final = SQL("""
     SELECT coalesce(json_agg(deleted), '[]')::text FROM deleted
 """)
 
-# PostgreSQL's error -> HTTP status; all others that the tests meet are 400
+# Maps PostgreSQL's errors to HTTP statuses; all others that occur in the tests are 400
 # (docs.postgrest.org, "Errors", section "PostgreSQL Errors").
 _STATUS: Final[Mapping[str, int]] = {"23505": 409, "42883": 404, "42P01": 404}
 
@@ -66,7 +66,7 @@ class Served:
     Attributes:
         method: GET, POST or DELETE.
         path: such as "/rest/v1/documents".
-        status: of the answer, HTTP.
+        status: HTTP status of the answer.
         received: bytes of the request's body.
         sent: bytes of the answer's body.
     """
@@ -79,14 +79,14 @@ class Served:
 
 
 class PostgrestStandin:
-    """The stand-in, in a thread of its own, for as long as the `with` block runs.
+    """The stand-in server, in a thread of its own, for as long as the `with` block runs.
 
     Args:
         dsn: how psycopg connects to the database.
 
     Attributes:
         url: what `create_client` takes; set once the block runs.
-        served: every request that was answered, in order. Clear it to count anew.
+        served: every request that was answered, in order. Clear it to start counting again.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -125,7 +125,7 @@ class PostgrestStandin:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        # Autocommit: one request is one statement, which is all or nothing by itself.
+        # Autocommit, because one request is one statement, which is all or nothing by itself.
         async with AsyncConnectionPool(
             self._dsn, min_size=1, kwargs={"autocommit": True}, open=False
         ) as self._pool:
@@ -133,7 +133,7 @@ class PostgrestStandin:
             yield
 
     async def _insert(self, request: Request) -> Response:
-        """Insert rows, or replace those whose id is there already."""
+        """Insert rows, or replace those whose id exists already."""
         table = Identifier(request.path_params["table"])
         names = [name.strip('"') for name in request.query_params["columns"].split(",")]
         columns = _comma_separated([Identifier(name) for name in names])
@@ -154,7 +154,8 @@ class PostgrestStandin:
                 [SQL("{} => {}").format(Identifier(name), _parameter(name)) for name in given]
             ),
         )
-        # As text: PostgreSQL knows the arguments' types, and reads JSON as a vector or as jsonb.
+        # Sent as text: PostgreSQL knows the arguments' types and reads JSON as a vector or as
+        # jsonb.
         values: dict[str, Any] = {f"given_{name}": json.dumps(given[name]) for name in given}
         values["limit"] = request.query_params.get("limit")
         return await self._answer(request, query, values)
@@ -179,7 +180,7 @@ class PostgrestStandin:
     async def _answer(
         self, request: Request, query: Composed, values: Mapping[str, Any], *, status: int = 200
     ) -> Response:
-        """Run one statement; its result or its error is the answer."""
+        """Run one statement and answer with its result or its error."""
         async with self._pool.connection() as connection:
             try:
                 row = await (await connection.execute(query, values)).fetchone()
@@ -207,7 +208,7 @@ def _parameter(name: str) -> Composable:
 
 
 def _refusal(error: psycopg.Error) -> tuple[int, bytes]:
-    """Return the status and the body that PostgREST has for an error of PostgreSQL."""
+    """Return the status and the body with which PostgREST reports an error of PostgreSQL."""
     said = error.diag
     body = {
         "code": error.sqlstate,

@@ -1,4 +1,4 @@
-"""What LangChain's stores do not offer: their rows as they really are, and an end."""
+"""What LangChain's stores do not offer: reading their rows as stored, and closing them."""
 
 import json
 import os
@@ -16,7 +16,7 @@ __all__ = ["Row", "assert_right_rows", "close", "results_of", "rows_of"]
 
 
 class Row(NamedTuple):
-    """One row of a store; the fields are plain, so that rows can be compared and sorted.
+    """One row of a store, with plain fields so that rows can be compared and sorted.
 
     Attributes:
         text: the document's text.
@@ -47,8 +47,8 @@ def assert_right_rows(rows: list[Row], documents: list[Document]) -> None:
 
 def results_of(store: Any) -> list[tuple[str, str]]:
     """Return text and metadata, as JSON, of the best document for each of `QUERIES`."""
-    # The best alone, for it has no equal. Where further ones are equally near, their order is
-    # PostgreSQL's whim, and Chroma's index, being approximate, may miss some: with either class.
+    # Only the best document, because it has no equal. The order of further ones that are equally
+    # near is up to PostgreSQL, and Chroma's approximate index may miss some, with either class.
     found = [store.similarity_search(query, k=1)[0] for query in QUERIES]
     return [(document.page_content, _as_json(document.metadata)) for document in found]
 
@@ -73,7 +73,7 @@ _Found = Iterable[tuple[str, Mapping[str, Any], Any]]
 
 
 def _sqlite_vec(store: Any) -> _Found:
-    # The vectors of the virtual table: those are searched.
+    # The vectors of the virtual table, because searches use those.
     query = """
         SELECT d.text, d.metadata, v.text_embedding
         FROM documents AS d JOIN documents_vec AS v ON v.rowid = d.rowid

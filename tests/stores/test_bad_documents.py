@@ -1,4 +1,4 @@
-"""Two hundred bad documents, wherever they stand and whoever refuses them: exactly they fail."""
+"""Of 1,200 documents exactly the 200 bad ones fail, wherever they are and whatever refuses them."""
 
 from collections.abc import Callable, Collection
 
@@ -18,11 +18,11 @@ PLACES = {
 
 
 class RefusedError(ValueError):
-    """An error that says nothing of who is the cause."""
+    """An error that does not say which document is the cause."""
 
 
 def refuse(word: str) -> Callable[[list[str]], None]:
-    """Return what refuses all of the texts of a call if one holds the word."""
+    """Return a function that refuses all texts of a call if one of them contains the word."""
 
     def check(texts: list[str]) -> None:
         if any(word in text for text in texts):
@@ -32,7 +32,7 @@ def refuse(word: str) -> Callable[[list[str]], None]:
 
 
 def given(bad: Collection[int], words: tuple[str, ...]) -> list[Document]:
-    """Return documents, the bad ones with these words in turn."""
+    """Return documents whose bad ones contain these words in turn."""
     marks = {index: words[n % len(words)] for n, index in enumerate(sorted(bad))}
     return [Document(f"section {i} {marks.get(i, '')}") for i in range(COUNT)]
 
@@ -50,7 +50,11 @@ def given(bad: Collection[int], words: tuple[str, ...]) -> list[Document]:
 def test_exactly_the_bad_ones_fail(
     place: str, words: tuple[str, ...], make: type[TableStore] | type[NoIdsStore]
 ) -> None:
-    """The store refuses NUL, the provider POISON, and both among them by turns."""
+    """Exactly the bad documents fail, wherever they are.
+
+    The store refuses texts with NUL, the provider those with POISON, and with "both" the bad
+    documents contain the two words in turn.
+    """
     bad = PLACES[place]
     embeddings = batching(CountingEmbeddings(before=refuse("POISON")))
     store = make(embeddings, refuse("NUL"))

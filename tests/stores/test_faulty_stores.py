@@ -1,4 +1,4 @@
-"""Real stores whose calls fail: nothing is lost, nothing is there twice, and the report is true."""
+"""Calls of real stores fail, but no document is lost or doubled, and the report is true."""
 
 import asyncio
 import os
@@ -20,7 +20,10 @@ from tests.support import FakeClock
 STORES: Final = ("in_memory", "faiss", "sqlite_vec", "qdrant", "chroma", "pgvector", "supabase")
 
 SEEDS: Final = int(os.environ.get("STORE_SEEDS", "4"))
-"""Ways to fail, of each store. With 200 all seven take half an hour."""
+"""Number of random seeds, each a different pattern of failures, for each store.
+
+With 200 all seven stores take half an hour.
+"""
 
 ROUNDS: Final = 4
 
@@ -38,7 +41,7 @@ PLACES: Final[tuple[tuple[Where, ...], ...]] = (
 
 
 class Impatient(FakeClock):
-    """Jumps sooner: nothing here is answered by another thread."""
+    """A clock that jumps sooner, because no other thread has to answer in these tests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +75,7 @@ def corpus(numbers: random.Random, count: int, *, ids: bool) -> list[Document]:
 
 
 def assert_true(report: IngestReport, given: list[Document], rows: list[str]) -> None:
-    """Check that nothing stored is reported as failed, and nothing failed as stored."""
+    """Check that no stored document is reported as failed, and no failed one as stored."""
     failed = {given[failure.index].page_content for failure in report.failures}
     unknown = set(report.unknown)
     tried = [d.page_content for i, d in enumerate(given[: report.tried]) if i not in unknown]
@@ -90,7 +93,10 @@ def assert_true(report: IngestReport, given: list[Document], rows: list[str]) ->
 def test_after_one_more_run_every_document_is_there_once(
     name: str, part: int, fill: Fill, *, ids: bool
 ) -> None:
-    """The store fails before, half way through and after its commit, at random."""
+    """After random failures, a second ingest completes the store without doubling a row.
+
+    The store fails before, halfway through or after its commit.
+    """
     wrapped = CountingEmbeddings(size=1536 if name == "supabase" else 24)
     embeddings = batching(wrapped, Impatient())
     store = empty(name, fill, embeddings)
@@ -122,7 +128,10 @@ def test_after_one_more_run_every_document_is_there_once(
 
 
 def test_faiss_with_ids_that_are_there_replaces_its_rows(fill: Fill) -> None:
-    """Alone it adds the vectors, and then refuses the ids: each search finds another document."""
+    """An ingest into FAISS replaces the rows whose ids exist already.
+
+    FAISS alone adds the vectors and then refuses the ids, so each search finds another document.
+    """
     embeddings = batching()
     given = corpus(random.Random(0), 300, ids=True)
     store = fill("faiss", [Document("old", id=d.id) for d in given[100:120]], embeddings)
@@ -135,7 +144,7 @@ def test_faiss_with_ids_that_are_there_replaces_its_rows(fill: Fill) -> None:
 
 @pytest.mark.parametrize("batch_size", [20, 1024])
 def test_a_faiss_store_that_fails_within_is_repaired(fill: Fill, batch_size: int) -> None:
-    """Vectors without documents are taken out again, also after Ctrl-C."""
+    """Vectors that a failed FAISS call left without documents are removed, even after Ctrl-C."""
     embeddings = batching()
     given = corpus(random.Random(0), 100, ids=True)
     store = fill("faiss", [Document("the first", id="first")], embeddings)
@@ -160,16 +169,19 @@ def test_a_faiss_store_that_fails_within_is_repaired(fill: Fill, batch_size: int
 
 
 def test_a_faiss_store_that_is_damaged_is_refused(fill: Fill) -> None:
-    """Its searches find wrong documents already."""
+    """A FAISS store with more vectors than documents is refused, because its searches are wrong."""
     embeddings = batching()
     store = fill("faiss", [Document("a", id="a"), Document("b", id="b")], embeddings)
     store.index_to_docstore_id.pop(1)
-    with pytest.raises(ValueError, match="damaged: 2 vectors and 1 documents"):
+    with pytest.raises(ValueError, match="damaged: it has 2 vectors but 1 documents"):
         embeddings.ingest(store, [Document("c")])
 
 
 def test_pgvector_keeps_two_collections_apart(fill: Fill) -> None:
-    """Its ids are unique in all collections together, so those made here differ."""
+    """Two pgvector collections with equal documents do not overwrite each other's rows.
+
+    Ids are unique across all collections, so the ids that an ingest makes differ by collection.
+    """
     embeddings = batching()
     given = corpus(random.Random(0), 30, ids=False)
     first = fill("pgvector", [Document("x")], embeddings)
@@ -189,7 +201,7 @@ def test_pgvector_keeps_two_collections_apart(fill: Fill) -> None:
 
 @pytest.mark.parametrize("name", ["sqlite_vec", "chroma", "qdrant", "supabase"])
 def test_a_table_of_another_width_is_noticed_at_once(name: str, fill: Fill) -> None:
-    """In the words of each store."""
+    """A wrong vector width ends the ingest after at most 300 texts, however the store words it."""
     width = 1536 if name == "supabase" else 24
     narrow = batching(CountingEmbeddings(size=width))
     store = fill(name, [Document("x", id=str(uuid.uuid4()))], narrow)
@@ -203,7 +215,7 @@ def test_a_table_of_another_width_is_noticed_at_once(name: str, fill: Fill) -> N
 
 
 def test_an_asynchronous_pgvector(fill: Fill) -> None:
-    """Its engine is asynchronous, so it has no other methods that work."""
+    """`aingest` fills a PGVector in asynchronous mode, which has only asynchronous methods."""
     pytest.importorskip("asyncpg")
     from langchain_postgres import PGVector  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Documents get into a store, in order and in large requests."""
+"""`ingest` writes documents to a store in order and embeds them in large requests."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class TestStoring:
-    """All documents get in, in order, in large requests."""
+    """All documents reach the store, in order, and are embedded in large requests."""
 
     def test_rows_are_in_order_with_the_servers_vectors(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Written in batches, embedded in large requests, each text once."""
+        """Rows are in order with the right vectors, and each text is sent once."""
         embeddings = batch(max_workers=4)
         store = ListStore(embeddings)
         given = documents(3210)
@@ -43,18 +43,21 @@ class TestStoring:
     def test_a_stores_own_chunk_size_is_kept_to(
         self, batch: Batch, chunk_size: int | None, call: int
     ) -> None:
-        """A call that the store writes in one statement is all or nothing."""
+        """No call exceeds the store's own `chunk_size`.
+
+        The store writes such a call in one statement, so the call is all or nothing.
+        """
         embeddings = batch(max_workers=2)
         store = ListStore(embeddings)
         store.chunk_size = chunk_size  # type: ignore[attr-defined]
         embeddings.ingest(store, documents(2 * call))
         assert max(store.calls) <= call
-        assert {call, 2 * call} <= set(np.cumsum(store.calls).tolist())  # none goes beyond
+        assert {call, 2 * call} <= set(np.cumsum(store.calls).tolist())  # no call crosses them
 
     def test_sqlite_gets_every_row(
         self, batch: Batch, server: LocalServer, sqlite: Callable[..., Any]
     ) -> None:
-        """SQLiteVec holds text, metadata and, through its search, the right vectors."""
+        """SQLiteVec holds text and metadata and finds documents by the right vectors."""
         embeddings = batch()
         store = sqlite(embeddings)
         server.configure()
@@ -68,7 +71,7 @@ class TestStoring:
     def test_sqlite_keeps_a_chunk_of_vectors_in_memory_while_it_writes(
         self, batch: Batch, sqlite: Callable[..., Any]
     ) -> None:
-        """Its page cache is large while it writes, and then what it was."""
+        """SQLite's page cache is large while an ingest writes, and is restored afterwards."""
 
         def generate() -> Iterator[Document]:
             for document in documents(50):
@@ -90,7 +93,7 @@ class TestStoring:
     def test_any_sizes_will_do(
         self, batch: Batch, server: LocalServer, batch_size: int, max_buffered: int
     ) -> None:
-        """A buffer smaller than a batch is as large as the batch."""
+        """Any `batch_size` works with any `max_buffered`, even with a smaller one."""
         embeddings = batch()
         store = ListStore(embeddings)
         given = documents(150)
@@ -103,7 +106,7 @@ class TestStoring:
     def test_identical_documents_are_all_stored_and_sent_once(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Within a batch and in several ones, as long as they are buffered together."""
+        """Identical documents are all stored, but their text is sent once, even across batches."""
         embeddings = batch()
         store = ListStore(embeddings)
         given = documents(50) * 4
@@ -115,19 +118,19 @@ class TestStoring:
     def test_the_report_tells_how_long_the_store_waited(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """Apart from what the writing took."""
+        """The report separates the time spent waiting for vectors from the time spent writing."""
 
         def write(_: list[str]) -> None:
             clock.time += 3
 
-        server.configure(script=("500",))  # sent again some time later
+        server.configure(script=("500",))  # the request is repeated after a pause
         embeddings = batch()
         report = embeddings.ingest(ListStore(embeddings, write), documents(20))
         assert report.waited > 0
         assert report.seconds == pytest.approx(report.waited + 3)
 
     def test_the_embeddings_report_is_of_all_of_it(self, batch: Batch, server: LocalServer) -> None:
-        """What the runs ahead sent and cost, not what the store's last call did."""
+        """The embeddings report covers the whole ingest, not only the store's last call."""
         embeddings = batch()
         given = [*documents(300), *documents(10), Document("")]
         report = embeddings.ingest(ListStore(embeddings), given, batch_size=50)
@@ -140,7 +143,7 @@ class TestStoring:
         assert "row 0" not in repr(report)
 
     def test_no_documents_are_no_work(self, batch: Batch, server: LocalServer) -> None:
-        """An empty iterable gives an empty report."""
+        """An empty iterable gives an empty report and sends no request."""
         embeddings = batch()
         report = embeddings.ingest(ListStore(embeddings), iter([]))
         assert (report.documents, report.stored, report.ids) == (0, 0, ())
@@ -149,7 +152,7 @@ class TestStoring:
     def test_a_second_run_with_the_journal_pays_for_nothing(
         self, batch: Batch, server: LocalServer, tmp_path: Path
     ) -> None:
-        """What was embedded before the store broke down is not sent again."""
+        """With a journal, a second run does not send again what an interrupted run embedded."""
 
         def break_down(texts: list[str]) -> None:
             if texts[0] == "section 200":
@@ -167,10 +170,10 @@ class TestStoring:
 
 
 class TestIds:
-    """The store gets the ids that there are."""
+    """The store receives the ids that the caller or the documents provide."""
 
     def test_given_ids_are_passed_on(self, batch: Batch) -> None:
-        """One a document, from any iterable, also past their own."""
+        """Ids from any iterable, one a document, reach the store and replace the documents' own."""
         embeddings = batch()
         store = ListStore(embeddings)
         given = [Document("a", id="own"), *documents(9)]
@@ -179,7 +182,7 @@ class TestIds:
         assert report.ids == tuple(store.ids)
 
     def test_documents_own_ids_are_taken(self, batch: Batch) -> None:
-        """As `add_documents` does; running again replaces the rows where the store does."""
+        """The documents' own ids are used, as in `add_documents`, so a rerun replaces the rows."""
         embeddings = batch()
         store = InMemoryVectorStore(embeddings)
         given = [Document(f"section {i}", id=str(i)) for i in range(20)]
@@ -188,7 +191,7 @@ class TestIds:
             assert report.ids == tuple(store.store) == tuple(map(str, range(20)))
 
     def test_without_ids_the_store_makes_its_own(self, batch: Batch) -> None:
-        """They are in the report."""
+        """Without given ids, the report lists the ids under which the store keeps the rows."""
         embeddings = batch()
         store = InMemoryVectorStore(embeddings)
         report = embeddings.ingest(store, documents(20), batch_size=6)
@@ -197,25 +200,25 @@ class TestIds:
 
     @pytest.mark.parametrize("count", [9, 11])
     def test_ids_must_be_one_a_document(self, batch: Batch, count: int) -> None:
-        """Too few and too many are an error that says where they end."""
+        """Too few or too many ids raise an error that says where they end."""
         embeddings = batch()
         with pytest.raises(OptionError, match=f"only {min(count, 10)} "):
             embeddings.ingest(ListStore(embeddings), documents(10), ids=map(str, range(count)))
 
     def test_one_number_is_no_ids(self, batch: Batch) -> None:
-        """It is told with what is taken."""
+        """A number in place of ids raises an error that says what `ids` accepts."""
         embeddings = batch()
         with pytest.raises(OptionError, match="ids must be one a document, or 'content', not int"):
             embeddings.ingest(ListStore(embeddings), documents(10), ids=5)  # type: ignore[arg-type]
 
 
 class TestMistakes:
-    """What cannot work is an error at once."""
+    """A call that cannot work raises an error at once."""
 
     def test_a_store_with_other_embeddings_is_refused(
         self, batch: Batch, sqlite: Callable[..., Any]
     ) -> None:
-        """Whether the store tells them or, as SQLiteVec, keeps them to itself."""
+        """A store with other embeddings is refused, even if it hides them, as SQLiteVec does."""
         others = DeterministicFakeEmbedding(size=3)
         for store in (InMemoryVectorStore(others), sqlite(others), ListStore(batch())):
             with pytest.raises(OptionError, match="does not use these embeddings"):
@@ -223,13 +226,13 @@ class TestMistakes:
 
     @pytest.mark.parametrize("options", [{"batch_size": 0}, {"max_buffered": -1}])
     def test_sizes_must_be_positive(self, batch: Batch, options: dict[str, int]) -> None:
-        """The error names the option."""
+        """A size that is not positive raises an error that names the option."""
         embeddings = batch()
         with pytest.raises(OptionError, match=next(iter(options))):
             embeddings.ingest(ListStore(embeddings), documents(1), **options)  # type: ignore[arg-type]
 
     def test_something_else_than_documents_is_refused(self, batch: Batch) -> None:
-        """Strings are, with a word on what to pass."""
+        """Strings in place of documents are refused with a message that does not quote them."""
         embeddings = batch()
         with pytest.raises(InputTypeError, match="number 0 is a str") as caught:
             embeddings.ingest(ListStore(embeddings), ["a text"])  # type: ignore[list-item]

@@ -21,10 +21,10 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class TestAhead:
-    """While the store is busy the next documents arrive, as many as are allowed."""
+    """While the store is busy the next documents are embedded, up to a bound."""
 
     def test_batches_are_full_where_embedding_is_ahead(self, batch: Batch) -> None:
-        """While the store is busy the next documents arrive, and are written a batch at a time."""
+        """Documents that are embedded while the store is busy are then written in full batches."""
 
         def wait_for_the_rest(_: list[str]) -> None:
             (prefetch,) = embeddings._pipeline.prefetches.opened
@@ -42,7 +42,7 @@ class TestAhead:
     def test_an_idle_store_gets_what_is_there(
         self, late: int, written: int, max_workers: int
     ) -> None:
-        """An answer that is late holds up what comes after it, and nothing that came before."""
+        """A late answer delays only the documents after it; an idle store gets the earlier ones."""
         released = threading.Event()
 
         class Late(DeterministicFakeEmbedding):
@@ -58,7 +58,7 @@ class TestAhead:
             if sum(calls) == written:
                 released.set()
 
-        # Of a class that is not known 100 texts are sent in a request.
+        # With an unknown class, 100 texts are sent in a request.
         embeddings = BatchEmbeddings(Late(size=4), max_workers=max_workers)
         store = ListStore(embeddings, note)
         report = embeddings.ingest(store, documents(400), batch_size=400)
@@ -68,7 +68,7 @@ class TestAhead:
     def test_the_store_asks_for_what_is_counted_already(
         self, batch: Batch, mocker: MockerFixture
     ) -> None:
-        """Its calls are looked up: nothing is counted, packed or waited for a second time."""
+        """The store's calls only look up vectors, so no text is counted a second time."""
         embeddings = batch()
         count = mocker.spy(embeddings._pipeline.fetcher.counter, "count")
         embeddings.ingest(ListStore(embeddings), documents(100), batch_size=30)
@@ -76,7 +76,7 @@ class TestAhead:
         assert sorted(counted) == sorted(texts_of(documents(100)))
 
     def test_a_prefetch_around_it_learns_what_is_asked_for(self, batch: Batch) -> None:
-        """It makes room for what is still to come, and reports no failures."""
+        """A prefetch around an ingest frees room for its later texts and reports no failures."""
         embeddings = batch()
         given = documents(300)
         with embeddings.prefetch(texts_of(given), max_buffered=50):
@@ -89,7 +89,7 @@ class TestAhead:
     def test_what_a_prefetch_around_it_has_is_not_paid_for_again(
         self, batch: Batch, server: LocalServer, max_buffered: int
     ) -> None:
-        """Each text is sent once, however much of it the prefetch has on its way."""
+        """Each text is sent once, even if a prefetch around the ingest is embedding it already."""
         embeddings = batch()
         given = documents(300)
         store = ListStore(embeddings)
@@ -102,7 +102,7 @@ class TestAhead:
     def test_a_refused_text_that_a_prefetch_around_it_had_fails_alone(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """It is reported as one that could not be embedded, and no other is."""
+        """A refused text of a surrounding prefetch is reported as an embedding failure, alone."""
         server.configure(refuse_marker="poison")
         embeddings = batch()
         given = [*documents(50), Document("poison"), *documents(100)[50:]]
@@ -116,7 +116,7 @@ class TestAhead:
     def test_a_prefetch_within_it_takes_nothing_away(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """What is kept for the store stays, though a caller asks for it before."""
+        """A prefetch inside the store's call does not use up the vectors that the store needs."""
 
         def ask(texts: list[str]) -> None:
             with embeddings.prefetch(texts):
@@ -132,7 +132,7 @@ class TestAhead:
     def test_the_report_knows_all_that_was_billed(
         self, batch: Batch, server: LocalServer, tmp_path: Path, mocker: MockerFixture
     ) -> None:
-        """Also for an answer that is still being written to the journal when the ingest ends."""
+        """The report counts the tokens of an answer that is still being written to the journal."""
         embeddings = batch(journal=tmp_path / "journal.db", max_batch_size=10)
         put = embeddings.journal.put
         ended = threading.Event()
@@ -150,7 +150,7 @@ class TestAhead:
         ended.set()
 
     def test_other_calls_are_not_held_up_by_what_an_ingest_keeps(self, batch: Batch) -> None:
-        """A call for more than it keeps is answered as always."""
+        """A call for more texts than the ingest keeps is answered as usual."""
 
         def look(texts: list[str]) -> None:
             more = [*texts, f"another one, with {texts[0]}"]
@@ -164,7 +164,7 @@ class TestAhead:
         assert_right(store.vectors, texts_of(documents(30)))
 
     def test_a_generator_is_read_as_far_ahead_as_promised(self, batch: Batch) -> None:
-        """Never more than `max_buffered` documents beyond those that are written."""
+        """A generator is read at most `max_buffered` documents ahead of those that are written."""
         read = []
         ahead = []
 
@@ -183,7 +183,7 @@ class TestAhead:
     def test_no_more_than_max_buffered_is_embedded_ahead(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A request until the store has taken something; then all that there is room for."""
+        """At most `max_buffered` texts are embedded ahead, and one request before any write."""
 
         def look(texts: list[str]) -> None:
             written = int(texts[0].split()[1])
@@ -205,7 +205,7 @@ class TestAhead:
     def test_a_small_store_call_does_not_make_small_requests(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """What is written makes room for runs of a quarter of `max_buffered`."""
+        """With a small `batch_size`, requests still hold a quarter of `max_buffered` texts."""
         embeddings = treat_as_known(batch(max_workers=1))
         documents = [Document(f"document {i}") for i in range(1000)]
         report = embeddings.ingest(

@@ -1,4 +1,4 @@
-"""`aingest` awaits the store's own methods in the loop, and reads what comes asynchronously."""
+"""`aingest` awaits the store's own methods in the loop and reads asynchronous iterables."""
 
 import asyncio
 import threading
@@ -15,26 +15,26 @@ from tests.support import FakeClock, wait_until
 
 
 async def stream(given: list[Document]) -> AsyncIterator[Document]:
-    """Yield documents as a crawler does."""
+    """Yield documents asynchronously, as a crawler does."""
     for document in given:
         await asyncio.sleep(0)
         yield document
 
 
 class AsyncStore(TableStore):
-    """Has no methods for other code than asynchronous."""
+    """A store that has only asynchronous methods."""
 
     async_mode = True
 
     def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
-        """Refuse, as PGVector does."""
+        """Raise an error, as PGVector does."""
         del documents, kwargs
         raise AssertionError("This method must be called without async_mode")
 
     async def aadd_documents(
         self, documents: list[Document], *, ids: list[str] | None = None, **kwargs: Any
     ) -> list[str]:
-        """Add rows, in the loop."""
+        """Add rows inside the event loop."""
         threads.add(threading.get_ident())
         texts = [document.page_content for document in documents]
         await self._embedding.aembed_documents(texts)
@@ -46,16 +46,16 @@ threads: set[int] = set()
 
 
 def run(store: Any, given: Any, **options: Any) -> IngestReport:
-    """Ingest in a loop of its own."""
+    """Run `aingest` in an event loop of its own."""
     report: IngestReport = asyncio.run(store.embeddings.aingest(store, given, **options))
     return report
 
 
 class TestStores:
-    """Of whichever kind."""
+    """`aingest` works with asynchronous and with ordinary stores."""
 
     def test_a_store_that_is_asynchronous_only(self) -> None:
-        """Its coroutine runs in the loop of the caller."""
+        """The coroutine of an asynchronous store runs in the caller's loop."""
         threads.clear()
         store = AsyncStore(batching())
         report = run(store, documents(2500))
@@ -63,20 +63,20 @@ class TestStores:
         assert threads == {threading.get_ident()}
 
     def test_it_says_so_where_it_is_called_otherwise(self) -> None:
-        """Before anything is read or paid for."""
+        """`ingest` refuses an asynchronous store and recommends `aingest`."""
         embeddings = batching()
         with pytest.raises(OptionError, match="await aingest"):
             embeddings.ingest(AsyncStore(embeddings), documents(3))
 
     @pytest.mark.parametrize("kind", [TableStore, InMemoryVectorStore])
     def test_other_stores(self, kind: Any) -> None:
-        """LangChain's own `aadd_documents` calls the ordinary one in a thread."""
+        """A store whose `aadd_documents` runs the ordinary method in a thread works too."""
         store = kind(batching())
         report = run(store, documents(500), batch_size=100)
         assert report.stored == 500
 
     def test_what_passes_is_waited_for_and_what_is_bad_fails_alone(self) -> None:
-        """As in `ingest`."""
+        """As in `ingest`, a lost connection is waited for and a bad document fails alone."""
 
         def look(texts: list[str]) -> None:
             calls.append(len(texts))
@@ -92,7 +92,7 @@ class TestStores:
         assert report.stored == len(store.rows) == 499
 
     def test_errors_get_out(self) -> None:
-        """With their report."""
+        """A store that refuses everything raises an `IngestError`."""
 
         def look(texts: list[str]) -> None:
             raise PermissionError(f"{len(texts)} times no")
@@ -102,10 +102,10 @@ class TestStores:
 
 
 class TestDocuments:
-    """From any iterable."""
+    """`aingest` takes documents from any iterable."""
 
     def test_an_asynchronous_generator(self) -> None:
-        """Read as far ahead as promised, in the loop."""
+        """An asynchronous generator is read in the loop, at most `max_buffered` documents ahead."""
         read: list[int] = []
         ahead: list[int] = []
 
@@ -122,7 +122,7 @@ class TestDocuments:
         assert max(ahead) <= 100
 
     def test_what_came_before_its_error_is_stored(self) -> None:
-        """And then the error gets out."""
+        """The documents before a generator's error are stored, and then the error is raised."""
 
         async def generate() -> AsyncIterator[Document]:
             async for document in stream(documents(250)):
@@ -135,17 +135,17 @@ class TestDocuments:
         assert len(store.rows) == 250
 
     def test_it_is_for_aingest_only(self) -> None:
-        """The error says so."""
+        """`ingest` refuses an asynchronous iterable and recommends `aingest`."""
         embeddings = batching()
         with pytest.raises(InputTypeError, match="await aingest"):
             embeddings.ingest(TableStore(embeddings), stream([]))  # type: ignore[arg-type]
 
 
 class TestCancelling:
-    """Cancelling the task ends it, whatever it waits for."""
+    """Cancelling the task ends an ingest, whatever it is waiting for."""
 
     def test_a_pause_ends_at_once(self) -> None:
-        """Nobody waits ten minutes for a store that is away."""
+        """Cancelling ends a pause for an unavailable store at once, not after ten minutes."""
 
         def look(texts: list[str]) -> None:
             del texts
@@ -171,7 +171,7 @@ class TestCancelling:
         wait_until(lambda: not [t for t in threading.enumerate() if "async" in t.name])
 
     def test_the_end_of_the_loop_ends_it(self) -> None:
-        """A store that never answers holds no thread up."""
+        """A store that never answers holds up no thread after the task is cancelled."""
         writing = threading.Event()
 
         class Hanging(AsyncStore):

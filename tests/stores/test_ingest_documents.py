@@ -1,4 +1,4 @@
-"""Documents are read when they are needed, and each has an id that is the same in each run."""
+"""Documents are read when they are needed, and each has the same id in every run."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from langchain_batch_embed.stores.documents import Reader, check_ids, content_id
 
 
 def ids_of(documents: list[Document], **options: Any) -> list[str | None]:
-    """Return the ids that a reader gives to documents."""
+    """Return the ids that a reader gives to these documents."""
     made = {"ids": None, "make_ids": True, "place": "", **options}
     reader = Reader(take_from(documents), **made)
     items = reader.next(len(documents) + 1)
@@ -23,7 +23,7 @@ def ids_of(documents: list[Document], **options: Any) -> list[str | None]:
 
 
 def test_an_id_of_the_content_is_a_uuid_of_text_metadata_and_place() -> None:
-    """It changes with each of them, and with nothing else."""
+    """A content id is a UUID that depends on text, metadata and place, and on nothing else."""
     document = Document("text", metadata={"a": 1, "b": [2]})
     same = Document("text", metadata={"b": [2], "a": 1}, id="an id of its own")
     others = [
@@ -47,7 +47,7 @@ def test_an_id_of_the_content_is_a_uuid_of_text_metadata_and_place() -> None:
     ],
 )
 def test_any_metadata_will_do(metadata: dict[Any, Any]) -> None:
-    """JSON cannot hold all that Python can."""
+    """Metadata that JSON cannot represent still gives a stable id."""
     first, second = (
         Document.model_construct(page_content="t \udc00", metadata=metadata) for _ in "ab"
     )
@@ -55,7 +55,7 @@ def test_any_metadata_will_do(metadata: dict[Any, Any]) -> None:
 
 
 def test_equal_documents_have_ids_of_their_own_that_stay() -> None:
-    """Unless the ids are to be of the content alone."""
+    """Equal documents get different ids that stay the same, except with `ids="content"`."""
     given = [Document("a"), Document("b"), Document("a"), Document("a")]
     first = ids_of(given)
     assert len(set(first)) == 4
@@ -66,7 +66,7 @@ def test_equal_documents_have_ids_of_their_own_that_stay() -> None:
 
 
 def test_ids_that_there_are_come_first() -> None:
-    """Those given, then the documents' own; others are made where the store takes ids."""
+    """Given ids come first, then the documents' own; others are made if the store takes ids."""
     given = [Document("a", id="own"), Document("b")]
     assert ids_of(given, ids=["x", "y"]) == ["x", "y"]
     assert ids_of(given, ids=[None, "y"]) == ["own", "y"]
@@ -77,13 +77,13 @@ def test_ids_that_there_are_come_first() -> None:
 
 @pytest.mark.parametrize(("documents", "ids"), [(3000, 2999), (2, 3), (0, 1), (1, 0)])
 def test_ids_of_another_length_are_refused_where_both_have_one(documents: int, ids: int) -> None:
-    """Before anything is read."""
+    """A list of ids with another length than the documents is refused at once."""
     with pytest.raises(OptionError, match=f"only {min(documents, ids):,} "):
         check_ids([Document("")] * documents, [str(i) for i in range(ids)])
 
 
 def test_a_word_is_not_an_iterable_of_ids() -> None:
-    """But for the one that names how to make them."""
+    """A string in place of ids is refused, except "content", which says how to make them."""
     check_ids([], "content")
     with pytest.raises(OptionError, match="'content'"):
         check_ids([], "contents")
@@ -91,7 +91,7 @@ def test_a_word_is_not_an_iterable_of_ids() -> None:
 
 @pytest.mark.parametrize("count", [9, 11])
 def test_ids_from_a_generator_are_counted_at_the_end(count: int) -> None:
-    """What came before is read."""
+    """Ids from a generator are counted at the end, after the documents before it were read."""
     reader = Reader(take_from([Document("")] * 10), map(str, range(count)), make_ids=True, place="")
     assert len(reader.next(20)) == min(count, 10)
     assert isinstance(reader.broken, OptionError)
@@ -99,7 +99,7 @@ def test_ids_from_a_generator_are_counted_at_the_end(count: int) -> None:
 
 
 def test_what_came_before_an_error_is_read() -> None:
-    """Of the documents' own, or of a thing that is no document."""
+    """Documents before an error are read, whether the iterable raises or yields a non-document."""
 
     def generate(wrong: Callable[[], object]) -> Iterator[object]:
         yield Document("a")
@@ -116,7 +116,17 @@ def test_what_came_before_an_error_is_read() -> None:
         assert reader.count == 1
 
 
+@pytest.mark.parametrize("one", [Document("secret"), "secret"])
+def test_one_document_in_place_of_an_iterable_is_refused(one: object) -> None:
+    """One document, or one text, is refused at once, as its parts would be read as documents."""
+    with pytest.raises(
+        InputTypeError, match=r"an iterable of documents, .* \[document\]"
+    ) as caught:
+        take_from(one)  # type: ignore[arg-type]
+    assert "secret" not in str(caught.value)
+
+
 def test_something_that_is_not_iterable_is_refused() -> None:
-    """With a word on what it is."""
+    """An object that is not iterable raises an error that names its type."""
     with pytest.raises(InputTypeError, match="not a int"):
         take_from(3)  # type: ignore[arg-type]

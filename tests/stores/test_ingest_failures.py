@@ -1,4 +1,4 @@
-"""Documents that are refused cost only themselves, and a cause that is not theirs ends it."""
+"""A refused document costs only itself, and a cause that affects all documents ends the ingest."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ class TestFailures:
     def test_one_is_refused_by_the_api_and_one_by_the_store(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Of 3,000 documents 2,998 are stored, and two are reported with their causes."""
+        """If the API refuses one of 3,000 documents and the store another, 2,998 are stored."""
 
         def refuse(texts: list[str]) -> None:
             if "section 2345" in texts:
@@ -50,7 +50,7 @@ class TestFailures:
     def test_one_is_refused_by_the_api_and_one_by_sqlite(
         self, batch: Batch, server: LocalServer, sqlite: Callable[..., Any]
     ) -> None:
-        """What SQLite had inserted of the refused call is not there twice."""
+        """Rows that SQLite had inserted in the refused call are not doubled."""
         embeddings = batch(max_workers=4)
         store = sqlite(embeddings)
         store._connection.execute(
@@ -70,7 +70,7 @@ class TestFailures:
         assert server.stats()["inputs_billed"] == 2999
 
     def test_an_empty_text_is_a_failure_of_its_own(self, batch: Batch, server: LocalServer) -> None:
-        """The provider would refuse its whole request, so it is not sent."""
+        """An empty text fails alone and is not sent, as the provider would refuse its request."""
         given = documents(100)
         given[3] = given[70] = Document("")
         embeddings = batch()
@@ -86,7 +86,7 @@ class TestFailures:
     def test_many_bad_documents_do_not_stop_it(
         self, batch: Batch, server: LocalServer, batch_size: int
     ) -> None:
-        """Twenty in a row without a text, ten scattered ones that are refused."""
+        """Twenty empty texts in a row and ten scattered refused ones do not stop an ingest."""
         server.configure(refuse_marker="poison")
         given = documents(300)
         empty = range(40, 60)
@@ -103,7 +103,10 @@ class TestFailures:
         assert_right(store.vectors, store.texts)
 
     def test_refused_documents_at_the_end_of_a_batch_do_not_stop_it(self) -> None:
-        """Others of their batch were good, and were written before these were refused."""
+        """Twenty refused documents at the end of a batch do not stop an ingest.
+
+        Earlier documents of that batch were good, and were written before these were refused.
+        """
         written = threading.Event()
         calls: list[int] = []
 
@@ -126,7 +129,7 @@ class TestFailures:
         assert report.stored == 480
 
     def test_many_refused_by_the_store_do_not_stop_it(self, batch: Batch) -> None:
-        """Twenty, with good ones in between: only failures in a row tell that it is the store."""
+        """Twenty scattered refusals do not stop an ingest; only failures in a row do."""
 
         def refuse(texts: list[str]) -> None:
             if any(int(text.split()[1]) % 50 == 7 for text in texts):
@@ -138,7 +141,7 @@ class TestFailures:
         assert (report.tried, report.stored) == (1000, 980)
 
     def test_a_stores_errors_may_be_chained_in_a_circle(self, batch: Batch) -> None:
-        """Each raised from the other, as careless code does it: it is a failure as any other."""
+        """A document fails normally even if the store's errors are chained in a circle."""
         first, second = ValueError("first"), ValueError("second")
         first.__cause__, second.__cause__ = second, first
 
@@ -152,7 +155,7 @@ class TestFailures:
         assert [(failure.index, failure.error) for failure in report.failures] == [(3, first)]
 
     def test_a_wrong_key_ends_it_at_once(self, batch: Batch, server: LocalServer) -> None:
-        """When nothing can be embedded, nothing more is read or sent."""
+        """A wrong key ends an ingest at once, before more documents are read or sent."""
         server.configure(faults={"401": 1.0})
         embeddings = batch()
         read = []
@@ -171,7 +174,10 @@ class TestFailures:
         assert server.stats()["requests"] <= 16
 
     def test_a_store_that_breaks_down_ends_it(self, batch: Batch, clock: FakeClock) -> None:
-        """After minutes; the report of the error tells what was stored before."""
+        """A store that stays away for ten minutes ends an ingest.
+
+        The error's report tells what was stored before.
+        """
 
         def break_down(texts: list[str]) -> None:
             if len(store.texts) >= 300:
@@ -196,7 +202,10 @@ class TestFailures:
     def test_what_was_neither_stored_nor_failed_is_from_tried_on(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Also where later documents of the batch were refused before the store refused all."""
+        """If the store refuses all, documents from `tried` on are neither stored nor failed.
+
+        This holds even if later documents of the batch were refused by the provider before.
+        """
         server.configure(refuse_marker="poison")
         given = documents(200)
         for position in (20, 25, 30):
@@ -213,7 +222,7 @@ class TestFailures:
         assert [f.index for f in report.failures] == [*range(2), 20, 25, 30]
 
     def test_failures_keep_no_batches_in_memory(self, batch: Batch, server: LocalServer) -> None:
-        """An error in the report has no traceback, whose frames would hold vectors."""
+        """An error in the report has no traceback, because its frames would keep vectors alive."""
         server.configure(refuse_marker="poison")
         embeddings = batch()
         report = embeddings.ingest(ListStore(embeddings), [*documents(9), Document("poison")])

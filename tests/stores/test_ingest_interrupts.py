@@ -1,4 +1,4 @@
-"""What stops an ingest stops its requests, and the error says what is stored."""
+"""Whatever stops an ingest also stops its requests, and the error says what is stored."""
 
 import asyncio
 import sqlite3
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class TestInterrupts:
-    """What stops an ingest stops its requests, and the error says what is stored."""
+    """Whatever stops an ingest also stops its requests, and the error says what is stored."""
 
     def test_ctrl_c_leaves_a_note_and_no_half_batch(
         self, batch: Batch, sqlite: Callable[..., Any]
     ) -> None:
-        """After a KeyboardInterrupt within a batch, its rows are not there later either."""
+        """After a KeyboardInterrupt within a batch, a later commit does not store its rows."""
         embeddings = batch()
         store = sqlite(embeddings)
         add = store.add_documents
@@ -63,7 +63,10 @@ class TestInterrupts:
     def test_an_error_of_the_generator_gets_out(
         self, batch: Batch, server: LocalServer, count: int, wrong: Exception
     ) -> None:
-        """After all that came before it is stored, for it is on its way, and paid for."""
+        """A generator's error is raised only after all documents before it are stored.
+
+        Their vectors are on the way and paid for.
+        """
 
         def generate() -> Iterator[Document]:
             yield from documents(count)
@@ -83,7 +86,7 @@ class TestInterrupts:
     def test_the_bar_counts_documents(
         self, batch: Batch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """One bar for all, and none for the calls of the store."""
+        """One bar counts the documents of the ingest, and the store's calls show none."""
         for own, asked in ((True, None), (False, True)):
             embeddings = batch(show_progress=own)
             store = ListStore(embeddings)
@@ -97,10 +100,10 @@ class TestInterrupts:
 
 
 class TestAsync:
-    """The same for event loops."""
+    """`aingest` keeps the event loop free and can be cancelled."""
 
     def test_the_loop_goes_on_while_the_store_waits(self, batch: Batch) -> None:
-        """The store waits, in its thread, for something that the loop has to do."""
+        """The event loop runs while the store waits in its thread for something from the loop."""
         turn = threading.Event()
         embeddings = batch()
         store = ListStore(embeddings, lambda _: turn.wait(10))
@@ -116,7 +119,7 @@ class TestAsync:
         assert_right(store.vectors, texts_of(documents(300)))
 
     def test_cancelling_stops_it_after_the_batch(self, batch: Batch) -> None:
-        """The batch that is being written is written; everything else ends."""
+        """After cancelling, the batch that is being written is completed, and no other one."""
         writing = threading.Event()
         cancelled = threading.Event()
 
@@ -144,7 +147,7 @@ class TestAsync:
     def test_cancelling_does_not_wait_for_a_request(
         self, batch: Batch, openai_embeddings: Callable[..., OpenAIEmbeddings]
     ) -> None:
-        """The thread ends while the answer is held back."""
+        """Cancelling ends the thread even while the server holds its answer back."""
 
         async def cancel() -> None:
             task = asyncio.create_task(embeddings.aingest(ListStore(embeddings), documents(10)))
@@ -161,7 +164,7 @@ class TestAsync:
             assert endpoint.statuses == []
 
     def test_a_wrong_option_is_an_error_there_too(self, batch: Batch) -> None:
-        """It takes and refuses what `ingest` does."""
+        """`aingest` checks its options as `ingest` does."""
         embeddings = batch()
         with pytest.raises(OptionError, match="batch_size"):
             asyncio.run(embeddings.aingest(ListStore(embeddings), documents(1), batch_size=0))

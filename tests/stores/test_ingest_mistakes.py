@@ -1,4 +1,4 @@
-"""What cannot work is an error before anything is read, paid for or stored."""
+"""A call that cannot work raises an error before anything is read, paid for or stored."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tests.stores.fakes import CountingEmbeddings, NoIdsStore, TableStore, batch
 
 
 def test_arguments_in_the_wrong_order() -> None:
-    """The message shows the right one."""
+    """Arguments in the wrong order raise an error that shows the right order."""
     embeddings = batching()
     store = InMemoryVectorStore(embeddings)
     for swapped in (documents(3), (d for d in documents(3))):
@@ -21,7 +21,7 @@ def test_arguments_in_the_wrong_order() -> None:
 
 
 def test_a_retriever_is_no_store() -> None:
-    """It has an `add_documents`, but the store is within."""
+    """A retriever is refused: it has an `add_documents`, but its store is in `.vectorstore`."""
     embeddings = batching()
     store = InMemoryVectorStore(embeddings)
     with pytest.raises(OptionError, match=r"\.vectorstore"):
@@ -30,7 +30,7 @@ def test_a_retriever_is_no_store() -> None:
 
 
 def test_too_few_ids() -> None:
-    """2,999 for a list of 3,000."""
+    """A list of 2,999 ids for 3,000 documents is refused before anything is embedded."""
     wrapped = CountingEmbeddings()
     embeddings = batching(wrapped)
     store = TableStore(embeddings)
@@ -43,7 +43,7 @@ def test_too_few_ids() -> None:
 def test_ids_of_the_content_for_a_store_without_ids_are_said_to_be_of_no_use(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A second run would double the rows."""
+    """Content ids for a store that takes no ids are logged as useless: a rerun doubles the rows."""
     embeddings = batching()
     report = embeddings.ingest(NoIdsStore(embeddings), documents(3), ids="content")
     assert report.stored == 3
@@ -51,7 +51,7 @@ def test_ids_of_the_content_for_a_store_without_ids_are_said_to_be_of_no_use(
 
 
 def test_a_lance_table_that_each_call_replaces() -> None:
-    """LangChain's default: all but the last call would be lost."""
+    """A LanceDB in its default mode is refused, because each call would replace the whole table."""
 
     class LanceDB(TableStore):
         mode = "overwrite"
@@ -62,11 +62,11 @@ def test_a_lance_table_that_each_call_replaces() -> None:
 
 
 class InTheSignature(TableStore):
-    """As most stores."""
+    """A store whose method takes ids by name, as in most stores."""
 
 
 class InTheCode(NoIdsStore):
-    """As DuckDB and Redis."""
+    """A store whose method reads ids from its options, as in DuckDB and Redis."""
 
     def add_texts(self, texts: Any, metadatas: Any = None, **kwargs: Any) -> list[str]:
         """Read ids from the options."""
@@ -75,17 +75,17 @@ class InTheCode(NoIdsStore):
 
 
 class OnlyAsync(NoIdsStore):
-    """As PGVector in its asynchronous mode."""
+    """A store whose asynchronous method alone takes ids, as PGVector in its asynchronous mode."""
 
     async def aadd_documents(
         self, documents: list[Document], *, ids: list[str] | None = None, **kwargs: Any
     ) -> list[str]:
-        """Take ids."""
+        """Raise an error, because only the signature matters."""
         raise NotImplementedError
 
 
 class Around(NoIdsStore):
-    """Hands everything on to another store."""
+    """A store that wraps another one."""
 
     def __init__(self, inner: TableStore | NoIdsStore) -> None:
         super().__init__(inner.embeddings)
@@ -93,7 +93,7 @@ class Around(NoIdsStore):
 
 
 class Proxy:
-    """Is no `VectorStore`, but does all that one does."""
+    """An object that is no `VectorStore` by its class but behaves as one."""
 
     def __init__(self, inner: TableStore) -> None:
         self._inner = inner
@@ -103,14 +103,14 @@ class Proxy:
 
 
 class Appending(TableStore):
-    """Adds a second row, and has no way to delete one."""
+    """A store that adds a second row for the same id and cannot delete one."""
 
 
 Appending.__name__ = "SKLearnVectorStore"
 
 
 def test_a_store_that_takes_ids_is_known_by_its_methods() -> None:
-    """By their signatures or their code, or those of the store that it wraps."""
+    """Whether a store takes ids is read from its methods, or from those of the store it wraps."""
     embeddings = batching()
     for kind in (InTheSignature, InTheCode, OnlyAsync):
         assert replaces_by_id(kind(embeddings))
@@ -122,7 +122,7 @@ def test_a_store_that_takes_ids_is_known_by_its_methods() -> None:
 
 
 def test_the_store_that_does_the_work_is_found() -> None:
-    """Within wrappers, and within a proxy that is no store by its class."""
+    """The store that does the work is found behind a wrapper and behind a proxy."""
     inner = TableStore(batching())
     assert core_of(Around(inner)) is inner
     assert core_of(Proxy(inner)) is inner
@@ -130,7 +130,7 @@ def test_the_store_that_does_the_work_is_found() -> None:
 
 
 def test_a_proxy_is_filled() -> None:
-    """Whatever its class says."""
+    """`ingest` fills a proxy, although its class is no `VectorStore`."""
     inner = TableStore(batching())
     report = inner.embeddings.ingest(Proxy(inner), documents(50))  # type: ignore[attr-defined]
     assert report.stored == len(inner.rows) == 50
@@ -138,7 +138,7 @@ def test_a_proxy_is_filled() -> None:
 
 @pytest.mark.parametrize("size", [0, -3, None, "many", True])
 def test_a_size_that_is_none_is_not_taken_for_one(size: object) -> None:
-    """Stores keep all kinds of things under such names."""
+    """A `chunk_size` that is not a positive number is not used as the batch size."""
     store = TableStore(batching())
     vars(store)["chunk_size"] = size
     assert batch_size_of(store) in (1024, 1)

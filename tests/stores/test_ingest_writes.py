@@ -1,4 +1,4 @@
-"""What is written is written once, and what is said of it is true, whatever the store does."""
+"""Rows are written once and reported truthfully, whatever the store does."""
 
 import random
 import re
@@ -16,7 +16,7 @@ from tests.support import FakeClock, has_requests_in_flight, wait_until
 
 
 class HttpError(Exception):
-    """An error with a status."""
+    """An error with an HTTP status."""
 
     def __init__(self, status: int, message: str = "") -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ def raised(call: Callable[[], object]) -> IngestError:
 
 
 class TestAway:
-    """A store that is away or busy is waited for, and a call that is too large is halved."""
+    """An ingest waits for a store that is away or busy, and halves a call that is too large."""
 
     @pytest.mark.parametrize("seconds", [1, 20, 500])
     @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ class TestAway:
         ],
     )
     def test_nothing_is_lost(self, seconds: float, error: Exception) -> None:
-        """Whenever it is away, and however that shows."""
+        """No document is lost while a store is away, for however long and with whatever error."""
         clock = FakeClock()
 
         def look(texts: list[str]) -> None:
@@ -63,7 +63,7 @@ class TestAway:
         assert clock.time < seconds + 40
 
     def test_after_max_outage_it_ends(self) -> None:
-        """The report names the documents that may be there, and the rest is not tried."""
+        """After `max_outage` the ingest ends and reports which documents may be stored."""
         clock = FakeClock()
 
         def look(texts: list[str]) -> None:
@@ -80,7 +80,7 @@ class TestAway:
         assert "did not answer" in str(error)
 
     def test_a_limit_is_learnt(self) -> None:
-        """A statement's time-out above 200 rows costs a few calls, not every second one."""
+        """A statement timeout above 200 rows costs a few calls, not every second one."""
         refused = []
 
         def look(texts: list[str]) -> None:
@@ -103,7 +103,7 @@ class TestAway:
         ],
     )
     def test_a_limit_in_any_words_is_learnt(self, message: str) -> None:
-        """Where a halved call goes through, it was too large."""
+        """A limit is learnt even from an unknown message, because a halved call succeeds."""
         refused = []
 
         def look(texts: list[str]) -> None:
@@ -122,7 +122,10 @@ class TestAway:
         [({"chunk_size": 50}, 50), ({"bulk_size": 70}, 70), ({"chunk_size": 9, "bulk_size": 8}, 8)],
     )
     def test_a_size_that_the_store_names_is_kept_to(self, sizes: dict[str, int], most: int) -> None:
-        """Supabase's, and OpenSearch's, which refuses more."""
+        """No call exceeds the size that a store announces, in `chunk_size` or in `bulk_size`.
+
+        Supabase has the first; OpenSearch has the second and refuses more.
+        """
         embeddings = batching()
         store = TableStore(embeddings)
         vars(store).update(sizes)
@@ -131,14 +134,14 @@ class TestAway:
 
 
 class TestBadDocuments:
-    """Exactly the bad ones fail, however many there are, and wherever they stand."""
+    """Exactly the bad documents fail, however many there are and wherever they are."""
 
     @pytest.mark.parametrize("batch_size", [20, 64, 1024])
     @pytest.mark.parametrize("where", ["scattered", "at the start", "in a row", "at the end"])
     @pytest.mark.parametrize("by", ["store", "provider", "both"])
     @pytest.mark.parametrize("error", [ValueError("NUL (0x00)"), RuntimeError("no")])
     def test_two_hundred(self, batch_size: int, where: str, by: str, error: Exception) -> None:
-        """Refused by the provider, by the store, or half by each."""
+        """Exactly 200 bad documents fail, refused by the provider, the store, or half by each."""
         bad = {
             "scattered": set(random.Random(1).sample(range(2000), 200)),
             "at the start": set(range(200)),
@@ -164,7 +167,7 @@ class TestBadDocuments:
         assert report.stored == len(store.rows) == 1800
 
     def test_a_store_that_refuses_everything_ends_it(self) -> None:
-        """Long before all is paid for."""
+        """A store that refuses everything ends the ingest after at most 500 texts are embedded."""
 
         def look(texts: list[str]) -> None:
             raise RuntimeError(f"no, never, {len(texts)}")
@@ -188,7 +191,7 @@ class TestBadDocuments:
         ],
     )
     def test_a_wrong_table_costs_one_small_batch(self, error: Exception) -> None:
-        """Before thousands of texts are paid for, and with few calls."""
+        """A wrong table or wrong rights end the ingest after at most 100 texts and 12 calls."""
 
         def look(texts: list[str]) -> None:
             del texts
@@ -203,7 +206,7 @@ class TestBadDocuments:
         assert len(store.calls) <= 12
 
     def test_rights_that_end_half_way_end_it(self) -> None:
-        """A token has expired: after a few documents, not after thousands of calls."""
+        """A token that expires during an ingest ends it after 8 documents and few calls."""
 
         def look(texts: list[str]) -> None:
             del texts
@@ -218,7 +221,7 @@ class TestBadDocuments:
         assert len(store.calls) <= 60
 
     def test_a_policy_about_single_rows_ends_nothing(self) -> None:
-        """A few rows are refused for their owner; the others are stored."""
+        """A policy that refuses single rows does not end the ingest; the other rows are stored."""
 
         def look(texts: list[str]) -> None:
             if any(text in texts for text in ("section 0", "section 50", "section 51")):
@@ -232,10 +235,10 @@ class TestBadDocuments:
 
 
 class TestIds:
-    """A row that is written again takes the place of the first one."""
+    """A row that is written again replaces the first one."""
 
     def test_a_second_run_replaces_rows(self) -> None:
-        """With ids and without; equal documents are as many rows as there are."""
+        """A second run replaces all rows, with and without ids, and keeps equal documents apart."""
         embeddings = batching()
         store = TableStore(embeddings)
         given = [*documents(300), *documents(10), *documents(5, ids=True)]
@@ -246,7 +249,7 @@ class TestIds:
             assert sorted(report.ids) == sorted(store.rows)
 
     def test_ids_of_the_content_make_equal_documents_one_row(self) -> None:
-        """Also where the documents have ids of their own."""
+        """With content ids, equal documents become one row, even if they have ids of their own."""
         embeddings = batching()
         store = TableStore(embeddings)
         given = [*documents(30), *documents(10), *documents(30, ids=True)]
@@ -256,7 +259,10 @@ class TestIds:
 
     @pytest.mark.parametrize("batch_size", [7, 1024])
     def test_of_an_id_that_comes_twice_the_last_one_counts(self, batch_size: int) -> None:
-        """No call holds it twice, which PostgreSQL and Chroma refuse."""
+        """Of an id that occurs twice the last document counts, and no call contains the id twice.
+
+        PostgreSQL and Chroma refuse such a call.
+        """
 
         class Strict(TableStore):
             def add_texts(self, *args: Any, **kwargs: Any) -> list[str]:
@@ -274,7 +280,7 @@ class TestIds:
         assert report.retries == 0
 
     def test_where_the_last_one_fails_the_one_before_counts(self) -> None:
-        """As if they had come one after the other."""
+        """If the last document of an id fails, the one before it is stored."""
 
         def look(texts: list[str]) -> None:
             if "bad" in texts:
@@ -296,7 +302,7 @@ class TestIds:
     def test_a_table_whose_ids_are_numbers_is_filled_without(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Nobody gave ids, so none are needed; that rows are added again is said."""
+        """A table with numeric ids is filled without ids, and a warning says a rerun adds rows."""
 
         class Numbers(TableStore):
             def add_texts(self, *args: Any, **kwargs: Any) -> list[str]:
@@ -314,7 +320,7 @@ class TestIds:
     def test_a_store_that_returns_other_ids_does_not_keep_those_it_is_given(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Whatever its signature says; and then no failed call is written again."""
+        """A store that returns other ids is taken to keep none, so no failed call is repeated."""
 
         class Own(TableStore):
             def add_texts(self, *args: Any, **kwargs: Any) -> list[str]:
@@ -336,7 +342,7 @@ class TestIds:
 
     @pytest.mark.parametrize("prefix", ["doc:index:", ""])
     def test_ids_may_be_returned_in_another_form(self, prefix: str) -> None:
-        """Redis returns its keys, and Qdrant UUIDs without hyphens."""
+        """Ids may come back in another form, such as Redis keys or UUIDs without hyphens."""
 
         class Keys(TableStore):
             def add_texts(self, *args: Any, **kwargs: Any) -> list[str]:
@@ -347,7 +353,7 @@ class TestIds:
         assert embeddings.ingest(Keys(embeddings), documents(300)).keeps_ids
 
     def test_documents_that_the_store_drops_are_failures(self) -> None:
-        """It returns fewer ids, and no error."""
+        """Documents for which the store returns no id, but raises no error, are failures."""
 
         class Dropping(TableStore):
             def add_texts(self, texts: Any, *_: Any, **kwargs: Any) -> list[str]:
@@ -363,7 +369,7 @@ class TestIds:
         assert all(isinstance(failure.error, NotKeptError) for failure in report.failures)
 
     def test_of_a_store_without_ids_it_is_counted_right(self) -> None:
-        """Which ones it has dropped, nothing tells."""
+        """If a store without ids drops rows, the count is right and its documents are unknown."""
 
         class Dropping(NoIdsStore):
             def add_texts(self, texts: Any, *args: Any, **kwargs: Any) -> list[str]:
@@ -376,7 +382,10 @@ class TestIds:
         assert report.unknown == tuple(range(60))
 
     def test_what_a_store_without_ids_may_have_written_is_not_written_again(self) -> None:
-        """It stops, and says of which documents it is not known."""
+        """A store without ids is not written to again after an error that may have stored rows.
+
+        The ingest stops, and the error says for which documents the outcome is unknown.
+        """
 
         def look(texts: list[str]) -> None:
             if "section 450" in texts:
@@ -397,12 +406,12 @@ class TestIds:
 
 
 class TestSaid:
-    """Silence never means success."""
+    """A failure is always reported; silence never means success."""
 
     @pytest.mark.parametrize("count", [1, 3, 7, 40])
     @pytest.mark.parametrize("by", ["store", "provider", "key"])
     def test_nothing_stored_is_an_error(self, count: int, by: str) -> None:
-        """However few documents there are, and whatever the reason."""
+        """If nothing is stored, `ingest` raises an error, even for one document."""
 
         def fail(error: Exception) -> Callable[[list[str]], None]:
             def look(texts: list[str]) -> None:
@@ -425,7 +434,7 @@ class TestSaid:
 
     @pytest.mark.parametrize("status", [401, 403, 404])
     def test_a_wrong_key_ends_it_at_once(self, status: int) -> None:
-        """Little more than the first request's texts are sent."""
+        """A wrong key ends the ingest after little more than the first request's texts."""
         sent: set[str] = set()
 
         def refuse(texts: list[str]) -> None:
@@ -438,7 +447,7 @@ class TestSaid:
         assert len(sent) <= 200
 
     def test_a_partial_failure_is_one_warning(self, caplog: pytest.LogCaptureFixture) -> None:
-        """With counts, stages and kinds; no word of a document."""
+        """A partial failure logs one warning with counts, stages and error types, but no text."""
 
         def refuse(texts: list[str]) -> None:
             if "section 7" in texts:
@@ -457,7 +466,7 @@ class TestSaid:
         )
 
     def test_a_report_prints_in_a_line_and_in_a_notebook(self) -> None:
-        """Without the ids, which are many."""
+        """A report prints as one line and as an HTML table, without the many ids."""
         embeddings = batching()
         report = embeddings.ingest(TableStore(embeddings), documents(1234))
         assert str(report).startswith("1,234 documents (1,234 stored) in ")
@@ -486,11 +495,11 @@ class TestSaid:
 
 
 class TestPaid:
-    """What is paid for is not lost."""
+    """Vectors that were paid for are kept."""
 
     @pytest.mark.parametrize("error", [RuntimeError("no"), PermissionError("no")])
     def test_vectors_of_a_run_that_stops_are_kept(self, error: Exception) -> None:
-        """Without a journal too, for the next call of the same object."""
+        """Even without a journal, the vectors of a stopped ingest are kept for the next call."""
 
         def look(texts: list[str]) -> None:
             del texts
@@ -509,7 +518,7 @@ class TestPaid:
         assert wrapped.sent == max(paid, 5000)
 
     def test_those_of_documents_that_the_store_refuses_are_kept_too(self) -> None:
-        """Whoever mends the table tries them again."""
+        """Vectors of documents that the store refused are kept for a second try."""
 
         def look(texts: list[str]) -> None:
             if not store.mended and any(text.endswith("7") for text in texts):
@@ -528,7 +537,7 @@ class TestPaid:
         assert wrapped.sent == 500
 
     def test_also_where_the_documents_raise(self) -> None:
-        """Or somebody presses Ctrl-C."""
+        """Vectors are kept after Ctrl-C too."""
         wrapped = CountingEmbeddings()
         embeddings = batching(wrapped)
 
@@ -544,10 +553,10 @@ class TestPaid:
 
 
 class TestFaissLike:
-    """LangChain's own store has all that is needed to look."""
+    """LangChain's own store can be read, so the outcome of a failed call can be checked."""
 
     def test_a_document_that_is_there_is_never_reported_as_failed(self) -> None:
-        """The answer is lost each time, and the row is there."""
+        """A stored document is not reported as failed, even if every call raises after it wrote."""
         embeddings: BatchEmbeddings = batching()
         store = InMemoryVectorStore(embeddings)
         add = store.add_documents

@@ -1,4 +1,4 @@
-"""The caller changes nothing but the embeddings object, and the stores hold the same."""
+"""The caller changes only the embeddings object, and the stores hold the same data."""
 
 import pytest
 from langchain_core.documents import Document
@@ -14,7 +14,7 @@ from tests.support import LocalServer, assert_right
 
 
 class TestBatchEmbeddingIntegration:
-    """`BatchEmbeddings` in place of `OpenAIEmbeddings`, in whole programs."""
+    """Whole programs use `BatchEmbeddings` in place of `OpenAIEmbeddings`."""
 
     @pytest.mark.parametrize("name", CALLERS)
     def test_rows_and_search_results_are_those_of_openai_embeddings(
@@ -25,7 +25,7 @@ class TestBatchEmbeddingIntegration:
         plain: Embeddings,
         batching: BatchEmbeddings,
     ) -> None:
-        """One caller, run with either class: same texts, metadata, vectors and answers."""
+        """The same caller gets the same texts, metadata, vectors and results with either class."""
         rows, results = [], []
         for embeddings in (plain, batching):
             store = fill(name, documents, embeddings)
@@ -45,7 +45,7 @@ class TestBatchEmbeddingIntegration:
     def test_supabase_gets_a_large_corpus_from_few_requests(
         self, fill: Fill, batching: BatchEmbeddings, places: Places, server: LocalServer
     ) -> None:
-        """1,200 texts are embedded in parallel batches and written in the store's chunks."""
+        """Supabase's 1,200 texts are embedded in at most 4 requests and written in 3 chunks."""
         documents = corpus(copies=10)
 
         store = fill("supabase", documents, batching)
@@ -57,7 +57,7 @@ class TestBatchEmbeddingIntegration:
     def test_sqlite_gets_more_texts_than_one_request_may_hold(
         self, fill: Fill, batching: BatchEmbeddings, server: LocalServer
     ) -> None:
-        """2,400 texts keep to OpenAI's 2,048 a request, and none is sent twice."""
+        """A corpus of 2,400 texts keeps to OpenAI's 2,048 a request, and no text is sent twice."""
         documents = corpus(copies=20)
 
         store = fill("sqlite_vec", documents, batching)
@@ -70,11 +70,11 @@ class TestBatchEmbeddingIntegration:
     def test_sqlite_survives_a_server_in_trouble(
         self, fill: Fill, batching: BatchEmbeddings, documents: list[Document], server: LocalServer
     ) -> None:
-        """Spoiled answers cost another request, and never a wrong or a missing row."""
+        """Spoiled answers cost another request, but never cause a wrong or missing row."""
         # The first request is the store's dummy query.
         server.configure(script=("ok", "short", "nan", "shuffled"))
 
         store = fill("sqlite_vec", documents, batching)
 
         assert_right_rows(rows_of("sqlite_vec", store), documents)
-        assert 4 <= server.stats()["requests"] <= 6  # with a word to find out about the server
+        assert 4 <= server.stats()["requests"] <= 6  # with one request that probes the server

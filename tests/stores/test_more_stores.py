@@ -1,4 +1,4 @@
-"""Milvus Lite and LanceDB, where they are installed: nothing in the project needs them.
+"""Tests of Milvus Lite and LanceDB where they are installed; nothing in the project needs them.
 
 pip install langchain-milvus milvus-lite lancedb
 """
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def milvus(folder: Path, embeddings: BatchEmbeddings, **options: Any) -> Any:
-    """Open Milvus, in a file."""
+    """Open a Milvus database in a file."""
     from langchain_milvus import Milvus
 
     return Milvus(
@@ -34,14 +34,14 @@ def milvus(folder: Path, embeddings: BatchEmbeddings, **options: Any) -> Any:
 
 
 def lancedb(folder: Path, embeddings: BatchEmbeddings, **options: Any) -> Any:
-    """Open LanceDB, in a folder, so that calls add to its table."""
+    """Open a LanceDB in a folder, in the mode in which calls add to its table."""
     from langchain_community.vectorstores import LanceDB
 
     return LanceDB(uri=str(folder), embedding=embeddings, **{"mode": "append", **options})
 
 
 def count(store: Any) -> int:
-    """Return how many rows there are."""
+    """Return the number of rows in the store."""
     if hasattr(store, "get_table"):
         return int(store.get_table().count_rows())
     (found,) = store.client.query(store.collection_name, filter="", output_fields=["count(*)"])
@@ -59,7 +59,7 @@ ERRORS = (lambda: RuntimeError("no"), lambda: ConnectionError("reset"))
 
 @pytest.fixture(params=STORES)
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
-    """Open a store in an empty place."""
+    """Return a function that opens a store in an empty place."""
     caller, packages = STORES[request.param]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -69,7 +69,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]
 
 @pytest.mark.parametrize("ids", [False, True], ids=["without ids", "with ids"])
 def test_every_document_is_there_once(opened: Callable[..., Any], *, ids: bool) -> None:
-    """After a run whose calls fail at random, and one more."""
+    """After a run whose calls fail at random, a second run stores every document exactly once."""
     embeddings = batching()
     store = opened(embeddings)
     given = documents(60, ids=ids)
@@ -90,7 +90,7 @@ def test_every_document_is_there_once(opened: Callable[..., Any], *, ids: bool) 
 
 
 def test_milvus_that_makes_its_own_ids_is_said_to_keep_none(tmp_path: Path) -> None:
-    """It ignores those that it is given, so rows are added again."""
+    """A Milvus with `auto_id` ignores given ids, so the report says that it keeps none."""
     pytest.importorskip("milvus_lite")
     embeddings = batching()
     store = milvus(tmp_path, embeddings, auto_id=True)
@@ -100,7 +100,7 @@ def test_milvus_that_makes_its_own_ids_is_said_to_keep_none(tmp_path: Path) -> N
 
 
 def test_a_lance_table_that_is_replaced_by_each_call_is_refused(tmp_path: Path) -> None:
-    """LangChain's default; all but the last call would be lost."""
+    """LanceDB's default mode is refused, because each call would replace the whole table."""
     pytest.importorskip("lancedb")
     embeddings = batching()
     store = lancedb(tmp_path, embeddings, mode="overwrite")

@@ -1,4 +1,4 @@
-"""The other stores that people use, from end to end."""
+"""The other common stores, from end to end."""
 
 import pytest
 from langchain_core.documents import Document
@@ -11,17 +11,17 @@ from tests.stores.corpus import text_about
 from tests.stores.reading import assert_right_rows, rows_of
 from tests.support import LocalServer
 
-# These two have modules of their own.
+# The other two have modules of their own.
 OTHERS = [name for name in CALLERS if name not in ("sqlite_vec", "supabase")]
 
-# Requests to the embeddings server for the 120 documents: one, and what the store adds to it.
+# Requests to the embeddings server for the 120 documents: one, plus those that the store adds.
 REQUESTS = {
-    "sqlite_vec": 1 + 1,  # embeds a dummy query to see the width
+    "sqlite_vec": 1 + 1,  # embeds a dummy query to learn the width
     "supabase": 1,
     "in_memory": 1,
     "chroma": 1,
     "faiss": 1,
-    "qdrant": 1 + 2,  # a dummy text to see the width, then 64 texts at a time
+    "qdrant": 1 + 2,  # a dummy text to learn the width, then 64 texts at a time
     "pgvector": 1,
 }
 
@@ -30,7 +30,7 @@ REQUESTS = {
 def test_rows_are_the_documents_with_the_servers_vectors(
     name: str, fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
-    """What the store holds is what the server computed for exactly these texts."""
+    """The store holds exactly these texts with the vectors that the server computed for them."""
     store = fill(name, documents, embeddings)
 
     assert_right_rows(rows_of(name, store), documents)
@@ -40,7 +40,7 @@ def test_rows_are_the_documents_with_the_servers_vectors(
 def test_search_finds_the_document_that_is_asked_for(
     name: str, fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
-    """The nearest row is the one with the query's words."""
+    """The nearest row is the one that contains the query's words."""
     store = fill(name, documents, embeddings)
 
     found = store.similarity_search("tamarind in Jönköping", k=3)
@@ -57,7 +57,7 @@ def test_few_requests_embed_all_documents(
     batching: BatchEmbeddings,
     server: LocalServer,
 ) -> None:
-    """No store makes `BatchEmbeddings` send small requests but those that ask in small slices."""
+    """A store causes several requests only if it itself asks for small slices of the documents."""
     fill(name, documents, batching)
 
     assert server.stats()["requests"] == REQUESTS[name]

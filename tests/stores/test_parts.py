@@ -1,4 +1,4 @@
-"""Batches are written in parts, in order, and calls that were too large are learnt from."""
+"""Batches are written in parts, in order, and calls that were too large lower the limit."""
 
 import pytest
 from langchain_core.documents import Document
@@ -10,7 +10,7 @@ from langchain_batch_embed.stores.write_size import WriteSize
 
 
 def parts(count: int, *, most: int = 100) -> tuple[Parts, WriteSize]:
-    """Return this many documents, and the size of calls."""
+    """Return parts with this many documents, and the size of their calls."""
     size = WriteSize(most)
     made = Parts(size)
     made.begin([Item(i, Document(str(i)), None) for i in range(count)])
@@ -30,14 +30,14 @@ def indices(part: Part) -> list[int]:
 
 
 def test_no_part_is_larger_than_a_call_may_be() -> None:
-    """The documents stay in order."""
+    """No part exceeds the size of a call, and the documents stay in order."""
     made, _ = parts(5, most=2)
     assert [indices(take(made)) for _ in range(3)] == [[0, 1], [2, 3], [4]]
     assert made.next() is None
 
 
 def test_halves_come_next_with_the_trouble_of_the_whole() -> None:
-    """The first half is written first."""
+    """After a part is halved, its halves come next, in order, with the trouble of the whole."""
     made, _ = parts(3)
     whole = take(made)
     whole.trouble = Trouble.REFUSED
@@ -48,7 +48,7 @@ def test_halves_come_next_with_the_trouble_of_the_whole() -> None:
 
 
 def test_a_halved_call_that_loses_nothing_was_too_large() -> None:
-    """Its size is not tried again soon."""
+    """If both halves of a call succeed, the call was too large, so the limit drops to half."""
     made, size = parts(8)
     made.halve(take(made))
     for _ in range(2):
@@ -57,7 +57,7 @@ def test_a_halved_call_that_loses_nothing_was_too_large() -> None:
 
 
 def test_a_halved_call_that_loses_a_document_was_not_too_large() -> None:
-    """The document was the cause, also where calls are halved several times."""
+    """If a half loses a document, the document was the cause, so the limit stays."""
     made, size = parts(4)
     made.halve(take(made))
     made.halve(take(made))
@@ -70,7 +70,10 @@ def test_a_halved_call_that_loses_a_document_was_not_too_large() -> None:
 def test_a_half_that_is_cut_further_is_settled_with_its_last_piece(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The limit may fall while halves wait; the last piece may hold the cause."""
+    """A half that is cut further counts as lost if its last piece is lost.
+
+    The limit may fall while the halves wait.
+    """
     made, size = parts(8)
     made.halve(take(made))
     size.limit = 2

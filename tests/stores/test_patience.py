@@ -1,4 +1,4 @@
-"""A store that is away is waited for, each time longer, and not for ever."""
+"""An ingest waits for a store that is away, longer each time, but not without end."""
 
 import logging
 
@@ -8,25 +8,25 @@ from langchain_batch_embed.stores.patience import Patience
 
 
 class Clock:
-    """Time that passes by waiting alone."""
+    """A clock that only `pause` moves."""
 
     def __init__(self) -> None:
         self.time = 0.0
         self.pauses: list[float] = []
 
     def pause(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the time."""
         self.time += seconds
         self.pauses.append(seconds)
 
 
 def patience(clock: Clock, longest: float) -> Patience:
-    """Return a patience with the longest delays that chance may draw."""
+    """Return a patience whose random delays are as long as possible."""
     return Patience(longest, now=lambda: clock.time, pause=clock.pause, draw=lambda: 1.0)
 
 
 def test_it_ends(caplog: pytest.LogCaptureFixture) -> None:
-    """It says at first how long it will take, and in the end how long it took."""
+    """Waiting ends after the limit, which a warning names; the result is the time it took."""
     clock = Clock()
     waiting = patience(clock, 60)
     with caplog.at_level(logging.WARNING):
@@ -40,7 +40,7 @@ def test_it_ends(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_after_an_answer_it_starts_again() -> None:
-    """A store that is away now and then is waited for each time."""
+    """An answer resets the delays, so a store may be away any number of times."""
     clock = Clock()
     waiting = patience(clock, 10)
     for _ in range(20):

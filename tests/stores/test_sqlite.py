@@ -1,4 +1,4 @@
-"""SQLiteVec: a real file, on a sqlite3 that loads extensions."""
+"""SQLiteVec keeps its rows in a real file, with a sqlite3 that loads extensions."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from tests.stores.reading import assert_right_rows, rows_of
 def test_rows_are_the_documents_with_the_servers_vectors(
     fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
-    """What SQLite holds is what the server computed for exactly these texts."""
+    """SQLite holds exactly these texts with the vectors that the server computed for them."""
     store = fill("sqlite_vec", documents, embeddings)
 
     assert_right_rows(rows_of("sqlite_vec", store), documents)
@@ -22,7 +22,7 @@ def test_rows_are_the_documents_with_the_servers_vectors(
 def test_search_finds_the_document_that_is_asked_for(
     fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
-    """The nearest row is the one with the query's words, with its metadata."""
+    """The nearest row is the one that contains the query's words, and it has its metadata."""
     store = fill("sqlite_vec", documents, embeddings)
 
     found = store.similarity_search("magnolia in Kraków", k=3)
@@ -35,7 +35,7 @@ def test_search_finds_the_document_that_is_asked_for(
 def test_distance_of_a_stored_text_to_itself_is_zero(
     fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
-    """The query's vector is the document's, bit for bit."""
+    """A stored text has distance 0 to itself, because both vectors are equal bit for bit."""
     store = fill("sqlite_vec", documents, embeddings)
 
     found = store.similarity_search_with_score(text_about("quince", "Lisbon"), k=2)
@@ -46,7 +46,7 @@ def test_distance_of_a_stored_text_to_itself_is_zero(
 def test_documents_can_be_added_in_several_calls(
     fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
-    """Further calls add further rows, also from an event loop."""
+    """Later calls add rows, even from an event loop."""
     store = fill("sqlite_vec", documents[:40], embeddings)
 
     store.add_documents(documents[40:80])
@@ -56,7 +56,7 @@ def test_documents_can_be_added_in_several_calls(
 
 
 def test_identical_texts_are_all_stored(fill: Fill, embeddings: Embeddings) -> None:
-    """Each of the caller's documents has its row, though its text is embedded once."""
+    """Each of two identical documents has its own row, although the text is embedded once."""
     twice = corpus()[:50] + corpus()[:50]
     store = fill("sqlite_vec", twice, embeddings)
 

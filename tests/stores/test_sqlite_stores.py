@@ -1,4 +1,4 @@
-"""What an ingest does for stores that write through a SQLite connection of their own."""
+"""What an ingest does for stores that write through their own SQLite connection."""
 
 import logging
 import sqlite3
@@ -14,7 +14,7 @@ from langchain_batch_embed.stores.sqlite import PAGE_CACHE, large_page_cache, ro
 
 
 class Renamed(sqlite3.Connection):
-    """A subclass, as some packages make one."""
+    """A subclass of the connection, as some packages make."""
 
 
 @pytest.fixture(params=[sqlite3.Connection, Renamed])
@@ -26,24 +26,24 @@ def connection(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sqlit
 
 
 def store_of(connection: object) -> Any:
-    """Return something that keeps its connection where SQLiteVec does."""
+    """Return an object that keeps its connection where SQLiteVec does."""
     return SimpleNamespace(_connection=connection)
 
 
 def cache_of(connection: sqlite3.Connection) -> int:
-    """Return the size of the page cache: KiB below zero, pages above."""
+    """Return the size of the page cache, in KiB if negative, in pages if positive."""
     ((size,),) = connection.execute("PRAGMA cache_size").fetchall()
     return int(size)
 
 
 class TestLargePageCache:
-    """The page cache holds a chunk of vectors while an ingest writes."""
+    """The page cache is large enough for a chunk of vectors while an ingest writes."""
 
     @pytest.mark.parametrize("before", [-2000, 100, 0, -(PAGE_CACHE - 1)])
     def test_a_small_one_is_enlarged_and_restored(
         self, connection: sqlite3.Connection, before: int
     ) -> None:
-        """Whether it was given in KiB or in pages."""
+        """A small cache is enlarged and then restored, whether set in KiB or in pages."""
         connection.execute(f"PRAGMA cache_size = {before}")
         with large_page_cache(store_of(connection)):
             assert cache_of(connection) == -PAGE_CACHE
@@ -51,7 +51,7 @@ class TestLargePageCache:
 
     @pytest.mark.parametrize("before", [-PAGE_CACHE, -10 * PAGE_CACHE, 10_000])
     def test_a_large_one_stays(self, connection: sqlite3.Connection, before: int) -> None:
-        """Somebody has chosen it; 10,000 pages are 40,000 KiB."""
+        """A large cache stays as the user set it; 10,000 pages are 40,000 KiB."""
         connection.execute(f"PRAGMA cache_size = {before}")
         with large_page_cache(store_of(connection)):
             assert cache_of(connection) == before
@@ -61,27 +61,27 @@ class TestLargePageCache:
     def test_one_that_is_set_meanwhile_stays(
         self, connection: sqlite3.Connection, other: int
     ) -> None:
-        """Somebody has chosen that too."""
+        """A cache size that the user sets during the ingest is not reset afterwards."""
         with large_page_cache(store_of(connection)):
             connection.execute(f"PRAGMA cache_size = {other}")
         assert cache_of(connection) == other
 
     def test_it_is_restored_after_an_error(self, connection: sqlite3.Connection) -> None:
-        """Which gets out."""
+        """The cache size is restored after an error, and the error is raised."""
         before = cache_of(connection)
         with pytest.raises(KeyError), large_page_cache(store_of(connection)):
             raise KeyError
         assert cache_of(connection) == before
 
     def test_rows_may_be_anything(self, connection: sqlite3.Connection) -> None:
-        """A store can have its rows made into dictionaries."""
+        """The cache is enlarged even if the store has its rows made into dictionaries."""
         connection.row_factory = lambda cursor, row: {cursor.description[0][0]: row[0]}
         with large_page_cache(store_of(connection)):
             (found,) = connection.execute("PRAGMA cache_size").fetchall()
         assert found == {"cache_size": -PAGE_CACHE}
 
     def test_an_open_transaction_stays_open(self, connection: sqlite3.Connection) -> None:
-        """Nothing is committed, and nothing lost."""
+        """A transaction that is open stays open: nothing is committed and nothing is lost."""
         connection.execute("CREATE TABLE t (x)")
         connection.execute("INSERT INTO t VALUES (1)")
         with large_page_cache(store_of(connection)):
@@ -92,7 +92,7 @@ class TestLargePageCache:
     def test_a_connection_that_cannot_be_used_is_the_stores_to_report(
         self, connection: sqlite3.Connection, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It is closed, say, or belongs to another thread."""
+        """A closed connection is only logged, because the store itself will report it."""
         caplog.set_level(logging.INFO, "langchain_batch_embed.stores.sqlite")
         connection.close()
         with large_page_cache(store_of(connection)):
@@ -100,19 +100,19 @@ class TestLargePageCache:
         assert "ProgrammingError" in caplog.text
 
     def test_it_may_be_closed_meanwhile(self, connection: sqlite3.Connection) -> None:
-        """By whoever wrote with it."""
+        """The connection may be closed during the ingest, and no error is raised."""
         with large_page_cache(store_of(connection)):
             connection.close()
 
     def test_other_connections_are_left_alone(self, mocker: MockerFixture) -> None:
-        """PRAGMA is SQLite's; another database may do anything with it."""
+        """Connections other than SQLite's receive no PRAGMA, which is specific to SQLite."""
         other = mocker.Mock()
         with large_page_cache(store_of(other)), large_page_cache(SimpleNamespace()):
             pass
         assert other.mock_calls == []
 
     def test_a_store_may_refuse_to_show_its_connection(self) -> None:
-        """It is asked for, not counted on."""
+        """A store that raises when its connection is read is left alone."""
 
         class Closed:
             @property
@@ -124,10 +124,10 @@ class TestLargePageCache:
 
 
 class TestRollBack:
-    """What a failed call has written is undone."""
+    """The rows that a failed call has written are rolled back."""
 
     def test_an_open_transaction_is_undone(self, connection: sqlite3.Connection) -> None:
-        """Its rows would be committed by the next call."""
+        """An open transaction is rolled back, because the next call would commit its rows."""
         connection.execute("CREATE TABLE t (x)")
         connection.execute("INSERT INTO t VALUES (1)")
         roll_back(store_of(connection))
@@ -135,16 +135,16 @@ class TestRollBack:
         assert connection.execute("SELECT * FROM t").fetchall() == []
 
     def test_its_own_failure_is_not_heard_of(self, connection: sqlite3.Connection) -> None:
-        """The error of the call is what the user has to see."""
+        """A failing rollback raises nothing, so that the user sees the error of the call."""
         connection.close()
         roll_back(store_of(connection))
 
     def test_any_connection_is_rolled_back(self, mocker: MockerFixture) -> None:
-        """Another database's next call would fail in a transaction that has failed."""
+        """Any connection is rolled back, as other databases refuse calls after a failure."""
         other = mocker.Mock()
         roll_back(store_of(other))
         other.rollback.assert_called_once_with()
 
     def test_stores_without_a_connection_are_left_alone(self) -> None:
-        """Most stores."""
+        """Most stores have no connection, and rolling back raises nothing for them."""
         roll_back(SimpleNamespace())

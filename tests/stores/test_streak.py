@@ -1,10 +1,10 @@
-"""Failures in a row tell the documents' fault from the store's."""
+"""The number of failures in a row shows whether documents or the store are at fault."""
 
 from langchain_batch_embed.stores.streak import BATCHES, DOCUMENTS, FATAL, MANY, Streak
 
 
 def test_two_hundred_in_a_row_are_one_bad_file() -> None:
-    """However many whole batches they fill."""
+    """Two hundred failures in a row may be one bad file, however many whole batches they fill."""
     streak = Streak()
     for _ in range(200):
         streak.failed()
@@ -13,7 +13,7 @@ def test_two_hundred_in_a_row_are_one_bad_file() -> None:
 
 
 def test_whole_batches_one_after_the_other_are_hopeless() -> None:
-    """So is a run of so many that no batch can matter."""
+    """Several whole batches in a row are hopeless, and so is any very long run of failures."""
     streak = Streak()
     for _ in range(DOCUMENTS):
         streak.failed()
@@ -29,7 +29,7 @@ def test_whole_batches_one_after_the_other_are_hopeless() -> None:
 
 
 def test_what_is_stored_in_between_ends_a_streak() -> None:
-    """Of all kinds."""
+    """A stored document ends a streak of documents and of batches."""
     streak = Streak()
     for _ in range(MANY - 1):
         streak.failed()
@@ -40,7 +40,10 @@ def test_what_is_stored_in_between_ends_a_streak() -> None:
 
 
 def test_a_reason_that_concerns_all_ends_it_sooner() -> None:
-    """Soonest where nothing was ever stored; two other failures in between say nothing."""
+    """A cause that affects all documents ends an ingest sooner, soonest if nothing was stored.
+
+    Two failures of another kind before these make no difference.
+    """
     streak = Streak()
     streak.failed(fatal=True)
     assert not streak.is_hopeless

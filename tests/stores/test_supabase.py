@@ -1,4 +1,4 @@
-"""SupabaseVectorStore: its real client, on a real PostgreSQL with pgvector."""
+"""SupabaseVectorStore runs with its real client on a real PostgreSQL with pgvector."""
 
 import uuid
 import zlib
@@ -20,7 +20,7 @@ from tests.support import LocalServer
 def test_rows_are_the_documents_with_the_servers_vectors(
     fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
-    """What PostgreSQL holds is what the server computed for exactly these texts."""
+    """PostgreSQL holds exactly these texts with the vectors that the server computed for them."""
     store = fill("supabase", documents, embeddings)
 
     assert_right_rows(rows_of("supabase", store), documents)
@@ -29,7 +29,7 @@ def test_rows_are_the_documents_with_the_servers_vectors(
 def test_search_finds_the_document_that_is_asked_for(
     fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
-    """The nearest row is the one with the query's words, and no more rows come than asked for."""
+    """The nearest row contains the query's words, and the search returns only `k` rows."""
     store = fill("supabase", documents, embeddings)
 
     found = store.similarity_search("eucalyptus in Helsinki", k=3)
@@ -41,7 +41,7 @@ def test_search_finds_the_document_that_is_asked_for(
 def test_scores_fall_from_the_first_result_to_the_last(
     fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
-    """A text that is stored finds itself with similarity 1, and others below it."""
+    """A stored text finds itself first with similarity 1, and the scores then fall."""
     store = fill("supabase", documents, embeddings)
 
     found = store.similarity_search_with_relevance_scores(text_about("fennel", "Oslo"), k=5)
@@ -55,7 +55,7 @@ def test_scores_fall_from_the_first_result_to_the_last(
 def test_metadata_filter_leaves_only_what_matches(
     fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
-    """A filter on the place gives that place's 12 plants, the nearest first."""
+    """A filter on a place returns only that place's 12 plants, the nearest first."""
     store = fill("supabase", documents, embeddings)
 
     found = store.similarity_search("fennel in Oslo", k=100, filter={"place": "Lisbon"})
@@ -77,7 +77,7 @@ def test_same_id_again_replaces_the_row(
 
 
 def test_rows_without_ids_get_some(fill: Fill, embeddings: Embeddings) -> None:
-    """Where the caller gives no ids, the database makes them, and the store returns them."""
+    """If the caller gives no ids, the database makes them and the store returns them."""
     store = fill("supabase", [Document(page_content="kept")], embeddings)
 
     ids = store.add_texts(["first", "second"])
@@ -88,7 +88,7 @@ def test_rows_without_ids_get_some(fill: Fill, embeddings: Embeddings) -> None:
 
 
 def test_delete_by_id(fill: Fill, documents: list[Document], embeddings: Embeddings) -> None:
-    """Deleted documents are gone, and a search finds the next best."""
+    """Deleted documents are gone, and a search finds another one."""
     store = fill("supabase", documents, embeddings)
 
     store.delete([doc.id for doc in documents[:10]])
@@ -99,7 +99,7 @@ def test_delete_by_id(fill: Fill, documents: list[Document], embeddings: Embeddi
 
 
 def test_rows_are_written_500_at_a_time(fill: Fill, places: Places, plain: Embeddings) -> None:
-    """The store's chunks arrive as they are, so the stand-in counts three requests."""
+    """The store writes 1,001 documents in chunks of 500, so the stand-in counts three requests."""
     many = [Document(page_content=f"document {number}") for number in range(1001)]
     store = fill("supabase", many, plain)
 
@@ -108,7 +108,7 @@ def test_rows_are_written_500_at_a_time(fill: Fill, places: Places, plain: Embed
 
 
 class _Dense(Embeddings):
-    """Unit vectors with no zero in them, as a model's are: the local server's hold many."""
+    """Unit vectors without zeros, like a model's; the local server's vectors contain many."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         seeds = [zlib.crc32(text.encode()) for text in texts]
@@ -123,7 +123,7 @@ class _Dense(Embeddings):
 def test_short_floats_save_a_third_of_what_is_sent(
     fill: Fill, documents: list[Document], places: Places
 ) -> None:
-    """The same rows take at most two thirds of the bytes with `BatchEmbeddings`."""
+    """With `BatchEmbeddings` the same rows take less than two thirds of the bytes."""
     rows, received = [], []
     for embeddings in (_Dense(), BatchEmbeddings(_Dense())):
         store = fill("supabase", documents, embeddings)
@@ -137,9 +137,9 @@ def test_short_floats_save_a_third_of_what_is_sent(
 def test_refusal_reaches_the_caller_as_supabase_words_it(
     fill: Fill, documents: list[Document], embeddings: Embeddings
 ) -> None:
-    """An id that is no uuid gives PostgreSQL's own error, and no row of its request is kept."""
+    """An id that is no uuid raises PostgreSQL's own error, and no row of its request is kept."""
     store = fill("supabase", documents, embeddings)
-    from postgrest import APIError  # noqa: PLC0415 - it is there when the store is
+    from postgrest import APIError  # noqa: PLC0415 - installed whenever the store is
 
     bad = Document(page_content="never stored", id="number 8")
 
@@ -153,9 +153,9 @@ def test_refusal_reaches_the_caller_as_supabase_words_it(
 def test_other_width_is_refused(
     fill: Fill, documents: list[Document], embeddings: Embeddings, server: LocalServer
 ) -> None:
-    """A vector that does not fit the column is an error, not a row."""
+    """A vector of another width than the column raises an error and is not stored."""
     store = fill("supabase", [], embeddings)
-    from postgrest import APIError  # noqa: PLC0415 - it is there when the store is
+    from postgrest import APIError  # noqa: PLC0415 - installed whenever the store is
 
     with pytest.raises(APIError, match="expected 1536 dimensions, not 8"):
         store.add_vectors([[0.5] * 8], documents[:1])

@@ -1,4 +1,4 @@
-"""What databases say is understood, in their own words; what they quote of documents is not."""
+"""Database errors are classified by their own words, never by words quoted from a document."""
 
 import sqlite3
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from langchain_batch_embed.stores.troubles import Trouble, read_trouble
 
 
 class ApiError(Exception):
-    """As postgrest's: the code is the database's own."""
+    """An error like postgrest's, with the database's own code."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{{'message': '{message}', 'code': '{code}', 'hint': None}}")
@@ -19,7 +19,7 @@ class ApiError(Exception):
 
 
 class HttpError(Exception):
-    """As Qdrant's `UnexpectedResponse`."""
+    """An error like Qdrant's `UnexpectedResponse`."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"Unexpected Response: {status}\nRaw response content:\n{message}")
@@ -27,7 +27,7 @@ class HttpError(Exception):
 
 
 class SqlError(Exception):
-    """As psycopg's."""
+    """An error like psycopg's."""
 
     def __init__(self, sqlstate: str, message: str = "") -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class SqlError(Exception):
 
 
 def wrapped(error: Exception) -> Exception:
-    """Return an error as SQLAlchemy wraps one."""
+    """Return an error as SQLAlchemy would wrap it."""
     statement = "[SQL: VALUES ('permission denied', 'batch too large', 'timed out')]"
     outer = RuntimeError(f"({type(error).__name__}) {error}\n{statement}")
     outer.__cause__ = error
@@ -139,7 +139,7 @@ UNKNOWN: list[Exception] = [RuntimeError("no"), Exception(), sqlite3.Operational
     ids=lambda value: f"{type(value).__name__} {str(value)[:40]!r}",
 )
 def test_an_error_says_what_helps(error: Exception, trouble: Trouble) -> None:
-    """In the words and codes that drivers and clients use."""
+    """Errors are classified correctly by the words and codes that drivers and clients use."""
     assert read_trouble(error, ["a document about gardens"]) is trouble
 
 
@@ -154,12 +154,18 @@ def test_an_error_says_what_helps(error: Exception, trouble: Trouble) -> None:
 )
 @pytest.mark.parametrize("quote", ["bad value: '{}'", "Failing row contains (7, {}, null)."])
 def test_what_is_quoted_of_a_document_decides_nothing(text: str, quote: str) -> None:
-    """A manual of a database is a document, too."""
+    """Text that an error quotes from a document does not affect the class.
+
+    A database manual is a document, too.
+    """
     assert read_trouble(ValueError(quote.format(text)), ["another one", text]) is Trouble.REFUSED
 
 
 def test_a_failure_of_the_embeddings_within_the_store_is_read_too() -> None:
-    """A store that changes texts asks for others than were prefetched; the key may be wrong."""
+    """An embeddings error inside the store's call is classified too, here a wrong key as fatal.
+
+    A store that changes texts asks for others than those that were prefetched.
+    """
     report: Any = SimpleNamespace()
     error = PartialEmbeddingsError([None], [], report)
     error.__cause__ = HttpError(401, "Incorrect API key")

@@ -1,4 +1,4 @@
-"""The size of a store's calls follows what it takes."""
+"""The size of a store's calls adapts to what the store accepts."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from langchain_batch_embed.stores.write_size import WriteSize
 
 
 def write(size: WriteSize, documents: int, takes: Callable[[int], bool]) -> tuple[int, int]:
-    """Write documents as the writer does; return calls, and how many of them were refused."""
+    """Write documents as the writer does and return the calls and how many were refused."""
     calls = refused = 0
     while documents:
         count = min(size.limit, documents)
@@ -24,7 +24,7 @@ def write(size: WriteSize, documents: int, takes: Callable[[int], bool]) -> tupl
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 128, 200, 1000, 1023])
 def test_a_limit_that_stays_is_found_and_kept_to(limit: int) -> None:
-    """Few calls are refused, however many there are, and most are at least half as large."""
+    """A fixed limit causes at most 24 refused calls, and most calls are at least half as large."""
     size = WriteSize(1024)
     calls, refused = write(size, 400 * limit, lambda count: count <= limit)
     assert refused <= 24
@@ -32,7 +32,7 @@ def test_a_limit_that_stays_is_found_and_kept_to(limit: int) -> None:
 
 
 def test_a_limit_that_goes_is_forgotten() -> None:
-    """After an hour in which the store was slow, calls are as large as they were."""
+    """After a slow phase reduced the calls to one document, they grow back to full size."""
     size = WriteSize(1024)
     write(size, 50_000, lambda _: True)
     for count in (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2):
@@ -44,7 +44,7 @@ def test_a_limit_that_goes_is_forgotten() -> None:
 
 
 def test_documents_that_grow_are_written_in_smaller_calls() -> None:
-    """A size that went through before is not believed in for ever."""
+    """A size that succeeded before is lowered again once larger documents are refused."""
     size = WriteSize(1024)
     write(size, 50_000, lambda _: True)
     _, refused = write(size, 50_000, lambda count: count <= 100)
@@ -52,7 +52,7 @@ def test_documents_that_grow_are_written_in_smaller_calls() -> None:
 
 
 def test_one_document_is_the_least() -> None:
-    """A call with one document that is refused changes nothing."""
+    """A refused call with one document leaves the limit at one."""
     size = WriteSize(1)
     size.refused(1)
     assert size.limit == 1

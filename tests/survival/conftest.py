@@ -1,4 +1,4 @@
-"""What the tests of survival share: embeddings on an endpoint of a test's own."""
+"""Fixtures of the survival tests: embeddings on an endpoint of a test's own."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,7 +13,10 @@ Serve = Callable[[Callable[[Asked], Reply | None]], Endpoint]
 
 @pytest.fixture
 def serve(clock: FakeClock) -> Iterator[Serve]:
-    """Start an endpoint whose answers the test decides; it ends with the test."""
+    """Return a function that starts an endpoint whose answers the test decides.
+
+    The endpoint ends with the test.
+    """
     started: list[Endpoint] = []
 
     def start(decide: Callable[[Asked], Reply | None]) -> Endpoint:
@@ -29,5 +32,5 @@ def serve(clock: FakeClock) -> Iterator[Serve]:
 def wrapped(
     openai_embeddings: Callable[..., OpenAIEmbeddings],
 ) -> Callable[[Endpoint], OpenAIEmbeddings]:
-    """Make an `OpenAIEmbeddings` that asks an endpoint."""
+    """Return a function that makes `OpenAIEmbeddings` for an endpoint."""
     return lambda endpoint: openai_embeddings(base_url=endpoint.url)

@@ -1,4 +1,4 @@
-"""What the tests of survival share: an endpoint that a test decides, a fast clock, and checks."""
+"""Helpers of the survival tests: an endpoint that a test controls, a fast clock, and checks."""
 
 import base64
 import contextlib
@@ -26,25 +26,25 @@ PAGE = "<html><head><title>{0}</title></head><body><h1>{0}</h1><hr>nginx</body><
 
 
 class FastClock:
-    """A clock that runs `factor` times as fast as the real one: waits are that much shorter."""
+    """A clock that runs `factor` times as fast as the real one, so that waits are shorter."""
 
     def __init__(self, factor: float) -> None:
         self._factor = factor
 
     def now(self) -> float:
-        """Return the time in seconds of this clock."""
+        """Return the time of this clock in seconds."""
         return time.monotonic() * self._factor
 
     def worked(self) -> float:
-        """Return the processor seconds of this process."""
+        """Return the processor time of this process, in seconds of this clock."""
         return time.process_time() * self._factor
 
     def worked_here(self) -> float:
-        """Return those of this thread."""
+        """Return the processor time of this thread, in seconds of this clock."""
         return time.thread_time() * self._factor
 
     def wait(self, condition: threading.Condition, timeout: float) -> None:
-        """Wait for a notification, or for so many of this clock's seconds."""
+        """Wait until notified, or for `timeout` seconds of this clock."""
         condition.wait(min(timeout / self._factor, 60.0))
 
 
@@ -53,9 +53,9 @@ class Asked:
     """One request.
 
     Attributes:
-        number: of requests that came before it.
+        number: number of requests that came before it.
         texts: its texts.
-        time: when it came, in seconds of the test's clock.
+        time: time of its arrival, in seconds of the test's clock.
     """
 
     number: int
@@ -65,12 +65,12 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What is answered in place of vectors.
+    """An answer that replaces vectors.
 
     Attributes:
-        status: the HTTP status; 0 ends the connection without an answer, -1 does not answer.
+        status: the HTTP status, 0 to end the connection without an answer, or -1 not to answer.
         body: an object that is sent as JSON, or a page.
-        headers: beyond those of every answer; with the status 200 they go with vectors.
+        headers: headers beyond those of every answer; with the status 200 they go with vectors.
     """
 
     status: int
@@ -83,15 +83,15 @@ HANG = Reply(status=-1)
 
 
 class Endpoint:
-    """An embeddings endpoint in this process, of OpenAI's and of Ollama's protocol.
+    """An embeddings endpoint in this process that speaks OpenAI's and Ollama's protocol.
 
     Args:
-        decide: says what is answered in place of vectors; `None`: vectors.
-        clock: the test's, for the times of `asked`; `None`: the real one.
+        decide: returns the answer that replaces vectors, or `None` for vectors.
+        clock: the test's clock, for the times in `asked`, or `None` for the real one.
 
     Attributes:
         asked: all requests, in order of arrival.
-        statuses: of the answers, in the order in which they ended.
+        statuses: status of each answer, in the order in which they ended.
     """
 
     def __init__(
@@ -122,10 +122,10 @@ class Endpoint:
 
         class Server(ThreadingHTTPServer):
             request_queue_size = 512
-            daemon_threads = False  # so that closing waits for them, and they for their sockets
+            daemon_threads = False  # so that closing waits for the threads, and they for sockets
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """Let clients go."""
+                """Ignore clients that disconnect."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(
@@ -135,7 +135,7 @@ class Endpoint:
         self.url = f"{self.host}/v1"
 
     def __enter__(self) -> Self:
-        """Begin to serve."""
+        """Start serving."""
         self._thread.start()
         return self
 
@@ -145,7 +145,7 @@ class Endpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End."""
+        """Stop serving."""
         self._ends.set()
         self._server.shutdown()
         for connection in self._connections:
@@ -170,7 +170,7 @@ class Endpoint:
                 self._ends.wait(30)
             if reply.status <= 0:
                 handler.close_connection = True
-                linger = struct.pack("ii", 1, 0)  # a reset, and no orderly end
+                linger = struct.pack("ii", 1, 0)  # a reset instead of an orderly end
                 handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 return
             _write(handler, reply)
@@ -206,7 +206,7 @@ def _write(handler: BaseHTTPRequestHandler, reply: Reply) -> None:
 
 @contextlib.contextmanager
 def holding(count: int = 1) -> Iterator[tuple[Endpoint, threading.Event]]:
-    """Serve, and hold the first requests back until the event is set, at the latest at the end."""
+    """Run an endpoint that holds back the first requests until the event is set, or to the end."""
     let_go = threading.Event()
 
     def decide(asked: Asked) -> None:
@@ -221,7 +221,7 @@ def holding(count: int = 1) -> Iterator[tuple[Endpoint, threading.Event]]:
 
 
 def finish(call: Callable[[], T], *, seconds: float = 20.0) -> T:
-    """Return what a call returns, or raise what it raises; fail if it does not end in time."""
+    """Return or raise the outcome of a call, and fail if it does not end in time."""
     got: list[T] = []
     raised: list[BaseException] = []
 
@@ -243,7 +243,7 @@ def finish(call: Callable[[], T], *, seconds: float = 20.0) -> T:
 def embed(
     embeddings: BatchEmbeddings, texts: list[str], *, seconds: float = 20.0
 ) -> dict[int, BaseException]:
-    """Embed texts, check every vector that came, and return why the others failed, by index."""
+    """Embed texts, check every returned vector, and return the errors of the others by index."""
     try:
         assert_right(finish(lambda: embeddings.embed_numpy(texts), seconds=seconds), texts)
     except PartialEmbeddingsError as error:
@@ -260,7 +260,7 @@ def embed(
 def least(measure: Callable[[], float], enough: float, *, runs: int = 3) -> float:
     """Return the least of up to three measurements, or the first that is at most `enough`.
 
-    Real time passes in them, so that a machine with other work to do can spoil one.
+    Real time passes during a measurement, so a busy machine can spoil one.
     """
     found = measure()
     for _ in range(runs - 1):
@@ -271,7 +271,7 @@ def least(measure: Callable[[], float], enough: float, *, runs: int = 3) -> floa
 
 
 def kinds(failed: Mapping[int, BaseException]) -> dict[str, int]:
-    """Return how many texts failed with each class of error, for a failing test's message."""
+    """Return how many texts failed with each class of error, for the message of a failing test."""
     counts: dict[str, int] = {}
     for error in failed.values():
         name = type(error).__name__
@@ -280,7 +280,7 @@ def kinds(failed: Mapping[int, BaseException]) -> dict[str, int]:
 
 
 def refused(stats: Mapping[str, Any], status: int = 429) -> float:
-    """Return the share of requests that ended with a status, of the simulator's counters."""
+    """Return the share of requests that ended with a status, from the simulator's counters."""
     by_status: Mapping[str, int] = stats["by_status"]
     requests: int = stats["requests"]
     return by_status.get(str(status), 0) / max(1, requests)

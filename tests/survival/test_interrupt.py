@@ -1,4 +1,4 @@
-"""Ctrl-C in a program of its own."""
+"""Ctrl-C in a separate program."""
 
 import signal
 import subprocess
@@ -54,7 +54,10 @@ WAYS = ["documents", "query", "async", "prefetch", "class"]
 
 @pytest.mark.parametrize("way", WAYS)
 def test_ctrl_c_ends_a_program_whose_server_hangs(way: str, tmp_path: Path) -> None:
-    """It waits for no answer, whose time-out is two minutes, and keeps what was finished."""
+    """Ctrl-C ends a program whose server hangs, and the journal keeps what was finished.
+
+    The program does not wait for an answer, whose time-out is two minutes.
+    """
     path = tmp_path / "journal"
     with Simulator(Scenario(latency=0, script=("ok",), faults={"hang": 1.0})) as server:
         program = subprocess.Popen(  # noqa: S603  # our own

@@ -21,7 +21,7 @@ TEXTS = [f"section {i}" for i in range(1000)]
 
 
 def interrupt_later(server: LocalServer, requests: int) -> threading.Thread:
-    """Send a SIGINT to the main thread once the server has had as many requests."""
+    """Send a SIGINT to the main thread once the server has received this many requests."""
     main = threading.main_thread().ident
     assert main is not None
 
@@ -38,13 +38,13 @@ def interrupt_later(server: LocalServer, requests: int) -> threading.Thread:
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")
 class TestCtrlC:
-    """A KeyboardInterrupt in the caller's wait ends the call, and nothing else."""
+    """A `KeyboardInterrupt` while the caller waits ends the call and nothing else."""
 
     @pytest.mark.parametrize("workers", [1, 4, 128])
     def test_an_object_is_usable_after_it(
         self, batch: Batch, server: LocalServer, workers: int
     ) -> None:
-        """Interrupted five times at different moments, it still embeds everything."""
+        """After five interruptions at different moments, an object still embeds everything."""
         embeddings = batch(max_workers=workers, max_batch_size=20, _clock=SYSTEM_CLOCK)
         for requests in (1, 3, 7, 12, 20):
             server.configure(dimensions=DIMENSIONS, seconds_per_text=0.001, workers=4)
@@ -58,19 +58,19 @@ class TestCtrlC:
     def test_it_does_not_wait_for_a_server_that_hangs(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """All places are taken by requests that hang; Ctrl-C still ends the call at once."""
+        """Ctrl-C ends a call at once, even if all places are taken by requests that hang."""
         server.configure(dimensions=DIMENSIONS, faults={"hang": 1.0}, hang_seconds=15)
         embeddings = batch(max_workers=2, timeout=30, _clock=SYSTEM_CLOCK)
         thread = interrupt_later(server, 1)
         with pytest.raises(KeyboardInterrupt):
             embeddings.embed_numpy(TEXTS)
         thread.join()
-        assert server.stats()["in_flight"] > 0  # they hang still
+        assert server.stats()["in_flight"] > 0  # they still hang
         server.configure(dimensions=DIMENSIONS)
         assert embed(batch(), TEXTS) == {}
 
     def test_what_had_arrived_is_not_paid_twice(self, batch: Batch, server: LocalServer) -> None:
-        """The next call of the same object asks only for what is missing."""
+        """After Ctrl-C the next call of the same object requests only the missing texts."""
         server.configure(dimensions=DIMENSIONS, seconds_per_text=0.001, workers=1)
         embeddings = batch(max_workers=4, max_batch_size=20, _clock=SYSTEM_CLOCK)
         thread = interrupt_later(server, 15)
@@ -82,7 +82,7 @@ class TestCtrlC:
 
 
 class TestNoThread:
-    """The system refuses a thread: at its limit, or with too little memory."""
+    """The system refuses a thread, at its limit or for lack of memory."""
 
     @pytest.mark.parametrize("workers", [1, 4])
     @pytest.mark.parametrize("at", [0, 1, 5])
@@ -94,7 +94,7 @@ class TestNoThread:
         workers: int,
         at: int,
     ) -> None:
-        """`submit` raises "can't start new thread" once: nothing is lost, no place is."""
+        """If `submit` raises "can't start new thread" once, no text and no place is lost."""
         server.configure(dimensions=DIMENSIONS)
         submit, calls = ThreadPoolExecutor.submit, [0]
 
@@ -118,7 +118,10 @@ class TestNoThread:
         monkeypatch: pytest.MonkeyPatch,
         workers: int,
     ) -> None:
-        """Here the executor has queued the request by then: it is sent once, or again."""
+        """If a worker thread does not start once, no text is lost.
+
+        The executor has queued the request already, so it is sent by another thread or again.
+        """
         server.configure(dimensions=DIMENSIONS)
         failures = _fail_to_start(monkeypatch, "batch-embed_", times=1)
         embeddings = batch(max_workers=workers, max_batch_size=50)
@@ -133,7 +136,7 @@ class TestNoThread:
         server: LocalServer,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """No thread at all can be started: the call fails, and a later one works."""
+        """If no thread can be started the call fails with that reason, and a later call works."""
         server.configure(dimensions=DIMENSIONS)
         embeddings = batch(openai_embeddings())
         with monkeypatch.context() as patched:
@@ -147,7 +150,7 @@ class TestNoThread:
 
 
 def _fail_to_start(patch: pytest.MonkeyPatch, prefix: str, *, times: int) -> list[int]:
-    """Let threads of this name not start as often; return a list with how often it happened."""
+    """Make threads of this name fail to start a number of times; return a list with the count."""
     start, failures = threading.Thread.start, [0]
 
     def fail(self: threading.Thread) -> None:

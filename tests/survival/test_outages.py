@@ -1,4 +1,4 @@
-"""A server that is away is waited for with one probe at a time; when it is back, all go on."""
+"""A server that is away gets one probe at a time, and when it returns, all calls go on."""
 
 import logging
 import socket
@@ -45,18 +45,18 @@ KINDS = [
 
 
 class Outage:
-    """A server that is away from one of its requests on, for so many seconds of a clock.
+    """A server that goes away at one of its requests, for this many seconds of a clock.
 
     Args:
-        clock: the test's.
-        reply: what it does while it is away.
+        clock: the test's clock.
+        reply: its answer while it is away.
         after: requests that are answered before.
-        seconds: for how long it is away.
-        every: 0: once; else it is away again after as many further requests.
+        seconds: length of an outage.
+        every: number of further requests until the next outage, or 0 for a single outage.
 
     Attributes:
-        begins: when it went away last; `None`: not yet.
-        times: of the requests that came while it was away.
+        begins: beginning of the last outage, or `None` before the first one.
+        times: times of the requests that came while it was away.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Outage:
         self.count = 0
 
     def __call__(self, asked: Asked) -> Reply | None:
-        """Say what is answered."""
+        """Return the answer to a request, or `None` for vectors."""
         with self._lock:
             if asked.number >= self._next:
                 self.begins, self.count = asked.time, self.count + 1
@@ -85,7 +85,7 @@ class Outage:
 
 
 class TestInTheMiddle:
-    """It is away after it has answered, for seconds or minutes."""
+    """The server goes away after it has answered, for seconds or minutes."""
 
     @pytest.mark.parametrize(
         ("reply", "seconds"),
@@ -104,14 +104,15 @@ class TestInTheMiddle:
         reply: Reply,
         seconds: float,
     ) -> None:
-        """Every text has its vector, within ten seconds of the server's return."""
+        """After an outage of any kind, every text has its vector within 10 s of the return."""
         outage = Outage(clock, reply, after=10, seconds=seconds)
         embeddings = batch(wrapped(serve(outage)), max_batch_size=50, timeout=0.3)
         failed = embed(embeddings, TEXTS)
         assert failed == {}, kinds(failed)
         assert clock.time < seconds + 10
-        # Beside those that it overtook: one probe at a time, five seconds apart in the end. (Where
-        # the last of those fail, the first probe may come in the same moment of this clock.)
+        # Beyond the requests that the outage overtook there is one probe at a time, five seconds
+        # apart in the end. (Where the last of those requests fail, the first probe may come at the
+        # same moment of this clock.)
         probes = Counter(time for time in outage.times if time > 1)
         assert sum(probes.values()) <= len(probes) + 1
         assert len(outage.times) < 80 + seconds / 2
@@ -124,7 +125,7 @@ class TestInTheMiddle:
         clock: FakeClock,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """A warning when the server is away, and one when it is back."""
+        """The log has a warning when the server is away and another when it is back."""
         caplog.set_level(logging.INFO, logger="langchain_batch_embed")
         outage = Outage(clock, AWAY, after=10, seconds=25)
         assert embed(batch(wrapped(serve(outage)), max_batch_size=50), TEXTS) == {}
@@ -135,7 +136,7 @@ class TestInTheMiddle:
     def test_a_server_that_restarts_again_and_again_loses_nothing(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock
     ) -> None:
-        """Five outages of four seconds each."""
+        """A server that goes away for four seconds again and again loses no text."""
         outage = Outage(clock, RESET, after=10, seconds=4, every=20)
         failed = embed(batch(wrapped(serve(outage)), max_batch_size=25, max_workers=8), TEXTS)
         assert failed == {}, kinds(failed)
@@ -145,7 +146,7 @@ class TestInTheMiddle:
     def test_two_calls_and_a_query_survive_an_outage_together(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock
     ) -> None:
-        """All of one object's calls wait for the same probe."""
+        """Two calls and a query of one object wait for the same probe and get all their vectors."""
         outage = Outage(clock, AWAY, after=10, seconds=25)
         embeddings = batch(wrapped(serve(outage)), max_batch_size=50)
         got: dict[str, object] = {}
@@ -169,7 +170,7 @@ class TestInTheMiddle:
     def test_an_outage_at_the_last_request_is_waited_out_too(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock
     ) -> None:
-        """Nothing else is in flight, so nothing else tells that it is the server."""
+        """An outage at the last request is waited out, though no other request shows it."""
         outage = Outage(clock, AWAY, after=1, seconds=45)
         embeddings = batch(wrapped(serve(outage)))
         assert_right(np.array([embeddings.embed_query("first")]), ["first"])
@@ -180,7 +181,10 @@ class TestInTheMiddle:
     def test_an_outage_that_does_not_end_is_given_up(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock, reply: Reply
     ) -> None:
-        """After `max_outage` seconds; what was never sent says so."""
+        """An outage without an end is given up after `max_outage`.
+
+        Texts that were never sent get a `NotSentError`.
+        """
         outage = Outage(clock, reply, after=10, seconds=1e9)
         embeddings = batch(wrapped(serve(outage)), max_batch_size=50, max_outage=60)
         failed = embed(embeddings, TEXTS)
@@ -196,7 +200,10 @@ class TestInTheMiddle:
     def test_the_simulated_server_is_away_and_back(
         self, batch: Batch, server: LocalServer, kind: str
     ) -> None:
-        """In real time: away after 0.3 s for 1.2 s, seen through a clock five times as fast."""
+        """An outage of the simulated server from 0.3 s to 1.5 s loses no text, in real time.
+
+        Except for the server that hangs, the client's clock runs five times as fast.
+        """
         server.configure(
             dimensions=DIMENSIONS,
             latency=0.02,
@@ -212,7 +219,7 @@ class TestInTheMiddle:
 
 
 class TestFromTheFirstRequestOn:
-    """A server that was never there is given up soon: the address may be wrong."""
+    """A server that was never reached is given up soon, because its address may be wrong."""
 
     @staticmethod
     def _nobody() -> str:
@@ -227,7 +234,10 @@ class TestFromTheFirstRequestOn:
         clock: FakeClock,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """Connection refused: some 20 s, and the address is in the error or in the log."""
+        """A call to a wrong port ends after some 20 s and names the address.
+
+        The address is in the error or in the log.
+        """
         url = self._nobody()
         embeddings = batch(openai_embeddings(base_url=url))
         with pytest.raises(PartialEmbeddingsError) as caught:
@@ -244,7 +254,7 @@ class TestFromTheFirstRequestOn:
         openai_embeddings: Callable[..., OpenAIEmbeddings],
         clock: FakeClock,
     ) -> None:
-        """One text, and so one batch that fails again and again."""
+        """A query to a wrong port ends as soon, although its only batch could be retried."""
         embeddings = batch(openai_embeddings(base_url=self._nobody()))
         with pytest.raises(openai.APIConnectionError):
             finish(lambda: embeddings.embed_query("a"))
@@ -253,7 +263,10 @@ class TestFromTheFirstRequestOn:
     def test_a_server_that_starts_late_is_waited_for(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock
     ) -> None:
-        """It resets connections for ten seconds, as a container does that starts."""
+        """A server that resets connections for ten seconds is waited for.
+
+        A container that is starting behaves like that.
+        """
         outage = Outage(clock, RESET, after=0, seconds=10)
         assert embed(batch(wrapped(serve(outage))), TEXTS) == {}
         assert clock.time < 20
@@ -261,7 +274,7 @@ class TestFromTheFirstRequestOn:
     def test_a_server_that_loads_its_model_is_waited_for(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock
     ) -> None:
-        """A 503 for two minutes from the first request on."""
+        """A server that answers 503 for two minutes while it loads its model is waited for."""
         outage = Outage(clock, AWAY, after=0, seconds=120)
         assert embed(batch(wrapped(serve(outage))), TEXTS) == {}
         assert clock.time < 130

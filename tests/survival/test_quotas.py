@@ -1,4 +1,4 @@
-"""As long as a server lets anything through, no text fails for its quota; a spent one ends it."""
+"""No text fails for a quota while the server lets anything through; a spent quota ends the call."""
 
 import email.utils
 import logging
@@ -34,7 +34,7 @@ Batch = Callable[..., BatchEmbeddings]
 Wrapped = Callable[[Endpoint], OpenAIEmbeddings]
 
 PARAGRAPHS = [prose(50, i) for i in range(1200)]
-"""Some 60,000 tokens, of which the limiter charges about as many."""
+"""Some 60,000 tokens, of which the limiter charges about the same number."""
 
 LINES = [f"section {i}" for i in range(5000)]
 
@@ -48,7 +48,7 @@ HIDDEN = {
 
 
 class TestQuotasThatNoHeaderTells:
-    """Gateways and Azure refuse what is over a quota, and never say what it is."""
+    """Gateways and Azure refuse requests above a quota and never announce what it is."""
 
     @pytest.mark.parametrize(
         ("factor", "quota"),
@@ -64,7 +64,10 @@ class TestQuotasThatNoHeaderTells:
     def test_nothing_is_lost_to_a_hidden_quota_of_tokens(
         self, batch: Batch, server: LocalServer, factor: float, quota: Mapping[str, Any]
     ) -> None:
-        """1.5 s of work at the quota, which a clock that is four times as fast makes 6 s."""
+        """A hidden quota of tokens loses no text, and few requests beyond a tenth are refused.
+
+        The work is 1.5 s at the quota, which a clock that is four times as fast makes 6 s.
+        """
         options = {**HIDDEN, "tokens_per_minute": 3_000_000, "latency": 0.02, **quota}
 
         def excess() -> float:
@@ -79,7 +82,7 @@ class TestQuotasThatNoHeaderTells:
     def test_nothing_is_lost_to_a_hidden_quota_of_requests(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """100 requests at 60 a second in small buckets, without a word."""
+        """A hidden quota of 60 requests a second loses no text, with at most 30 % refused."""
 
         def share() -> float:
             server.configure(**HIDDEN, requests_per_minute=3600, bucket_seconds=0.2, latency=0.02)
@@ -93,7 +96,11 @@ class TestQuotasThatNoHeaderTells:
     def test_a_hint_of_no_wait_at_all_is_no_hint(
         self, batch: Batch, server: LocalServer, hint: str
     ) -> None:
-        """`Retry-After: 0` and 15 requests a window of two seconds: nothing is lost."""
+        """A request quota whose refusals give no wait loses no text, with at most half refused.
+
+        The refusals are bare or say `Retry-After: 0`; the quota is 15 requests in windows of two
+        seconds.
+        """
         options = {
             **HIDDEN,
             "requests_per_minute": 4500,
@@ -115,7 +122,7 @@ class TestQuotasThatNoHeaderTells:
     def test_a_hint_that_is_a_date_is_kept(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock
     ) -> None:
-        """`Retry-After` as an HTTP date 40 s ahead: nobody asks before, and all go on then."""
+        """A `Retry-After` date 40 s ahead holds all requests until then, and no text is lost."""
 
         def decide(asked: Asked) -> Reply | None:
             if not 5 <= asked.number < 8:
@@ -126,13 +133,13 @@ class TestQuotasThatNoHeaderTells:
         endpoint = serve(decide)
         failed = embed(batch(wrapped(endpoint), max_batch_size=50), LINES)
         assert failed == {}, kinds(failed)
-        assert 30 <= clock.time < 60  # a date has whole seconds; the other ten are a busy machine's
+        assert 30 <= clock.time < 60  # a date has whole seconds; a busy machine needs the other ten
         assert not [asked for asked in endpoint.asked if 1 < asked.time < 30]
 
     def test_throttling_uses_up_no_retries(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock
     ) -> None:
-        """Four of five requests are refused whatever the rate; with two retries nothing is lost."""
+        """If four of five requests are refused, two retries are enough to lose no text."""
 
         def decide(asked: Asked) -> Reply | None:
             return Reply(status=429, body=PAGE.format("429")) if asked.number % 5 else None
@@ -144,12 +151,15 @@ class TestQuotasThatNoHeaderTells:
 
 
 class TestQuotasThatAreTold:
-    """What a server says about its quota is used."""
+    """What a server announces about its quota is used."""
 
     def test_few_requests_a_minute_learnt_in_mid_call_are_used_for_all_that_is_left(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """60 a minute in the first answer's headers: the rest goes in few, large requests."""
+        """A quota of 60 requests a minute in the first headers makes later requests large.
+
+        Few of them are needed.
+        """
         server.configure(dimensions=DIMENSIONS, requests_per_minute=60)
         failed = embed(batch(_clock=SYSTEM_CLOCK), PARAGRAPHS + LINES)
         assert failed == {}, kinds(failed)
@@ -160,7 +170,7 @@ class TestQuotasThatAreTold:
     def test_one_request_a_second_learnt_in_mid_call_is_kept(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock
     ) -> None:
-        """The same in a bucket of a second: the first requests are refused, and few others."""
+        """One request a second, learnt from the first refusals, is kept with few more refusals."""
         quota = Bucket(60, 1.0)
 
         def decide(_: Asked) -> Reply | None:
@@ -191,7 +201,7 @@ class TestQuotasThatAreTold:
         clock: FakeClock,
         header: str,
     ) -> None:
-        """17 s for one request of many: nobody sends before, everybody goes on then."""
+        """A wait of 17 s for one request of many holds all requests once."""
         told = Reply(status=429, body={"error": {"message": "slow down"}}, headers={header: "17"})
         endpoint = serve(lambda asked: told if asked.number == 5 else None)
         failed = embed(batch(wrapped(endpoint), max_batch_size=50), LINES)
@@ -206,7 +216,10 @@ class TestQuotasThatAreTold:
         clock: FakeClock,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """An hour is asked for, but it is over after 130 s: a request a minute finds that out."""
+        """A wait of an hour is logged as a warning and checked again each minute.
+
+        Here it is over after 130 s, which a request a minute finds out.
+        """
         clock.patience = 0.5  # a jump must not overtake an answer
 
         def decide(asked: Asked) -> Reply | None:
@@ -296,7 +309,7 @@ SPENT = {
 
 
 class TestSpentQuotas:
-    """No waiting helps where the money, or a day's quota, is used up."""
+    """Waiting is useless if the money or a daily quota is used up."""
 
     @pytest.mark.parametrize(("shape", "when"), [("OpenAI", 0), *((shape, 12) for shape in SPENT)])
     def test_a_spent_quota_ends_the_call_at_once(
@@ -308,7 +321,10 @@ class TestSpentQuotas:
         shape: str,
         when: int,
     ) -> None:
-        """In whatever words: no wait, no retry, and the error is the server's own."""
+        """A spent quota, however worded, ends the call without a wait or retry.
+
+        The error is the server's own.
+        """
         endpoint = serve(lambda asked: SPENT[shape] if asked.number >= when else None)
         failed = embed(batch(wrapped(endpoint), max_batch_size=50, max_workers=4), LINES)
         assert failed
@@ -321,7 +337,10 @@ class TestSpentQuotas:
     def test_a_refusal_for_the_rate_is_not_taken_for_a_spent_quota(
         self, batch: Batch, serve: Serve, wrapped: Wrapped
     ) -> None:
-        """Vertex and Gemini speak of an exceeded quota for each minute's."""
+        """A refusal for a minute's quota does not count as a spent quota.
+
+        Vertex and Gemini speak of an exceeded quota in both cases.
+        """
         words = "Quota exceeded for aiplatform.googleapis.com/online_prediction_requests_per_minute"
         reply = Reply(
             status=429,

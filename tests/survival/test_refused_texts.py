@@ -1,4 +1,4 @@
-"""A text that a server refuses costs only itself, wherever it stands and however many there are."""
+"""A text that a server refuses fails alone, wherever it stands and however many there are."""
 
 import contextlib
 import importlib
@@ -37,18 +37,18 @@ BAD = "BAD"
 
 
 def texts_with(count: int, bad: Sequence[int], word: str = BAD) -> list[str]:
-    """Return different texts, of which some hold a word that is refused."""
+    """Return different texts, some of which contain a word that is refused."""
     wrong = set(bad)
     return [f"section {i}" + f" {word}" * (i in wrong) for i in range(count)]
 
 
 def spread(count: int, bad: int) -> list[int]:
-    """Return as many positions at about equal distances."""
+    """Return this many positions at about equal distances."""
     return [int((i + 0.5) * count / bad) for i in range(bad)]
 
 
 class OllamaError(Exception):
-    """Looks like `ollama.ResponseError`: a status, and its words."""
+    """An error like `ollama.ResponseError`, with a status and a message."""
 
     def __init__(self, error: str, status_code: int) -> None:
         super().__init__(error)
@@ -57,17 +57,17 @@ class OllamaError(Exception):
 
 
 class LikeOllama(Embeddings):
-    """Asks a server of Ollama's protocol, and raises as Ollama's client does.
+    """Embeddings that speak Ollama's protocol and raise errors as Ollama's client does.
 
     Args:
-        client: of the server.
+        client: HTTP client of the server.
     """
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return the vectors of the texts, of one request."""
+        """Return the vectors of the texts from one request."""
         answer = self._client.post("/api/embed", json={"model": "m", "input": texts})
         if answer.status_code >= 400:
             raise OllamaError(answer.json()["error"], answer.status_code)
@@ -86,7 +86,7 @@ class TestInRows:
     def test_a_row_of_refused_texts_in_small_batches_costs_only_itself(
         self, batch: Batch, server: LocalServer, first: int, latency: float
     ) -> None:
-        """14 refused texts of 500 in batches of 9 fail, and no other."""
+        """Of 500 texts in batches of 9, exactly a row of 14 refused ones fails."""
         server.configure(dimensions=DIMENSIONS, refuse_marker=BAD, latency=latency)
         bad = range(first, first + 14)
         embeddings = batch(max_batch_size=9, _clock=SYSTEM_CLOCK)
@@ -109,18 +109,18 @@ class TestInRows:
     def test_with_default_options_exactly_the_refused_texts_fail(
         self, batch: Batch, server: LocalServer, bad: Sequence[int]
     ) -> None:
-        """Wherever they stand, the call ends, and all others have their vectors."""
+        """With default options exactly the refused texts fail, wherever they stand."""
         server.configure(dimensions=DIMENSIONS, refuse_marker=BAD)
         failed = embed(batch(), texts_with(1000, bad))
         assert sorted(failed) == [*bad], kinds(failed)
-        # Each text found by halving needs some 2 log2(n) requests at the most.
+        # Halving needs at most some 2 log2(n) requests for each text that it finds.
         assert server.stats()["requests"] <= 20 * len(bad) + 100
 
     @pytest.mark.parametrize("status", [403, 404, 413, 418, 422, 451])
     def test_in_whatever_status_texts_are_refused_exactly_they_fail(
         self, batch: Batch, server: LocalServer, status: int
     ) -> None:
-        """20 of 600 texts that are always answered with this status."""
+        """Exactly the refused texts fail, whatever the status of their refusal."""
         server.configure(dimensions=DIMENSIONS, refuse_marker=BAD, marker_status=status)
         bad = [*range(100, 110), *spread(600, 10)]
         assert sorted(embed(batch(), texts_with(600, bad))) == sorted(bad)
@@ -128,14 +128,14 @@ class TestInRows:
     def test_a_server_that_refuses_everything_is_left_alone(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """2,000 texts that are all refused, and so is any other: a few requests, then an end."""
+        """A server that refuses any text gets fewer than 100 requests for 2,000 texts."""
         server.configure(dimensions=DIMENSIONS, refuse_marker="t")
         failed = embed(batch(), texts_with(2000, []))
         assert len(failed) == 2000
         assert server.stats()["requests"] < 100
 
     def test_a_corpus_that_is_all_refused_ends(self, batch: Batch, server: LocalServer) -> None:
-        """Every text is refused by a server that is well: the call ends with their errors."""
+        """A call all of whose texts are refused by a healthy server ends with their errors."""
         server.configure(dimensions=DIMENSIONS, refuse_marker=BAD)
         failed = embed(batch(), texts_with(200, range(200)))
         assert len(failed) == 200
@@ -144,7 +144,7 @@ class TestInRows:
     def test_each_refused_text_carries_the_error_of_its_own(
         self, batch: Batch, serve: Serve, wrapped: Wrapped
     ) -> None:
-        """What the server wrote about a text is in that text's failure, and in no other."""
+        """Each refused text carries the server's message about itself."""
 
         def decide(asked: Asked) -> Reply | None:
             bad = [text for text in asked.texts if BAD in text]
@@ -162,7 +162,10 @@ class TestInRows:
     def test_what_was_never_sent_says_so_and_what_was_refused_has_its_own_error(
         self, batch: Batch, serve: Serve, wrapped: Wrapped
     ) -> None:
-        """The money ends in mid-call: texts are done, refused, in a request for it, or not sent."""
+        """If the money runs out during a call, each text without a vector carries its own error.
+
+        A text that was sent carries the refusal or the spent quota, and any other a `NotSentError`.
+        """
         sent: set[str] = set()
 
         def decide(asked: Asked) -> Reply | None:
@@ -180,7 +183,7 @@ class TestInRows:
         for index, error in failed.items():
             if texts[index] not in sent:
                 assert type(error) is NotSentError
-            elif index < 5:  # found already, or in parts that the end of the money came upon
+            elif index < 5:  # found already, or in parts when the money ran out
                 assert type(error) in (openai.BadRequestError, openai.RateLimitError)
             else:
                 assert type(error) is openai.RateLimitError
@@ -188,13 +191,16 @@ class TestInRows:
 
 
 class TestFirewalls:
-    """A firewall's page is about one text, if others get through."""
+    """A firewall's page is about one text if others get through."""
 
     @pytest.mark.parametrize("at", [0, 1777, 3999])
     def test_one_text_of_many_that_a_firewall_refuses_fails_alone(
         self, batch: Batch, server: LocalServer, clock: FakeClock, at: int
     ) -> None:
-        """An HTML 403 for one text of 4,000: it fails with a PermissionDeniedError, no other."""
+        """Of 4,000 texts, only the one that a firewall refuses with an HTML 403 fails.
+
+        Its error is a `PermissionDeniedError`.
+        """
         server.configure(dimensions=DIMENSIONS, firewall_marker=BAD)
         failed = embed(batch(), texts_with(4000, [at]))
         assert {i: type(e) for i, e in failed.items()} == {at: openai.PermissionDeniedError}
@@ -204,7 +210,7 @@ class TestFirewalls:
     def test_many_texts_that_a_firewall_refuses_fail_alone(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """30 of 3,000, some side by side."""
+        """Of 3,000 texts, exactly the 30 that a firewall refuses fail, some side by side."""
         server.configure(dimensions=DIMENSIONS, firewall_marker=BAD)
         bad = [*range(50, 60), *spread(3000, 20)]
         failed = embed(batch(), texts_with(3000, bad))
@@ -213,7 +219,7 @@ class TestFirewalls:
     def test_a_text_that_a_gateway_answers_with_404_fails_alone(
         self, batch: Batch, serve: Serve, wrapped: Wrapped
     ) -> None:
-        """A router that sends one text of 1,000 to a route that is not there."""
+        """A text that a router sends to a missing route, with a 404, fails alone among 1,000."""
 
         def decide(asked: Asked) -> Reply | None:
             bad = any(BAD in text for text in asked.texts)
@@ -224,13 +230,13 @@ class TestFirewalls:
 
 
 class TestTextsThatCrashAServer:
-    """A text for which a server always fails is given up soon, and alone."""
+    """A text for which a server always fails is given up soon, and fails alone."""
 
     @pytest.mark.parametrize(("at", "status"), [(0, 500), (1000, 500), (1999, 500), (1000, 520)])
     def test_one_text_of_many_that_always_gives_an_error_of_the_server(
         self, batch: Batch, server: LocalServer, clock: FakeClock, at: int, status: int
     ) -> None:
-        """One text of 2,000 fails with the server's error; it takes few requests and seconds."""
+        """One text of 2,000 fails with the server's error, after few requests and seconds."""
         server.configure(dimensions=DIMENSIONS, refuse_marker=BAD, marker_status=status)
         failed = embed(batch(), texts_with(2000, [at]))
         assert {i: type(e) for i, e in failed.items()} == {at: openai.InternalServerError}
@@ -241,7 +247,7 @@ class TestTextsThatCrashAServer:
     def test_a_text_that_takes_the_server_down_fails_alone(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock, reply: Reply
     ) -> None:
-        """A reset or a 503 for one text of 500: the others are embedded, within minutes."""
+        """A text that causes a reset or a 503 fails alone among 500, within minutes."""
         endpoint = serve(lambda asked: reply if any(BAD in t for t in asked.texts) else None)
         failed = embed(batch(wrapped(endpoint)), texts_with(500, [123]))
         assert sorted(failed) == [123], kinds(failed)
@@ -251,10 +257,11 @@ class TestTextsThatCrashAServer:
     def test_a_text_that_hangs_fails_alone(
         self, batch: Batch, serve: Serve, wrapped: Wrapped
     ) -> None:
-        """A time-out for one text of 200: the others are embedded, and it takes few requests.
+        """A text that times out fails alone among 200, with few requests.
 
-        On a machine that stands still for a second, a sound request times out too, and teaches
-        the batches to be small: what counts is that most texts do not go alone.
+        On a machine that stands still for a second, a sound request times out too and makes the
+        batches
+        small. What counts is that most texts are not sent alone.
         """
         endpoint = serve(lambda asked: HANG if any(BAD in t for t in asked.texts) else None)
         embeddings = batch(wrapped(endpoint), timeout=1, max_retries=2)
@@ -272,7 +279,7 @@ class TestTextsThatCrashAServer:
     def test_texts_for_which_ollama_always_fails_fail_alone(
         self, batch: Batch, serve: Serve, clock: FakeClock, kind: str, bad: Sequence[int]
     ) -> None:
-        """60 of 3,000 texts give a 500 each time: exactly these fail."""
+        """Of 3,000 texts, exactly the 60 that always get a 500 from Ollama fail."""
 
         def decide(asked: Asked) -> Reply | None:
             if any(BAD in text for text in asked.texts):
@@ -289,12 +296,12 @@ class TestTextsThatCrashAServer:
 
 
 class TestOneTextThatIsTooLarge:
-    """A refusal of one text for its size says nothing of requests with many."""
+    """A refusal of one text for its size says nothing about requests with many texts."""
 
     def test_a_text_answered_with_413_fails_alone_and_later_requests_stay_large(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """One text of 60 KB among 1,000 short ones at a proxy that takes 50 KB."""
+        """A text of 60 KB fails alone at a proxy that accepts 50 KB; later requests stay large."""
         server.configure(dimensions=DIMENSIONS, max_body_bytes=50_000)
         texts = texts_with(1000, [])
         texts[500] = "long " * 12_000
@@ -307,7 +314,7 @@ class TestOneTextThatIsTooLarge:
         assert {i: type(e) for i, e in failed.items()} == {500: openai.APIStatusError}
         later = [f"later {i}" for i in range(1000)]
         sent = []
-        for asked in (embeddings, batch()):  # and one that has not seen that text
+        for asked in (embeddings, batch()):  # the second one has not seen that text
             server.configure(dimensions=DIMENSIONS, max_body_bytes=50_000)
             assert embed(asked, later) == {}
             sent.append(server.stats()["requests"])
@@ -316,19 +323,19 @@ class TestOneTextThatIsTooLarge:
     def test_a_short_text_answered_with_413_does_not_shrink_later_requests(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A server that calls one short text too large, in any request and alone."""
+        """A short text that always gets a 413 fails alone, and later requests stay large."""
         server.configure(dimensions=DIMENSIONS, refuse_marker=BAD, marker_status=413)
         embeddings = batch(max_batch_size=32)
         assert sorted(embed(embeddings, texts_with(1000, [500]))) == [500]
         server.configure(dimensions=DIMENSIONS)
         assert embed(embeddings, [f"later {i}" for i in range(1000)]) == {}
-        # 32 at best; the first requests to a server that is not known are smaller.
+        # 32 at best; the first requests to an unknown server are smaller.
         assert server.stats()["requests"] <= 80
 
     def test_texts_near_the_limit_of_a_body_are_all_embedded(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """The limit is learnt in bytes: texts of umlauts and of ASCII, nothing fails."""
+        """A limit of a body is learnt in bytes, so texts of Cyrillic and ASCII all get through."""
         server.configure(dimensions=DIMENSIONS, max_body_bytes=20_000)
         texts = [f"{i} " + ("word " if i % 2 else "жжжжж ") * 100 for i in range(300)]
         embeddings = batch()
@@ -350,7 +357,7 @@ def _ollama(kind: str, host: str) -> Iterator[Embeddings]:
 
 
 class TestNamesOfParameters:
-    """Only names of options that are sent say that a refusal concerns every request."""
+    """A refusal concerns every request only if it names an option that was sent."""
 
     @pytest.mark.parametrize(
         "param", ["None", "prompt", "contents[3]", "body.inputs", "text", "", "requests[0].content"]
@@ -358,7 +365,7 @@ class TestNamesOfParameters:
     def test_an_unknown_param_of_one_text_ends_nothing(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, param: str
     ) -> None:
-        """LiteLLM writes "None", Gemini "contents[3]": exactly the refused text fails."""
+        """An unknown `param` in a refusal, such as LiteLLM's "None", fails only its text."""
         error = {"message": "invalid content", "type": "invalid_request_error", "param": param}
         reply = Reply(status=400, body={"error": error})
         endpoint = serve(lambda asked: reply if any(BAD in t for t in asked.texts) else None)

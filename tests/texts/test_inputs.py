@@ -1,4 +1,4 @@
-"""Inputs: identical texts are sent once, over-long ones in windows, impossible ones not at all."""
+"""Identical texts are sent once, over-long ones in windows, and impossible ones not at all."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from langchain_batch_embed import InputError, InputTypeError, Limits
 from langchain_batch_embed.texts.inputs import Inputs, LongInputs, check_texts, prepare
 from langchain_batch_embed.texts.tokens import ByteCounter, ToktokCounter
 
-# A byte counter makes sizes easy to see: one character, one token.
+# A byte counter makes sizes easy to see, because one character is one token.
 LIMITS = Limits(provider="OpenAI", max_batch_size=100, max_tokens_per_input=10, refuses_empty=True)
 
 
@@ -25,23 +25,23 @@ def prepared(
 
 
 def sent(inputs: Inputs) -> list[int]:
-    """Return the rows that are sent when nothing is known from before."""
+    """Return the rows that are sent if nothing is known from before."""
     rows: list[int] = inputs.missing(np.zeros(len(inputs.texts), dtype=np.bool_)).tolist()
     return rows
 
 
 class TestTexts:
-    """Only a list of strings is taken."""
+    """Only a list of strings is accepted."""
 
     @pytest.mark.parametrize(
         "texts", [["a", "b"], ("a", "b"), iter(["a", "b"]), {"a": 1, "b": 2}, np.array(["a", "b"])]
     )
     def test_any_iterable_of_strings_becomes_a_list(self, texts: Sequence[str]) -> None:
-        """Generators, tuples, mappings and arrays of strings are as good as a list."""
+        """Generators, tuples, mappings and arrays of strings are accepted like a list."""
         assert check_texts(texts) == ["a", "b"]
 
     def test_a_subclass_of_str_is_a_string(self) -> None:
-        """Strings of another library, such as pandas' or a translation's, are taken."""
+        """Instances of subclasses of `str`, as from other libraries, are accepted."""
 
         class Text(str):
             __slots__ = ()
@@ -49,27 +49,48 @@ class TestTexts:
         assert check_texts([Text("a"), "b"]) == ["a", "b"]
 
     def test_one_text_instead_of_a_list_is_an_error(self) -> None:
-        """A bare string would be embedded letter by letter, so it is refused, saying what to do."""
+        """A bare string is refused with advice, as its letters would be embedded one by one."""
         with pytest.raises(InputTypeError, match=r"a list of texts.*pass \[text\]") as caught:
             check_texts("secret")
         assert "secret" not in str(caught.value)
 
     @pytest.mark.parametrize("texts", [b"secret", None, 5, np.float64(3)])
     def test_something_else_than_a_list_is_an_error(self, texts: object) -> None:
-        """The message names its type, and not what is in it."""
+        """The error for another object names its type, but not its content."""
         kind = type(texts).__name__
         with pytest.raises(InputTypeError) as caught:
             check_texts(texts)  # type: ignore[arg-type]
         assert str(caught.value) == f"a list of texts is needed, not one {kind}"
 
+    @pytest.mark.parametrize("name", ["columns", "data_vars"])
+    def test_a_table_is_refused(self, name: str) -> None:
+        """A table is refused with advice: to iterate over one of pandas gives its columns' names.
+
+        Polars, Dask and PyArrow have `columns` too, and xarray `data_vars`. Some are not iterable.
+        """
+
+        def names(table: object) -> Iterator[str]:
+            del table
+            return iter(["id", "text"])
+
+        for parts in ({"__iter__": names}, {}):
+            table = type("DataFrame", (), {**parts, name: property(names)})()
+            with pytest.raises(InputTypeError, match=r"not a DataFrame; pass its column of texts"):
+                check_texts(table)
+
+    def test_one_document_is_refused(self) -> None:
+        """One document in place of a list is refused with advice, as it yields its fields."""
+        with pytest.raises(InputTypeError, match=r"pass \[document.page_content\]"):
+            check_texts(Document("secret"))
+
     def test_what_only_documents_need_is_told_for_documents_alone(self) -> None:
-        """Somebody who has a `None` among the texts has no page_content to pass."""
+        """Advice about documents is given only if there are documents among the texts."""
         with pytest.raises(InputTypeError) as caught:
             check_texts(["a", None])
         assert str(caught.value) == "every text must be a str, but 1 of 2 are NoneType (indices 1)"
 
     def test_what_is_not_a_string_is_named_by_its_index(self) -> None:
-        """The error tells which entries are wrong and what they are, without what is in them."""
+        """The error gives the indices and types of wrong entries, but not their content."""
         texts = ["a", None, "b", Document("secret"), b"secret"]
         with pytest.raises(InputTypeError) as caught:
             check_texts(texts)
@@ -80,13 +101,13 @@ class TestTexts:
         )
 
     def test_only_the_first_indices_are_in_the_message(self) -> None:
-        """A message about a thousand wrong entries stays short; the attribute has them all."""
+        """A message about many wrong entries stays short, while the attribute has all indices."""
         with pytest.raises(InputTypeError, match=r"indices 0, 1, .*, 9 and 1,990 more") as caught:
             check_texts([0] * 2000)
         assert caught.value.indices == tuple(range(2000))
 
     def test_an_error_of_the_iterable_itself_goes_on(self) -> None:
-        """A generator that fails is not mistaken for a wrong argument."""
+        """An error that the iterable raises itself is passed on unchanged."""
 
         def texts() -> Iterator[str]:
             yield "a"
@@ -102,7 +123,7 @@ class TestDuplicates:
 
     @given(st.lists(st.text("abäß😀", min_size=1, max_size=3), max_size=40))
     def test_each_text_has_the_row_of_its_string(self, texts: list[str]) -> None:
-        """Rows stand for the unique texts in order of first sight, and every text finds its own."""
+        """Rows are the unique texts in order of first occurrence, and each text has its row."""
         inputs = prepared(texts, limits=replace(LIMITS, max_tokens_per_input=None))
         assert inputs.texts == list(dict.fromkeys(texts))
         assert inputs.unique == len(inputs.texts)
@@ -110,13 +131,13 @@ class TestDuplicates:
         assert sent(inputs) == list(range(inputs.unique))
 
     def test_no_text_needs_no_input(self) -> None:
-        """An empty list is prepared without a fuss."""
+        """An empty list is prepared without an error."""
         inputs = prepared([])
         assert (inputs.texts, inputs.unique, len(inputs.row_of), len(sent(inputs))) == ([], 0, 0, 0)
 
 
 class TestWeights:
-    """How heavy an input is."""
+    """The tokens and charges of an input."""
 
     def test_tokens_are_counted_and_charged_where_nothing_else_is_known(self) -> None:
         """Without an estimate of its own, the provider charges the true tokens."""
@@ -125,12 +146,12 @@ class TestWeights:
         assert inputs.charges.tolist() == [3, 6]
 
     def test_charges_are_bytes_over_four_rounded_up(self) -> None:
-        """OpenAI's limiter charges a token for each four bytes of an input or part of them."""
+        """OpenAI's limiter charges a token for each four bytes of an input, or part of them."""
         inputs = prepared(["a", "abcd", "abcde", "ääää"], limits=replace(LIMITS, bytes_per_token=4))
         assert inputs.charges.tolist() == [1, 1, 2, 2]
 
     def test_batches_are_packed_by_the_larger_of_both_counts(self) -> None:
-        """Neither of both ways to count can make a request too large."""
+        """Batches are packed by the larger of tokens and charge, so neither exceeds a limit."""
         inputs = prepare(
             ["internationalization", "漢字漢字"],
             counter=ToktokCounter("cl100k_base"),
@@ -143,10 +164,10 @@ class TestWeights:
 
 
 class TestEmptyTexts:
-    """Texts that a provider refuses are found before anything is sent."""
+    """Empty texts that a provider refuses are found before anything is sent."""
 
     def test_an_empty_text_is_an_error_where_the_provider_refuses_it(self) -> None:
-        """All empty texts are named, with what to do about them."""
+        """All empty texts are named, with the remedies."""
         with pytest.raises(InputError) as caught:
             prepared(["a", "", "b", ""])
         assert caught.value.indices == (1, 3)
@@ -156,17 +177,17 @@ class TestEmptyTexts:
         )
 
     def test_of_a_single_text_no_index_is_told(self) -> None:
-        """A query, or a document alone, has none that would help to find it."""
+        """The error for a single text gives no index, as it would not help."""
         with pytest.raises(InputError, match=r"^the text is empty, which OpenAI refuses") as caught:
             prepared([""])
         assert caught.value.indices == (0,)
 
     def test_an_empty_text_is_sent_where_the_provider_takes_it(self) -> None:
-        """Other providers have a vector for nothing."""
+        """An empty text is sent to a provider that accepts it."""
         assert prepared(["a", ""], limits=replace(LIMITS, refuses_empty=False)).texts == ["a", ""]
 
     def test_white_space_is_not_empty(self) -> None:
-        """A space is a text like any other."""
+        """White space is a text like any other, and not empty."""
         assert prepared([" ", "\n"]).texts == [" ", "\n"]
 
 
@@ -174,7 +195,7 @@ class TestLongTexts:
     """A text over the limit is averaged, truncated or refused."""
 
     def test_average_sends_the_windows_after_the_unique_texts(self) -> None:
-        """The windows are further rows; the text's own row is never sent."""
+        """The windows of a long text are extra rows, and the text's own row is not sent."""
         inputs = prepared(["short", "x" * 10 + "y" * 10 + "z", "last"])
         assert inputs.unique == 3
         assert inputs.texts[3:] == ["x" * 10, "y" * 10, "z"]
@@ -183,11 +204,11 @@ class TestLongTexts:
         assert inputs.tokens[sent(inputs)].tolist() == [5, 4, 10, 10, 1]
 
     def test_a_text_at_the_limit_is_sent_whole(self) -> None:
-        """The limit itself is allowed."""
+        """A text exactly at the limit is sent whole."""
         assert prepared(["x" * 10]).windows == {}
 
     def test_each_window_belongs_to_its_text(self) -> None:
-        """A window that fails is the failure of the text that it was cut from."""
+        """A window that fails is a failure of the text from which it was cut."""
         inputs = prepared(["short", "x" * 10 + "z", "y" * 11])
         owners = {row: inputs.owners(row) for row in sent(inputs)}
         assert owners == {0: [0], 3: [1], 4: [1], 5: [2], 6: [2]}
@@ -199,14 +220,14 @@ class TestLongTexts:
         assert inputs.texts[1:] == ["x" * 10, "y"]
 
     def test_identical_windows_are_sent_once(self) -> None:
-        """A window that is the same as another, or as a whole text, is not a second input."""
+        """A window that equals another one, or a whole text, is sent once."""
         inputs = prepared(["x", "x" * 21, "x" * 10 + "y"])
         assert [inputs.texts[row] for row in sent(inputs)] == ["x", "x" * 10, "y"]
         assert inputs.windows == {1: ([3, 3, 0], [10, 10, 1]), 2: ([3, 4], [10, 1])}
         assert [inputs.owners(row) for row in (0, 3, 4)] == [[0, 1], [1, 2], [2]]
 
     def test_only_what_is_not_done_is_sent(self) -> None:
-        """Rows that are known from before are left out, windows of a known long text too."""
+        """Rows that are already known are not sent, nor are the windows of a known long text."""
         inputs = prepared(["short", "x" * 10 + "z", "y" * 10 + "z"])
         assert inputs.windows == {1: ([3, 4], [10, 1]), 2: ([5, 4], [10, 1])}
         known: dict[int, list[int]] = {}
@@ -215,7 +236,7 @@ class TestLongTexts:
             known[row] = inputs.missing(done).tolist()
         assert known == {
             0: [3, 4, 5],
-            1: [0, 4, 5],  # the window that the other long text needs is sent for it
+            1: [0, 4, 5],  # the window that the other long text needs is still sent
             2: [0, 3, 4],
             3: [0, 4, 5],
             4: [0, 3, 5],
@@ -224,14 +245,14 @@ class TestLongTexts:
         assert inputs.missing(np.isin(np.arange(6), [0, 1, 2])).tolist() == []
 
     def test_a_text_is_settled_with_all_of_its_windows(self) -> None:
-        """Not with some of them; and with its own vector, whatever its windows are."""
+        """A text is settled with all its windows, or with its own vector."""
         inputs = prepared(["short", "x" * 10 + "z", "y" * 10 + "z"])
         settled = [inputs.settled(np.isin(np.arange(6), rows)) for rows in ([], [3], [3, 4], [1])]
         assert settled == [0, 0, 1, 1]
         assert inputs.settled(np.ones(6, dtype=np.bool_)) == 3
 
     def test_a_long_texts_vector_is_the_weighted_mean(self) -> None:
-        """The vector of a long text is its windows' mean, weighted by tokens, at length 1."""
+        """A long text's vector is its windows' mean, weighted by tokens, of length 1."""
         inputs = prepared(["short", "x" * 10 + "y" * 5])
         vectors = np.array([[1, 0], [0, 0], [1, 0], [0, 1]], dtype=np.float32)
         done = np.array([True, False, True, True])
@@ -240,14 +261,14 @@ class TestLongTexts:
         assert mean.tolist() == pytest.approx((np.array([2, 1]) / np.sqrt(5)).tolist())
 
     def test_a_text_with_a_window_missing_has_no_mean(self) -> None:
-        """A mean of some of the windows would be a wrong vector, so there is none."""
+        """A text with a missing window has no mean, because it would be a wrong vector."""
         inputs = prepared(["x" * 15])
         vectors = np.zeros((3, 2), dtype=np.float32)
         done = np.array([False, True, False])
         assert list(inputs.means(vectors.__getitem__, done)) == []
 
     def test_truncate_sends_the_beginning(self) -> None:
-        """Only the first window of a long text is sent, in its own row, and counted anew."""
+        """Truncation sends only the first window, in the text's own row and with its own count."""
         inputs = prepared(["short", "x" * 10 + "y" * 11], long_inputs="truncate")
         assert inputs.texts == ["short", "x" * 10]
         assert inputs.windows == {}
@@ -256,7 +277,7 @@ class TestLongTexts:
         assert inputs.charges.tolist() == [5, 10]
 
     def test_error_names_every_long_text(self) -> None:
-        """`long_inputs="error"` refuses the call before a cent is spent, and shows no text."""
+        """`long_inputs="error"` refuses a call before it costs anything, and shows no text."""
         with pytest.raises(InputError) as caught:
             prepared(["secret" * 2, "short", "secret" * 2, "y" * 11], long_inputs="error")
         assert caught.value.indices == (0, 2, 3)
@@ -267,21 +288,21 @@ class TestLongTexts:
 
     @pytest.mark.parametrize("long_inputs", ["average", "truncate"])
     def test_a_limit_below_one_character_is_an_error(self, long_inputs: LongInputs) -> None:
-        """It names the texts and the option, and shows no text."""
+        """A limit below one character is an error that names texts and option, not content."""
         limits = replace(LIMITS, max_tokens_per_input=2)
         with pytest.raises(InputError) as caught:
             prepared(["a", "😀", "b", "😀", "ab 漢"], limits=limits, long_inputs=long_inputs)
-        # Of a text that is truncated only the beginning has to fit.
+        # Of a truncated text only the beginning has to fit.
         found = (1, 3) if long_inputs == "truncate" else (1, 3, 4)
         assert caught.value.indices == found
         assert str(caught.value) == (
             f"{len(found)} of 5 texts are impossible to cut into 2 tokens "
             f"(indices {', '.join(map(str, found))}): one character can "
-            "be 4; raise max_tokens_per_input"
+            "have 4 tokens; raise max_tokens_per_input"
         )
 
     def test_without_a_limit_no_text_is_long(self) -> None:
-        """Where the wrapped class deals with long texts itself, they are left as they are."""
+        """Without a limit, long texts are left to the wrapped class."""
         limits = replace(LIMITS, max_tokens_per_input=None)
         assert prepared(["x" * 1000], limits=limits, long_inputs="error").texts == ["x" * 1000]
 
@@ -294,7 +315,7 @@ class TestLongTexts:
     def test_nothing_that_is_sent_is_over_the_limit(
         self, texts: list[str], limit: int, long_inputs: LongInputs, bytes_per_token: float | None
     ) -> None:
-        """Whatever is sent fits, has its true count, and the windows are the text."""
+        """Every input fits and has its true count, and the windows add up to their text."""
         counter = ToktokCounter("cl100k_base")
         limits = replace(LIMITS, max_tokens_per_input=limit, bytes_per_token=bytes_per_token)
         inputs = prepare(texts, counter=counter, limits=limits, long_inputs=long_inputs)
@@ -308,7 +329,7 @@ class TestLongTexts:
 
 
 class TestSurrogates:
-    """Half a character, which UTF-8 cannot carry, does not stop a call."""
+    """A lone surrogate, which UTF-8 cannot encode, does not stop a call."""
 
     @pytest.mark.parametrize(
         ("text", "sent"),
@@ -321,13 +342,13 @@ class TestSurrogates:
         ],
     )
     def test_a_lone_surrogate_is_replaced(self, text: str, sent: str) -> None:
-        """A lone half becomes U+FFFD, as tiktoken has it, and two halves become their whole."""
+        """A lone surrogate becomes U+FFFD, as in tiktoken, and a pair becomes its character."""
         assert prepared([text, "fine"]).texts == [sent, "fine"]
 
     @given(st.lists(st.text(min_size=1, max_size=5) | st.text("a\ud83d\ude00", min_size=1)))
     @example(["a\ud800", "a\ud800"])
     def test_every_text_keeps_its_row(self, texts: list[str]) -> None:
-        """Replacing changes what is sent, and nothing about which row is whose."""
+        """Replacing surrogates does not change which row belongs to which text."""
         inputs = prepared(texts, limits=replace(LIMITS, max_tokens_per_input=None))
         assert inputs.row_of.tolist() == [list(dict.fromkeys(texts)).index(text) for text in texts]
         assert [text.encode().decode() for text in inputs.texts] == inputs.texts

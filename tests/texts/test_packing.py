@@ -1,4 +1,4 @@
-"""Packing: every limit is kept, every input is packed once and in order, in the shape that pays."""
+"""Batches keep every limit and contain every input once, in order and in an efficient shape."""
 
 import math
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from langchain_batch_embed.texts.packing import (
 )
 from tests.support import examples
 
-# Short texts as most are, and a few that are above every limit.
+# Short texts as usual, and a few that exceed every limit.
 WEIGHTS = st.lists(st.integers(0, 2_000) | st.integers(0, 400_000), max_size=80)
-# More than goes out in one wave of eight workers.
+# More work than one wave of eight workers takes.
 MUCH_WORK = st.lists(st.integers(8_000, 400_000), min_size=40, max_size=80)
 FEW_WEIGHTS = st.lists(st.integers(0, 8_191), max_size=80)
 MAX_ITEMS = st.integers(1, 100)
@@ -32,7 +32,7 @@ SPARE = st.just(math.inf) | st.floats(0, 2_500)
 def fewest_by_filling_up(
     weights: Sequence[int], *, max_items: int, max_tokens: int | None
 ) -> list[range]:
-    """Fill each batch as far as the limits allow, input by input."""
+    """Fill each batch as full as the limits permit, input by input."""
     batches: list[range] = []
     for i, weight in enumerate(weights):
         last = batches[-1] if batches else range(0)
@@ -45,14 +45,14 @@ def fewest_by_filling_up(
 
 
 def work(weights: Sequence[int], batch: range) -> int:
-    """Return what a batch costs: its tokens, and something for each input."""
+    """Return the work of a batch, its tokens and an amount for each input."""
     return sum(weights[i] + INPUT_WORK for i in batch)
 
 
 def smallest_largest(
     weights: Sequence[int], batches: int, *, max_items: int, max_tokens: int | None
 ) -> int:
-    """Try every way to cut into at most so many batches; return the best one's largest work."""
+    """Return the smallest possible largest work, by trying every way to cut into these batches."""
     n = len(weights)
     best = {n: 0}  # the best way to cut what begins here, with one batch more each round
     for _ in range(batches):
@@ -75,7 +75,7 @@ def test_every_input_is_in_one_batch_and_in_order(
     workers: int,
     spare: float,
 ) -> None:
-    """The batches, one after the other, are the positions 0 to n, whatever the limits are."""
+    """The batches contain the positions 0 to n in order, whatever the limits are."""
     batches = pack(
         weights,
         max_items=max_items,
@@ -95,7 +95,7 @@ def test_no_batch_is_over_a_limit(
     workers: int,
     spare: float,
 ) -> None:
-    """No batch has too many inputs, and none of several inputs has too many tokens."""
+    """No batch has too many inputs, and no batch of several inputs has too many tokens."""
     batches = pack(
         weights,
         max_items=max_items,
@@ -113,7 +113,7 @@ def test_no_batch_is_over_a_limit(
 def test_an_input_above_the_token_limit_stands_alone(
     weights: list[int], max_items: int, max_tokens: int, workers: int, spare: float
 ) -> None:
-    """An input that no request can hold takes nobody else down with it."""
+    """An input above the token limit gets a batch of its own, so no other input fails with it."""
     batches = pack(
         weights,
         max_items=max_items,
@@ -129,7 +129,7 @@ def test_an_input_above_the_token_limit_stands_alone(
 def test_scarce_requests_make_as_few_batches_as_can_be(
     weights: list[int], max_items: int, max_tokens: int | None, workers: int
 ) -> None:
-    """Where a quota allows almost no request, no way to cut makes fewer of them."""
+    """If requests are scarce, no other way to cut makes fewer batches."""
     batches = pack(
         weights,
         max_items=max_items,
@@ -145,7 +145,7 @@ def test_scarce_requests_make_as_few_batches_as_can_be(
 def test_equal_never_makes_more_batches_than_asked_for(
     weights: list[int], max_items: int, max_tokens: int | None, more: int
 ) -> None:
-    """Cutting equally keeps to the number that is asked for, where the limits allow it."""
+    """Cutting equally makes at most the requested number of batches, if the limits permit it."""
     line = _Line(np.array(weights, dtype=np.int64), max_items=max_items, max_tokens=max_tokens)
     asked = line.fewest() + more
     assert len(line.equal(asked)) <= asked
@@ -161,7 +161,7 @@ def test_equal_never_makes_more_batches_than_asked_for(
 def test_equal_makes_the_largest_batch_as_small_as_possible(
     weights: list[int], max_items: int, max_tokens: int | None, more: int
 ) -> None:
-    """No other way to cut into as many batches has a smaller largest one."""
+    """No other way to cut into as many batches has a smaller largest batch."""
     line = _Line(np.array(weights, dtype=np.int64), max_items=max_items, max_tokens=max_tokens)
     asked = line.fewest() + more
     largest = max(work(weights, batch) for batch in line.equal(asked))
@@ -173,7 +173,7 @@ def test_equal_makes_the_largest_batch_as_small_as_possible(
 def test_guided_sizes_fall_towards_the_end(
     inputs: int, weight: int, max_items: int, workers: int
 ) -> None:
-    """Of equal inputs no batch has more than the one before it."""
+    """With equal inputs, no batch has more of them than the one before it."""
     sizes = [
         len(batch)
         for batch in pack(
@@ -187,7 +187,7 @@ def test_guided_sizes_fall_towards_the_end(
 def test_no_batch_takes_more_than_its_share_of_the_work_left(
     weights: list[int], max_items: int, max_tokens: int | None, workers: int
 ) -> None:
-    """What one batch takes leaves enough for all other workers, unless it is small anyway."""
+    """No batch takes more than its share of the remaining work, unless it is small."""
     left = work(weights, range(len(weights)))
     for batch in pack(weights, max_items=max_items, max_tokens=max_tokens, workers=workers):
         share = max(GUIDED_LEAST, -(-left // workers))
@@ -199,7 +199,7 @@ def test_no_batch_takes_more_than_its_share_of_the_work_left(
 def test_little_work_goes_out_in_one_wave(
     weights: list[int], max_items: int, max_tokens: int | None, workers: int
 ) -> None:
-    """Little work makes no more batches than workers, unless the limits ask for more."""
+    """Little work makes no more batches than workers, unless the limits require it."""
     total = work(weights, range(len(weights)))
     assume(total <= min(WAVE_MOST, 2 * workers * WAVE_LEAST))
     batches = pack(weights, max_items=max_items, max_tokens=max_tokens, workers=workers)
@@ -208,30 +208,30 @@ def test_little_work_goes_out_in_one_wave(
 
 
 def test_large_work_starts_large_and_ends_small() -> None:
-    """A long list of texts ends in batches far smaller than its first ones."""
+    """A long list of texts ends with batches far smaller than its first ones."""
     batches = pack([125] * 19_207, max_items=2048, max_tokens=300_000, workers=8)
     assert len(batches[0]) > 4 * len(batches[-2])
 
 
 def test_few_short_texts_are_one_request() -> None:
-    """Cutting a handful of texts would cost more than it wins, however many workers wait."""
+    """A few short texts are one request, because cutting them would cost more than it saves."""
     assert pack([10] * 20, max_items=2048, max_tokens=300_000, workers=32) == [range(20)]
 
 
 def test_one_worker_gets_full_batches() -> None:
-    """With nobody to share with, no request more than needed is made."""
+    """A single worker gets full batches, as few as possible."""
     batches = pack([100] * 5000, max_items=2048, max_tokens=300_000, workers=1)
     assert [len(batch) for batch in batches] == [1667, 1667, 1666]
 
 
 def test_batches_of_scarce_requests_are_of_equal_work() -> None:
-    """The fewest requests share the work, instead of a few full ones and a small rest."""
+    """The fewest possible batches have equal work, rather than a small last one."""
     batches = pack([100] * 2100, max_items=2048, max_tokens=300_000, workers=32, spare_requests=0)
     assert batches == [range(1050), range(1050, 2100)]
 
 
 def test_nothing_to_pack_makes_no_batch() -> None:
-    """An empty list of texts needs no request, in either shape."""
+    """An empty list of texts makes no batch, in either shape."""
     limits = {"max_items": 2048, "max_tokens": 300_000, "workers": 32}
     assert pack([], **limits) == []
     assert pack([], **limits, spare_requests=0) == []
@@ -239,7 +239,7 @@ def test_nothing_to_pack_makes_no_batch() -> None:
 
 @pytest.mark.parametrize("spare", [math.inf, 250_000.0])
 def test_an_ample_or_unknown_quota_of_requests_spreads_the_work(spare: float) -> None:
-    """Where requests are not scarce, every worker gets something to do."""
+    """If requests are not scarce, every worker gets work."""
     batches = pack(
         [125] * 19_207, max_items=2048, max_tokens=300_000, workers=32, spare_requests=spare
     )
@@ -247,7 +247,7 @@ def test_an_ample_or_unknown_quota_of_requests_spreads_the_work(spare: float) ->
 
 
 def test_a_low_quota_of_requests_chooses_the_fewest() -> None:
-    """The same work makes the fewest requests when the quota has none to spare."""
+    """If the quota has no requests to spare, the same work makes the fewest requests."""
     batches = pack(
         [125] * 19_207, max_items=2048, max_tokens=300_000, workers=32, spare_requests=25
     )

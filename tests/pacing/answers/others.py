@@ -1,4 +1,4 @@
-"""Refusals of an account or an option, and errors of the server."""
+"""Refusals that concern an account or an option, and errors of the server."""
 
 from langchain_batch_embed.pacing.diagnosis import Kind
 from tests.pacing.errors import HTML, body, row, table

@@ -1,4 +1,4 @@
-"""Refusals for throttling, and for money or a quota that is spent."""
+"""Refusals because of throttling, and because of spent money or a spent quota."""
 
 from langchain_batch_embed.pacing.diagnosis import Kind, Quota
 from tests.pacing.errors import HTML, body, row, table
@@ -16,7 +16,7 @@ NO_MONEY = "You exceeded your current quota, please check your plan and billing 
 
 
 def gemini(*quotas: str, delay: str | None = "32s", limit: int = 100) -> dict[str, object]:
-    """Return Google's refusal, which is the same for a minute and a day but for the details."""
+    """Return Google's refusal, which differs between a minute and a day only in its details."""
     metric = "generativelanguage.googleapis.com/embed_content_free_tier_requests"
     details: list[dict[str, object]] = [
         {

@@ -253,7 +253,7 @@ TOO_LARGE = table(
     ),
 )
 
-# One text, or something that nobody knows.
+# Refusals of one text, or for a reason that is not known.
 REFUSALS = table(
     Kind.REFUSED,
     row(
