@@ -192,8 +192,18 @@ _QUOTA = re.compile(
 )
 
 
+_RATE = re.compile(
+    # slowapi and flask-limiter
+    rf"(?:rate ?limit|too many requests).{{0,40}}?\b(?P<count>{_NUMBER}) per "
+    r"(?:(?P<times>[0-9]{1,4}) )?(?P<unit>second|minute|hour|day)"
+    rf"|\bRPM limit ?[=:] ?(?P<rpm>{_NUMBER})",  # LiteLLM
+    re.IGNORECASE | re.DOTALL,
+)
+_UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+
+
 class QuotaWords(NamedTuple):
-    """A quota in the wording of OpenAI and Groq.
+    """A quota in the wording of a server.
 
     Attributes:
         kind: `tokens` or `requests`.
@@ -214,7 +224,7 @@ def quota_words(text: str) -> QuotaWords | None:
     """Return the quota that a refusal names, or `None`."""
     match = _QUOTA.search(text)
     if match is None:
-        return None
+        return _rate_words(text)
     return QuotaWords(
         kind=match["kind"].lower(),
         minute=match["period"].lower() == "min",
@@ -222,6 +232,17 @@ def quota_words(text: str) -> QuotaWords | None:
         used=float(match["used"]) if match["used"] else None,
         requested=float(match["requested"]) if match["requested"] else None,
     )
+
+
+def _rate_words(text: str) -> QuotaWords | None:
+    """Return a quota of requests in the wording of libraries that limit rates, or `None`."""
+    match = _RATE.search(text)
+    if match is None:
+        return None
+    seconds = _UNITS[(match["unit"] or "minute").lower()] * float(match["times"] or 1)
+    limit = float(match["rpm"] or match["count"]) * 60 / seconds if seconds else 0.0
+    # A count over an hour may all be used within a minute, so it is no rate a minute.
+    return QuotaWords("requests", 0 < seconds <= _UNITS["minute"], limit, None, None)
 
 
 # --- No money, or a quota of a day and more ------------------------------------------------

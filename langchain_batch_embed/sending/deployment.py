@@ -53,9 +53,9 @@ PAUSE_LOGGED = 30.0
 servers refuse a few requests every second."""
 
 GATEWAY_TIMEOUT = 504
-GATEWAY_WAITED = 5.0
+GATEWAY_WAITED = 1.0
 """A gateway that answers with 504 after this many seconds has waited for a slow server, which is
-therefore not away."""
+therefore not away. A gateway that limits the rate answers at once."""
 
 REFUSALS = frozenset(
     {Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL, Kind.SPENT}

@@ -92,6 +92,29 @@ THROTTLES = table(
         quota=Quota(kind="requests", limit=3),
     ),
     row(
+        "slowapi",
+        429,
+        {"error": "Rate limit exceeded: 10 per 1 minute"},
+        quota=Quota(kind="requests", limit=10),
+    ),
+    row(
+        "flask-limiter",
+        429,
+        "<h1>Too Many Requests</h1><p>5 per 1 second</p>",
+        quota=Quota(kind="requests", limit=300),
+    ),
+    row(
+        "LiteLLM, a deployment's own limit",
+        429,
+        body("Deployment over user-defined ratelimit. RPM limit=20, current usage=20"),
+        quota=Quota(kind="requests", limit=20),
+    ),
+    row(
+        "slowapi, an hour",
+        429,
+        {"error": "Rate limit exceeded: 100 per 1 hour"},
+    ),
+    row(
         "Groq",
         429,
         body(
