@@ -1,12 +1,12 @@
-"""Says in the words of the shell what the library's errors say in those of Python."""
+"""Translates advice in the library's errors from Python to the shell."""
 
 import re
 
-__all__ = ["shell_words"]
+__all__ = ["PHRASES", "shell_words"]
 
 _OPTION = re.compile(r"(?<![\w-])(max_dollars|base_url|finish_by)\b(=?)")
 
-_PHRASES = {
+PHRASES = {
     "(set price)": "(give it with --price)",
     "call again to continue": "run the same command again to continue",
     "call wait() again": "run the same command again",
@@ -27,7 +27,7 @@ _PHRASES = {
 def shell_words(message: object) -> str:
     """Return a message of the library with the options and commands of the command line."""
     words = str(message)
-    for phrase, shell in _PHRASES.items():
+    for phrase, shell in PHRASES.items():
         words = words.replace(phrase, shell)
     return _OPTION.sub(_option, words)
 

@@ -1,11 +1,13 @@
 """Arguments that cannot be used end a command with status 2, in the words of the shell."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from langchain_batch_embed.commands.shell_words import shell_words
+import langchain_batch_embed
+from langchain_batch_embed.commands.shell_words import PHRASES, shell_words
 from langchain_batch_embed.simulator import BatchApi
 from tests.support import LocalServer
 
@@ -115,8 +117,16 @@ class TestWords:
         assert "--base-url" in said
         assert "base_url" not in said
 
+    @pytest.mark.parametrize("phrase", PHRASES)
+    def test_each_phrase_is_still_in_the_library(self, phrase: str) -> None:
+        """A message that is reworded takes its translation along."""
+        package = Path(langchain_batch_embed.__file__).parent
+        files = (path for path in package.rglob("*.py") if path.name != "shell_words.py")
+        # Long messages are split into several literals.
+        assert any(phrase in re.sub(r'"\s*\n\s*f?"', "", file.read_text()) for file in files)
+
     def test_other_words_stay(self) -> None:
-        """Such as a file name that holds that of an option."""
+        """A file name that holds the name of an option stays as it is."""
         assert shell_words("my-max_dollars is full") == "my-max_dollars is full"
         assert shell_words("set max_dollars=3") == "set --max-dollars 3"
 

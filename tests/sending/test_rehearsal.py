@@ -59,7 +59,7 @@ def test_what_never_comes_is_an_error() -> None:
 
     rehearsal = Rehearsal(make_sender(timeout=math.inf), Silent())
     rehearsal.add(make_work(1))
-    with pytest.raises(RuntimeError, match="never comes"):
+    with pytest.raises(RuntimeError, match="never happens"):
         rehearsal.run()
 
 

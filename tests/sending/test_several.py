@@ -75,9 +75,9 @@ class TestQuotas:
 
     @pytest.mark.parametrize("seed", range(4))
     def test_it_is_used_in_a_minute_too(self, seed: int) -> None:
-        """A call of about a minute takes at most 1.2 times the ideal, whichever deployment is bad.
+        """A call of about a minute takes at most 1.25 times the ideal, whichever deployment is bad.
 
-        One of three is dead, one slow and one throttled. The factor of 1.2 in each run allows for
+        One of three is dead, one slow and one throttled. The factor of 1.25 in each run allows for
         chance.
         """
         dead: Server = server(seed, tokens_per_minute=QUOTA, outages=(Outage(start=1, length=1e9),))
@@ -93,7 +93,7 @@ class TestQuotas:
         done = ran.several.answered[places.index(0)]
         ideal = (tokens - done - 2 * QUOTA) / (2 * QUOTA / 60)
         assert ran.lost == {}
-        assert ran.seconds <= 1.2 * ideal
+        assert ran.seconds <= 1.25 * ideal
 
     def test_two_that_are_well_take_half_the_time_of_one(self) -> None:
         """Two healthy deployments take half the time of one, within 10 %."""

@@ -60,7 +60,7 @@ OVERSIZED       -    14  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 32 
 OVERSIZED     2.0    12  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 4 at once, refused scattered, 256 kB
 OUTAGE        4.5    13  1M, bucket 1 s, refused charged, says nothing, 2 s, 8 or 503, 5 s of 503, 256 kB
 OUTAGE        3.1     -  40M, bucket 0.5 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
-OUTAGE        2.7    18  5M, bucket 3 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
+OUTAGE        3.2    18  5M, bucket 3 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
 HALVES        2.4     -  1M, bucket 10 s, refused free, says all, 5 ms, 1 at once, refused scattered, no limits
 HALVES        2.1     -  1M, windows 60 s, refused free, says hint, 5 ms, unbounded, failing scattered, 256 kB
 HALVES        1.4     -  20M, bucket 1 s, refused charged, says all, 0.3 s, 1 at once, failing scattered, 256 kB

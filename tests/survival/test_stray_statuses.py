@@ -138,7 +138,7 @@ class TestForSeconds:
         with caplog.at_level(logging.WARNING):
             assert embed(batch(wrapped(serve(gateway)), max_batch_size=32), TEXTS[:400]) == {}
         begins, ends = [record.getMessage() for record in caplog.records]
-        assert "refuses everything (403" in begins
+        assert "refuses every request (403" in begins
         assert ends.endswith("answers again")
 
     @pytest.mark.parametrize("status", [400, 422])
