@@ -93,7 +93,7 @@ class TestAway:
         report = embeddings.ingest(store, documents(20_000))
         assert report.stored == len(store.rows) == 20_000
         assert len(refused) <= 8
-        assert len(store.calls) <= 220
+        assert len(store.calls) <= 300  # 100 at best; threads decide how texts are grouped
 
     @pytest.mark.parametrize(
         "message",
