@@ -25,11 +25,8 @@ LONGEST = 10.0
 """They are also cut to be answered in this many seconds, as a longer batch delays the end."""
 
 GROWTH = 16
-"""A deduced limit is raised to this many times a larger size that passes all the same, but not to a
-size that was refused."""
-
-CLEARLY = 1.1
-"""It is raised only to a size that passes if that is less than this many times the limit."""
+"""A deduced limit is raised to this many times a larger size that passes all the same, but only to
+that size if a larger one was refused."""
 
 RETEST = 8
 """A deduced limit is retested after this many answers, then after 8 times as many each time."""
@@ -128,9 +125,10 @@ class SizeLimits:
         """Return the new deduced limit after a larger size has passed."""
         if size >= self._refused[measure]:
             self._refused[measure] = math.inf  # it was refused for another reason
-        if size < CLEARLY * self._found[measure] and self._refused[measure] < math.inf:
-            return size
-        return min(GROWTH * size, max(size, self._refused[measure] - 1))
+        if self._refused[measure] == math.inf:
+            return GROWTH * size
+        self._answers, self._retest_after = 0, RETEST  # one batch soon tests more
+        return size
 
     def _raise_work(self, batch: Batch, seconds: float, timeout: float) -> None:
         """Allow more work again after an answer in good time, but rarely as much as was late."""

@@ -238,7 +238,7 @@ class TestAccounts:
     """A trial ends when its last part has an outcome, however often parts are cut again."""
 
     def test_a_limit_is_not_raised_to_a_size_that_was_refused(self) -> None:
-        """If 6 of 12 texts passed, and then 7, the limit is 11; once 12 pass, it is far higher."""
+        """If 6 of 12 texts passed, and then 7, the limit is 7; once 12 pass, it is far higher."""
         limits, whole = SizeLimits(), batch(12)
         limits.refused(whole, REFUSED)
         parts = [batch(6), batch(6)]
@@ -247,7 +247,7 @@ class TestAccounts:
             limits.answered(part, 0.1, 60)
         assert limits.items == 6
         limits.answered(batch(7), 0.1, 60)
-        assert limits.items == 11
+        assert limits.items == 7
         limits.answered(batch(12), 0.1, 60)
         assert limits.items > 12
 
