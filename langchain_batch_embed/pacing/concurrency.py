@@ -34,10 +34,6 @@ GROWTH = 4
 GROWTH_TOGETHER = 6
 """That factor after the first answers if they came together, unlike the answers of a queue."""
 
-GROWTH_APART = 1.0
-"""That factor after the first answers if they came one by one. Larger requests show first whether
-they queue, and a long queue of small ones would take time to get rid of."""
-
 GROWTH_TOLD = 16
 """That factor once the quota is known, when growth no longer risks refusals."""
 
@@ -317,8 +313,9 @@ class Concurrency:
         self.is_starting &= not self._is_quota_told
         growth = float(GROWTH_TOLD if self._is_quota_told else GROWTH)
         if last is None:
-            self.is_starting = False  # larger requests may follow at once
-            growth = max(growth, GROWTH_TOGETHER) if came_together(trips) else GROWTH_APART
+            if came_together(trips):
+                self.is_starting = False  # larger requests may follow at once
+                growth = max(growth, GROWTH_TOGETHER)
         elif self._is_slower(ended, last):
             self.is_starting, self.is_saturated, self._checks = False, True, 0
             self._rest, self._rounds = 1, 0

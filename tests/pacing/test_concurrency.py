@@ -321,15 +321,14 @@ def test_the_number_is_between_one_and_the_most(
     ("ends", "number"),
     [
         pytest.param([0.30, 0.31, 0.32, 0.33], 48, id="together"),
-        pytest.param([0.15, 0.30, 0.45, 0.60], 8, id="one after the other"),
+        pytest.param([0.15, 0.30, 0.45, 0.60], 32, id="one after the other"),
         pytest.param([0.010, 0.011, 0.012, 0.013], 8, id="next door, where a round costs nothing"),
     ],
 )
 def test_answers_that_come_together_open_more_places(ends: list[float], number: int) -> None:
     """Answers that come together open more places than answers one after the other.
 
-    Answers one after the other may show a queue, so no more requests are sent until larger ones
-    have been answered.
+    Answers one after the other may show a queue, so fewer more requests are sent.
     """
     concurrency = Concurrency(128, first=8)
     for now in ends:
