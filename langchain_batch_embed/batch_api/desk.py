@@ -120,13 +120,9 @@ class Desk:
             )
             if len(jobs) == 1 and not fresh.size:
                 job_id = next(iter(jobs))
-                wishes: dict[str, float] = {}
                 if max_dollars is not None:
-                    wishes["max_dollars"] = max_dollars
-                if deadline is not None:
-                    wishes |= self._press(store.job(job_id), deadline, inputs, missing)
-                if wishes:
-                    store.change_job(job_id, **wishes)
+                    store.change_job(job_id, max_dollars=max_dollars)
+                pressed = [store.job(job_id)]
             else:
                 record = self._record(
                     given, inputs, fresh, deadline, max_dollars, recalled=inputs.settled(done)
@@ -135,10 +131,13 @@ class Desk:
                 limit = store.limit(tools.space.digest, now=self.calendar.time())
                 job_id = record.id
                 store.add(record, self._parts(record.id, inputs, keys, fresh, limit))
-                for other in map(store.job, jobs if deadline is not None else ()):
-                    # It has some of these texts, so they are late where it is.
-                    if deadline is not None and (other.finish_by or math.inf) > deadline:
-                        store.change_job(other.id, **self._press(other, deadline, inputs, missing))
+                # These jobs have some of the texts, which are late if the jobs are.
+                others = map(store.job, jobs)
+                pressed = [job for job in others if (job.finish_by or math.inf) > (deadline or 0)]
+            if deadline is not None and pressed:
+                rate = self._seconds_per_token(inputs, missing)
+                for job in pressed:
+                    store.change_job(job.id, finish_by=deadline, seconds=rate * job.tokens)
             texts_by_key = {keys[row]: inputs.texts[row] for row in missing.tolist()}
             self._begin(Worker(tools, texts_by_key), store, job_id)
         return self._job(store.job(job_id), store)
@@ -222,22 +221,14 @@ class Desk:
             ended=None,
         )
 
-    def _press(
-        self, job: JobRecord, deadline: float, inputs: Inputs, rows: NDArray[np.intp]
-    ) -> dict[str, float]:
-        """Return the changed columns of a job that gets a deadline after it was submitted.
+    def _seconds_per_token(self, inputs: Inputs, rows: NDArray[np.intp]) -> float:
+        """Return the expected seconds of ordinary requests per token of these inputs; 0 for none.
 
-        Args:
-            job: the job.
-            deadline: in seconds since 1970.
-            inputs: the inputs that are submitted now.
-            rows: those of them that have no vector, by which the job's duration is estimated.
+        The rate stands for all inputs of a job that gets a deadline after it was submitted.
         """
-        seconds = 0.0
-        if rows.size:
-            tokens = max(1, int(inputs.sizes.tokens[rows].sum()))
-            seconds = self.seconds(inputs, rows) / tokens * job.tokens
-        return {"finish_by": deadline, "seconds": seconds}
+        if not rows.size:
+            return 0.0
+        return self.seconds(inputs, rows) / max(1, int(inputs.sizes.tokens[rows].sum()))
 
     def _parts(
         self,

@@ -195,11 +195,11 @@ _QUOTA = re.compile(
 _RATE = re.compile(
     # slowapi and flask-limiter
     rf"(?:rate ?limit|too many requests).{{0,40}}?\b(?P<count>{_NUMBER}) per "
-    r"(?:(?P<times>[0-9]{1,4}) )?(?P<unit>second|minute|hour|day)"
+    r"(?:(?P<times>[0-9]{1,4}) )?(?P<unit>second|minute)"
     rf"|\bRPM limit ?[=:] ?(?P<rpm>{_NUMBER})",  # LiteLLM
     re.IGNORECASE | re.DOTALL,
 )
-_UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+_MINUTE = 60.0
 
 
 class QuotaWords(NamedTuple):
@@ -235,14 +235,19 @@ def quota_words(text: str) -> QuotaWords | None:
 
 
 def _rate_words(text: str) -> QuotaWords | None:
-    """Return a quota of requests in the wording of libraries that limit rates, or `None`."""
+    """Return a quota of requests in the wording of libraries that limit rates, or `None`.
+
+    A count for longer than a minute is ignored, as it may all be used up within a minute.
+    """
     match = _RATE.search(text)
     if match is None:
         return None
-    seconds = _UNITS[(match["unit"] or "minute").lower()] * float(match["times"] or 1)
-    limit = float(match["rpm"] or match["count"]) * 60 / seconds if seconds else 0.0
-    # A count over an hour may all be used within a minute, so it is no rate a minute.
-    return QuotaWords("requests", 0 < seconds <= _UNITS["minute"], limit, None, None)
+    is_seconds = (match["unit"] or "").lower() == "second"
+    seconds = (1.0 if is_seconds else _MINUTE) * float(match["times"] or 1)
+    if not 0 < seconds <= _MINUTE:
+        return None
+    limit = float(match["rpm"] or match["count"]) * _MINUTE / seconds
+    return QuotaWords("requests", minute=True, limit=limit, used=None, requested=None)
 
 
 # --- No money, or a quota of a day and more ------------------------------------------------

@@ -302,7 +302,6 @@ class Dispatcher:
                 is_hopeless = is_exiting or self._failed_submits >= SUBMIT_TRIES
                 if is_hopeless and not self.sender.in_flight:
                     self.sender.give_up(error if is_exiting else _no_thread(error))
-                    self.wake()
                 self._wake_callers()
                 self._alarm = self.clock.now() + SUBMIT_AGAIN
                 self._alarm_changed.notify()

@@ -146,6 +146,18 @@ def test_a_second_submit_can_press_a_job(server: LocalServer, half: Half, tmp_pa
     assert server.stats()["inputs_billed"] == len(TEXTS)
 
 
+def test_an_ordinary_request_that_succeeds_ends_a_row_of_failures(
+    server: LocalServer, half: Half, tmp_path: Path
+) -> None:
+    """Nine attempts without an answer count no more once ordinary requests are answered."""
+    configure(server, fates=("stuck",), cancelling=0.0)
+    job = half().submit(TEXTS, finish_by=10)
+    store = JobStore(SQLiteJournal(tmp_path / "vectors.db"))
+    store.change_job(job.id, barren=9)
+    job.wait(show_progress=False)
+    assert store.job(job.id).barren == 0
+
+
 def test_a_job_with_more_texts_presses_the_one_that_it_waits_for(
     server: LocalServer, half: Half
 ) -> None:

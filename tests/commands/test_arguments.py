@@ -44,7 +44,7 @@ class TestNumbers:
     def test_one_that_cannot_be_used_is_refused(
         self, command: Command, texts: Path, capsys: Captured, arguments: str, advice: str
     ) -> None:
-        """With the name of the option, and status 2."""
+        """A wrong value ends the command with status 2, and the message names the option."""
         assert command(*arguments.split()) == 2
         assert advice in capsys.readouterr().err
         assert list(texts.parent.iterdir()) == [texts]
@@ -69,7 +69,7 @@ class TestModels:
     def test_an_unknown_one_is_refused(
         self, command: Command, texts: Path, capsys: Captured, start: str, name: str
     ) -> None:
-        """With status 2, by each command that needs it."""
+        """Each command that needs a provider ends with status 2 if it does not exist."""
         assert texts.exists()
         assert command(*start.split(), "--model", name) == 2
         assert "error: " in capsys.readouterr().err
@@ -88,7 +88,7 @@ class TestWords:
     def test_a_budget_is_named_like_its_option(
         self, command: Command, texts: Path, server: LocalServer, capsys: Captured
     ) -> None:
-        """By `embed`, which stops, and by `submit`, which uploads nothing."""
+        """`embed` stops at `--max-dollars`, and `submit` uploads nothing."""
         server.configure(dimensions=8, batch_api=BatchApi())
         assert command("embed", texts, "--out", "a.npy", "--max-dollars", 1e-12) == 1
         assert command("submit", texts, "--max-dollars", 1e-12) == 1
@@ -99,7 +99,7 @@ class TestWords:
     def test_a_wait_that_is_over_names_the_command(
         self, command: Command, texts: Path, server: LocalServer, capsys: Captured
     ) -> None:
-        """And not the method."""
+        """When `--timeout` is over, the message names the command, and not the method `wait()`."""
         server.configure(dimensions=8, batch_api=BatchApi(fates=("stuck",)))
         assert command("submit", texts) == 0
         assert command("collect", "--timeout", 0, "--quiet") == 1
@@ -110,7 +110,7 @@ class TestWords:
     def test_a_wrong_address_names_its_option(
         self, command: Command, texts: Path, server: LocalServer, capsys: Captured
     ) -> None:
-        """`--base-url`, and not `base_url`."""
+        """The message names `--base-url`, and not `base_url`."""
         url = f"{server.url}/nowhere"
         assert command("embed", texts, "--out", "a.npy", "--base-url", url, "--quiet") == 1
         said = capsys.readouterr().err.splitlines()[-1]
@@ -137,7 +137,7 @@ class TestDemo:
     def test_an_empty_file_is_named(
         self, command: Command, tmp_path: Path, capsys: Captured
     ) -> None:
-        """And not its folder; the advice speaks of files too."""
+        """An empty file is named, and not its folder; the advice speaks of files too."""
         (tmp_path / "empty.txt").touch()
         assert command("demo", "--path", "empty.txt") == 1
         said = capsys.readouterr().err

@@ -24,7 +24,6 @@ from pytest_mock import MockerFixture
 from langchain_batch_embed import SQLiteJournal, __main__, __version__
 from langchain_batch_embed.commands import corpus
 from langchain_batch_embed.commands.embed import AHEAD
-from langchain_batch_embed.commands.main import main
 from langchain_batch_embed.simulator import vectors
 from tests.support import LocalServer, prose
 
@@ -39,26 +38,6 @@ def needs_pyarrow(kind: str) -> None:
     """Skip the test if this kind of file needs pyarrow and it is not installed."""
     if kind in {".parquet", ".csv", ".tsv"}:
         pytest.importorskip("pyarrow")
-
-
-@pytest.fixture
-def run(server: LocalServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
-    """Return a function that runs the command line in this process and returns the status."""
-    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> int:
-        try:
-            main([str(each) for each in arguments])
-        except SystemExit as end:
-            if isinstance(end.code, str):
-                sys.stderr.write(end.code)
-                return 1
-            return end.code or 0
-        return 0
-
-    return call
 
 
 def write_lines(path: Path, texts: Sequence[str | None], **fields: Any) -> Path:
@@ -102,12 +81,12 @@ class TestOutputs:
     """`embed` writes outputs of several kinds."""
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_row_n_belongs_to_record_n(self, run: Run, tmp_path: Path, kind: str) -> None:
+    def test_row_n_belongs_to_record_n(self, command: Run, tmp_path: Path, kind: str) -> None:
         """Row n belongs to record n and has its id, even if the record has no text."""
         needs_pyarrow(kind)
         texts = [prose(20, n) if n % 7 else None for n in range(100)]
         file = write_lines(tmp_path / "texts.jsonl", texts)
-        assert run("embed", file, "--out", f"out{kind}") == 0
+        assert command("embed", file, "--out", f"out{kind}") == 0
         ids, _ = read_output(tmp_path / f"out{kind}")
         assert ids == [f"t{n}" for n in range(100)]
         assert_embedded(tmp_path / f"out{kind}", texts)
@@ -115,42 +94,42 @@ class TestOutputs:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_the_bytes_depend_on_the_records_alone(
-        self, run: Run, tmp_path: Path, kind: str
+        self, command: Run, tmp_path: Path, kind: str
     ) -> None:
         """Two runs whose answers come in a different order write the same bytes."""
         needs_pyarrow(kind)
         file = write_lines(tmp_path / "texts.jsonl", [prose(9, n) for n in range(9_000)])
         for name in ("a", "b"):
-            assert run("embed", file, "--out", f"{name}{kind}", "--dimensions", 8) == 0
+            assert command("embed", file, "--out", f"{name}{kind}", "--dimensions", 8) == 0
         assert (tmp_path / f"a{kind}").read_bytes() == (tmp_path / f"b{kind}").read_bytes()
 
-    def test_a_npy_is_what_numpy_writes(self, run: Run, tmp_path: Path) -> None:
+    def test_a_npy_is_what_numpy_writes(self, command: Run, tmp_path: Path) -> None:
         """A `.npy` output equals byte for byte what numpy writes."""
         file = write_lines(tmp_path / "texts.jsonl", [f"text {n}" for n in range(50)])
-        assert run("embed", file, "--out", "out.npy") == 0
+        assert command("embed", file, "--out", "out.npy") == 0
         np.save(tmp_path / "again.npy", np.load(tmp_path / "out.npy"))
         assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "again.npy").read_bytes()
 
-    def test_a_database_says_what_it_holds(self, run: Run, tmp_path: Path) -> None:
+    def test_a_database_says_what_it_holds(self, command: Run, tmp_path: Path) -> None:
         """A database contains the model, the width and an index of the ids."""
         file = write_lines(tmp_path / "texts.jsonl", ["a", "b"])
-        assert run("embed", file, "--out", "out.db", "--dimensions", 16) == 0
+        assert command("embed", file, "--out", "out.db", "--dimensions", 16) == 0
         with closing(sqlite3.connect(tmp_path / "out.db")) as connection:
             assert connection.execute("SELECT * FROM about").fetchall() == [(MODEL, 16)]
             plan = connection.execute("EXPLAIN QUERY PLAN SELECT * FROM vectors WHERE id = 'a'")
             assert "vectors_id" in plan.fetchone()[3]
 
     def test_a_database_that_is_not_ours_is_not_replaced(
-        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, command: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """A database of another kind, such as a journal, is not replaced; our own output is."""
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
-        assert run("embed", file, "--out", "out.db", "--journal", "vectors.db") == 0
+        assert command("embed", file, "--out", "out.db", "--journal", "vectors.db") == 0
         before = (tmp_path / "vectors.db").read_bytes()
-        assert run("embed", file, "--out", "vectors.db") == 2
+        assert command("embed", file, "--out", "vectors.db") == 2
         assert "was not written by this command (it may be a journal)" in capsys.readouterr().err
         assert (tmp_path / "vectors.db").read_bytes() == before
-        assert run("embed", file, "--out", "out.db", "--journal", "vectors.db") == 0
+        assert command("embed", file, "--out", "out.db", "--journal", "vectors.db") == 0
 
     @pytest.mark.parametrize(
         ("out", "message"),
@@ -161,24 +140,24 @@ class TestOutputs:
         ],
     )
     def test_an_impossible_output_is_told_first(
-        self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any, out: str, message: str
+        self, command: Run, tmp_path: Path, server: LocalServer, capsys: Any, out: str, message: str
     ) -> None:
         """An impossible output is an error before anything is read or paid for."""
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
         (tmp_path / "folder.npy").mkdir()
-        assert run("embed", file, "--out", out) == 2
+        assert command("embed", file, "--out", out) == 2
         assert message in capsys.readouterr().err
         assert server.stats()["requests"] == 0
 
-    def test_the_journal_is_no_output(self, run: Run, tmp_path: Path, capsys: Any) -> None:
+    def test_the_journal_is_no_output(self, command: Run, tmp_path: Path, capsys: Any) -> None:
         """The journal cannot also be the output, because one would destroy the other."""
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
-        assert run("embed", file, "--out", "one.db", "--journal", "./one.db") == 2
+        assert command("embed", file, "--out", "one.db", "--journal", "./one.db") == 2
         assert "the same file" in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", ["out.parquet", "out.ids.jsonl", "out.failed.jsonl"])
     def test_nor_are_the_texts(
-        self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any, name: str
+        self, command: Run, tmp_path: Path, server: LocalServer, capsys: Any, name: str
     ) -> None:
         """The input cannot also be an output or one of its companions, under any path."""
         needs_pyarrow(".parquet")
@@ -193,7 +172,7 @@ class TestOutputs:
         before = path.read_bytes()
         out = "out.parquet" if path.suffix == ".parquet" else "out.npy"
         for given in (path, tmp_path):
-            assert run("embed", given, "--out", f"./{out}") == 2
+            assert command("embed", given, "--out", f"./{out}") == 2
             assert "has the texts and would be replaced" in capsys.readouterr().err
         assert path.read_bytes() == before
         assert server.stats()["requests"] == 0
@@ -202,30 +181,30 @@ class TestOutputs:
 class TestInputs:
     """`embed` reads text files, tables, JSON lines and pipes."""
 
-    def test_text_files_are_cut_into_sections(self, run: Run, tmp_path: Path) -> None:
+    def test_text_files_are_cut_into_sections(self, command: Run, tmp_path: Path) -> None:
         """Text files are cut into sections, whose ids are the file and the line."""
         text = "\n\n".join(prose(100, seed) for seed in range(9))
         (tmp_path / "one.md").write_text(text)
-        assert run("embed", "one.md", "--out", "out.npy") == 0
+        assert command("embed", "one.md", "--out", "out.npy") == 0
         sections = list(corpus.cut(text, Path("one.md")))
         assert_embedded(tmp_path / "out.npy", [section.text for section in sections])
         ids, _ = read_output(tmp_path / "out.npy")
         assert ids == [f"one.md:{section.line}" for section in sections]
 
-    def test_or_are_one_text_each(self, run: Run, tmp_path: Path) -> None:
+    def test_or_are_one_text_each(self, command: Run, tmp_path: Path) -> None:
         """With `--whole` each file is one text, in the order of the names."""
         folder = tmp_path / "docs"
         (folder / "deep").mkdir(parents=True)
         (folder / "b.txt").write_text("second")
         (folder / "a.md").write_text("\ufefffirst")
         (folder / "deep" / "c.rst").write_bytes("third, ünï".encode("utf-16"))
-        assert run("embed", "docs", "--whole", "--out", "out.npy") == 0
+        assert command("embed", "docs", "--whole", "--out", "out.npy") == 0
         ids, _ = read_output(tmp_path / "out.npy")
         assert ids == ["docs/a.md", "docs/b.txt", "docs/deep/c.rst"]
         assert_embedded(tmp_path / "out.npy", ["first", "second", "third, ünï"])
 
     @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
-    def test_tables_are_read_row_by_row(self, run: Run, tmp_path: Path, suffix: str) -> None:
+    def test_tables_are_read_row_by_row(self, command: Run, tmp_path: Path, suffix: str) -> None:
         """Tables are read row by row, with line feeds, quotes, leading zeros and empty values."""
         needs_pyarrow(suffix)
         import pyarrow as pa  # noqa: PLC0415
@@ -239,23 +218,23 @@ class TestInputs:
         else:
             options = csv.WriteOptions(delimiter="," if suffix == ".csv" else "\t")
             csv.write_csv(table, path, options)
-        assert run("embed", path, "--column", "body", "--id", "key", "--out", "out.npy") == 0
+        assert command("embed", path, "--column", "body", "--id", "key", "--out", "out.npy") == 0
         assert_embedded(tmp_path / "out.npy", texts)
         assert read_output(tmp_path / "out.npy")[0] == [f"k{n}" for n in range(6)]
 
     def test_without_pyarrow_it_says_what_to_install(
-        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+        self, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
         """Tables without pyarrow are an error that says what to install."""
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         (tmp_path / "rows.csv").write_text("text\na\n")
         for arguments in (("rows.csv", "--out", "out.npy"), ("rows.csv", "--out", "out.parquet")):
-            assert run("embed", *arguments) == 2
+            assert command("embed", *arguments) == 2
             assert "pip install 'langchain-batch-embed[files]'" in capsys.readouterr().err
 
     @pytest.mark.parametrize("by", ["content", "format"])
     def test_standard_input_is_read(
-        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+        self, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
     ) -> None:
         """Standard input is read as JSON lines, by its content or by `--format`."""
         lines = tmp_path / "in"
@@ -263,12 +242,12 @@ class TestInputs:
         options = [] if by == "content" else ["--format", "jsonl"]
         with lines.open() as stdin:
             monkeypatch.setattr("sys.stdin", stdin)
-            assert run("embed", "-", "--out", "out.npy", *options) == 0
+            assert command("embed", "-", "--out", "out.npy", *options) == 0
         assert_embedded(tmp_path / "out.npy", ["one", "two"])
         assert read_output(tmp_path / "out.npy")[0] == ["stdin:1", "7"]
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-    def test_so_are_other_pipes(self, run: Run, tmp_path: Path) -> None:
+    def test_so_are_other_pipes(self, command: Run, tmp_path: Path) -> None:
         """Other pipes, such as `<(zcat texts.gz)`, are read too, and only once."""
         lines = "".join(
             f'{{"text": "text {i}"}}\n' for i in range(9_000)
@@ -276,7 +255,7 @@ class TestInputs:
         os.mkfifo(tmp_path / "pipe")
         writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(lines,), daemon=True)
         writer.start()
-        assert run("embed", "pipe", "--out", "out.npy") == 0
+        assert command("embed", "pipe", "--out", "out.npy") == 0
         writer.join()
         assert_embedded(tmp_path / "out.npy", [f"text {i}" for i in range(9_000)])
         assert read_output(tmp_path / "out.npy")[0][0] == "pipe:1"
@@ -284,7 +263,7 @@ class TestInputs:
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_name_may_have_any_byte(
-        self, run: Run, monkeypatch: pytest.MonkeyPatch, kind: str
+        self, command: Run, monkeypatch: pytest.MonkeyPatch, kind: str
     ) -> None:
         """A file name of any bytes can be read, and is printed in the output's encoding."""
         needs_pyarrow(kind)
@@ -292,7 +271,7 @@ class TestInputs:
         Path(name).write_text("a text")
         output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
         monkeypatch.setattr("sys.stdout", output)
-        assert run("embed", name, "--out", f"{os.fsdecode(bytes([0xFC]))}{kind}") == 0
+        assert command("embed", name, "--out", f"{os.fsdecode(bytes([0xFC]))}{kind}") == 0
         if kind == ".npy":
             ids = Path(os.fsdecode(b"\xfc.ids.jsonl")).read_text()
             assert json.loads(ids) == "\ufffd.txt:1"
@@ -300,19 +279,19 @@ class TestInputs:
         assert f"\\udcfc{kind}: 1 row, 1 with a vector" in output.read()
 
     def test_a_closed_standard_input_is_told(
-        self, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any
+        self, command: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
         """A closed standard input, as for a service, is an error."""
         monkeypatch.setattr("sys.stdin", None)
-        assert run("plan", "-") == 2
+        assert command("plan", "-") == 2
         assert "standard input is closed" in capsys.readouterr().err
 
-    def test_json_lines_may_have_any_field(self, run: Run, tmp_path: Path) -> None:
+    def test_json_lines_may_have_any_field(self, command: Run, tmp_path: Path) -> None:
         """Any field may be used, empty lines are skipped and lone surrogates are replaced."""
         (tmp_path / "a.ndjson").write_bytes(
             b'\xef\xbb\xbf{"body": "one"}\n\n{"body": "half \\ud800"}\n{"id": ["no", "id"]}'
         )
-        assert run("embed", "a.ndjson", "--field", "body", "--out", "out.npy") == 0
+        assert command("embed", "a.ndjson", "--field", "body", "--out", "out.npy") == 0
         assert_embedded(tmp_path / "out.npy", ["one", "half \ufffd", None])
         assert read_output(tmp_path / "out.npy")[0] == [f"a.ndjson:{n}" for n in (1, 3, 4)]
 
@@ -347,7 +326,7 @@ class TestInputs:
     )
     def test_a_file_that_cannot_be_read_is_refused_before_it_costs(
         self,
-        run: Run,
+        command: Run,
         tmp_path: Path,
         server: LocalServer,
         capsys: Any,
@@ -360,8 +339,8 @@ class TestInputs:
         This holds for `embed` and for `plan`.
         """
         (tmp_path / name).write_bytes(content)
-        for command in (("embed", "--out", "out.npy"), ("plan",)):
-            assert run(*command, name) == 2
+        for words in (("embed", "--out", "out.npy"), ("plan",)):
+            assert command(*words, name) == 2
             assert message in capsys.readouterr().err
         assert server.stats()["requests"] == 0
 
@@ -377,17 +356,17 @@ class TestInputs:
         ],
     )
     def test_so_is_a_table(
-        self, run: Run, tmp_path: Path, capsys: Any, content: bytes, message: str
+        self, command: Run, tmp_path: Path, capsys: Any, content: bytes, message: str
     ) -> None:
         """A table that cannot be read is refused with a message that does not quote it."""
         pytest.importorskip("pyarrow")
         (tmp_path / "a.csv").write_bytes(content)
-        assert run("plan", "a.csv") == 2
+        assert command("plan", "a.csv") == 2
         assert message in capsys.readouterr().err
 
     @pytest.mark.parametrize("is_named", [True, False])
     def test_a_damaged_parquet_file_is_named(
-        self, run: Run, tmp_path: Path, capsys: Any, is_named: bool
+        self, command: Run, tmp_path: Path, capsys: Any, is_named: bool
     ) -> None:
         """A Parquet file with damaged pages is named; in a folder it is left out."""
         pa = pytest.importorskip("pyarrow")
@@ -402,11 +381,11 @@ class TestInputs:
         damaged = bytearray(path.read_bytes())
         damaged[200:2_000] = b"\xff" * 1_800
         path.write_bytes(damaged)
-        assert run("plan", path if is_named else "docs") == (2 if is_named else 0)
+        assert command("plan", path if is_named else "docs") == (2 if is_named else 0)
         assert "b.parquet cannot be read after row 0 (OSError)" in capsys.readouterr().err
 
     def test_a_file_that_may_not_be_opened_is_left_out(
-        self, run: Run, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+        self, command: Run, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A file without read permission is left out of a folder, but is an error if named."""
         write_lines(tmp_path / "a.jsonl", ["a"])
@@ -419,13 +398,13 @@ class TestInputs:
             return opened(path, *args, **kwargs)
 
         monkeypatch.setattr(Path, "open", open_one)
-        assert run("plan", ".") == 0
+        assert command("plan", ".") == 0
         assert "skipped: b.jsonl (Permission denied)" in capsys.readouterr().err
-        assert run("plan", "b.jsonl") == 2
+        assert command("plan", "b.jsonl") == 2
         assert "b.jsonl cannot be read: Permission denied" in capsys.readouterr().err
 
     def test_what_a_folder_holds_besides_is_named(
-        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, command: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """The files and folders that a folder's reading skips are listed by kind and reason."""
         folder = tmp_path / "docs"
@@ -436,7 +415,7 @@ class TestInputs:
         (folder / "c.jsonl").write_text('{"body": "x"}')
         for name in ("one.png", "two.png", "Makefile"):
             (folder / name).write_bytes(b"")
-        assert run("plan", "docs") == 0
+        assert command("plan", "docs") == 0
         said = capsys.readouterr()
         assert said.err.strip() == (
             "skipped: 3 files (2 .png, 1 without a suffix); 2 folders (.git, node_modules); "
@@ -446,28 +425,28 @@ class TestInputs:
         assert said.out.startswith("1 file, cut into sections, for text-embedding-3-small\n1 text")
 
     def test_plan_reads_the_same(
-        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, command: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """`plan` reads the same records as `embed`, so JSON lines are not cut."""
         write_lines(tmp_path / "texts.jsonl", ["one", "two", None, "two"])
-        assert run("plan", "texts.jsonl") == 0
+        assert command("plan", "texts.jsonl") == 0
         head, blank, sent, *_ = capsys.readouterr().out.splitlines()
         assert head == "1 file, for text-embedding-3-small"
         assert blank == "1 record has no text"
         assert sent.startswith("3 texts (2 unique): 1 request, 2 tokens, ")
 
-    def test_nothing_to_read_is_told(self, run: Run, tmp_path: Path, capsys: Any) -> None:
+    def test_nothing_to_read_is_told(self, command: Run, tmp_path: Path, capsys: Any) -> None:
         """If no text is found, the command ends with status 1 and says so."""
         write_lines(tmp_path / "texts.jsonl", ["", None])
-        assert run("embed", "texts.jsonl", "--out", "out.npy") == 1
+        assert command("embed", "texts.jsonl", "--out", "out.npy") == 1
         assert "no text found" in capsys.readouterr().err
 
     def test_a_little_is_not_nothing(
-        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, command: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """A single token is counted in the singular and has a cost above zero."""
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
-        assert run("embed", file, "--out", "out.npy") == 0
+        assert command("embed", file, "--out", "out.npy") == 0
         said = capsys.readouterr().out
         assert "1 file: 1 record, about 1 token, <$0.0001, for" in said
         assert "1 row, 1 with a vector" in said
@@ -478,14 +457,14 @@ class TestEnds:
     """The ways in which `embed` ends, with their exit statuses."""
 
     def test_some_failures_are_listed(
-        self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any
+        self, command: Run, tmp_path: Path, server: LocalServer, capsys: Any
     ) -> None:
         """Failed texts are listed by id and cause, and the next run pays for them alone."""
         texts = [f"good {n}" for n in range(50)]
         texts[7] = texts[31] = "<bad> secret"
         file = write_lines(tmp_path / "texts.jsonl", texts)
         server.configure(refuse_marker="<bad>")
-        assert run("embed", file, "--out", "out.npy") == 3
+        assert command("embed", file, "--out", "out.npy") == 3
         said = capsys.readouterr()
         assert "2 texts have no vector; all of them are listed in out.failed.jsonl" in said.err
         assert "  t7  BadRequestError (400)\n  t31  BadRequestError (400)" in said.err
@@ -496,18 +475,18 @@ class TestEnds:
             tmp_path / "out.npy", [None if n in {7, 31} else t for n, t in enumerate(texts)]
         )
         server.configure()
-        assert run("embed", file, "--out", "out.npy") == 0
+        assert command("embed", file, "--out", "out.npy") == 0
         assert server.stats()["inputs_billed"] == 1  # two records with the same text
         assert_embedded(tmp_path / "out.npy", texts)
         assert not (tmp_path / "out.failed.jsonl").exists()
 
     def test_a_wrong_key_ends_it_at_once(
-        self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any
+        self, command: Run, tmp_path: Path, server: LocalServer, capsys: Any
     ) -> None:
         """A wrong key ends the command at once, writes nothing and shows no key."""
         server.configure(api_key="right")
         file = write_lines(tmp_path / "texts.jsonl", [f"text {n}" for n in range(5 * AHEAD // 2)])
-        assert run("embed", file, "--out", "out.npy") == 1
+        assert command("embed", file, "--out", "out.npy") == 1
         said = capsys.readouterr().err
         place = f"{server.url}/embeddings: the key is wrong or missing"
         assert f"stopped: 401 invalid_api_key at {place}; what is paid for is in" in said
@@ -517,17 +496,17 @@ class TestEnds:
         assert server.stats()["requests"] < 200
 
     def test_a_server_that_is_not_there_is_named(
-        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+        self, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
         """A server that cannot be reached is named by its address; the wait is shortened here."""
         monkeypatch.setattr("langchain_batch_embed.pacing.health.FIRST_CONTACT", 0.1)
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
-        assert run("embed", file, "--out", "o.npy", "--base-url", "http://127.0.0.1:9/v1") == 1
+        assert command("embed", file, "--out", "o.npy", "--base-url", "http://127.0.0.1:9/v1") == 1
         assert "at http://127.0.0.1:9/v1/embeddings: no connection" in capsys.readouterr().err
 
     def test_it_ends_without_a_word_where_nobody_reads_it(
         self,
-        run: Run,
+        command: Run,
         tmp_path: Path,
         server: LocalServer,
         monkeypatch: pytest.MonkeyPatch,
@@ -549,38 +528,38 @@ class TestEnds:
                 said.append(line)
 
             monkeypatch.setattr("langchain_batch_embed.commands.embed_files.say", say)
-            assert run("embed", file, "--out", "out.npy") == 141
+            assert command("embed", file, "--out", "out.npy") == 141
         assert len(said) == 1
         assert read_output(tmp_path / "out.npy")[0] == ["t0", "t1", "t2"]
         assert json.loads((tmp_path / "out.failed.jsonl").read_text())["id"] == "t1"
         assert not capsys.readouterr().err
 
     def test_a_missing_key_is_told(
-        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+        self, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
         """A missing key is reported with the name of its variable."""
         monkeypatch.delenv("OPENAI_API_KEY")
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
-        assert run("embed", file, "--out", "out.npy") == 1
+        assert command("embed", file, "--out", "out.npy") == 1
         assert "OPENAI_API_KEY is not set" in capsys.readouterr().err
 
     def test_dollars_end_it_and_the_next_run_goes_on(
-        self, run: Run, tmp_path: Path, server: LocalServer, capsys: Any
+        self, command: Run, tmp_path: Path, server: LocalServer, capsys: Any
     ) -> None:
-        """`--max-dollars` ends a run, and the next one continues from the journal."""
+        """`--max-dollars` ends a command, and the next one continues from the journal."""
         texts = [prose(100, n) for n in range(3_000)]  # 300,000 tokens, $0.006
         file = write_lines(tmp_path / "texts.jsonl", texts)
-        command = ("embed", file, "--out", "out.npy", "--dimensions", 8)
-        assert run(*command, "--max-dollars", 0.002) == 1
+        words = ("embed", file, "--out", "out.npy", "--dimensions", 8)
+        assert command(*words, "--max-dollars", 0.002) == 1
         assert "--max-dollars 0.002" in capsys.readouterr().err
         assert 80_000 < server.stats()["tokens_billed"] <= 100_000
-        assert run(*command) == 0
+        assert command(*words) == 0
         assert server.stats()["inputs_billed"] == 3_000
         assert_embedded(tmp_path / "out.npy", texts)
 
-    def test_the_version_is_the_packages(self, run: Run, capsys: Any) -> None:
+    def test_the_version_is_the_packages(self, command: Run, capsys: Any) -> None:
         """`--version` prints the package's version."""
-        assert run("--version") == 0
+        assert command("--version") == 0
         assert capsys.readouterr().out.split()[-1] == __version__
 
     def test_the_end_of_the_program_takes_no_time(self, mocker: MockerFixture) -> None:
@@ -597,11 +576,11 @@ class TestEnds:
         scripts = tomllib.loads(project)["project"]["scripts"]
         assert scripts == {"langchain-batch-embed": "langchain_batch_embed.__main__:run"}
 
-    def test_the_console_script_is_named_in_its_own_help(self, run: Run, capsys: Any) -> None:
+    def test_the_console_script_is_named_in_its_own_help(self, command: Run, capsys: Any) -> None:
         """The help uses the name of the console script and lists the exit statuses."""
         before, sys.argv[0] = sys.argv[0], "/usr/bin/langchain-batch-embed"
         try:
-            assert run("embed", "--help") == 0
+            assert command("embed", "--help") == 0
         finally:
             sys.argv[0] = before
         said = capsys.readouterr().out

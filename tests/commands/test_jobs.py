@@ -38,7 +38,7 @@ class TestOtherJobs:
         assert command("collect", "--dimensions", 4) == 0
 
     def test_another_model_is_named(self, command: Command, texts: Path, capsys: Captured) -> None:
-        """As the journal knows it."""
+        """The message names the job's model, which the journal knows."""
         assert command("submit", texts, "--model", "text-embedding-3-large") == 0
         assert command("collect") == 2
         assert "repeat --model text-embedding-3-large, --dimensions" in capsys.readouterr().err
@@ -46,7 +46,7 @@ class TestOtherJobs:
     def test_another_server_is_an_error(
         self, command: Command, texts: Path, server: LocalServer, capsys: Captured
     ) -> None:
-        """Its address is part of what makes the vectors."""
+        """A job of another server is not collected, as the address is part of its space."""
         assert command("submit", texts) == 0
         elsewhere = server.url.replace("127.0.0.1", "localhost")
         assert command("collect", "--base-url", elsewhere) == 2
@@ -71,7 +71,7 @@ class TestTheJournal:
     def test_one_that_does_not_exist_is_not_made(
         self, command: Command, tmp_path: Path, capsys: Captured, name: str
     ) -> None:
-        """A mistyped name is an error."""
+        """A mistyped name of a journal is an error, and no file is made."""
         assert command(name, "--journal", "typo.db") == 2
         assert "the journal typo.db does not exist" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
@@ -79,7 +79,7 @@ class TestTheJournal:
     def test_one_without_jobs_says_so(
         self, command: Command, tmp_path: Path, capsys: Captured
     ) -> None:
-        """That is no error."""
+        """A journal without jobs is no error."""
         SQLiteJournal(tmp_path / "vectors.db").close()
         assert command("jobs") == 0
         assert "vectors.db has no jobs" in capsys.readouterr().out

@@ -133,20 +133,32 @@ class TestOneRunAtATime:
         assert command("embed", texts, "--out", f"out{kind}") == 0
         assert not list(tmp_path.glob("*.part"))
 
+    @pytest.fixture
+    def just_before(self, mocker: MockerFixture) -> Callable[[Callable[[], object]], None]:
+        """Return a function that sets what happens between opening a lock file and locking it."""
+        begins = output_lock._begins
+
+        def set_event(event: Callable[[], object]) -> None:
+            def begins_late(descriptor: int) -> bool:
+                mocker.stopall()
+                event()
+                return begins(descriptor)
+
+            mocker.patch.object(output_lock, "_begins", begins_late)
+
+        return set_event
+
     def test_a_lock_file_that_was_deleted_locks_nothing(
-        self, tmp_path: Path, mocker: MockerFixture
+        self, tmp_path: Path, just_before: Callable[[Callable[[], object]], None]
     ) -> None:
         """A run that opened the file just before the last run deleted it asks for the new one."""
         out = tmp_path / "out.npy"
-        begins = output_lock._begins
 
-        def begins_late(descriptor: int) -> bool:
-            mocker.stopall()
+        def another_run() -> None:
             lock_of(out).unlink()
             holder.enter_context(only_run(out))  # the name now belongs to another run
-            return begins(descriptor)
 
-        mocker.patch.object(output_lock, "_begins", begins_late)
+        just_before(another_run)
         with (
             ExitStack() as holder,
             pytest.raises(OutputError, match="another run"),
@@ -157,25 +169,18 @@ class TestOneRunAtATime:
             pass
 
     def test_a_lock_file_that_is_gone_is_made_again(
-        self, tmp_path: Path, mocker: MockerFixture
+        self, tmp_path: Path, just_before: Callable[[Callable[[], object]], None]
     ) -> None:
-        """So that the run holds a lock that others see."""
+        """A run whose lock file was deleted makes a new one, so that other runs see its lock."""
         out = tmp_path / "out.npy"
-        begins = output_lock._begins
-
-        def begins_late(descriptor: int) -> bool:
-            mocker.stopall()
-            lock_of(out).unlink()
-            return begins(descriptor)
-
-        mocker.patch.object(output_lock, "_begins", begins_late)
+        just_before(lock_of(out).unlink)
         with only_run(out), pytest.raises(OutputError, match="another run"), only_run(out):
             pass
 
     def test_a_file_in_place_of_the_lock_is_kept(
         self, command: Command, texts: Path, tmp_path: Path, capsys: Captured
     ) -> None:
-        """Only an empty file is a lock; any other one belongs to somebody."""
+        """A lock file that is not empty belongs to another program, and is left alone."""
         (tmp_path / "out.embed.lock").write_text("mine")
         assert command("embed", texts, "--out", "out.npy") == 2
         assert "has to be an empty file" in capsys.readouterr().err
@@ -185,7 +190,7 @@ class TestOneRunAtATime:
     def test_a_file_that_lost_rows_gets_no_name(
         self, tmp_path: Path, kind: str, fault: str
     ) -> None:
-        """Whatever another program did to the unfinished file, a complete one is not replaced."""
+        """A complete file is not replaced if another program changed the unfinished one."""
         path = tmp_path / f"out{kind}"
         output = open_output(path, model=MODEL)
         with output.opened():
@@ -246,7 +251,7 @@ class TestWhatIsKept:
     def test_nor_is_it_the_file_of_the_ids(
         self, command: Command, texts: Path, tmp_path: Path, name: str, capsys: Captured
     ) -> None:
-        """Nor one of that name behind a link, when it exists already."""
+        """A journal that is a link to a file of the output is refused as well."""
         target = tmp_path / ("d.ids.jsonl" if name == "link.db" else name)
         with closing(SQLiteJournal(target)):
             pass
@@ -260,7 +265,7 @@ class TestWhatIsKept:
     def test_a_foreign_npy_is_kept(
         self, command: Command, texts: Path, tmp_path: Path, server: LocalServer, capsys: Captured
     ) -> None:
-        """Only one with its ids beside it is our own."""
+        """A `.npy` file counts as ours only with its ids beside it."""
         np.save(tmp_path / "mine.npy", np.zeros((3, 4), np.float32))
         before = listing(tmp_path)
         assert command("embed", texts, "--out", "mine.npy") == 2
@@ -283,7 +288,7 @@ class TestWhatIsKept:
     def test_so_are_other_files_in_its_place(
         self, command: Command, texts: Path, tmp_path: Path, name: str, content: bytes
     ) -> None:
-        """Such as a list that has the name of our ids or failures by chance."""
+        """A foreign file with the name of our ids or failures is not replaced."""
         if name == "c.npy":
             (tmp_path / "c.ids.jsonl").write_text('"a"\n')
         (tmp_path / name).write_bytes(content)
@@ -295,7 +300,7 @@ class TestWhatIsKept:
     def test_a_foreign_parquet_is_kept(
         self, command: Command, texts: Path, tmp_path: Path, capsys: Captured, content: str
     ) -> None:
-        """Only one that names the model in its metadata is our own."""
+        """A Parquet file counts as ours only if its metadata name the model."""
         pa = pytest.importorskip("pyarrow")
         parquet = pytest.importorskip("pyarrow.parquet")
         path = tmp_path / "mine.parquet"
@@ -311,7 +316,7 @@ class TestWhatIsKept:
     def test_our_own_are_replaced(
         self, command: Command, texts: Path, tmp_path: Path, kind: str
     ) -> None:
-        """So are empty files, and the ids and failures of an earlier run."""
+        """Empty files, and the outputs of an earlier run, are replaced."""
         (tmp_path / f"c{kind}").touch()
         assert command("embed", texts, "--out", f"c{kind}") == 0
         failures = [embedding.Failed(id="a", error="E", status=None)]
@@ -357,7 +362,7 @@ class TestWhereItCannotBeWritten:
     def test_so_is_a_lock_that_cannot_be_made(
         self, command: Command, texts: Path, server: LocalServer, capsys: Captured, tmp_path: Path
     ) -> None:
-        """Here because a folder has its name."""
+        """A file of failures cannot be written where a folder has its name."""
         (tmp_path / "out.embed.lock").mkdir()
         assert command("embed", texts, "--out", "out.npy") == 2
         assert "out.embed.lock" in capsys.readouterr().err

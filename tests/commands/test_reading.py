@@ -35,7 +35,7 @@ class TestFolders:
     def test_a_folder_without_read_permission_is_named(
         self, command: Command, locked: Path, capsys: Captured
     ) -> None:
-        """It is left out, and the texts beside it are read."""
+        """An unreadable folder is named as skipped, and the texts beside it are read."""
         (locked.parent / "b.md").write_text("another text")
         assert command("plan", "docs") == 0
         said = capsys.readouterr()
@@ -47,7 +47,7 @@ class TestFolders:
     def test_it_is_an_error_where_the_user_named_it(
         self, command: Command, locked: Path, capsys: Captured, given: str
     ) -> None:
-        """With status 2, however the path is written."""
+        """An unreadable folder that the user names ends the command with status 2."""
         (locked.parent / "b.md").write_text("another text")
         assert command("plan", "docs/b.md", given) == 2
         assert "cannot be read: Permission denied" in capsys.readouterr().err
@@ -68,7 +68,7 @@ class TestFolders:
     def test_a_file_in_a_folder_that_may_not_be_entered_is_an_error(
         self, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
     ) -> None:
-        """It may exist, so the message names the permission."""
+        """A path inside an unreadable folder may exist, so the message names the permission."""
         stat = Path.stat
 
         def refuse(path: Path, **options: Any) -> os.stat_result:
@@ -88,7 +88,7 @@ class TestIds:
     def test_a_name_that_is_missing_is_refused(
         self, command: Command, tmp_path: Path, capsys: Captured, suffix: str
     ) -> None:
-        """The message names those that are there, and the option."""
+        """The message names the fields or columns that exist, and the option."""
         write_table(tmp_path / f"a{suffix}")
         assert command("plan", f"a{suffix}", "--id", "uid") == 2
         said = capsys.readouterr().err
@@ -99,7 +99,7 @@ class TestIds:
     def test_a_file_of_a_folder_without_it_is_left_out(
         self, command: Command, tmp_path: Path, capsys: Captured
     ) -> None:
-        """And named; text files have no fields."""
+        """A file without the named field is left out and named; text files have no fields."""
         (tmp_path / "docs").mkdir()
         write_table(tmp_path / "docs" / "a.jsonl")
         (tmp_path / "docs" / "b.md").write_text("a text")
@@ -131,7 +131,7 @@ class TestEncodings:
     def test_utf_16_is_read(
         self, command: Command, tmp_path: Path, capsys: Captured, suffix: str, encoding: str
     ) -> None:
-        """With the same texts as from UTF-8; U+0A0A holds two bytes that look like line feeds."""
+        """UTF-16 gives the texts of UTF-8. U+0A0A holds two bytes that look like line feeds."""
         contents = {
             ".csv": "text,id\nä\u0a0a😀 one,a\nöne,b\n",
             ".tsv": "text\tid\nä\u0a0a😀 one\ta\nöne\tb\n",

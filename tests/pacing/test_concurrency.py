@@ -328,7 +328,7 @@ def test_the_number_is_between_one_and_the_most(
 def test_answers_that_come_together_open_more_places(ends: list[float], number: int) -> None:
     """Answers that come together open more places than answers one after the other.
 
-    Answers one after the other may show a queue, so fewer more requests are sent.
+    Answers one after the other may show a queue, so fewer requests are added.
     """
     concurrency = Concurrency(128, first=8)
     for now in ends:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
+from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings, IngestError, IngestReport, NotKeptError
 from tests.stores.fakes import CountingEmbeddings, NoIdsStore, TableStore, batching, documents
@@ -339,6 +340,25 @@ class TestIds:
         assert report.stored == 400
         assert report.unknown[0] == 400
         assert len(set(store.rows.values())) == len(store.rows)
+
+    def test_a_call_without_ids_that_cannot_be_undone_ends_the_ingest(
+        self, mocker: MockerFixture
+    ) -> None:
+        """If the store can undo neither try, an `IngestError` with the report is raised."""
+
+        class Broken(TableStore):
+            def add_texts(self, *_: Any, **kwargs: Any) -> list[str]:
+                if not kwargs.get("ids"):
+                    mocker.patch(
+                        "langchain_batch_embed.stores.rows.roll_back", side_effect=OSError("locked")
+                    )
+                raise ValueError("invalid input syntax for type bigint")
+
+        embeddings = batching()
+        store = Broken(embeddings)
+        error = raised(lambda: embeddings.ingest(store, documents(3)))
+        assert "could not undo" in str(error)
+        assert error.report.stored == 0
 
     @pytest.mark.parametrize("prefix", ["doc:index:", ""])
     def test_ids_may_be_returned_in_another_form(self, prefix: str) -> None:
