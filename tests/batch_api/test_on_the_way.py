@@ -8,7 +8,7 @@ from pytest_mock import MockerFixture
 
 from langchain_batch_embed.batch_api.lock import lock_file
 from langchain_batch_embed.batch_api.store import JobStore
-from tests.batch_api.support import Half, configure, make, texts_of
+from tests.batch_api.support import Half, JumpingCalendar, configure, make, texts_of
 from tests.support import LocalServer
 
 TEXTS = texts_of(600)
@@ -74,8 +74,8 @@ class TestWarning:
     ) -> None:
         """The ordinary requests of a job for its own texts are not warned of."""
         caplog.set_level(logging.WARNING)
-        configure(server, running=LATER)
-        job = half().submit(TEXTS, finish_by=3600)
+        configure(server, fates=("stuck",), cancelling=0.0)
+        job = half(_calendar=JumpingCalendar()).submit(TEXTS, finish_by=10)
         job.wait(show_progress=False)
         assert server.stats()["texts_billed_distinct"] == len(TEXTS)
         assert warnings(caplog) == []

@@ -76,7 +76,13 @@ class Limited:
         return Reply(after=GATEWAY if self.kind == "504" else after, error=_ERRORS[self.kind]())
 
 
-@pytest.mark.parametrize("kind", _MOST_SECONDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in {"429", "503"} else [])
+        for kind in _MOST_SECONDS
+    ],
+)
 @pytest.mark.parametrize(
     ("most", "measure"), [(1, "items"), (3, "items"), (10, "items"), (2000, "tokens")]
 )
