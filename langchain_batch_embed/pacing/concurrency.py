@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
-from langchain_batch_embed.pacing.round_trips import Round, Trip, came_together
+from langchain_batch_embed.pacing.round_trips import Round, Trip, came_one_by_one, came_together
 
 __all__ = ["FIRST_WORK", "Concurrency"]
 
@@ -316,11 +316,12 @@ class Concurrency:
             if came_together(trips):
                 self.is_starting = False  # larger requests may follow at once
                 growth = max(growth, GROWTH_TOGETHER)
+            elif came_one_by_one(trips):
+                self._end_start_at(self.estimate / 2)
+                return
         elif self._is_slower(ended, last):
-            self.is_starting, self.is_saturated, self._checks = False, True, 0
-            self._rest, self._rounds = 1, 0
             slower = ended.middle - last.middle - max(0.0, ended.work - last.work)
-            self._set(self.estimate * math.exp(-slower) * DOWN)
+            self._end_start_at(self.estimate * math.exp(-slower) * DOWN)
             return
         if self.estimate >= self.most:
             self.is_starting = False
@@ -332,6 +333,12 @@ class Concurrency:
         # If requests do queue, the last of them must still be answered in time.
         longest = max(trip.seconds for trip in trips)
         self._set(self.estimate * max(1.0, min(growth, SAFE_SHARE * self.timeout / longest)))
+
+    def _end_start_at(self, number: float) -> None:
+        """End the start with this number, because requests queue."""
+        self.is_starting, self.is_saturated, self._checks = False, True, 0
+        self._rest, self._rounds = 1, 0
+        self._set(number)
 
     @staticmethod
     def _is_slower(ended: Round, last: Round) -> bool:

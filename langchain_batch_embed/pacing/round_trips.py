@@ -6,16 +6,22 @@ Round trips are compared by the median of their logarithms, which one stalled an
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median, pstdev
+from itertools import pairwise
+from statistics import fmean, median, pstdev
 from typing import NamedTuple
 
-__all__ = ["Round", "Trip", "came_together"]
+__all__ = ["Round", "Trip", "came_one_by_one", "came_together"]
 
 OF_THE_MEDIAN = 1.25
 """The standard error of a median is this many times that of a mean, where values are normal."""
 
 TOGETHER = 2.0
 """Answers came together if this many of them arrived in the time of the shortest round trip."""
+
+ONE_BY_ONE = 0.6
+"""Answers came one by one if all steps from one round trip to the next longer one exceed this share
+of their mean, and of the shortest round trip. At 0.5, a server that works on four requests at once
+is mistaken for one that works on a single one."""
 
 
 class Trip(NamedTuple):
@@ -69,6 +75,17 @@ def came_together(trips: Sequence[Trip]) -> bool:
     """Return whether answers came at about the same time, and not one by one, as from a queue."""
     shortest = min(trip.seconds for trip in trips)
     return (len(trips) - 1) * shortest > TOGETHER * _spread(trips)
+
+
+def came_one_by_one(trips: Sequence[Trip]) -> bool:
+    """Return whether each round trip is longer than the one before by the same time or nearly so.
+
+    That is how a server answers requests that were sent together if it works on one at a time, and
+    a gateway that delays requests to keep a rate. The time is no shorter than a round trip.
+    """
+    seconds = sorted(trip.seconds for trip in trips)
+    steps = [longer - shorter for shorter, longer in pairwise(seconds)]
+    return min(steps) > ONE_BY_ONE * max(seconds[0], fmean(steps))
 
 
 def _rate(trips: Sequence[Trip]) -> float:

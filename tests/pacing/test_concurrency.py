@@ -321,14 +321,15 @@ def test_the_number_is_between_one_and_the_most(
     ("ends", "number"),
     [
         pytest.param([0.30, 0.31, 0.32, 0.33], 48, id="together"),
-        pytest.param([0.15, 0.30, 0.45, 0.60], 32, id="one after the other"),
+        pytest.param([0.15, 0.20, 0.40, 0.60], 32, id="neither together nor one by one"),
+        pytest.param([0.15, 0.30, 0.45, 0.60], 4, id="one by one"),
         pytest.param([0.010, 0.011, 0.012, 0.013], 8, id="next door, where a round costs nothing"),
     ],
 )
 def test_answers_that_come_together_open_more_places(ends: list[float], number: int) -> None:
-    """Answers that come together open more places than answers one after the other.
+    """Answers that come together open more places than others.
 
-    Answers one after the other may show a queue, so fewer requests are added.
+    Answers that come one by one show a queue, so fewer requests get as much done.
     """
     concurrency = Concurrency(128, first=8)
     for now in ends:

@@ -4,7 +4,12 @@ import math
 
 import pytest
 
-from langchain_batch_embed.pacing.round_trips import Round, Trip, came_together
+from langchain_batch_embed.pacing.round_trips import (
+    Round,
+    Trip,
+    came_one_by_one,
+    came_together,
+)
 
 
 def trips(*ends: float, seconds: float = 1.0) -> list[Trip]:
@@ -45,3 +50,29 @@ def test_equal_round_trips_have_no_error() -> None:
 def test_answers_of_a_line_do_not_come_together(ends: tuple[float, ...], together: bool) -> None:
     """Answers of a line do not come together: each takes its time after the one before."""
     assert came_together(trips(*ends)) is together
+
+
+@pytest.mark.parametrize(
+    ("seconds", "one_by_one"),
+    [
+        pytest.param((1.0, 2.0, 3.0, 4.0), True, id="one worker"),
+        pytest.param((4.0, 1.0, 3.0, 2.0), True, id="in any order"),
+        pytest.param((1.0, 1.8, 2.9, 3.8), True, id="one worker, a little uneven"),
+        pytest.param((1.0, 6.0, 11.0, 16.0), True, id="a gateway that delays requests"),
+        pytest.param((1.0, 1.4, 1.8, 2.2), False, id="several at a time"),
+        pytest.param((1.0, 2.0, 2.1, 3.1), False, id="two of them together"),
+        pytest.param((1.0, 8.0, 9.0, 10.0), False, id="a fast first answer"),
+        pytest.param((1.0, 1.0, 1.0, 1.0), False, id="no queue"),
+    ],
+)
+def test_round_trips_of_a_queue_grow_in_even_steps(
+    seconds: tuple[float, ...], one_by_one: bool
+) -> None:
+    """Answers came one by one if round trips grow in even steps of a round trip or more."""
+    queued = [Trip(seconds=each, work=100.0, end=each) for each in seconds]
+    assert came_one_by_one(queued) is one_by_one
+
+
+def test_requests_sent_one_after_another_are_no_queue() -> None:
+    """Requests that were sent one after another show no queue, however evenly answers come."""
+    assert not came_one_by_one(trips(1.0, 2.0, 3.0, 4.0))

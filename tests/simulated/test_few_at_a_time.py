@@ -1,4 +1,4 @@
-"""A proxy's limit on simultaneous requests is found, with 429 or 503, near or far."""
+"""A proxy's limit on simultaneous requests is found, and so is a server at which they queue."""
 
 import math
 import random
@@ -68,3 +68,48 @@ def test_few_at_a_time_are_found_out(most: int, seconds: float, way: float, stat
         assert lost(rehearsal.outcomes) == {}, shown
         assert took <= 1.3 * ideal + 2.5, shown
         assert server.refused <= 0.36 * server.requests, shown
+
+
+@dataclass
+class Line:
+    """A server that answers one request after another, at a cost that does not depend on texts.
+
+    Attributes:
+        seconds: time between two answers.
+        way: seconds there and back.
+        delays_first: whether the first request takes that time too. nginx's `limit_req` passes it
+            on at once.
+    """
+
+    seconds: float
+    way: float
+    delays_first: bool
+    requests: int = field(default=0, init=False)
+    _free_at: float = field(default=0.0, init=False)
+
+    def receive(self, request: Request) -> Reply:
+        """Queue a request; calls must be in order of `sent`."""
+        begin = max(self._free_at, request.sent)
+        self._free_at = begin + self.seconds
+        self.requests += 1
+        waited = begin - request.sent + (self.seconds if self.delays_first else 0.0)
+        return Reply(after=self.way + waited)
+
+
+@pytest.mark.parametrize("delays_first", [True, False])
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 2.0])
+def test_where_requests_queue_they_are_large(seconds: float, delays_first: bool) -> None:
+    """Batches grow at once where the first answers come one by one.
+
+    With batches as small as the first ones, 4,000 texts would take 1,000 requests. The slow start
+    would send 90.
+    """
+    sender = make_sender(max_workers=128, is_known=False, first_requests=8)
+    server = Line(seconds, 0.05, delays_first)
+    rehearsal = Rehearsal(sender, server)
+    rehearsal.add(make_work(4000, tokens=150, max_items=2048))
+    took = rehearsal.run()
+    shown = f"{took:.1f} s, {server.requests} requests"
+    assert lost(rehearsal.outcomes) == {}, shown
+    assert server.requests <= 40, shown
+    assert took <= 40 * seconds + 1, shown
