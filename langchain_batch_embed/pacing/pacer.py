@@ -203,7 +203,7 @@ class Pacer:
             together count as one.
         """
         self._end(ticket)
-        begins = self.throttle.refused(ticket.sent, now, after)
+        begins = self.throttle.refused(ticket.sent, now, after, charge=ticket.charge)
         told = self._learn(ticket, headers, now, refused=True)
         if told:
             self.concurrency.open()

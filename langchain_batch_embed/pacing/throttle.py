@@ -4,12 +4,22 @@ import math
 from collections.abc import Callable
 
 from langchain_batch_embed.pacing.backoff import Backoff
+from langchain_batch_embed.pacing.which_quota import LEAST_QUOTA
 
 __all__ = ["LOOK_AGAIN", "Throttle"]
 
 BACKOFF = Backoff(first=0.5, longest=10.0)
 """The pause where the server does not say how long. With the longest one, a quota counted in fixed
 minutes is found open again after at most 10 s."""
+
+STARVED = 75.0
+"""If nothing was answered for this many seconds, pauses grow beyond the longest backoff. By then, a
+quota counted in fixed minutes has opened again. A server that charges refused requests as well may
+never accept one, as every retry takes what the bucket has gained since the one before."""
+
+PATIENT = Backoff(first=20.0, longest=60.0)
+"""The pause where nothing is accepted. It ends at the time that `LEAST_QUOTA` tokens a minute, about
+the smallest quota that can be used at all, need for the refused request."""
 
 MOMENT = 0.05
 """Seconds of pause after a refusal for too many requests at a time."""
@@ -40,14 +50,16 @@ class Throttle:
         self.paused = 0.0
         self._until = -math.inf
         self._refused_at = -math.inf  # when the current pause began
+        self._patient_pauses = 0  # since the last answer
 
-    def refused(self, sent: float, now: float, after: float | None) -> bool:
+    def refused(self, sent: float, now: float, after: float | None, *, charge: int = 1) -> bool:
         """Record a refusal; return whether it begins a pause of its own.
 
         Args:
             sent: when the refused request was sent.
             now: the time.
             after: the seconds that the server asks for; `None` if it does not say.
+            charge: tokens that the request is charged. Above `LEAST_QUOTA` it can still be cut.
         """
         begins = sent > self._refused_at
         self.since = min(self.since, now)
@@ -55,6 +67,10 @@ class Throttle:
             self._refused_at = now
             self.in_a_row += 1
             backoff = BACKOFF.delay(self.in_a_row - 1, self._draw)
+            if now - self.since > STARVED and charge <= LEAST_QUOTA:
+                patient = PATIENT.delay(self._patient_pauses, self._draw)
+                backoff = max(backoff, min(patient, 60 * charge / LEAST_QUOTA))
+                self._patient_pauses += 1
             # Trust the server once. A second refusal shows that its hint was too short.
             delay = backoff if after is None else after
             self.paused = delay if self.in_a_row == 1 else max(delay, backoff)
@@ -79,6 +95,7 @@ class Throttle:
     def answered(self, sent: float) -> None:
         """Record an answer: if its request was sent after the pause, the pause was long enough."""
         self.since = math.inf
+        self._patient_pauses = 0
         if sent > self._refused_at:
             self.in_a_row = 0
 

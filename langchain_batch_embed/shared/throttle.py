@@ -23,13 +23,13 @@ class SharedThrottle(Throttle):
         super().__init__(draw)
         self._terms = terms
 
-    def refused(self, sent: float, now: float, after: float | None) -> bool:
+    def refused(self, sent: float, now: float, after: float | None, *, charge: int = 1) -> bool:
         """Record a refusal, also for the ledger; return whether it begins a new pause.
 
         See `Throttle.refused` for the arguments.
         """
         self._terms.refused_sent = max(sent, self._terms.refused_sent or sent)
-        return super().refused(sent, now, after)
+        return super().refused(sent, now, after, charge=charge)
 
     def answered(self, sent: float) -> None:
         """Record an answer, also for the ledger."""

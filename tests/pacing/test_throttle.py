@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
+from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, STARVED, Throttle
+from langchain_batch_embed.pacing.which_quota import LEAST_QUOTA
 
 
 def always(luck: float) -> Throttle:
@@ -96,3 +97,35 @@ def test_no_pause_is_longer_than_it_has_a_reason_to_be(
         assert throttle.delay(now) <= max(BACKOFF.longest, *hints) + 1e-9
         assert throttle.delay_of_probe(now) <= throttle.delay(now)
     assert throttle.delay(now + throttle.delay(now) + 1e-6) == 0
+
+
+@pytest.mark.parametrize(
+    ("charge", "pauses"),
+    [
+        pytest.param(LEAST_QUOTA, [20.0, 40.0, 60.0, 60.0], id="the longest text"),
+        pytest.param(LEAST_QUOTA // 2, [20.0, 30.0, 30.0, 30.0], id="a text of half of that"),
+        pytest.param(100, [BACKOFF.longest] * 4, id="a short text, which is charged too little"),
+        pytest.param(LEAST_QUOTA + 1, [BACKOFF.longest] * 4, id="a batch that can be cut"),
+    ],
+)
+def test_where_nothing_is_accepted_pauses_grow_to_what_the_text_needs(
+    charge: int, pauses: list[float]
+) -> None:
+    """After `STARVED` seconds without an answer, a pause lasts as long as the text needs.
+
+    Otherwise a server that charges refused requests would never accept it. An answer ends that.
+    """
+    throttle, now = always(1.0), 0.0
+    while now <= STARVED:
+        throttle.refused(sent=now, now=now, after=None, charge=charge)
+        assert throttle.paused <= BACKOFF.longest
+        now += throttle.paused + 0.001
+    grown = []
+    for _ in pauses:
+        throttle.refused(sent=now, now=now, after=None, charge=charge)
+        grown.append(throttle.paused)
+        now += throttle.paused + 0.001
+    assert grown == pytest.approx(pauses, abs=0.01)
+    throttle.answered(now)
+    throttle.refused(sent=now + 1, now=now + 1, after=None, charge=charge)
+    assert throttle.paused == BACKOFF.first
