@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.prefetch import RUNS
 from langchain_batch_embed.calls.prefetch_progress import watched
+from langchain_batch_embed.commands.output import Output
 from langchain_batch_embed.commands.records import Reading, Record, read
 from langchain_batch_embed.commands.sources import Skipped, Source, SourceError
-from langchain_batch_embed.commands.writing import Output
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import BudgetError, root_of
 from langchain_batch_embed.report import amount, plural

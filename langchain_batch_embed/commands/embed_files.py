@@ -29,12 +29,12 @@ from langchain_batch_embed.commands.messages import (
     tell,
 )
 from langchain_batch_embed.commands.output_errors import OutputError, output_errors
+from langchain_batch_embed.commands.output_formats import SUFFIXES, open_output
 from langchain_batch_embed.commands.output_lock import lock_of
 from langchain_batch_embed.commands.records import read
 from langchain_batch_embed.commands.replaceable import check_replaceable, lists_failures
 from langchain_batch_embed.commands.shell_words import shell_words
 from langchain_batch_embed.commands.sources import Source, find
-from langchain_batch_embed.commands.writing import SUFFIXES, open_output
 from langchain_batch_embed.providers.urls import address_of
 from langchain_batch_embed.report import dollars, money, plural
 

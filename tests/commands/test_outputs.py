@@ -17,9 +17,10 @@ from pytest_mock import MockerFixture
 from langchain_batch_embed import SQLiteJournal
 from langchain_batch_embed.commands import embed as embedding
 from langchain_batch_embed.commands import output_lock
+from langchain_batch_embed.commands.output import Output
 from langchain_batch_embed.commands.output_errors import OutputError
+from langchain_batch_embed.commands.output_formats import SUFFIXES, open_output
 from langchain_batch_embed.commands.output_lock import lock_of, only_run
-from langchain_batch_embed.commands.writing import SUFFIXES, Output, open_output
 from tests.support import LocalServer
 
 KINDS = tuple(SUFFIXES)
@@ -113,7 +114,7 @@ class TestOneRunAtATime:
         """Its unfinished files and its lock file stay, and the next run replaces them."""
         script = (
             "import sys, numpy, pathlib\n"
-            "from langchain_batch_embed.commands.writing import open_output\n"
+            "from langchain_batch_embed.commands.output_formats import open_output\n"
             "output = open_output(pathlib.Path(sys.argv[1]), model='m')\n"
             "with output.opened():\n"
             "    output.add('x', numpy.ones(4, numpy.float32))\n"
