@@ -22,7 +22,7 @@ from pytest_mock import MockerFixture
 from langchain_batch_embed.commands import demo
 from langchain_batch_embed.commands import main as __main__
 from langchain_batch_embed.commands.corpus import standard_library
-from langchain_batch_embed.commands.demo import Way, table
+from langchain_batch_embed.commands.demo_table import Way, table
 from langchain_batch_embed.commands.offline import use_offline_tiktoken
 from langchain_batch_embed.simulator import Scenario
 from tests.support import LocalServer
