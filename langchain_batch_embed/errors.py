@@ -26,18 +26,15 @@ If a single cause ends a whole call, the `PartialEmbeddingsError` is also of the
 The exceptions of this package contain no document text and no key. They name texts by their index.
 """
 
-import contextlib
-import pickle
-import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.report import IngestReport, Report
+from langchain_batch_embed.causes import because_of, picklable
+from langchain_batch_embed.report import IngestReport, Report, name_indices
 
 __all__ = [
     "BatchEmbeddingsError",
@@ -61,9 +58,6 @@ __all__ = [
     "SpaceError",
     "UnknownOptionError",
 ]
-
-_INDICES_SHOWN = 10
-"""A message lists at most this many indices; an attribute has all of them."""
 
 _NAME_SHOWN = 100
 """A message quotes at most this many characters of a model's name; an attribute has all of it."""
@@ -367,7 +361,7 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
         why: str = "",
     ) -> "PartialEmbeddingsError":
         """Return the error of a call; it is also of the class of `cause` if there is one."""
-        return _because_of(cls, cause, (embeddings, failures, report, why))
+        return because_of(cls, cause, (embeddings, failures, report, why))
 
     def __str__(self) -> str:
         """Return the message, even if the class of the cause formats errors differently."""
@@ -402,45 +396,12 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
         The class of the cause may not be picklable, so the unpickled error is of this class alone.
         """
         failures = [
-            Failure(index=failure.index, error=_picklable(failure.error))
+            Failure(
+                index=failure.index, error=picklable(failure.error, stand_in=BatchEmbeddingsError)
+            )
             for failure in self.failures
         ]
         return PartialEmbeddingsError, (self.embeddings, failures, self.report, self.why)
-
-
-_Error = TypeVar("_Error", bound=BatchEmbeddingsError)
-
-
-def _because_of(
-    ours: type[_Error], cause: BaseException | None, arguments: tuple[Any, ...]
-) -> _Error:
-    """Return an error of one of our classes that is also of its cause's class, if possible."""
-    if isinstance(cause, Exception) and not isinstance(cause, ours):
-        # Deriving from a foreign class can raise anything; then return an error of ours alone.
-        with contextlib.suppress(Exception):
-            error = _both(ours, type(cause))(*arguments)
-            for name, value in vars(cause).items():
-                if name not in vars(error):
-                    vars(error)[name] = value
-            return error
-    return ours(*arguments)
-
-
-def _both(ours: type[_Error], theirs: type[Exception]) -> type[_Error]:
-    """Return a class that derives from one of our exceptions and from another exception.
-
-    Raises:
-        TypeError: the other exception would end a loop, or the two cannot be combined.
-    """
-    if issubclass(theirs, StopIteration | StopAsyncIteration):
-        raise TypeError(f"{theirs.__name__} would end a loop of somebody's")
-    # Our class comes first, so it decides how the error is made, printed and pickled. `new_class`
-    # finds a metaclass that suits both.
-    return types.new_class(
-        ours.__name__,
-        (ours, theirs),
-        exec_body=lambda names: names.update(__module__=__name__),
-    )
 
 
 class IngestError(BatchEmbeddingsError):
@@ -468,7 +429,7 @@ class IngestError(BatchEmbeddingsError):
         cls, cause: BaseException | None, report: IngestReport, why: str, said: str = ""
     ) -> "IngestError":
         """Return the error of an ingest; it is also of the class of `cause` if there is one."""
-        return _because_of(cls, cause, (report, why, said))
+        return because_of(cls, cause, (report, why, said))
 
     def __str__(self) -> str:
         """Return the message, even if the class of the cause formats errors differently."""
@@ -503,10 +464,11 @@ class IngestError(BatchEmbeddingsError):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the arguments, with stand-ins for causes that cannot be pickled.
 
-        See `_picklable`. The unpickled error is of this class alone.
+        See `picklable`. The unpickled error is of this class alone.
         """
         failures = (
-            replace(failure, error=_picklable(failure.error)) for failure in self.report.failures
+            replace(failure, error=picklable(failure.error, stand_in=BatchEmbeddingsError))
+            for failure in self.report.failures
         )
         report = replace(self.report, failures=tuple(failures))
         return IngestError, (report, self.why, self.said)
@@ -526,44 +488,12 @@ class NotKeptError(BatchEmbeddingsError):
         return type(self), ()
 
 
-def _picklable(error: BaseException) -> BaseException:
-    """Return the error, or a stand-in with its class's name if pickle cannot restore the error.
-
-    The exceptions of SDKs often cannot be pickled, and the vectors would be lost with them.
-    """
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # dumped on this line
-    except Exception:  # noqa: BLE001  # constructors of exceptions raise anything
-        status = getattr(error, "status_code", None)
-        return BatchEmbeddingsError(
-            type(error).__name__ if status is None else f"{type(error).__name__} (status {status})"
-        )
-    return error
-
-
 def _shown(model: str) -> str:
     """Return a model name from a server in quotes, shortened if it is too long."""
     return repr(model if len(model) <= _NAME_SHOWN else f"{model[:_NAME_SHOWN]}…")
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and then its causes, each of them once, even if the chain is circular."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__
 
 
 def root_of(errors: Sequence[BaseException]) -> BaseException:
     """Return the error that explains the others: that of the first text that was really sent."""
     sent = next((error for error in errors if not isinstance(error, NotSentError)), None)
     return sent or errors[0].__cause__ or errors[0]
-
-
-def name_indices(indices: Sequence[int]) -> str:
-    """Return the first indices as text for a message, and how many more there are."""
-    shown = ", ".join(map(str, indices[:_INDICES_SHOWN]))
-    more = len(indices) - _INDICES_SHOWN
-    return f"{shown} and {more:,} more" if more > 0 else shown

@@ -31,7 +31,6 @@ from langchain_batch_embed.errors import (
     PartialEmbeddingsError,
     ResponseError,
     UnknownOptionError,
-    name_indices,
 )
 from langchain_batch_embed.report import IngestFailure, IngestReport, Report
 
@@ -267,20 +266,6 @@ class TestMessages:
             "the deadline of 2.5 s passed before the text was embedded; call again to continue "
             "from here, or allow more time with deadline="
         )
-
-    @pytest.mark.parametrize(
-        ("count", "named"),
-        [
-            (0, ""),
-            (1, "0"),
-            (10, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
-            (11, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 1 more"),
-            (5000, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 4,990 more"),
-        ],
-    )
-    def test_ten_indices_are_named(self, count: int, named: str) -> None:
-        """A message names at most ten indices and counts the others."""
-        assert name_indices(range(count)) == named
 
     def test_a_failure_does_not_quote_its_error(self) -> None:
         """The repr of a failure names only the error's class, as an SDK's message may quote a text.

@@ -18,7 +18,7 @@ PACKAGE = "langchain_batch_embed"
 FOLDER = Path(langchain_batch_embed.__file__).parent
 
 ROOMS = [
-    {"clock", "report"},
+    {"causes", "clock", "report"},
     {"errors"},
     {"limits", "journal"},
     {"texts", "pacing", "providers"},
@@ -51,7 +51,7 @@ STARTERS = {"dispatcher.py", "threads.py"}
 """Files of `sending` that deal with threads."""
 
 PURE = [
-    *("errors.py", "limits.py", "options.py"),
+    *("causes.py", "errors.py", "limits.py", "options.py"),
     *(f"report/{path.name}" for path in FILES["report"]),
     *(f"pacing/{path.name}" for path in FILES["pacing"]),
     *(f"texts/{path.name}" for path in FILES["texts"]),

@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 from itertools import islice
 
+from langchain_batch_embed.causes import causes
 from langchain_batch_embed.errors import (
     BatchEmbeddingsError,
     DeadlineError,
     NotSentError,
     ResponseError,
-    causes,
 )
 from langchain_batch_embed.limits import attribute
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose, unsendable

@@ -13,11 +13,11 @@ from functools import partial
 from itertools import islice
 from typing import Literal
 
+from langchain_batch_embed.causes import causes
 from langchain_batch_embed.errors import (
     BatchEmbeddingsError,
     DimensionsError,
     ResponseError,
-    causes,
 )
 from langchain_batch_embed.pacing import error_wording as wording
 from langchain_batch_embed.pacing.error_reading import Evidence, read_error

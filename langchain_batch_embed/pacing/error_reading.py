@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from langchain_batch_embed.errors import causes
+from langchain_batch_embed.causes import causes
 from langchain_batch_embed.pacing import error_wording as wording
 from langchain_batch_embed.pacing.quotation import without_texts
 

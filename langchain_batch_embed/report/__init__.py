@@ -10,7 +10,14 @@ from langchain_batch_embed.report.prices import (
     PRICES_FROM,
     dollars,
 )
-from langchain_batch_embed.report.wording import amount, duration, html_table, money, plural
+from langchain_batch_embed.report.wording import (
+    amount,
+    duration,
+    html_table,
+    money,
+    name_indices,
+    plural,
+)
 
 __all__ = [
     "BATCH_API_SHARE",
@@ -28,5 +35,6 @@ __all__ = [
     "duration",
     "html_table",
     "money",
+    "name_indices",
     "plural",
 ]

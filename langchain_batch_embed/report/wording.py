@@ -1,14 +1,17 @@
 """Formats numbers and tables for people to read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
-__all__ = ["amount", "duration", "html_table", "money", "plural"]
+__all__ = ["amount", "duration", "html_table", "money", "name_indices", "plural"]
 
 _LEAST_SHOWN = 0.0001  # dollars
 _THOUSAND = 1000
 _MINUTE = 60
 _HOUR = 3600
+
+_INDICES_SHOWN = 10
+"""A message lists at most this many indices; an attribute has all of them."""
 
 
 def money(amount: float) -> str:
@@ -41,6 +44,13 @@ def duration(seconds: float) -> str:
     if seconds < 2 * _HOUR:
         return f"{seconds / _MINUTE:.0f} min"
     return f"{seconds / _HOUR:,.1f} h"
+
+
+def name_indices(indices: Sequence[int]) -> str:
+    """Return the first indices as text for a message, and how many more there are."""
+    shown = ", ".join(map(str, indices[:_INDICES_SHOWN]))
+    more = len(indices) - _INDICES_SHOWN
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def html_table(title: str, rows: Mapping[str, str]) -> str:

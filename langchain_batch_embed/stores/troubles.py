@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-from langchain_batch_embed.errors import causes
+from langchain_batch_embed.causes import causes
 from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
 from langchain_batch_embed.pacing.quotation import without_texts
 

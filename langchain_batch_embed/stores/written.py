@@ -6,7 +6,7 @@ Pure bookkeeping: no clock, thread or I/O.
 from collections.abc import Sequence
 from typing import Literal
 
-from langchain_batch_embed.errors import causes
+from langchain_batch_embed.causes import causes
 from langchain_batch_embed.report import IngestFailure
 from langchain_batch_embed.stores.documents import Item
 from langchain_batch_embed.stores.streak import Streak

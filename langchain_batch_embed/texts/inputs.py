@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_batch_embed.errors import InputError, InputTypeError, name_indices
+from langchain_batch_embed.errors import InputError, InputTypeError
 from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.report import name_indices
 from langchain_batch_embed.texts.packing import Sizes
 from langchain_batch_embed.texts.tokens import (
     TokenCounter,

@@ -2,7 +2,14 @@
 
 import pytest
 
-from langchain_batch_embed.report import amount, duration, html_table, money, plural
+from langchain_batch_embed.report import (
+    amount,
+    duration,
+    html_table,
+    money,
+    name_indices,
+    plural,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +50,21 @@ def test_one_is_no_plural() -> None:
     counts = [plural(n, "text") for n in (0, 1, 2_000)]
     assert counts == ["0 texts", "1 text", "2,000 texts"]
     assert plural(2, "retry", "retries") == "2 retries"
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [
+        (0, ""),
+        (1, "0"),
+        (10, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
+        (11, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 1 more"),
+        (5000, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 4,990 more"),
+    ],
+)
+def test_ten_indices_are_named(count: int, named: str) -> None:
+    """A message names at most ten indices and counts the others."""
+    assert name_indices(range(count)) == named
 
 
 def test_what_a_table_shows_is_no_markup() -> None:
