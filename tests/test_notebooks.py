@@ -100,6 +100,11 @@ class TestCommitted:
         assert first["cell_type"] == "markdown"
         assert re.match(r"# .+\n\nAfter this page you can\n\n- ", "".join(first["source"]))
 
+    def test_says_first_what_to_install(self, path: Path) -> None:
+        """The first cell names the extra that the page needs."""
+        first = read(path)["cells"][0]
+        assert 'pip install -e ".[notebooks' in "".join(first["source"])
+
     def test_was_run_from_top_to_bottom(self, path: Path) -> None:
         """Every cell was run in order, and at least one output is a picture."""
         cells = code_cells(path)
