@@ -44,8 +44,12 @@ _AMOUNTS = (
     "max_outage",
     "max_dollars",
 )
+_IN_SECONDS = frozenset({"timeout", "deadline", "max_outage"})
 _HANDED_IN = frozenset({"calendar", "clock", "draw"})
 """Fields that only tests set; no message suggests them."""
+
+_ALIKE = 0.7
+"""How similar two names must be for a suggestion; unrelated short words reach 0.67."""
 
 _BARS = ("show_progress_bar", "show_progress")
 """Attributes in which wrapped classes store whether to show a progress bar."""
@@ -53,7 +57,19 @@ _BARS = ("show_progress_bar", "show_progress")
 _MEANT: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(
-            ("batch_size", "chunk_size", "max_batch_items", "embed_batch_size"), "max_batch_size"
+            (
+                "batch",
+                "batch_size",
+                "chunk",
+                "chunk_size",
+                "embed_batch_size",
+                "max_batch_items",
+                "max_texts_per_batch",
+                "max_texts_per_request",
+                "texts_per_batch",
+                "texts_per_request",
+            ),
+            "max_batch_size",
         ),
         **dict.fromkeys(("max_batch_tokens", "batch_tokens"), "max_tokens_per_request"),
         **dict.fromkeys(
@@ -83,7 +99,9 @@ _MEANT: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(
             ("on_long_input", "on_long_inputs", "truncate", "truncation"), "long_inputs"
         ),
-        **dict.fromkeys(("retries", "num_retries", "max_attempts", "attempts"), "max_retries"),
+        **dict.fromkeys(
+            ("retry", "retries", "num_retries", "max_attempts", "attempts"), "max_retries"
+        ),
         **dict.fromkeys(("request_timeout", "time_out"), "timeout"),
         **dict.fromkeys(("max_time", "total_timeout", "time_limit"), "deadline"),
         **dict.fromkeys(
@@ -93,7 +111,11 @@ _MEANT: Mapping[str, str] = MappingProxyType(
                 "cache_dir",
                 "cache_path",
                 "checkpoint",
+                "database",
+                "db",
                 "document_embedding_cache",
+                "resume",
+                "sqlite",
                 "store",
             ),
             "journal",
@@ -137,7 +159,25 @@ _ELSEWHERE: Mapping[str, str] = MappingProxyType(
         ),
         "tier": "the quota is read from the server's answers; plan(texts, tier=1) accepts a tier, "
         "and requests_per_minute= and tokens_per_minute= set a quota",
+        **dict.fromkeys(
+            ("dim", "dims", "embedding_dim", "output_dimensionality", "truncate_dim"),
+            "set the width of the vectors on the wrapped object: "
+            "BatchEmbeddings(OpenAIEmbeddings(dimensions=...))",
+        ),
+        **dict.fromkeys(
+            ("device", "encode_kwargs", "tiktoken_enabled", "tiktoken_model_name", "tokenizer"),
+            "set it on the wrapped object",
+        ),
+        **dict.fromkeys(
+            ("errors", "ignore_errors", "on_error", "on_failure", "raise_on_error", "skip_errors"),
+            "if some texts fail, PartialEmbeddingsError holds the vectors of all others",
+        ),
+        **dict.fromkeys(
+            ("backoff", "retry_delay", "retry_max_seconds", "retry_min_seconds", "sleep", "wait"),
+            "pauses follow the server's answers; max_outage and deadline limit them",
+        ),
         "requests_per_second": "use requests_per_minute, with 60 times the value",
+        "tokens_per_second": "use tokens_per_minute, with 60 times the value",
         "requests_per_day": "use requests_per_minute; a call ends when a daily quota is used up",
         **dict.fromkeys(
             ("verbose", "debug", "logger", "log_level"),
@@ -207,21 +247,29 @@ class Options:
             check_amount(name, getattr(self, name))
         if not isinstance(self.model, str | None):
             raise OptionError(f"model must be a name, not {type(self.model).__name__}")
+        if self.model == "":
+            raise OptionError("model must be a name, not an empty string; leave it out for none")
         for name in ("max_retries", "query_cache_size"):
             count = getattr(self, name)
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-                raise OptionError(f"{name} must be a whole number of at least 0")
+                raise OptionError(f"{name} must be a whole number of at least 0, not {count!r}")
         if self.long_inputs not in get_args(LongInputs):
             allowed = ", ".join(map(repr, get_args(LongInputs)))
-            raise OptionError(f"long_inputs must be one of {allowed}")
+            raise OptionError(f"long_inputs must be one of {allowed}, not {self.long_inputs!r}")
         for name in ("hedge", "show_progress"):
             if not isinstance(value := getattr(self, name), bool | None):
                 raise OptionError(f"{name} must be True, False or None, not {value!r}")
         if self.empty is not None and self.empty not in get_args(Empty):
             allowed = ", ".join(map(repr, get_args(Empty)))
-            raise OptionError(f"empty must be one of {allowed}")
+            raise OptionError(f"empty must be one of {allowed}, not {self.empty!r}")
 
     def _check_objects(self) -> None:
+        if isinstance(self.journal, str) and "://" in self.journal:
+            # The address may hold a password, so it is not quoted.
+            raise OptionError(
+                "journal takes the path of a file, not an address; for Redis pass "
+                'journal=RedisStore("redis://host:6379/0", prefix="vectors:")'
+            )
         if not isinstance(self.limits, Limits | None):
             raise OptionError("limits must be a Limits object: limits=Limits(provider=..., ...)")
         if self.on_usage is not None and not callable(self.on_usage):
@@ -367,7 +415,7 @@ def _hint(name: str) -> str:
     meant = _MEANT.get(plain) or next((option for option in OPTIONS if option in plain), None)
     if meant is None:
         names = [*OPTIONS, *_MEANT, *_ELSEWHERE]
-        close = next(iter(difflib.get_close_matches(plain, names, n=1)), "")
+        close = next(iter(difflib.get_close_matches(plain, names, n=1, cutoff=_ALIKE)), "")
         if close in _ELSEWHERE:
             return _hint(close)
         meant = _MEANT.get(close, close)
@@ -442,6 +490,11 @@ def check_amount(name: str, value: object) -> None:
     if value is None and name != "max_outage":
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise OptionError(f"{name} must be a number, not {type(value).__name__}")
-    if not 0 < value < math.inf:
+        unit = " of seconds" if name in _IN_SECONDS else ""
+        raise OptionError(f"{name} must be a number{unit}, not {type(value).__name__}")
+    if not math.isfinite(value):
+        raise OptionError(
+            f"{name} must be a finite number above 0, not {value}; leave it out for the default"
+        )
+    if value <= 0:
         raise OptionError(f"{name} must be more than 0, not {value}; leave it out for the default")

@@ -1,5 +1,6 @@
 """Options: one that cannot work is an error when the object is made, and says what to do."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -51,10 +52,8 @@ def test_a_limit_that_cannot_work_is_an_error(name: str, value: object, message:
     [
         (0, "must be more than 0, not 0; leave it out for the default"),
         (-1.5, "must be more than 0, not -1.5; leave it out for the default"),
-        (float("inf"), "must be more than 0, not inf; leave it out for the default"),
-        (float("nan"), "must be more than 0, not nan; leave it out for the default"),
-        ("60", "must be a number, not str"),
-        (True, "must be a number, not bool"),
+        (float("inf"), "must be a finite number above 0, not inf; leave it out for the default"),
+        (float("nan"), "must be a finite number above 0, not nan; leave it out for the default"),
     ],
 )
 def test_an_amount_that_cannot_work_is_an_error(name: str, value: object, message: str) -> None:
@@ -64,20 +63,35 @@ def test_an_amount_that_cannot_work_is_an_error(name: str, value: object, messag
     assert str(caught.value) == f"{name} {message}"
 
 
+@pytest.mark.parametrize("value", ["60", True, timedelta(seconds=60)])
+def test_an_amount_of_a_wrong_type_is_an_error_with_the_unit(value: object) -> None:
+    """A quota or time of a wrong type is an error, which for a time says that it is in seconds."""
+    for name in AMOUNTS:
+        unit = "" if name.endswith("_per_minute") else " of seconds"
+        with pytest.raises(OptionError) as caught:
+            make(**{name: value})
+        expected = f"{name} must be a number{unit}, not {type(value).__name__}"
+        assert str(caught.value) == expected
+
+
 @pytest.mark.parametrize("value", [-1, 1.5, "3", None, True])
 def test_retries_that_cannot_work_are_an_error(value: object) -> None:
     """`max_retries` must be a whole number of at least 0."""
-    with pytest.raises(OptionError, match="max_retries must be a whole number of at least 0"):
+    with pytest.raises(
+        OptionError, match="max_retries must be a whole number of at least 0"
+    ) as caught:
         make(max_retries=value)
+    assert str(caught.value).endswith(f", not {value!r}")
 
 
 @pytest.mark.parametrize("value", ["cut", "Average", None, ["average"], True])
 def test_a_wrong_way_with_long_inputs_is_an_error(value: object) -> None:
     """An unknown value of `long_inputs` is an error that lists the valid ones."""
     with pytest.raises(
-        OptionError, match="long_inputs must be one of 'average', 'truncate', 'error'"
-    ):
+        OptionError, match="long_inputs must be one of 'average', 'truncate', 'error', not "
+    ) as caught:
         make(long_inputs=value)
+    assert str(caught.value).endswith(repr(value))
 
 
 @pytest.mark.parametrize("value", [{}, "OpenAI", Limits])
@@ -91,6 +105,14 @@ def test_a_journal_that_is_none_is_an_error() -> None:
     """A journal of a wrong type is an error that says what `journal` accepts."""
     with pytest.raises(BatchEmbeddingsError, match="journal= takes a path"):
         make(journal=5)
+
+
+@pytest.mark.parametrize("address", ["redis://:secret@host:6379", "sqlite:///secret.db"])
+def test_an_address_is_no_journal(address: str) -> None:
+    """An address as a journal is an error that shows `RedisStore`, and quotes no password."""
+    with pytest.raises(OptionError, match=r"not an address; .*RedisStore\(") as caught:
+        make(journal=address)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, "text-embedding-3-small"])
@@ -138,6 +160,12 @@ def test_a_models_name_is_a_string() -> None:
         make(model=3)
 
 
+def test_a_models_name_is_not_empty() -> None:
+    """An empty `model`, as from an unset variable, is an error, as it names no model."""
+    with pytest.raises(OptionError, match="model must be a name, not an empty string"):
+        make(model="")
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
@@ -152,6 +180,9 @@ def test_a_models_name_is_a_string() -> None:
         ("time_out", "timeout"),
         ("request_timeout", "timeout"),
         ("jornal", "journal"),
+        ("max_texts_per_request", "max_batch_size"),
+        ("retry", "max_retries"),
+        ("sqlite", "journal"),
     ],
 )
 def test_a_misspelt_option_gets_a_suggestion(name: str, meant: str) -> None:
@@ -159,6 +190,30 @@ def test_a_misspelt_option_gets_a_suggestion(name: str, meant: str) -> None:
     with pytest.raises(UnknownOptionError) as caught:
         make(**{name: 3})
     assert str(caught.value) == f"BatchEmbeddings has no option {name!r}; did you mean {meant!r}?"
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("dims", "OpenAIEmbeddings(dimensions=...)"),
+        ("tokenizer", "set it on the wrapped object"),
+        ("on_error", "PartialEmbeddingsError holds the vectors of all others"),
+        ("backoff", "max_outage and deadline limit them"),
+        ("tokens_per_second", "use tokens_per_minute, with 60 times the value"),
+    ],
+)
+def test_an_option_that_lies_elsewhere_gets_its_place(name: str, place: str) -> None:
+    """An option of another package that has no counterpart gets a hint where it is decided."""
+    with pytest.raises(UnknownOptionError) as caught:
+        make(**{name: 3})
+    assert place in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["region", "revision", "url"])
+def test_a_short_word_is_no_misspelling(name: str) -> None:
+    """A word that merely shares letters with an option gets the list, not a wrong suggestion."""
+    with pytest.raises(UnknownOptionError, match="the options are"):
+        make(**{name: 3})
 
 
 def test_an_option_that_resembles_none_gets_the_list() -> None:
