@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.sending.threads import submit
-from langchain_batch_embed.texts.inputs import check_texts
+from langchain_batch_embed.texts.inputs import check_query, check_texts
 
 __all__ = ["embed", "embed_query", "in_thread"]
 
@@ -25,7 +25,7 @@ async def embed(pipeline: Pipeline, texts: Iterable[str]) -> list[list[float]]:
 
 async def embed_query(pipeline: Pipeline, text: str) -> list[float]:
     """Return the vector of one query; see `BatchEmbeddings.aembed_query`."""
-    if pipeline.is_small(check_texts([text])):
+    if pipeline.is_small([check_query(text)]):
         return await pipeline.aquery(text)
     return await in_thread(lambda stop: pipeline.query(text, cancelled=stop), pipeline.wake)
 

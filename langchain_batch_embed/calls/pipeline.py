@@ -26,7 +26,7 @@ from langchain_batch_embed.limits import check_positive
 from langchain_batch_embed.providers.decoding import to_lists
 from langchain_batch_embed.report import Report, Tally, dollars, plural
 from langchain_batch_embed.sending.work import Work
-from langchain_batch_embed.texts.inputs import Inputs, check_texts
+from langchain_batch_embed.texts.inputs import Inputs, check_query, check_texts
 
 __all__ = ["Pipeline"]
 
@@ -235,7 +235,7 @@ class Pipeline:
 
     def _kept_query(self, text: str) -> list[float] | None:
         """Return the cached vector of a query and report that it cost nothing, or return `None`."""
-        check_texts([text])
+        check_query(text)
         kept = self._queries.get(text)
         if kept is not None:
             self.fetcher.last_report = Report.of(

@@ -5,7 +5,7 @@ of one matrix hold the vectors: first a row for each unique text, then a row for
 the common case the answer to the caller is the first rows of the matrix, without a copy.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,9 +24,12 @@ from langchain_batch_embed.texts.tokens import (
     windows,
 )
 
-__all__ = ["Inputs", "LongInputs", "check_texts", "prepare"]
+__all__ = ["Inputs", "LongInputs", "check_query", "check_texts", "prepare"]
 
 LongInputs = Literal["average", "truncate", "error"]
+
+_MISSING = frozenset({"NAType", "NaTType", "NoneType"})
+"""Types of the values that pandas and its users put where a text is missing."""
 
 _Windows = tuple[list[int], list[int]]
 """The rows of a text's windows, and the tokens of each window."""
@@ -109,8 +112,8 @@ def check_texts(texts: Iterable[Any]) -> list[str]:
             'table["text"]'
         )
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        hint = "; pass [text], or use embed_query(text)" if isinstance(texts, str) else ""
-        raise InputTypeError(f"a list of texts is needed, not one {type(texts).__name__}{hint}")
+        given = "None" if texts is None else f"one {kind.__name__}"
+        raise InputTypeError(f"a list of texts is needed, not {given}{_instead_of(texts)}")
     if kind.__name__ == "Document":  # LangChain's yields its fields
         raise InputTypeError(
             "a list of texts is needed, not one Document; pass [document.page_content]"
@@ -120,14 +123,52 @@ def check_texts(texts: Iterable[Any]) -> list[str]:
         return listed
     wrong = [i for i, text in enumerate(listed) if not isinstance(text, str)]
     if wrong:
-        kinds = sorted({type(listed[i]).__name__ for i in wrong})
-        hint = "; pass page_content for documents" if "Document" in kinds else ""
+        values = [listed[i] for i in wrong]
+        kinds = ", ".join(sorted({type(value).__name__ for value in values}))
+        which = f"is {kinds} (index" if len(wrong) == 1 else f"are {kinds} (indices"
         raise InputTypeError(
-            f"every text must be a str, but {len(wrong):,} of {len(listed):,} are "
-            f"{', '.join(kinds)} (indices {name_indices(wrong)}){hint}",
+            f"every text must be a str, but {len(wrong):,} of {len(listed):,} {which} "
+            f"{name_indices(wrong)}){_advice(values)}",
             indices=wrong,
         )
     return listed
+
+
+def check_query(text: Any) -> str:
+    """Return the text of a query.
+
+    Raises:
+        InputTypeError: it is not a string.
+    """
+    if isinstance(text, str):
+        return text
+    kind = type(text).__name__
+    hint = "; pass its page_content" if kind == "Document" else ""
+    if isinstance(text, Iterable) and not isinstance(text, bytes) and not hint:
+        hint = "; embed_documents takes several texts"
+    raise InputTypeError(f"a query must be a str, not {'None' if text is None else kind}{hint}")
+
+
+def _instead_of(texts: object) -> str:
+    """Return what to pass in place of an object that is no list of texts."""
+    if isinstance(texts, str):
+        return "; pass [text], or use embed_query(text)"
+    if isinstance(texts, AsyncIterable):
+        return "; collect it first: [text async for text in texts]"
+    return "; pass what it returns" if callable(texts) else ""
+
+
+def _advice(wrong: Sequence[object]) -> str:
+    """Return what to do about entries that are not strings."""
+    kinds = {type(value).__name__ for value in wrong}
+    advice = []
+    if "Document" in kinds:
+        advice.append("pass page_content for documents")
+    if kinds & _MISSING or any(isinstance(value, float) and value != value for value in wrong):  # noqa: PLR0124  # NaN
+        advice.append("leave out missing texts, in pandas with table.dropna(subset=[column])")
+    if "bytes" in kinds:
+        advice.append("decode bytes")
+    return f"; {', and '.join(advice)}" if advice else ""
 
 
 def prepare(

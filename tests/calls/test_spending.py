@@ -23,7 +23,7 @@ from langchain_batch_embed import (
 )
 from langchain_batch_embed.calls.queries import QueryCache
 from tests.sending.calls import FakeServer, Rehearsal, done, lost, make_sender, make_work
-from tests.support import LocalServer, assert_right, prose, wait_until
+from tests.support import LocalServer, assert_right, prose, treat_as_known, wait_until
 
 Batch = Callable[..., BatchEmbeddings]
 OpenAI = Callable[..., OpenAIEmbeddings]
@@ -116,7 +116,7 @@ class TestQueries:
 
     def test_no_string_is_refused_as_ever(self, batch: Batch) -> None:
         """A query that is no string is refused as usual, even if it is not hashable."""
-        with pytest.raises(TypeError, match="every text must be a str"):
+        with pytest.raises(TypeError, match="a query must be a str, not list"):
             batch(query_cache_size=1).embed_query(["why?"])  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("size", [-1, 1.5, True, "many"])
@@ -150,17 +150,25 @@ class TestUsage:
             small(on_usage=told.append, journal=f"{tmp_path}/vectors.db").embed_documents(["a"])
         assert len(told) == 1
 
-    def test_calls_from_many_threads_are_told_one_at_a_time(self, small: Batch) -> None:
-        """`on_usage` runs in one thread at a time, so a user's function may add up numbers."""
+    def test_calls_from_many_threads_are_told_one_at_a_time(
+        self, small: Batch, server: LocalServer
+    ) -> None:
+        """`on_usage` runs in one thread at a time, so a user's function may add up numbers.
+
+        Its first run lasts until all other answers that are on their way have come.
+        """
         inside, most, count = 0, 0, 0
 
         def note(_: Usage) -> None:
             nonlocal inside, most, count
             inside += 1
             most, count = max(most, inside), count + 1
+            if count == 1:
+                wait_until(lambda: server.stats()["requests"] > 5 and sender.in_flight == 1)
             inside -= 1
 
-        embeddings = small(on_usage=note)
+        embeddings = treat_as_known(small(on_usage=note))
+        sender = embeddings._pipeline.dispatcher.sender
         embeddings.embed_documents([prose(100, seed) for seed in range(400)])
         report = embeddings.last_report
         assert report is not None

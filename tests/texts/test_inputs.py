@@ -1,7 +1,8 @@
 """Identical texts are sent once, over-long ones in windows, and impossible ones not at all."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from langchain_batch_embed import InputError, InputTypeError, Limits
-from langchain_batch_embed.texts.inputs import Inputs, LongInputs, check_texts, prepare
+from langchain_batch_embed.texts.inputs import Inputs, LongInputs, check_query, check_texts, prepare
 from langchain_batch_embed.texts.tokens import ByteCounter, ToktokCounter
 
 # A byte counter makes sizes easy to see, because one character is one token.
@@ -54,13 +55,30 @@ class TestTexts:
             check_texts("secret")
         assert "secret" not in str(caught.value)
 
-    @pytest.mark.parametrize("texts", [b"secret", None, 5, np.float64(3)])
-    def test_something_else_than_a_list_is_an_error(self, texts: object) -> None:
+    @pytest.mark.parametrize(
+        ("texts", "given"),
+        [
+            (b"secret", "one bytes"),
+            (None, "None"),
+            (5, "one int"),
+            (np.float64(3), "one float64"),
+            (lambda: ["secret"], "one function; pass what it returns"),
+        ],
+    )
+    def test_something_else_than_a_list_is_an_error(self, texts: Any, given: str) -> None:
         """The error for another object names its type, but not its content."""
-        kind = type(texts).__name__
         with pytest.raises(InputTypeError) as caught:
-            check_texts(texts)  # type: ignore[arg-type]
-        assert str(caught.value) == f"a list of texts is needed, not one {kind}"
+            check_texts(texts)
+        assert str(caught.value) == f"a list of texts is needed, not {given}"
+
+    def test_an_asynchronous_iterable_is_an_error_that_says_how_to_collect_it(self) -> None:
+        """An asynchronous generator is refused with the expression that makes a list of it."""
+
+        async def generate() -> AsyncIterator[str]:
+            yield "secret"
+
+        with pytest.raises(InputTypeError, match=r"\[text async for text in texts\]"):
+            check_texts(generate())  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("name", ["columns", "data_vars"])
     def test_a_table_is_refused(self, name: str) -> None:
@@ -86,8 +104,19 @@ class TestTexts:
     def test_what_only_documents_need_is_told_for_documents_alone(self) -> None:
         """Advice about documents is given only if there are documents among the texts."""
         with pytest.raises(InputTypeError) as caught:
-            check_texts(["a", None])
-        assert str(caught.value) == "every text must be a str, but 1 of 2 are NoneType (indices 1)"
+            check_texts(["a", 5])
+        assert str(caught.value) == "every text must be a str, but 1 of 2 is int (index 1)"
+
+    @pytest.mark.parametrize("missing", [None, float("nan"), np.float64("nan")])
+    def test_missing_values_get_advice_for_pandas(self, missing: object) -> None:
+        """A missing value, such as pandas puts into a column, is refused with pandas's remedy."""
+        with pytest.raises(InputTypeError, match=r"\(index 1\); leave out .*table\.dropna\("):
+            check_texts(["a", missing])
+
+    def test_a_number_is_not_called_a_missing_value(self) -> None:
+        """A number among the texts gets no advice about missing values."""
+        with pytest.raises(InputTypeError, match=r"2 of 2 are float \(indices 0, 1\)$"):
+            check_texts([1.0, 2.0])
 
     def test_what_is_not_a_string_is_named_by_its_index(self) -> None:
         """The error gives the indices and types of wrong entries, but not their content."""
@@ -97,7 +126,8 @@ class TestTexts:
         assert caught.value.indices == (1, 3, 4)
         assert str(caught.value) == (
             "every text must be a str, but 3 of 5 are Document, NoneType, bytes "
-            "(indices 1, 3, 4); pass page_content for documents"
+            "(indices 1, 3, 4); pass page_content for documents, and leave out missing texts, in "
+            "pandas with table.dropna(subset=[column]), and decode bytes"
         )
 
     def test_only_the_first_indices_are_in_the_message(self) -> None:
@@ -105,6 +135,22 @@ class TestTexts:
         with pytest.raises(InputTypeError, match=r"indices 0, 1, .*, 9 and 1,990 more") as caught:
             check_texts([0] * 2000)
         assert caught.value.indices == tuple(range(2000))
+
+    @pytest.mark.parametrize(
+        ("query", "message"),
+        [
+            (["secret"], "not list; embed_documents takes several texts"),
+            (Document("secret"), "not Document; pass its page_content"),
+            (None, "not None"),
+            (b"secret", "not bytes"),
+            (5, "not int"),
+        ],
+    )
+    def test_a_query_that_is_no_string_is_an_error(self, query: object, message: str) -> None:
+        """The error for a wrong query is about one query, and names its type alone."""
+        with pytest.raises(InputTypeError) as caught:
+            check_query(query)
+        assert str(caught.value) == f"a query must be a str, {message}"
 
     def test_an_error_of_the_iterable_itself_goes_on(self) -> None:
         """An error that the iterable raises itself is passed on unchanged."""
