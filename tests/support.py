@@ -1,6 +1,7 @@
 """Helpers for all tests: a clock that needs no waiting, a local server, and texts."""
 
 import gc
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -122,6 +123,11 @@ def has_requests_in_flight(embeddings: BatchEmbeddings) -> bool:
 def examples(count: int) -> settings:
     """Return settings that draw this many examples instead of a hundred, fewer in the fast loop."""
     return settings(max_examples=count * settings().max_examples // 100)
+
+
+def seeds(count: int) -> range:
+    """Return this many seeds for a simulation whose bounds hold for each, fewer in the fast loop."""
+    return range(math.ceil(count * settings().max_examples / 100))
 
 
 def treat_as_known(embeddings: BatchEmbeddings) -> BatchEmbeddings:

@@ -330,6 +330,7 @@ class TestRateLimiter:
     def test_its_rate_is_the_quota_of_requests(self, batch: Batch, server: LocalServer) -> None:
         """The limiter's rate becomes the quota of requests, so few requests are made."""
         limiter = InMemoryRateLimiter(requests_per_second=1, max_bucket_size=100)
+        limiter.available_tokens = 100.0  # it begins with none, and would sleep for each request
         embeddings = batch(rate_limiter=limiter)
         assert embeddings.requests_per_minute == 60
         texts = [f"text {i}" for i in range(2000)]

@@ -31,6 +31,7 @@ def test_it_runs(
 ) -> None:
     """The script runs, and its results are as expected."""
     server.configure(dimensions=8, batch_api=BatchApi(validating=0, running=0, finalizing=0))
+    monkeypatch.setattr("langchain_batch_embed.batch_api.decisions._FIRST_POLL", 0.01)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.chdir(tmp_path)
     status = users_script.main(server.url, [f"text {n}" for n in range(50)])

@@ -102,10 +102,15 @@ class TestLearntFromRefusals:
     @pytest.mark.parametrize(
         ("cell", "count", "share"),
         [
-            (Cell(tokens_per_minute=1_000_000, says="used"), TEXTS, 0.9),
-            (Cell(tokens_per_minute=5_000_000, says="zero", limiter_seconds=10.0), 60_000, 0.75),
+            pytest.param(Cell(tokens_per_minute=1_000_000, says="used"), TEXTS, 0.9, id="text"),
+            pytest.param(
+                Cell(tokens_per_minute=5_000_000, says="zero", limiter_seconds=10.0),
+                60_000,
+                0.75,
+                id="nothing",
+                marks=pytest.mark.slow,  # of 4 s
+            ),
         ],
-        ids=["text", "nothing"],
     )
     def test_the_time_left_is_right_as_far_as_it_can_be_known(
         self, monkeypatch: pytest.MonkeyPatch, cell: Cell, count: int, share: float

@@ -255,7 +255,7 @@ class TestInputs:
         os.mkfifo(tmp_path / "pipe")
         writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(lines,), daemon=True)
         writer.start()
-        assert command("embed", "pipe", "--out", "out.npy") == 0
+        assert command("embed", "pipe", "--out", "out.npy", "--dimensions", 8) == 0
         writer.join()
         assert_embedded(tmp_path / "out.npy", [f"text {i}" for i in range(9_000)])
         assert read_output(tmp_path / "out.npy")[0][0] == "pipe:1"
@@ -498,8 +498,9 @@ class TestEnds:
     def test_a_server_that_is_not_there_is_named(
         self, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
-        """A server that cannot be reached is named by its address; the wait is shortened here."""
+        """A server that cannot be reached is named by its address; the waits are shortened here."""
         monkeypatch.setattr("langchain_batch_embed.pacing.health.FIRST_CONTACT", 0.1)
+        monkeypatch.setattr("langchain_batch_embed.pacing.backoff.Backoff.delay", lambda *_: 0.01)
         file = write_lines(tmp_path / "texts.jsonl", ["a"])
         assert command("embed", file, "--out", "o.npy", "--base-url", "http://127.0.0.1:9/v1") == 1
         assert "at http://127.0.0.1:9/v1/embeddings: no connection" in capsys.readouterr().err

@@ -14,9 +14,10 @@ Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def texts(tmp_path: Path, server: LocalServer) -> Path:
-    """A file with a text, and a server with a Batch API."""
-    server.configure(dimensions=8, batch_api=BatchApi())
+def texts(tmp_path: Path, server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a text, and a server with a Batch API that ends a batch at once."""
+    monkeypatch.setattr("langchain_batch_embed.batch_api.decisions._FIRST_POLL", 0.01)
+    server.configure(dimensions=8, batch_api=BatchApi(validating=0, running=0, finalizing=0))
     path = tmp_path / "a.md"
     path.write_text("a text")
     return path

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,29 +110,39 @@ class TestOneRunAtATime:
             assert not lock_of(tmp_path / f"out{kind}").exists()
 
     def test_a_killed_run_does_not_block_the_next(
-        self, command: Command, texts: Path, tmp_path: Path, kind: str
+        self, command: Command, texts: Path, tmp_path: Path
     ) -> None:
-        """Its unfinished files and its lock file stay, and the next run replaces them."""
+        """Its unfinished files and its lock file stay, and the next run replaces them.
+
+        One process has an output of each kind open, as a process takes a second to start.
+        """
         script = (
-            "import sys, numpy, pathlib\n"
+            "import contextlib, sys, numpy, pathlib\n"
             "from langchain_batch_embed.commands.output_formats import open_output\n"
-            "output = open_output(pathlib.Path(sys.argv[1]), model='m')\n"
-            "with output.opened():\n"
-            "    output.add('x', numpy.ones(4, numpy.float32))\n"
+            "with contextlib.ExitStack() as stack:\n"
+            "    for path in sys.argv[1:]:\n"
+            "        output = open_output(pathlib.Path(path), model='m')\n"
+            "        stack.enter_context(output.opened())\n"
+            "        output.add('x', numpy.ones(4, numpy.float32))\n"
             "    print('ready', flush=True)\n"
             "    sys.stdin.read()\n"
         )
-        arguments = [sys.executable, "-c", script, str(tmp_path / f"out{kind}")]
+        kinds = [kind for kind in KINDS if kind != ".parquet" or find_spec("pyarrow")]
+        outs = [tmp_path / f"out_{kind[1:]}{kind}" for kind in kinds]
         with subprocess.Popen(  # noqa: S603
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", script, *map(str, outs)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as run:
             assert run.stdout is not None
             assert run.stdout.readline() == "ready\n"
-            assert command("embed", texts, "--out", f"out{kind}") == 2
+            assert [command("embed", texts, "--out", out.name) for out in outs] == [2] * len(outs)
             run.kill()
-        assert (tmp_path / f"out{kind}.part").exists()
-        assert lock_of(tmp_path / f"out{kind}").exists()
-        assert command("embed", texts, "--out", f"out{kind}") == 0
+        for out in outs:
+            assert Path(f"{out}.part").exists()
+            assert lock_of(out).exists()
+            assert command("embed", texts, "--out", out.name) == 0
         assert not list(tmp_path.glob("*.part"))
 
     @pytest.fixture
@@ -392,7 +403,8 @@ class TestWhereItCannotBeWritten:
         texts = tmp_path / "texts.jsonl"
         lines = (json.dumps({"id": f"t{n}", "text": f"text {n}"}) for n in range(4_200))
         texts.write_text("\n".join(lines))
-        arguments = ("embed", texts, "--out", f"out{kind}", "--journal", "j.db", "--quiet")
+        options = ("--dimensions", 64, "--journal", "j.db", "--quiet")
+        arguments = ("embed", texts, "--out", f"out{kind}", *options)
         with embedded_but_not_written(tmp_path / "j.db", arguments, command):
             assert command(*arguments) == 2
         said = capsys.readouterr().err

@@ -92,7 +92,7 @@ def test_the_time_out_holds_for_a_subclass_that_is_asked_itself(server: LocalSer
     wrapped = Prefixed(
         base_url=server.url, api_key=SecretStr("k"), check_embedding_ctx_length=False
     )
-    embeddings = BatchEmbeddings(wrapped, timeout=1.5, deadline=30)
+    embeddings = BatchEmbeddings(wrapped, timeout=0.3, deadline=30)
     assert_right(embeddings.embed_numpy(["a"]), ["passage: a"])
     assert embeddings.last_report is not None
     assert embeddings.last_report.retries >= 1

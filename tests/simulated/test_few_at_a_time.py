@@ -8,6 +8,7 @@ import pytest
 
 from langchain_batch_embed.sending.rehearsal import Reply, Request
 from tests.sending.calls import Rehearsal, lost, make_sender, make_work
+from tests.support import seeds
 
 from .refusals import StatusError
 
@@ -57,7 +58,7 @@ class Door:
 )
 def test_few_at_a_time_are_found_out(most: int, seconds: float, way: float, status: int) -> None:
     """A limit on simultaneous requests costs little time, with at most 36 % refused."""
-    for seed in range(8):
+    for seed in seeds(8):
         sender = make_sender(max_workers=128, is_known=False, first_requests=32, seed=seed)
         server = Door(most, seconds, way, status, random.Random(seed))
         rehearsal = Rehearsal(sender, server)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from tests.support import seeds
+
 from . import trial
 from .exchange import Reply, Request
 from .grid import cell_of
@@ -28,7 +30,7 @@ class Gateway(SimulatedServer):
 
 
 @pytest.mark.parametrize(("share", "seconds"), [(0.1, 30), (0.2, 30), (0.3, 200), (0.5, 400)])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_refusals_at_random_cost_seconds(
     monkeypatch: pytest.MonkeyPatch, share: float, seconds: float, seed: int
 ) -> None:
@@ -46,7 +48,7 @@ def test_refusals_at_random_cost_seconds(
     assert tried.seconds < seconds
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_hints_are_obeyed_and_no_rate_is_made_of_them(
     monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

@@ -14,6 +14,7 @@ from langchain_batch_embed.sending.rehearsal import Reply, Request, rehearse
 from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Lost, Outcome, Rows, Work
 from langchain_batch_embed.texts.packing import Sizes
+from tests.support import seeds
 
 from .refusals import StatusError
 
@@ -66,7 +67,7 @@ def test_a_rate_of_requests_is_found_out(
     rate: float, burst: int, workers: int, status: int
 ) -> None:
     """At a limited rate of requests 5,000 texts take at most 80 accepted ones, and none is lost."""
-    for seed in range(3):
+    for seed in seeds(3):
         draw = random.Random(seed).random
         texts = ["text"] * COUNT
         work = Work(

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.sending.calls import Rehearsal, lost, make_sender, make_work
+from tests.support import seeds
 
 from .grid import Cell
 from .server import SimulatedServer
@@ -51,7 +52,7 @@ def test_long_texts_get_through_where_refused_requests_are_charged(
         says=says,  # type: ignore[arg-type]
         refused_share=1.0,
     )
-    for seed in range(2):
+    for seed in seeds(2):
         sender = make_sender(max_workers=16, is_known=False, first_requests=8, seed=seed)
         rehearsal = Rehearsal(sender, SimulatedServer(cell, seed))
         rehearsal.add(make_work(16, tokens=tokens))

@@ -9,6 +9,7 @@ import pytest
 
 from langchain_batch_embed.sending.rehearsal import Reply, Request
 from tests.sending.calls import Rehearsal, lost, make_sender, make_work
+from tests.support import seeds
 
 from .refusals import StatusError
 
@@ -94,7 +95,7 @@ def test_a_limit_that_nobody_names_is_found(
 
     It wastes few requests.
     """
-    for seed in range(2):
+    for seed in seeds(2):
         dice = random.Random(seed)
         tokens = [dice.randrange(60, 200) for _ in range(COUNT)]
         sender = make_sender(
