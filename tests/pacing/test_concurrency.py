@@ -123,7 +123,7 @@ class TestSaturation:
 
     @pytest.mark.parametrize("workers", [1, 2, 4, 8, 32])
     def test_requests_do_not_wait_in_a_long_line(self, workers: int) -> None:
-        """In the long run few more requests are in flight than a busy server works on."""
+        """In the long run as many requests are in flight as a busy server works on, or a few more."""
         concurrency, seen = Concurrency(MOST), list[int]()
         took = drive(
             concurrency,
@@ -133,8 +133,8 @@ class TestSaturation:
             look=lambda _: seen.append(concurrency.limit()),
         )
         late = sorted(seen[2000:])
-        assert late[len(late) // 2] <= max(8, 4 * workers)
-        assert took <= 1.3 * 4000 * 0.2 / workers
+        assert late[len(late) // 2] <= 1.5 * workers
+        assert took <= 1.2 * 4000 * 0.2 / workers
 
     def test_it_is_told_that_more_requests_get_no_more_done(self) -> None:
         """A saturated server is recognised, and the work is cut for the useful requests."""
@@ -254,12 +254,13 @@ class TestOverload:
         assert concurrency.limit() >= 10
 
     def test_a_limit_of_connections_is_kept_with_few_refusals(self) -> None:
-        """At a limit of 8 connections at most 1 request in 20 is refused.
+        """At a limit of 8 connections at most 1 request in 200 is refused.
 
         The number settles at the limit, and more is tried ever more rarely.
         """
         concurrency, limit = Concurrency(64), 8
-        now, refused, sent_in_all = 0.0, 0, 0
+        now, sent_in_all = 0.0, 0
+        refused: list[int] = []
         in_flight: list[tuple[float, float]] = []
         while sent_in_all < 5000:
             while len(in_flight) < concurrency.limit():
@@ -267,7 +268,7 @@ class TestOverload:
                 if len(in_flight) < limit:
                     heapq.heappush(in_flight, (now + 0.3, now))
                 else:
-                    refused += 1
+                    refused.append(sent_in_all)
                     sent_at = [sent for _, sent in in_flight]
                     concurrency.refused(now, now + 1e-9, in_flight=sent_at)
                     break
@@ -275,7 +276,10 @@ class TestOverload:
             now, sent = heapq.heappop(in_flight)
             concurrency.answered(sent=sent, now=now, work=WORK, in_flight=busy)
             now += 1e-6
-        assert refused <= sent_in_all / 20
+        assert len(refused) <= sent_in_all / 200
+        assert 0 < sum(number > sent_in_all / 2 for number in refused) < len(refused) / 4
+        assert concurrency.limit() == limit
+        assert now <= 1.05 * sent_in_all * 0.3 / limit
 
 
 @examples(50)
@@ -285,7 +289,10 @@ class TestOverload:
     is_known=st.booleans(),
     events=st.lists(
         st.tuples(
-            st.sampled_from(["answered", "timed_out", "refused", "throttled", "accepts", "open"]),
+            st.sampled_from(
+                ["answered", "timed_out", "refused", "throttled", "accepts", "open"]
+                + ["hesitate", "recover", "restore"]
+            ),
             st.floats(0, 10),
             st.integers(0, 200),
         ),
@@ -310,11 +317,16 @@ def test_the_number_is_between_one_and_the_most(
                 concurrency.throttled(now)
             case "accepts":
                 concurrency.accepts(amount)
+            case "hesitate":
+                concurrency.hesitate(now)
+            case "recover":
+                concurrency.recover(amount, now)
+            case "restore":
+                concurrency.restore(now)
             case _:
                 concurrency.open()
         assert 1 <= concurrency.limit() <= most
         assert 1 <= concurrency.useful <= most
-        assert 1 <= concurrency.limit() <= most
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_rate_that_was_not_measured_is_what_passed() -> None:
 
 
 def test_more_refusals_of_what_is_sent_faster_are_a_quota_after_all() -> None:
-    """If faster sending is refused more often, random refusals become a quota after 12 requests.
+    """If faster sending is refused more often, random refusals become a quota after 10 requests.
 
     It takes twice as many pauses to call them random again.
     """
@@ -66,7 +66,7 @@ def test_more_refusals_of_what_is_sent_faster_are_a_quota_after_all() -> None:
     while erratic.is_random and refusals < 100:
         erratic.refused(in_flight=0)
         refusals += 1
-    assert refusals <= 12
+    assert refusals == 10
     for pause in range(PAUSES):
         erratic.paused(100.0 / 2**pause, 2, 1.0)
     assert not erratic.is_random

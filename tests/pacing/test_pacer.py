@@ -182,6 +182,9 @@ class TestPlaces:
         now += pacer.delay(10, now=now)
         pacer.answered(pacer.start(10, now=now), {}, now=now + 1)
         assert pacer.concurrency.limit() >= 4
+        for _ in range(8):
+            pacer.answered(pacer.start(10, now=now + 1), {}, now=now + 2)
+        assert pacer.concurrency.limit() == 8
 
     def test_copies_are_sent_only_where_they_do_no_harm(self) -> None:
         """No copies are sent after a failure or a refusal, until the server has answered."""

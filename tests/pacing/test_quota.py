@@ -1,5 +1,7 @@
 """What the headers of an answer say about a quota."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,8 +60,21 @@ def test_what_the_simulator_writes_is_read_back(delay: float) -> None:
     assert seconds(go_duration(delay)) == pytest.approx(delay, abs=0.002)
 
 
-@given(st.text(max_size=20))
+@given(
+    st.text(max_size=20)
+    | st.text(alphabet="0123456789.e-hms ", max_size=8)
+    | st.floats().map(str)
+    | st.integers().map(lambda number: f"{number}s")
+)
 def test_no_header_is_an_error(text: str) -> None:
-    """Reading headers raises no error, whatever a server sends."""
-    read_headers({f"x-ratelimit-{name}-tokens": text for name in ("limit", "remaining", "reset")})
-    read_headers({"x-ratelimit-limit-tokens": "60", "x-ratelimit-reset-tokens": text})
+    """Reading headers raises no error and gives possible amounts, whatever a server sends."""
+    names = ("limit", "remaining", "reset")
+    same = read_headers({f"x-ratelimit-{name}-tokens": text for name in names})
+    (right,) = read_headers(
+        {f"x-ratelimit-{name}-tokens": text for name in names} | {"x-ratelimit-limit-tokens": "60"}
+    )
+    assert right.limit == 60
+    for quota in [*same, right]:
+        assert 0 < quota.limit < math.inf
+        assert quota.remaining is None or 0 <= quota.remaining < math.inf
+        assert quota.reset is None or 0 <= quota.reset < math.inf

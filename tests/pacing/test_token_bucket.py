@@ -93,7 +93,9 @@ class TestKnownRate:
         bucket = TokenBucket()
         bucket.learn(limit=600, remaining=0, reset=3, unseen=0, sent=0, now=0)
         assert bucket.capacity == pytest.approx(30)
-        assert bucket.capacity == pytest.approx(30)
+        assert bucket.delay(30, now=60) == 0
+        bucket.take(30, now=60)
+        assert bucket.delay(10, now=60) == pytest.approx(1)
 
     def test_a_users_quota_is_never_raised_by_a_header(self) -> None:
         """A user's quota of 600 a minute is not raised by a header that says 6,000."""
@@ -166,10 +168,8 @@ class TestKnownRate:
         """Waiting as long as `delay` returns is enough despite rounding, even in a long run."""
         bucket, now = TokenBucket(7_777_777), 1e7
         for amount in random.Random(1).choices(range(1, 300_000), k=1000):
-            for _ in range(3):
-                delay = bucket.delay(amount, now)
-                now += delay
-            assert bucket.delay(amount, now) < 1e-6
+            now += bucket.delay(amount, now)
+            assert bucket.delay(amount, now) == 0
             bucket.take(amount, now)
 
 
@@ -301,11 +301,17 @@ class TestMeasuredRate:
         assert (bucket.is_known, bucket.rate) == (True, 10)
 
     def test_a_measured_bucket_bounds_no_request(self) -> None:
-        """A measured bucket does not limit a request's size, as its capacity is a guess."""
+        """A measured bucket does not limit a request's size, as its capacity is a guess.
+
+        A request of any size waits for a full bucket, which holds what flows in a second.
+        """
         bucket = TokenBucket()
         bucket.refused(10, now=0)
         bucket.passed(100, sent=0.5, now=0.9)
         bucket.refused(10, now=1)
+        assert bucket.is_measured
+        assert bucket.delay(1e9, now=1) == pytest.approx(1)
+        assert bucket.delay(1e9, now=2) == 0
 
     @pytest.mark.parametrize("per_minute", [60_000, 1_000_000, 20_000_000])
     def test_finds_the_rate_of_a_server_that_says_nothing(self, per_minute: int) -> None:
