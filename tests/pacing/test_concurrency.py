@@ -123,7 +123,7 @@ class TestSaturation:
 
     @pytest.mark.parametrize("workers", [1, 2, 4, 8, 32])
     def test_requests_do_not_wait_in_a_long_line(self, workers: int) -> None:
-        """In the long run as many requests are in flight as a busy server works on, or a few more."""
+        """In the long run few more requests are in flight than a busy server works on."""
         concurrency, seen = Concurrency(MOST), list[int]()
         took = drive(
             concurrency,
@@ -290,8 +290,10 @@ class TestOverload:
     events=st.lists(
         st.tuples(
             st.sampled_from(
-                ["answered", "timed_out", "refused", "throttled", "accepts", "open"]
-                + ["hesitate", "recover", "restore"]
+                [
+                    *("answered", "timed_out", "refused", "throttled", "accepts", "open"),
+                    *("hesitate", "recover", "restore"),
+                ]
             ),
             st.floats(0, 10),
             st.integers(0, 200),
