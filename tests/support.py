@@ -126,7 +126,7 @@ def examples(count: int) -> settings:
 
 
 def seeds(count: int) -> range:
-    """Return this many seeds for a simulation whose bounds hold for each, fewer in the fast loop."""
+    """Return this many seeds for a simulation, a quarter of them in the fast loop."""
     return range(math.ceil(count * settings().max_examples / 100))
 
 

@@ -67,11 +67,11 @@ class TestOwnWorkers:
         ids=lambda wrapped: f"{type(wrapped).__name__} {next(iter(vars(wrapped)))}",
     )
     def test_it_gets_the_whole_call(self, wrapped: Counting) -> None:
-        """A class with its own workers gets 100,000 texts in one call, to start one pool."""
+        """A class with its own workers gets 20,000 texts in one call, to start one pool."""
         wrapped.calls.clear()
-        texts = [f"section {i}" for i in range(100_000)]
-        assert BatchEmbeddings(wrapped).embed_numpy(texts).shape == (100_000, 2)
-        assert wrapped.calls == [100_000]
+        texts = [f"section {i}" for i in range(20_000)]
+        assert BatchEmbeddings(wrapped).embed_numpy(texts).shape == (20_000, 2)
+        assert wrapped.calls == [20_000]
 
     def test_a_size_that_the_user_sets_is_kept(self) -> None:
         """A batch size that the user sets is kept, even for a class with its own workers."""

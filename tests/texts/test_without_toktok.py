@@ -6,6 +6,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiktoken
@@ -13,6 +14,7 @@ import tiktoken.registry
 from packaging.requirements import Requirement
 from pytest_mock import MockerFixture
 
+from langchain_batch_embed.simulator import Simulator
 from langchain_batch_embed.texts import tokens
 from langchain_batch_embed.texts.tokens import (
     ByteCounter,
@@ -142,36 +144,44 @@ class TestCounting:
         assert caplog.records == []
 
 
-class TestWithoutTheModule:
-    """A process that cannot import toktok-rs."""
-
-    def test_texts_are_embedded(self, server: LocalServer) -> None:
-        """Texts are embedded, long ones in more windows, and two objects give one warning."""
-        code = """
+@pytest.fixture(scope="module")
+def ran(running_simulator: Simulator) -> tuple[list[str], dict[str, Any]]:
+    """Return what one process printed, which takes seconds to start, and the server's counts."""
+    server = LocalServer(running_simulator)
+    server.configure()
+    lines = run(
+        """
 from langchain_batch_embed import BatchEmbeddings
 from langchain_openai import OpenAIEmbeddings
 for _ in range(2):
     embeddings = BatchEmbeddings(OpenAIEmbeddings(base_url=sys.argv[1], api_key="x"))
 vectors = embeddings.embed_numpy(["a", "\\u00e9" * 100, "word " * 2000])
 print(vectors.shape)
-"""
-        *said, result = run(code, server.url)
-        assert result == "(3, 1536)"
-        [line] = said
-        assert line.startswith("WARNING no vocabulary available for the encoding cl100k_base")
-        stats = server.stats()
-        assert stats["by_status"] == {"200": stats["requests"]}
-        assert stats["inputs_billed"] == 2 + 2  # 10,000 bytes are two windows of 8,191
-
-    def test_the_simulator_says_what_it_needs(self) -> None:
-        """Everything can be imported, and only the simulator, which bills tokens, fails."""
-        code = """
 import langchain_batch_embed.__main__, langchain_batch_embed.commands.demo
 from langchain_batch_embed.simulator import Simulator
 try:
     Simulator()
 except ImportError as error:
     print(error)
-"""
-        [said] = run(code)
+""",
+        server.url,
+    )
+    return lines, server.stats()
+
+
+class TestWithoutTheModule:
+    """A process that cannot import toktok-rs."""
+
+    def test_texts_are_embedded(self, ran: tuple[list[str], dict[str, Any]]) -> None:
+        """Texts are embedded, long ones in more windows, and two objects give one warning."""
+        (*said, result, _), stats = ran
+        assert result == "(3, 1536)"
+        [line] = said
+        assert line.startswith("WARNING no vocabulary available for the encoding cl100k_base")
+        assert stats["by_status"] == {"200": stats["requests"]}
+        assert stats["inputs_billed"] == 2 + 2  # 10,000 bytes are two windows of 8,191
+
+    def test_the_simulator_says_what_it_needs(self, ran: tuple[list[str], dict[str, Any]]) -> None:
+        """Everything can be imported, and only the simulator, which bills tokens, fails."""
+        said = ran[0][-1]
         assert said == 'the simulator needs toktok: pip install "langchain-batch-embed[demo]"'
