@@ -20,6 +20,7 @@ from langchain_batch_embed.sending.size_limits import (
 )
 from langchain_batch_embed.sending.work import Batch
 from tests.sending.calls import FakeServer, Rehearsal, done, lost, make_sender, make_work, refusal
+from tests.support import seeds
 
 LARGE = Diagnosis(kind=Kind.TOO_LARGE, status=413, signature="413", measure="bytes")
 REFUSED = Diagnosis(kind=Kind.REFUSED, status=400, signature="400")
@@ -260,7 +261,7 @@ class TestAccounts:
         failing = FakeServer(
             error=lambda request: ConnectionResetError() if bad & {*request.rows.tolist()} else None
         )
-        for seed in range(3):
+        for seed in seeds(3):
             rehearsal = Rehearsal(
                 make_sender(max_workers=workers, max_retries=8, seed=seed), failing
             )
