@@ -305,6 +305,9 @@ class TestList:
             embeddings = BatchEmbeddings([a, b, again, b])
         assert embeddings.deployments == (a, b)
         assert "2 of 4 deployments are left out, because they have the server" in caplog.text
+        with caplog.at_level(logging.WARNING):
+            BatchEmbeddings([a, again])
+        assert "1 of 2 deployments is left out, because it has the server" in caplog.text
 
     def test_another_organisation_is_another_account(self) -> None:
         """Another organisation is another account, even with the same key."""

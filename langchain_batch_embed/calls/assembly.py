@@ -259,10 +259,11 @@ def different_accounts(deployments: Sequence[Embeddings]) -> tuple[Embeddings, .
         accounts.add(account)
     if left_out := len(deployments) - len(kept):
         logger.warning(
-            "%d of %d deployments are left out, because they have the server, model and key of "
-            "another one and so share its quota",
+            "%d of %d deployments %s the server, model and key of another one and so %s its quota",
             left_out,
             len(deployments),
+            "is left out, because it has" if left_out == 1 else "are left out, because they have",
+            "shares" if left_out == 1 else "share",
         )
     return tuple(kept)
 

@@ -32,13 +32,17 @@ _BY_STATUS = {
     405: "this address does not serve embeddings; check base_url",
 }
 
+_BY_CODE = {
+    "unsupported_country_region_territory": "the provider does not serve this country or region",
+}
+
 _UNSENDABLE = {
     "address": "the address is not valid; base_url must begin with http:// or https://",
     "header": "a header is not valid; look for spaces, line feeds and quotes in the key",
 }
 
 _BY_KIND = {
-    Kind.THROTTLED: "the rate limit is exceeded",
+    Kind.THROTTLED: "the rate limit is exceeded; call again later",
     Kind.SPENT: "the credit or the quota of the account is used up; waiting does not help",
     Kind.ACCOUNT: "the key is wrong or missing",
     Kind.OPTION: "the server refuses an option of the request; check the wrapped object's options",
@@ -46,8 +50,8 @@ _BY_KIND = {
     Kind.REFUSED: "the server refuses the text",
     Kind.TIMED_OUT: "the answer was not complete in time; timeout= allows more time",
     Kind.UNREACHABLE: "no connection; is the server running, and is the address right?",
-    Kind.OVERLOADED: "the server is overloaded",
-    Kind.FAILED: "the server failed",
+    Kind.OVERLOADED: "the server is overloaded; call again later",
+    Kind.FAILED: "the server failed; call again later",
     Kind.MODEL: "the vectors cannot be used",
 }
 
@@ -130,7 +134,8 @@ def _advice(
         return "there is nothing at this address; check base_url"
     if diagnosis.status is None and (wrong := unsendable(error)) is not None:
         return _UNSENDABLE[wrong]
-    return _BY_STATUS.get(diagnosis.status or 0, _BY_KIND[Kind.ACCOUNT])
+    code = diagnosis.signature.split(" ", 2)[1]
+    return _BY_CODE.get(code) or _BY_STATUS.get(diagnosis.status or 0, _BY_KIND[Kind.ACCOUNT])
 
 
 def _url_of(error: BaseException) -> str | None:

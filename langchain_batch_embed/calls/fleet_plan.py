@@ -10,7 +10,7 @@ from langchain_batch_embed.calls.plan import TIERS, check_plan, keep_nothing, me
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.limits import Limits
-from langchain_batch_embed.report import dollars, duration, html_table, money
+from langchain_batch_embed.report import dollars, duration, html_table, money, plural
 from langchain_batch_embed.texts.inputs import check_texts
 
 __all__ = ["Corpus", "FleetPlan", "make_fleet_plan", "plan_fleet"]
@@ -117,7 +117,7 @@ class FleetPlan:
 
     def _what(self) -> str:
         return (
-            f"{self.texts:,} texts: {self.requests:,} requests, {self.tokens:,} tokens, "
+            f"{self.texts:,} texts: {plural(self.requests, 'request')}, {self.tokens:,} tokens, "
             f"{self._cost()}"
         )
 

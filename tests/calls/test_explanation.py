@@ -76,6 +76,11 @@ class TestWords:
             (NO_PATH, openai.NotFoundError, "404 at {}: there is nothing at this address"),
             (SPENT, openai.RateLimitError, "429 insufficient_quota at {}: the credit or the quota"),
             (error(403, "no"), openai.PermissionDeniedError, "403 at {}: access is denied"),
+            (
+                error(403, "no", code="unsupported_country_region_territory"),
+                openai.PermissionDeniedError,
+                "403 unsupported_country_region_territory at {}: the provider does not serve this",
+            ),
             (error(405, "no"), openai.APIStatusError, "405 at {}: this address does not serve"),
             (
                 error(400, "not supported", param="dimensions"),
@@ -83,7 +88,7 @@ class TestWords:
                 "400 at {}: the server refuses an option",
             ),
         ],
-        ids=["key", "model", "path", "spent", "access", "method", "option"],
+        ids=["key", "model", "path", "spent", "access", "country", "method", "option"],
     )
     def test_status_code_and_address_are_named_and_told_apart(
         self, query: bool, reply: Reply, kind: type[Exception], said: str

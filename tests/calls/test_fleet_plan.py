@@ -46,6 +46,11 @@ def test_a_billion_texts_are_bound_by_the_tokens_a_minute() -> None:
     )
 
 
+def test_one_request_is_counted_in_the_singular() -> None:
+    """A plan that fits into one request says so in correct English."""
+    assert str(plan(count=10)).startswith("10 texts: 1 request, 1,500 tokens")
+
+
 def test_one_core_is_enough_for_tier_5() -> None:
     """One core embeds 17,000 texts of 150 tokens a second, while tier 5 permits only 1,111."""
     made = plan(count=10**8)
