@@ -293,8 +293,10 @@ class Pipeline:
         fetch = call.fetch
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             fetch.recovery.failed()
+            if isinstance(error, KeyboardInterrupt) and not fetch.query:
+                error.add_note(self._kept_note(call))
             raise
         finally:
             self.fetcher.learn_dimensions(fetch.results.dimensions)
@@ -308,6 +310,13 @@ class Pipeline:
                 dollars=dollars(self.provider.model, fetch.tally.tokens),
             )
             self.logbook.ended(call.report, level=call.level)
+
+    def _kept_note(self, call: _Call) -> str:
+        """Return what an interrupted call has finished, and how to continue."""
+        done = f"{call.fetch.results.texts_done():,} of {plural(len(call.given), 'text')}"
+        if self.recovery.journal.persistent:
+            return f"{done} have a vector in the journal; the same program continues from there"
+        return f"{done} have a vector, which this object keeps: call it again to continue"
 
     def _finished(self, call: _Call) -> Results:
         """Return the results of a call, or raise `PartialEmbeddingsError` if some texts failed."""

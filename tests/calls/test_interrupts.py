@@ -1,8 +1,10 @@
 """Calls that end early, at a deadline or by an interrupt, stop their requests and keep the rest."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,8 +92,10 @@ class TestInterrupts:
 
         mocker.patch("langchain_batch_embed.calls.results.Results.settle", side_effect=interrupt)
         others = _workers()  # of earlier tests, still timing out
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as caught:
             embeddings.embed_documents(TEXTS[:2000])
+        (note,) = caught.value.__notes__
+        assert re.fullmatch(r"\d+ of 2,000 texts have a vector, which this object keeps: .*", note)
         wait_until(lambda: not _workers() - others)
         paid = server.stats()["inputs_billed"]
         assert paid < 2000
@@ -99,6 +103,21 @@ class TestInterrupts:
         mocker.stopall()
         assert_right(embeddings.embed_documents(TEXTS[:2000]), TEXTS[:2000])
         assert server.stats()["inputs_billed"] == 2000
+
+    def test_ctrl_c_names_the_journal_that_has_the_rest(
+        self, batch: Batch, mocker: MockerFixture, tmp_path: Path
+    ) -> None:
+        """With a journal, the note of a KeyboardInterrupt says that the program continues."""
+        with batch(max_batch_size=100, journal=tmp_path / "vectors.db") as embeddings:
+            mocker.patch(
+                "langchain_batch_embed.calls.results.Results.settle", side_effect=KeyboardInterrupt
+            )
+            with pytest.raises(KeyboardInterrupt) as caught:
+                embeddings.embed_documents(TEXTS[:200])
+        (note,) = caught.value.__notes__
+        assert note.endswith(
+            "of 200 texts have a vector in the journal; the same program continues from there"
+        )
 
     def test_a_cancelled_task_stops_the_work(self, batch: Batch, server: LocalServer) -> None:
         """A cancelled task starts no further request and keeps the vectors that are paid for."""
