@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from langchain_core.documents import Document
 
 from langchain_batch_embed.errors import InputTypeError, OptionError
+from langchain_batch_embed.report import plural
 
 __all__ = [
     "Ids",
@@ -92,7 +93,7 @@ class Reader:
                 for document in documents:
                     items.append(self._item(document))  # noqa: PERF401  # keep what came before
                 if at_end and self._ids is not None and next(self._ids, _END) is not _END:
-                    raise _uneven(self.count, "documents")
+                    raise _uneven(self.count, "document")
             except Exception as error:  # noqa: BLE001  # a generator can raise anything
                 self.broken = error
         return items
@@ -100,7 +101,7 @@ class Reader:
     def _item(self, document: object) -> Item:
         own: Any = None
         if self._ids is not None and (own := next(self._ids, _END)) is _END:
-            raise _uneven(self.count, "ids")
+            raise _uneven(self.count, "id")
         if not isinstance(document, Document):
             raise InputTypeError(
                 f"ingest takes documents, but number {self.count:,} is a "
@@ -145,7 +146,7 @@ def check_ids(documents: object, ids: Ids) -> None:
         raise OptionError(f"ids must be one a document, or 'content', not {type(ids).__name__}")
     elif isinstance(ids, Sized) and isinstance(documents, Sized) and len(ids) != len(documents):
         few = min(len(ids), len(documents))
-        raise _uneven(few, "ids" if few == len(ids) else "documents")
+        raise _uneven(few, "id" if few == len(ids) else "document")
 
 
 def take_from(documents: Iterable[object]) -> Take:
@@ -154,8 +155,14 @@ def take_from(documents: Iterable[object]) -> Take:
     Raises:
         InputTypeError: `documents` is not an iterable of documents.
     """
+    if hasattr(type(documents), "columns"):  # pandas yields names of columns
+        raise InputTypeError(
+            f"ingest takes an iterable of documents, not {_kind(documents)}; make a "
+            "Document(page_content=...) of each row"
+        )
     if not isinstance(documents, Iterable):
-        raise InputTypeError(f"ingest takes an iterable of documents, not {_kind(documents)}")
+        hint = "; pass what it returns" if callable(documents) else ""
+        raise InputTypeError(f"ingest takes an iterable of documents, not {_kind(documents)}{hint}")
     if isinstance(documents, Document | str):  # whose fields or letters would be documents
         raise InputTypeError(
             f"ingest takes an iterable of documents, not one {type(documents).__name__}; pass "
@@ -206,8 +213,9 @@ def take_from_async(documents: AsyncIterable[object], wait: Callable[[Any], Any]
     return take
 
 
-def _uneven(count: int, kind: str) -> OptionError:
-    return OptionError(f"ids must be one a document, but there are only {count:,} {kind}")
+def _uneven(count: int, noun: str) -> OptionError:
+    verb = "is" if count == 1 else "are"
+    return OptionError(f"ids must be one a document, but there {verb} only {plural(count, noun)}")
 
 
 def _kind(value: object) -> str:

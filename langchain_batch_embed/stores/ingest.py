@@ -27,6 +27,7 @@ from langchain_batch_embed.errors import (
     IngestError,
     InputError,
     InputTypeError,
+    OptionError,
     root_of,
 )
 from langchain_batch_embed.limits import check_positive
@@ -103,6 +104,8 @@ def ingest(
         batch_size = batch_size_of(store)
     check_positive("batch_size", batch_size)
     check_positive("max_buffered", max_buffered)
+    if not isinstance(show_progress, bool):
+        raise OptionError(f"show_progress must be True, False or None, not {show_progress!r}")
     check_ids(documents, ids)
     wait = None if loop is None else run_in_loop(loop, cancelled or threading.Event())
     calls = StoreCalls(store, wait)

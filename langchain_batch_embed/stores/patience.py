@@ -16,6 +16,9 @@ BACKOFF = Backoff(first=0.25, longest=15.0)
 """Delays before a call is repeated. Even with the longest one, writing resumes within 15 s of the
 store's return."""
 
+QUIET = 60.0
+"""Seconds between two warnings: a store that fails now and then would fill the log."""
+
 
 class Patience:
     """Waits for a store, longer after each failure, up to a limit.
@@ -41,6 +44,7 @@ class Patience:
         self._draw = draw
         self._failing_since: float | None = None
         self._failures = 0  # failed calls in a row
+        self._warned: float | None = None
 
     def answered(self) -> None:
         """Record that the store accepted a call."""
@@ -55,13 +59,20 @@ class Patience:
         now = self._now()
         if self._failing_since is None:
             self._failing_since = now
-            logger.warning(
-                "the store is away or busy (%s): trying again for up to %.0f s",
-                type(error).__name__,
-                self._longest,
-            )
+            self._warn(type(error).__name__, now)
         away = now - self._failing_since
         return away if away >= self._longest else None
+
+    def _warn(self, name: str, now: float) -> None:
+        is_soon = self._warned is not None and now - self._warned < QUIET
+        if not is_soon:
+            self._warned = now
+        logger.log(
+            logging.INFO if is_soon else logging.WARNING,
+            "the store is away or busy (%s): trying again for up to %.0f s",
+            name,
+            self._longest,
+        )
 
     def wait(self) -> None:
         """Wait before the next call to a store that is away."""

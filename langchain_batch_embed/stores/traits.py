@@ -49,6 +49,10 @@ def check_store(store: object, embeddings: object, *, is_async: bool) -> None:
     Raises:
         OptionError: it is not, or it cannot be used in this way; the message says what to do.
     """
+    if isinstance(store, type):
+        raise OptionError(
+            f"ingest takes a vector store, not a class: make one, {store.__name__}(...)"
+        )
     name = type(store).__name__
     if not all(
         callable(getattr(store, method, None)) for method in ("add_documents", "similarity_search")

@@ -78,7 +78,7 @@ class Writer:
             failed = {failure.index for failure in self.written.failures[failed_before:]}
             winners = {item.id: item.index for item in items}
             again = [item for item in older if winners[item.id] in failed]
-            self.written.replaced += len(older) - len(again)
+            self.written.replace([item for item in older if winners[item.id] not in failed])
             if again:
                 self.write(again)
 

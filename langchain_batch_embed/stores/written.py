@@ -46,6 +46,11 @@ class Written:
             self.stored += len(items)
             self.ids += ids
 
+    def replace(self, items: Sequence[Item]) -> None:
+        """Record documents that a later one with the same id replaces."""
+        self.settled.update(item.index for item in items)
+        self.replaced += len(items)
+
     def lose(
         self, item: Item, stage: Literal["embedding", "writing"], error: BaseException
     ) -> None:

@@ -6,7 +6,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from langchain_batch_embed import OptionError
+from langchain_batch_embed import InputTypeError, OptionError
 from langchain_batch_embed.stores.traits import batch_size_of, core_of, replaces_by_id
 from tests.stores.fakes import CountingEmbeddings, NoIdsStore, TableStore, batching, documents
 
@@ -38,6 +38,46 @@ def test_too_few_ids() -> None:
         embeddings.ingest(store, documents(3000), ids=[str(i) for i in range(2999)])
     assert not store.rows
     assert wrapped.sent == 0
+
+
+def test_a_single_id_is_counted_in_the_singular() -> None:
+    """One id for three documents is refused with a message that counts it correctly."""
+    embeddings = batching()
+    with pytest.raises(OptionError, match=r"there is only 1 id$"):
+        embeddings.ingest(TableStore(embeddings), documents(3), ids=["a"])
+
+
+def test_a_class_is_no_store() -> None:
+    """A store's class in place of a store is refused with advice to make one."""
+    with pytest.raises(OptionError, match=r"not a class: make one, TableStore\(\.\.\.\)"):
+        batching().ingest(TableStore, documents(3))  # type: ignore[arg-type]
+
+
+def test_a_table_holds_no_documents() -> None:
+    """A table, which yields the names of its columns, is refused with advice for its rows."""
+
+    class DataFrame(list[str]):
+        columns = ("id", "text")
+
+    embeddings = batching()
+    with pytest.raises(InputTypeError, match=r"not a DataFrame; make a Document.* of each row"):
+        embeddings.ingest(TableStore(embeddings), DataFrame(["id"]))  # type: ignore[arg-type]
+
+
+def test_a_function_is_no_iterable() -> None:
+    """A generator's function in place of the generator is refused with advice to call it."""
+    embeddings = batching()
+    with pytest.raises(InputTypeError, match="not a function; pass what it returns"):
+        embeddings.ingest(TableStore(embeddings), documents)  # type: ignore[arg-type]
+
+
+def test_show_progress_is_true_or_false() -> None:
+    """Any other value of `show_progress` is refused before anything is stored."""
+    embeddings = batching()
+    store = TableStore(embeddings)
+    with pytest.raises(OptionError, match="show_progress must be True, False or None, not 'no'"):
+        embeddings.ingest(store, documents(3), show_progress="no")  # type: ignore[arg-type]
+    assert not store.rows
 
 
 def test_ids_of_the_content_for_a_store_without_ids_are_said_to_be_of_no_use(

@@ -257,6 +257,7 @@ class TestIds:
         report = embeddings.ingest(store, given, ids="content")
         assert len(store.rows) == report.stored == 30
         assert report.replaced == 40
+        assert report.tried == report.documents == 70
 
     @pytest.mark.parametrize("batch_size", [7, 1024])
     def test_of_an_id_that_comes_twice_the_last_one_counts(self, batch_size: int) -> None:

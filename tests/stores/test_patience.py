@@ -48,3 +48,18 @@ def test_after_an_answer_it_starts_again() -> None:
         waiting.wait()
         waiting.answered()
     assert set(clock.pauses) == {0.25}
+
+
+def test_a_store_that_fails_now_and_then_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A store that fails again and again for five minutes is warned of once a minute."""
+    clock = Clock()
+    waiting = patience(clock, 10)
+    with caplog.at_level(logging.WARNING):
+        while clock.time < 300:
+            assert waiting.is_over(TimeoutError()) is None
+            waiting.wait()
+            waiting.answered()
+    assert len(clock.pauses) == 1200
+    assert len(caplog.messages) == 5
