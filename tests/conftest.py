@@ -57,14 +57,25 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("tests")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file of slow tests in the fast loop, as all files together take seconds."""
+    is_fast = config.getoption("markexpr") in {"not slow", "not slow and not stores"}
+    return True if is_fast and _is_slow(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that the fast loop leaves out, and those that need PostgreSQL."""
     for item in items:
         path = item.path.relative_to(TESTS)
-        if SLOW & {path.as_posix(), path.parts[0]}:
+        if _is_slow(item.path):
             item.add_marker(pytest.mark.slow)
         if path.parts[0] == "stores" and "fill" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.stores)
+
+
+def _is_slow(path: Path) -> bool:
+    inside = path.relative_to(TESTS)
+    return bool(SLOW & {inside.as_posix(), *inside.parts[:1]})
 
 
 @pytest.fixture(autouse=True)

@@ -198,7 +198,7 @@ class TestParallelBatchProcessing:
         self, batch: Batch, server: LocalServer
     ) -> None:
         """Results keep the caller's order, even if answers and their items arrive shuffled."""
-        server.configure(latency=0.2, faults={"shuffled": 0.5})
+        server.configure(latency=0.05, faults={"shuffled": 0.5})
         embeddings = batch(max_batch_size=50)
         texts = [f"section {i}" for i in range(2000)]
         assert_right(embeddings.embed_numpy(texts), texts)
