@@ -27,6 +27,7 @@ from langchain_batch_embed.pacing.meters import Meters
 from langchain_batch_embed.pacing.overload import Overload
 from langchain_batch_embed.pacing.quota import read_headers
 from langchain_batch_embed.pacing.refusals import Refusals
+from langchain_batch_embed.pacing.spell import Spell
 from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
 from langchain_batch_embed.pacing.ticket import Ticket
 from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
@@ -93,7 +94,7 @@ class Pacer:
         self._which = WhichQuota()
         self.batch_sizes = BatchSizes(meters, self._which)
         self._refusals = Refusals(meters, self._which, self.in_flight)
-        self._before_outage: float | None = None  # number in flight when failures began
+        self._spell = Spell()
         self._overload = Overload()
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
@@ -160,9 +161,10 @@ class Pacer:
             for bucket in (self.tokens, self.requests):
                 bucket.interrupt(self.health.away_for(now))
         self.health.answered(now)
-        if was_away and self._before_outage is not None:
-            self.concurrency.recover(self._before_outage, now)
-        self._before_outage = None
+        together = min(ticket.number, in_flight)
+        number = self._spell.answered(ticket.sent, together=together, was_away=was_away)
+        if number is not None:
+            self.concurrency.recover(number, now)
         return was_away
 
     def is_away(self, now: float) -> bool:
@@ -253,18 +255,18 @@ class Pacer:
             reached: whether there was a connection before the failure.
         """
         self._end(ticket)
-        if not self.health.failures:
-            self._before_outage = self.concurrency.estimate
+        self._spell.failed(self.concurrency.estimate, sent=ticket.sent, now=now)
         is_probe = self.health.is_down and self.health.is_probe(ticket.sent)
         self.health.was_reached |= reached
         self.health.failed(ticket.sent, now)
         if timed_out and is_probe:
             return  # it was alone, so it shows nothing about the number in flight
         if timed_out:
-            self._before_outage = None  # the server is up, but overloaded
+            self._spell.timed_out()
             self.concurrency.timed_out(ticket.sent, now)
         elif overloaded:
             in_flight = [other.sent for other in self.in_flight.values()]
+            self._spell.refused(int(self._started_requests - ticket.ended_requests))
             self.concurrency.refused(ticket.sent, now, in_flight=in_flight)
 
     def overloaded(self, ticket: Ticket, *, refusals: int) -> bool:

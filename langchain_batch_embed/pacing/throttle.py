@@ -13,13 +13,13 @@ BACKOFF = Backoff(first=0.5, longest=10.0)
 minutes is found open again after at most 10 s."""
 
 STARVED = 75.0
-"""If nothing was answered for this many seconds, pauses grow beyond the longest backoff. By then, a
-quota counted in fixed minutes has opened again. A server that charges refused requests as well may
+"""If nothing was answered for this many seconds, pauses grow beyond the longest backoff. A quota
+counted in fixed minutes would have opened again. A server that charges refused requests as well may
 never accept one, as every retry takes what the bucket has gained since the one before."""
 
 PATIENT = Backoff(first=20.0, longest=60.0)
-"""The pause where nothing is accepted. It ends at the time that `LEAST_QUOTA` tokens a minute, about
-the smallest quota that can be used at all, need for the refused request."""
+"""The pause where nothing is accepted. It is no longer than `LEAST_QUOTA` tokens a minute, about the
+smallest quota that can be used at all, need for the refused request."""
 
 MOMENT = 0.05
 """Seconds of pause after a refusal for too many requests at a time."""
