@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures.thread
 import contextvars
 import itertools
+import math
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending import sender as sender_module
 from langchain_batch_embed.sending.dispatcher import SUBMIT_TRIES, Dispatcher
+from langchain_batch_embed.sending.sender import Flight
 from langchain_batch_embed.sending.work import Done, Lost, Outcome, Rows, Work
 from tests.sending.calls import answer, done, lost, make_sender, make_work, refusal
 from tests.support import FakeClock, wait_until
@@ -138,19 +140,28 @@ class TestCalls:
         assert clock.time >= (20 * 100 - 600) / 10 * 0.99
 
     def test_no_more_are_in_flight_than_may_be(self) -> None:
-        """With four workers, at most four requests are in flight."""
-        lock, now, most = threading.Lock(), [0], [0]
+        """With four workers, four requests are in flight, and never five.
+
+        Each one is answered only when nothing more may start, and what may start is being sent.
+        """
+        lock, inside, seen = threading.Lock(), [0], set[int]()
+        dispatcher = make_dispatcher(max_workers=4)
+
+        def is_full() -> bool:
+            with dispatcher.lock, lock:
+                return dispatcher._alarm == math.inf and dispatcher.sender.in_flight == inside[0]
 
         def respond(texts: Sequence[str]) -> None:
             del texts
             with lock:
-                now[0] += 1
-                most[0] = max(most[0], now[0])
+                inside[0] += 1
+            wait_until(is_full)
             with lock:
-                now[0] -= 1
+                seen.add(inside[0])
+                inside[0] -= 1
 
-        call(make_dispatcher(max_workers=4), make_work(200, max_items=1, send=sends(respond)))
-        assert 1 <= most[0] <= 4
+        call(dispatcher, make_work(40, max_items=1, send=sends(respond)))
+        assert max(seen) == 4
 
 
 class TestManySmallCalls:
@@ -418,22 +429,28 @@ class TestThreads:
     ) -> None:
         """A request is sent once even if `submit` fails after it has put it into the queue.
 
-        `submit` puts a request into the queue before it tries to start a thread.
+        `submit` puts a request into the queue before it tries to start a thread. A thread takes it
+        out later here, when the request has been undone.
         """
         real, failures = ThreadPoolExecutor.submit, itertools.count()
 
+        def late(send: Callable[[Flight], None], flight: Flight) -> None:
+            wait_until(lambda: flight.is_undone)
+            send(flight)
+
         def submit(self: ThreadPoolExecutor, *arguments: Any) -> Any:
-            future = real(self, *arguments)
             if next(failures) % 3 == 0:
+                real(self, late, *arguments)
                 raise RuntimeError("can't start new thread")
-            return future
+            return real(self, *arguments)
 
         mocker.patch.object(ThreadPoolExecutor, "submit", submit)
         sent = list[str]()
         dispatcher = make_dispatcher(max_workers=2)
         outcomes = call(dispatcher, make_work(20, max_items=1, send=sends(sent.extend)))
         assert done(outcomes) == list(range(20))
-        assert len(sent) <= 20 + 7
+        assert sorted(sent, key=int) == [str(row) for row in range(20)]
+        assert next(failures) > 20
         assert dispatcher.sender.deployments[0].pacer.in_flight == {}
 
     def test_without_any_thread_the_call_ends(self, mocker: MockerFixture) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_batch_embed.errors import DimensionsError, NotSentError, ResponseError
+from langchain_batch_embed.errors import DeadlineError, DimensionsError, NotSentError, ResponseError
 from langchain_batch_embed.pacing.diagnosis import Kind
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Tally
@@ -455,12 +455,17 @@ class TestDeadline:
 
     @pytest.mark.parametrize("error", [refusal(429), refusal(503), ConnectionError(), None])
     def test_it_ends_the_call(self, error: Exception | None) -> None:
-        """The deadline ends the call while the server throttles, fails, is away or is silent."""
+        """The deadline ends the call while the server throttles, fails, is away or is silent.
+
+        It does so neither sooner nor later.
+        """
         server = FakeServer(error=lambda _: error, seconds=0.1 if error else math.inf)
         rehearsal = Rehearsal(make_sender(), server)
         rehearsal.add(make_work(100, max_items=1), deadline=7)
-        assert rehearsal.run() <= 7 + 1e-6
-        assert len(lost(rehearsal.outcomes)) == 100
+        assert rehearsal.run() == pytest.approx(7)
+        errors = lost(rehearsal.outcomes)
+        assert len(errors) == 100
+        assert {type(each) for each in errors.values()} == {DeadlineError}
 
     def test_it_is_no_end_for_other_calls(self) -> None:
         """The deadline of one call does not end another call."""

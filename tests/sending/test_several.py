@@ -142,7 +142,7 @@ class TestFailures:
         ran = run(sender, [From(first, fails(error), since), second], work_of(4000, 3000))
         assert ran.lost == {}
         assert sender.deployments[0].left_out is not None
-        assert ran.parts[0].failed <= 2 * REFUSED_IN_A_ROW + 128
+        assert ran.parts[0].failed <= 2 * REFUSED_IN_A_ROW + 48  # with those in flight
 
     def test_one_that_was_left_out_is_asked_again(self) -> None:
         """A deployment that was left out gets one request a minute until it answers."""
@@ -204,7 +204,7 @@ class TestFailures:
         ran = run(make_senders(3), servers, work_of(2000, 100))
         assert set(ran.lost) == bad
         assert sum(777 in each.rows() for each in servers) == 3
-        assert sum(len(each.requests) for each in servers) < 400
+        assert sum(len(each.requests) for each in servers) <= 100  # 58 without the bad text
 
     def test_a_text_that_one_refuses_is_tried_at_the_others(self) -> None:
         """A text that one deployment refuses is tried at the others.
@@ -326,7 +326,7 @@ class TestHedging:
         """A copy of a late request goes to a faster deployment or nowhere.
 
         It may go to the fast one a second time; a second request to a slow one would be late as
-        well.
+        well. Once the fast one is silent, the slow one is the fastest of those that answer.
         """
         sender = make_senders(2)
         for each, trip in zip(sender.deployments, (0.1, 10.0), strict=True):
@@ -336,8 +336,11 @@ class TestHedging:
         for number in (0, 1):
             at, _ = sender._choice.for_copy(10, 10.0, left=1e9, but=[number])
             assert at is fast
+        fast.pacer.concurrency.is_saturated, fast.pacer.concurrency.estimate = True, 1.0
+        fast.pacer.start(10, 10.0)  # a copy there would wait in line
+        assert sender._choice.for_copy(10, 10.0, left=1e9, but=[1]) == (None, math.inf)
         fast.is_silent = True
-        assert sender._choice.for_copy(10, 10.0, left=1e9, but=[1])[0] in (slow, None)
+        assert sender._choice.for_copy(10, 10.0, left=1e9, but=[1])[0] is slow
 
     def test_a_refused_copy_costs_nothing(self) -> None:
         """A refused copy gives its cost back to the budget for late requests."""

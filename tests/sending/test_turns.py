@@ -90,18 +90,21 @@ class TestSmallCalls:
         assert [done(queue.outcomes) for queue in calls] == [[i] for i in range(10)]
 
     def test_a_later_one_waits_a_moment_for_others(self) -> None:
-        """While a request of small calls is in flight, a later call waits 20 ms at most.
+        """While a request of small calls is in flight, a later call waits, 20 ms at most.
 
         Others may follow that can share its request.
         """
         sender = make_sender(max_workers=100)
-        for i in range(50):
+        add(sender, make_work(1))
+        fly(sender)
+        for i in range(1, 50):
             now = float(i)
-            add(sender, make_work(1, begin=i), now=now)
+            query = add(sender, make_work(1, begin=i), now=now)
             delay = sender.next(now)
-            if isinstance(delay, float):
-                assert 0 < delay <= LONGEST_LINGER + 1e-9
-                fly(sender, now + delay)
+            assert isinstance(delay, float)
+            assert 0 < delay <= LONGEST_LINGER + 1e-9
+            assert [queue for queue, _ in fly(sender, now + delay).parts] == [query]
+        assert LONGEST_LINGER == 0.02
 
     def test_several_wait_for_more_right_after_a_fast_answer(self) -> None:
         """Right after a fast answer, several calls wait a moment for more.

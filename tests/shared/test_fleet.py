@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from langchain_batch_embed.shared.terms import PATIENCE
+
 from .fleet import EPOCH, Fleet, Worker
 from .model import Ledger
 
@@ -107,11 +109,15 @@ def test_a_ledger_that_is_away_for_ten_seconds(act: Callable[[Fleet], None]) -> 
 
 
 def test_a_ledger_that_never_answers_does_not_stop_anybody() -> None:
-    """A ledger that never answers stops nobody; each process then follows the answers' headers."""
+    """A ledger that never answers stops nobody for longer than `PATIENCE`.
+
+    Each process then follows the answers' headers.
+    """
     fleet = Fleet(ledger_is_down=lambda _: True, bucket_seconds=60)
     start(fleet, 5)
-    assert fleet.run() < 60
+    assert fleet.run() < PATIENCE + 1
     assert everything_is_done(fleet)
+    assert len(fleet.refused) <= 0.02 * fleet.requests
 
 
 def test_large_requests_among_small_ones_are_not_starved() -> None:
@@ -150,12 +156,12 @@ def test_a_text_above_the_whole_quota_is_an_error_and_no_wait_for_ever() -> None
 
 
 def test_nobody_polls() -> None:
-    """While all wait in line, exchanges are few: one a request and some two a second."""
+    """While all wait in line, exchanges are few: at most one a request and one a second."""
     fleet = Fleet()
     start(fleet, 20)
     end = fleet.run()
     for worker in fleet.workers:
-        assert worker.exchanges <= fleet.requests / 8 + 2.5 * end + 10
+        assert worker.exchanges <= fleet.requests / 8 + end
 
 
 def test_one_round_trip_is_paid_for_many_small_requests() -> None:
@@ -174,6 +180,7 @@ def test_a_slow_ledger_costs_little() -> None:
     fleet = Fleet(trip=0.2)
     start(fleet, 20)
     assert fleet.run() <= 1.1 * 20
+    assert everything_is_done(fleet)
 
 
 def test_without_headers_all_stop_for_one_refusal() -> None:

@@ -1,7 +1,6 @@
 """The ledger's script on a real server agrees with the model, and the model is right."""
 
 import itertools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -264,8 +263,7 @@ def seen(**options: Any) -> Told:
 
 
 def test_nothing_is_limited_before_anything_is_known() -> None:
-    """Before anything is known, nothing is limited."""
-    reply = Ledger(epoch=1.0).exchange(Exchange(worker="a", claims=claim()), 1.0)
-    assert reply.delay == 0
-    assert reply.balances["tokens"].rate is None
-    assert not math.isnan(reply.share)
+    """Before anything is known, nothing is limited: there is no rate, no wait and no pause."""
+    reply = Ledger(epoch=1.0).exchange(Exchange(worker="a", claims=claim(ask=1e9)), 1.0)
+    assert (reply.delay, reply.pause, reply.share) == (0, 0, 1)
+    assert [reply.balances[kind].rate for kind in KINDS] == [None, None]

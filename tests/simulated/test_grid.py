@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from langchain_batch_embed.sending.sender import Sender
+from tests.simulated.exchange import Reply, Request
 from tests.simulated.grid import Cell, cell_of, pairwise
 from tests.simulated.trial import Client, clients_of, try_cell
 
@@ -143,9 +145,16 @@ def test_scarce_requests_do_not_overload_a_slow_worker() -> None:
     """A hidden quota of requests does not make batches too large for a slow worker to answer.
 
     The worker takes 40 ms for each text: 2,000 of them, which fit into one request, take 80 s, or
-    640 s
-    where it stalls. Batches may grow only as fast as they are answered in time.
+    640 s where it stalls. Batches may grow only as fast as they are answered in time, so each one
+    takes about 10 s at most, unless it stalls or waits for the one before.
     """
+    sizes, late = list[int](), list[Request]()
+
+    def watch(request: Request, reply: Reply, _: Sender) -> None:
+        sizes.append(len(request.rows))
+        if reply.after > request.timeout:
+            late.append(request)
+
     cell = cell_of(
         {
             "quota": "60 requests",
@@ -156,5 +165,8 @@ def test_scarce_requests_do_not_overload_a_slow_worker() -> None:
             "luck": "failing scattered",
         }
     )
-    trial = try_cell(cell, 1, Client(), ideal=False)
-    assert (trial.lost, trial.kept) == (0, 0)
+    trial = try_cell(cell, 1, Client(), ideal=False, watch=watch)
+    assert (trial.error, trial.lost, trial.kept) == ("", 0, 0)
+    assert late == []
+    assert trial.texts / 20 <= max(sizes) <= 10 / 0.04
+    assert trial.seconds <= 4 * 0.04 * trial.texts
