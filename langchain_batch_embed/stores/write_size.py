@@ -29,12 +29,16 @@ class WriteSize:
         self._good = 0  # largest size believed to work while the store is not busy
         self._recent = 0  # largest size accepted since the last refusal
         self._calm = CALM
+        self._suspect: int | None = None  # a size that was accepted before, and then refused once
         self._calls = 0  # successful calls of size `limit` since it last changed
 
     def accepted(self, count: int) -> None:
         """Record a call that succeeded."""
         self._recent = max(self._recent, count)
         self._good = max(self._good, count)
+        if self._suspect is not None and count >= self._suspect:  # the size was not the reason
+            self._suspect = None
+            self._calm = max(CALM, self._calm // 2)
         if count < self.limit or self.limit == self._most:
             return
         self._calls += 1
@@ -46,7 +50,11 @@ class WriteSize:
 
     def refused(self, count: int) -> None:
         """Record a call that was too large or too slow, and make the next one smaller."""
-        if self._recent:  # calls succeeded since the last refusal: a separate one
+        if self._recent and self._suspect is None and count <= self._good:
+            # One time-out may be chance: try this size once more before believing in a limit.
+            self._suspect = count
+        elif self._recent:  # calls succeeded since the last refusal: a separate one
+            self._suspect = None
             self._good = min(self._good, count - 1)
             self._calm *= 2
         between = count // 2 < self._recent < count

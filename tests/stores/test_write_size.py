@@ -1,5 +1,6 @@
 """The size of a store's calls adapts to what the store accepts."""
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -49,6 +50,15 @@ def test_documents_that_grow_are_written_in_smaller_calls() -> None:
     write(size, 50_000, lambda _: True)
     _, refused = write(size, 50_000, lambda count: count <= 100)
     assert refused <= 24
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.1])
+def test_refusals_by_chance_do_not_make_calls_small(share: float, seed: int) -> None:
+    """If one call in ten is refused whatever its size, calls stay large: 98 would be the fewest."""
+    draw = random.Random(seed)
+    calls, _ = write(WriteSize(1024), 100_000, lambda _: draw.random() >= share)
+    assert calls <= 200
 
 
 def test_one_document_is_the_least() -> None:
