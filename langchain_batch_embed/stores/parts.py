@@ -13,6 +13,9 @@ from langchain_batch_embed.stores.write_size import WriteSize
 
 __all__ = ["Halved", "Part", "Parts"]
 
+_OF_SIZE = frozenset({Trouble.TIMED_OUT, Trouble.TOO_LARGE})
+"""After these troubles a smaller call helps."""
+
 
 @dataclass(slots=True)
 class Halved:
@@ -21,12 +24,14 @@ class Halved:
     Attributes:
         size: number of documents in the call.
         whole: the halved call that this one was a part of, or `None`.
+        counted: whether the size of calls is reduced already, because the error was about it.
         open: parts that are not settled yet.
         lost: whether one of its documents is lost; if none is, the call was too large.
     """
 
     size: int
     whole: "Halved | None"
+    counted: bool = False
     open: int = 2
     lost: bool = False
 
@@ -80,9 +85,15 @@ class Parts:
         self._left.appendleft(part)
 
     def halve(self, part: Part) -> None:
-        """Split a part into two halves, and put them at the front."""
+        """Split a part into two halves, and put them at the front.
+
+        If the error was about the size of the call, the size of calls is reduced.
+        """
         middle = (len(part.items) + 1) // 2
-        halved = Halved(len(part.items), part.whole)
+        is_about_size = part.trouble in _OF_SIZE
+        if is_about_size:
+            self._size.refused(len(part.items))
+        halved = Halved(len(part.items), part.whole, counted=is_about_size)
         for items in (part.items[middle:], part.items[:middle]):
             self._left.appendleft(Part(items, trouble=part.trouble, whole=halved))
 
@@ -90,7 +101,7 @@ class Parts:
         """Record that a part is settled.
 
         When all parts of a halved call are settled and none of its documents is lost, the call was
-        too large, so the size of calls is reduced.
+        too large, so the size of calls is reduced, once for each call.
 
         Args:
             part: the part.
@@ -102,7 +113,7 @@ class Parts:
             halved.lost |= lost
             if halved.open:
                 return
-            if not halved.lost:
+            if not halved.lost and not halved.counted:
                 self._size.refused(halved.size)
             lost, halved = halved.lost, halved.whole
 

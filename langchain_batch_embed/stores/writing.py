@@ -163,8 +163,6 @@ class Writer:
         self._patience.wait()
 
     def _halve(self, part: Part, error: Exception, trouble: Trouble) -> None:
-        if trouble in (Trouble.TIMED_OUT, Trouble.TOO_LARGE):
-            self.size.refused(len(part.items))
         if trouble is Trouble.TIMED_OUT and part.whole is not None:
             # A smaller call has timed out too, so the store may be busy.
             self._wait_or_stop(part, error)

@@ -63,6 +63,24 @@ class TestAway:
         assert sorted(store.rows.values()) == sorted(d.page_content for d in documents(2000))
         assert clock.time < seconds + 40
 
+    def test_time_outs_of_any_size_leave_calls_large(self) -> None:
+        """If every twentieth call times out whatever its size, few calls write all documents."""
+        calls = 0
+
+        def look(texts: list[str]) -> None:
+            nonlocal calls
+            del texts
+            calls += 1
+            if calls % 20 == 0:
+                raise TimeoutError("timed out")
+
+        embeddings = batching(clock=FakeClock())
+        store = TableStore(embeddings, look)
+        report = embeddings.ingest(store, documents(6000), batch_size=128)
+        assert (report.stored, report.failures) == (6000, ())
+        assert report.retries > 0
+        assert calls <= 100  # 47 of 128 documents each would be the fewest
+
     def test_after_max_outage_it_ends(self) -> None:
         """After `max_outage` the ingest ends and reports which documents may be stored."""
         clock = FakeClock()

@@ -56,6 +56,26 @@ def test_a_halved_call_that_loses_nothing_was_too_large() -> None:
     assert size.limit == 4
 
 
+@pytest.mark.parametrize("trouble", [Trouble.TIMED_OUT, Trouble.TOO_LARGE])
+def test_a_call_whose_error_was_about_its_size_counts_once(
+    monkeypatch: pytest.MonkeyPatch, trouble: Trouble
+) -> None:
+    """A call that timed out or was too large reduces the limit at once, and not again later.
+
+    Counted twice, a single time-out would look like a limit of the store.
+    """
+    made, size = parts(8)
+    refused: list[int] = []
+    monkeypatch.setattr(size, "refused", refused.append)
+    whole = take(made)
+    whole.trouble = trouble
+    made.halve(whole)
+    assert refused == [8]
+    for _ in range(2):
+        made.close(take(made), lost=False)
+    assert refused == [8]
+
+
 def test_a_halved_call_that_loses_a_document_was_not_too_large() -> None:
     """If a half loses a document, the document was the cause, so the limit stays."""
     made, size = parts(4)
