@@ -13,7 +13,7 @@ from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings, PartialEmbeddingsError
 from langchain_batch_embed.calls.pipeline import Pipeline
-from tests.support import LocalServer, assert_right
+from tests.support import FakeClock, LocalServer, assert_right
 
 Batch = Callable[..., BatchEmbeddings]
 
@@ -207,11 +207,15 @@ class TestPartialResults:
         assert [failure.index for failure in caught.value.failures] == [25]
         assert server.stats()["requests"] == 0
 
-    def test_a_server_that_is_gone_is_not_bisected(self, batch: Batch, server: LocalServer) -> None:
+    def test_a_server_that_is_gone_is_not_bisected(
+        self, batch: Batch, server: LocalServer, clock: FakeClock
+    ) -> None:
         """If the server stops answering, all remaining texts are given up after `max_outage`."""
         server.configure(script=("ok",) * 2, faults={"500": 1.0})
-        with pytest.raises(PartialEmbeddingsError):
+        with pytest.raises(PartialEmbeddingsError) as caught:
             batch(max_workers=1, max_batch_size=500, max_outage=60).embed_documents(TEXTS)
+        assert len(caught.value.failures) == 4000
+        assert 60 <= clock.time < 90
         assert server.stats()["requests"] <= 40
 
     def test_the_error_can_be_pickled(self, batch: Batch, server: LocalServer) -> None:

@@ -166,9 +166,17 @@ class TestBounds:
         """An exception in the block ends the prefetch and is raised unchanged."""
         server.configure(latency=0.2)
         embeddings = batch(max_workers=2, max_batch_size=10)
-        with pytest.raises(ZeroDivisionError), embeddings.prefetch(TEXTS):
-            raise ZeroDivisionError
+        error = ZeroDivisionError()
+
+        def use() -> None:
+            with started(embeddings.prefetch(TEXTS)):
+                wait_until(lambda: server.stats()["inputs_billed"] >= 20)
+                raise error
+
+        with pytest.raises(ZeroDivisionError) as caught:
+            use()
         wait_until(lambda: server.stats()["in_flight"] == 0 and not threads("prefetch"))
+        assert caught.value is error
         assert server.stats()["inputs_billed"] < 500
 
     def test_what_is_paid_for_outlives_an_exception(

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 import pytest
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
+from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings, SharedQuota
 from langchain_batch_embed.shared.bucket import SharedBucket
+from langchain_batch_embed.shared.exchange import Exchange
+from langchain_batch_embed.shared.redis_ledger import RedisLedger
 from tests.support import LocalServer, assert_right, prose, wait_until
 from tests.valkey_server import Server, needs_server, running
 
@@ -173,8 +176,17 @@ def test_a_forked_process_is_a_worker_of_its_own(server: LocalServer, valkey: Se
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_query_needs_one_lease(server: LocalServer, valkey: Server) -> None:
-    """A single query works with a shared quota."""
-    embeddings = make(server, valkey.url)
+def test_a_query_needs_one_lease(
+    server: LocalServer, valkey: Server, mocker: MockerFixture
+) -> None:
+    """A single query asks the ledger for tokens once, and gives back what it does not use."""
+    exchange = mocker.spy(RedisLedger, "exchange")
+    embeddings = make(server, valkey.url, tokens_per_minute=6_000_000)
     assert len(embeddings.embed_query("a question")) == 8
+    wait_until(lambda: not leasers())
+    made: list[Exchange] = [call.args[1] for call in exchange.call_args_list]
+    assert len([each for each in made if each.claims["tokens"].ask > 0]) == 1
+    assert made[-1].leaves
+    assert made[-1].claims["tokens"].held == 0
+    assert len(made) <= 5
     close(embeddings)

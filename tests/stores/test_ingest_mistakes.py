@@ -7,7 +7,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_batch_embed import InputTypeError, OptionError
-from langchain_batch_embed.stores.traits import batch_size_of, core_of, replaces_by_id
+from langchain_batch_embed.stores.traits import BATCH_SIZE, batch_size_of, core_of, replaces_by_id
 from tests.stores.fakes import CountingEmbeddings, NoIdsStore, TableStore, batching, documents
 
 
@@ -176,9 +176,16 @@ def test_a_proxy_is_filled() -> None:
     assert report.stored == len(inner.rows) == 50
 
 
-@pytest.mark.parametrize("size", [0, -3, None, "many", True])
-def test_a_size_that_is_none_is_not_taken_for_one(size: object) -> None:
-    """A `chunk_size` that is not a positive number is not used as the batch size."""
+@pytest.mark.parametrize(
+    ("size", "used"),
+    [
+        *((size, BATCH_SIZE) for size in (0, -3, None, "many", 7.5, float("nan"))),
+        (9, 9),
+        (True, 1),  # a number in Python
+    ],
+)
+def test_a_size_that_is_none_is_not_taken_for_one(size: object, used: int) -> None:
+    """A `chunk_size` that is not a positive whole number is not used as the batch size."""
     store = TableStore(batching())
     vars(store)["chunk_size"] = size
-    assert batch_size_of(store) in (1024, 1)
+    assert batch_size_of(store) == used
