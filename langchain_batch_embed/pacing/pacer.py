@@ -149,6 +149,10 @@ class Pacer:
         self.tokens.give_back(ticket.charge)
         self.requests.give_back(1)
 
+    def dropped(self, ticket: Ticket) -> None:
+        """Forget a request whose answer nobody waits for any more; its limiter may have charged it."""
+        self._end(ticket)
+
     def answered(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> bool:
         """Record an answer and learn from it; return whether it ends an outage."""
         in_flight = len(self.in_flight)

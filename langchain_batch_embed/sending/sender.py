@@ -59,6 +59,7 @@ class Flight:
         parts: the batches in it, with their queues; none for a canary.
         send: the function that sends it.
         timeout: its time-out in seconds.
+        ends_with_call: whether the deadline of a call makes the time-out shorter than usual.
         texts: the texts in it.
         context: the caller's context, in which it is sent.
         is_copy: whether it is a copy of a request that is still in flight.
@@ -72,6 +73,7 @@ class Flight:
     parts: Sequence[tuple[Queue, Batch]]
     send: Send
     timeout: float
+    ends_with_call: bool
     context: contextvars.Context
     place: Place
     is_copy: bool = False
@@ -265,8 +267,11 @@ class Sender:
         at, ticket = flight.at, flight.ticket
         batches = [batch for _, batch in flight.parts]
         diagnosis = at.diagnose(ticket, flight.texts, batches, error, now)
-        at.failed(ticket, flight.place, batches, diagnosis, error, now=now)
         kind = diagnosis.kind
+        if kind is Kind.TIMED_OUT and flight.ends_with_call:
+            self._cut_short(flight, now)
+            return
+        at.failed(ticket, flight.place, batches, diagnosis, error, now=now)
         if not at.is_alone:
             _count_failure(flight, is_throttled=kind is Kind.THROTTLED)
         if not flight.parts:
@@ -292,6 +297,20 @@ class Sender:
             self.give_up(error)
         if at.pacer.health.is_down and not at.is_alone:
             at.is_canary_due = True  # probe with the canary, so that texts go to others
+
+    def _cut_short(self, flight: Flight, now: float) -> None:
+        """Record that a call's deadline came before the answer: that is no failure of the server.
+
+        Calls with a later deadline send their part of the request again.
+        """
+        flight.at.pacer.dropped(flight.ticket)
+        if not flight.parts:
+            flight.at.canary_failed(now)
+        for queue, batch in flight.parts:
+            if queue.end <= flight.ticket.sent + flight.timeout:
+                queue.end = min(queue.end, now)  # the socket's clock may be a little ahead
+            queue.put_back(batch, flight.at)
+            self._turns.come_back(queue, flight.ticket.sent, alone=False)
 
     def give_up(self, error: BaseException) -> None:
         """Give up all calls, except for what is in flight."""
@@ -446,9 +465,10 @@ class Sender:
                 queue.work.budget.sent(batch.tokens)
             if not at.is_alone:
                 queue.tally.count(at.number, requests=1, hedged=is_copy)
-        timeout = min(at.timeout, max(0.001, end - now))
+        usual = at.timeout
         if at.pacer.health.is_down or at.is_silent:
-            timeout = min(timeout, PROBE_TIMEOUT)
+            usual = min(usual, PROBE_TIMEOUT)
+        timeout = min(usual, max(0.001, end - now))
         texts = [queue.work.texts[row] for queue, batch in parts for row in batch.rows.tolist()]
         sends = work.sends if parts else work.canaries or work.sends
         return Flight(
@@ -457,6 +477,7 @@ class Sender:
             parts=parts,
             send=sends[at.number],
             timeout=timeout,
+            ends_with_call=timeout < usual,
             context=work.context,
             place=place,
             is_copy=is_copy,
