@@ -467,6 +467,49 @@ class TestDeadline:
         assert len(errors) == 100
         assert {type(each) for each in errors.values()} == {DeadlineError}
 
+    def test_it_says_nothing_about_the_server(self) -> None:
+        """A request that the deadline cuts short is no failure of the server, nor of its size.
+
+        The next call sends as much as if there had been no such call.
+        """
+        sender = make_sender(timeout=60.0)
+        at = sender.deployments[0]
+        queue = sender.queue(make_work(100, max_items=10), Tally(), Hedges(), deadline=0.5, since=0)
+        sender.add(queue, 0.0)
+        flights = []
+        while isinstance(flight := sender.next(0.0), Flight):
+            flights.append(flight)
+        assert len(flights) == 8
+        for flight in flights:
+            assert flight.timeout == 0.5
+            sender.failed(flight, TimeoutError(), 0.5)
+        assert sender.next(0.5) == math.inf
+        assert len(lost(queue.outcomes)) == 100
+        assert not at.pacer.health.failures
+        assert not at.pacer.in_flight
+        assert at.pacer.concurrency.limit() == 8
+        assert at.limits.work == math.inf
+
+    def test_another_call_goes_on_with_its_part_of_the_request(self) -> None:
+        """A call without a deadline sends its texts again if another one's deadline cut them short.
+
+        Its failures are not counted against the texts.
+        """
+        sender = make_sender(timeout=60.0, max_retries=0)
+        hurried = sender.queue(make_work(1), Tally(), Hedges(), deadline=0.5, since=0)
+        patient = sender.queue(make_work(1, begin=1), Tally(), Hedges())
+        for queue in (hurried, patient):
+            sender.add(queue, 0.0)
+        flight = sender.next(0.0)
+        assert isinstance(flight, Flight)
+        assert len(flight.parts) == 2
+        sender.failed(flight, TimeoutError(), 0.5)
+        again = sender.next(0.5)
+        assert isinstance(again, Flight)
+        assert [queue for queue, _ in again.parts] == [patient]
+        assert again.timeout == 60.0
+        assert list(lost(hurried.outcomes)) == [0]
+
     def test_it_is_no_end_for_other_calls(self) -> None:
         """The deadline of one call does not end another call."""
         rehearsal = Rehearsal(make_sender(max_workers=1), FakeServer(seconds=1.0))
