@@ -150,7 +150,7 @@ class Pacer:
         self.requests.give_back(1)
 
     def dropped(self, ticket: Ticket) -> None:
-        """Forget a request whose answer nobody waits for any more; its limiter may have charged it."""
+        """Forget a request whose answer nobody waits for any more."""
         self._end(ticket)
 
     def answered(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> bool:

@@ -282,10 +282,7 @@ class Sender:
         is_doubtful = kind in (Kind.REFUSED, Kind.ACCOUNT) or diagnosis.by_words
         is_doubtful |= kind is Kind.TOO_LARGE and len(flight.texts) == 1
         if len(flight.parts) > 1 and (is_doubtful or kind is Kind.TOO_LARGE):
-            for queue, batch in flight.parts:  # each by itself, as one of them may be the cause
-                queue.tally.splits += 1
-                queue.resend(batch, at)
-                self._turns.come_back(queue, now, alone=True)
+            self._separate(flight, now)
             return
         for queue, batch in flight.parts:
             self._settle((queue, batch), at, diagnosis, error, now=now)
@@ -297,6 +294,13 @@ class Sender:
             self.give_up(error)
         if at.pacer.health.is_down and not at.is_alone:
             at.is_canary_due = True  # probe with the canary, so that texts go to others
+
+    def _separate(self, flight: Flight, now: float) -> None:
+        """Send the parts of a shared request again, each by itself: one of them may be the cause."""
+        for queue, batch in flight.parts:
+            queue.tally.splits += 1
+            queue.resend(batch, flight.at)
+            self._turns.come_back(queue, now, alone=True)
 
     def _cut_short(self, flight: Flight, now: float) -> None:
         """Record that a call's deadline came before the answer: that is no failure of the server.
