@@ -33,9 +33,8 @@ from langchain_batch_embed.sending.sender import Flight, Sender
 from langchain_batch_embed.sending.threads import (
     check_threads_run,
     finishing,
-    leave_behind,
     start,
-    submit,
+    submit_daemon,
 )
 from langchain_batch_embed.sending.work import Outcome, Work
 from langchain_batch_embed.shared.leaser import Leaser
@@ -290,8 +289,7 @@ class Dispatcher:
                         "batch-embed",
                     )
                 workers = self._executor
-            submit(workers, self._send, flight)  # never from a caller's thread
-            leave_behind(workers)
+            submit_daemon(workers, self._send, flight)  # never from a caller's thread
         except Exception as error:  # noqa: BLE001  # "can't start new thread", or Python is exiting
             with self.lock:
                 self._failed_submits += 1

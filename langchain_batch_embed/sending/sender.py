@@ -296,7 +296,7 @@ class Sender:
             at.is_canary_due = True  # probe with the canary, so that texts go to others
 
     def _separate(self, flight: Flight, now: float) -> None:
-        """Send the parts of a shared request again, each by itself: one of them may be the cause."""
+        """Send the parts of a request again, each by itself, as one of them may be the cause."""
         for queue, batch in flight.parts:
             queue.tally.splits += 1
             queue.resend(batch, flight.at)

@@ -18,7 +18,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from langchain_batch_embed.errors import BatchEmbeddingsError
 
-__all__ = ["check_threads_run", "finishing", "in_daemon", "leave_behind", "start", "submit"]
+__all__ = [
+    "check_threads_run",
+    "finishing",
+    "in_daemon",
+    "leave_behind",
+    "start",
+    "submit",
+    "submit_daemon",
+]
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -53,6 +61,18 @@ def submit(
         if not (_main_thread_has_ended() and "cannot schedule" in str(error)):
             raise
     return _in_own_thread(partial(work, *args, **options), "batch-embed-late")
+
+
+def submit_daemon(
+    executor: ThreadPoolExecutor, work: Callable[_P, _T], *args: _P.args, **options: _P.kwargs
+) -> None:
+    """Submit a call for whose thread, a daemon, Python does not wait at exit.
+
+    Raises:
+        RuntimeError, BatchEmbeddingsError: see `submit`.
+    """
+    submit(executor, work, *args, **options)
+    leave_behind(executor)
 
 
 def start(thread: threading.Thread) -> None:
