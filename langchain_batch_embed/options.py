@@ -4,6 +4,7 @@ import difflib
 import math
 import os
 import random
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -47,6 +48,9 @@ _AMOUNTS = (
 _IN_SECONDS = frozenset({"timeout", "deadline", "max_outage"})
 _HANDED_IN = frozenset({"calendar", "clock", "draw"})
 """Fields that only tests set; no message suggests them."""
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+"""Matches the beginning of an address. A single letter is a drive of Windows."""
 
 _ALIKE = 0.7
 """How similar two names must be for a suggestion; unrelated short words reach 0.67."""
@@ -264,7 +268,7 @@ class Options:
             raise OptionError(f"empty must be one of {allowed}, not {self.empty!r}")
 
     def _check_objects(self) -> None:
-        if isinstance(self.journal, str) and "://" in self.journal:
+        if isinstance(self.journal, str) and _ADDRESS.match(self.journal):
             # The address may hold a password, so it is not quoted.
             raise OptionError(
                 "journal takes the path of a file, not an address; for Redis pass "

@@ -134,8 +134,10 @@ def _advice(
         return "there is nothing at this address; check base_url"
     if diagnosis.status is None and (wrong := unsendable(error)) is not None:
         return _UNSENDABLE[wrong]
-    code = diagnosis.signature.split(" ", 2)[1]
-    return _BY_CODE.get(code) or _BY_STATUS.get(diagnosis.status or 0, _BY_KIND[Kind.ACCOUNT])
+    for word in diagnosis.signature.split(" "):
+        if word in _BY_CODE:
+            return _BY_CODE[word]
+    return _BY_STATUS.get(diagnosis.status or 0, _BY_KIND[Kind.ACCOUNT])
 
 
 def _url_of(error: BaseException) -> str | None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from langchain_batch_embed.calls.announced import Announced, Run
-from langchain_batch_embed.sending.threads import in_daemon, leave_behind, submit
+from langchain_batch_embed.sending.threads import in_daemon, submit_daemon
 
 __all__ = ["Runs"]
 
@@ -54,8 +54,7 @@ class Runs:
         """
         while not self.stopped.is_set() and (run := self._texts.next_run(asked)) is not None:
             asked = ()
-            in_daemon(partial(submit, self._threads, self._run, run))
-            leave_behind(self._threads)
+            in_daemon(partial(submit_daemon, self._threads, self._run, run))
 
     def stop(self) -> None:
         """Start no more runs, and make the active ones stop sending."""

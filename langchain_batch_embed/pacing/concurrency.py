@@ -317,7 +317,7 @@ class Concurrency:
                 self.is_starting = False  # larger requests may follow at once
                 growth = max(growth, GROWTH_TOGETHER)
             elif came_one_by_one(trips):
-                self._end_start_at(self.estimate / 2)
+                self._end_start_at(self.estimate / 2)  # enough if several are worked on after all
                 return
         elif self._is_slower(ended, last):
             slower = ended.middle - last.middle - max(0.0, ended.work - last.work)

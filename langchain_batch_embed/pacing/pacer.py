@@ -27,7 +27,7 @@ from langchain_batch_embed.pacing.meters import Meters
 from langchain_batch_embed.pacing.overload import Overload
 from langchain_batch_embed.pacing.quota import read_headers
 from langchain_batch_embed.pacing.refusals import Refusals
-from langchain_batch_embed.pacing.spell import Spell
+from langchain_batch_embed.pacing.spell import LONG_OUTAGE, Spell
 from langchain_batch_embed.pacing.throttle import BACKOFF, LOOK_AGAIN, Throttle
 from langchain_batch_embed.pacing.ticket import Ticket
 from langchain_batch_embed.pacing.token_bucket import LONGEST, TokenBucket
@@ -37,9 +37,6 @@ __all__ = ["MAX_OUTAGE", "Pacer"]
 
 MAX_OUTAGE = 600.0
 """Default of the seconds without any answer after which a call gives up."""
-
-LONG_OUTAGE = 2.0
-"""After this many seconds without an answer the server was away, and not just overloaded."""
 
 OVERTAKEN = 8
 """A batch that decides which quota it is stops giving way after this many other batches."""

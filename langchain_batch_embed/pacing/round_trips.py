@@ -78,10 +78,10 @@ def came_together(trips: Sequence[Trip]) -> bool:
 
 
 def came_one_by_one(trips: Sequence[Trip]) -> bool:
-    """Return whether each round trip is longer than the one before by the same time or nearly so.
+    """Return whether round trips grow in even steps, none of them shorter than a round trip.
 
     That is how a server answers requests that were sent together if it works on one at a time, and
-    a gateway that delays requests to keep a rate. The time is no shorter than a round trip.
+    how a gateway does that delays requests to keep a rate.
     """
     seconds = sorted(trip.seconds for trip in trips)
     steps = [longer - shorter for shorter, longer in pairwise(seconds)]

@@ -1,20 +1,21 @@
 """A spell of failures, and how many requests to send together after it. Pure arithmetic.
 
-Refusals for overload lower the number of requests in flight step by step. If the server was away in
-truth, as while it restarts, that number has nothing to do with what it can take, and finding it
-again takes many round trips.
+Refusals for overload lower the number of requests in flight step by step. If the server was really
+away, as while it restarts, the lowered number says nothing about what the server can take, and
+finding the right one again takes many round trips.
 """
 
 import math
 
-__all__ = ["Spell"]
+__all__ = ["LONG_OUTAGE", "Spell"]
 
 ROOM = 2
-"""A refusal shows no limit on the number in flight if at most the number that the server answered
-together, divided by this, was in flight."""
+"""The server had room for a request if it answered this many times as many together before. At 4,
+fewer spells of 503 at a distant server are recognized."""
 
-SHORT = 2.0
-"""A shorter spell, in seconds, may be a limit on the rate."""
+LONG_OUTAGE = 2.0
+"""After this many seconds without an answer the server was away. A shorter spell may be overload,
+or a limit on the rate."""
 
 
 class Spell:
@@ -31,7 +32,8 @@ class Spell:
         """Record a failure, and the number of requests that may be in flight."""
         if self._before is None:
             self._before, self._since, self._first_sent = number, now, sent
-        self._first_sent = min(self._first_sent, sent)
+        else:
+            self._first_sent = min(self._first_sent, sent)
         self._failed_at = now
 
     def timed_out(self) -> None:
@@ -54,7 +56,8 @@ class Spell:
 
         Args:
             sent: when its request was sent.
-            together: requests in flight with it, at the least, itself included.
+            together: requests in flight both when it was sent and when it was answered, itself
+                included: the smaller of the two numbers.
             was_away: whether the server gave no answer at all for a while.
         """
         self._together = max(self._together, together)
@@ -62,7 +65,7 @@ class Spell:
         if sent < self._first_sent:
             return number if was_away else None
         # A server that answers between refusals is not away. It limits the number, or the rate.
-        is_over = sent >= self._failed_at and self._failed_at - self._since >= SHORT
+        is_over = sent >= self._failed_at and self._failed_at - self._since >= LONG_OUTAGE
         was_away |= is_over and self._had_room
         self._end()
         return number if was_away else None

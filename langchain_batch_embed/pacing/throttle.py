@@ -18,8 +18,8 @@ counted in fixed minutes would have opened again. A server that charges refused 
 never accept one, as every retry takes what the bucket has gained since the one before."""
 
 PATIENT = Backoff(first=20.0, longest=60.0)
-"""The pause where nothing is accepted. It is no longer than `LEAST_QUOTA` tokens a minute, about
-the smallest quota that can be used at all, need for the refused request."""
+"""The pause where nothing is accepted. It lasts at most as long as the refused request takes at
+`LEAST_QUOTA` tokens a minute, about the smallest quota that is of any use."""
 
 MOMENT = 0.05
 """Seconds of pause after a refusal for too many requests at a time."""

@@ -59,7 +59,7 @@ class Flight:
         parts: the batches in it, with their queues; none for a canary.
         send: the function that sends it.
         timeout: its time-out in seconds.
-        ends_with_call: whether the deadline of a call makes the time-out shorter than usual.
+        deadline: when a call ends that makes the time-out shorter than usual; `inf` if none does.
         texts: the texts in it.
         context: the caller's context, in which it is sent.
         is_copy: whether it is a copy of a request that is still in flight.
@@ -73,7 +73,7 @@ class Flight:
     parts: Sequence[tuple[Queue, Batch]]
     send: Send
     timeout: float
-    ends_with_call: bool
+    deadline: float
     context: contextvars.Context
     place: Place
     is_copy: bool = False
@@ -268,7 +268,7 @@ class Sender:
         batches = [batch for _, batch in flight.parts]
         diagnosis = at.diagnose(ticket, flight.texts, batches, error, now)
         kind = diagnosis.kind
-        if kind is Kind.TIMED_OUT and flight.ends_with_call:
+        if kind is Kind.TIMED_OUT and flight.deadline < math.inf:
             self._cut_short(flight, now)
             return
         at.failed(ticket, flight.place, batches, diagnosis, error, now=now)
@@ -303,7 +303,7 @@ class Sender:
             self._turns.come_back(queue, now, alone=True)
 
     def _cut_short(self, flight: Flight, now: float) -> None:
-        """Record that a call's deadline came before the answer: that is no failure of the server.
+        """Record that a call's deadline came before the answer, which is no failure of the server.
 
         Calls with a later deadline send their part of the request again.
         """
@@ -311,7 +311,7 @@ class Sender:
         if not flight.parts:
             flight.at.canary_failed(now)
         for queue, batch in flight.parts:
-            if queue.end <= flight.ticket.sent + flight.timeout:
+            if queue.end <= flight.deadline:
                 queue.end = min(queue.end, now)  # the socket's clock may be a little ahead
             queue.put_back(batch, flight.at)
             self._turns.come_back(queue, flight.ticket.sent, alone=False)
@@ -481,7 +481,7 @@ class Sender:
             parts=parts,
             send=sends[at.number],
             timeout=timeout,
-            ends_with_call=timeout < usual,
+            deadline=end if timeout < usual else math.inf,
             context=work.context,
             place=place,
             is_copy=is_copy,

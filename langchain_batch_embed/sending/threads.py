@@ -22,7 +22,6 @@ __all__ = [
     "check_threads_run",
     "finishing",
     "in_daemon",
-    "leave_behind",
     "start",
     "submit",
     "submit_daemon",
@@ -66,13 +65,13 @@ def submit(
 def submit_daemon(
     executor: ThreadPoolExecutor, work: Callable[_P, _T], *args: _P.args, **options: _P.kwargs
 ) -> None:
-    """Submit a call for whose thread, a daemon, Python does not wait at exit.
+    """Submit a call to daemon threads, and keep Python from waiting for them at exit.
 
     Raises:
         RuntimeError, BatchEmbeddingsError: see `submit`.
     """
     submit(executor, work, *args, **options)
-    leave_behind(executor)
+    _leave_behind(executor)
 
 
 def start(thread: threading.Thread) -> None:
@@ -129,11 +128,8 @@ def _in_own_thread(work: Callable[[], _T], name: str) -> "Future[_T]":
     return done
 
 
-def leave_behind(executor: ThreadPoolExecutor) -> None:
-    """Keep Python from waiting at exit for an executor's threads, which must be daemons.
-
-    Call it after each `submit`, which may have started a thread.
-    """
+def _leave_behind(executor: ThreadPoolExecutor) -> None:
+    """Keep Python from waiting at exit for an executor's threads, which must be daemons."""
     count = len(executor._threads)  # noqa: SLF001
     if getattr(executor, "left_behind", 0) != count:
         # A version of Python without this list waits, as for any other thread.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from langchain_batch_embed.pacing.spell import ROOM, SHORT, Spell
+from langchain_batch_embed.pacing.spell import LONG_OUTAGE, ROOM, Spell
 
 
 def opened(together: int = 16) -> Spell:
@@ -64,8 +64,8 @@ def test_a_server_that_answers_between_refusals_is_not_away() -> None:
 
 
 def test_a_short_spell_may_be_a_rate() -> None:
-    """A server that refuses single requests for less than `SHORT` seconds may limit the rate."""
-    spell = refused_alone(last=0.9 + SHORT)
+    """A server that refuses single requests for less than two seconds may limit the rate."""
+    spell = refused_alone(last=0.9 + LONG_OUTAGE)
     assert spell.answered(4.0, together=1, was_away=False) is None
 
 

@@ -9,17 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from langchain_batch_embed.sending import threads
-from langchain_batch_embed.sending.threads import finishing, in_daemon, leave_behind, submit
+from langchain_batch_embed.sending.threads import finishing, in_daemon, submit
 
 LEFT = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from langchain_batch_embed.sending.threads import in_daemon, leave_behind
+from langchain_batch_embed.sending.threads import in_daemon, submit_daemon
 
 executor = ThreadPoolExecutor(2)
 started = threading.Event()
-in_daemon(lambda: executor.submit(lambda: (started.set(), threading.Event().wait())))
-leave_behind(executor)
+
+def hang():
+    started.set()
+    threading.Event().wait()
+
+in_daemon(lambda: submit_daemon(executor, hang))
 started.wait()
 print("end", flush=True)
 """
@@ -119,7 +123,6 @@ def test_a_thread_that_is_started_within_is_a_daemon() -> None:
     """A thread started within `in_daemon` is a daemon, and the result comes back to the caller."""
     executor = ThreadPoolExecutor(1)
     future = in_daemon(lambda: executor.submit(threading.current_thread))
-    leave_behind(executor)
     assert future.result(10).daemon
     executor.shutdown()
 
