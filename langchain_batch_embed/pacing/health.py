@@ -33,6 +33,9 @@ class Health:
     Attributes:
         patience: see above.
         answered_at: when the last answer came; `-inf` before the first.
+        answered_sent: when the latest request was sent that was answered; `-inf` before the first
+            answer. A server that is shutting down answers the requests that it has, and refuses
+            all others.
         failures: failed requests since then.
         is_down: whether the server counts as away.
         was_reached: whether there was ever a connection to a server of embeddings, so that the
@@ -42,7 +45,7 @@ class Health:
     def __init__(self, patience: float, draw: Callable[[], float]) -> None:
         self.patience = patience
         self._draw = draw
-        self.answered_at = -math.inf
+        self.answered_at = self.answered_sent = -math.inf
         self.failures = 0
         self.is_down = self.was_reached = False
         self._failing_since = math.inf
@@ -55,10 +58,11 @@ class Health:
         """Whether the server ever gave an answer."""
         return self.answered_at > -math.inf
 
-    def answered(self, now: float) -> bool:
+    def answered(self, sent: float, now: float) -> bool:
         """Record an answer; return whether it ends an outage."""
         was_down = self.is_down
         self.answered_at = now
+        self.answered_sent = max(self.answered_sent, sent)
         self.failures = self._probes = 0
         self.is_down = False
         self._failing_since = self._down_since = math.inf

@@ -161,7 +161,7 @@ class Pacer:
         if self.health.is_down:
             for bucket in (self.tokens, self.requests):
                 bucket.interrupt(self.health.away_for(now))
-        self.health.answered(now)
+        self.health.answered(ticket.sent, now)
         together = min(ticket.number, in_flight)
         number = self._spell.answered(ticket.sent, together=together, was_away=was_away)
         if number is not None:

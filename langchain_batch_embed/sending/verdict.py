@@ -264,10 +264,10 @@ class Judge:
         same = batch.signature == diagnosis.signature
         batch.signature = diagnosis.signature
         is_first_retry = batch.failures == (batch.part_of is None)
-        batch.is_alone = health.answered_at < batch.failed_last
+        batch.is_alone = health.answered_sent < batch.failed_sent
         if is_first_retry and kind is Kind.FAILED and not batch.is_alone:
             self._odds.retried(recovered=False)
-        batch.failed_at, batch.failed_last = min(batch.failed_at, now), now
+        batch.failed_at, batch.failed_sent = min(batch.failed_at, now), batch.sent
         batch.failures += 1
         batch.setbacks = (*batch.setbacks, batch.place)
         if kind is Kind.TIMED_OUT:

@@ -22,7 +22,7 @@ def down(now: float = 0.0, *, answered: bool = True) -> Health:
     """Return the state of a server that went away at this time."""
     state = health()
     if answered:
-        state.answered(now)
+        state.answered(now, now)
     for _ in range(DOWN_AFTER):
         state.failed(sent=now, now=now)
     assert state.is_down
@@ -32,7 +32,7 @@ def down(now: float = 0.0, *, answered: bool = True) -> Health:
 def test_a_server_is_away_after_failures_without_an_answer_in_between() -> None:
     """A server counts as away after `DOWN_AFTER` failures in a row, as fewer may be bad luck."""
     state = health()
-    state.answered(1)
+    state.answered(1, 1)
     for failures in range(1, DOWN_AFTER + 1):
         state.failed(sent=2, now=3)
         assert state.is_down == (failures == DOWN_AFTER)
@@ -44,7 +44,7 @@ def test_a_failure_of_what_was_sent_before_an_answer_says_nothing() -> None:
     The server has answered others since.
     """
     state = health()
-    state.answered(5)
+    state.answered(5, 5)
     for _ in range(10):
         state.failed(sent=4, now=6)
     assert (state.failures, state.is_down) == (0, False)
@@ -56,7 +56,7 @@ def test_an_answer_in_between_begins_the_count_again() -> None:
     for now in range(0, 100, 3):
         state.failed(sent=now, now=now)
         state.failed(sent=now + 1, now=now + 1)
-        assert not state.answered(now + 2)
+        assert not state.answered(now + 2, now + 2)
     assert not state.is_down
 
 
@@ -79,7 +79,7 @@ def test_probes_are_ever_further_apart_up_to_five_seconds() -> None:
 def test_what_was_sent_before_the_outage_is_no_probe() -> None:
     """The failure of a request sent before the outage does not put off the next probe."""
     state = health()
-    state.answered(0)
+    state.answered(0, 0)
     for now in (10, 11, 12):
         state.failed(sent=now, now=now)
     assert not state.is_probe(9)
@@ -91,14 +91,14 @@ def test_what_was_sent_before_the_outage_is_no_probe() -> None:
 def test_the_first_answer_ends_the_outage_for_everybody() -> None:
     """The first answer ends the outage for all calls, even one to a request sent before it."""
     state = down()
-    assert state.answered(100)
+    assert state.answered(100, 100)
     assert (state.is_down, state.failures, state.delay(100), state.away_for(100)) == (
         False,
         0,
         0.0,
         0.0,
     )
-    assert not state.answered(101)
+    assert not state.answered(101, 101)
 
 
 def test_an_outage_of_minutes_is_waited_out() -> None:
@@ -114,7 +114,7 @@ def test_the_time_counts_from_when_it_began_to_fail() -> None:
     A caller that sends nothing for an hour has not seen an outage of an hour.
     """
     state = health()
-    state.answered(0)
+    state.answered(0, 0)
     for _ in range(DOWN_AFTER):
         state.failed(sent=3600, now=3601)
     assert state.away_for(3601) == 1
@@ -151,7 +151,7 @@ def test_every_outage_ends(answered: bool, luck: float, took: float) -> None:
     """
     state, now = Health(PATIENCE, lambda: luck), 0.0
     if answered:
-        state.answered(0)
+        state.answered(0, 0)
     patience = PATIENCE if answered else FIRST_CONTACT
     for _ in range(1000):
         now += state.delay(now)

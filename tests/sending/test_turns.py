@@ -186,7 +186,7 @@ class TestSmallCalls:
         """After a shared request is refused each call is sent by itself: only the bad one fails."""
         sender = make_sender()
         calls = [add(sender, make_work(1, begin=i)) for i in range(5)]
-        sender.deployments[0].pacer.health.answered(0)
+        sender.deployments[0].pacer.health.answered(0, 0)
         sender.failed(fly(sender), refusal(status), 1)
         now, sent = 1.0, 0
         while any(queue.open for queue in calls) and sent < 50:

@@ -361,7 +361,7 @@ class TestFailuresForSize:
         large, other = self.batch(20), self.batch(20)
         for batch in (large, other):
             assert isinstance(self.fails(judge, batch, now=1.0), Resend)
-        pacer.health.answered(1.5)
+        pacer.health.answered(1.5, 1.5)
         assert isinstance(self.fails(judge, large, now=2.0), Cut)
         return large, other
 
@@ -391,7 +391,7 @@ class TestFailuresForSize:
         """
         usual = self.batch(5)
         self.fails(judge, usual, now=1.0)
-        pacer.health.answered(1.5)
+        pacer.health.answered(1.5, 1.5)
         self.fails(judge, usual, now=2.0)
         assert not limits.is_trying
 
@@ -408,7 +408,7 @@ class TestFailuresForSize:
         for now in (1.0, 2.0):
             usual.place = odds.sent()
             assert isinstance(self.fails(judge, usual, now), Resend)
-            pacer.health.answered(now + 0.5)
+            pacer.health.answered(now + 0.5, now + 0.5)
 
     def test_nobody_was_answered_since_it_failed_last(
         self, judge: Judge, pacer: Pacer, limits: SizeLimits
@@ -419,8 +419,8 @@ class TestFailuresForSize:
         """
         large = self.batch(20)
         self.fails(judge, large, now=1.0)
-        pacer.health.answered(1.5)
-        large.failures, large.failed_last = 2, 2.0
+        pacer.health.answered(1.5, 1.5)
+        large.failures, large.failed_sent = 2, 2.0
         self.fails(judge, large, now=3.0)
         assert not limits.is_trying
 
@@ -449,7 +449,7 @@ class TestFailuresForSize:
         limits.inherit(large, [good, bad])
         limits.answered(good, 0.1, 60.0)
         assert limits.items == 10  # until the cause is known
-        pacer.health.answered(2.5)
+        pacer.health.answered(2.5, 2.5)
         verdict = self.fails(judge, bad, now=3.0)
         assert isinstance(verdict, Resend | Cut)
         assert not limits.is_trying
@@ -466,7 +466,7 @@ class TestFailuresForSize:
         large = self.batch(20)
         for now in (1.0, 2.0, 20.0):
             judge.verdict(large, told, refusal(503), now)
-            pacer.health.answered(now + 0.5)
+            pacer.health.answered(now + 0.5, now + 0.5)
         assert pacer.throttle.delay(20.5) == 0
         assert judge.verdict(large, told, refusal(503), 22.0) == Resend()
         assert pacer.throttle.delay(22.0) == QUIET  # for all workers
@@ -487,7 +487,7 @@ class TestFailuresForSize:
         for now in range(1, 300, 16):
             judge.verdict(large, told, refusal(503), now)
             held.append(pacer.throttle.delay(now) == QUIET)
-            pacer.health.answered(now + 0.5)
+            pacer.health.answered(now + 0.5, now + 0.5)
         assert 0 < sum(held) <= 8
         assert not any(held[8:])
         assert not limits.is_trying

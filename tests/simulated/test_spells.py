@@ -41,3 +41,39 @@ def test_refusals_for_some_seconds_do_not_slow_the_rest(workers: int, seconds: f
         assert lost(rehearsal.outcomes) == {}, f"seed {seed}"
         assert took <= seconds, f"seed {seed}: {took:.0f} s"
         assert sender.deployments[0].pacer.concurrency.limit() == workers, f"seed {seed}"
+
+
+class Draining:
+    """A server with one worker that refuses new requests for a while, and still has a queue.
+
+    So answers to earlier requests come in between, as from a server that is shutting down.
+    """
+
+    def __init__(self, status: int, seed: int) -> None:
+        self._status = status
+        self._dice = random.Random(seed)
+        self._free = 0.0
+
+    def receive(self, request: Request) -> Reply:
+        """Queue a request, or refuse it."""
+        if 5 <= request.sent < 65:
+            return Reply(after=0.05, error=refusal(self._status))
+        self._free = (
+            max(self._free, request.sent) + self._dice.uniform(0.5, 1.5) * request.tokens / 1500
+        )
+        return Reply(after=self._free - request.sent)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+@pytest.mark.parametrize("workers", [8, 16, 32])
+def test_answers_to_earlier_requests_do_not_put_the_blame_on_a_text(
+    workers: int, status: int
+) -> None:
+    """No text is lost at a server that refuses new requests while it answers those that it has."""
+    for seed in seeds(8):
+        sender = make_sender(max_workers=workers, seed=seed)
+        rehearsal = Rehearsal(sender, Draining(status, seed))
+        rehearsal.add(make_work(2000, tokens=120, max_items=40))
+        took = rehearsal.run()
+        assert lost(rehearsal.outcomes) == {}, f"seed {seed}"
+        assert took < 300, f"seed {seed}: {took:.0f} s"  # 220 s without the refusals
