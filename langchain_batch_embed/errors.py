@@ -383,9 +383,10 @@ class PartialEmbeddingsError(BatchEmbeddingsError):
             )
         if self.why:
             kinds = f"{kinds}; first {self.why}" if "," in kinds else self.why
+        index = "index" if len(self.failures) == 1 else "indices"
         return (
             f"{len(self.failures):,} of {len(self.embeddings):,} texts could not be embedded "
-            f"({kinds}; indices {name_indices([f.index for f in self.failures])}). "
+            f"({kinds}; {index} {name_indices([f.index for f in self.failures])}). "
             "The other vectors are in .embeddings and are kept: calling again with the same "
             "object or journal pays only for the failed ones. .failures gives each one's cause"
         )
@@ -439,7 +440,9 @@ class IngestError(BatchEmbeddingsError):
         report = self.report
         kinds = ", ".join(sorted({type(failure.error).__name__ for failure in report.failures}))
         cause = self.said or kinds
-        if report.tried == 1:
+        if not report.tried:
+            which = "no document is stored"
+        elif report.tried == 1:
             which = f"the first document is {'' if report.stored else 'not '}stored"
         else:
             stored = f"{report.stored:,} are" if report.stored else "none is"

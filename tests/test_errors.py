@@ -208,10 +208,17 @@ class TestPickle:
 class TestMessages:
     """What messages contain."""
 
+    def test_an_ingest_that_tried_nothing_says_that_nothing_is_stored(self) -> None:
+        """The message of an ingest that stopped before its first batch counts no documents."""
+        nothing = replace(INGEST_REPORT, tried=0, stored=0, ids=())
+        assert str(IngestError(nothing, "the store is away")).startswith(
+            "no document is stored: the store is away; "
+        )
+
     def test_partial_results_say_what_is_lost_and_how_to_go_on(self) -> None:
         """The message of a partial result counts the lost texts and says where the others are."""
         assert str(partial(ValueError("secret"))) == (
-            "1 of 3 texts could not be embedded (ValueError; indices 1). The other vectors are in "
+            "1 of 3 texts could not be embedded (ValueError; index 1). The other vectors are in "
             ".embeddings and are kept: calling again with the same object or journal pays only "
             "for the failed ones. .failures gives each one's cause"
         )

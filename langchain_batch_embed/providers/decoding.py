@@ -17,6 +17,7 @@ import pybase64
 from numpy.typing import NDArray
 
 from langchain_batch_embed.errors import DimensionsError, ResponseError
+from langchain_batch_embed.report import plural
 
 __all__ = ["OrderError", "as_array", "check", "read_answer", "read_parsed", "to_lists", "usage_of"]
 
@@ -96,7 +97,7 @@ def read_parsed(
     if not isinstance(data, list) or len(data) != expected:
         count = len(data) if isinstance(data, list) else 0
         raise ResponseError(
-            f"{expected:,} texts were sent, but {count:,} vectors came back",
+            f"{_sent(expected)}, but {plural(count, 'vector')} came back",
             expected=expected,
             received=count,
         )
@@ -116,6 +117,10 @@ def read_parsed(
         usage_of(answer, most_tokens),
         model.strip() or None if isinstance(model, str) else None,
     )
+
+
+def _sent(count: int) -> str:
+    return f"{plural(count, 'text')} {'was' if count == 1 else 'were'} sent"
 
 
 def _is_an_error(answer: Mapping[str, Any]) -> bool:
@@ -196,7 +201,7 @@ def check(vectors: NDArray[np.float32], *, expected: int) -> NDArray[np.float32]
     if vectors.ndim != 2 or vectors.shape[0] != expected or not vectors.shape[1]:  # noqa: PLR2004
         count = len(vectors) if vectors.ndim else None
         raise ResponseError(
-            f"{expected:,} texts were sent, but an array of shape {vectors.shape} came back",
+            f"{_sent(expected)}, but an array of shape {vectors.shape} came back",
             expected=None if count == expected else expected,
             received=None if count == expected else count,
         )

@@ -72,8 +72,9 @@ class IngestReport:
         """Return how many documents are not in the store and why, without quoting their texts."""
         kinds = sorted({f"{f.stage}: {type(f.error).__name__}" for f in self.failures})
         count = len(self.failures)
-        is_not = "document is" if self.documents == 1 else "documents are"
-        said = f"{count:,} of {self.documents:,} {is_not} not in the store ({', '.join(kinds)})"
+        documents = plural(self.documents, "document")
+        verb = "is" if count == 1 else "are"
+        said = f"{count:,} of {documents} {verb} not in the store ({', '.join(kinds)})"
         unsure = f"{len(self.unknown):,} may be in the store or not (report.unknown)"
         return " and ".join([said] * bool(count) + [unsure] * bool(self.unknown))
 
@@ -87,7 +88,8 @@ class IngestReport:
             "" if self.keeps_ids else "; the store keeps no ids, so another ingest adds rows again"
         )
         return (
-            f"{self.documents:,} documents ({self.stored:,} stored{replaced}{lost}{unsure}) in "
+            f"{plural(self.documents, 'document')} "
+            f"({self.stored:,} stored{replaced}{lost}{unsure}) in "
             f"{self.seconds:.2f} s, {self.waited:.2f} s of them waiting for vectors{again}{adds}"
         )
 

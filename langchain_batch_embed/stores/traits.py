@@ -88,7 +88,9 @@ def batch_size_of(store: object) -> int:
     one fails.
     """
     named = (getattr(store, name, None) for name in _SIZES)
-    sizes = [size for size in named if isinstance(size, int) and size > 0]
+    sizes = [
+        size for size in named if isinstance(size, int) and not isinstance(size, bool) and size > 0
+    ]
     return min(sizes, default=BATCH_SIZE)
 
 

@@ -163,7 +163,7 @@ class TestReadAnswer:
         """An answer with more or fewer vectors than texts is refused as a whole."""
         expected = max(0, len(matrix) + more)
         with pytest.raises(
-            ResponseError, match=rf"{expected} texts were sent, but {len(matrix)} "
+            ResponseError, match=rf"{expected} texts? (was|were) sent, but {len(matrix)} "
         ) as caught:
             read_answer(answer(items(matrix)), expected=expected)
         assert (caught.value.expected, caught.value.received) == (expected, len(matrix))
@@ -257,10 +257,10 @@ class TestReadAnswer:
             (b"[]", "a JSON list, not an object"),
             (b"null", "a JSON NoneType, not an object"),
             (b'"secret"', "a JSON str, not an object"),
-            (b"{}", "1 texts were sent, but 0 vectors"),
-            (b'{"data": null}', "1 texts were sent, but 0 vectors"),
-            (b'{"data": {"0": 1}}', "1 texts were sent, but 0 vectors"),
-            (b'{"data": []}', "1 texts were sent, but 0 vectors"),
+            (b"{}", "1 text was sent, but 0 vectors"),
+            (b'{"data": null}', "1 text was sent, but 0 vectors"),
+            (b'{"data": {"0": 1}}', "1 text was sent, but 0 vectors"),
+            (b'{"data": []}', "1 text was sent, but 0 vectors"),
             (b'{"data": [null]}', "does not hold JSON objects"),
             (b'{"data": ["secret"]}', "does not hold JSON objects"),
             (b'{"data": [[0.5, 0.5]]}', "does not hold JSON objects"),
