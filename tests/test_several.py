@@ -292,6 +292,13 @@ class TestList:
                 ]
             )
 
+    @pytest.mark.parametrize("widths", [(None, 64), (64, None), (64, 32)])
+    def test_one_account_makes_vectors_of_one_width(self, widths: tuple[int | None, ...]) -> None:
+        """Two deployments of one account with other `dimensions` are refused, not just left out."""
+        made = [OpenAIEmbeddings(api_key=SecretStr("a"), dimensions=width) for width in widths]
+        with pytest.raises(OptionError, match="give both the same"):
+            BatchEmbeddings(made)
+
     def test_an_account_counts_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """Two deployments with the same server, model and key count as one account.
 

@@ -242,9 +242,12 @@ def different_accounts(deployments: Sequence[Embeddings]) -> tuple[Embeddings, .
     """Return the deployments, leaving out any that use the same account as an earlier one.
 
     Two objects with the same server, model and key have one quota, which must not count twice.
+
+    Raises:
+        OptionError: two of them ask for vectors of different dimensions.
     """
     kept: list[Embeddings] = []
-    accounts: set[object] = set()
+    accounts: dict[object, int | None] = {}
     for each in deployments:
         account: object = id(each)
         address = sdk_address(each) if is_openai(each) else None
@@ -256,7 +259,12 @@ def different_accounts(deployments: Sequence[Embeddings]) -> tuple[Embeddings, .
             )
         if account not in accounts:
             kept.append(each)
-        accounts.add(account)
+        dimensions = dimensions_of(each)
+        if (earlier := accounts.setdefault(account, dimensions)) != dimensions:
+            raise OptionError(
+                "two deployments with the same server, model and key have "
+                f"dimensions={earlier} and dimensions={dimensions}; give both the same"
+            )
     if left_out := len(deployments) - len(kept):
         logger.warning(
             "%d of %d deployments %s the server, model and key of another one and so %s its quota",
