@@ -223,6 +223,8 @@ class Pacer:
             concurrency=self.concurrency,
             started_tokens=self._started_tokens,
         )
+        for bucket in (self.tokens, self.requests):
+            bucket.forgive(now)
         if not is_explained:
             return begins
         if not told and after is None:

@@ -60,6 +60,10 @@ MOST_OWED = 1.0
 """After a refusal the level of a measured bucket is at most this many seconds' worth below 0, as
 servers refuse what is too much instead of charging it later."""
 
+MOST_DEBT = 10.0
+"""Where the other quota was measured to be the cause, the debt is at most this many seconds' worth.
+A batch that is refused again and again would otherwise stop the next ones for minutes."""
+
 CLOCK = 1e-6
 """Seconds of quota that may be missing: no clock and no wait is more exact."""
 
@@ -348,6 +352,12 @@ class TokenBucket:
     def _measure(self, rate: float) -> None:
         self.rate, self.is_measured = rate, True
         self.capacity = MEASURED_SECONDS * rate
+
+    def forgive(self, now: float) -> None:
+        """Limit the debt of a measured bucket for requests that were refused."""
+        self._refill(now)
+        if self.is_measured:
+            self.level = max(self.level, -MOST_DEBT * (self.rate or 0.0))
 
     def _empty(self) -> None:
         """Empty a measured bucket, and forgive most of its debt, which rests on a guess."""

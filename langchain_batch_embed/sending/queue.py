@@ -459,7 +459,7 @@ class Queue:
         division = Division(batch, len(parts))
         for part in reversed(parts):
             part.unpark = self._unpark
-            part.failed_at, part.failed_sent = batch.failed_at, batch.failed_sent
+            part.failed_at, part.failed_last = batch.failed_at, batch.failed_last
             part.part_of = division
             part.signature, part.error = batch.signature, batch.error
             part.barred |= batch.barred

@@ -264,10 +264,12 @@ class Judge:
         same = batch.signature == diagnosis.signature
         batch.signature = diagnosis.signature
         is_first_retry = batch.failures == (batch.part_of is None)
-        batch.is_alone = health.answered_sent < batch.failed_sent
+        batch.is_alone = health.answered_at < batch.failed_last
+        # A server that is shutting down answers only requests from before the first failure.
+        accepts_others = health.answered_sent >= batch.failed_at or batch.failed_at == math.inf
         if is_first_retry and kind is Kind.FAILED and not batch.is_alone:
             self._odds.retried(recovered=False)
-        batch.failed_at, batch.failed_sent = min(batch.failed_at, now), batch.sent
+        batch.failed_at, batch.failed_last = min(batch.failed_at, now), now
         batch.failures += 1
         batch.setbacks = (*batch.setbacks, batch.place)
         if kind is Kind.TIMED_OUT:
@@ -286,7 +288,7 @@ class Judge:
                 delay = self._backoff.delay(batch.failures, self._draw) if waits else 0.0
                 is_large = not waits and len(batch.rows) > PARTS**2
                 return _cut(batch, PARTS if is_large else 2, after=delay, released=released)
-        elif not batch.is_alone and self._is_guilty(batch, diagnosis):
+        elif accepts_others and not batch.is_alone and self._is_guilty(batch, diagnosis):
             self._about_texts.add(diagnosis.signature)
             _setbacks(batch)[0].explained()
             return GiveUp((*released, *self._limits.dropped(batch)))

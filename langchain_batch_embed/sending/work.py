@@ -45,8 +45,8 @@ class Batch:
         place: the place of the request in which it was last sent.
         setbacks: the places of the requests in which it failed.
         failed_at: when the batch, or the one it is a part of, first failed.
-        failed_sent: when the request was sent in which it last failed.
-        is_alone: whether, since it failed before, no request sent later was answered.
+        failed_last: when it last failed.
+        is_alone: whether no request was answered between its last two failures.
         part_of: the division that made it, if any.
         signature: the signature of the last error.
         refusals: how often it was refused for the rate with no other request in flight.
@@ -71,7 +71,7 @@ class Batch:
     place: Place = _NOWHERE
     setbacks: tuple[Place, ...] = ()
     failed_at: float = math.inf
-    failed_sent: float = -math.inf
+    failed_last: float = -math.inf
     is_alone: bool = False
     part_of: "Division | None" = None
     signature: str = ""

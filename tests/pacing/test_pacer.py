@@ -61,6 +61,18 @@ class TestQuota:
         assert pacer.delay(100, now=0) == 0
         assert pacer.in_flight == {}
 
+    def test_refused_requests_are_no_debt_in_tokens(self) -> None:
+        """Large batches refused for a quota of requests do not stop what comes after them."""
+        pacer = known()
+        pacer.tokens.guess(5000.0, now=0)
+        pacer.requests.guess(20.0, now=0)
+        now = 0.0
+        for _ in range(12):
+            now += pacer.throttle.delay(now) + 0.01
+            pacer.throttled(pacer.start(90_000, now=now), now, after=None, headers={})
+        pacer.throttle.cancel()
+        assert pacer.tokens.delay(5000, now) < 15
+
     def test_a_quota_named_in_a_refusal_is_used(self) -> None:
         """A quota named in the text of a refusal is used if there are no headers (OpenAI)."""
         pacer = known()

@@ -243,6 +243,20 @@ class TestMeasuredRate:
             bucket.passed(10, sent=now, now=now)
         assert (bucket.rate or 0) > 1.5 * first
 
+    @given(st.floats(1, 1e6), st.integers(1, 50))
+    def test_the_debt_of_refused_requests_is_limited(self, amount: float, refused: int) -> None:
+        """However much was refused, a measured bucket owes at most ten seconds' worth."""
+        bucket = TokenBucket()
+        bucket.guess(100.0, now=0)
+        for _ in range(refused):
+            bucket.take(amount, now=0)
+        bucket.forgive(now=0)
+        assert bucket.level >= -1000.0
+        known = TokenBucket(60)
+        known.take(600, now=0)
+        known.forgive(now=0)
+        assert known.level == -540
+
     def test_an_outage_is_no_time_in_which_little_passed(self) -> None:
         """The time of an outage is left out of the measured rate."""
         bucket = TokenBucket()

@@ -420,7 +420,7 @@ class TestFailuresForSize:
         large = self.batch(20)
         self.fails(judge, large, now=1.0)
         pacer.health.answered(1.5, 1.5)
-        large.failures, large.failed_sent = 2, 2.0
+        large.failures, large.failed_last = 2, 2.0
         self.fails(judge, large, now=3.0)
         assert not limits.is_trying
 
