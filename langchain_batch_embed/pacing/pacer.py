@@ -224,7 +224,7 @@ class Pacer:
             started_tokens=self._started_tokens,
         )
         for bucket in (self.tokens, self.requests):
-            bucket.forgive(now)
+            bucket.limit_debt(now)
         if not is_explained:
             return begins
         if not told and after is None:

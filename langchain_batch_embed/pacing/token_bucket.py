@@ -61,8 +61,9 @@ MOST_OWED = 1.0
 servers refuse what is too much instead of charging it later."""
 
 MOST_DEBT = 10.0
-"""Where the other quota was measured to be the cause, the debt is at most this many seconds' worth.
-A batch that is refused again and again would otherwise stop the next ones for minutes."""
+"""After any refusal the level of a measured bucket is at most this many seconds' worth below 0,
+even if the other quota was the cause. A batch that is refused again and again adds to the debt each
+time, and would stop the next batches for minutes."""
 
 CLOCK = 1e-6
 """Seconds of quota that may be missing: no clock and no wait is more exact."""
@@ -353,8 +354,8 @@ class TokenBucket:
         self.rate, self.is_measured = rate, True
         self.capacity = MEASURED_SECONDS * rate
 
-    def forgive(self, now: float) -> None:
-        """Limit the debt of a measured bucket for requests that were refused."""
+    def limit_debt(self, now: float) -> None:
+        """Limit how far a measured level is below 0, as refused requests were not accepted."""
         self._refill(now)
         if self.is_measured:
             self.level = max(self.level, -MOST_DEBT * (self.rate or 0.0))

@@ -91,7 +91,7 @@ def test_what_was_sent_before_the_outage_is_no_probe() -> None:
 def test_the_first_answer_ends_the_outage_for_everybody() -> None:
     """The first answer ends the outage for all calls, even one to a request sent before it."""
     state = down()
-    assert state.answered(100, 100)
+    assert state.answered(-1, 100)
     assert (state.is_down, state.failures, state.delay(100), state.away_for(100)) == (
         False,
         0,
@@ -99,6 +99,14 @@ def test_the_first_answer_ends_the_outage_for_everybody() -> None:
         0.0,
     )
     assert not state.answered(101, 101)
+
+
+def test_the_latest_answered_request_is_the_one_sent_last() -> None:
+    """A late answer to an early request does not hide that a later one was answered."""
+    state = health()
+    state.answered(5, 6)
+    state.answered(1, 7)
+    assert (state.answered_sent, state.answered_at) == (5, 7)
 
 
 def test_an_outage_of_minutes_is_waited_out() -> None:

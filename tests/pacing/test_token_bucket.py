@@ -250,11 +250,11 @@ class TestMeasuredRate:
         bucket.guess(100.0, now=0)
         for _ in range(refused):
             bucket.take(amount, now=0)
-        bucket.forgive(now=0)
+        bucket.limit_debt(now=0)
         assert bucket.level >= -1000.0
         known = TokenBucket(60)
         known.take(600, now=0)
-        known.forgive(now=0)
+        known.limit_debt(now=0)
         assert known.level == -540
 
     def test_an_outage_is_no_time_in_which_little_passed(self) -> None:

@@ -76,4 +76,4 @@ def test_answers_to_earlier_requests_do_not_put_the_blame_on_a_text(
         rehearsal.add(make_work(2000, tokens=120, max_items=40))
         took = rehearsal.run()
         assert lost(rehearsal.outcomes) == {}, f"seed {seed}"
-        assert took < 300, f"seed {seed}: {took:.0f} s"  # 220 s without the refusals
+        assert took < 300, f"seed {seed}: {took:.0f} s"  # 167 to 235 s
