@@ -1,25 +1,42 @@
 """Decides whether a server refuses at random. Pure arithmetic.
 
-Some gateways refuse a share of all requests whatever the rate, because one of their backends has
-used up its quota. A client that slows down is refused just as often, and ends at one request every
-30 s. With a quota hardly anything is refused below its rate.
+Some gateways refuse a share of all requests whatever the rate, because one of their backends is
+broken or has used up its quota. A client that slows down is refused just as often, and ends at one
+request every 30 s.
+
+What passes shows that no quota is the cause. At a refusal the quota would be used up, so what
+passes from then on is what it gains in that time: its least rate. If a later request is refused
+although the quota has gained several times as much since the one before, that contradicts a quota.
+It contradicts a limit on requests in flight as well if far more have been answered together.
 """
 
-import math
+from collections import deque
+from dataclasses import dataclass
+
+from langchain_batch_embed.pacing.ticket import Ticket
 
 __all__ = ["Erratic"]
 
-PAUSES = 6
-"""Pauses to compare. Each wrong conclusion doubles the number for the next one."""
+CONTRADICTIONS = 2
+"""Contradictions before the server is taken to refuse at random. Each wrong conclusion doubles the
+number for the next one."""
 
-TOLD = 10
-"""Pauses to compare if the server says how long to wait, as it then probably has a quota."""
+TOLD = 4
+"""The same if the server says how long to wait, as it then probably has a quota."""
 
-PASSED = 12
-"""Refusals may be random only if on average fewer requests than this pass between two pauses."""
+AMPLE = 3.0
+"""A refusal contradicts a quota that had gained this many times the refused request."""
 
-SLOWER = 3.0
-"""Refusals may be random only if the rate fell by this factor during those pauses."""
+ROOM = 4
+"""It contradicts a limit on requests in flight if this many times as many were in flight while
+another one passed. Many of these may still have been on their way."""
+
+FORGOTTEN = 48
+"""Contradictions are forgotten after this many requests without another one, as the quota may just
+have changed, or be shared with others."""
+
+REMEMBERED = 8
+"""The least rate is measured since each of this many latest refusals."""
 
 REQUESTS = 32
 """Requests over which the share of refusals is averaged once they seem to be random."""
@@ -35,8 +52,38 @@ LET_IN = 3
 """If fewer of them than this pass, there is a quota. At random half of them would."""
 
 
+@dataclass(slots=True)
+class _Refusal:
+    """A refusal, and what has passed since it came.
+
+    Attributes:
+        ticket: the refused request.
+        came: when the refusal came.
+        requests: requests sent since then that have passed.
+        tokens: tokens in these.
+        requests_rate: least requests a second of a quota that was used up at that time.
+        tokens_rate: least tokens a second of such a quota.
+    """
+
+    ticket: Ticket
+    came: float
+    requests: int = 0
+    tokens: int = 0
+    requests_rate: float = 0.0
+    tokens_rate: float = 0.0
+
+    def passed(self, ticket: Ticket) -> None:
+        """Record a request that has passed."""
+        self.requests += 1
+        self.tokens += ticket.charge
+        seconds = ticket.sent - self.ticket.sent
+        # The quota still had up to the refused request.
+        self.requests_rate = max(self.requests_rate, (self.requests - 1) / seconds)
+        self.tokens_rate = max(self.tokens_rate, (self.tokens - self.ticket.charge) / seconds)
+
+
 class Erratic:
-    """Compares how often requests are refused with how fast they are sent.
+    """Compares refusals with what passed before.
 
     Attributes:
         is_random: whether the server refuses at random, so that waiting does not help.
@@ -45,47 +92,88 @@ class Erratic:
     def __init__(self) -> None:
         self.is_random = False
         self._patience = 1  # doubled after each wrong conclusion
-        self._pauses: list[tuple[float, int]] = []
+        self._refusals: deque[_Refusal] = deque(maxlen=REMEMBERED)
+        self._requests_rate = self._tokens_rate = 0.0  # least rates of a quota, a second
+        self._largest = 0  # most tokens of a request that has passed
+        self._together = 1  # most requests in flight both when one was sent and when it passed
+        self._contradictions = 0
+        self._all_passed = self._all_refused = 0  # requests since the first contradiction
+        self._passed_since = 0  # requests that passed since the last contradiction
         self._share = self._most = 0.0  # of refusals, since they seem to be random
         self._refused = self._passed = 0  # since then
 
-    def passed(self, in_flight: int) -> None:
-        """Record an accepted request, and how many are in flight."""
+    def passed(self, ticket: Ticket, in_flight: int) -> None:
+        """Record an accepted request, and how many are in flight, itself not included."""
         self._share -= self._share / (REQUESTS + IN_FLIGHT * in_flight)
         self._passed += 1
+        self._all_passed += 1
+        self._passed_since += 1
+        self._largest = max(self._largest, ticket.charge)
+        self._together = max(self._together, min(ticket.number, in_flight + 1))
+        for refusal in self._refusals:
+            if ticket.sent > refusal.came:
+                refusal.passed(ticket)
+        if self._passed_since > FORGOTTEN * self._patience:
+            self._contradictions = 0
 
-    def refused(self, in_flight: int) -> None:
-        """Record a refusal. If sending faster raises the share of refusals, there is a quota."""
-        self._share += (1 - self._share) / (REQUESTS + IN_FLIGHT * in_flight)
-        self._refused += 1
-        is_trial_over = self._refused + self._passed >= TRIAL + in_flight
-        has_no_room = is_trial_over and self._passed < LET_IN
-        if self.is_random and (has_no_room or self._share > self._most):
-            self.is_random = False
-            self._patience *= 2
-            self._pauses.clear()
-
-    def paused(
-        self, rate: float | None, passed: int, seconds: float, *, is_told: bool = False
-    ) -> None:
-        """Record the beginning of a pause.
+    def refused(
+        self, ticket: Ticket, now: float, in_flight: int, *, later: int = 0, is_told: bool = False
+    ) -> bool:
+        """Record a refusal; return whether it contradicts a quota and a limit on the number.
 
         Args:
-            rate: requests a second that were allowed before it; `None` if any number.
-            passed: accepted requests since the previous pause.
-            seconds: time since the previous pause; `inf` if this is the first.
+            ticket: the refused request.
+            now: the time.
+            in_flight: requests in flight, itself not included.
+            later: how many of these were sent after it.
             is_told: whether the server says how long to wait.
         """
-        if self.is_random or not passed or seconds == math.inf:
-            return
-        rate = rate or passed / max(1e-3, seconds)
-        self._pauses = [*self._pauses[-self._patience * TOLD :], (rate, passed)]
-        count = self._patience * (TOLD if is_told else PAUSES)
-        pauses = self._pauses[-count:]
-        let_through = sum(passed for _, passed in pauses)
-        is_often = let_through < PASSED * len(pauses)
-        if len(pauses) == count and is_often and SLOWER * rate < pauses[0][0]:
-            self.is_random = True
-            self._refused = self._passed = 0
-            self._share = len(pauses) / (len(pauses) + let_through)
-            self._most = (1 + self._share) / 2
+        self._share += (1 - self._share) / (REQUESTS + IN_FLIGHT * in_flight)
+        self._refused += 1
+        self._all_refused += 1
+        if self.is_random:
+            self._check(in_flight)
+            return False
+        contradicts = self._contradicts(ticket, ticket.number + later)
+        if contradicts and self._passed_since:
+            if not self._contradictions:
+                self._all_passed = self._all_refused = 0
+            self._contradictions += 1
+            self._passed_since = 0
+            if self._contradictions >= self._patience * (TOLD if is_told else CONTRADICTIONS):
+                self._conclude()
+        if not self._refusals or ticket.sent > self._refusals[-1].came:
+            self._refusals.append(_Refusal(ticket, now))
+        return contradicts
+
+    def _contradicts(self, ticket: Ticket, number: int) -> bool:
+        for refusal in self._refusals:
+            self._requests_rate = max(self._requests_rate, refusal.requests_rate)
+            self._tokens_rate = max(self._tokens_rate, refusal.tokens_rate)
+        return (
+            self._has_room(number)
+            and ticket.charge <= self._largest  # else it may exceed the whole bucket
+            and self._requests_rate * ticket.quiet >= AMPLE
+            and self._tokens_rate * ticket.quiet >= AMPLE * ticket.charge
+        )
+
+    def _has_room(self, number: int) -> bool:
+        """Return whether a server that limits the number would take this many requests."""
+        return number == 1 or ROOM * number <= self._together
+
+    def _conclude(self) -> None:
+        self.is_random = True
+        self._refused = self._passed = 0
+        self._share = (self._all_refused + 1) / (self._all_refused + self._all_passed + 2)
+        self._most = (1 + self._share) / 2
+
+    def _check(self, in_flight: int) -> None:
+        """Undo the conclusion if sending faster has raised the share of refusals."""
+        is_trial_over = self._refused + self._passed >= TRIAL + in_flight
+        has_no_room = is_trial_over and self._passed < LET_IN
+        if has_no_room or self._share > self._most:
+            self.is_random = False
+            self._patience *= 2
+            self._contradictions = 0
+            self._requests_rate = self._tokens_rate = 0.0
+            self._refusals.clear()

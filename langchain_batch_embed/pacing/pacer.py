@@ -21,7 +21,8 @@ from collections.abc import Callable, Mapping
 from langchain_batch_embed.limits import FIRST_REQUESTS
 from langchain_batch_embed.pacing.batch_sizes import BatchSizes
 from langchain_batch_embed.pacing.concurrency import Concurrency
-from langchain_batch_embed.pacing.diagnosis import Quota
+from langchain_batch_embed.pacing.diagnosis import Kind, Quota
+from langchain_batch_embed.pacing.erratic import Erratic
 from langchain_batch_embed.pacing.health import Health
 from langchain_batch_embed.pacing.meters import Meters
 from langchain_batch_embed.pacing.overload import Overload
@@ -93,6 +94,7 @@ class Pacer:
         self._refusals = Refusals(meters, self._which, self.in_flight)
         self._spell = Spell()
         self._overload = Overload()
+        self._erratic = Erratic()
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
     def delay(self, charge: int, now: float, *, is_copy: bool = False) -> float:
@@ -178,6 +180,7 @@ class Pacer:
         self._end(ticket)
         self.throttle.answered(ticket.sent)
         self._refusals.passed(ticket, now)
+        self._erratic.passed(ticket, len(self.in_flight))
         self._passed["tokens"] += ticket.charge
         self._passed["requests"] += 1
         self.tokens.passed(ticket.charge, sent=ticket.sent, now=now)
@@ -272,19 +275,31 @@ class Pacer:
             self._spell.refused(int(self._started_requests - ticket.ended_requests))
             self.concurrency.refused(ticket.sent, now, in_flight=in_flight)
 
-    def overloaded(self, ticket: Ticket, *, refusals: int) -> bool:
-        """Record a refusal for overload; return whether it is a rate limit, as nginx's 503 is.
+    def overloaded(self, ticket: Ticket, now: float, *, refusals: int) -> Kind:
+        """Record a refusal for overload; return what it means.
+
+        It may be a rate limit, as nginx's 503 is (`Kind.THROTTLED`), or have nothing to do with how
+        much is sent (`Kind.FAILED`).
 
         Args:
             ticket: the request.
+            now: the time.
             refusals: refusals of the same batch that were taken for a rate limit before.
         """
-        is_alone = all(
-            other is ticket or other.sent > ticket.sent for other in self.in_flight.values()
-        )
+        others = [other for other in self.in_flight.values() if other is not ticket]
+        later = sum(other.sent > ticket.sent for other in others)
+        was_random = self._erratic.is_random
+        contradicts = self._erratic.refused(ticket, now, len(others), later=later)
+        if self._erratic.is_random and not was_random:
+            self._which.forget()
+            self.forget_overload(now)
+        if self._erratic.is_random or contradicts:
+            return Kind.FAILED
+        is_alone = later == len(others)
         if is_alone and self.health.has_answered and ticket.sent >= self.health.answered_at:
             self._overload.refused(self._passed["requests"])
-        return self._overload.is_rate(pauses=self.throttle.in_a_row, refusals=refusals)
+        is_rate = self._overload.is_rate(pauses=self.throttle.in_a_row, refusals=refusals)
+        return Kind.THROTTLED if is_rate else Kind.OVERLOADED
 
     def forget_overload(self, now: float) -> None:
         """Undo what refusals for overload have taught: they were about the size of a batch."""

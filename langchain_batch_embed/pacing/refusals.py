@@ -68,7 +68,7 @@ class Refusals:
     def passed(self, ticket: Ticket, now: float) -> None:
         """Record a request that the limiter accepted."""
         self._share -= self._share / RECENT
-        self._erratic.passed(len(self._in_flight))
+        self._erratic.passed(ticket, len(self._in_flight))
         self._accepted += ticket.sent <= self._began
         self._passed_in_a_row += ticket.sent > self._began
         self._usual_number += (ticket.number - self._usual_number) / NUMBERS
@@ -102,11 +102,7 @@ class Refusals:
         """
         is_hinted = after is not None
         self._share += (1 - self._share) / RECENT
-        self._erratic.refused(len(self._in_flight))
-        if begins and not is_explained:
-            self._erratic.paused(
-                self._requests.rate, self._passed_in_a_row, now - self._began, is_told=is_hinted
-            )
+        contradicts = not is_explained and self._contradicts(ticket, now, is_told=is_hinted)
         if begins:
             self._began, self._refused, self._accepted = now, 0, 0
             self._is_measured = False
@@ -115,13 +111,21 @@ class Refusals:
             self._is_hinted = is_hinted
             self._which.paused(self._throttle.in_a_row, after)
             if self._erratic.is_random:
+                self._which.forget()
                 for bucket in (self._tokens, self._requests):
                     bucket.forget()
                 if not is_hinted:
                     self._throttle.shorten(now)
-            else:
+            elif not contradicts:
                 self._conclude(ticket, now, concurrency, started_tokens)
         self._passed_in_a_row = 0
+
+    def _contradicts(self, ticket: Ticket, now: float, *, is_told: bool) -> bool:
+        """Record a refusal; return whether it contradicts a quota (see `Erratic`)."""
+        later = sum(other.sent > ticket.sent for other in self._in_flight.values())
+        return self._erratic.refused(
+            ticket, now, len(self._in_flight), later=later, is_told=is_told
+        )
 
     def _conclude(
         self, ticket: Ticket, now: float, concurrency: Concurrency, started_tokens: float

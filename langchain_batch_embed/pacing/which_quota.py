@@ -165,6 +165,12 @@ class WhichQuota:
             self._small.begin()
         return is_too_large and not is_lone
 
+    def forget(self) -> None:
+        """Forget all conclusions: the refusals were not about a quota."""
+        self.kind, self.is_certain, self.is_dry = None, False, False
+        self._small = SmallBatches()
+        self._refused_at, self._rate, self._usual = math.inf, 0.0, 0.0
+
     def measured(self, tokens: float | None, requests: float | None, now: float) -> None:
         """Record that the quota is used up, with both measured rates a second."""
         self._refused_at, self._passed, self._trials = now, 0.0, 0

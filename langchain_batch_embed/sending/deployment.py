@@ -263,8 +263,7 @@ class Deployment:
         if self.judge.is_about_texts(found) and batches and not all(map(_is_fresh, batches)):
             return found  # the server may break down at one of these texts, as it did before
         refusals = max((batch.refusals for batch in batches), default=0)
-        is_rate = self.pacer.overloaded(ticket, refusals=refusals)
-        return replace(found, kind=Kind.THROTTLED) if is_rate else found
+        return replace(found, kind=self.pacer.overloaded(ticket, now, refusals=refusals))
 
     def failed(
         self,

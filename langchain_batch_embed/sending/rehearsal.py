@@ -115,7 +115,7 @@ def rehearse(
         else:
             now += turn
         for queue in queues:
-            if queue.hands_over():
+            while queue.hands_over():
                 take(queue.outcomes.popleft())
     return now
 

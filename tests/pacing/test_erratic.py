@@ -1,108 +1,192 @@
-"""A server that refuses a share of all requests, however slowly they are sent."""
+"""A server that refuses a share of all requests, however few and slowly they are sent."""
 
-import math
+import pytest
 
-from langchain_batch_embed.pacing.erratic import PASSED, PAUSES, TOLD, Erratic
+from langchain_batch_embed.pacing.erratic import (
+    CONTRADICTIONS,
+    FORGOTTEN,
+    LET_IN,
+    TOLD,
+    TRIAL,
+    Erratic,
+)
+from langchain_batch_embed.pacing.ticket import Ticket
 
 
-def slowed_down(passed: int = 2, factor: float = 2.0) -> Erratic:
-    """Return the state after `PAUSES` pauses, each with a rate lower by the factor."""
+def ticket(sent: float, *, charge: int = 100, number: int = 1, quiet: float = 1.0) -> Ticket:
+    """Return a request that was sent after a quiet time."""
+    return Ticket(
+        charge=charge,
+        work=charge,
+        sent=sent,
+        ended_tokens=0,
+        ended_requests=0,
+        number=number,
+        quiet=quiet,
+    )
+
+
+class Driver:
+    """Sends one request at a time, of 100 tokens and 10 ms.
+
+    A refusal at the beginning and eleven requests that pass in the second after it show at least
+    ten requests a second.
+    """
+
+    def __init__(self) -> None:
+        self.erratic = Erratic()
+        self.now = 0.0
+        self.refuse()
+        for _ in range(11):
+            self.passes(quiet=0.09)
+
+    def passes(self, *, quiet: float = 1.0, number: int = 1, charge: int = 100) -> None:
+        """Send a request that passes."""
+        self.now += quiet
+        sent = ticket(self.now, quiet=quiet, number=number, charge=charge)
+        self.erratic.passed(sent, number - 1)
+        self.now += 0.01
+
+    def refuse(
+        self, *, quiet: float = 1.0, number: int = 1, charge: int = 100, is_told: bool = False
+    ) -> bool:
+        """Send a request that is refused; return whether that contradicts a limit."""
+        self.now += quiet
+        sent = ticket(self.now, quiet=quiet, number=number, charge=charge)
+        self.now += 0.01
+        return self.erratic.refused(sent, self.now, number - 1, is_told=is_told)
+
+    def contradict(self, times: int, *, is_told: bool = False) -> None:
+        """Send pairs of requests, one that passes and one that is refused."""
+        for _ in range(times):
+            self.passes()
+            self.refuse(is_told=is_told)
+
+
+def test_a_request_refused_after_a_quiet_time_contradicts_a_quota() -> None:
+    """A refusal a second after the last request contradicts a quota of ten requests a second."""
+    driver = Driver()
+    assert driver.refuse(quiet=1.0)
+
+
+@pytest.mark.parametrize("quiet", [0.0, 0.1, 0.25])
+def test_a_request_refused_soon_after_another_may_be_about_a_quota(quiet: float) -> None:
+    """A quota of ten requests a second may refuse a request less than 0.3 s after another."""
+    driver = Driver()
+    assert not driver.refuse(quiet=quiet)
+
+
+def test_a_request_larger_than_any_that_passed_may_exceed_the_bucket() -> None:
+    """A request larger than all that have passed may be refused for its size."""
+    driver = Driver()
+    assert not driver.refuse(charge=101)
+
+
+def test_a_slow_quota_of_tokens_may_refuse_what_a_quota_of_requests_would_not() -> None:
+    """Both kinds of quota must be contradicted: a large request may wait for a quota of tokens."""
+    driver = Driver()
+    driver.erratic.passed(ticket(0.0, charge=10_000), 0)  # before the first refusal
+    assert not driver.refuse(charge=10_000, quiet=0.5)
+
+
+def test_as_many_in_flight_as_ever_may_be_too_many() -> None:
+    """A limit on requests in flight is contradicted by a refusal among far fewer than passed."""
+    driver = Driver()
+    driver.passes(number=16)
+    assert not driver.refuse(number=5)
+    assert driver.refuse(number=4)
+
+
+def test_requests_sent_later_count_as_in_flight() -> None:
+    """Requests that were sent before the refusal came count as in flight together with it."""
+    driver = Driver()
+    driver.passes(number=16)
+    sent = ticket(driver.now + 1.0, number=4)
+    assert not driver.erratic.refused(sent, driver.now + 1.01, 7, later=4)
+
+
+def test_nothing_is_known_before_the_first_refusal() -> None:
+    """What passes before the first refusal comes out of a full bucket and shows no rate."""
     erratic = Erratic()
-    for pause in range(PAUSES):
-        erratic.paused(100.0 / factor**pause, passed, 1.0)
-    return erratic
+    for number in range(60):
+        erratic.passed(ticket(number / 60), 0)
+    assert not erratic.refused(ticket(2.0), 2.0, 0)
+    assert not erratic.refused(ticket(3.0), 3.0, 0)
 
 
-def test_refusals_as_often_at_a_far_lower_rate_are_random() -> None:
-    """A server that refuses as often at a far lower rate refuses at random.
-
-    A quota would refuse hardly anything below its rate.
-    """
-    assert slowed_down().is_random
-
-
-def test_long_runs_without_a_refusal_are_not_random() -> None:
-    """If many requests pass between refusals at a lower rate, the cause is the rate, not chance."""
-    assert not slowed_down(passed=PASSED).is_random
+def test_refusals_that_contradict_a_quota_are_random() -> None:
+    """After a few contradictions with answers in between, the server refuses at random."""
+    driver = Driver()
+    driver.contradict(CONTRADICTIONS - 1)
+    assert not driver.erratic.is_random
+    driver.contradict(1)
+    assert driver.erratic.is_random
 
 
-def test_a_rate_that_is_kept_tells_nothing() -> None:
-    """Refusals at a nearly constant rate do not count as random.
-
-    A quota of small windows refuses the second of two requests, whatever the mean rate.
-    """
-    assert not slowed_down(factor=1.1).is_random
-
-
-def test_one_long_refusal_is_a_quota() -> None:
-    """Refusals with nothing passed in between count as a quota that is used up for a while."""
-    assert not slowed_down(passed=0).is_random
-
-
-def test_the_first_pause_has_no_rate() -> None:
-    """The first pause gives no rate, because what passed before it came out of a full bucket."""
-    erratic = Erratic()
-    erratic.paused(None, 60, math.inf)
-    for _ in range(PAUSES):
-        erratic.paused(1.0, 2, 1.0)
-    assert not erratic.is_random
-
-
-def test_a_rate_that_was_not_measured_is_what_passed() -> None:
-    """Without a measured rate, the rate is what passed, so an early fast decline is noticed."""
-    erratic = Erratic()
-    for pause in range(PAUSES):
-        erratic.paused(None, 2, 0.1 * 2**pause)
-    assert erratic.is_random
-
-
-def test_more_refusals_of_what_is_sent_faster_are_a_quota_after_all() -> None:
-    """If faster sending is refused more often, random refusals become a quota after 10 requests.
-
-    It takes twice as many pauses to call them random again.
-    """
-    erratic = slowed_down()
-    refusals = 0
-    while erratic.is_random and refusals < 100:
-        erratic.refused(in_flight=0)
-        refusals += 1
-    assert refusals == 10
-    for pause in range(PAUSES):
-        erratic.paused(100.0 / 2**pause, 2, 1.0)
-    assert not erratic.is_random
-    for pause in range(PAUSES, 2 * PAUSES):
-        erratic.paused(100.0 / 2**pause, 2, 1.0)
-    assert erratic.is_random
-
-
-def test_a_share_that_grows_is_a_quota_too() -> None:
-    """If the share of refused requests grows, the server has a quota after all.
-
-    The first ten requests pass, and then four of five are refused.
-    """
-    erratic = slowed_down()
+def test_refusals_in_a_row_count_once() -> None:
+    """A quota counted in fixed minutes refuses everything for a while, however slowly it comes."""
+    driver = Driver()
     for _ in range(10):
-        erratic.passed(in_flight=0)
-    requests = 0
-    while erratic.is_random and requests < 200:
-        erratic.refused(in_flight=0)
-        requests += 1
-        if requests % 5 == 0:
-            erratic.passed(in_flight=0)
-    assert 20 < requests < 100
+        driver.refuse()
+    assert not driver.erratic.is_random
 
 
 def test_a_server_that_says_how_long_is_believed_longer() -> None:
-    """Refusals that announce a wait count as random only after `TOLD` pauses.
+    """Refusals that announce a wait count as random only after `TOLD` contradictions.
 
     Such a server is more likely to have a quota.
     """
-    erratic = Erratic()
-    for pause in range(TOLD - 1):
-        erratic.paused(100.0 / 2**pause, 2, 1.0, is_told=True)
-    assert not erratic.is_random
-    erratic.paused(0.01, 2, 1.0, is_told=True)
-    assert erratic.is_random
+    driver = Driver()
+    driver.contradict(TOLD - 1, is_told=True)
+    assert not driver.erratic.is_random
+    driver.contradict(1, is_told=True)
+    assert driver.erratic.is_random
+
+
+def test_rare_contradictions_are_forgotten() -> None:
+    """A quota that changes, or is shared, contradicts itself now and then, and stays a quota."""
+    driver = Driver()
+    for _ in range(5 * CONTRADICTIONS):
+        driver.contradict(1)
+        for _ in range(FORGOTTEN + 1):
+            driver.passes(quiet=0.1)
+    assert not driver.erratic.is_random
+
+
+def test_more_refusals_of_what_is_sent_faster_are_a_quota_after_all() -> None:
+    """If hardly anything passes once everything is sent, there is a quota after all.
+
+    It takes twice as many contradictions to call the refusals random again.
+    """
+    driver = Driver()
+    driver.contradict(CONTRADICTIONS)
+    refusals = 0
+    while driver.erratic.is_random and refusals < 100:
+        driver.refuse(quiet=0.0)
+        refusals += 1
+    assert refusals == TRIAL
+    driver.refuse()
+    for _ in range(11):
+        driver.passes(quiet=0.09)
+    driver.contradict(CONTRADICTIONS)
+    assert not driver.erratic.is_random
+    driver.contradict(CONTRADICTIONS)
+    assert driver.erratic.is_random
+
+
+def test_a_share_that_grows_is_a_quota_too() -> None:
+    """If the share of refused requests grows to nine in ten, the server has a quota after all."""
+    driver = Driver()
+    driver.contradict(CONTRADICTIONS)
+    for _ in range(max(TRIAL, LET_IN)):
+        driver.passes()
+    requests = 0
+    while driver.erratic.is_random and requests < 400:
+        driver.refuse(quiet=0.0)
+        requests += 1
+        if requests % 9 == 0:
+            driver.passes()
+    assert 20 < requests < 200
 
 
 def test_a_burst_of_refusals_is_no_quota() -> None:
@@ -110,9 +194,10 @@ def test_a_burst_of_refusals_is_no_quota() -> None:
 
     The refused half comes back first.
     """
-    erratic = slowed_down()
+    driver = Driver()
+    driver.contradict(CONTRADICTIONS)
     for left in range(64, 32, -1):
-        erratic.refused(in_flight=left)
+        driver.refuse(quiet=0.0, number=left)
     for left in range(32, 0, -1):
-        erratic.passed(in_flight=left)
-    assert erratic.is_random
+        driver.passes(quiet=0.0, number=left)
+    assert driver.erratic.is_random

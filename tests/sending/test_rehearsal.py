@@ -63,6 +63,26 @@ def test_what_never_comes_is_an_error() -> None:
         rehearsal.run()
 
 
+def test_callers_take_all_that_waits_once_the_server_queues() -> None:
+    """Outcomes that waited for the caller are all taken before a queueing server gets more.
+
+    Lists of floats wait until a worker is free. If the server is then found to queue, it gets
+    nothing more until the caller has taken them.
+    """
+    sender = make_sender(max_workers=16, is_known=False)
+    concurrency = sender.deployments[0].pacer.concurrency
+
+    class Queueing:
+        def receive(self, request: Request) -> Reply:
+            concurrency.is_saturated = request.number >= 31
+            return Reply(after=1.0 + request.number % 2)
+
+    rehearsal = Rehearsal(sender, Queueing())
+    rehearsal.add(make_work(64, max_items=1, makes_lists=True))
+    rehearsal.run()
+    assert done(rehearsal.outcomes) == list(range(64))
+
+
 def test_the_same_luck_gives_the_same_end() -> None:
     """Two rehearsals with the same seeds are equal, because all randomness is passed in."""
     cell = Cell(tokens_per_minute=1_000_000, limiter_seconds=3.0, says="nothing", latency=0.05)

@@ -1,4 +1,7 @@
-"""A gateway that refuses some requests at any rate does not slow down a call for long."""
+"""A gateway that refuses some requests at any rate does not slow down a call for long.
+
+One of its backends is broken, so it answers 503, or has used up its quota, so it answers 429.
+"""
 
 import random
 from collections.abc import Mapping
@@ -15,9 +18,10 @@ from .server import SimulatedServer
 
 
 class Gateway(SimulatedServer):
-    """A gateway some of whose backends have used up a quota of their own."""
+    """A gateway some of whose backends refuse everything."""
 
     share = 0.0
+    status = 429
     hint: Mapping[str, str] = {}  # replaced, and never changed
     dice = random.Random(0)
 
@@ -25,23 +29,31 @@ class Gateway(SimulatedServer):
         """Refuse some requests, after 20 ms."""
         reply = super().receive(request)
         if self.dice.random() < self.share:
-            return Reply(after=0.02, error=StatusError(429, "Too many requests", headers=self.hint))
+            return Reply(after=0.02, error=StatusError(self.status, "No", headers=self.hint))
         return reply
 
 
-@pytest.mark.parametrize(("share", "seconds"), [(0.1, 30), (0.2, 30), (0.3, 200), (0.5, 400)])
+@pytest.mark.parametrize(("share", "seconds"), [(0.1, 30), (0.2, 40), (0.3, 40), (0.5, 300)])
+@pytest.mark.parametrize("latency", ["50 ms", "0.3 s"])
+@pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("seed", seeds(3))
 def test_refusals_at_random_cost_seconds(
-    monkeypatch: pytest.MonkeyPatch, share: float, seconds: float, seed: int
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    seconds: float,
+    latency: str,
+    status: int,
+    seed: int,
 ) -> None:
     """Random refusals cost seconds or minutes, far less than slowing down after each one.
 
     For 200 requests of 50 ms that would take 40 minutes at a share of 0.3.
     """
+    monkeypatch.setattr(Gateway, "status", status)
     monkeypatch.setattr(Gateway, "share", share)
     monkeypatch.setattr(Gateway, "dice", random.Random(seed))
     monkeypatch.setattr(trial, "SimulatedServer", Gateway)
-    cell = cell_of({"quota": "no quota", "latency": "50 ms", "limits": "10 texts"})
+    cell = cell_of({"quota": "no quota", "latency": latency, "limits": "10 texts"})
     tried = trial.try_cell(cell, seed, trial.Client(), most_requests=100, ideal=False)
     assert not tried.error
     assert (tried.lost, tried.kept) == (0, 0)
