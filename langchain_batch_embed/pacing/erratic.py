@@ -24,6 +24,10 @@ number for the next one."""
 TOLD = 4
 """The same if the server says how long to wait, as it then probably has a quota."""
 
+SOON = 0.5
+"""Weight of a contradiction within the period of a quota, which may only be used up until its end.
+"""
+
 AMPLE = 3.0
 """A refusal contradicts a quota that had gained this many times the refused request."""
 
@@ -72,11 +76,11 @@ class _Refusal:
     requests_rate: float = 0.0
     tokens_rate: float = 0.0
 
-    def passed(self, ticket: Ticket) -> None:
-        """Record a request that has passed."""
+    def passed(self, ticket: Ticket, period: float) -> None:
+        """Record a request that has passed, and the rates over at least this many seconds."""
         self.requests += 1
         self.tokens += ticket.charge
-        seconds = ticket.sent - self.ticket.sent
+        seconds = max(period, ticket.sent - self.ticket.sent)
         # The quota still had up to the refused request.
         self.requests_rate = max(self.requests_rate, (self.requests - 1) / seconds)
         self.tokens_rate = max(self.tokens_rate, (self.tokens - self.ticket.charge) / seconds)
@@ -85,18 +89,23 @@ class _Refusal:
 class Erratic:
     """Compares refusals with what passed before.
 
+    Args:
+        period: seconds of a fixed period in which a quota may be counted. At the end of one and the
+            beginning of the next it lets through twice as much at once.
+
     Attributes:
         is_random: whether the server refuses at random, so that waiting does not help.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, period: float = 0.0) -> None:
+        self._period = period
         self.is_random = False
         self._patience = 1  # doubled after each wrong conclusion
         self._refusals: deque[_Refusal] = deque(maxlen=REMEMBERED)
         self._requests_rate = self._tokens_rate = 0.0  # least rates of a quota, a second
         self._largest = 0  # most tokens of a request that has passed
         self._together = 1  # most requests in flight both when one was sent and when it passed
-        self._contradictions = 0
+        self._contradictions = 0.0
         self._all_passed = self._all_refused = 0  # requests since the first contradiction
         self._passed_since = 0  # requests that passed since the last contradiction
         self._share = self._most = 0.0  # of refusals, since they seem to be random
@@ -112,7 +121,7 @@ class Erratic:
         self._together = max(self._together, min(ticket.number, in_flight + 1))
         for refusal in self._refusals:
             if ticket.sent > refusal.came:
-                refusal.passed(ticket)
+                refusal.passed(ticket, self._period)
         if self._passed_since > FORGOTTEN * self._patience:
             self._contradictions = 0
 
@@ -138,7 +147,7 @@ class Erratic:
         if contradicts and self._passed_since:
             if not self._contradictions:
                 self._all_passed = self._all_refused = 0
-            self._contradictions += 1
+            self._contradictions += 1.0 if ticket.quiet >= self._period else SOON
             self._passed_since = 0
             if self._contradictions >= self._patience * (TOLD if is_told else CONTRADICTIONS):
                 self._conclude()

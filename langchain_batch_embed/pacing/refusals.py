@@ -17,6 +17,9 @@ from langchain_batch_embed.pacing.which_quota import WhichQuota
 
 __all__ = ["Refusals"]
 
+PERIOD = 1.0
+"""Shortest fixed period, in seconds, in which quotas are counted."""
+
 RECENT = 24
 """Requests over which the share of refusals is averaged."""
 
@@ -52,7 +55,7 @@ class Refusals:
         self._throttle = meters.throttle
         self._which = which
         self._in_flight = in_flight
-        self._erratic = Erratic()
+        self._erratic = Erratic(PERIOD)
         self._share = 0.0  # of refusals among recent requests
         self._began = -math.inf  # when the current pause began
         self._refused = 0  # requests refused in the current pause

@@ -201,3 +201,31 @@ def test_a_burst_of_refusals_is_no_quota() -> None:
     for left in range(32, 0, -1):
         driver.passes(quiet=0.0, number=left)
     assert driver.erratic.is_random
+
+
+def test_a_quota_of_fixed_seconds_shows_no_more_than_its_rate() -> None:
+    """What two fixed seconds let through together at their border is counted over a second.
+
+    Twenty requests in 0.2 s after a refusal show a rate of 20 a second, so a request refused 0.1 s
+    after another one contradicts nothing.
+    """
+    for period, expected in ((0.0, True), (1.0, False)):
+        erratic = Erratic(period)
+        erratic.refused(ticket(0.0), 0.01, 0)
+        for number in range(1, 21):
+            erratic.passed(ticket(number / 100 + 0.01), 0)
+        assert erratic.refused(ticket(0.4, quiet=0.1), 0.41, 0) == expected
+
+
+def test_contradictions_within_a_period_count_half() -> None:
+    """Until its period ends, a quota may be used up, so such refusals need more contradictions."""
+    erratic = Erratic(period=2.0)
+    now = 0.0
+    erratic.refused(ticket(now), now, 0)
+    for count in range(1, 2 * CONTRADICTIONS + 1):
+        for _ in range(20):
+            now += 0.1
+            erratic.passed(ticket(now), 0)
+        now += 1.0
+        erratic.refused(ticket(now, quiet=1.0), now, 0)
+        assert erratic.is_random == (count == 2 * CONTRADICTIONS)

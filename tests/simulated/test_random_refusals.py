@@ -33,7 +33,7 @@ class Gateway(SimulatedServer):
         return reply
 
 
-@pytest.mark.parametrize(("share", "seconds"), [(0.1, 30), (0.2, 40), (0.3, 40), (0.5, 300)])
+@pytest.mark.parametrize(("share", "seconds"), [(0.1, 30), (0.2, 60), (0.3, 60), (0.5, 300)])
 @pytest.mark.parametrize("latency", ["50 ms", "0.3 s"])
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("seed", seeds(3))
