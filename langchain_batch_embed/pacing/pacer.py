@@ -301,6 +301,11 @@ class Pacer:
         is_rate = self._overload.is_rate(pauses=self.throttle.in_a_row, refusals=refusals)
         return Kind.THROTTLED if is_rate else Kind.OVERLOADED
 
+    @property
+    def refuses_at_random(self) -> bool:
+        """Whether the server refuses a share of all requests, however few are sent."""
+        return self._erratic.is_random or self._refusals.are_random
+
     def forget_overload(self, now: float) -> None:
         """Undo what refusals for overload have taught: they were about the size of a batch."""
         self.concurrency.restore(now)

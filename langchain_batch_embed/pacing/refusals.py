@@ -68,6 +68,11 @@ class Refusals:
         self._is_measured = False  # the current pause has been evaluated
         self._is_hinted = False  # the last refusal said how long to wait
 
+    @property
+    def are_random(self) -> bool:
+        """Whether a share of all requests is refused, however few are sent."""
+        return self._erratic.is_random
+
     def passed(self, ticket: Ticket, now: float) -> None:
         """Record a request that the limiter accepted."""
         self._share -= self._share / RECENT

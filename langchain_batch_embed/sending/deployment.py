@@ -134,6 +134,7 @@ class Deployment:
         self._is_outage_told = is_rehearsal
         self._is_rehearsal = is_rehearsal
         self._pause_told = -math.inf
+        self._is_chance_told = False
 
     @property
     def is_answering(self) -> bool:
@@ -361,6 +362,15 @@ class Deployment:
         name = _named(diagnosis)
         seconds, count = now - ticket.sent, sum(len(batch.rows) for batch in batches) or 1
         logger.debug("Failed after %.3g s (%s): %d texts", seconds, name, count)
+        is_chance = self.pacer.refuses_at_random
+        if is_chance and not self._is_chance_told:
+            logger.warning(
+                "%s refuses some requests however few are sent (%s): one of its backends may be"
+                " broken or out of quota. Sending is not slowed down for them",
+                self.server,
+                name,
+            )
+        self._is_chance_told = is_chance
         if not begins:
             return
         pause = self.pacer.throttle.delay(now)

@@ -44,6 +44,7 @@ def test_refusals_at_random_cost_seconds(
     latency: str,
     status: int,
     seed: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Random refusals cost seconds or minutes, far less than slowing down after each one.
 
@@ -58,6 +59,11 @@ def test_refusals_at_random_cost_seconds(
     assert not tried.error
     assert (tried.lost, tried.kept) == (0, 0)
     assert tried.seconds < seconds
+    told = [line for line in caplog.messages if "refuses some requests however few" in line]
+    assert len(told) <= 2
+    if share >= 0.3:  # else the call may end before it is clear
+        assert told
+        assert str(status) in told[0]
 
 
 @pytest.mark.parametrize("seed", seeds(3))
