@@ -10,6 +10,7 @@ although the quota has gained several times as much since the one before, that c
 It contradicts a limit on requests in flight as well if far more have been answered together.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -65,6 +66,7 @@ class _Refusal:
         came: when the refusal came.
         requests: requests sent since then that have passed.
         tokens: tokens in these.
+        last: when the last of these was sent.
         requests_rate: least requests a second of a quota that was used up at that time.
         tokens_rate: least tokens a second of such a quota.
     """
@@ -73,6 +75,7 @@ class _Refusal:
     came: float
     requests: int = 0
     tokens: int = 0
+    last: float = -math.inf
     requests_rate: float = 0.0
     tokens_rate: float = 0.0
 
@@ -80,7 +83,8 @@ class _Refusal:
         """Record a request that has passed, and the rates over at least this many seconds."""
         self.requests += 1
         self.tokens += ticket.charge
-        seconds = max(period, ticket.sent - self.ticket.sent)
+        self.last = max(self.last, ticket.sent)  # answers do not come in the order of sending
+        seconds = max(period, self.last - self.ticket.sent)
         # The quota still had up to the refused request.
         self.requests_rate = max(self.requests_rate, (self.requests - 1) / seconds)
         self.tokens_rate = max(self.tokens_rate, (self.tokens - self.ticket.charge) / seconds)
