@@ -229,3 +229,16 @@ def test_contradictions_within_a_period_count_half() -> None:
         now += 1.0
         erratic.refused(ticket(now, quiet=1.0), now, 0)
         assert erratic.is_random == (count == 2 * CONTRADICTIONS)
+
+
+def test_answers_that_come_late_show_no_higher_rate() -> None:
+    """A slow answer to an early request does not make the ones after it seem to come at once.
+
+    Ten requests pass in the ten seconds after a refusal, the first of them last: one a second.
+    """
+    erratic = Erratic()
+    erratic.refused(ticket(0.0), 0.01, 0)
+    for second in (2, 3, 4, 5, 6, 7, 8, 9, 10, 1):
+        erratic.passed(ticket(float(second)), 0)
+    assert not erratic.refused(ticket(12.0, quiet=2.0), 12.01, 0)
+    assert erratic.refused(ticket(16.0, quiet=4.0), 16.01, 0)
