@@ -5,9 +5,9 @@ broken or has used up its quota. A client that slows down is refused just as oft
 request every 30 s.
 
 What passes shows that no quota is the cause. At a refusal the quota would be used up, so what
-passes from then on is what it gains in that time: its least rate. If a later request is refused
-although the quota has gained several times as much since the one before, that contradicts a quota.
-It contradicts a limit on requests in flight as well if far more have been answered together.
+passes from then on is what it gains in that time: a lower bound of its rate. If a later request is
+refused although the quota has gained several times as much since the one before, that contradicts a
+quota. It contradicts a limit on requests in flight as well if far more have been answered together.
 """
 
 import math
@@ -25,7 +25,7 @@ number for the next one."""
 TOLD = 4
 """The same if the server says how long to wait, as it then probably has a quota."""
 
-SOON = 0.5
+WITHIN_PERIOD = 0.5
 """Weight of a contradiction within the period of a quota, which may only be used up until its end.
 """
 
@@ -41,7 +41,7 @@ FORGOTTEN = 48
 have changed, or be shared with others."""
 
 REMEMBERED = 8
-"""The least rate is measured since each of this many latest refusals."""
+"""Rates are measured since each of this many latest refusals."""
 
 REQUESTS = 32
 """Requests over which the share of refusals is averaged once they seem to be random."""
@@ -56,6 +56,9 @@ TRIAL = 10
 LET_IN = 3
 """If fewer of them than this pass, there is a quota. At random half of them would."""
 
+CONFIRMED = 64
+"""After this many further requests the conclusion is certain enough to tell the user."""
+
 
 @dataclass(slots=True)
 class _Refusal:
@@ -67,8 +70,8 @@ class _Refusal:
         requests: requests sent since then that have passed.
         tokens: tokens in these.
         last: when the last of these was sent.
-        requests_rate: least requests a second of a quota that was used up at that time.
-        tokens_rate: least tokens a second of such a quota.
+        requests_rate: lower bound of the requests a second of a quota that was used up then.
+        tokens_rate: lower bound of its tokens a second.
     """
 
     ticket: Ticket
@@ -80,12 +83,15 @@ class _Refusal:
     tokens_rate: float = 0.0
 
     def passed(self, ticket: Ticket, period: float) -> None:
-        """Record a request that has passed, and the rates over at least this many seconds."""
+        """Record a request that has passed, and raise the lower bounds.
+
+        They are measured over at least `period` seconds.
+        """
         self.requests += 1
         self.tokens += ticket.charge
         self.last = max(self.last, ticket.sent)  # answers do not come in the order of sending
         seconds = max(period, self.last - self.ticket.sent)
-        # The quota still had up to the refused request.
+        # At the refusal, the quota may still have held almost as much as the refused request.
         self.requests_rate = max(self.requests_rate, (self.requests - 1) / seconds)
         self.tokens_rate = max(self.tokens_rate, (self.tokens - self.ticket.charge) / seconds)
 
@@ -106,7 +112,7 @@ class Erratic:
         self.is_random = False
         self._patience = 1  # doubled after each wrong conclusion
         self._refusals: deque[_Refusal] = deque(maxlen=REMEMBERED)
-        self._requests_rate = self._tokens_rate = 0.0  # least rates of a quota, a second
+        self._requests_rate = self._tokens_rate = 0.0  # lower bounds, a second
         self._largest = 0  # most tokens of a request that has passed
         self._together = 1  # most requests in flight both when one was sent and when it passed
         self._contradictions = 0.0
@@ -114,6 +120,11 @@ class Erratic:
         self._passed_since = 0  # requests that passed since the last contradiction
         self._share = self._most = 0.0  # of refusals, since they seem to be random
         self._refused = self._passed = 0  # since then
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether that was concluded, and has held for a while."""
+        return self.is_random and self._refused + self._passed >= CONFIRMED
 
     def passed(self, ticket: Ticket, in_flight: int) -> None:
         """Record an accepted request, and how many are in flight, itself not included."""
@@ -130,15 +141,19 @@ class Erratic:
             self._contradictions = 0
 
     def refused(
-        self, ticket: Ticket, now: float, in_flight: int, *, later: int = 0, is_told: bool = False
+        self, ticket: Ticket, now: float, in_flight: int, *, at_most: int, is_told: bool = False
     ) -> bool:
-        """Record a refusal; return whether it contradicts a quota and a limit on the number.
+        """Record a refusal; return whether it is another contradiction.
+
+        It contradicts both a quota and a limit on requests in flight, and something has passed
+        since the contradiction before.
 
         Args:
             ticket: the refused request.
             now: the time.
             in_flight: requests in flight, itself not included.
-            later: how many of these were sent after it.
+            at_most: the most requests that can have been in flight together with it, itself
+                included.
             is_told: whether the server says how long to wait.
         """
         self._share += (1 - self._share) / (REQUESTS + IN_FLIGHT * in_flight)
@@ -147,11 +162,11 @@ class Erratic:
         if self.is_random:
             self._check(in_flight)
             return False
-        contradicts = self._contradicts(ticket, ticket.number + later)
-        if contradicts and self._passed_since:
+        contradicts = self._passed_since > 0 and self._contradicts(ticket, at_most)
+        if contradicts:
             if not self._contradictions:
                 self._all_passed = self._all_refused = 0
-            self._contradictions += 1.0 if ticket.quiet >= self._period else SOON
+            self._contradictions += 1.0 if ticket.quiet >= self._period else WITHIN_PERIOD
             self._passed_since = 0
             if self._contradictions >= self._patience * (TOLD if is_told else CONTRADICTIONS):
                 self._conclude()
@@ -159,20 +174,16 @@ class Erratic:
             self._refusals.append(_Refusal(ticket, now))
         return contradicts
 
-    def _contradicts(self, ticket: Ticket, number: int) -> bool:
+    def _contradicts(self, ticket: Ticket, at_most: int) -> bool:
         for refusal in self._refusals:
             self._requests_rate = max(self._requests_rate, refusal.requests_rate)
             self._tokens_rate = max(self._tokens_rate, refusal.tokens_rate)
         return (
-            self._has_room(number)
+            (at_most == 1 or ROOM * at_most <= self._together)
             and ticket.charge <= self._largest  # else it may exceed the whole bucket
             and self._requests_rate * ticket.quiet >= AMPLE
             and self._tokens_rate * ticket.quiet >= AMPLE * ticket.charge
         )
-
-    def _has_room(self, number: int) -> bool:
-        """Return whether a server that limits the number would take this many requests."""
-        return number == 1 or ROOM * number <= self._together
 
     def _conclude(self) -> None:
         self.is_random = True
@@ -190,3 +201,4 @@ class Erratic:
             self._contradictions = 0
             self._requests_rate = self._tokens_rate = 0.0
             self._refusals.clear()
+            self._largest, self._together = 0, 1

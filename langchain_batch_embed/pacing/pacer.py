@@ -94,7 +94,8 @@ class Pacer:
         self._refusals = Refusals(meters, self._which, self.in_flight)
         self._spell = Spell()
         self._overload = Overload()
-        self._erratic = Erratic()
+        self._erratic = Erratic()  # of refusals for overload
+        self._has_throttled = False  # whether any other refusal was about a rate
         self._passed = {"tokens": 0.0, "requests": 0.0}
 
     def delay(self, charge: int, now: float, *, is_copy: bool = False) -> float:
@@ -209,6 +210,7 @@ class Pacer:
             together count as one.
         """
         self._end(ticket)
+        self._has_throttled |= not ticket.is_refused
         begins = self.throttle.refused(ticket.sent, now, after, charge=ticket.charge)
         told = self._learn(ticket, headers, now, refused=True)
         if told:
@@ -225,6 +227,7 @@ class Pacer:
             after=after,
             concurrency=self.concurrency,
             started_tokens=self._started_tokens,
+            at_most=self._together(ticket),
         )
         for bucket in (self.tokens, self.requests):
             bucket.limit_debt(now)
@@ -272,30 +275,38 @@ class Pacer:
             self.concurrency.timed_out(ticket.sent, now)
         elif overloaded:
             in_flight = [other.sent for other in self.in_flight.values()]
-            self._spell.refused(int(self._started_requests - ticket.ended_requests))
+            self._spell.refused(self._together(ticket))
             self.concurrency.refused(ticket.sent, now, in_flight=in_flight)
 
-    def overloaded(self, ticket: Ticket, now: float, *, refusals: int) -> Kind:
-        """Record a refusal for overload; return what it means.
+    def overloaded(self, ticket: Ticket, now: float, *, after: float | None, refusals: int) -> Kind:
+        """Record a refusal for overload, such as a 503; return what it means.
 
-        It may be a rate limit, as nginx's 503 is (`Kind.THROTTLED`), or have nothing to do with how
-        much is sent (`Kind.FAILED`).
+        - `Kind.FAILED`: it is chance, as one of several backends is broken. If that is new, forget
+          what earlier ones have taught.
+        - `Kind.THROTTLED`: it is a rate limit, as nginx's 503 is.
+        - `Kind.OVERLOADED`: too many requests are in flight.
 
         Args:
             ticket: the request.
             now: the time.
+            after: the seconds that the server asks for; `None` if it does not say.
             refusals: refusals of the same batch that were taken for a rate limit before.
         """
+        ticket.is_refused = True
         others = [other for other in self.in_flight.values() if other is not ticket]
-        later = sum(other.sent > ticket.sent for other in others)
         was_random = self._erratic.is_random
-        contradicts = self._erratic.refused(ticket, now, len(others), later=later)
+        contradicts = self._erratic.refused(
+            ticket, now, len(others), at_most=self._together(ticket), is_told=after is not None
+        )
         if self._erratic.is_random and not was_random:
-            self._which.forget()
-            self.forget_overload(now)
+            self.concurrency.restore(now)
+            if not self._has_throttled:
+                self._which.forget()
+                self.throttle.cancel()
+                self.forget_rates()
         if self._erratic.is_random or contradicts:
             return Kind.FAILED
-        is_alone = later == len(others)
+        is_alone = all(other.sent > ticket.sent for other in others)
         if is_alone and self.health.has_answered and ticket.sent >= self.health.answered_at:
             self._overload.refused(self._passed["requests"])
         is_rate = self._overload.is_rate(pauses=self.throttle.in_a_row, refusals=refusals)
@@ -304,7 +315,12 @@ class Pacer:
     @property
     def refuses_at_random(self) -> bool:
         """Whether the server refuses a share of all requests, however few are sent."""
-        return self._erratic.is_random or self._refusals.are_random
+        return self._erratic.is_confirmed or self._refusals.are_random
+
+    @property
+    def is_overload_random(self) -> bool:
+        """Whether refusals for overload are taken for chance."""
+        return self._erratic.is_random
 
     def forget_overload(self, now: float) -> None:
         """Undo what refusals for overload have taught: they were about the size of a batch."""
@@ -385,6 +401,10 @@ class Pacer:
 
     def _bucket(self, kind: str) -> TokenBucket:
         return self.tokens if kind == "tokens" else self.requests
+
+    def _together(self, ticket: Ticket) -> int:
+        """Return the most requests that can have been in flight together with one, it included."""
+        return int(self._started_requests - ticket.ended_requests)
 
     def _unseen(self, ticket: Ticket, kind: str) -> float:
         if kind == "tokens":

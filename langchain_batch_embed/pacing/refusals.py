@@ -18,7 +18,7 @@ from langchain_batch_embed.pacing.which_quota import WhichQuota
 __all__ = ["Refusals"]
 
 PERIOD = 1.0
-"""Shortest fixed period, in seconds, in which quotas are counted."""
+"""Quotas are assumed to be counted in fixed periods of at least this many seconds."""
 
 RECENT = 24
 """Requests over which the share of refusals is averaged."""
@@ -70,8 +70,8 @@ class Refusals:
 
     @property
     def are_random(self) -> bool:
-        """Whether a share of all requests is refused, however few are sent."""
-        return self._erratic.is_random
+        """Whether a share of all requests has long been refused, however few are sent."""
+        return self._erratic.is_confirmed
 
     def passed(self, ticket: Ticket, now: float) -> None:
         """Record a request that the limiter accepted."""
@@ -96,6 +96,7 @@ class Refusals:
         after: float | None,
         concurrency: Concurrency,
         started_tokens: float,
+        at_most: int,
     ) -> None:
         """Record a refusal, and conclude what it is about unless a known quota explains it.
 
@@ -107,10 +108,14 @@ class Refusals:
             after: the seconds that the server asks for; `None` if it does not say.
             concurrency: the estimate of how many requests may be in flight.
             started_tokens: tokens of all requests so far.
+            at_most: the most requests that can have been in flight together with it, itself
+                included.
         """
         is_hinted = after is not None
         self._share += (1 - self._share) / RECENT
-        contradicts = not is_explained and self._contradicts(ticket, now, is_told=is_hinted)
+        contradicts = not is_explained and self._erratic.refused(
+            ticket, now, len(self._in_flight), at_most=at_most, is_told=is_hinted
+        )
         if begins:
             self._began, self._refused, self._accepted = now, 0, 0
             self._is_measured = False
@@ -127,13 +132,6 @@ class Refusals:
             elif not contradicts:
                 self._conclude(ticket, now, concurrency, started_tokens)
         self._passed_in_a_row = 0
-
-    def _contradicts(self, ticket: Ticket, now: float, *, is_told: bool) -> bool:
-        """Record a refusal; return whether it contradicts a quota (see `Erratic`)."""
-        later = sum(other.sent > ticket.sent for other in self._in_flight.values())
-        return self._erratic.refused(
-            ticket, now, len(self._in_flight), later=later, is_told=is_told
-        )
 
     def _conclude(
         self, ticket: Ticket, now: float, concurrency: Concurrency, started_tokens: float

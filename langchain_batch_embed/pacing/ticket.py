@@ -17,6 +17,7 @@ class Ticket:
         ended_requests: the number of these requests.
         number: requests in flight when it started, itself included.
         quiet: seconds before it in which nothing was sent.
+        is_refused: whether the server refused it for overload.
     """
 
     charge: int
@@ -26,3 +27,4 @@ class Ticket:
     ended_requests: float
     number: int = 1
     quiet: float = 0.0
+    is_refused: bool = False

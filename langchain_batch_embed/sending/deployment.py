@@ -261,10 +261,16 @@ class Deployment:
         self._is_unreachable = found.kind is Kind.UNREACHABLE or found.is_page
         if found.kind is not Kind.OVERLOADED:
             return found
-        if self.judge.is_about_texts(found) and batches and not all(map(_is_fresh, batches)):
+        if (
+            self.judge.is_about_texts(found)
+            and batches
+            and not all(map(_is_fresh, batches))
+            and not self.pacer.is_overload_random
+        ):
             return found  # the server may break down at one of these texts, as it did before
         refusals = max((batch.refusals for batch in batches), default=0)
-        return replace(found, kind=self.pacer.overloaded(ticket, now, refusals=refusals))
+        kind = self.pacer.overloaded(ticket, now, after=found.after, refusals=refusals)
+        return replace(found, kind=kind)
 
     def failed(
         self,
@@ -319,7 +325,9 @@ class Deployment:
             )
         if diagnosis.whole_quota:
             self.pacer.undo(ticket)  # no limiter charges what it can never accept
-        elif kind in OF_THE_SERVER and not self._is_of_the_texts(batches, diagnosis):
+        elif kind in OF_THE_SERVER and (
+            ticket.is_refused or not self._is_of_the_texts(batches, diagnosis)
+        ):
             self.pacer.failed(
                 ticket,
                 now,
@@ -365,8 +373,8 @@ class Deployment:
         is_chance = self.pacer.refuses_at_random
         if is_chance and not self._is_chance_told:
             logger.warning(
-                "%s refuses some requests however few are sent (%s): one of its backends may be"
-                " broken or out of quota. Sending is not slowed down for them",
+                "%s refuses some requests however few are sent (%s): one of its backends may be "
+                "broken or out of quota",
                 self.server,
                 name,
             )

@@ -3,9 +3,9 @@
 import pytest
 
 from langchain_batch_embed.pacing.erratic import (
+    CONFIRMED,
     CONTRADICTIONS,
     FORGOTTEN,
-    LET_IN,
     TOLD,
     TRIAL,
     Erratic,
@@ -54,7 +54,7 @@ class Driver:
         self.now += quiet
         sent = ticket(self.now, quiet=quiet, number=number, charge=charge)
         self.now += 0.01
-        return self.erratic.refused(sent, self.now, number - 1, is_told=is_told)
+        return self.erratic.refused(sent, self.now, number - 1, at_most=number, is_told=is_told)
 
     def contradict(self, times: int, *, is_told: bool = False) -> None:
         """Send pairs of requests, one that passes and one that is refused."""
@@ -97,21 +97,13 @@ def test_as_many_in_flight_as_ever_may_be_too_many() -> None:
     assert driver.refuse(number=4)
 
 
-def test_requests_sent_later_count_as_in_flight() -> None:
-    """Requests that were sent before the refusal came count as in flight together with it."""
-    driver = Driver()
-    driver.passes(number=16)
-    sent = ticket(driver.now + 1.0, number=4)
-    assert not driver.erratic.refused(sent, driver.now + 1.01, 7, later=4)
-
-
 def test_nothing_is_known_before_the_first_refusal() -> None:
     """What passes before the first refusal comes out of a full bucket and shows no rate."""
     erratic = Erratic()
     for number in range(60):
         erratic.passed(ticket(number / 60), 0)
-    assert not erratic.refused(ticket(2.0), 2.0, 0)
-    assert not erratic.refused(ticket(3.0), 3.0, 0)
+    assert not erratic.refused(ticket(2.0), 2.0, 0, at_most=1)
+    assert not erratic.refused(ticket(3.0), 3.0, 0, at_most=1)
 
 
 def test_refusals_that_contradict_a_quota_are_random() -> None:
@@ -153,7 +145,7 @@ def test_rare_contradictions_are_forgotten() -> None:
     assert not driver.erratic.is_random
 
 
-def test_more_refusals_of_what_is_sent_faster_are_a_quota_after_all() -> None:
+def test_hardly_anything_passing_means_a_quota_after_all() -> None:
     """If hardly anything passes once everything is sent, there is a quota after all.
 
     It takes twice as many contradictions to call the refusals random again.
@@ -178,7 +170,7 @@ def test_a_share_that_grows_is_a_quota_too() -> None:
     """If the share of refused requests grows to nine in ten, the server has a quota after all."""
     driver = Driver()
     driver.contradict(CONTRADICTIONS)
-    for _ in range(max(TRIAL, LET_IN)):
+    for _ in range(TRIAL):
         driver.passes()
     requests = 0
     while driver.erratic.is_random and requests < 400:
@@ -211,23 +203,23 @@ def test_a_quota_of_fixed_seconds_shows_no_more_than_its_rate() -> None:
     """
     for period, expected in ((0.0, True), (1.0, False)):
         erratic = Erratic(period)
-        erratic.refused(ticket(0.0), 0.01, 0)
+        erratic.refused(ticket(0.0), 0.01, 0, at_most=1)
         for number in range(1, 21):
             erratic.passed(ticket(number / 100 + 0.01), 0)
-        assert erratic.refused(ticket(0.4, quiet=0.1), 0.41, 0) == expected
+        assert erratic.refused(ticket(0.4, quiet=0.1), 0.41, 0, at_most=1) == expected
 
 
 def test_contradictions_within_a_period_count_half() -> None:
     """Until its period ends, a quota may be used up, so such refusals need more contradictions."""
     erratic = Erratic(period=2.0)
     now = 0.0
-    erratic.refused(ticket(now), now, 0)
+    erratic.refused(ticket(now), now, 0, at_most=1)
     for count in range(1, 2 * CONTRADICTIONS + 1):
         for _ in range(20):
             now += 0.1
             erratic.passed(ticket(now), 0)
         now += 1.0
-        erratic.refused(ticket(now, quiet=1.0), now, 0)
+        erratic.refused(ticket(now, quiet=1.0), now, 0, at_most=1)
         assert erratic.is_random == (count == 2 * CONTRADICTIONS)
 
 
@@ -237,8 +229,20 @@ def test_answers_that_come_late_show_no_higher_rate() -> None:
     Ten requests pass in the ten seconds after a refusal, the first of them last: one a second.
     """
     erratic = Erratic()
-    erratic.refused(ticket(0.0), 0.01, 0)
+    erratic.refused(ticket(0.0), 0.01, 0, at_most=1)
     for second in (2, 3, 4, 5, 6, 7, 8, 9, 10, 1):
         erratic.passed(ticket(float(second)), 0)
-    assert not erratic.refused(ticket(12.0, quiet=2.0), 12.01, 0)
-    assert erratic.refused(ticket(16.0, quiet=4.0), 16.01, 0)
+    assert not erratic.refused(ticket(12.0, quiet=2.0), 12.01, 0, at_most=1)
+    assert erratic.refused(ticket(16.0, quiet=4.0), 16.01, 0, at_most=1)
+
+
+def test_the_user_is_told_once_the_conclusion_has_held() -> None:
+    """A conclusion is confirmed after some requests at full speed, as it may still be wrong."""
+    driver = Driver()
+    driver.contradict(CONTRADICTIONS)
+    for _ in range(CONFIRMED - 1):
+        driver.passes(quiet=0.0)
+    assert driver.erratic.is_random
+    assert not driver.erratic.is_confirmed
+    driver.passes(quiet=0.0)
+    assert driver.erratic.is_confirmed
