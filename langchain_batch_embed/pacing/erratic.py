@@ -105,11 +105,12 @@ class Erratic:
 
     Attributes:
         is_random: whether the server refuses at random, so that waiting does not help.
+        has_refused: whether it ever refused a request; before that, `passed` need not be called.
     """
 
     def __init__(self, period: float = 0.0) -> None:
         self._period = period
-        self.is_random = False
+        self.is_random = self.has_refused = False
         self._patience = 1  # doubled after each wrong conclusion
         self._refusals: deque[_Refusal] = deque(maxlen=REMEMBERED)
         self._requests_rate = self._tokens_rate = 0.0  # lower bounds, a second
@@ -157,6 +158,7 @@ class Erratic:
             is_told: whether the server says how long to wait.
         """
         self._share += (1 - self._share) / (REQUESTS + IN_FLIGHT * in_flight)
+        self.has_refused = True
         self._refused += 1
         self._all_refused += 1
         if self.is_random:

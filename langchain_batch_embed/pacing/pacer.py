@@ -181,7 +181,8 @@ class Pacer:
         self._end(ticket)
         self.throttle.answered(ticket.sent)
         self._refusals.passed(ticket, now)
-        self._erratic.passed(ticket, len(self.in_flight))
+        if self._erratic.has_refused:
+            self._erratic.passed(ticket, len(self.in_flight))
         self._passed["tokens"] += ticket.charge
         self._passed["requests"] += 1
         self.tokens.passed(ticket.charge, sent=ticket.sent, now=now)

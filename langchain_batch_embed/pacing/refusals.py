@@ -76,7 +76,8 @@ class Refusals:
     def passed(self, ticket: Ticket, now: float) -> None:
         """Record a request that the limiter accepted."""
         self._share -= self._share / RECENT
-        self._erratic.passed(ticket, len(self._in_flight))
+        if self._erratic.has_refused:
+            self._erratic.passed(ticket, len(self._in_flight))
         self._accepted += ticket.sent <= self._began
         self._passed_in_a_row += ticket.sent > self._began
         self._usual_number += (ticket.number - self._usual_number) / NUMBERS
