@@ -47,7 +47,7 @@ class TestCtrlC:
         """After five interruptions at different moments, an object still embeds everything."""
         embeddings = batch(max_workers=workers, max_batch_size=20, _clock=SYSTEM_CLOCK)
         for requests in (1, 3, 7, 12, 20):
-            server.configure(dimensions=DIMENSIONS, seconds_per_text=0.001, workers=4)
+            server.configure(dimensions=DIMENSIONS, seconds_per_text=0.003, workers=4)
             thread = interrupt_later(server, requests)
             with pytest.raises(KeyboardInterrupt):
                 embeddings.embed_numpy([f"{requests} {text}" for text in TEXTS])
