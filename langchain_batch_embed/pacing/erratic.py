@@ -124,7 +124,7 @@ class Erratic:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether that was concluded, and has held for a while."""
+        """Whether that conclusion has held for a while."""
         return self.is_random and self._refused + self._passed >= CONFIRMED
 
     def passed(self, ticket: Ticket, in_flight: int) -> None:
@@ -139,7 +139,7 @@ class Erratic:
             if ticket.sent > refusal.came:
                 refusal.passed(ticket, self._period)
         if self._passed_since > FORGOTTEN * self._patience:
-            self._contradictions = 0
+            self._contradictions = 0.0
 
     def refused(
         self, ticket: Ticket, now: float, in_flight: int, *, at_most: int, is_told: bool = False
@@ -200,7 +200,7 @@ class Erratic:
         if has_no_room or self._share > self._most:
             self.is_random = False
             self._patience *= 2
-            self._contradictions = 0
+            self._contradictions = 0.0
             self._requests_rate = self._tokens_rate = 0.0
             self._refusals.clear()
             self._largest, self._together = 0, 1

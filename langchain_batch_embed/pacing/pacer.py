@@ -315,7 +315,7 @@ class Pacer:
 
     @property
     def refuses_at_random(self) -> bool:
-        """Whether the server refuses a share of all requests, however few are sent."""
+        """Whether the server has long refused a share of all requests, however few are sent."""
         return self._erratic.is_confirmed or self._refusals.are_random
 
     @property
