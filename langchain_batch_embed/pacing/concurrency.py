@@ -221,8 +221,14 @@ class Concurrency:
             in_flight: when each request in flight was sent.
         """
         if sent > self._cut:
-            self._before_refusals = max(self._before_refusals, self.estimate)
-            self._lower(min(self.estimate - 1, len(in_flight)), now)
+            self._before_refusals = max(self._before_refusals, self.estimate, self.threshold)
+            others = float(min(self.threshold - 1, len(in_flight)))
+            if self.is_slow_start and others >= self.estimate:
+                # Most of them were sent before the slow start, which may go on, but not as far.
+                self.threshold, self._cut, self._let_in = others, now, 0
+                self._ceiling = min(self._ceiling, others + 1)
+            else:
+                self._lower(min(self.estimate - 1, len(in_flight)), now)
             return
         # Requests sent together are refused one by one, so only the last refusal shows
         # how many were let in.

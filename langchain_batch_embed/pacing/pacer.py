@@ -265,7 +265,7 @@ class Pacer:
             reached: whether there was a connection before the failure.
         """
         self._end(ticket)
-        self._spell.failed(self.concurrency.estimate, sent=ticket.sent, now=now)
+        self._spell.failed(self.concurrency.estimate, now)
         is_probe = self.health.is_down and self.health.is_probe(ticket.sent)
         self.health.was_reached |= reached
         self.health.failed(ticket.sent, now)
@@ -309,8 +309,10 @@ class Pacer:
             return Kind.FAILED
         is_alone = all(other.sent > ticket.sent for other in others)
         if is_alone and self.health.has_answered and ticket.sent >= self.health.answered_at:
-            self._overload.refused(self._passed["requests"])
-        is_rate = self._overload.is_rate(pauses=self.throttle.in_a_row, refusals=refusals)
+            self._overload.refused(
+                now, answers=self._passed["requests"], answered_sent=self.health.answered_sent
+            )
+        is_rate = self._overload.is_rate(now, pauses=self.throttle.in_a_row, refusals=refusals)
         return Kind.THROTTLED if is_rate else Kind.OVERLOADED
 
     @property
@@ -333,6 +335,11 @@ class Pacer:
         """Forget rates that were measured: the refusals were about the size of a batch."""
         for bucket in (self.tokens, self.requests):
             bucket.forget()
+
+    def measure_anew(self, now: float) -> None:
+        """Measure rates from now on: the last refusals were about the size of a batch."""
+        for bucket in (self.tokens, self.requests):
+            bucket.measure_anew(now)
 
     def gives_up(self, now: float, *, unreachable: bool) -> bool:
         """Return whether the server has been away, or has refused everything, for too long."""

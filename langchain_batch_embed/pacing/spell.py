@@ -24,16 +24,13 @@ class Spell:
     def __init__(self) -> None:
         self._before: float | None = None  # the number, or `None` outside a spell
         self._since = self._failed_at = -math.inf  # first and last failure
-        self._first_sent = -math.inf  # when the first request that failed was sent
         self._together = 0  # most requests that the server worked on together
         self._had_room = False  # whether it refused a request although it had room
 
-    def failed(self, number: float, *, sent: float, now: float) -> None:
+    def failed(self, number: float, now: float) -> None:
         """Record a failure, and the number of requests that may be in flight."""
         if self._before is None:
-            self._before, self._since, self._first_sent = number, now, sent
-        else:
-            self._first_sent = min(self._first_sent, sent)
+            self._before, self._since = number, now
         self._failed_at = now
 
     def timed_out(self) -> None:
@@ -52,7 +49,8 @@ class Spell:
     def answered(self, sent: float, *, together: int, was_away: bool) -> float | None:
         """Record an answer; return the number to return to, or `None`.
 
-        An answer to a request sent before all that failed says nothing about the spell.
+        An answer to a request sent before the first failure came says nothing about the spell:
+        requests overtake one another, and the server may just have begun to fail.
 
         Args:
             sent: when its request was sent.
@@ -62,7 +60,7 @@ class Spell:
         """
         self._together = max(self._together, together)
         number = self._before
-        if sent < self._first_sent:
+        if sent < self._since:
             return number if was_away else None
         # A server that answers between refusals is not away. It limits the number, or the rate.
         is_over = sent >= self._failed_at and self._failed_at - self._since >= LONG_OUTAGE

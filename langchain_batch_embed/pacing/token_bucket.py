@@ -319,6 +319,14 @@ class TokenBucket:
             self.level = self.capacity = math.inf
             self._period = self._last_period = None
 
+    def measure_anew(self, now: float) -> None:
+        """Begin to measure anew: the last refusals were about the size of a request.
+
+        The time that they took is not time in which little flowed.
+        """
+        if self._period is not None:
+            self._period, self._last_period = _Period(start=now), None
+
     def guess(self, rate: float, now: float) -> None:
         """Begin with a guess at the rate until there is a measurement."""
         if self.rate is None:

@@ -277,7 +277,7 @@ class SizeLimits:
             return
         if self._before_quota is None:
             self._before_quota = self._found["tokens"]
-        self._shrink(batch, "tokens")
+        self._shrink(batch, "tokens", least=LEAST_QUOTA)
 
     def refused_for_long(self, batch: Batch) -> None:
         """Record that nothing was accepted for longer than the period of any quota.
@@ -338,14 +338,21 @@ class SizeLimits:
         parked, trial.parked = trial.parked, []
         return parked
 
-    def _shrink(self, batch: Batch, *measures: str) -> None:
-        """Limit requests to the size that passed, or to half of a batch that did not."""
+    def _shrink(self, batch: Batch, *measures: str, least: float = 0.0) -> None:
+        """Limit requests to the size that passed, or to half of a batch that did not.
+
+        Args:
+            batch: the batch that did not pass.
+            measures: what is limited.
+            least: a size that the limit does not go below unless the batch was smaller.
+        """
         self._retest_after = max(self._retest_after, RETEST * RETEST)
         self._answers = 0
         sizes = _sizes(batch)
         for measure in measures:
             size, passed = sizes[measure], self._answered[measure]
-            self._keep(measure, passed if 0 < passed < size else max(1, size // 2))
+            found = passed if 0 < passed < size else max(1, size // 2)
+            self._keep(measure, max(found, least) if least < size else found)
 
     def _keep(self, measure: str, size: float) -> None:
         self._found[measure] = min(self._found[measure], size)

@@ -215,6 +215,7 @@ class Judge:
             and not has_passed
         ):
             self._limits.refused_for_quota(batch)
+            self._pacer.measure_anew(now)
             batch.refusals = 0
             return _cut(batch, self._limits.parts(batch))
         return Resend()

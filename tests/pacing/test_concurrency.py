@@ -398,6 +398,27 @@ def test_a_wave_of_refusals_shows_how_many_were_let_in() -> None:
     assert concurrency.limit() == 8
 
 
+def test_a_refusal_in_a_slow_start_lowers_where_it_leads() -> None:
+    """During a slow start from 128 on, a refusal beside 60 older requests makes it lead to 60.
+
+    The few requests of the slow start are not what the server has no room for.
+    """
+    concurrency = Concurrency(128, first=128)
+    concurrency.hesitate(now=1.0)
+    slow = concurrency.limit()
+    concurrency.refused(1.5, now=2.0, in_flight=[0.5] * 60)
+    assert concurrency.limit() == slow
+    assert concurrency.threshold == 60
+
+
+def test_a_refusal_beside_few_others_ends_a_slow_start() -> None:
+    """During a slow start, a refusal beside two other requests lowers the number to two."""
+    concurrency = Concurrency(128, first=128)
+    concurrency.hesitate(now=1.0)
+    concurrency.refused(1.5, now=2.0, in_flight=[1.4] * 2)
+    assert concurrency.limit() == concurrency.threshold == 2
+
+
 def test_what_was_answered_meanwhile_was_let_in_too() -> None:
     """Requests answered while others are refused were let in too.
 

@@ -15,8 +15,8 @@ def opened(together: int = 16) -> Spell:
 def test_after_an_outage_the_number_is_what_it_was_before() -> None:
     """After an outage the number is that of the first failure, not one that later failures left."""
     spell = opened()
-    spell.failed(16.0, sent=0.5, now=1.0)
-    spell.failed(5.0, sent=1.5, now=2.0)
+    spell.failed(16.0, 1.0)
+    spell.failed(5.0, 2.0)
     assert spell.answered(3.0, together=1, was_away=True) == 16.0
 
 
@@ -33,9 +33,9 @@ def test_a_refusal_with_room_is_not_about_the_number(at_most: int, number: float
     So the number of before the refusals is right. Otherwise they show a limit, which stays.
     """
     spell = opened(together=16)
-    spell.failed(16.0, sent=0.5, now=1.0)
+    spell.failed(16.0, 1.0)
     spell.refused(20)
-    spell.failed(9.0, sent=2.5, now=3.0)
+    spell.failed(9.0, 3.0)
     spell.refused(at_most)
     assert spell.answered(3.0, together=1, was_away=False) == number
 
@@ -44,15 +44,18 @@ def refused_alone(*, first: float = 1.0, last: float = 4.0) -> Spell:
     """Return a spell whose first and last requests were refused half a second after sending."""
     spell = opened()
     for now in (first, last):
-        spell.failed(16.0, sent=now - 0.5, now=now)
+        spell.failed(16.0, now)
         spell.refused(1)
     return spell
 
 
 def test_an_answer_to_an_earlier_request_does_not_end_the_spell() -> None:
-    """An answer to a request sent before all that failed does not end the spell."""
-    spell = refused_alone()
-    assert spell.answered(0.4, together=3, was_away=False) is None
+    """An answer to a request sent before the first failure came does not end the spell.
+
+    It may have overtaken the request that failed.
+    """
+    spell = refused_alone(first=1.0)
+    assert spell.answered(0.9, together=3, was_away=False) is None
     assert spell.answered(4.0, together=1, was_away=False) == 16.0
 
 
@@ -79,6 +82,6 @@ def test_a_spell_ends_once() -> None:
 def test_after_a_time_out_the_number_stays_lowered() -> None:
     """A time-out means that the server works, but too slowly for the number of before."""
     spell = opened()
-    spell.failed(16.0, sent=0.5, now=1.0)
+    spell.failed(16.0, 1.0)
     spell.timed_out()
     assert spell.answered(2.0, together=1, was_away=True) is None

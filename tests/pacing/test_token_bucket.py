@@ -398,6 +398,16 @@ class TestWrongRate:
         bucket.correct(now=13)
         assert bucket.rate == pytest.approx(930)
 
+    def test_the_time_of_a_request_that_was_too_large_is_left_out(self) -> None:
+        """A minute in which only a request above the bucket was sent is not measured."""
+        bucket = TokenBucket()
+        bucket.refused(10_000, now=0)
+        bucket.measure_anew(now=60)
+        for second in range(61, 71):
+            bucket.passed(100, sent=second - 0.5, now=second)
+        bucket.refused(100, now=70)
+        assert bucket.rate == pytest.approx(93)
+
     def test_it_can_be_forgotten(self) -> None:
         """A measured rate can be forgotten.
 

@@ -222,6 +222,16 @@ class TestRefusedForQuota:
         limits.answered(late, 1.0, 100.0)
         assert limits.tokens == math.inf
 
+    def test_a_large_one_does_not_lower_it_below_any_quota(self) -> None:
+        """Where only six texts had passed, a refused batch of 1,000 does not make six the limit.
+
+        Any token quota lets the longest text through at once.
+        """
+        limits = SizeLimits()
+        limits.answered(batch(6, tokens=20), 1.0, 100.0)
+        limits.refused_for_quota(batch(1000, tokens=20))
+        assert limits.tokens == LEAST_QUOTA
+
     def test_the_first_small_one_teaches_nothing(self) -> None:
         """The first refusal of a small batch sets no limit; the second one does.
 

@@ -61,13 +61,16 @@ def _keep_nothing(rows: Rows, answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503, 529])
-@pytest.mark.parametrize(("rate", "burst"), [(10, 5), (10, 0), (2, 0), (1, 0), (0.2, 0), (1, 20)])
-@pytest.mark.parametrize("workers", [1, 4, 128])
+@pytest.mark.parametrize(
+    ("rate", "burst"),
+    [(10, 5), (10, 0), (2, 0), (1, 0), (0.5, 3), (0.2, 0), (0.2, 5), (0.1, 0), (1, 20)],
+)
+@pytest.mark.parametrize("workers", [1, 4, 16, 128])
 def test_a_rate_of_requests_is_found_out(
     rate: float, burst: int, workers: int, status: int
 ) -> None:
-    """At a limited rate of requests 5,000 texts take at most 80 accepted ones, and none is lost."""
-    for seed in seeds(3):
+    """At a limited rate 5,000 texts take at most 110 accepted requests, none lost."""
+    for seed in seeds(7):
         draw = random.Random(seed).random
         texts = ["text"] * COUNT
         work = Work(
@@ -91,6 +94,6 @@ def test_a_rate_of_requests_is_found_out(
         lost = sum(len(each.rows) for each in outcomes if isinstance(each, Lost))
         shown = f"seed {seed}: {seconds:.1f} s, {server.accepted} let in, {server.refused} not"
         assert lost == 0, shown
-        assert server.accepted <= 80, shown
+        assert server.accepted <= 110, shown
         assert server.refused <= 100, shown
         assert seconds <= 4 * server.accepted / rate + 20, shown
