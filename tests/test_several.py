@@ -28,7 +28,7 @@ from langchain_batch_embed import (
 from langchain_batch_embed.calls.same_space import TOLERANCE
 from langchain_batch_embed.clock import SYSTEM_CLOCK
 from langchain_batch_embed.limits import AZURE, OPENAI, common
-from langchain_batch_embed.sending.sender import PROBE
+from langchain_batch_embed.sending.flight import PROBE
 from tests.support import LocalServer
 
 MODEL = "text-embedding-3-small"

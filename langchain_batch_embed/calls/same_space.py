@@ -18,7 +18,7 @@ from langchain_batch_embed.calls.dimensions import same_model
 from langchain_batch_embed.errors import JournalError, SpaceError
 from langchain_batch_embed.journal import Journal, Space, content_keys
 from langchain_batch_embed.providers import Answer
-from langchain_batch_embed.sending.sender import PROBE
+from langchain_batch_embed.sending.flight import PROBE
 from langchain_batch_embed.sending.work import Send
 
 __all__ = ["TOLERANCE", "SameSpace"]

@@ -28,8 +28,9 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.status import Status
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.flight import Flight
 from langchain_batch_embed.sending.queue import Queue
-from langchain_batch_embed.sending.sender import Flight, Sender
+from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.threads import (
     check_threads_run,
     finishing,

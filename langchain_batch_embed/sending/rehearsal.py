@@ -13,8 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
+from langchain_batch_embed.sending.flight import Flight
 from langchain_batch_embed.sending.queue import Queue
-from langchain_batch_embed.sending.sender import Flight, Sender
+from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Outcome, Rows
 
 __all__ = ["Reply", "Request", "Server", "rehearse"]

@@ -5,39 +5,31 @@ the next request, or how long to wait for one, and receives how each request end
 the sending: the `Dispatcher` with threads, `rehearse` in simulated time.
 """
 
-import contextvars
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from langchain_batch_embed.errors import DeadlineError
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.pacing.status import Status, status_of, together
-from langchain_batch_embed.pacing.ticket import Ticket
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.choice import Choice
+from langchain_batch_embed.sending.copies import Copies, Copy
 from langchain_batch_embed.sending.deployment import (
     OF_THE_SERVER,
     REFUSALS,
     Deployment,
     diagnosed,
 )
-from langchain_batch_embed.sending.odds import Place
+from langchain_batch_embed.sending.flight import CANARY, PROBE, Flight
 from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.turns import Turns
 from langchain_batch_embed.sending.verdict import FINAL
-from langchain_batch_embed.sending.work import Batch, Send, Work
+from langchain_batch_embed.sending.work import Batch, Work
 
-__all__ = ["CANARY", "PROBE", "Flight", "Sender"]
-
-CANARY = "text"
-"""Text that tests whether a server refuses everything or only some texts. It costs one token."""
-
-PROBE = "The quick brown fox jumps over the lazy dog."
-"""Canary of several deployments, whose vectors for it are compared. It is a sentence, like the
-texts whose vectors must match. It costs ten tokens."""
+__all__ = ["Sender"]
 
 FAILED_IN_A_ROW = 2
 """After this many failures of a batch, the canary probes a server that is away."""
@@ -47,39 +39,6 @@ FAILED_TOGETHER = 2
 
 PROBE_TIMEOUT = 30.0
 """Time-out in seconds of a probe: one that hangs must not hold up the others."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Flight:
-    """One request.
-
-    Attributes:
-        at: the deployment that it is sent to.
-        ticket: the ticket of the deployment's pacer.
-        parts: the batches in it, with their queues; none for a canary.
-        send: the function that sends it.
-        timeout: its time-out in seconds.
-        deadline: when a call ends that makes the time-out shorter than usual; `inf` if none does.
-        texts: the texts in it.
-        context: the caller's context, in which it is sent.
-        is_copy: whether it is a copy of a request that is still in flight.
-        place: its place among all requests, in the `Odds`.
-        is_hedge: whether it was paid from the budget for stragglers.
-        is_undone: whether it could not be submitted, so that it must not be sent.
-    """
-
-    at: Deployment
-    ticket: Ticket
-    parts: Sequence[tuple[Queue, Batch]]
-    send: Send
-    timeout: float
-    deadline: float
-    context: contextvars.Context
-    place: Place
-    is_copy: bool = False
-    is_hedge: bool = False
-    is_undone: bool = False
-    texts: Sequence[str] = field(default=(CANARY,))
 
 
 class Sender:
@@ -96,6 +55,7 @@ class Sender:
         self._news: dict[Queue, None] = {}  # a set that keeps its order
         self._turns = Turns()
         self._choice = Choice(self.deployments)
+        self._copies = Copies(self._turns, self._choice)
 
     @property
     def in_flight(self) -> int:
@@ -172,9 +132,9 @@ class Sender:
                 queue.holds_last = not self._choice.is_open
                 left += queue.left()
             order = self._choice.order(left, now)
-            copy = self._rescued(now, first=True) if self._hedge else wait
-            if isinstance(copy, Flight):
-                return copy  # first of all, as it may come too late otherwise
+            copy = self._copies.rescued(now, first=True) if self._hedge else wait
+            if isinstance(copy, Copy):
+                return self._copied(copy, now)  # first of all, or it may come too late
         elif order[0].is_canary_due:
             return wait
         for at in order:
@@ -182,7 +142,8 @@ class Sender:
             if not isinstance(turn, float):
                 return self._fly(at, turn, now)
             wait = min(wait, turn)
-        return self._late(now, wait) if self._hedge else wait
+        late = self._copies.next(now, wait) if self._hedge else wait
+        return self._copied(late, now) if isinstance(late, Copy) else late
 
     def restart(self, flight: Flight, now: float) -> None:
         """Record that a request starts only now, after waiting in its thread."""
@@ -215,7 +176,7 @@ class Sender:
 
     def undo(self, flight: Flight) -> None:
         """Forget a request that could not be submitted; its batches wait again."""
-        _note_end(flight)
+        flight.end()
         flight.at.pacer.undo(flight.ticket)
         flight.at.canaries -= not flight.parts
         for queue, batch in flight.parts:
@@ -240,7 +201,7 @@ class Sender:
             errors: by position, why the answers of some parts cannot be used; position 0 also
                 stands for a canary.
         """
-        _note_end(flight)
+        flight.end()
         at = flight.at
         if at.answered(flight.ticket, flight.place, headers, now):
             for queue in self._turns.queues:
@@ -263,7 +224,7 @@ class Sender:
 
     def failed(self, flight: Flight, error: BaseException, now: float) -> None:
         """Record that a request failed, and handle its batches."""
-        _note_end(flight)
+        flight.end()
         at, ticket = flight.at, flight.ticket
         batches = [batch for _, batch in flight.parts]
         diagnosis = at.diagnose(ticket, flight.texts, batches, error, now)
@@ -273,7 +234,7 @@ class Sender:
             return
         at.failed(ticket, flight.place, batches, diagnosis, error, now=now)
         if not at.is_alone:
-            _count_failure(flight, is_throttled=kind is Kind.THROTTLED)
+            flight.count_failure(is_throttled=kind is Kind.THROTTLED)
         if not flight.parts:
             at.canary_failed(now)
             if kind in REFUSALS:  # the texts are not the cause
@@ -380,69 +341,13 @@ class Sender:
             wait = min(wait, delay)
         return wait
 
-    def _late(self, now: float, wait: float) -> Flight | float:
-        """Return a copy of a late request, or the seconds until there may be one."""
-        if len(self.deployments) > 1:
-            rescued = self._rescued(now, first=False)
-            if isinstance(rescued, Flight):
-                return rescued
-            wait = min(wait, rescued)
-        hedged = self._hedged(now)
-        return hedged if isinstance(hedged, Flight) else min(wait, hedged)
-
-    def _hedged(self, now: float) -> Flight | float:
-        """Return the copy of a straggler, or the seconds until there may be one."""
-        wait = math.inf
-        for queue in self._turns.large:
-            batch, delay = queue.straggler(now)
-            if batch is None:
-                wait = min(wait, delay)
-                continue
-            left = queue.stuck_charge(batch.at[-1:])
-            at, delay = self._choice.for_copy(batch.charge, now, left=left, but=batch.at)
-            if at is None:
-                continue
-            if delay == 0 and queue.affords(batch):
-                queue.hedges.spend(batch.charge)
-                return self._copied(queue, batch, at, now, is_hedge=True)
-            if not at.is_alone and delay > 0:
-                wait = min(wait, delay)
-        return wait
-
-    def _rescued(self, now: float, *, first: bool) -> Flight | float:
-        """Return a copy of a request that is in flight only at stopped deployments, or a delay.
-
-        Args:
-            now: the time.
-            first: whether to copy it even before unsent batches.
-        """
-        wait, stopped = math.inf, set[int]()
-        for each in self.deployments:
-            if each.pacer.in_flight:
-                delay = self._choice.stops_in(each.number, now, for_good=first)
-                if delay > 0:
-                    wait = min(wait, delay)
-                else:
-                    stopped.add(each.number)
-        for queue in self._turns.queues if stopped else ():
-            batch = queue.stuck(stopped, first=first)
-            if batch is None:
-                continue
-            left = queue.stuck_charge(stopped)
-            at, delay = self._choice.for_copy(batch.charge, now, left=left, but=stopped)
-            if at is not None and delay == 0 and queue.affords(batch):
-                return self._copied(queue, batch, at, now)
-            wait = min(wait, delay or math.inf)
-        return wait
-
-    def _copied(
-        self, queue: Queue, batch: Batch, at: Deployment, now: float, *, is_hedge: bool = False
-    ) -> Flight:
+    def _copied(self, copy: Copy, now: float) -> Flight:
+        queue, batch = copy.queue, copy.batch
         queue.tally.hedged += 1
         queue.tally.hedged_tokens += batch.charge
-        queue.take(batch, at, now)
-        flight = self._fly(at, [(queue, batch)], now, is_copy=True)
-        flight.is_hedge = is_hedge
+        queue.take(batch, copy.at, now)
+        flight = self._fly(copy.at, [(queue, batch)], now, is_copy=True)
+        flight.is_hedge = copy.is_hedge
         return flight
 
     def _fly(
@@ -502,16 +407,3 @@ class Sender:
                 else:
                     wait = min(wait, queue.end - now)
         return wait
-
-
-def _note_end(flight: Flight) -> None:
-    for queue, batch in flight.parts:
-        if queue.work.budget is not None:
-            queue.work.budget.ended(batch.tokens)
-
-
-def _count_failure(flight: Flight, *, is_throttled: bool) -> None:
-    for queue, batch in flight.parts:
-        queue.tally.count(flight.at.number, failed=1, throttled=is_throttled)
-        if flight.is_hedge and is_throttled:
-            queue.hedges.spend(-batch.charge)  # a refused copy costs nothing

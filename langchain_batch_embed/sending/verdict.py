@@ -263,6 +263,7 @@ class Judge:
         """Send a batch again later, in parts if it alone fails, or give its text up."""
         health, kind = self._pacer.health, diagnosis.kind
         same = batch.signature == diagnosis.signature
+        batch.is_mixed |= batch.failures > 0 and not same
         batch.signature = diagnosis.signature
         is_first_retry = batch.failures == (batch.part_of is None)
         batch.is_alone = health.answered_at < batch.failed_last
@@ -290,7 +291,8 @@ class Judge:
                 is_large = not waits and len(batch.rows) > PARTS**2
                 return _cut(batch, PARTS if is_large else 2, after=delay, released=released)
         elif accepts_others and not batch.is_alone and self._is_guilty(batch, diagnosis):
-            self._about_texts.add(diagnosis.signature)
+            if not batch.is_mixed:  # else the last error need not be the one of the text
+                self._about_texts.add(diagnosis.signature)
             _setbacks(batch)[0].explained()
             return GiveUp((*released, *self._limits.dropped(batch)))
         return Resend(self._delay(batch, diagnosis), released)

@@ -49,6 +49,7 @@ class Batch:
         is_alone: whether no request was answered between its last two failures.
         part_of: the division that made it, if any.
         signature: the signature of the last error.
+        is_mixed: whether an earlier error of this batch had another one.
         refusals: how often it was refused for the rate with no other request in flight.
         trial: the trial of a size limit that it belongs to, if any.
         sent: when it was last sent, in seconds of the clock.
@@ -75,6 +76,7 @@ class Batch:
     is_alone: bool = False
     part_of: "Division | None" = None
     signature: str = ""
+    is_mixed: bool = False
     refusals: int = 0
     trial: "Trial | None" = None
     sent: float = 0.0

@@ -20,7 +20,7 @@ from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending import sender as sender_module
 from langchain_batch_embed.sending.dispatcher import SUBMIT_TRIES, Dispatcher
-from langchain_batch_embed.sending.sender import Flight
+from langchain_batch_embed.sending.flight import Flight
 from langchain_batch_embed.sending.work import Done, Lost, Outcome, Rows, Work
 from tests.sending.calls import answer, done, lost, make_sender, make_work, refusal
 from tests.support import FakeClock, wait_until

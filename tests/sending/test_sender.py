@@ -17,8 +17,8 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending import deployment as deployment_module
 from langchain_batch_embed.sending.deployment import REFUSED_IN_A_ROW
+from langchain_batch_embed.sending.flight import Flight
 from langchain_batch_embed.sending.rehearsal import Reply, Request
-from langchain_batch_embed.sending.sender import Flight
 from tests.sending.calls import (
     FakeServer,
     Rehearsal,

@@ -13,9 +13,11 @@ from langchain_batch_embed.pacing.speed import WINDOW, Speed
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.choice import GRACE
+from langchain_batch_embed.sending.copies import Copy
 from langchain_batch_embed.sending.deployment import REFUSED_IN_A_ROW, diagnosed
+from langchain_batch_embed.sending.flight import Flight
 from langchain_batch_embed.sending.rehearsal import Reply, Request, Server
-from langchain_batch_embed.sending.sender import Flight, Sender
+from langchain_batch_embed.sending.sender import Sender
 from tests.sending.calls import FakeServer, refusal
 from tests.sending.several import Hanging, make_senders, run, server, work_of
 from tests.simulated.grid import Outage
@@ -351,7 +353,7 @@ class TestHedging:
         assert batch is not None
         queue.take(batch, sender.deployments[0], 0.0)
         hedges.spend(batch.charge)
-        copy = sender._copied(queue, batch, sender.deployments[1], 1.0, is_hedge=True)
+        copy = sender._copied(Copy(queue, batch, sender.deployments[1], is_hedge=True), 1.0)
         assert not hedges.affords(500)
         sender.failed(copy, refusal(429, "slow down"), 1.1)
         assert hedges.affords(500)

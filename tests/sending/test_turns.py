@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
+from langchain_batch_embed.sending.flight import Flight
 from langchain_batch_embed.sending.queue import Queue
-from langchain_batch_embed.sending.sender import Flight, Sender
+from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.turns import LINGER, LONGEST_LINGER, SHARED_TOKENS
 from langchain_batch_embed.sending.work import Work
 from tests.sending.calls import FakeServer, Rehearsal, answer, done, make_sender, make_work, refusal

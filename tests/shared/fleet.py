@@ -15,8 +15,9 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.deployment import Deployment
+from langchain_batch_embed.sending.flight import Flight
 from langchain_batch_embed.sending.queue import Queue
-from langchain_batch_embed.sending.sender import Flight, Sender
+from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Done
 from langchain_batch_embed.shared.exchange import Exchange, Reply
 from langchain_batch_embed.shared.lease import Lease

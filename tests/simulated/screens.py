@@ -16,8 +16,9 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally, dollars
 from langchain_batch_embed.sending.deployment import Deployment
+from langchain_batch_embed.sending.flight import Flight
 from langchain_batch_embed.sending.rehearsal import Server, rehearse
-from langchain_batch_embed.sending.sender import Flight, Sender
+from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Done, Outcome, Work
 
 __all__ = ["Screens", "Terminal", "watch"]

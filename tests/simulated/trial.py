@@ -13,8 +13,9 @@ from langchain_batch_embed.pacing.hedging import Hedges
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.deployment import Deployment
+from langchain_batch_embed.sending.flight import Flight
 from langchain_batch_embed.sending.rehearsal import rehearse
-from langchain_batch_embed.sending.sender import Flight, Sender
+from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Lost, Outcome, Work
 from langchain_batch_embed.texts.packing import Sizes
 
