@@ -43,6 +43,10 @@ have changed, or be shared with others."""
 REMEMBERED = 8
 """Rates are measured since each of this many latest refusals."""
 
+MOST_REFUSED = 2 / 3
+"""If a larger share than this is refused, the server is not taken to refuse at random: a wrong
+conclusion would send it many requests in vain, and a right one wins little."""
+
 REQUESTS = 32
 """Requests over which the share of refusals is averaged once they seem to be random."""
 
@@ -188,10 +192,13 @@ class Erratic:
         )
 
     def _conclude(self) -> None:
+        share = (self._all_refused + 1) / (self._all_refused + self._all_passed + 2)
+        if share > MOST_REFUSED:
+            self._contradictions = 0.0
+            return
         self.is_random = True
         self._refused = self._passed = 0
-        self._share = (self._all_refused + 1) / (self._all_refused + self._all_passed + 2)
-        self._most = (1 + self._share) / 2
+        self._share, self._most = share, (1 + share) / 2
 
     def _check(self, in_flight: int) -> None:
         """Undo the conclusion if sending faster has raised the share of refusals."""

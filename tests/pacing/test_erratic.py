@@ -69,6 +69,16 @@ def test_a_request_refused_after_a_quiet_time_contradicts_a_quota() -> None:
     assert driver.refuse(quiet=1.0)
 
 
+def test_a_server_that_refuses_almost_everything_is_not_random() -> None:
+    """Where three of four requests are refused, sending at full speed would win little."""
+    driver = Driver()
+    for _ in range(4 * CONTRADICTIONS):
+        driver.contradict(1)
+        for _ in range(3):
+            driver.refuse(quiet=0.0)
+    assert not driver.erratic.is_random
+
+
 @pytest.mark.parametrize("quiet", [0.0, 0.1, 0.25])
 def test_a_request_refused_soon_after_another_may_be_about_a_quota(quiet: float) -> None:
     """A quota of ten requests a second may refuse a request less than 0.3 s after another."""
