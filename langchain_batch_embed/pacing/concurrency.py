@@ -224,7 +224,7 @@ class Concurrency:
             self._before_refusals = max(self._before_refusals, self.estimate, self.threshold)
             others = float(min(self.threshold - 1, len(in_flight)))
             if self.is_slow_start and others >= self.estimate:
-                # Most of them were sent before the slow start, which may go on, but not as far.
+                # Most requests in flight are older than the slow start, which goes on up to them.
                 self.threshold, self._cut, self._let_in = others, now, 0
                 self._ceiling = min(self._ceiling, others + 1)
             else:

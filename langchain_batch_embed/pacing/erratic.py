@@ -45,7 +45,7 @@ REMEMBERED = 8
 
 MOST_REFUSED = 2 / 3
 """If a larger share than this is refused, the server is not taken to refuse at random: a wrong
-conclusion would send it many requests in vain, and a right one wins little."""
+conclusion would send it many requests in vain, and a right one gains little."""
 
 REQUESTS = 32
 """Requests over which the share of refusals is averaged once they seem to be random."""

@@ -4,8 +4,6 @@ A proxy such as nginx (`limit_req`) answers 503 to requests that come too soon. 
 is away, it answers in between; and unlike an overloaded server, it refuses requests that are alone.
 """
 
-import math
-
 __all__ = ["Overload"]
 
 FEW = 2
@@ -18,12 +16,14 @@ BATCH = 3
 """Most refusals of one batch that count as a rate limit. After that one of its texts may be what
 breaks the server."""
 
-LONGER = 2.0
-"""Where earlier waits took longer, or more refusals, these bounds are this many times as high."""
+LONGER = 2
+"""Once a batch was accepted after some refusals, others may be refused this many times as often, if
+that is more than `AWAY` or `BATCH`."""
 
-SLOWEST = 60.0
-"""Longest wait, in seconds, that raises them. A limit of less than one request a minute is of no
-use, so whatever takes longer was an outage."""
+MOST = 3
+"""No more refusals than this count for that, as a server that refuses at random may refuse a batch
+any number of times. Twice as many pauses take up to 25 s, which is enough where one request in ten
+seconds is accepted."""
 
 
 class Overload:
@@ -32,39 +32,33 @@ class Overload:
     def __init__(self) -> None:
         self._refusals = 0  # of requests that were alone, each after few answers
         self._answers = 0.0  # before the last of them
-        self._began = math.inf  # the first refusal since the last answer
-        self._tries = 0  # refusals since then
-        self._longest = 0.0  # seconds from a first refusal until a request was accepted
-        self._most = 0  # refusals in such a time
+        self._most = 0  # refusals of a batch that was accepted in the end
 
-    def refused(self, now: float, *, answers: float, answered_sent: float) -> None:
+    def refused(self, answers: float) -> None:
         """Record the refusal of a request with no other request in flight.
 
         Args:
-            now: the time.
             answers: how many answers the server has given so far.
-            answered_sent: when the last request was sent that was answered.
         """
         since, self._answers = answers - self._answers, answers
         if since > FEW:
-            self._refusals, self._longest, self._most = 0, 0.0, 0
-        elif since:
-            waited = answered_sent - self._began
-            if waited <= SLOWEST:
-                self._longest = max(self._longest, waited)
-                self._most = max(self._most, self._tries)
-        if since:
-            self._refusals += 1
-            self._began, self._tries = now, 0
-        self._tries += 1
+            self._refusals = self._most = 0
+        self._refusals += since > 0
 
-    def is_rate(self, now: float, *, pauses: int, refusals: int) -> bool:
+    def accepted(self, refusals: int) -> None:
+        """Record that a batch was accepted after this many refusals, so they were about a rate.
+
+        An answer to any other request shows nothing: a text that breaks the server is refused for
+        as long as it is sent.
+        """
+        self._most = max(self._most, min(refusals, MOST))
+
+    def is_rate(self, *, pauses: int, refusals: int) -> bool:
         """Return whether the last refusal was a rate limit.
 
         Args:
-            now: the time.
             pauses: rate-limit pauses since the last answer.
             refusals: refusals of the same batch that were taken for a rate limit before.
         """
-        is_short = pauses < AWAY or now - self._began < LONGER * self._longest
-        return self._refusals > 1 and is_short and refusals < max(BATCH, LONGER * self._most)
+        often = LONGER * self._most
+        return self._refusals > 1 and pauses < max(AWAY, often) and refusals < max(BATCH, often)

@@ -309,11 +309,13 @@ class Pacer:
             return Kind.FAILED
         is_alone = all(other.sent > ticket.sent for other in others)
         if is_alone and self.health.has_answered and ticket.sent >= self.health.answered_at:
-            self._overload.refused(
-                now, answers=self._passed["requests"], answered_sent=self.health.answered_sent
-            )
-        is_rate = self._overload.is_rate(now, pauses=self.throttle.in_a_row, refusals=refusals)
+            self._overload.refused(self._passed["requests"])
+        is_rate = self._overload.is_rate(pauses=self.throttle.in_a_row, refusals=refusals)
         return Kind.THROTTLED if is_rate else Kind.OVERLOADED
+
+    def accepted_after(self, refusals: int) -> None:
+        """Record that a batch was answered that had been refused this often for a rate."""
+        self._overload.accepted(refusals)
 
     @property
     def refuses_at_random(self) -> bool:

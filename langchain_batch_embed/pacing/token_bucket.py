@@ -322,7 +322,7 @@ class TokenBucket:
     def measure_anew(self, now: float) -> None:
         """Begin to measure anew: the last refusals were about the size of a request.
 
-        The time that they took is not time in which little flowed.
+        The time that they took must not count as time in which little passed.
         """
         if self._period is not None:
             self._period, self._last_period = _Period(start=now), None

@@ -34,11 +34,6 @@ FORBIDDEN_IN_A_ROW = 2
 """The same for refusals of the account, such as 401, 403 and 404. They are rarely about a text, and
 a text with two of them is given up."""
 
-BLAMED = 8
-"""Once a text was the cause of a refusal for overload, others are blamed on texts as well, but at
-most this many more than there are answers. A server that also limits the rate in this way would be
-sent the same texts again and again without a pause."""
-
 REFUSES_ALL = 10.0
 """Seconds for which a server that has answered may refuse even the canary before the call ends. A
 gateway that restarts, or one bad replica of several, does so for a while."""
@@ -131,7 +126,6 @@ class Deployment:
         self.left_out: BaseException | None = None
         self.last_error: BaseException | None = None
         self._refused_in_a_row = 0
-        self._blamed = 0  # refusals for overload that were blamed on texts, less the answers since
         self._forgiven = 1  # doubled by each canary that passes
         self._refuses_all_since = math.inf
         self._last_refusal: BaseException | None = None
@@ -201,7 +195,7 @@ class Deployment:
         self, ticket: Ticket, place: Place, headers: Mapping[str, str], now: float
     ) -> bool:
         """Record an answer; return whether it ends an outage."""
-        self._refused_in_a_row, self._blamed = 0, max(0, self._blamed - 1)
+        self._refused_in_a_row = 0
         if self.refuses_all and not self._is_rehearsal:
             logger.warning("%s answers again", self.server)
         self._refuses_all_since = math.inf
@@ -272,9 +266,7 @@ class Deployment:
             and batches
             and not all(map(_is_fresh, batches))
             and not self.pacer.is_overload_random
-            and self._blamed < BLAMED
         ):
-            self._blamed += 1
             return found  # the server may break down at one of these texts, as it did before
         refusals = max((batch.refusals for batch in batches), default=0)
         kind = self.pacer.overloaded(ticket, now, after=found.after, refusals=refusals)

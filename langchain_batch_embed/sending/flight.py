@@ -52,12 +52,6 @@ class Flight:
     is_undone: bool = False
     texts: Sequence[str] = field(default=(CANARY,))
 
-    def end(self) -> None:
-        """Tell the budgets of its calls that it has ended, however it did."""
-        for queue, batch in self.parts:
-            if queue.work.budget is not None:
-                queue.work.budget.ended(batch.tokens)
-
     def count_failure(self, *, is_throttled: bool) -> None:
         """Count its failure in the reports of its calls; a refused copy costs nothing."""
         for queue, batch in self.parts:

@@ -176,7 +176,7 @@ class Sender:
 
     def undo(self, flight: Flight) -> None:
         """Forget a request that could not be submitted; its batches wait again."""
-        flight.end()
+        _note_end(flight)
         flight.at.pacer.undo(flight.ticket)
         flight.at.canaries -= not flight.parts
         for queue, batch in flight.parts:
@@ -201,7 +201,7 @@ class Sender:
             errors: by position, why the answers of some parts cannot be used; position 0 also
                 stands for a canary.
         """
-        flight.end()
+        _note_end(flight)
         at = flight.at
         if at.answered(flight.ticket, flight.place, headers, now):
             for queue in self._turns.queues:
@@ -224,7 +224,7 @@ class Sender:
 
     def failed(self, flight: Flight, error: BaseException, now: float) -> None:
         """Record that a request failed, and handle its batches."""
-        flight.end()
+        _note_end(flight)
         at, ticket = flight.at, flight.ticket
         batches = [batch for _, batch in flight.parts]
         diagnosis = at.diagnose(ticket, flight.texts, batches, error, now)
@@ -407,3 +407,10 @@ class Sender:
                 else:
                     wait = min(wait, queue.end - now)
         return wait
+
+
+def _note_end(flight: Flight) -> None:
+    """Tell the budgets of a request's calls that it has ended, however it did."""
+    for queue, batch in flight.parts:
+        if queue.work.budget is not None:
+            queue.work.budget.ended(batch.tokens)

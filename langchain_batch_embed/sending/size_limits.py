@@ -344,7 +344,7 @@ class SizeLimits:
         Args:
             batch: the batch that did not pass.
             measures: what is limited.
-            least: a size that the limit does not go below unless the batch was smaller.
+            least: the smallest limit for a batch above this size.
         """
         self._retest_after = max(self._retest_after, RETEST * RETEST)
         self._answers = 0

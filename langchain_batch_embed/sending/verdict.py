@@ -182,6 +182,8 @@ class Judge:
     def answered(self, batch: Batch) -> None:
         """Record an answer: earlier failures of the batch, or of its whole, were chance."""
         self._usual_refused = 0
+        if batch.refusals:
+            self._pacer.accepted_after(batch.refusals)
         while True:
             division = batch.part_of
             for place in batch.setbacks:
@@ -291,7 +293,7 @@ class Judge:
                 is_large = not waits and len(batch.rows) > PARTS**2
                 return _cut(batch, PARTS if is_large else 2, after=delay, released=released)
         elif accepts_others and not batch.is_alone and self._is_guilty(batch, diagnosis):
-            if not batch.is_mixed:  # else the last error need not be the one of the text
+            if not batch.is_mixed:  # otherwise the last error may have had another cause
                 self._about_texts.add(diagnosis.signature)
             _setbacks(batch)[0].explained()
             return GiveUp((*released, *self._limits.dropped(batch)))

@@ -49,7 +49,7 @@ class Batch:
         is_alone: whether no request was answered between its last two failures.
         part_of: the division that made it, if any.
         signature: the signature of the last error.
-        is_mixed: whether an earlier error of this batch had another one.
+        is_mixed: whether its errors had different signatures.
         refusals: how often it was refused for the rate with no other request in flight.
         trial: the trial of a size limit that it belongs to, if any.
         sent: when it was last sent, in seconds of the clock.

@@ -1,27 +1,22 @@
 """Whether a refusal for overload is about the request rate."""
 
-import math
-
-from langchain_batch_embed.pacing.overload import AWAY, BATCH, FEW, LONGER, SLOWEST, Overload
+from langchain_batch_embed.pacing.overload import AWAY, BATCH, FEW, LONGER, MOST, Overload
 
 
-def is_rate(history: str, *, pauses: int = 0, refusals: int = 0, seconds: float = 1.0) -> bool:
-    """Return whether the refusals count as being about the rate after this history.
-
-    Args:
-        history: answers (`a`) and refusals (`r`), each `seconds` after the one before.
-        pauses: pauses since the last answer.
-        refusals: refusals of the batch that was refused last.
-        seconds: see above.
-    """
-    overload, answers, answered_sent, now = Overload(), 0, -math.inf, 0.0
+def after(history: str) -> Overload:
+    """Return the state after answers (`a`) and refusals (`r`)."""
+    overload, answers = Overload(), 0
     for event in history:
-        now += seconds
         if event == "a":
-            answers, answered_sent = answers + 1, now
+            answers += 1
         else:
-            overload.refused(now, answers=answers, answered_sent=answered_sent)
-    return overload.is_rate(now, pauses=pauses, refusals=refusals)
+            overload.refused(answers)
+    return overload
+
+
+def is_rate(history: str, *, pauses: int = 0, refusals: int = 0) -> bool:
+    """Return whether the refusals count as being about the rate after this history."""
+    return after(history).is_rate(pauses=pauses, refusals=refusals)
 
 
 def test_refusals_after_one_or_two_answers_each_are_for_the_rate() -> None:
@@ -50,8 +45,8 @@ def test_an_outage_is_none() -> None:
 
 def test_a_server_that_stops_to_answer_is_away() -> None:
     """A server that stops answering is away, even if it has kept to a rate before."""
-    assert is_rate("ar" * 5 + "r" * (AWAY - 1), pauses=AWAY - 1)
-    assert not is_rate("ar" * 5 + "r" * AWAY, pauses=AWAY)
+    assert is_rate("ar" * 5, pauses=AWAY - 1)
+    assert not is_rate("ar" * 5, pauses=AWAY)
 
 
 def test_a_batch_that_is_refused_again_and_again_may_be_the_cause() -> None:
@@ -63,20 +58,22 @@ def test_a_batch_that_is_refused_again_and_again_may_be_the_cause() -> None:
     assert not is_rate("ar" * 5, refusals=BATCH)
 
 
-def test_a_slow_rate_has_longer_waits() -> None:
-    """Where an answer came after six refusals, the next one may take twice as long.
+def test_a_batch_that_was_accepted_after_many_refusals_raises_the_bounds() -> None:
+    """Once a batch was accepted after three refusals, another one may take twice as many.
 
-    At one request in ten seconds, a second batch is not to blame for its sixth refusal either.
+    At one request in ten seconds it is refused as often as that.
     """
-    slow = "arr" + "a" + "r" * 6
-    assert is_rate(slow + "a" + "r" * 6, pauses=6, refusals=6)
-    assert not is_rate(slow + "a" + "r" * 6, pauses=6, refusals=int(LONGER * 6))
-    assert not is_rate(slow + "a" + "r" * 20, pauses=20, refusals=6)
+    overload = after("ar" * 5)
+    overload.accepted(3)
+    assert overload.is_rate(pauses=LONGER * 3 - 1, refusals=LONGER * 3 - 1)
+    assert not overload.is_rate(pauses=LONGER * 3, refusals=0)
+    assert not overload.is_rate(pauses=0, refusals=LONGER * 3)
 
 
-def test_an_outage_does_not_lengthen_the_wait() -> None:
-    """After an outage of minutes within a rate limit, the next outage is recognized as one."""
-    outage = "ararr" + "r" * 20 + "a"
-    seconds = SLOWEST / 10
-    assert not is_rate(outage + "r" * AWAY, pauses=AWAY, seconds=seconds)
-    assert not is_rate(outage + "r" * 2, refusals=BATCH, seconds=seconds)
+def test_the_bounds_are_not_raised_without_end() -> None:
+    """However often a batch was refused, the bounds stay: the server may refuse at random."""
+    overload = after("ar" * 5)
+    overload.accepted(100)
+    assert not overload.is_rate(pauses=LONGER * MOST, refusals=0)
+    overload.refused(20)
+    assert not overload.is_rate(pauses=AWAY, refusals=0)

@@ -40,3 +40,21 @@ def test_texts_that_never_get_an_answer_are_found_side_by_side(count: int) -> No
 def test_texts_that_get_a_503_are_no_rate_limit() -> None:
     """Once a text was given up for its 503, resent parts with a 503 say nothing about a rate."""
     assert run(set(range(125, TEXTS, 250)), hangs=False) <= 900
+
+
+@pytest.mark.parametrize(
+    ("bad", "seconds"),
+    [
+        pytest.param({2_200}, 120, id="a single one"),
+        pytest.param(set(range(2_200, 2_210)), 400, id="a row"),
+        pytest.param(set(range(40)), 1_500, id="a row at the beginning"),
+    ],
+)
+def test_a_wait_that_we_impose_ourselves_is_no_sign_of_a_rate(
+    bad: set[int], seconds: float
+) -> None:
+    """A text with a 503 gets no more tries because others are answered after its pauses.
+
+    Only a batch that is accepted after its own refusals shows a rate limit.
+    """
+    assert run(bad, hangs=False, workers=32) <= seconds

