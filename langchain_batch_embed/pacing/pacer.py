@@ -313,10 +313,6 @@ class Pacer:
         is_rate = self._overload.is_rate(pauses=self.throttle.in_a_row, refusals=refusals)
         return Kind.THROTTLED if is_rate else Kind.OVERLOADED
 
-    def accepted_after(self, refusals: int) -> None:
-        """Record that a batch was answered that had been refused this often for a rate."""
-        self._overload.accepted(refusals)
-
     @property
     def refuses_at_random(self) -> bool:
         """Whether the server has long refused a share of all requests, however few are sent."""

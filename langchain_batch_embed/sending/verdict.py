@@ -182,8 +182,6 @@ class Judge:
     def answered(self, batch: Batch) -> None:
         """Record an answer: earlier failures of the batch, or of its whole, were chance."""
         self._usual_refused = 0
-        if batch.refusals:
-            self._pacer.accepted_after(batch.refusals)
         while True:
             division = batch.part_of
             for place in batch.setbacks:

@@ -1,6 +1,6 @@
 """Whether a refusal for overload is about the request rate."""
 
-from langchain_batch_embed.pacing.overload import AWAY, BATCH, FEW, LONGER, MOST, Overload
+from langchain_batch_embed.pacing.overload import AWAY, BATCH, FEW, Overload
 
 
 def after(history: str) -> Overload:
@@ -56,24 +56,3 @@ def test_a_batch_that_is_refused_again_and_again_may_be_the_cause() -> None:
     """
     assert is_rate("ar" * 5, refusals=BATCH - 1)
     assert not is_rate("ar" * 5, refusals=BATCH)
-
-
-def test_a_batch_that_was_accepted_after_many_refusals_raises_the_bounds() -> None:
-    """Once a batch was accepted after three refusals, another one may take twice as many.
-
-    At one request in ten seconds it is refused as often as that.
-    """
-    overload = after("ar" * 5)
-    overload.accepted(3)
-    assert overload.is_rate(pauses=LONGER * 3 - 1, refusals=LONGER * 3 - 1)
-    assert not overload.is_rate(pauses=LONGER * 3, refusals=0)
-    assert not overload.is_rate(pauses=0, refusals=LONGER * 3)
-
-
-def test_the_bounds_are_not_raised_without_end() -> None:
-    """However often a batch was refused, the bounds stay: the server may refuse at random."""
-    overload = after("ar" * 5)
-    overload.accepted(100)
-    assert not overload.is_rate(pauses=LONGER * MOST, refusals=0)
-    overload.refused(20)
-    assert not overload.is_rate(pauses=AWAY, refusals=0)

@@ -50,11 +50,9 @@ def test_texts_that_get_a_503_are_no_rate_limit() -> None:
         pytest.param(set(range(40)), 1_500, id="a row at the beginning"),
     ],
 )
-def test_a_wait_that_we_impose_ourselves_is_no_sign_of_a_rate(
-    bad: set[int], seconds: float
-) -> None:
+def test_texts_that_get_a_503_are_found_in_time(bad: set[int], seconds: float) -> None:
     """A text with a 503 gets no more tries because others are answered after its pauses.
 
-    Only a batch that is accepted after its own refusals shows a rate limit.
+    The pauses are our own, so such answers are no sign of a rate limit.
     """
     assert run(bad, hangs=False, workers=32) <= seconds
