@@ -63,7 +63,6 @@ class Copies:
             if at is None:
                 continue
             if delay == 0 and queue.affords(batch):
-                queue.hedges.spend(batch.charge)
                 return Copy(queue, batch, at, is_hedge=True)
             if not at.is_alone and delay > 0:
                 wait = min(wait, delay)

@@ -345,6 +345,8 @@ class Sender:
         queue, batch = copy.queue, copy.batch
         queue.tally.hedged += 1
         queue.tally.hedged_tokens += batch.charge
+        if copy.is_hedge:
+            queue.hedges.spend(batch.charge)
         queue.take(batch, copy.at, now)
         flight = self._fly(copy.at, [(queue, batch)], now, is_copy=True)
         flight.is_hedge = copy.is_hedge

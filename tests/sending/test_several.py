@@ -352,7 +352,6 @@ class TestHedging:
         batch = queue.peek(sender.deployments[0], 0.0)
         assert batch is not None
         queue.take(batch, sender.deployments[0], 0.0)
-        hedges.spend(batch.charge)
         copy = sender._copied(Copy(queue, batch, sender.deployments[1], is_hedge=True), 1.0)
         assert not hedges.affords(500)
         sender.failed(copy, refusal(429, "slow down"), 1.1)

@@ -45,7 +45,7 @@ class Gateway(SimulatedServer):
         (503, 0.1, 30),
         (503, 0.2, 40),
         (503, 0.3, 40),
-        (503, 0.5, 90),
+        (503, 0.5, 65),
     ],
 )
 @pytest.mark.parametrize("latency", ["50 ms", "0.3 s"])
