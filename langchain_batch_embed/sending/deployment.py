@@ -115,7 +115,14 @@ class Deployment:
         self.number = number
         self.limits = SizeLimits()
         self.odds = Odds()
-        self.judge = Judge(pacer, self.limits, self.odds, max_retries=max_retries, draw=draw)
+        self.judge = Judge(
+            pacer,
+            self.limits,
+            self.odds,
+            max_retries=max_retries,
+            is_only_server=is_alone,
+            draw=draw,
+        )
         self.speed = Speed()
         self.refusal = ""
         self.is_alone = self.is_proven = is_alone
@@ -315,7 +322,7 @@ class Deployment:
     ) -> bool:
         kind, quota = diagnosis.kind, diagnosis.quota
         if kind in REFUSALS:
-            place.answered()
+            place.refused()
         elif kind in OF_THE_SERVER and all(map(_is_fresh, batches)):
             place.failed()
         if kind is Kind.THROTTLED:

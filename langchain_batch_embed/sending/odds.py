@@ -47,9 +47,15 @@ class Odds:
     """
 
     def __init__(self) -> None:
+        self.newest_answer = -1  # number of the newest request that was answered with vectors
         self._begin = 0  # number of the first remembered request
         self._fates = bytearray()
         self._recovered = self._persisted = 0.0
+
+    @property
+    def count(self) -> int:
+        """The number of requests that were sent."""
+        return self._begin + len(self._fates)
 
     def sent(self) -> "Place":
         """Return the place of a request that is sent now."""
@@ -57,7 +63,7 @@ class Odds:
         if len(self._fates) > 2 * LONGEST:
             self._begin += len(self._fates) - LONGEST
             del self._fates[:-LONGEST]
-        return Place(self, self._begin + len(self._fates) - 1)
+        return Place(self, self.count - 1, self.newest_answer)
 
     def retried(self, *, recovered: bool) -> None:
         """Record whether texts that had failed were answered when they were sent again.
@@ -110,13 +116,20 @@ class Place:
     Attributes:
         odds: the odds of that server.
         number: the position of the request.
+        newest_answer: the position of the newest request that had been answered when it was sent.
     """
 
     odds: Odds
     number: int
+    newest_answer: int = -1
 
     def answered(self) -> None:
-        """Record an answer."""
+        """Record an answer with vectors."""
+        self.odds.note(self.number, _ANSWERED)
+        self.odds.newest_answer = max(self.odds.newest_answer, self.number)
+
+    def refused(self) -> None:
+        """Record a refusal, which shows that the server is there."""
         self.odds.note(self.number, _ANSWERED)
 
     def failed(self) -> None:

@@ -22,7 +22,7 @@ from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.cutter import Cutter, parts_of, still_fits
 from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.line import Line
-from langchain_batch_embed.sending.verdict import Cut, GiveUp, Hold, Park, Resend, divided
+from langchain_batch_embed.sending.verdict import Cut, Defer, GiveUp, Hold, Park, Resend, divided
 from langchain_batch_embed.sending.work import Batch, Division, Done, Lost, Outcome, Rows, Work
 
 __all__ = ["Queue"]
@@ -98,6 +98,8 @@ class Queue:
         self._delayed: list[tuple[float, int, Batch]] = []  # a heap by due time
         self._number = itertools.count()  # keeps the heap from comparing batches
         self._parked: dict[int, Batch] = {}  # wait for the parts of another batch to show the cause
+        # Batches that wait until a request from this number on is answered.
+        self._deferred: list[tuple[int, Batch]] = []
         self._line = Line(work.rows, work.sizes)  # unsent inputs
         self._cutter = Cutter(self._line, work, deployments)
         self.charge = self._line.charge
@@ -110,7 +112,7 @@ class Queue:
         return (
             self.open == len(self.work.rows) > 0
             and len(self._ready) + len(self._delayed) <= 1
-            and not self._parked
+            and not (self._parked or self._deferred)
             and len(self.work.rows) <= SHARED_ROWS
             and self._line.work <= SHARED_WORK
         )
@@ -144,6 +146,9 @@ class Queue:
         if (elsewhere := self._failed_elsewhere(at)) is not None:
             return elsewhere
         if not self._line.count:
+            if self._deferred and not self.in_flight:
+                self.release_deferred()
+                return self._ready[0]
             return None
         cut = self._cutter.next(at)
         return None if self.holds_last and len(cut.rows) == self._line.count else cut
@@ -226,6 +231,8 @@ class Queue:
             return  # the other copy was faster, or the deadline has passed
         self.hedges.answered(seconds)
         self._settle(batch, Done(batch.rows))
+        if self._deferred:
+            self.release_deferred(batch.place.number)
         at.judge.answered(batch)
         self._release(at.limits.answered(batch, seconds, at.timeout))
 
@@ -243,24 +250,21 @@ class Queue:
             return  # abandoned, answered as a copy, or a copy is still in flight
         self.in_flight.pop(id(batch), None)
         batch.error = self.last_error = error
-        if diagnosis.kind is Kind.THROTTLED:
-            self.tally.throttled += 1
-        if self.is_given_up:
-            self._settle(batch, Lost(batch.rows, error))
-            self._drop(batch)
+        self.tally.throttled += diagnosis.kind is Kind.THROTTLED
+        if self._is_too_late(batch, error):
             return
         match at.judge.verdict(batch, diagnosis, error, now):
             case GiveUp(released):
                 batch.barred[at.number] = now
-                if diagnosis.kind is not Kind.MODEL and len(self.deployments) > 1:
-                    batch.trial = None
-                    at.is_in_doubt |= not self._has_others(batch)
-                    self._ready.appendleft(batch)
-                else:
+                if diagnosis.kind is Kind.MODEL or len(self.deployments) == 1:
                     self._settle(batch, Lost(batch.rows, error))
+                else:
+                    self._offer_to_others(batch, at)
                 self._release(released)
             case Hold():
                 self._ready.appendleft(batch)
+            case Defer():
+                self._defer(batch, at.odds.count)
             case Resend(after, released):
                 batch.tried.add(at.number)
                 self._resend(batch, error, after, now)
@@ -287,9 +291,7 @@ class Queue:
         self.in_flight.pop(id(batch), None)
         batch.error = self.last_error = error
         batch.tried.add(at.number)
-        if self.is_given_up:
-            self._settle(batch, Lost(batch.rows, error))
-            self._drop(batch)
+        if self._is_too_late(batch, error):
             return
         self.tally.retries += 1
         self._ready.appendleft(batch)
@@ -320,6 +322,7 @@ class Queue:
         """
         self.is_given_up = True
         tried = [*self._ready, *(batch for _, _, batch in self._delayed), *self._parked.values()]
+        tried += (batch for _, batch in self._deferred)
         if abandon:
             tried += self.in_flight.values()
             self.in_flight.clear()
@@ -328,6 +331,7 @@ class Queue:
         self._ready.clear()
         self._delayed.clear()
         self._parked.clear()
+        self._deferred.clear()
         is_late = isinstance(error, DeadlineError | BudgetError)
         unsent = error if is_late else NotSentError(error)
         for batch in tried:
@@ -349,10 +353,20 @@ class Queue:
         self._delayed.clear()
         self._ready.extendleft(batches)
 
+    def release_deferred(self, place: float = math.inf) -> None:
+        """Make the deferred batches ready that wait for an answer to this or an earlier request."""
+        self._ready.extendleft(batch for since, batch in self._deferred if since <= place)
+        self._deferred = [each for each in self._deferred if each[0] > place]
+
     def stop(self) -> None:
         """Start nothing more, and release batches of other calls that wait for this one."""
         self.is_stopped = self.is_given_up = True
-        here = [*self._ready, *(batch for _, _, batch in self._delayed), *self.in_flight.values()]
+        here = [
+            *self._ready,
+            *(batch for _, batch in self._deferred),
+            *(batch for _, _, batch in self._delayed),
+            *self.in_flight.values(),
+        ]
         for batch in here:
             self._drop(batch)
 
@@ -430,6 +444,22 @@ class Queue:
 
     # Carrying out verdicts.
 
+    def _offer_to_others(self, batch: Batch, at: Deployment) -> None:
+        """Let the other deployments try a batch that this one has given up."""
+        batch.trial = None
+        at.is_in_doubt |= not self._has_others(batch)
+        self._ready.appendleft(batch)
+
+    def _defer(self, batch: Batch, since: int) -> None:
+        """Send a refused text again after a later answer; give it up if there can be none."""
+        self._deferred.append((since, batch))
+        if self.open > len(self._deferred):
+            return
+        for _, each in self._deferred:
+            self._settle(each, Lost(each.rows, each.error or NotSentError()))
+            self._drop(each)
+        self._deferred.clear()
+
     def _resend(self, batch: Batch, error: BaseException, after: float, now: float) -> None:
         self.tally.retries += 1
         if not after:
@@ -460,7 +490,7 @@ class Queue:
         for part in reversed(parts):
             part.unpark = self._unpark
             part.failed_at, part.failed_last = batch.failed_at, batch.failed_last
-            part.part_of = division
+            part.part_of, part.refused_before = division, batch.refused_before
             part.signature, part.error = batch.signature, batch.error
             part.barred |= batch.barred
             if delay:
@@ -473,6 +503,13 @@ class Queue:
     def _unpark(self, batch: Batch) -> None:
         if self._parked.pop(id(batch), None) is not None:
             self._ready.append(batch)
+
+    def _is_too_late(self, batch: Batch, error: BaseException) -> bool:
+        """Return whether the call was given up; if so, give up this batch that failed later."""
+        if self.is_given_up:
+            self._settle(batch, Lost(batch.rows, error))
+            self._drop(batch)
+        return self.is_given_up
 
     def _settle(self, batch: Batch, outcome: Outcome) -> None:
         batch.is_settled = True

@@ -213,6 +213,8 @@ class Sender:
                 self._choice.reset()
             else:
                 at.canary_passed(flight.ticket.sent)
+                for queue in self._turns.queues:
+                    queue.release_deferred()
         for position, (queue, batch) in enumerate(flight.parts):
             error = (errors or {}).get(position)
             if error is None:

@@ -17,7 +17,18 @@ from langchain_batch_embed.sending.odds import Odds, Place, evidence
 from langchain_batch_embed.sending.size_limits import PARTS, SizeLimits
 from langchain_batch_embed.sending.work import Batch, Rows
 
-__all__ = ["FINAL", "Cut", "GiveUp", "Hold", "Judge", "Park", "Resend", "Verdict", "divided"]
+__all__ = [
+    "FINAL",
+    "Cut",
+    "Defer",
+    "GiveUp",
+    "Hold",
+    "Judge",
+    "Park",
+    "Resend",
+    "Verdict",
+    "divided",
+]
 
 FINAL = frozenset({Kind.SPENT, Kind.OPTION, Kind.MODEL})
 """Errors that end a call: they concern all of its texts, and waiting does not help."""
@@ -72,6 +83,11 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Defer:
+    """Send the batch again once a later request is answered, or when nothing else can be sent."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resend:
     """Send the batch again.
 
@@ -115,7 +131,7 @@ class GiveUp:
     released: Sequence[Batch]
 
 
-Verdict = Hold | Resend | Cut | Park | GiveUp
+Verdict = Hold | Defer | Resend | Cut | Park | GiveUp
 
 
 class Judge:
@@ -126,6 +142,7 @@ class Judge:
         limits: the learnt limits of one request.
         odds: the probability that a request fails by chance.
         max_retries: how often a batch may fail while others are answered.
+        is_only_server: whether no other server can be asked.
         draw: a source of random numbers, uniform in 0 to 1.
     """
 
@@ -136,8 +153,11 @@ class Judge:
         odds: Odds,
         *,
         max_retries: int,
+        is_only_server: bool = True,
         draw: Callable[[], float],
     ) -> None:
+        self._is_only_server = is_only_server
+        self._refused_alone: set[str] = set()  # signatures with which single texts were refused
         self._pacer = pacer
         self._limits = limits
         self._max_retries = max_retries
@@ -246,9 +266,14 @@ class Judge:
     def _refused(self, batch: Batch, diagnosis: Diagnosis) -> Verdict:
         """Cut a refused batch into parts, down to the single text that is refused."""
         batch.signature = diagnosis.signature
+        batch.refused_before = min(batch.refused_before, self._odds.count)
         count = len(batch.rows)
         if count == 1:
+            if self._may_refuse_all(batch, diagnosis):
+                batch.is_doubted = True
+                return Defer()
             batch.failures += 1
+            self._refused_alone.add(diagnosis.signature)
             return GiveUp(self._limits.ended_at_one(batch, diagnosis))
         at = diagnosis.at
         if at is not None and at < count and diagnosis.kind is not Kind.TOO_LARGE:
@@ -256,6 +281,21 @@ class Judge:
             return Cut([rows for rows in around if len(rows)])
         parts, waits = self._limits.refused(batch, diagnosis)
         return Park() if waits else _cut(batch, parts)
+
+    def _may_refuse_all(self, batch: Batch, diagnosis: Diagnosis) -> bool:
+        """Return whether the server may refuse everything, and not this one text.
+
+        Usually a request was sent and answered between the refusal of a batch with this text and
+        that of the text alone, so the text is the cause. A text that is all of its call is given up
+        at once.
+        """
+        if not self._is_only_server or not self._pacer.health.has_answered:
+            return False
+        if batch.is_only or batch.is_doubted:
+            return False
+        if batch.place.newest_answer >= batch.refused_before:
+            return False
+        return batch.part_of is not None or diagnosis.signature not in self._refused_alone
 
     def _failed(
         self, batch: Batch, diagnosis: Diagnosis, error: BaseException, now: float

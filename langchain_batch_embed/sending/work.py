@@ -47,6 +47,10 @@ class Batch:
         failed_at: when the batch, or the one it is a part of, first failed.
         failed_last: when it last failed.
         is_alone: whether no request was answered between its last two failures.
+        is_only: whether it is all that its call has to send.
+        is_doubted: whether its text was refused alone before it was clear that texts are refused,
+            and not everything.
+        refused_before: requests sent until it, or the batch it is a part of, was first refused.
         part_of: the division that made it, if any.
         signature: the signature of the last error.
         is_mixed: whether its errors had different signatures.
@@ -74,6 +78,9 @@ class Batch:
     failed_at: float = math.inf
     failed_last: float = -math.inf
     is_alone: bool = False
+    is_only: bool = False
+    is_doubted: bool = False
+    refused_before: float = math.inf
     part_of: "Division | None" = None
     signature: str = ""
     is_mixed: bool = False
@@ -185,4 +192,5 @@ class Work:
             charge=int(sizes.charges[rows].sum()),
             octets=int(sizes.octets[rows].sum()),
             work=tokens + sizes.input_work * len(rows),
+            is_only=len(rows) == len(self.rows),
         )

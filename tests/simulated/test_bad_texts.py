@@ -1,9 +1,11 @@
 """Texts that break the server do not slow down the rest of a call by much."""
 
 import math
+import random
 
 import pytest
 
+from langchain_batch_embed.sending.rehearsal import Request
 from tests.sending.calls import FakeServer, Rehearsal, lost, make_sender, make_work, refusal
 
 TEXTS = 5_000
@@ -56,3 +58,60 @@ def test_texts_that_get_a_503_are_found_in_time(bad: set[int], seconds: float) -
     The pauses are our own, so such answers are no sign of a rate limit.
     """
     assert run(bad, hangs=False, workers=32) <= seconds
+
+
+def refuse_for_a_while(*, workers: int, max_items: int, bad: set[int], seed: int) -> set[int]:
+    """Return the texts that fail if a server also refuses everything for up to four seconds."""
+    draw = random.Random(seed)
+    begins = draw.uniform(0.5, 4.0)
+    ends = begins + draw.uniform(0.2, 4.0)
+
+    def error(request: Request) -> Exception | None:
+        is_refused = begins <= request.sent < ends or bad & {*request.rows.tolist()}
+        return refusal(400) if is_refused else None
+
+    server = FakeServer(error=error, seconds=0.1)
+    rehearsal = Rehearsal(make_sender(max_workers=workers, is_known=False), server)
+    rehearsal.add(make_work(1_000, tokens=100, max_tokens=300_000, max_items=max_items))
+    rehearsal.run()
+    return {*lost(rehearsal.outcomes)}
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("max_items", [1, 9, 64])
+@pytest.mark.parametrize("workers", [1, 4, 16])
+def test_no_text_is_lost_where_everything_is_refused_for_a_while(
+    workers: int, max_items: int, seed: int
+) -> None:
+    """A 400 for everything loses no text: each is sent again before it is given up."""
+    assert not refuse_for_a_while(workers=workers, max_items=max_items, bad=set(), seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("max_items", [9, 2_048])
+@pytest.mark.parametrize("workers", [1, 16, 128])
+def test_hardly_a_text_is_lost_where_bad_texts_look_the_same(
+    workers: int, max_items: int, seed: int
+) -> None:
+    """If the same 400 also stands for bad texts, a few good ones may be taken for bad ones."""
+    draw = random.Random(seed)
+    begin = draw.randrange(980)
+    bad = {*draw.sample(range(1_000), 20), *range(begin, begin + 20)}
+    failed = refuse_for_a_while(workers=workers, max_items=max_items, bad=bad, seed=seed)
+    assert failed >= bad
+    assert len(failed - bad) <= 20
+
+
+@pytest.mark.parametrize("workers", [1, 16])
+def test_a_text_that_is_all_of_a_call_is_refused_at_once(workers: int) -> None:
+    """A refused text that is all of its call costs one request, even if it is the second call."""
+    server = FakeServer(error=lambda request: refusal(400) if 7 in request.rows else None)
+    rehearsal = Rehearsal(make_sender(max_workers=workers), server)
+    rehearsal.add(make_work(7))
+    rehearsal.run()
+    rehearsal.queues.clear()
+    count = len(server.requests)
+    rehearsal.add(make_work(1, begin=7))
+    rehearsal.run()
+    assert list(lost(rehearsal.outcomes)) == [7]
+    assert len(server.requests) == count + 1

@@ -141,17 +141,27 @@ class TestForSeconds:
         assert "refuses every request (403" in begins
         assert ends.endswith("answers again")
 
-    @pytest.mark.parametrize("status", [400, 422])
-    def test_hardly_a_text_is_lost_where_it_looks_like_a_text_that_is_refused(
-        self, batch: Batch, serve: Serve, wrapped: Wrapped, status: int
+    @pytest.mark.parametrize("options", [{"max_batch_size": 32}, {"max_batch_size": 1}], ids=str)
+    @pytest.mark.parametrize("workers", [1, 32])
+    @pytest.mark.parametrize("seconds", [0.5, 5])
+    @pytest.mark.parametrize("status", [400, 413, 422])
+    def test_nothing_is_lost_where_it_looks_like_a_text_that_is_refused(
+        self,
+        batch: Batch,
+        serve: Serve,
+        wrapped: Wrapped,
+        clock: FakeClock,
+        status: int,
+        seconds: float,
+        workers: int,
+        options: Mapping[str, int],
     ) -> None:
-        """If the refusals look like those of texts, at most eight texts fail.
-
-        These are refused alone before it is clear that everything is refused.
-        """
-        gateway = SetUpAnew(Reply(status=status), 3)
-        failed = embed(batch(wrapped(serve(gateway)), max_batch_size=32), TEXTS)
-        assert len(failed) <= 8, kinds(failed)
+        """Refusals of everything that look like those of single texts lose no text either."""
+        gateway = SetUpAnew(Reply(status=status), seconds)
+        embeddings = batch(wrapped(serve(gateway)), max_workers=workers, **options)
+        failed = embed(embeddings, TEXTS[:400])
+        assert failed == {}, kinds(failed)
+        assert gateway.ends <= clock.time < gateway.ends + 5
 
 
 class TestAlways:
