@@ -291,6 +291,9 @@ class Concurrency:
 
     def _end_round(self, now: float) -> None:
         trips, was_busy = self._trips, self._busiest >= 0.7 * self.limit()
+        is_first = self._first_round is None and self._checks > 0
+        if is_first and len(trips) < self.limit() and came_one_by_one(trips):
+            return  # a few answers may look like that by chance, but not all of the first ones
         ended = Round.of(trips, number=self.estimate)
         if self.estimate < self.threshold:  # a slow start is under way, from `began` on
             self._trips, self._busiest = [], 0
