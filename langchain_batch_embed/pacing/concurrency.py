@@ -57,7 +57,11 @@ NEAR_ROUNDS = 4
 """Number of first rounds of which every second one tries fewer requests. The very first opens
 connections and says little."""
 
-EVEN = 0.3
+VARIED = 0.2
+"""If the standard error of such a round is above this, round trips vary as at a hosted API. Then
+more requests are tried instead: four times as many show a queue more clearly than half as many."""
+
+EVEN = 0.15
 """If round trips are that short, and the standard errors of both rounds together are below this,
 fewer requests only have to get the same work done per second."""
 
@@ -312,7 +316,8 @@ class Concurrency:
 
     def _start(self, ended: Round, trips: Sequence[Trip]) -> None:
         """Raise the number while round trips do not grow with it."""
-        if self._near_rounds < NEAR_ROUNDS and ended.middle < math.log(NEAR):
+        is_near = ended.middle < math.log(NEAR) and ended.error < VARIED
+        if is_near and self._near_rounds < NEAR_ROUNDS:
             self._near_rounds += 1
             if not self._near_rounds % 2:
                 self._last, self._attempt = ended, -1
@@ -401,15 +406,7 @@ class Concurrency:
         self._rounds += 1
         last = self._last
         if self._attempt and last is not None:
-            gain = ended.rate / last.rate if last.rate < math.inf else 1.0
-            # Half way between "as much work as before" and "work in proportion to the number".
-            enough = math.sqrt(ended.number / last.number)
-            # A shorter queue makes round trips shorter too. Where this process is the bottleneck
-            # they need not get shorter, but then they vary little.
-            shrunk = last.pace - ended.pace
-            is_even = self._checks > 0 and math.hypot(ended.error, last.error) < EVEN
-            is_shorter = shrunk > -math.log(enough) or is_even or self._attempt > 0
-            if gain >= enough and is_shorter:  # go on in this direction
+            if self._helps(ended, last):  # go on in this direction
                 self._rest = 1
                 if self._attempt < 0:
                     self.is_saturated, self.is_starting, self._checks = True, False, 0
@@ -421,7 +418,7 @@ class Concurrency:
                 if not self._checks:
                     self._rest = min(LONGEST_REST, 2 * self._rest)
             self._attempt, self._rounds = 0, 0
-            if gain < enough or not is_shorter:
+            if self.estimate != ended.number:
                 return
         if self._rounds < self._rest - 1:
             return
@@ -431,3 +428,24 @@ class Concurrency:
         self._attempt = 1 if upwards else -1
         if self.estimate == ended.number:
             self._attempt, self._turns_up = 0, not self._turns_up
+
+    def _helps(self, ended: Round, last: Round) -> bool:
+        """Return whether the attempt that ended is better than the last number.
+
+        A wrong step down costs more than a wrong step up, which only lets requests queue. So if the
+        sizes of the requests changed, a difference that this may explain counts against fewer
+        requests, and for more.
+        """
+        gain = ended.rate / last.rate if last.rate < math.inf else 1.0
+        # Half way between "as much work as before" and "work in proportion to the number".
+        enough = math.sqrt(ended.number / last.number)
+        grown = ended.work - last.work
+        if self._attempt > 0:
+            return gain * math.exp(max(0.0, -grown)) >= enough
+        # A shorter queue makes round trips shorter too. Where this process is the bottleneck they
+        # need not get shorter, but then they vary little.
+        shrunk = last.middle - ended.middle + min(0.0, grown)
+        noise = math.hypot(ended.error, last.error)
+        is_even = self._checks > 0 and noise < EVEN
+        is_shorter = is_even or shrunk > max(-math.log(enough), ERRORS * noise)
+        return is_shorter and gain * math.exp(-max(0.0, grown)) >= enough

@@ -40,7 +40,6 @@ class Round:
         number: requests in flight.
         middle: the median of the round trips' logarithms.
         work: the logarithm of the median work of a request.
-        pace: the median of the logarithms of seconds per token of work.
         error: the standard error of `middle`.
         rate: work per second.
     """
@@ -48,7 +47,6 @@ class Round:
     number: float
     middle: float
     work: float
-    pace: float
     error: float
     rate: float
 
@@ -65,7 +63,6 @@ class Round:
             number=number,
             middle=median(logs),
             work=math.log(median(trip.work for trip in trips)),
-            pace=median(math.log(trip.seconds / trip.work) for trip in trips),
             error=OF_THE_MEDIAN * pstdev(logs) / math.sqrt(len(logs)),
             rate=_rate(trips),
         )
