@@ -57,13 +57,21 @@ NEAR_ROUNDS = 4
 """Number of first rounds of which every second one tries fewer requests. The very first opens
 connections and says little."""
 
+NEXT_DOOR = 0.025
+"""If they take less than this many seconds, the server is on the same machine or network. This
+process is then the bottleneck, whose other work makes round trips vary."""
+
 VARIED = 0.2
-"""If the standard error of such a round is above this, round trips vary as at a hosted API. Then
-more requests are tried instead: four times as many show a queue more clearly than half as many."""
+"""If the standard error of a first round is above this, and the server is not next door, round
+trips vary as at a hosted API. Then more requests are tried instead: four times as many show a queue
+more clearly than half as many."""
 
 EVEN = 0.15
-"""If round trips are that short, and the standard errors of both rounds together are below this,
-fewer requests only have to get the same work done per second."""
+"""If the standard errors of both first rounds together are below this, fewer requests only have to
+get the same work done per second."""
+
+EVEN_NEXT_DOOR = 0.3
+"""The same for a server next door."""
 
 SUSPICIOUS = 4.0
 """Fewer requests are tried when round trips take this many times as long as the first ones, beyond
@@ -316,7 +324,7 @@ class Concurrency:
 
     def _start(self, ended: Round, trips: Sequence[Trip]) -> None:
         """Raise the number while round trips do not grow with it."""
-        is_near = ended.middle < math.log(NEAR) and ended.error < VARIED
+        is_near = ended.middle < math.log(NEXT_DOOR if ended.error > VARIED else NEAR)
         if is_near and self._near_rounds < NEAR_ROUNDS:
             self._near_rounds += 1
             if not self._near_rounds % 2:
@@ -442,10 +450,15 @@ class Concurrency:
         grown = ended.work - last.work
         if self._attempt > 0:
             return gain * math.exp(max(0.0, -grown)) >= enough
+        if gain * math.exp(-max(0.0, grown)) < enough:
+            return False
         # A shorter queue makes round trips shorter too. Where this process is the bottleneck they
         # need not get shorter, but then they vary little.
-        shrunk = last.middle - ended.middle + min(0.0, grown)
         noise = math.hypot(ended.error, last.error)
-        is_even = self._checks > 0 and noise < EVEN
-        is_shorter = is_even or shrunk > max(-math.log(enough), ERRORS * noise)
-        return is_shorter and gain * math.exp(-max(0.0, grown)) >= enough
+        if self._checks:
+            is_next_door = ended.middle < math.log(NEXT_DOOR)
+            if noise < (EVEN_NEXT_DOOR if is_next_door else EVEN):
+                return True
+            noise = 0.0 if is_next_door else noise
+        shrunk = last.middle - ended.middle + min(0.0, grown)
+        return shrunk > max(-math.log(enough), ERRORS * noise)
