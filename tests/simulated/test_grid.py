@@ -38,41 +38,39 @@ AT_A_TIME      2.9      -  40M, bucket 1 s, refused free, says hint, 50 ms, 8 or
 AT_A_TIME        -     24  40M, bucket 3 s, refused free, says all, 50 ms, 8 or 429, refused in rows, no limits
 AT_A_TIME        -     20  40M, windows 60 s, refused free, says nothing, 0.3 s, 8 or 429, 5 s reset, 256 kB
 AT_A_TIME        -     10  5M, bucket 1 s, refused free, says all, 50 ms, 8 or 429, no bad luck, 10 texts
-AT_A_TIME      1.8      -  5M, bucket 10 s, refused charged, says used, 5 ms, 8 or 429, restarts, 256 kB
 AT_A_TIME      2.3      -  60 requests, bucket 60 s, refused free, says used, 2 s, 8 or 429, failing scattered, no limits
 AT_A_TIME        -     17  no quota, 2 s, 8 or 429, 5 min of 503, no limits
-AT_A_TIME      6.6      -  no quota, 5 ms, 8 or 429, refused in rows, 256 kB
+AT_A_TIME      9.4      -  no quota, 5 ms, 8 or 429, refused in rows, 256 kB
 AT_A_TIME      2.6      -  no quota, 50 ms, 8 or 429, refused scattered, 10 texts
 SCARCE         3.0     13  60 requests, bucket 1 s, refused charged, says zero, 2 s, 32 at once, refused scattered, 256 kB
 SCARCE         2.4     24  60 requests, bucket 1 s, refused charged, says zero, 5 ms, blind worker, slow minute, no limits
 SCARCE           -     15  60 requests, bucket 10 s, refused charged, says nothing, 50 ms, unbounded, 5 min of 503, 10 texts
 SCARCE         7.5      -  60 requests, windows 1 s, refused free, says zero, 2 s, 1 at once, no bad luck, no limits
 SCARCE         1.6      -  60 requests, windows 60 s, refused charged, says hint, 2 s, 1 at once, refused in rows, 10 texts
-SCARCE         8.7      -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
+SCARCE         8.0      -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
 FIRST          1.4      6  60 requests, bucket 1 s, refused charged, says all, 5 ms, unbounded, 5 s reset, 10 texts
 SHORT          2.1      -  1M, windows 60 s, refused charged, says hint, 50 ms, 32 at once, refused scattered, 10 texts
-SHORT          2.2      -  20M, windows 1 s, refused charged, says used, 5 ms, 32 at once, refused in rows, 10 texts
-SHORT          2.9      -  40M, bucket 3 s, refused free, says hint, 5 ms, 8 or 503, no bad luck, 10 texts
+SHORT          2.6      -  20M, windows 1 s, refused charged, says used, 5 ms, 32 at once, refused in rows, 10 texts
+SHORT          3.3      -  40M, bucket 3 s, refused free, says hint, 5 ms, 8 or 503, no bad luck, 10 texts
 SHORT          3.0      -  5M, bucket 60 s, refused free, says used, 50 ms, unbounded, no bad luck, 10 texts
 NOISE          2.3     19  1M, bucket 60 s, refused charged, says zero, 50 ms, 4 at once, refused in rows, 256 kB
 NOISE          2.2      -  20M, bucket 60 s, refused free, says hint, 50 ms, 32 at once, slow minute, 10 texts
-NOISE          2.2      -  5M, bucket 3 s, refused charged, says nothing, 5 ms, 1 at once, slow minute, 256 kB
-NOISE          3.5      -  no quota, 5 ms, unbounded, slow minute, 256 kB
+NOISE            -     19  5M, bucket 3 s, refused charged, says nothing, 5 ms, 1 at once, slow minute, 256 kB
+NOISE          4.1      -  no quota, 5 ms, unbounded, slow minute, 256 kB
 OVERSIZED      1.8     20  20M, bucket 0.5 s, refused free, says hint, 0.3 s, unbounded, restarts, 256 kB
 OVERSIZED      9.4     36  5M, bucket 0.5 s, refused charged, says hint, 50 ms, 8 or 503, refused in rows, 256 kB
-OVERSIZED      3.3      -  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
-OVERSIZED      1.8     15  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 32 at once, 5 s reset, no limits
-OVERSIZED      3.2      -  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 4 at once, refused scattered, 256 kB
+OVERSIZED      2.3      -  5M, bucket 0.5 s, refused charged, says zero, 5 ms, 8 or 503, failing scattered, no limits
+OVERSIZED        -     14  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 32 at once, 5 s reset, no limits
+OVERSIZED      2.1      -  5M, bucket 0.5 s, refused free, says nothing, 5 ms, 4 at once, refused scattered, 256 kB
 OUTAGE         3.6      -  1M, bucket 1 s, refused charged, says nothing, 2 s, 8 or 503, 5 s of 503, 256 kB
 OUTAGE         1.9      -  40M, bucket 0.5 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
-OUTAGE         1.8      -  5M, bucket 10 s, refused charged, says zero, 5 ms, 1 at once, 5 s of 503, 10 texts
 OUTAGE         1.9     16  5M, bucket 3 s, refused free, says zero, 2 s, unbounded, 5 s of 503, no limits
-HALVES         2.0      -  1M, bucket 10 s, refused free, says all, 5 ms, 1 at once, refused scattered, no limits
+HALVES         2.4      -  1M, bucket 10 s, refused free, says all, 5 ms, 1 at once, refused scattered, no limits
 HALVES         2.1      -  1M, windows 60 s, refused free, says hint, 5 ms, unbounded, failing scattered, 256 kB
 HALVES         1.5      -  20M, bucket 1 s, refused charged, says all, 0.3 s, 1 at once, failing scattered, 256 kB
 HALVES         1.3      -  40M, bucket 1 s, refused free, says all, 0.3 s, unbounded, refused in rows, no limits
-HALVES         3.0      -  40M, bucket 3 s, refused free, says all, 5 ms, 4 at once, failing scattered, no limits
-WINDOWS          -     15  5M, windows 1 s, refused free, says all, 5 ms, 4 at once, 5 min of 503, 256 kB
+HALVES         2.3      -  40M, bucket 3 s, refused free, says all, 5 ms, 4 at once, failing scattered, no limits
+WINDOWS          -     13  5M, windows 1 s, refused free, says all, 5 ms, 4 at once, 5 min of 503, 256 kB
 LINE           1.7      -  1M, bucket 1 s, refused charged, says zero, 2 s, 1 at once, restarts, 10 texts
 LINE           1.7      -  no quota, 2 s, 4 at once, restarts, 10 texts
 BURSTS           -     12  1M, bucket 3 s, refused free, says nothing, 50 ms, 32 at once, restarts, 256 kB
