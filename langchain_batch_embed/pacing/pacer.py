@@ -302,7 +302,6 @@ class Pacer:
         if self._erratic.is_random and not was_random:
             self.concurrency.restore(now)
             if not self._has_throttled:
-                self._which.forget()
                 self.throttle.cancel()
                 self.forget_rates()
         if self._erratic.is_random or contradicts:
@@ -330,7 +329,8 @@ class Pacer:
         self.forget_rates()
 
     def forget_rates(self) -> None:
-        """Forget rates that were measured: the refusals were about the size of a batch."""
+        """Forget measured rates and of what they are: the refusals were about something else."""
+        self._which.forget()
         for bucket in (self.tokens, self.requests):
             bucket.forget()
 

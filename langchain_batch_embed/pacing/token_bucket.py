@@ -331,6 +331,7 @@ class TokenBucket:
         """Begin with a guess at the rate until there is a measurement."""
         if self.rate is None:
             self._base, self._lowered_at = rate, now
+            self._period = self._period or _Period(start=now)  # or the rate would never grow
             self._measure(rate)
             self.level = 0.0
 

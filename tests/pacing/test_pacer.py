@@ -73,6 +73,14 @@ class TestQuota:
         pacer.throttle.cancel()
         assert pacer.tokens.delay(5000, now) < 15
 
+    def test_forgotten_rates_leave_nothing_known_of_the_quota(self) -> None:
+        """Refusals that were about the size of a batch do not show what the quota counts."""
+        pacer = known()
+        pacer.tokens.guess(5000.0, now=0)
+        pacer._which.kind = "requests"
+        pacer.forget_rates()
+        assert (pacer.tokens.rate, pacer._which.kind) == (None, None)
+
     def test_a_quota_named_in_a_refusal_is_used(self) -> None:
         """A quota named in the text of a refusal is used if there are no headers (OpenAI)."""
         pacer = known()

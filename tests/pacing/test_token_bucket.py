@@ -286,6 +286,17 @@ class TestMeasuredRate:
         bucket.guess(5.0, now=0)
         assert (bucket.rate, bucket.is_measured) == (2.0, True)
 
+    def test_a_rate_that_is_guessed_after_another_was_forgotten_grows(self) -> None:
+        """A guess that follows no refusal grows as well: it stands for what is not known."""
+        bucket = TokenBucket()
+        bucket.refused(1, now=0)
+        bucket.guess(1.0, now=0)
+        bucket.forget()
+        bucket.guess(1.0, now=0)
+        for answer in range(20):
+            bucket.passed(1, sent=1 + answer, now=1.1 + answer)
+        assert (bucket.rate or 0) > 1.5
+
     def test_a_rate_to_begin_with_is_found_too_low_by_a_few_answers(self) -> None:
         """A guess that is ten times too low more than triples within ten answers."""
         bucket = TokenBucket()
