@@ -77,9 +77,12 @@ class TestQuota:
         """Refusals that were about the size of a batch do not show what the quota counts."""
         pacer = known()
         pacer.tokens.guess(5000.0, now=0)
-        pacer._which.kind = "requests"
+        pacer._which.passed(5000.0, sent=0.0, now=0.1)
+        pacer._which.exclude_tokens(5000.0)
+        assert pacer._which.is_certain
         pacer.forget_rates()
-        assert (pacer.tokens.rate, pacer._which.kind) == (None, None)
+        assert pacer.tokens.rate is None
+        assert not pacer._which.is_certain
 
     def test_a_quota_named_in_a_refusal_is_used(self) -> None:
         """A quota named in the text of a refusal is used if there are no headers (OpenAI)."""

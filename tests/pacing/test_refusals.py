@@ -180,7 +180,7 @@ def test_a_batch_that_decides_is_not_overtaken_for_ever() -> None:
     for _ in range(OVERTAKEN - 1):
         pacer.answered(pacer.start(10, now=now), {}, now=now)
         assert pacer.delay(50_000, now=now) == pytest.approx(LENIENT)
-        assert pacer.delay(10, now=now) == pytest.approx(1.0)
+        assert pacer.delay(10, now=now) <= 1.0
         now += 1.0
     pacer.answered(pacer.start(10, now=now), {}, now=now)
-    assert pacer.delay(50_000, now=now) == pacer.delay(10, now=now) == pytest.approx(1.0)
+    assert pacer.delay(50_000, now=now) == pacer.delay(10, now=now) <= 1.0
