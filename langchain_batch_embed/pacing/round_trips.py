@@ -21,7 +21,7 @@ TOGETHER = 2.0
 ONE_BY_ONE = 0.5
 """Answers came one by one if all steps from one round trip to the next longer one exceed this share
 of their mean, and of the shortest round trip. Eight round trips of a hosted API, whose logarithms
-vary by 0.85, look like that once in 300 times, and four of them once in 12 times."""
+vary by 0.85, look like that once in 300 times, and four of them once in ten times."""
 
 
 class Trip(NamedTuple):

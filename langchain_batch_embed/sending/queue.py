@@ -146,7 +146,7 @@ class Queue:
         if (elsewhere := self._failed_elsewhere(at)) is not None:
             return elsewhere
         if not self._line.count:
-            if self._deferred and not self.in_flight:
+            if self._deferred and not (self.in_flight or self._delayed):
                 self.release_deferred()
                 return self._ready[0]
             return None
@@ -454,6 +454,7 @@ class Queue:
         """Send a refused text again after a later answer; give it up if there can be none."""
         self._deferred.append((since, batch))
         if self.open > len(self._deferred):
+            self.tally.retries += 1
             return
         for _, each in self._deferred:
             self._settle(each, Lost(each.rows, each.error or NotSentError()))
