@@ -135,6 +135,7 @@ class Deployment:
         self._refused_in_a_row = 0
         self._forgiven = 1  # doubled by each canary that passes
         self._refuses_all_since = math.inf
+        self._refuses_all_from = 0  # the number of the first request after that
         self._last_refusal: BaseException | None = None
         self._is_unreachable = False  # whether no server of embeddings caused the last failure
         self._unconfirmed: Diagnosis | None = None  # a refusal that claims to concern every request
@@ -203,9 +204,10 @@ class Deployment:
     ) -> bool:
         """Record an answer; return whether it ends an outage."""
         self._refused_in_a_row = 0
-        if self.refuses_all and not self._is_rehearsal:
-            logger.warning("%s answers again", self.server)
-        self._refuses_all_since = math.inf
+        if self.refuses_all and place.number >= self._refuses_all_from:
+            self._refuses_all_since = math.inf
+            if not self._is_rehearsal:
+                logger.warning("%s answers again", self.server)
         self.is_silent = False
         place.answered()
         if not self.is_alone:
@@ -235,6 +237,7 @@ class Deployment:
             return False
         if not self.refuses_all:
             self._refuses_all_since = now
+            self._refuses_all_from = self.odds.count  # answers to earlier requests may still come
             if not self._is_rehearsal:
                 name = _named(diagnosis)
                 logger.warning(

@@ -115,3 +115,21 @@ def test_a_text_that_is_all_of_a_call_is_refused_at_once(workers: int) -> None:
     rehearsal.run()
     assert list(lost(rehearsal.outcomes)) == [7]
     assert len(server.requests) == count + 1
+
+
+def test_late_answers_to_earlier_requests_end_no_refusal_of_everything(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log says once that everything is refused, even if earlier requests are answered late."""
+    server = FakeServer(
+        error=lambda request: refusal(403) if 1.0 <= request.sent < 4.0 else None,
+        seconds=lambda request: 2.5 if request.number % 5 == 0 else 0.1,
+    )
+    rehearsal = Rehearsal(make_sender(max_workers=16), server)
+    rehearsal.add(make_work(2_000, max_items=4))
+    rehearsal.run()
+    assert lost(rehearsal.outcomes) == {}
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
+        "the server refuses every request",
+        "the server answers again",
+    ]
