@@ -414,7 +414,8 @@ class Concurrency:
         self._rounds += 1
         last = self._last
         if self._attempt and last is not None:
-            if self._helps(ended, last):  # go on in this direction
+            helps = self._helps(ended, last)
+            if helps:  # go on in this direction
                 self._rest = 1
                 if self._attempt < 0:
                     self.is_saturated, self.is_starting, self._checks = True, False, 0
@@ -426,7 +427,7 @@ class Concurrency:
                 if not self._checks:
                     self._rest = min(LONGEST_REST, 2 * self._rest)
             self._attempt, self._rounds = 0, 0
-            if self.estimate != ended.number:
+            if not helps:
                 return
         if self._rounds < self._rest - 1:
             return

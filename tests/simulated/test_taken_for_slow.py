@@ -22,10 +22,10 @@ SEEDS = range(30)
 def test_chance_does_not_make_a_server_look_busy(
     latency: str, limits: str, luck: str, workers: int, most: float
 ) -> None:
-    """Round trips vary tenfold without a queue, so no few of them may show one.
+    """Round trips vary tenfold without a queue, so a few slow ones do not show one.
 
-    The bounds are the worst of 30 seeds and some. Where a few answers decided, it was 10 to 40
-    times the ideal time. At 50 ms the whole call takes a second or two, most of it the start.
+    Each bound is a little above the worst of 30 seeds. When four answers decided, the worst took
+    10 to 40 times the ideal time. At 50 ms the start takes most of a call of a second or two.
     """
     cell = cell_of(
         {
