@@ -1,6 +1,7 @@
 """Statistics of several round trips."""
 
 import math
+import random
 
 import pytest
 
@@ -76,3 +77,15 @@ def test_round_trips_of_a_queue_grow_in_even_steps(
 def test_requests_sent_one_after_another_are_no_queue() -> None:
     """Requests that were sent one after another show no queue, however evenly answers come."""
     assert not came_one_by_one(trips(1.0, 2.0, 3.0, 4.0))
+
+
+def test_all_of_eight_answers_rarely_come_one_by_one_by_chance() -> None:
+    """Round trips of a hosted API look like a queue once in 300 times, the first four in ten."""
+    dice, share = random.Random(0), {4: 0, 8: 0}
+    for _ in range(20_000):
+        ends = sorted(dice.lognormvariate(0.0, 0.85) for _ in range(8))
+        answers = [Trip(seconds=end, work=1.0, end=end) for end in ends]
+        for count in share:
+            share[count] += came_one_by_one(answers[:count])
+    assert 8 < 20_000 / share[4] < 12
+    assert 200 < 20_000 / share[8] < 400
