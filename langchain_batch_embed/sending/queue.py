@@ -8,8 +8,6 @@ With several deployments, each one that has room asks for the next batch, which 
 batch that one deployment has failed is offered to the others at once.
 """
 
-import heapq
-import itertools
 import logging
 import math
 from collections import deque
@@ -23,6 +21,7 @@ from langchain_batch_embed.sending.cutter import Cutter, parts_of, still_fits
 from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.line import Line
 from langchain_batch_embed.sending.verdict import Cut, Defer, GiveUp, Hold, Park, Resend, divided
+from langchain_batch_embed.sending.waiting import Waiting
 from langchain_batch_embed.sending.work import Batch, Division, Done, Lost, Outcome, Rows, Work
 
 __all__ = ["Queue"]
@@ -94,12 +93,7 @@ class Queue:
         self.waits_for_answers = False  # the next batch waits for a free worker, not for the quota
         self.deployments = deployments
         self._news = news
-        self._ready: deque[Batch] = deque()  # batches that were sent before, or parts of these
-        self._delayed: list[tuple[float, int, Batch]] = []  # a heap by due time
-        self._number = itertools.count()  # keeps the heap from comparing batches
-        self._parked: dict[int, Batch] = {}  # wait for the parts of another batch to show the cause
-        # Batches that wait until a request from this number on is answered.
-        self._deferred: list[tuple[int, Batch]] = []
+        self._waiting = Waiting()  # batches that were sent before, or parts of these
         self._line = Line(work.rows, work.sizes)  # unsent inputs
         self._cutter = Cutter(self._line, work, deployments)
         self.charge = self._line.charge
@@ -111,15 +105,14 @@ class Queue:
         """Whether the call is one small unsent batch, which can share a request."""
         return (
             self.open == len(self.work.rows) > 0
-            and len(self._ready) + len(self._delayed) <= 1
-            and not (self._parked or self._deferred)
+            and self._waiting.are_few
             and len(self.work.rows) <= SHARED_ROWS
             and self._line.work <= SHARED_WORK
         )
 
     def left(self) -> int:
         """Return the work that has not been sent, in tokens."""
-        return self._line.work_left + sum(batch.work for batch in self._ready)
+        return self._line.work_left + sum(batch.work for batch in self._waiting.ready)
 
     def planned(self) -> tuple[int, int]:
         """Return the planned number of requests for unsent inputs, and their charge."""
@@ -127,28 +120,27 @@ class Queue:
 
     def peek(self, at: Deployment, now: float) -> Batch | None:
         """Return the next batch for a deployment, or `None` if none can start now."""
-        while self._delayed and self._delayed[0][0] <= now:
-            batch = heapq.heappop(self._delayed)[2]
-            batch.tried.clear()
-            self._ready.appendleft(batch)
+        waiting = self._waiting
+        if waiting.delayed:
+            waiting.release_due(now)
         if self.is_stopped or now >= self.end or self._is_full(at):
             return None
-        count = len(self._ready)
+        count = len(waiting.ready)
         if count > 1 and AGAIN * count > at.pacer.batch_sizes.spare_requests():
             self._return_to_line()
         while (ready := self._ready_for(at)) is not None:
             if still_fits(ready, at):
                 return ready
-            self._ready.remove(ready)
+            waiting.ready.remove(ready)
             self._replace(ready, at, now)
         if at.is_late:
             return None
         if (elsewhere := self._failed_elsewhere(at)) is not None:
             return elsewhere
         if not self._line.count:
-            if self._deferred and not (self.in_flight or self._delayed):
-                self.release_deferred()
-                return self._ready[0]
+            if waiting.deferred and not (self.in_flight or waiting.delayed):
+                waiting.release_deferred()
+                return waiting.ready[0]
             return None
         cut = self._cutter.next(at)
         return None if self.holds_last and len(cut.rows) == self._line.count else cut
@@ -156,13 +148,12 @@ class Queue:
     def take(self, batch: Batch, at: Deployment, now: float) -> None:
         """Record that the batch from `peek`, or a copy of one in flight, is sent."""
         if self._cutter.take(batch, at):
-            batch.unpark = self._unpark
-        elif batch in self._ready:
-            self._ready.remove(batch)
+            batch.unpark = self._waiting.unpark
+        elif batch in self._waiting.ready:
+            self._waiting.ready.remove(batch)
             at.limits.retest_with(batch)
         elif not batch.at:
-            self._delayed = [each for each in self._delayed if each[2] is not batch]
-            heapq.heapify(self._delayed)
+            self._waiting.remove_delayed(batch)
         if self._owner(batch) not in (None, at):
             self._drop(batch)  # the answer of another deployment says nothing about this limit
         batch.at.append(at.number)
@@ -173,15 +164,15 @@ class Queue:
         """Undo a `take`: the batch could not be submitted."""
         _note_end(batch, at)
         if not batch.at and self.in_flight.pop(id(batch), None) is not None:
-            self._ready.appendleft(batch)
+            self._waiting.ready.appendleft(batch)
 
     def due(self, now: float) -> float:
         """Return the seconds until a delayed batch is due; `inf` if there is none."""
-        return max(0.0, self._delayed[0][0] - now) if self._delayed else math.inf
+        return self._waiting.due(now)
 
     def straggler(self, now: float) -> tuple[Batch | None, float]:
         """Return a batch to send a second time, or the seconds until there may be one."""
-        if self.is_given_up or self._ready or self._delayed or self._line.count:
+        if self.is_given_up or self._waiting.ready or self._waiting.delayed or self._line.count:
             return None, math.inf
         silent = {each.number for each in self.deployments if each.is_silent}
         late = [(each, _copies(each, silent)) for each in self.in_flight.values()]
@@ -231,8 +222,8 @@ class Queue:
             return  # the other copy was faster, or the deadline has passed
         self.hedges.answered(seconds)
         self._settle(batch, Done(batch.rows))
-        if self._deferred:
-            self.release_deferred(batch.place.number)
+        if self._waiting.deferred:
+            self._waiting.release_deferred(batch.place.number)
         at.judge.answered(batch)
         self._release(at.limits.answered(batch, seconds, at.timeout))
 
@@ -262,7 +253,7 @@ class Queue:
                     self._offer_to_others(batch, at)
                 self._release(released)
             case Hold():
-                self._ready.appendleft(batch)
+                self._waiting.ready.appendleft(batch)
             case Defer():
                 self._defer(batch, at.odds.count)
             case Resend(after, released):
@@ -274,14 +265,14 @@ class Queue:
                 self._put_parts(batch, rows, at, now, delay=after)
                 self._release(released)
             case Park():
-                self._parked[id(batch)] = batch
+                self._waiting.park(batch)
 
     def resend(self, batch: Batch, at: Deployment) -> None:
         """Send a batch again by itself, as its shared request may have failed for other texts."""
         _note_end(batch, at)
         if not batch.is_settled and self.in_flight.pop(id(batch), None) is not None:
             batch.signature = batch.signature or "shared"
-            self._ready.appendleft(batch)
+            self._waiting.ready.appendleft(batch)
 
     def hand_over(self, batch: Batch, at: Deployment, error: BaseException) -> None:
         """Send a batch to another deployment, as the one that had it is left out."""
@@ -294,7 +285,7 @@ class Queue:
         if self._is_too_late(batch, error):
             return
         self.tally.retries += 1
-        self._ready.appendleft(batch)
+        self._waiting.ready.appendleft(batch)
 
     def stuck(self, at: Collection[int], *, first: bool) -> Batch | None:
         """Return a batch in flight only at these silent deployments, or `None`.
@@ -303,7 +294,7 @@ class Queue:
             at: the numbers of the deployments.
             first: whether to return one even before unsent batches.
         """
-        if self.is_given_up or (not first and (self._ready or self._line.count)):
+        if self.is_given_up or (not first and (self._waiting.ready or self._line.count)):
             return None
         return next((batch for batch in self.in_flight.values() if _is_only(batch, at)), None)
 
@@ -321,17 +312,13 @@ class Queue:
                 own.
         """
         self.is_given_up = True
-        tried = [*self._ready, *(batch for _, _, batch in self._delayed), *self._parked.values()]
-        tried += (batch for _, batch in self._deferred)
+        tried = self._waiting.all
         if abandon:
-            tried += self.in_flight.values()
+            tried = [*tried, *self.in_flight.values()]
             self.in_flight.clear()
             self.is_stopped = True
         rest = self._cutter.clear()
-        self._ready.clear()
-        self._delayed.clear()
-        self._parked.clear()
-        self._deferred.clear()
+        self._waiting.clear()
         is_late = isinstance(error, DeadlineError | BudgetError)
         unsent = error if is_late else NotSentError(error)
         for batch in tried:
@@ -342,43 +329,29 @@ class Queue:
             self._outcome(Lost(rest, unsent))
 
     def release_delayed(self) -> None:
-        """Make all delayed batches ready, as the server is back.
+        """Make all delayed batches ready, as the server is back."""
+        self._waiting.release_delayed()
 
-        Those that failed most often go first. Otherwise, at a server that restarts again and
-        again, they would always be in flight when it goes down next.
-        """
-        batches = sorted((batch for _, _, batch in self._delayed), key=lambda each: each.failures)
-        for batch in batches:
-            batch.tried.clear()
-        self._delayed.clear()
-        self._ready.extendleft(batches)
-
-    def release_deferred(self, place: float = math.inf) -> None:
-        """Make the deferred batches ready that wait for an answer to this or an earlier request."""
-        self._ready.extendleft(batch for since, batch in self._deferred if since <= place)
-        self._deferred = [each for each in self._deferred if each[0] > place]
+    def release_deferred(self) -> None:
+        """Make all deferred batches ready."""
+        self._waiting.release_deferred()
 
     def stop(self) -> None:
         """Start nothing more, and release batches of other calls that wait for this one."""
         self.is_stopped = self.is_given_up = True
-        here = [
-            *self._ready,
-            *(batch for _, batch in self._deferred),
-            *(batch for _, _, batch in self._delayed),
-            *self.in_flight.values(),
-        ]
-        for batch in here:
+        for batch in [*self._waiting.all, *self.in_flight.values()]:
             self._drop(batch)
 
     # Which batch can be sent, and where.
 
     def _return_to_line(self) -> None:
         """Put batches back that were only refused for the rate, to cut them into fewer pieces."""
-        fresh = [batch for batch in self._ready if not (batch.signature or batch.trial)]
+        ready = self._waiting.ready
+        fresh = [batch for batch in ready if not (batch.signature or batch.trial)]
         if len(fresh) < 2:  # noqa: PLR2004  # a single one stays as it is
             return
         for batch in fresh:
-            self._ready.remove(batch)
+            ready.remove(batch)
             batch.is_settled = True
         self._cutter.put_back([batch.rows for batch in fresh])
 
@@ -387,13 +360,14 @@ class Queue:
 
     def _ready_for(self, at: Deployment) -> Batch | None:
         """Return the first ready batch that this deployment may be sent."""
+        ready = self._waiting.ready
         if len(self.deployments) == 1:
-            if self._ready and at.limits.is_trying:
-                for batch in [each for each in self._ready if at.limits.parks(each)]:
-                    self._ready.remove(batch)
-                    self._parked[id(batch)] = batch
-            return self._ready[0] if self._ready else None
-        for batch in tuple(self._ready):
+            if ready and at.limits.is_trying:
+                for batch in [each for each in ready if at.limits.parks(each)]:
+                    ready.remove(batch)
+                    self._waiting.park(batch)
+            return ready[0] if ready else None
+        for batch in tuple(ready):
             owner = self._owner(batch)
             if owner is not None and owner is not at and owner.is_answering:
                 continue  # its owner tests a size limit with it
@@ -406,7 +380,7 @@ class Queue:
             if at.confirmed_at < batch.barred[at.number]:
                 at.is_in_doubt = True  # it may refuse everything
             else:
-                self._ready.remove(batch)
+                ready.remove(batch)
                 self._settle(batch, Lost(batch.rows, batch.error or NotSentError()))
         return None
 
@@ -416,7 +390,7 @@ class Queue:
             return None
         untried = (
             batch
-            for _, _, batch in self._delayed
+            for _, _, batch in self._waiting.delayed
             if at.number not in batch.tried
             and at.number not in batch.barred
             and still_fits(batch, at)
@@ -448,28 +422,29 @@ class Queue:
         """Let the other deployments try a batch that this one has given up."""
         batch.trial = None
         at.is_in_doubt |= not self._has_others(batch)
-        self._ready.appendleft(batch)
+        self._waiting.ready.appendleft(batch)
 
     def _defer(self, batch: Batch, since: int) -> None:
         """Send a refused text again after a later answer; give it up if there can be none."""
-        self._deferred.append((since, batch))
-        if self.open > len(self._deferred):
+        deferred = self._waiting.deferred
+        self._waiting.defer(batch, since)
+        if self.open > len(deferred):
             self.tally.retries += 1
             return
-        for _, each in self._deferred:
+        for _, each in deferred:
             self._settle(each, Lost(each.rows, each.error or NotSentError()))
             self._drop(each)
-        self._deferred.clear()
+        deferred.clear()
 
     def _resend(self, batch: Batch, error: BaseException, after: float, now: float) -> None:
         self.tally.retries += 1
         if not after:
-            self._ready.appendleft(batch)
+            self._waiting.ready.appendleft(batch)
             return
         logger.debug(
             "%s: sending %d texts again in %.3g s", type(error).__name__, len(batch.rows), after
         )
-        heapq.heappush(self._delayed, (now + after, next(self._number), batch))
+        self._waiting.delay(batch, now + after)
 
     def _replace(self, batch: Batch, at: Deployment, now: float) -> None:
         """Cut a batch that exceeds limits learnt since it was cut."""
@@ -489,21 +464,17 @@ class Queue:
         parts = [self.work.batch(part) for part in rows]
         division = Division(batch, len(parts))
         for part in reversed(parts):
-            part.unpark = self._unpark
+            part.unpark = self._waiting.unpark
             part.failed_at, part.failed_last = batch.failed_at, batch.failed_last
             part.part_of, part.refused_before = division, batch.refused_before
             part.signature, part.error = batch.signature, batch.error
             part.barred |= batch.barred
             if delay:
                 part.tried.add(at.number)
-                heapq.heappush(self._delayed, (now + delay, next(self._number), part))
+                self._waiting.delay(part, now + delay)
             else:
-                self._ready.appendleft(part)
+                self._waiting.ready.appendleft(part)
         (self._owner(batch) or at).limits.inherit(batch, parts)
-
-    def _unpark(self, batch: Batch) -> None:
-        if self._parked.pop(id(batch), None) is not None:
-            self._ready.append(batch)
 
     def _is_too_late(self, batch: Batch, error: BaseException) -> bool:
         """Return whether the call was given up; if so, give up this batch that failed later."""
