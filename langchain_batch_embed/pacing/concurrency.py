@@ -11,8 +11,8 @@ No server announces that number. It is found from round trips, as TCP finds the 
   lowers it to the requests that were being answered at that moment. Higher numbers are tried again
   at growing intervals.
 
-Only a difference well above its standard error counts, because the round trips of a hosted API vary
-tenfold without any queue (`Round`).
+`comparisons` decides whether round trips differ, as those of a hosted API vary tenfold without any
+queue.
 """
 
 import math
@@ -20,6 +20,13 @@ from collections import deque
 from collections.abc import Sequence
 
 from langchain_batch_embed.limits import FIRST_REQUESTS
+from langchain_batch_embed.pacing.comparisons import (
+    has_grown,
+    is_better_with_fewer,
+    is_better_with_more,
+    is_near,
+    slower,
+)
 from langchain_batch_embed.pacing.round_trips import Round, Trip, came_one_by_one, came_together
 
 __all__ = ["FIRST_WORK", "Concurrency"]
@@ -37,41 +44,15 @@ GROWTH_TOGETHER = 6
 GROWTH_TOLD = 16
 """That factor once the quota is known, when growth no longer risks refusals."""
 
-GROWN = 0.7
-"""Round trips have grown if they grew by this power of the growth in flight, number times work."""
-
-ERRORS = 2.5
-"""Round trips have grown only if they grew by more than this many standard errors."""
-
 DOWN = 1.5
 """Factor by which an attempt lowers the number."""
 
 UP = 2.0
 """Factor by which an attempt raises the number."""
 
-NEAR = 0.08
-"""If the first round trips take less than this many seconds, fewer requests are tried at once. That
-costs next to no time. With a server on the same machine, this process is the bottleneck."""
-
 NEAR_ROUNDS = 4
 """Number of first rounds of which every second one tries fewer requests. The very first opens
 connections and says little."""
-
-NEXT_DOOR = 0.025
-"""If they take less than this many seconds, the server is on the same machine or network. This
-process is then the bottleneck, whose other work makes round trips vary."""
-
-VARIED = 0.2
-"""If the standard error of a first round is above this, and the server is not next door, round
-trips vary as at a hosted API. Then more requests are tried instead: four times as many show a queue
-more clearly than half as many."""
-
-EVEN = 0.15
-"""If the standard errors of both first rounds together are below this, fewer requests only have to
-get the same work done per second."""
-
-EVEN_NEXT_DOOR = 0.3
-"""The same for a server next door."""
 
 SUSPICIOUS = 4.0
 """Fewer requests are tried when round trips take this many times as long as the first ones, beyond
@@ -324,8 +305,7 @@ class Concurrency:
 
     def _start(self, ended: Round, trips: Sequence[Trip]) -> None:
         """Raise the number while round trips do not grow with it."""
-        is_near = ended.middle < math.log(NEXT_DOOR if ended.error > VARIED else NEAR)
-        if is_near and self._near_rounds < NEAR_ROUNDS:
+        if self._near_rounds < NEAR_ROUNDS and is_near(ended):
             self._near_rounds += 1
             if not self._near_rounds % 2:
                 self._last, self._attempt = ended, -1
@@ -341,9 +321,8 @@ class Concurrency:
             elif came_one_by_one(trips):
                 self._end_start_at(self.estimate / 2)  # enough if several are worked on after all
                 return
-        elif self._is_slower(ended, last):
-            slower = ended.middle - last.middle - max(0.0, ended.work - last.work)
-            self._end_start_at(self.estimate * math.exp(-slower) * DOWN)
+        elif has_grown(ended, last):
+            self._end_start_at(self.estimate * math.exp(-slower(ended, last)) * DOWN)
             return
         if self.estimate >= self.most:
             self.is_starting = False
@@ -362,27 +341,12 @@ class Concurrency:
         self._rest, self._rounds = 1, 0
         self._set(number)
 
-    @staticmethod
-    def _is_slower(ended: Round, last: Round) -> bool:
-        """Return whether round trips have grown with the number in flight."""
-        expected = math.log(ended.number / last.number) + max(0.0, ended.work - last.work)
-        slower = ended.middle - last.middle
-        noise = math.hypot(ended.error, last.error)
-        return expected > 0 and slower > max(GROWN * expected, ERRORS * noise)
-
     def _is_suspicious(self, ended: Round) -> bool:
         """Return whether fewer should be tried: answers take far longer than the first ones."""
         return self._slower_than_first(ended) > math.log(SUSPICIOUS)
 
     def _slower_than_first(self, ended: Round) -> float:
-        """Return by how much round trips take longer than the first ones, as a logarithm.
-
-        Without any queue, larger requests may take longer, at most in proportion to their work.
-        """
-        first = self._first_round
-        if first is None:
-            return 0.0
-        return ended.middle - first.middle - max(0.0, ended.work - first.work)
+        return 0.0 if self._first_round is None else slower(ended, self._first_round)
 
     def _try_fewer(self, ended: Round) -> None:
         """Try the number that would make round trips as short as the first ones."""
@@ -414,7 +378,11 @@ class Concurrency:
         self._rounds += 1
         last = self._last
         if self._attempt and last is not None:
-            helps = self._helps(ended, last)
+            helps = (
+                is_better_with_more(ended, last)
+                if self._attempt > 0
+                else is_better_with_fewer(ended, last, at_start=self._checks > 0)
+            )
             if helps:  # go on in this direction
                 self._rest = 1
                 if self._attempt < 0:
@@ -437,29 +405,3 @@ class Concurrency:
         self._attempt = 1 if upwards else -1
         if self.estimate == ended.number:
             self._attempt, self._turns_up = 0, not self._turns_up
-
-    def _helps(self, ended: Round, last: Round) -> bool:
-        """Return whether the attempt that ended is better than the last number.
-
-        A wrong step down costs more than a wrong step up, which only lets requests queue. So if the
-        sizes of the requests changed, a difference that this may explain counts against fewer
-        requests, and for more.
-        """
-        gain = ended.rate / last.rate if last.rate < math.inf else 1.0
-        # Half way between "as much work as before" and "work in proportion to the number".
-        enough = math.sqrt(ended.number / last.number)
-        grown = ended.work - last.work
-        if self._attempt > 0:
-            return gain * math.exp(max(0.0, -grown)) >= enough
-        if gain * math.exp(-max(0.0, grown)) < enough:
-            return False
-        # A shorter queue makes round trips shorter too. Where this process is the bottleneck they
-        # need not get shorter, but then they vary little.
-        noise = math.hypot(ended.error, last.error)
-        if self._checks:
-            is_next_door = ended.middle < math.log(NEXT_DOOR)
-            if noise < (EVEN_NEXT_DOOR if is_next_door else EVEN):
-                return True
-            noise = 0.0 if is_next_door else noise
-        shrunk = last.middle - ended.middle + min(0.0, grown)
-        return shrunk > max(-math.log(enough), ERRORS * noise)
