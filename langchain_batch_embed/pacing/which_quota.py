@@ -49,6 +49,9 @@ SLOWEST = 1.0
 """Longest first guess at the seconds between requests: a server that asks for a pause of 40 s need
 not mean one request in 40 s."""
 
+SHORT = 0.25
+"""A batch that holds the tokens of this many seconds is not too large for any usual bucket."""
+
 PATIENCE = 12
 """After this many refusals in a row, in more than a minute, the server does not count requests."""
 
@@ -80,7 +83,9 @@ class WhichQuota:
         if self.kind is None:
             return max(TRIAL * self._usual, 2.0 * LEAST_QUOTA)
         if self.kind == "tokens":
-            return self._small.most(self._usual) if self._small.are_tried else self._largest
+            if self._small.are_tried:
+                return self._small.most(self._usual)
+            return max(self._largest_passed, SHORT * self._rate)
         return math.inf if self.is_certain else TRIAL * self._largest
 
     @property

@@ -3,7 +3,13 @@
 import math
 
 from langchain_batch_embed.pacing.small_batches import DOUBT, LEAST_SMALL, SMALL, SMALLER
-from langchain_batch_embed.pacing.which_quota import ENOUGH, LEAST_QUOTA, PATIENCE, WhichQuota
+from langchain_batch_embed.pacing.which_quota import (
+    ENOUGH,
+    LEAST_QUOTA,
+    PATIENCE,
+    SHORT,
+    WhichQuota,
+)
 
 
 def measured() -> WhichQuota:
@@ -112,9 +118,21 @@ def said_to_be_tokens(*, seconds: float = 0.1) -> WhichQuota:
     which = measured()
     assert which.refused(16_000, sent=0.0, in_a_row=1, is_lone=False)
     for i in range(DOUBT):
-        assert (which.kind, which.most) == ("tokens", LEAST_QUOTA)
+        assert (which.kind, which.most) == ("tokens", SHORT * 10_000)
         which.passed(1000, sent=(i + 1) * seconds, now=(i + 1) * seconds)
     return which
+
+
+def test_batches_for_tokens_are_as_large_as_what_passed() -> None:
+    """With a quota of tokens, batches hold what has passed, or what flows in a quarter of a second.
+
+    A larger one may exceed the bucket, and takes as much of the quota as smaller ones.
+    """
+    which = measured()
+    assert which.refused(16_000, sent=0.0, in_a_row=1, is_lone=False)
+    assert which.most == 2_500
+    which.passed(4_000, sent=0.0, now=0.1)
+    assert which.most == 4_000
 
 
 def pass_small(which: WhichQuota, *, seconds: float) -> None:
@@ -132,7 +150,7 @@ def test_many_small_batches_that_pass_show_that_it_is_the_tokens() -> None:
     which = said_to_be_tokens()
     pass_small(which, seconds=0.02)  # 50 a second, where 10 requests were measured
     for i in range(4 * DOUBT):
-        assert (which.kind, which.most) == ("tokens", LEAST_QUOTA)
+        assert (which.kind, which.most) == ("tokens", SHORT * 10_000)
         which.passed(1000, sent=2 + i / 10, now=2 + i / 10)
     assert which.most == 1000 / SMALLER
 
@@ -195,7 +213,7 @@ def test_what_was_in_flight_before_small_batches_does_not_count_among_them() -> 
     for _ in range(SMALL):
         which.passed(1000, sent=0.7, now=0.9)
     pass_small(which, seconds=0.02)
-    assert (which.kind, which.most) == ("tokens", LEAST_QUOTA)
+    assert (which.kind, which.most) == ("tokens", SHORT * 10_000)
 
 
 def test_long_texts_are_not_held_back_for_ever() -> None:

@@ -40,7 +40,7 @@ AT_A_TIME        -     20  40M, windows 60 s, refused free, says nothing, 0.3 s,
 AT_A_TIME        -     10  5M, bucket 1 s, refused free, says all, 50 ms, 8 or 429, no bad luck, 10 texts
 AT_A_TIME      2.3      -  60 requests, bucket 60 s, refused free, says used, 2 s, 8 or 429, failing scattered, no limits
 AT_A_TIME        -     17  no quota, 2 s, 8 or 429, 5 min of 503, no limits
-AT_A_TIME      9.4      -  no quota, 5 ms, 8 or 429, refused in rows, 256 kB
+AT_A_TIME      9.4     12  no quota, 5 ms, 8 or 429, refused in rows, 256 kB
 AT_A_TIME      2.6      -  no quota, 50 ms, 8 or 429, refused scattered, 10 texts
 SCARCE         3.0     13  60 requests, bucket 1 s, refused charged, says zero, 2 s, 32 at once, refused scattered, 256 kB
 SCARCE         2.4     24  60 requests, bucket 1 s, refused charged, says zero, 5 ms, blind worker, slow minute, no limits
