@@ -135,13 +135,16 @@ class TestPartialResults:
         assert len(bad) == 20
 
     def test_an_index_in_the_refusal_is_used(self, batch: Batch, server: LocalServer) -> None:
-        """A refusal that names the input's index costs four requests instead of a bisection."""
+        """A refusal that names the input's index costs four requests instead of a bisection.
+
+        If the text is refused before the others are answered, it is sent once more.
+        """
         server.configure(max_tokens_per_input=100)
         texts = [*TEXTS[:60], "word " * 200, *TEXTS[60:100]]
         with pytest.raises(PartialEmbeddingsError) as caught:
             batch().embed_documents(texts)
         assert [failure.index for failure in caught.value.failures] == [60]
-        assert server.stats()["requests"] == 4
+        assert 4 <= server.stats()["requests"] <= 5
 
     @pytest.mark.parametrize(
         ("fault", "kind", "most"),
