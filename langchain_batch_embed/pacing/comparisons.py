@@ -8,7 +8,7 @@ import math
 
 from langchain_batch_embed.pacing.round_trips import Round
 
-__all__ = ["has_grown", "is_better_with_fewer", "is_better_with_more", "is_near", "slower"]
+__all__ = ["has_grown", "is_better_with_fewer", "is_better_with_more", "is_near", "slowdown"]
 
 GROWN = 0.7
 """Round trips have grown if they grew by this power of the growth in flight, number times work."""
@@ -42,7 +42,7 @@ def is_near(ended: Round) -> bool:
     return ended.middle < math.log(NEXT_DOOR if ended.error > VARIED else NEAR)
 
 
-def slower(ended: Round, first: Round) -> float:
+def slowdown(ended: Round, first: Round) -> float:
     """Return by how much round trips take longer than the first ones, as a logarithm.
 
     Without any queue, larger requests may take longer, at most in proportion to their work.
@@ -60,7 +60,8 @@ def has_grown(ended: Round, last: Round) -> bool:
 def is_better_with_more(ended: Round, last: Round) -> bool:
     """Return whether a round with more requests in flight got more work done per second.
 
-    Requests that have become larger do not count against it: a wrong step up only lets some queue.
+    Less work because requests have become smaller does not count against it: a wrong step up only
+    lets some of them queue.
     """
     return _gain(ended, last) * math.exp(max(0.0, last.work - ended.work)) >= _enough(ended, last)
 

@@ -25,7 +25,7 @@ from langchain_batch_embed.pacing.comparisons import (
     is_better_with_fewer,
     is_better_with_more,
     is_near,
-    slower,
+    slowdown,
 )
 from langchain_batch_embed.pacing.round_trips import Round, Trip, came_one_by_one, came_together
 
@@ -322,7 +322,7 @@ class Concurrency:
                 self._end_start_at(self.estimate / 2)  # enough if several are worked on after all
                 return
         elif has_grown(ended, last):
-            self._end_start_at(self.estimate * math.exp(-slower(ended, last)) * DOWN)
+            self._end_start_at(self.estimate * math.exp(-slowdown(ended, last)) * DOWN)
             return
         if self.estimate >= self.most:
             self.is_starting = False
@@ -346,7 +346,7 @@ class Concurrency:
         return self._slower_than_first(ended) > math.log(SUSPICIOUS)
 
     def _slower_than_first(self, ended: Round) -> float:
-        return 0.0 if self._first_round is None else slower(ended, self._first_round)
+        return 0.0 if self._first_round is None else slowdown(ended, self._first_round)
 
     def _try_fewer(self, ended: Round) -> None:
         """Try the number that would make round trips as short as the first ones."""

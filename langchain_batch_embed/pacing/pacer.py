@@ -329,10 +329,8 @@ class Pacer:
         self.forget_rates()
 
     def forget_rates(self) -> None:
-        """Forget measured rates and of what they are: the refusals were about something else."""
-        self._which.forget()
-        for bucket in (self.tokens, self.requests):
-            bucket.forget()
+        """Forget measured rates and what they count: the refusals were about something else."""
+        self._refusals.forget_rates()
 
     def measure_anew(self, now: float) -> None:
         """Measure rates from now on: the last refusals were about the size of a batch."""

@@ -125,14 +125,18 @@ class Refusals:
             self._is_hinted = is_hinted
             self._which.paused(self._throttle.in_a_row, after)
             if self._erratic.is_random:
-                self._which.forget()
-                for bucket in (self._tokens, self._requests):
-                    bucket.forget()
+                self.forget_rates()
                 if not is_hinted:
                     self._throttle.shorten(now)
             elif not contradicts:
                 self._conclude(ticket, now, concurrency, started_tokens)
         self._passed_in_a_row = 0
+
+    def forget_rates(self) -> None:
+        """Forget measured rates and what they count: the refusals were about something else."""
+        self._which.forget()
+        for bucket in (self._tokens, self._requests):
+            bucket.forget()
 
     def _conclude(
         self, ticket: Ticket, now: float, concurrency: Concurrency, started_tokens: float

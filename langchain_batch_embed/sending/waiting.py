@@ -1,4 +1,4 @@
-"""The batches of one call that were sent before, or are parts of such, and wait to be sent again.
+"""The batches of one call that failed or were refused, or their parts, until they are sent again.
 
 Some are ready. The others wait for a time, for an answer to a later request, or until the parts of
 another batch have shown why both were refused. Pure: time is handed in.
@@ -18,6 +18,8 @@ __all__ = ["Waiting"]
 class Waiting:
     """The batches of one call that wait to be sent again.
 
+    The queue takes batches out of `ready`, or puts them in; all other changes are methods.
+
     Attributes:
         ready: batches that may be sent now, in this order.
         delayed: a heap of batches that wait for a time: when they are due, a number that keeps the
@@ -34,7 +36,7 @@ class Waiting:
 
     @property
     def are_few(self) -> bool:
-        """Whether at most one batch waits, and only for a time."""
+        """Whether at most one batch waits, and not for other batches."""
         return len(self.ready) + len(self.delayed) <= 1 and not (self._parked or self.deferred)
 
     @property

@@ -9,7 +9,7 @@ from langchain_batch_embed.pacing.comparisons import (
     is_better_with_fewer,
     is_better_with_more,
     is_near,
-    slower,
+    slowdown,
 )
 from langchain_batch_embed.pacing.round_trips import Round
 
@@ -48,8 +48,8 @@ def test_a_server_is_near_if_round_trips_are_short(
 def test_larger_requests_may_take_longer_in_proportion() -> None:
     """Round trips are slower only by what the work of the requests does not explain."""
     first = a_round(8, seconds=0.1, work=600)
-    assert slower(a_round(8, seconds=0.4, work=2_400), first) == pytest.approx(0)
-    assert slower(a_round(8, seconds=0.4, work=600), first) == pytest.approx(math.log(4))
+    assert slowdown(a_round(8, seconds=0.4, work=2_400), first) == pytest.approx(0)
+    assert slowdown(a_round(8, seconds=0.4, work=600), first) == pytest.approx(math.log(4))
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,14 @@ def test_more_requests_have_to_get_more_done() -> None:
     last = a_round(4, rate=1000)
     assert is_better_with_more(a_round(8, rate=1900), last)
     assert not is_better_with_more(a_round(8, rate=1100), last)
+
+
+def test_a_change_of_size_speaks_for_more_requests() -> None:
+    """If smaller or larger requests may explain a difference, more requests are kept."""
+    last = a_round(8, seconds=0.4, work=600, rate=1000)
+    assert is_better_with_more(a_round(16, work=300, rate=1000), last)
+    larger = a_round(4, seconds=0.2, work=1_800, rate=1200)
+    assert not is_better_with_fewer(larger, last, at_start=False)
 
 
 def test_fewer_requests_have_to_get_as_much_done_in_shorter_round_trips() -> None:
