@@ -426,15 +426,13 @@ class Queue:
 
     def _defer(self, batch: Batch, since: int) -> None:
         """Send a refused text again after a later answer; give it up if there can be none."""
-        deferred = self._waiting.deferred
         self._waiting.defer(batch, since)
-        if self.open > len(deferred):
+        if self.open > len(self._waiting.deferred):
             self.tally.retries += 1
             return
-        for _, each in deferred:
+        for each in self._waiting.take_deferred():
             self._settle(each, Lost(each.rows, each.error or NotSentError()))
             self._drop(each)
-        deferred.clear()
 
     def _resend(self, batch: Batch, error: BaseException, after: float, now: float) -> None:
         self.tally.retries += 1

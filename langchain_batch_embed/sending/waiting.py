@@ -101,6 +101,11 @@ class Waiting:
         self.ready.extendleft(batch for since, batch in self.deferred if since <= place)
         self.deferred = [each for each in self.deferred if each[0] > place]
 
+    def take_deferred(self) -> Sequence[Batch]:
+        """Return the deferred batches, and forget them."""
+        deferred, self.deferred = self.deferred, []
+        return [batch for _, batch in deferred]
+
     # For the parts of another batch.
 
     def park(self, batch: Batch) -> None:
