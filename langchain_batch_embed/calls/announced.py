@@ -44,7 +44,6 @@ class Announced:
     Attributes:
         until_released: as above.
         ready: the vectors that have arrived.
-        runs: the number of active runs.
     """
 
     def __init__(
@@ -52,7 +51,6 @@ class Announced:
     ) -> None:
         self.until_released = until_released
         self.ready = VectorBlocks()
-        self.runs = 0
         self._max_buffered = max_buffered
         self._max_runs = max_runs
         self._look_ahead = LookAhead(
@@ -66,6 +64,12 @@ class Announced:
         self._wanted: Counter[str] = Counter()  # text -> how many callers are waiting for it
         self._tokens: dict[str, int] = {}  # token counts of texts that a run has counted
         self._numbers = itertools.count()  # numbers the runs
+        self._active: set[int] = set()  # the numbers of the active runs
+
+    @property
+    def runs(self) -> int:
+        """The number of active runs."""
+        return len(self._active)
 
     @property
     def running(self) -> int:
@@ -213,8 +217,12 @@ class Announced:
             del self._waiting[text]
         run = Run(next(self._numbers), texts)
         self._running.update(dict.fromkeys(texts, run.number))
-        self.runs += 1
+        self._active.add(run.number)
         return run
+
+    def is_active(self, run: Run) -> bool:
+        """Return whether a run has begun and not ended."""
+        return run.number in self._active
 
     def end_run(self, run: Run, *, useless: bool) -> None:
         """Record the end of a run; its texts without a vector count as failed.
@@ -229,7 +237,7 @@ class Announced:
             if self._running.get(text) == run.number:  # otherwise a later run has the text
                 del self._running[text]
                 self._look_ahead.lost += 1
-        self.runs -= 1
+        self._active.discard(run.number)
 
     def clear(self) -> None:
         """Forget all texts and vectors; active runs end by themselves."""

@@ -54,7 +54,13 @@ class Runs:
         """
         while not self.stopped.is_set() and (run := self._texts.next_run(asked)) is not None:
             asked = ()
-            in_daemon(partial(submit_daemon, self._threads, self._run, run))
+            try:
+                in_daemon(partial(submit_daemon, self._threads, self._run, run))
+            except Exception as error:  # noqa: BLE001  # "can't start new thread", or Python is exiting
+                # Callers embed these texts themselves when they ask for them.
+                logger.warning("no thread could be started to prefetch texts: %s", error)
+                self._texts.end_run(run, useless=False)
+                return
 
     def stop(self) -> None:
         """Start no more runs, and make the active ones stop sending."""
@@ -62,6 +68,9 @@ class Runs:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, run: Run) -> None:
+        with self._state_changed:
+            if not self._texts.is_active(run):
+                return  # the executor kept it although it could not start a thread
         useless = False
         try:
             self._embed(run.texts, self.stopped)

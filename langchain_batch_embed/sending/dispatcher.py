@@ -261,7 +261,7 @@ class Dispatcher:
         while is_submitted:
             with self.lock:
                 now = self.clock.now()
-                turn = self.sender.next(now)
+                turn = self._next(now)
                 for leaser in self._leasers:
                     leaser.look(now)
                 if not isinstance(turn, Flight):
@@ -272,6 +272,15 @@ class Dispatcher:
                         self._alarm_changed.notify()
                     return
             is_submitted = self._submit(turn)
+
+    def _next(self, now: float) -> Flight | float:
+        """Return the sender's next request or wait; called under the lock."""
+        try:
+            return self.sender.next(now)
+        except Exception as mistake:  # ours; no caller may wait without end because of it
+            _log_mistake()
+            self.sender.give_up(mistake, abandon=True)
+            return math.inf
 
     def _wake_callers(self) -> None:
         """Wake the callers that have an outcome; called under the lock."""
@@ -316,6 +325,7 @@ class Dispatcher:
         logger.debug("Sending %d texts, %d tokens", len(flight.texts), flight.ticket.charge)
         try:
             if not self._is_permitted(flight):
+                self._advance()  # another call may have the place
                 return
             answer = flight.context.copy().run(flight.send, flight.texts, timeout=flight.timeout)
         except BaseException as error:  # noqa: BLE001  # every batch needs an outcome
@@ -354,9 +364,8 @@ class Dispatcher:
             try:
                 tell()
             except Exception as mistake:  # ours; no caller may wait without end because of it
-                logger.exception("A bug in langchain_batch_embed ended the call; please report it")
-                for queue, _ in flight.parts:
-                    queue.give_up(mistake, abandon=True)
+                _log_mistake()
+                self.sender.abandon(flight, mistake)
 
     def _keep(self, flight: Flight, answer: Answer) -> dict[int, BaseException]:
         """Give each call its vectors; return errors by position where they cannot be used."""
@@ -389,6 +398,11 @@ class Dispatcher:
             except BaseException as error:  # noqa: BLE001  # wrong dimensions, or any error of a journal
                 errors[position] = error
         return errors
+
+
+def _log_mistake() -> None:
+    """Log the exception that is being handled, which nothing but a bug of ours can have raised."""
+    logger.exception("A bug in langchain_batch_embed ended the call; please report it")
 
 
 def _no_thread(error: Exception) -> BatchEmbeddingsError:

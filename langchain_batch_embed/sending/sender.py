@@ -279,10 +279,16 @@ class Sender:
             queue.put_back(batch, flight.at)
             self._turns.come_back(queue, flight.ticket.sent, alone=False)
 
-    def give_up(self, error: BaseException) -> None:
-        """Give up all calls, except for what is in flight."""
+    def give_up(self, error: BaseException, *, abandon: bool = False) -> None:
+        """Give up all calls, but what is in flight only if it is to be abandoned."""
         for queue in self._turns.queues:
-            queue.give_up(error)
+            queue.give_up(error, abandon=abandon)
+
+    def abandon(self, flight: Flight, error: BaseException) -> None:
+        """Give up the calls of a request whose end could not be recorded; all calls for a canary."""
+        flight.at.pacer.dropped(flight.ticket)
+        for queue in [queue for queue, _ in flight.parts] or list(self._turns.queues):
+            queue.give_up(error, abandon=True)
 
     def _settle(
         self,

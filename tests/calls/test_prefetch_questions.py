@@ -1,14 +1,16 @@
 """Questions decide how far ahead texts are embedded."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from langchain_core.documents import Document
 from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.vectorstores import InMemoryVectorStore
+from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings
-from langchain_batch_embed.calls.prefetch import RUNS
+from langchain_batch_embed.calls import prefetch_runs
 from tests.calls.prefetches import TEXTS, slices
 from tests.support import LocalServer, assert_right, treat_as_known, wait_until
 
@@ -75,14 +77,36 @@ class TestQuestions:
         assert 100 < server.stats()["inputs_billed"] <= 500
 
     def test_a_text_that_a_call_has_embedded_is_there_for_the_next_one(
-        self, batch: Batch, server: LocalServer
+        self, batch: Batch, server: LocalServer, mocker: MockerFixture
     ) -> None:
-        """A text that was announced twice and embedded by a call is kept for the second time."""
+        """If no thread can be started for a run, a call embeds its own texts, and keeps their
+        vectors for the second time that they were announced."""
+        no_thread = RuntimeError("can't start new thread")
+        mocker.patch.object(prefetch_runs, "submit_daemon", side_effect=no_thread)
         embeddings = batch(max_workers=1)
         with embeddings.prefetch([*TEXTS, *TEXTS]) as prefetch:
-            prefetch._texts.runs = RUNS  # as many as permitted, so a call must send its own texts
             for _ in "ab":
                 assert_right(embeddings.embed_documents(TEXTS[:10]), TEXTS[:10])
             assert not prefetch.ready
-            prefetch._texts.runs = 0
+            assert not prefetch.runs
+        assert server.stats()["inputs_billed"] == 10
+
+    def test_a_run_that_got_no_thread_at_first_is_not_sent_later(
+        self, batch: Batch, server: LocalServer, mocker: MockerFixture
+    ) -> None:
+        """The executor may keep a run although it could start no thread for it. It sends nothing
+        then, as the calls have embedded its texts themselves."""
+        kept: list[Callable[[], object]] = []
+
+        def submit(_: object, work: Callable[..., object], *args: object) -> None:
+            kept.append(partial(work, *args))
+            raise RuntimeError("can't start new thread")
+
+        mocker.patch.object(prefetch_runs, "submit_daemon", side_effect=submit)
+        embeddings = batch(max_workers=1)
+        with embeddings.prefetch(TEXTS[:10]):
+            assert_right(embeddings.embed_documents(TEXTS[:10]), TEXTS[:10])
+            for run in kept:
+                run()
+        assert kept
         assert server.stats()["inputs_billed"] == 10

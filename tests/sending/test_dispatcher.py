@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from langchain_core.rate_limiters import BaseRateLimiter
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
@@ -19,8 +20,9 @@ from langchain_batch_embed.errors import BatchEmbeddingsError, NotSentError
 from langchain_batch_embed.providers import Answer
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending import sender as sender_module
+from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.dispatcher import SUBMIT_TRIES, Dispatcher
-from langchain_batch_embed.sending.flight import Flight
+from langchain_batch_embed.sending.flight import CANARY, Flight
 from langchain_batch_embed.sending.work import Done, Lost, Outcome, Rows, Work
 from tests.sending.calls import answer, done, lost, make_sender, make_work, refusal
 from tests.support import FakeClock, wait_until
@@ -385,6 +387,33 @@ class TestEnding:
         other.join(10)
         go_on.set()
 
+    def test_a_call_cancelled_in_the_rate_limiter_frees_its_place(
+        self, mocker: MockerFixture
+    ) -> None:
+        """The only place of a call that is cancelled while its request waits in the user's rate
+        limiter goes to the next call at once."""
+        cancelled, waits, go_on = threading.Event(), threading.Event(), threading.Event()
+
+        def acquire(*, blocking: bool) -> bool:
+            assert blocking
+            waits.set()
+            return go_on.wait(10)
+
+        limiter = mocker.create_autospec(BaseRateLimiter, instance=True)
+        limiter.acquire.side_effect = acquire
+        dispatcher = Dispatcher(make_sender(max_workers=1), max_workers=1, rate_limiter=limiter)
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(call, dispatcher, make_work(5), cancelled=cancelled)
+            assert waits.wait(10)
+            second = pool.submit(call, dispatcher, make_work(5))
+            wait_until(lambda: len(dispatcher.sender._turns.queues) == 2)
+            cancelled.set()
+            dispatcher.wake()
+            assert first.result(10) == []
+            wait_until(lambda: dispatcher._alarm > dispatcher.clock.now() + 1)
+            go_on.set()
+            assert len(done(second.result(10))) == 5
+
     def test_a_deadline_ends_it(self) -> None:
         """The deadline ends a call without waiting for the requests in flight."""
         go_on = threading.Event()
@@ -516,16 +545,34 @@ class TestThreads:
         call(dispatcher, make_work(5))
         wait_until(lambda: dispatcher._timekeeper is None)
 
+    @pytest.mark.parametrize("method", ["answered", "failed", "next"])
     def test_a_mistake_of_ours_ends_the_call(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, method: str, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A bug in this package ends the call with errors, and no caller waits forever."""
+        """A bug in this package ends the call with errors, and no caller waits forever.
 
-        def fail(*_: object, **__: object) -> None:
-            raise ZeroDivisionError
+        The next call of the same object works.
+        """
 
-        monkeypatch.setattr(sender_module.Sender, "answered", fail)
-        outcomes = call(make_dispatcher(), make_work(20, max_items=5))
+        def respond(texts: Sequence[str]) -> None:
+            if method == "failed":
+                raise refusal(f"not {texts[0]}")
+
+        dispatcher = make_dispatcher()
+        mocker.patch.object(sender_module.Sender, method, side_effect=ZeroDivisionError)
+        outcomes = call(dispatcher, make_work(20, max_items=5, send=sends(respond)))
         assert {type(outcome) for outcome in outcomes} == {Lost}
         assert len(lost(outcomes)) == 20
         assert "A bug in langchain_batch_embed" in caplog.text
+        mocker.stopall()
+        assert not dispatcher.sender.in_flight
+        assert len(done(call(dispatcher, make_work(5)))) == 5
+
+    def test_a_mistake_about_a_canary_ends_the_call(self, mocker: MockerFixture) -> None:
+        """A bug that a canary's answer meets ends all calls, rather than send it for ever."""
+        dispatcher, sent = make_dispatcher(), list[str]()
+        dispatcher.sender.deployments[0].is_canary_due = True
+        mocker.patch.object(Deployment, "canary_passed", side_effect=ZeroDivisionError)
+        outcomes = call(dispatcher, make_work(20, max_items=5, send=sends(sent.extend)))
+        assert len(lost(outcomes)) == 20
+        assert sent == [CANARY]
