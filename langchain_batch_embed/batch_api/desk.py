@@ -118,11 +118,12 @@ class Desk:
                 [row for row in missing.tolist() if not pending.get(keys[row], ("", False))[1]],
                 np.intp,
             )
+            is_whole = False  # whether these are all the texts that one job has left
             if len(jobs) == 1 and not fresh.size:
                 job_id = next(iter(jobs))
-                if max_dollars is not None:
+                is_whole = {key for key in pending if pending[key][0] == job_id} <= set(keys)
+                if max_dollars is not None and is_whole:
                     store.change_job(job_id, max_dollars=max_dollars)
-                pressed = [store.job(job_id)]
             else:
                 record = self._record(
                     given, inputs, fresh, deadline, max_dollars, recalled=inputs.settled(done)
@@ -131,12 +132,15 @@ class Desk:
                 limit = store.limit(tools.space.digest, now=self.calendar.time())
                 job_id = record.id
                 store.add(record, self._parts(record.id, inputs, keys, fresh, limit))
-                # These jobs have some of the texts, which are late if the jobs are.
-                others = map(store.job, jobs)
-                pressed = [job for job in others if (job.finish_by or math.inf) > (deadline or 0)]
-            if deadline is not None and pressed:
+            # These jobs have some of the texts, which are late if the jobs are.
+            late = [
+                job
+                for job in map(store.job, jobs)
+                if deadline is not None and (is_whole or (job.finish_by or math.inf) > deadline)
+            ]
+            if late:
                 rate = self._seconds_per_token(inputs, missing)
-                for job in pressed:
+                for job in late:
                     store.change_job(job.id, finish_by=deadline, seconds=rate * job.tokens)
             texts_by_key = {keys[row]: inputs.texts[row] for row in missing.tolist()}
             self._begin(Worker(tools, texts_by_key), store, job_id)

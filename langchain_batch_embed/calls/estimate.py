@@ -184,8 +184,8 @@ def known_quota(pacers: Sequence[Pacer]) -> AccountQuota:
     A limit is unknown (`None`) until it is known for every server.
     """
     return AccountQuota(
-        requests_per_minute=_sum([pacer.requests.rate for pacer in pacers]),
-        tokens_per_minute=_sum([pacer.tokens.rate for pacer in pacers]),
+        requests_per_minute=_sum([_known_rate(pacer.requests) for pacer in pacers]),
+        tokens_per_minute=_sum([_known_rate(pacer.tokens) for pacer in pacers]),
     )
 
 
@@ -195,6 +195,10 @@ def set_by_user(pacers: Sequence[Pacer]) -> AccountQuota:
         requests_per_minute=_sum([_set_rate(pacer.requests) for pacer in pacers]),
         tokens_per_minute=_sum([_set_rate(pacer.tokens) for pacer in pacers]),
     )
+
+
+def _known_rate(bucket: TokenBucket) -> float | None:
+    return bucket.rate if bucket.is_known else None
 
 
 def _set_rate(bucket: TokenBucket) -> float | None:

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,10 +256,8 @@ class OpenPrefetches:
         with self._lock:
             self.opened = tuple(other for other in self.opened if other is not prefetch)
         self.wake()  # a run of this prefetch may wait for another one
-        dispatcher, account = self._fetcher.dispatcher, prefetch.account
-        dispatcher.wake()
-        cost = dollars(self._fetcher.provider.model, account.total().tokens)
-        report = account.report(now=dispatcher.clock.now(), dollars=cost)
+        self._fetcher.dispatcher.wake()
+        report = prefetch.report(partial(dollars, self._fetcher.provider.model))
         self._fetcher.last_report = report
         Logbook.ended(report)
 

@@ -254,7 +254,7 @@ class Pipeline:
         inputs = self.prepare(given)
         dimensions = self.prefetches.dimensions()
         fetch = self.fetcher.begin(inputs, dimensions, lists=lists, query=query)
-        if opened := self.prefetches.opened:
+        if not query and (opened := self.prefetches.opened):
             fetch.budget = opened[-1].budget
         # Queries, and small calls answered from a prefetch, come by the thousand.
         is_one_of_many = query or bool(self.prefetches.opened)

@@ -31,7 +31,7 @@ from langchain_batch_embed.calls.prefetch_runs import Runs
 from langchain_batch_embed.clock import SYSTEM_CLOCK, Clock
 from langchain_batch_embed.errors import DimensionsError, ModelError
 from langchain_batch_embed.pacing.hedging import Hedges
-from langchain_batch_embed.report import Account, Tally
+from langchain_batch_embed.report import Account, Report, Tally
 from langchain_batch_embed.sending.budget import Budget
 
 __all__ = ["RUNS", "Embed", "Prefetch"]
@@ -350,13 +350,25 @@ class Prefetch:
         with self._state_changed:
             self._state_changed.notify_all()
 
+    def report(self, price: Callable[[int], float | None]) -> Report:
+        """Return the report of the prefetch so far.
+
+        Args:
+            price: returns the price of this many tokens, in dollars; `None` if it is not known.
+        """
+        with self._state_changed:
+            dollars = price(self.account.total().tokens)
+            return self.account.report(now=self._clock.now(), dollars=dollars)
+
     def close(self, *, failed: bool = False) -> None:
-        """Stop sending, and drop all vectors.
+        """Stop sending, and drop all vectors. A second call does nothing.
 
         Args:
             failed: first pass the buffered vectors, which are paid for, to `on_failure`.
         """
         with self._state_changed:
+            if self._runs.stopped.is_set():
+                return
             self.is_failed = failed
             left = list(self._texts.ready) if failed else []
             vectors = self._texts.ready.stack(left)

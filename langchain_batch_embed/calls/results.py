@@ -49,6 +49,7 @@ class Results:
         count = len(inputs.texts)
         self._store: _Lists | _Array = _Lists(count) if lists else _Array(count)
         self._errors: dict[int, BaseException] = {}
+        self._owners: dict[int, list[int]] | None = None  # made for the first lost batch
         self._is_abandoned = False
 
     def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> bool:
@@ -78,8 +79,10 @@ class Results:
             self._store.convert(outcome.rows)
         else:
             self.lost[outcome.rows] = True
+            if self._owners is None:
+                self._owners = self._inputs.owners()
             for row in outcome.rows.tolist():
-                for text in self._inputs.owners(row):
+                for text in (row, *self._owners.get(row, ())):
                     self._errors.setdefault(text, outcome.error)
 
     def has_vector(self) -> NDArray[np.bool_]:

@@ -150,12 +150,18 @@ class SQLiteJournal:
             if max_bytes is not None:
                 deleted += connection.execute(_PRUNE_BY_SIZE, (max_bytes,)).rowcount
             connection.execute("DELETE FROM space WHERE id NOT IN (SELECT space FROM vector)")
+        while self._shrink():
+            pass  # in small steps, so that other threads and processes get their turn
         with self._connected() as connection:
-            # Shrink the file in small steps, so that other writers get their turn.
-            while connection.execute("PRAGMA freelist_count").fetchone()[0]:
-                connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return deleted
+
+    def _shrink(self) -> bool:
+        """Give some free pages back to the file system; return whether there may be more."""
+        with self._connected() as connection:
+            before = connection.execute("PRAGMA freelist_count").fetchone()[0]
+            connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
+            return bool(connection.execute("PRAGMA freelist_count").fetchone()[0] < before)
 
     def close(self) -> None:
         """Release the file; see `Journal.close`."""

@@ -8,7 +8,7 @@ from typing import Literal
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.pacing.token_bucket import TokenBucket
 
-__all__ = ["Status", "status_of", "together"]
+__all__ = ["Status", "flows_into", "status_of", "together"]
 
 NOTICEABLE = 1.0
 """A pause of at least this many seconds is reported to the user."""
@@ -115,7 +115,14 @@ def status_of(
     )
 
 
-def together(parts: Sequence[Status], pacers: Sequence[Pacer], *, left: float = 0.0) -> Status:
+def together(
+    parts: Sequence[Status],
+    pacers: Sequence[Pacer],
+    now: float,
+    *,
+    left: float = 0.0,
+    usual: float | None = None,
+) -> Status:
     """Return the state of several servers that share the work, whose quotas add up.
 
     The wait shown is that of the server that goes on first.
@@ -123,10 +130,13 @@ def together(parts: Sequence[Status], pacers: Sequence[Pacer], *, left: float = 
     Args:
         parts: the state of each server.
         pacers: the pacer of each server.
+        now: the time.
         left: tokens without an answer from any of them, as the limiter charges them.
+        usual: tokens of a planned request; `None` if nothing is planned.
     """
     first = min(parts, key=lambda part: (part.waits_for is not None, part.delay))
     in_flight = sum(part.charge_in_flight for part in parts)
+    unsent = max(0.0, left - in_flight)
     return replace(
         first,
         pause=min(part.pause for part in parts),
@@ -137,7 +147,7 @@ def together(parts: Sequence[Status], pacers: Sequence[Pacer], *, left: float = 
         charged=sum(part.charged for part in parts),
         requests_per_minute=_sum(part.requests_per_minute for part in parts),
         tokens_per_minute=_sum(part.tokens_per_minute for part in parts),
-        quota_seconds=_all_flow_in(pacers, max(0.0, left - in_flight)),
+        quota_seconds=_all_flow_in(pacers, unsent, unsent / usual if usual else 0.0, now),
     )
 
 
@@ -154,13 +164,26 @@ def _sum(numbers: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def _all_flow_in(pacers: Sequence[Pacer], tokens: float) -> float | None:
+def _all_flow_in(
+    pacers: Sequence[Pacer], tokens: float, requests: float, now: float
+) -> float | None:
     """Return the seconds in which all quotas together accept this much; `None` if not known."""
-    rates = [pacer.tokens.rate for pacer in pacers]
-    if None in rates:
+    kinds = [([pacer.tokens for pacer in pacers], tokens)]
+    if not any(pacer.tokens.is_measured and pacer.requests.is_measured for pacer in pacers):
+        kinds.append(([pacer.requests for pacer in pacers], requests))
+    seconds = [flows_into(buckets, amount, now) for buckets, amount in kinds]
+    return max((each for each in seconds if each is not None), default=None)
+
+
+def flows_into(buckets: Sequence[TokenBucket], amount: float, now: float) -> float | None:
+    """Return the seconds in which quotas of one kind together accept this amount.
+
+    `None` if one of them is not known.
+    """
+    rates = [rate for bucket in buckets if (rate := bucket.usable_rate) is not None]
+    if len(rates) < len(buckets):
         return None
-    held = sum(min(pacer.tokens.capacity, pacer.tokens.level) for pacer in pacers)
-    return max(0.0, tokens - held) / sum(rate for rate in rates if rate is not None)
+    return max(0.0, amount - sum(bucket.held(now) for bucket in buckets)) / sum(rates)
 
 
 def _flows_in(

@@ -134,6 +134,16 @@ class TokenBucket:
         """Whether the rate was set or announced, and not measured."""
         return self.rate is not None and not self.is_measured
 
+    @property
+    def usable_rate(self) -> float | None:
+        """The amount that this process may take a second; `None` if no limit is known."""
+        return None if self.rate is None else self.rate * self._share
+
+    def held(self, now: float) -> float:
+        """Return how much may be taken at once; changes nothing."""
+        elapsed = max(0.0, now - self._updated)
+        return max(0.0, min(self.capacity, self.level + elapsed * (self.usable_rate or 0.0)))
+
     def delay(self, amount: float, now: float) -> float:
         """Return the seconds until this much can be taken; 0 if at once.
 

@@ -9,6 +9,7 @@ finish long before it.
 import math
 from collections.abc import Collection, Sequence
 
+from langchain_batch_embed.pacing.status import flows_into
 from langchain_batch_embed.sending.deployment import Deployment
 
 __all__ = ["GRACE", "Choice"]
@@ -162,12 +163,8 @@ def _is_too_late(here: Deployment, able: Sequence[Deployment], left: float, now:
     per_second = sum(each.speed.per_second(now) for each in faster)
     if not per_second:
         return False
-    tokens = [each.pacer.tokens for each in faster]
-    seconds = left / per_second
-    if all(bucket.rate is not None for bucket in tokens):
-        rate = sum(bucket.rate or 0.0 for bucket in tokens)
-        level = sum(max(0.0, bucket.level) for bucket in tokens)
-        seconds = max(seconds, (left - level) / rate)
+    quota = flows_into([each.pacer.tokens for each in faster], left, now)
+    seconds = max(left / per_second, quota or 0.0)
     seconds += min(_pause(each, now) for each in faster)
     return here.speed.trip > TOO_LATE * seconds + max(each.speed.trip for each in faster)
 

@@ -164,6 +164,12 @@ class Deployment:
             now, unreachable=self._is_unreachable
         )
 
+    def why_given_up(self, now: float) -> str:
+        """Return what it did for so long that it was given up, for the user."""
+        if now - self.pacer.throttle.since >= self.pacer.health.patience:
+            return f"{self.server} accepted no request for {self.pacer.health.patience:g} s"
+        return f"{self.server} gave no answer for {self.pacer.health.away_for(now):.0f} s"
+
     def canary_delay(self, now: float) -> float:
         """Return the seconds until a canary is due; `inf` while one is in flight.
 

@@ -277,7 +277,7 @@ class Dispatcher:
         """Return the sender's next request or wait; called under the lock."""
         try:
             return self.sender.next(now)
-        except Exception as mistake:  # ours; no caller may wait without end because of it
+        except Exception as mistake:  # noqa: BLE001  # ours; no caller may wait without end because of it
             _log_mistake()
             self.sender.give_up(mistake, abandon=True)
             return math.inf
@@ -291,6 +291,7 @@ class Dispatcher:
 
     def _submit(self, flight: Flight) -> bool:
         """Hand a request to a worker; return whether that was possible."""
+        workers: ThreadPoolExecutor | None = None
         try:
             with self.lock:
                 if self._executor is None:
@@ -302,10 +303,13 @@ class Dispatcher:
             submit_daemon(workers, self._send, flight)  # never from a caller's thread
         except Exception as error:  # noqa: BLE001  # "can't start new thread", or Python is exiting
             with self.lock:
-                self._failed_submits += 1
-                is_exiting = isinstance(error, BatchEmbeddingsError)
                 flight.is_undone = True  # the executor may have queued it all the same
                 self.sender.undo(flight)
+                if workers is not self._executor:
+                    self._look_again()  # the last call ended meanwhile, and so did these workers
+                    return False
+                self._failed_submits += 1
+                is_exiting = isinstance(error, BatchEmbeddingsError)
                 logger.warning("No thread could be started for a request: %s", error)
                 is_hopeless = is_exiting or self._failed_submits >= SUBMIT_TRIES
                 if is_hopeless and not self.sender.in_flight:
@@ -363,7 +367,7 @@ class Dispatcher:
         with self.lock:
             try:
                 tell()
-            except Exception as mistake:  # ours; no caller may wait without end because of it
+            except Exception as mistake:  # noqa: BLE001  # ours; no caller may wait without end because of it
                 _log_mistake()
                 self.sender.abandon(flight, mistake)
 
@@ -402,7 +406,7 @@ class Dispatcher:
 
 def _log_mistake() -> None:
     """Log the exception that is being handled, which nothing but a bug of ours can have raised."""
-    logger.exception("A bug in langchain_batch_embed ended the call; please report it")
+    logger.error("A bug in langchain_batch_embed ended the call; please report it")
 
 
 def _no_thread(error: Exception) -> BatchEmbeddingsError:

@@ -171,7 +171,9 @@ class Sender:
         return together(
             [status_of(each.pacer, now, usual=usual, refusal=each.refusal) for each in answering],
             [each.pacer for each in answering],
+            now,
             left=left,
+            usual=usual,
         )
 
     def undo(self, flight: Flight) -> None:
@@ -235,8 +237,7 @@ class Sender:
             self._cut_short(flight, now)
             return
         at.failed(ticket, flight.place, batches, diagnosis, error, now=now)
-        if not at.is_alone:
-            flight.count_failure(is_throttled=kind is Kind.THROTTLED)
+        flight.count_failure(is_throttled=kind is Kind.THROTTLED)
         if not flight.parts:
             at.canary_failed(now)
             if kind in REFUSALS:  # the texts are not the cause
@@ -253,7 +254,7 @@ class Sender:
             at.note_refusal(ticket, diagnosis, error)
             at.is_canary_due &= bool(self._turns.queues) or not at.is_alone
         elif at.gives_up(now) and self._choice.ends(now):
-            error.add_note(f"{at.server} gave no answer")
+            error.add_note(at.why_given_up(now))
             self.give_up(error)
         if at.pacer.health.is_down and not at.is_alone:
             at.is_canary_due = True  # probe with the canary, so that texts go to others
@@ -285,7 +286,7 @@ class Sender:
             queue.give_up(error, abandon=abandon)
 
     def abandon(self, flight: Flight, error: BaseException) -> None:
-        """Give up the calls of a request whose end could not be recorded; all calls for a canary."""
+        """Give up the calls of a request whose end could not be recorded; for a canary, all."""
         flight.at.pacer.dropped(flight.ticket)
         for queue in [queue for queue, _ in flight.parts] or list(self._turns.queues):
             queue.give_up(error, abandon=True)

@@ -100,7 +100,6 @@ class Turns:
         waiting: list[tuple[Queue, Batch]] = []
         wait = math.inf
         for queue in self.large:
-            queue.waits_for_answers = False
             batch = _affordable(queue, at, now)
             if batch is None:
                 wait = min(wait, queue.due(now))
@@ -121,8 +120,8 @@ class Turns:
             self._turn += 1
             self._overtaken[at.number] = 0
             return self._take(turn, shared, at, now)
-        for queue, _ in waiting:
-            queue.waits_for_answers = delay == math.inf
+        for queue, _ in waiting if delay == math.inf else ():
+            queue.wait_for_worker(at)
         for other in waiting:
             charge = self._charge(other, shared)
             overtaken = self._overtaken.get(at.number, 0) + charge

@@ -81,6 +81,7 @@ class SharedBucket(TokenBucket):
         self._place: float | None = None
         self._asked = 0.0  # requested in the exchange under way
         self._taken = 0.0
+        self._is_leased = True  # whether the last amount was taken from the balance
         self._spent = 0.0
         self._back = 0.0
         self._used_at = -math.inf
@@ -98,6 +99,26 @@ class SharedBucket(TokenBucket):
     def _is_free(self) -> bool:
         """Whether only the other kind of quota is known, so that this one needs no lease."""
         return self._terms.is_known and not self._is_shared
+
+    @property
+    def usable_rate(self) -> float | None:
+        """The amount that this process may take a second; `None` if no limit is known.
+
+        It assumes that every worker gets an equal part of the quota.
+        """
+        if self._own is not None:
+            return self._own.usable_rate
+        if self.rate is None or not self._is_shared:
+            return super().usable_rate
+        return self.rate * self._terms.share / self._terms.workers
+
+    def held(self, now: float) -> float:
+        """Return how much may be taken at once; changes nothing."""
+        if self._own is not None:
+            return self._own.held(now)
+        if self.rate is None or not self._is_shared:
+            return super().held(now)
+        return max(0.0, self.balance + (self.pending if now >= self._terms.due else 0.0))
 
     def is_short(self, now: float) -> bool:
         """Return whether an amount was requested that is neither available nor reserved."""
@@ -120,15 +141,12 @@ class SharedBucket(TokenBucket):
         return min(terms.due - now, LOOK) if self.pending else terms.await_answer(now)
 
     def flows_in(self, amount: float, now: float, *, pause: float = 0.0) -> float:
-        """Return the seconds until this amount has been let through in total; change nothing.
-
-        It assumes that every worker gets an equal part of the quota.
-        """
+        """Return the seconds until this amount has been let through in total; change nothing."""
         if self._own is not None:
             return self._own.flows_in(amount, now, pause=pause)
-        if self.rate is None or not self._is_shared:
+        rate = self.usable_rate
+        if rate is None or not self._is_shared:
             return super().flows_in(amount, now, pause=pause)
-        rate = self.rate * self._terms.share / self._terms.workers
         left = amount - max(0.0, self.balance)
         if left <= 0:
             return pause
@@ -147,7 +165,8 @@ class SharedBucket(TokenBucket):
             return
         if not self._is_shared:
             super().take(amount, now)  # to measure a rate
-        if self._is_free or self._terms.is_cut_off(now):
+        self._is_leased = not (self._is_free or self._terms.is_cut_off(now))
+        if not self._is_leased:
             self._spent += amount
             return
         self.balance -= amount
@@ -163,10 +182,10 @@ class SharedBucket(TokenBucket):
             return
         if not self._is_shared:
             super().give_back(amount)
-        if self._is_free:
-            self._spent -= amount
-        else:
+        if self._is_leased:
             self.balance += amount
+        else:
+            self._spent -= amount
 
     def learn(
         self,

@@ -90,12 +90,12 @@ class Leaser:
             self._exchange(exchange)
             if not leaves:
                 continue
+            self._ledger.close()  # before another thread may use it; it connects again if needed
             with self._lock:
                 self._lease.left()
                 if not self._is_needed:
                     self._thread = None
-                    break
-        self._ledger.close()
+                    return
 
     def _exchange(self, exchange: Exchange) -> None:
         try:

@@ -93,10 +93,13 @@ class Inputs:
             texts[row] |= done[rows].all()
         return int(np.count_nonzero(texts))
 
-    def owners(self, row: int) -> list[int]:
-        """Return the rows of the unique texts that need a row's vector."""
-        owners = [text for text, (rows, _) in self.windows.items() if row in rows]
-        return [row, *owners] if row < self.unique else owners
+    def owners(self) -> dict[int, list[int]]:
+        """Return for the row of each window the rows of the over-long texts that it is part of."""
+        owners: dict[int, list[int]] = {}
+        for text, (rows, _) in self.windows.items():
+            for row in dict.fromkeys(rows):
+                owners.setdefault(row, []).append(text)
+        return owners
 
 
 def check_texts(texts: Iterable[Any]) -> list[str]:

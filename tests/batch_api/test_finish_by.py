@@ -146,6 +146,26 @@ def test_a_second_submit_can_press_a_job(server: LocalServer, half: Half, tmp_pa
     assert server.stats()["inputs_billed"] == len(TEXTS)
 
 
+def test_a_job_with_only_some_of_its_texts_can_be_hastened_and_not_postponed(
+    server: LocalServer, half: Half, tmp_path: Path
+) -> None:
+    """A submit of some texts of a job may bring its deadline forward, and never puts it off.
+
+    Nor does it change what the whole job may cost.
+    """
+    configure(server, fates=("stuck",), cancelling=0.0)
+    embeddings = half()
+    job = embeddings.submit(TEXTS, finish_by=300, max_dollars=1)
+    store = JobStore(SQLiteJournal(tmp_path / "vectors.db"))
+    due = store.job(job.id).finish_by
+    assert embeddings.submit(TEXTS[:50], finish_by=3000, max_dollars=0.5).id == job.id
+    assert (store.job(job.id).finish_by, store.job(job.id).max_dollars) == (due, 1)
+    embeddings.submit(TEXTS[:50], finish_by=100)
+    assert due is not None
+    assert (store.job(job.id).finish_by or due) < due - 100
+    job.cancel()
+
+
 def test_an_ordinary_request_that_succeeds_ends_a_row_of_failures(
     server: LocalServer, half: Half, tmp_path: Path
 ) -> None:

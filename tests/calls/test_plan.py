@@ -15,7 +15,7 @@ from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
 from pydantic import SecretStr
 
 from langchain_batch_embed import BatchEmbeddings, InputError, OptionError
-from langchain_batch_embed.calls.estimate import RUNS, AccountQuota, rehearse_quota
+from langchain_batch_embed.calls.estimate import RUNS, AccountQuota, known_quota, rehearse_quota
 from langchain_batch_embed.calls.plan import BATCH_QUEUES, TIERS
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.commands.corpus import sections, standard_library
@@ -243,6 +243,16 @@ class TestQuota:
         assert plan.quota == NO_QUOTA
         assert list(plan.seconds_by_tier) == list(TIERS)
         assert plan.seconds_by_tier[1] > 100 > plan.seconds_by_tier[5]
+
+    def test_a_guessed_rate_is_no_known_quota(self) -> None:
+        """A rate that was only measured from refusals is not said to be announced."""
+        pacer = Pacer(max_workers=8)
+        for bucket in (pacer.tokens, pacer.requests):
+            bucket.refused(100, 0.0)
+            bucket.passed(1_000, sent=0.5, now=0.6)
+            bucket.refused(100, 10.0)
+            assert bucket.is_measured
+        assert known_quota([pacer]) == NO_QUOTA
 
     def test_a_tier_is_used(self, batch: Batch) -> None:
         """If a tier is given, the plan uses it and lists no other tiers."""

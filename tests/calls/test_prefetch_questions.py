@@ -79,8 +79,10 @@ class TestQuestions:
     def test_a_text_that_a_call_has_embedded_is_there_for_the_next_one(
         self, batch: Batch, server: LocalServer, mocker: MockerFixture
     ) -> None:
-        """If no thread can be started for a run, a call embeds its own texts, and keeps their
-        vectors for the second time that they were announced."""
+        """If no thread can be started for a run, a call embeds its own texts.
+
+        It keeps their vectors for the second time that they were announced.
+        """
         no_thread = RuntimeError("can't start new thread")
         mocker.patch.object(prefetch_runs, "submit_daemon", side_effect=no_thread)
         embeddings = batch(max_workers=1)
@@ -94,8 +96,10 @@ class TestQuestions:
     def test_a_run_that_got_no_thread_at_first_is_not_sent_later(
         self, batch: Batch, server: LocalServer, mocker: MockerFixture
     ) -> None:
-        """The executor may keep a run although it could start no thread for it. It sends nothing
-        then, as the calls have embedded its texts themselves."""
+        """A run that the executor keeps although it could start no thread sends nothing later.
+
+        The calls have embedded its texts themselves.
+        """
         kept: list[Callable[[], object]] = []
 
         def submit(_: object, work: Callable[..., object], *args: object) -> None:

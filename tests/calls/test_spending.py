@@ -298,6 +298,14 @@ class TestDollars:
         assert failed > 100
         assert server.stats()["tokens_billed"] <= 8_000
 
+    def test_a_query_during_a_prefetch_has_a_limit_of_its_own(self, small: Batch) -> None:
+        """A query is a call of its own, which a prefetch that has spent its limit does not fail."""
+        embeddings = small(max_dollars=8_000 * PRICE)
+        with embeddings.prefetch(self.TEXTS):
+            with pytest.raises(PartialEmbeddingsError):
+                embeddings.embed_documents(self.TEXTS)
+            assert embeddings.embed_query("a question")
+
     def test_the_price_must_be_known(self) -> None:
         """`max_dollars` requires a known price."""
         with pytest.raises(OptionError, match="max_dollars needs the model's price"):

@@ -23,6 +23,7 @@ from langchain_batch_embed.sending import sender as sender_module
 from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.dispatcher import SUBMIT_TRIES, Dispatcher
 from langchain_batch_embed.sending.flight import CANARY, Flight
+from langchain_batch_embed.sending.threads import submit_daemon
 from langchain_batch_embed.sending.work import Done, Lost, Outcome, Rows, Work
 from tests.sending.calls import answer, done, lost, make_sender, make_work, refusal
 from tests.support import FakeClock, wait_until
@@ -390,8 +391,10 @@ class TestEnding:
     def test_a_call_cancelled_in_the_rate_limiter_frees_its_place(
         self, mocker: MockerFixture
     ) -> None:
-        """The only place of a call that is cancelled while its request waits in the user's rate
-        limiter goes to the next call at once."""
+        """A call that is cancelled while its request waits in the rate limiter frees its place.
+
+        The next call takes it at once.
+        """
         cancelled, waits, go_on = threading.Event(), threading.Event(), threading.Event()
 
         def acquire(*, blocking: bool) -> bool:
@@ -482,6 +485,23 @@ class TestThreads:
         assert next(failures) > 20
         assert dispatcher.sender.deployments[0].pacer.in_flight == {}
 
+    def test_workers_that_ended_with_the_last_call_are_replaced(
+        self, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A request for workers that have just ended goes to new ones, without a warning."""
+        dispatcher, failures = make_dispatcher(), iter([True])
+
+        def submit(workers: ThreadPoolExecutor, *call: Any) -> None:
+            if next(failures, False):
+                with dispatcher.lock:  # as the timekeeper does when the last call ends
+                    dispatcher._executor = None
+                workers.shutdown(wait=False)
+            submit_daemon(workers, *call)
+
+        mocker.patch("langchain_batch_embed.sending.dispatcher.submit_daemon", submit)
+        assert len(done(call(dispatcher, make_work(5)))) == 5
+        assert "No thread" not in caplog.text
+
     def test_without_any_thread_the_call_ends(self, mocker: MockerFixture) -> None:
         """Where no thread can be started, the call ends after `SUBMIT_TRIES` tries.
 
@@ -556,7 +576,7 @@ class TestThreads:
 
         def respond(texts: Sequence[str]) -> None:
             if method == "failed":
-                raise refusal(f"not {texts[0]}")
+                raise refusal(400, f"not {texts[0]}")
 
         dispatcher = make_dispatcher()
         mocker.patch.object(sender_module.Sender, method, side_effect=ZeroDivisionError)

@@ -80,7 +80,7 @@ class TestHandingOver:
             queue.answered(batch, queue.deployments[0], 0.1)
         while len(queue.in_flight) > 3:
             queue.in_flight.popitem()
-        queue.waits_for_answers = True
+        queue.wait_for_worker(queue.deployments[0])
         return queue
 
     def test_outcomes_wait_while_answers_make_room_for_further_requests(self) -> None:
@@ -107,7 +107,7 @@ class TestHandingOver:
     def test_they_do_not_wait_for_the_quota(self) -> None:
         """Outcomes are handed over while the call waits for quota, as there is time for lists."""
         queue = self.queue(makes_lists=True)
-        queue.waits_for_answers = False
+        queue.peek(queue.deployments[0], 0.0)  # the next batch waits for something else
         assert queue.hands_over()
 
 

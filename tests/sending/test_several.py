@@ -344,15 +344,16 @@ class TestHedging:
         fast.is_silent = True
         assert sender._choice.for_copy(10, 10.0, left=1e9, but=[1])[0] is slow
 
-    def test_a_refused_copy_costs_nothing(self) -> None:
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_a_refused_copy_costs_nothing(self, count: int) -> None:
         """A refused copy gives its cost back to the budget for late requests."""
-        sender = make_senders(2)
+        sender = make_senders(count)
         queue = sender.queue(work_of(10, 10), Tally(), hedges := Hedges())
         hedges.allow(10_000)
         batch = queue.peek(sender.deployments[0], 0.0)
         assert batch is not None
         queue.take(batch, sender.deployments[0], 0.0)
-        copy = sender._copied(Copy(queue, batch, sender.deployments[1], is_hedge=True), 1.0)
+        copy = sender._copied(Copy(queue, batch, sender.deployments[-1], is_hedge=True), 1.0)
         assert not hedges.affords(500)
         sender.failed(copy, refusal(429, "slow down"), 1.1)
         assert hedges.affords(500)

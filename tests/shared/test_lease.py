@@ -140,6 +140,8 @@ def test_the_time_that_is_left_is_that_of_its_part(ledger: Ledger) -> None:
     assert tokens.flows_in(10.0, 1.0) == 0
     assert tokens.flows_in(511.5, 1.0) == pytest.approx(10.0)
     assert tokens.flows_in(511.5, 1.0, pause=3.0) == pytest.approx(13.0)
+    assert tokens.held(1.0) == pytest.approx(11.5)
+    assert tokens.usable_rate == pytest.approx(50.0)
     assert tokens.delay(300.0, 1.0) > 0  # recorded
     process.talk(1.0)
     due = tokens.delay(300.0, 1.0)
@@ -153,6 +155,18 @@ def test_what_was_never_sent_is_there_again(ledger: Ledger) -> None:
     process.use(20.0, 1.0)
     process.lease.tokens.give_back(20.0)
     assert process.lease.tokens.delay(20.0, 1.0) == 0
+
+
+def test_what_was_never_sent_while_cut_off_is_not_there_twice(ledger: Ledger) -> None:
+    """Cut off before it knows a quota, a request that was never sent leaves no trace."""
+    process = Process(ledger, limit=None)
+    tokens = process.lease.tokens
+    tokens.delay(500.0, 0.0)
+    later = PATIENCE + 1
+    tokens.take(500.0, later)
+    tokens.give_back(500.0)
+    assert tokens.balance == 0
+    assert process.lease.begin(later, in_flight=NOTHING).claims["tokens"].spent == 0
 
 
 def test_cut_off_it_goes_on_with_its_part_and_says_so_once(
