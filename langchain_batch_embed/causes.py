@@ -11,11 +11,16 @@ __all__ = ["because_of", "causes", "picklable"]
 _Error = TypeVar("_Error", bound=Exception)
 
 
+LONGEST = 20
+"""Most exceptions of a chain that are read. openai's has 4, from `APIConnectionError` down to the
+socket's `OSError`. Retries that chain each failure to the one before make chains of hundreds."""
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and then its causes, each of them once, even if the chain is circular."""
+    """Yield an exception and then its causes, at most `LONGEST`, even if the chain is circular."""
     seen: set[int] = set()
     link: BaseException | None = error
-    while link is not None and id(link) not in seen:
+    while link is not None and id(link) not in seen and len(seen) < LONGEST:
         seen.add(id(link))
         yield link
         link = link.__cause__ or link.__context__
@@ -46,10 +51,10 @@ def _both(ours: type[_Error], theirs: type[Exception]) -> type[_Error]:
     """Return a class that derives from one of our exceptions and from another exception.
 
     Raises:
-        TypeError: the other exception would end a loop, or the two cannot be combined.
+        TypeError: the other exception would end the caller's loop, or the two cannot be combined.
     """
     if issubclass(theirs, StopIteration | StopAsyncIteration):
-        raise TypeError(f"{theirs.__name__} would end a loop of somebody's")
+        raise TypeError(f"{theirs.__name__} would end the caller's loop")
     # Our class comes first, so it decides how the error is made, printed and pickled. `new_class`
     # finds a metaclass that suits both.
     return types.new_class(

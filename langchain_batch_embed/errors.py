@@ -109,8 +109,7 @@ class ResponseError(BatchEmbeddingsError):
             otherwise `None`.
         is_final: whether every answer of this server would be wrong in the same way, so that
             nothing is sent again.
-        is_page: whether the answer is no JSON at all, as a web page is, so that the address may be
-            wrong.
+        is_page: whether the answer is not JSON, such as a web page; the address may be wrong.
     """
 
     def __init__(
@@ -132,7 +131,7 @@ class ResponseError(BatchEmbeddingsError):
 
 
 class DimensionsError(BatchEmbeddingsError):
-    """Vectors have the wrong number of dimensions; no retry can help.
+    """Vectors have the wrong number of dimensions, in several answers in a row.
 
     Attributes:
         expected: the number of dimensions that the request asked for, or that earlier vectors have.
@@ -163,7 +162,7 @@ class DimensionsError(BatchEmbeddingsError):
 
 
 class ModelError(BatchEmbeddingsError):
-    """The server's answers name another model than before; no retry can help.
+    """The server's answers name another model than before, several in a row.
 
     The vectors of two models cannot be compared, even if they have the same dimensions.
 
@@ -412,25 +411,28 @@ class IngestError(BatchEmbeddingsError):
 
     Attributes:
         report: which documents were stored, which failed, and for which that is not known.
-        why: why the ingest ended.
-        said: what went wrong, where, and what to do; empty if that is not known.
+        ended_by: what ended the ingest.
+        why: what went wrong, where, and what to do; empty if that is not known.
     """
 
     def __init__(
-        self, report: IngestReport, why: str = "several documents in a row failed", said: str = ""
+        self,
+        report: IngestReport,
+        ended_by: str = "several documents in a row failed",
+        why: str = "",
     ) -> None:
         self.report = report
+        self.ended_by = ended_by
         self.why = why
-        self.said = said
         # Not `super()`: the other base class may be an SDK's, which takes other arguments.
         Exception.__init__(self, self._message())
 
     @classmethod
     def because_of(
-        cls, cause: BaseException | None, report: IngestReport, why: str, said: str = ""
+        cls, cause: BaseException | None, report: IngestReport, ended_by: str, why: str = ""
     ) -> "IngestError":
         """Return the error of an ingest; it is also of the class of `cause` if there is one."""
-        return because_of(cls, cause, (report, why, said))
+        return because_of(cls, cause, (report, ended_by, why))
 
     def __str__(self) -> str:
         """Return the message, even if the class of the cause formats errors differently."""
@@ -439,7 +441,7 @@ class IngestError(BatchEmbeddingsError):
     def _message(self) -> str:
         report = self.report
         kinds = ", ".join(sorted({type(failure.error).__name__ for failure in report.failures}))
-        cause = self.said or kinds
+        cause = self.why or kinds
         if not report.tried:
             which = "no document is stored"
         elif report.tried == 1:
@@ -460,7 +462,7 @@ class IngestError(BatchEmbeddingsError):
         if report.tried < report.documents or not left:
             left.append(f"all from number {report.tried:,} on")
         return (
-            f"{which}: {self.why}{f' ({cause})' if cause else ''}; {look}fix the cause, then "
+            f"{which}: {self.ended_by}{f' ({cause})' if cause else ''}; {look}fix the cause, then "
             f"ingest {', and '.join(left)}"
         )
 
@@ -474,7 +476,7 @@ class IngestError(BatchEmbeddingsError):
             for failure in self.report.failures
         )
         report = replace(self.report, failures=tuple(failures))
-        return IngestError, (report, self.why, self.said)
+        return IngestError, (report, self.ended_by, self.why)
 
 
 class NotKeptError(BatchEmbeddingsError):

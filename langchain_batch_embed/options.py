@@ -19,6 +19,7 @@ from langchain_batch_embed.errors import FixedOptionError, OptionError, UnknownO
 from langchain_batch_embed.journal import Journal
 from langchain_batch_embed.limits import Limits, attribute, common, limits_of
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE
+from langchain_batch_embed.providers.copies import BARS
 from langchain_batch_embed.providers.named import named
 from langchain_batch_embed.report import Usage
 from langchain_batch_embed.shared.quota import SharedQuota
@@ -54,9 +55,6 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 _ALIKE = 0.7
 """How similar two names must be for a suggestion; unrelated short words reach 0.67."""
-
-_BARS = ("show_progress_bar", "show_progress")
-"""Attributes in which wrapped classes store whether to show a progress bar."""
 
 _MEANT: Mapping[str, str] = MappingProxyType(
     {
@@ -132,7 +130,7 @@ _MEANT: Mapping[str, str] = MappingProxyType(
             ("query_cache", "cache_size", "query_embedding_cache", "query_cache_maxsize"),
             "query_cache_size",
         ),
-        **dict.fromkeys(("callback", "usage_callback", "callbacks"), "on_usage"),
+        **dict.fromkeys(("callback", "usage_callback"), "on_usage"),
         **dict.fromkeys(("budget", "max_cost", "max_budget", "cost_limit"), "max_dollars"),
     }
 )
@@ -323,7 +321,7 @@ class Options:
     def shows_progress(self, embeddings: Embeddings) -> bool:
         """Return whether to show a progress bar; by default if the wrapped object is set to."""
         if self.show_progress is None:
-            return any(attribute(embeddings, name) is True for name in _BARS)
+            return any(attribute(embeddings, name) is True for name in BARS)
         return self.show_progress
 
     def requests_a_minute(self) -> float | None:

@@ -23,8 +23,12 @@ from langchain_batch_embed.sending.sender import Sender
 from langchain_batch_embed.sending.work import Work
 
 __all__ = [
+    "NETWORK_SECONDS",
     "OPENAIS_MODELS",
+    "REQUEST_SECONDS",
     "RUNS",
+    "SPREAD",
+    "TOKEN_SECONDS",
     "AccountQuota",
     "QuotaServer",
     "known_quota",
@@ -41,6 +45,20 @@ OPENAIS_MODELS = frozenset({OPENAI.provider, AZURE.provider})
 
 COLD_SECONDS = 0.3
 """Extra seconds that a request takes on a new connection."""
+
+NETWORK_SECONDS = (0.04, 0.15)
+"""Least and most seconds that a request is on its way. This and the next three are fitted to public
+recordings of OpenAI's endpoint. The few requests that stall for many times as long are left out, as
+they delay no others."""
+
+REQUEST_SECONDS = 0.08
+"""The server's seconds for a request."""
+
+TOKEN_SECONDS = 7e-6
+"""Its seconds for each token."""
+
+SPREAD = 0.85
+"""The standard deviation of the logarithm of the server's seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +159,7 @@ class QuotaServer:
     def receive(self, request: Request) -> Reply:
         """Answer a request, or refuse it."""
         now, charge = request.sent, request.charge
-        # Network and server time, fitted to public recordings of OpenAI's endpoint. The few
-        # requests that stall for many times as long are left out: they delay no others.
-        after = float(self._dice.uniform(0.04, 0.15))
+        after = float(self._dice.uniform(*NETWORK_SECONDS))
         if self._free and self._free[0] <= now:
             heapq.heappop(self._free)
         else:  # all connections are busy
@@ -162,7 +178,8 @@ class QuotaServer:
         else:
             self._tokens.take(charge, now)
             self._requests.take(1, now)
-            after += (0.08 + 7e-6 * charge) * float(self._dice.lognormal(0, 0.85))
+            usual = REQUEST_SECONDS + TOKEN_SECONDS * charge
+            after += usual * float(self._dice.lognormal(0, SPREAD))
             self.answered += 1
         heapq.heappush(self._free, now + after)
         return Reply(after=after, headers=self._headers(), error=error)

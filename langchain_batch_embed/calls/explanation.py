@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from itertools import islice
 
 from langchain_batch_embed.causes import causes
 from langchain_batch_embed.errors import (
@@ -18,7 +17,6 @@ from langchain_batch_embed.providers.urls import shown
 
 __all__ = ["explain", "what_ended"]
 
-_LINKS = 20  # the most links of a chain of causes that are searched
 
 _OF_ALL = frozenset({Kind.SPENT, Kind.ACCOUNT, Kind.OPTION, Kind.MODEL})
 """Kinds of error that affect every request, whatever texts it holds."""
@@ -142,7 +140,7 @@ def _advice(
 
 def _url_of(error: BaseException) -> str | None:
     """Return the address that a request was sent to, or `None` if its error does not hold it."""
-    for link in islice(causes(error), _LINKS):
+    for link in causes(error):
         response = attribute(link, "response")
         for holder in (
             attribute(link, "request"),

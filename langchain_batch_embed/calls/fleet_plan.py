@@ -4,7 +4,15 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from langchain_batch_embed.calls.estimate import OPENAIS_MODELS, AccountQuota, known_quota
+from langchain_batch_embed.calls.estimate import (
+    NETWORK_SECONDS,
+    OPENAIS_MODELS,
+    REQUEST_SECONDS,
+    SPREAD,
+    TOKEN_SECONDS,
+    AccountQuota,
+    known_quota,
+)
 from langchain_batch_embed.calls.pipeline import Pipeline
 from langchain_batch_embed.calls.plan import TIERS, check_plan, keep_nothing, merged
 from langchain_batch_embed.calls.results import Results
@@ -15,11 +23,12 @@ from langchain_batch_embed.texts.inputs import check_texts
 
 __all__ = ["Corpus", "FleetPlan", "make_fleet_plan", "plan_fleet"]
 
-SECONDS_A_REQUEST = 0.095 + 0.08 * 1.435
-"""Seconds of network and server time for an empty request. This is the mean of `plan`'s rehearsals,
-whose lognormal factor has a mean of exp(0.85 ** 2 / 2)."""
+_MEAN = math.exp(SPREAD**2 / 2)  # of the lognormal factor of `plan`'s rehearsals
 
-SECONDS_A_TOKEN = 7e-6 * 1.435
+SECONDS_A_REQUEST = sum(NETWORK_SECONDS) / 2 + REQUEST_SECONDS * _MEAN
+"""Seconds of network and server time for an empty request, the mean of `plan`'s rehearsals."""
+
+SECONDS_A_TOKEN = TOKEN_SECONDS * _MEAN
 """Server seconds for each token, also the mean of `plan`'s rehearsals."""
 
 WORK_A_TEXT, WORK_A_TOKEN = 10e-6, 0.32e-6

@@ -41,6 +41,10 @@ def check_replaceable(path: Path, is_ours: Callable[[Path], bool], hint: str = "
     with output_errors(path):
         if path.is_dir():
             raise OutputError(f"{path} is a folder: name another file with --out")
+        if path.exists() and not path.is_file():
+            raise OutputError(
+                f"{path} is a device, a pipe or a socket: name an ordinary file with --out"
+            )
         if path.exists() and path.stat().st_size and not is_ours(path):
             raise OutputError(
                 f"{path} exists and was not written by this command{hint}; name another file with "

@@ -89,6 +89,10 @@ def connect(path: Path, timeout: float) -> sqlite3.Connection:
     """Open a journal's file; make the file and its tables if they are missing."""
     if path.is_dir():
         raise JournalError(f"{path} is a folder; name a file in it", path=str(path))
+    if path.exists() and not path.is_file():  # it would get a file's permissions, or hang
+        raise JournalError(
+            f"{path} is a device, a pipe or a socket; name an ordinary file", path=str(path)
+        )
     # SQLite gives its -wal and -shm files the mode of this file. `touching` is held because closing
     # a file drops all POSIX locks that this process has on it, including SQLite's.
     with suppress(FileExistsError), touching:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Literal
 
 from langchain_batch_embed.causes import causes
@@ -77,7 +76,6 @@ class Diagnosis:
         after: seconds that the server asked to wait, above 0 and up to a day.
         quota: the quota a minute that the refusal names.
         max_items: the limit of texts a request that the refusal names.
-        max_tokens: the limit of tokens a request that the refusal names.
         share: the share of the request's tokens that would have been accepted, 0 to 1.
         measure: what is too large, with `TOO_LARGE`; `None` if the refusal does not say.
         at: the position of the one input that was refused.
@@ -95,7 +93,6 @@ class Diagnosis:
     after: float | None = None
     quota: Quota | None = None
     max_items: int | None = None
-    max_tokens: int | None = None
     share: float | None = None
     measure: Literal["items", "tokens", "bytes"] | None = None
     at: int | None = None
@@ -106,7 +103,6 @@ class Diagnosis:
     signature: str
 
 
-_LINKS = 20  # of a chain of causes
 _THROTTLED = 429
 _FORBIDDEN = 403
 _LARGE = 413
@@ -174,7 +170,7 @@ def diagnose(
     quota = None
     if words is not None and words.minute:
         quota = Quota(kind=words.kind, limit=words.limit, used=words.used)
-    chain = list(islice(causes(error), _LINKS))
+    chain = list(causes(error))
     answer = next((link for link in chain if isinstance(link, ResponseError)), None)
     is_page = answer is not None and answer.is_page
     is_answered = evidence.status is not None or (answer is not None and not is_page)
@@ -269,7 +265,7 @@ def unsendable(error: BaseException) -> Literal["address", "header"] | None:
 
     No server is involved, so the words of the error are a library's.
     """
-    for link in islice(causes(error), _LINKS):
+    for link in causes(error):
         names = " ".join(base.__name__ for base in type(link).__mro__)
         if _NO_ADDRESS.search(names):
             return "address"
@@ -296,8 +292,8 @@ def _refused(make: "partial[Diagnosis]", evidence: Evidence, sent: Sequence[str]
     text = "\n".join([evidence.text, *evidence.params, *evidence.codes])
     if evidence.status in _REFUSALS or evidence.status is None:
         if (tokens := wording.token_limit(text)) is not None:
-            limit, share = tokens
-            return make(kind=Kind.TOO_LARGE, measure="tokens", max_tokens=limit, share=share)
+            _, share = tokens
+            return make(kind=Kind.TOO_LARGE, measure="tokens", share=share)
         if (items := wording.item_limit(evidence.text)) is not None:
             return make(kind=Kind.TOO_LARGE, measure="items", max_items=items[0])
         one = wording.ONE_TEXT.search(evidence.text) is not None

@@ -17,8 +17,6 @@ from langchain_batch_embed.pacing.quotation import without_texts
 
 __all__ = ["Evidence", "read_error"]
 
-_LINKS = 20
-"""Follow a chain of causes this far."""
 
 _BRANCHES = 50
 """Read this many entries of each list and object in an error's body."""
@@ -116,7 +114,7 @@ def read_error(error: BaseException, sent: Sequence[str]) -> Evidence:
         error: the exception that the request raised.
         sent: the texts of the request.
     """
-    chain = list(islice(causes(error), _LINKS))
+    chain = list(causes(error))
     names = " ".join(base.__name__ for link in chain for base in type(link).__mro__[:-2])
     telling = next((link for link in chain if _status(link) is not None), None)
     links = [telling] if telling is not None else chain

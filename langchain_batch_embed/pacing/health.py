@@ -36,7 +36,7 @@ class Health:
         answered_sent: when the latest request was sent that was answered; `-inf` before the first
             answer. A server that is shutting down answers the requests that it has, and refuses
             all others.
-        failures: failed requests since then.
+        failures: failed requests since the last answer.
         is_down: whether the server counts as away.
         was_reached: whether there was ever a connection to a server of embeddings, so that the
             address is right.
@@ -58,24 +58,20 @@ class Health:
         """Whether the server ever gave an answer."""
         return self.answered_at > -math.inf
 
-    def answered(self, sent: float, now: float) -> bool:
-        """Record an answer; return whether it ends an outage."""
-        was_down = self.is_down
+    def answered(self, sent: float, now: float) -> None:
+        """Record an answer, which ends an outage."""
         self.answered_at = now
         self.answered_sent = max(self.answered_sent, sent)
         self.failures = self._probes = 0
         self.is_down = False
         self._failing_since = self._down_since = math.inf
-        return was_down
 
     def failed(self, sent: float, now: float) -> None:
         """Record a request that the server could not answer."""
         if sent < self.answered_at:
             return  # a later request was answered, so this failure is out of date
         if not self.failures:
-            # The server may have been away since the last answer, or since the first request.
-            self._failing_since = self.answered_at if self.has_answered else sent
-            self._failing_since = max(self._failing_since, sent)
+            self._failing_since = sent
         self.failures += 1
         if self.is_down and sent >= self._down_since:
             self._probes += 1

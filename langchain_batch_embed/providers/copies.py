@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # only a wrapped OpenAIEmbeddings needs them, and has importe
     from langchain_openai import OpenAIEmbeddings
 
 __all__ = [
+    "BARS",
     "Connections",
     "client_of",
     "one_request_a_call",
@@ -57,7 +58,8 @@ _SLICES = MappingProxyType(
     }
 )
 
-_BARS = ("show_progress_bar", "show_progress")
+BARS = ("show_progress_bar", "show_progress")
+"""Attributes in which wrapped classes store whether to show a progress bar."""
 
 # By class name: what cannot be turned off once the object is made.
 _LEFT_ON = MappingProxyType(
@@ -90,7 +92,7 @@ def one_request_a_call(
         if name in _LEFT_ON:
             logger.info("%s: %s", name, _LEFT_ON[name])
     # This package's progress bar counts everything; the object's own would only flash up.
-    wanted |= {bar: False for bar in _BARS if attribute(embeddings, bar) is True}
+    wanted |= {bar: False for bar in BARS if attribute(embeddings, bar) is True}
     # An older or newer version of the class may not have the option.
     changes: dict[str, Any] = {
         option: value

@@ -201,7 +201,8 @@ class OpenAIProvider:
             )
         except OrderError as error:
             raise self._judged(error) from None
-        self._suspects -= len(texts) > 1  # the server does number its vectors
+        if len(texts) > 1:  # the server does number its vectors
+            self._suspects = max(0, self._suspects - 1)
         self._has_answered = True
         return Answer(vectors=vectors, tokens=tokens, model=model, headers=headers)
 

@@ -26,7 +26,7 @@ LEAST_SILENT = 2.0
 """Least seconds before it counts as stopped, as a single answer may take that long by chance."""
 
 FOR_GOOD = 3.0
-"""After this many times as long the silence is no hiccup any more."""
+"""A silence this many times as long is taken to be permanent."""
 
 TOO_LATE = 2.0
 """At the end of a call a slow deployment gets nothing more if one of its answers takes this many

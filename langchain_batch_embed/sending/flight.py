@@ -2,7 +2,7 @@
 
 import contextvars
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from langchain_batch_embed.pacing.ticket import Ticket
 from langchain_batch_embed.sending.deployment import Deployment
@@ -33,7 +33,6 @@ class Flight:
         deadline: when a call ends that makes the time-out shorter than usual; `inf` if none does.
         texts: the texts in it.
         context: the caller's context, in which it is sent.
-        is_copy: whether it is a copy of a request that is still in flight.
         place: its place among all requests, in the `Odds`.
         is_hedge: whether it was paid from the budget for stragglers.
         is_undone: whether it could not be submitted, so that it must not be sent.
@@ -47,10 +46,9 @@ class Flight:
     deadline: float
     context: contextvars.Context
     place: Place
-    is_copy: bool = False
+    texts: Sequence[str]
     is_hedge: bool = False
     is_undone: bool = False
-    texts: Sequence[str] = field(default=(CANARY,))
 
     def count_failure(self, *, is_throttled: bool) -> None:
         """Count its failure in the reports of its calls; a refused copy costs nothing."""

@@ -79,7 +79,7 @@ class Odds:
         fates = bytearray(self._fates)
         for place in setbacks:
             if place >= self._begin:
-                fates[place - self._begin] = _UNKNOWN  # a failure is no evidence about itself
+                fates[place - self._begin] = _UNKNOWN  # no failure counts as evidence about itself
         chance = 1.0
         if is_error:
             chance = (self._recovered + 1) / (self._recovered + self._persisted + 1)

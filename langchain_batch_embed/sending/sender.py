@@ -267,7 +267,7 @@ class Sender:
             self._turns.come_back(queue, now, alone=True)
 
     def _cut_short(self, flight: Flight, now: float) -> None:
-        """Record that a call's deadline came before the answer, which is no failure of the server.
+        """Record that a call's deadline ended a request; the server did not fail.
 
         Calls with a later deadline send their part of the request again.
         """
@@ -400,7 +400,6 @@ class Sender:
             deadline=end if timeout < usual else math.inf,
             context=work.context,
             place=place,
-            is_copy=is_copy,
             texts=texts or (CANARY if at.is_alone else PROBE,),
         )
 

@@ -242,12 +242,13 @@ class Ingestion:
                 writer.write(batch.good)
             if writer.written.stored == stored and batch.is_whole:
                 self._note_whole_batch_failed(batch)
-        except Stop as stop:
+        except BaseException as error:
             self._note_tried(batch)
-            cause = root_of([stop.cause])
-            raise self._error(stop.why, cause) from cause
-        finally:
-            self._note_tried(batch)
+            if not isinstance(error, Stop):
+                raise
+            cause = root_of([error.cause])
+            raise self._error(error.why, cause) from cause
+        self._note_tried(batch)
         if writer.written.stored:
             self._ahead.go_on()
         lost = [failure.index for failure in writer.written.failures[failed:]]
@@ -285,12 +286,12 @@ class Ingestion:
             logger.warning("%s; see report.failures", report.missing())
         return report
 
-    def _error(self, why: str, cause: BaseException) -> IngestError:
+    def _error(self, ended_by: str, cause: BaseException) -> IngestError:
         failures = self._writer.written.failures
         # Explain only embedding errors: a store's message may quote documents.
         is_ours = any(root_of([f.error]) is cause and f.stage == "embedding" for f in failures)
-        said = self._explain(cause) if is_ours else ""
-        return IngestError.because_of(cause, self._report(), why, said)
+        why = self._explain(cause) if is_ours else ""
+        return IngestError.because_of(cause, self._report(), ended_by, why)
 
     def _report(self) -> IngestReport:
         written = self._writer.written

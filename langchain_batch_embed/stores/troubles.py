@@ -8,7 +8,6 @@ message quotes from the documents is ignored.
 import enum
 import re
 from collections.abc import Sequence
-from itertools import islice
 from typing import Final
 
 from langchain_batch_embed.causes import causes
@@ -35,7 +34,6 @@ class Trouble(enum.Enum):
     """The error does not show the cause: perhaps a single document, perhaps a passing fault."""
 
 
-_LINKS: Final = 20  # longest chain of causes that is read
 _STATEMENT: Final = "\n[SQL: "  # after this SQLAlchemy quotes its statement, which says nothing
 
 _BY_KIND: Final = {
@@ -128,7 +126,7 @@ def read_trouble(error: BaseException, sent: Sequence[str]) -> Trouble:
         error: what the call raised.
         sent: the texts and metadata that the error may quote.
     """
-    chain = list(islice(causes(error), _LINKS))
+    chain = list(causes(error))
     if any(isinstance(link, NotImplementedError | PermissionError) for link in chain):
         return Trouble.FATAL
     text = without_texts("\n".join(str(link).split(_STATEMENT)[0] for link in chain), sent)

@@ -308,6 +308,17 @@ class TestWhatIsKept:
         assert command("embed", texts, "--out", "c.npy") == 2
         assert listing(tmp_path) == before
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+    @pytest.mark.parametrize("name", ["c.npy", "c.ids.jsonl", "c.failed.jsonl"])
+    def test_a_pipe_is_not_replaced_by_a_file(
+        self, command: Command, texts: Path, tmp_path: Path, name: str, capsys: Captured
+    ) -> None:
+        """A pipe or a device with the name of an output is left as it is."""
+        os.mkfifo(tmp_path / name)
+        assert command("embed", texts, "--out", "c.npy") == 2
+        assert f"{name} is a device, a pipe or a socket" in capsys.readouterr().err
+        assert (tmp_path / name).is_fifo()
+
     @pytest.mark.parametrize("content", ["table", "bytes"])
     def test_a_foreign_parquet_is_kept(
         self, command: Command, texts: Path, tmp_path: Path, capsys: Captured, content: str

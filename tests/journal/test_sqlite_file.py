@@ -1,5 +1,6 @@
 """Foreign files stay unchanged, and a journal file that disappears is made again."""
 
+import os
 import sqlite3
 import sys
 from pathlib import Path
@@ -90,6 +91,15 @@ class TestFilesThatAreNotOurs:
         """A folder in place of a file is refused."""
         with pytest.raises(JournalError, match="is a folder; name a file in it"):
             SQLiteJournal(tmp_path)
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+    def test_a_pipe(self, tmp_path: Path) -> None:
+        """A pipe or a device is refused, and keeps its permissions."""
+        os.mkfifo(tmp_path / "pipe", 0o644)
+        before = (tmp_path / "pipe").stat().st_mode
+        with pytest.raises(JournalError, match="is a device, a pipe or a socket"):
+            SQLiteJournal(tmp_path / "pipe").stats()
+        assert (tmp_path / "pipe").stat().st_mode == before
 
     def test_a_folder_that_is_missing(self, tmp_path: Path) -> None:
         """A missing folder is reported, not created."""

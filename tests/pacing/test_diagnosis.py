@@ -187,7 +187,6 @@ def assert_sound(got: Diagnosis, sent: Sequence[str] = ()) -> None:
     assert got.status is None or 400 <= got.status < 600
     assert got.after is None or 0 < got.after <= 86_400
     assert got.max_items is None or got.max_items >= 1
-    assert got.max_tokens is None or got.max_tokens >= 1
     assert got.share is None or 0 <= got.share <= 1
     assert got.at is None or got.at >= 0
     assert got.at is None or not sent or got.at < len(sent)

@@ -56,8 +56,8 @@ def test_an_answer_in_between_begins_the_count_again() -> None:
     for now in range(0, 100, 3):
         state.failed(sent=now, now=now)
         state.failed(sent=now + 1, now=now + 1)
-        assert not state.answered(now + 2, now + 2)
-    assert not state.is_down
+        state.answered(now + 2, now + 2)
+        assert not state.is_down
 
 
 def test_probes_are_ever_further_apart_up_to_five_seconds() -> None:
@@ -91,14 +91,13 @@ def test_what_was_sent_before_the_outage_is_no_probe() -> None:
 def test_the_first_answer_ends_the_outage_for_everybody() -> None:
     """The first answer ends the outage for all calls, even one to a request sent before it."""
     state = down()
-    assert state.answered(-1, 100)
+    state.answered(-1, 100)
     assert (state.is_down, state.failures, state.delay(100), state.away_for(100)) == (
         False,
         0,
         0.0,
         0.0,
     )
-    assert not state.answered(101, 101)
 
 
 def test_the_latest_answered_request_is_the_one_sent_last() -> None:
