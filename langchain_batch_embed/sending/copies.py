@@ -6,6 +6,7 @@ that has stopped.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from langchain_batch_embed.sending.choice import Choice
@@ -14,7 +15,10 @@ from langchain_batch_embed.sending.queue import Queue
 from langchain_batch_embed.sending.turns import Turns
 from langchain_batch_embed.sending.work import Batch
 
-__all__ = ["Copies", "Copy"]
+__all__ = ["Copies", "Copy", "straggler", "stuck"]
+
+MOST_COPIES = 2
+"""Most copies of a request in flight. One copy in a hundred is late as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +58,15 @@ class Copies:
                 return rescued
             wait = min(wait, rescued)
         for queue in self._turns.large:
-            batch, delay = queue.straggler(now)
-            if batch is None:
-                wait = min(wait, delay)
+            batch = straggler(queue, now)
+            if isinstance(batch, float):
+                wait = min(wait, batch)
                 continue
-            left = queue.stuck_charge(batch.at[-1:])
+            left = _stuck_charge(queue, batch.at[-1:])
             at, delay = self._choice.for_copy(batch.charge, now, left=left, but=batch.at)
             if at is None:
                 continue
-            if delay == 0 and queue.affords(batch):
+            if delay == 0 and _affords(queue, batch):
                 return Copy(queue, batch, at, is_hedge=True)
             if not at.is_alone and delay > 0:
                 wait = min(wait, delay)
@@ -84,12 +88,64 @@ class Copies:
                 else:
                     stopped.add(each.number)
         for queue in self._turns.queues if stopped else ():
-            batch = queue.stuck(stopped, first=first)
+            batch = stuck(queue, stopped, first=first)
             if batch is None:
                 continue
-            left = queue.stuck_charge(stopped)
+            left = _stuck_charge(queue, stopped)
             at, delay = self._choice.for_copy(batch.charge, now, left=left, but=stopped)
-            if at is not None and delay == 0 and queue.affords(batch):
+            if at is not None and delay == 0 and _affords(queue, batch):
                 return Copy(queue, batch, at)
             wait = min(wait, delay or math.inf)
         return wait
+
+
+def straggler(queue: Queue, now: float) -> Batch | float:
+    """Return a batch of a call to send a second time, or the seconds until there may be one."""
+    if queue.is_given_up or queue.has_unsent or queue.has_delayed:
+        return math.inf
+    silent = {each.number for each in queue.deployments if each.is_silent}
+    late = [(each, _copies(each, silent)) for each in queue.in_flight.values()]
+    patience = queue.hedges.patience(sum(batch.charge for batch, n in late if n <= 1))
+    wait = math.inf
+    for batch, copies in late:
+        if copies > MOST_COPIES or not queue.hedges.affords(batch.charge):
+            continue
+        left = batch.sent + patience - now
+        if left <= 0:
+            return batch
+        wait = min(wait, left)
+    return wait
+
+
+def stuck(queue: Queue, at: Collection[int], *, first: bool) -> Batch | None:
+    """Return a batch of a call that is in flight only at these silent deployments, or `None`.
+
+    Args:
+        queue: the call.
+        at: the numbers of the deployments.
+        first: whether to return one even before unsent batches.
+    """
+    if queue.is_given_up or (not first and queue.has_unsent):
+        return None
+    return next((batch for batch in queue.in_flight.values() if _is_only(batch, at)), None)
+
+
+def _stuck_charge(queue: Queue, at: Collection[int]) -> int:
+    """Return the tokens of a call that are in flight only at these deployments."""
+    return sum(batch.charge for batch in queue.in_flight.values() if _is_only(batch, at))
+
+
+def _affords(queue: Queue, copy: Batch) -> bool:
+    """Return whether the call's cost limit allows a copy of a batch."""
+    budget = queue.work.budget
+    return budget is None or copy.tokens <= budget.left
+
+
+def _is_only(batch: Batch, at: Collection[int]) -> bool:
+    """Return whether a batch is in flight at none but these deployments."""
+    return all(number in at for number in batch.at)
+
+
+def _copies(batch: Batch, silent: Collection[int]) -> int:
+    """Return how many requests for a batch are in flight at deployments that answer."""
+    return sum(number not in silent for number in batch.at)

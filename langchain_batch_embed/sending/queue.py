@@ -9,9 +9,8 @@ batch that one deployment has failed is offered to the others at once.
 """
 
 import logging
-import math
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from langchain_batch_embed.errors import BudgetError, DeadlineError, NotSentError
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind
@@ -20,6 +19,7 @@ from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.cutter import Cutter, parts_of, still_fits
 from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.line import Line
+from langchain_batch_embed.sending.routing import Routing
 from langchain_batch_embed.sending.verdict import Cut, Defer, GiveUp, Hold, Park, Resend, divided
 from langchain_batch_embed.sending.waiting import Waiting
 from langchain_batch_embed.sending.work import Batch, Division, Done, Lost, Outcome, Rows, Work
@@ -31,9 +31,6 @@ logger = logging.getLogger(__name__)
 BACKLOG = 3
 """Most outcomes that may wait for the caller before a saturated server gets more requests. If this
 process is the bottleneck, answers arrive faster than lists are made, and take up memory."""
-
-MOST_COPIES = 2
-"""Most copies of a request in flight. One copy in a hundred is late as well."""
 
 AGAIN = 5
 """Weight of a batch that was refused for the rate, when deciding whether requests are scarce.
@@ -94,6 +91,7 @@ class Queue:
         self._news = news
         self._waits_for_worker: set[int] = set()  # at these deployments, rather than for the quota
         self._waiting = Waiting()  # batches that were sent before, or parts of these
+        self._routing = Routing(deployments)
         self._line = Line(work.rows, work.sizes)  # unsent inputs
         self._cutter = Cutter(self._line, work, deployments)
         self.charge = self._line.charge
@@ -109,6 +107,16 @@ class Queue:
             and len(self.work.rows) <= SHARED_ROWS
             and self._line.work <= SHARED_WORK
         )
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a batch that is not in flight could be sent now."""
+        return bool(self._waiting.ready or self._line.count)
+
+    @property
+    def has_delayed(self) -> bool:
+        """Whether a batch waits for a time at which to be sent again."""
+        return bool(self._waiting.delayed)
 
     def left(self) -> int:
         """Return the work that has not been sent, in tokens."""
@@ -136,8 +144,10 @@ class Queue:
             self._replace(ready, at, now)
         if at.is_late:
             return None
-        if (elsewhere := self._failed_elsewhere(at)) is not None:
-            return elsewhere
+        if waiting.delayed and len(self.deployments) > 1:
+            delayed = (batch for _, _, batch in waiting.delayed)
+            if (untried := self._routing.untried(delayed, at)) is not None:
+                return untried
         if not self._line.count:
             if waiting.deferred and not (self.in_flight or waiting.delayed):
                 waiting.release_deferred()
@@ -155,7 +165,7 @@ class Queue:
             at.limits.retest_with(batch)
         elif not batch.at:
             self._waiting.remove_delayed(batch)
-        if self._owner(batch) not in (None, at):
+        if batch.trial is not None and self._routing.owner(batch) not in (None, at):
             self._drop(batch)  # the answer of another deployment says nothing about this limit
         batch.at.append(at.number)
         batch.sent = now
@@ -170,34 +180,6 @@ class Queue:
     def due(self, now: float) -> float:
         """Return the seconds until a delayed batch is due; `inf` if there is none."""
         return self._waiting.due(now)
-
-    def straggler(self, now: float) -> tuple[Batch | None, float]:
-        """Return a batch to send a second time, or the seconds until there may be one."""
-        if self.is_given_up or self._waiting.ready or self._waiting.delayed or self._line.count:
-            return None, math.inf
-        silent = {each.number for each in self.deployments if each.is_silent}
-        late = [(each, _copies(each, silent)) for each in self.in_flight.values()]
-        patience = self.hedges.patience(sum(batch.charge for batch, n in late if n <= 1))
-        wait = math.inf
-        for batch, copies in late:
-            if copies > MOST_COPIES:
-                continue
-            if not self.hedges.affords(batch.charge):
-                continue
-            left = batch.sent + patience - now
-            if left <= 0:
-                return batch, 0.0
-            wait = min(wait, left)
-        return None, wait
-
-    def stuck_charge(self, at: Collection[int]) -> int:
-        """Return the tokens in flight only at these deployments."""
-        return sum(batch.charge for batch in self.in_flight.values() if _is_only(batch, at))
-
-    def affords(self, copy: Batch) -> bool:
-        """Return whether the call's cost limit allows a copy of a batch."""
-        budget = self.work.budget
-        return budget is None or copy.tokens <= budget.left
 
     def hands_over(self) -> bool:
         """Return whether to hand the caller's thread an outcome now.
@@ -292,17 +274,6 @@ class Queue:
         self.tally.retries += 1
         self._waiting.ready.appendleft(batch)
 
-    def stuck(self, at: Collection[int], *, first: bool) -> Batch | None:
-        """Return a batch in flight only at these silent deployments, or `None`.
-
-        Args:
-            at: the numbers of the deployments.
-            first: whether to return one even before unsent batches.
-        """
-        if self.is_given_up or (not first and (self._waiting.ready or self._line.count)):
-            return None
-        return next((batch for batch in self.in_flight.values() if _is_only(batch, at)), None)
-
     def give_up(
         self, error: BaseException, *, abandon: bool = False, concerns_all: bool = False
     ) -> None:
@@ -373,52 +344,17 @@ class Queue:
                     self._waiting.park(batch)
             return ready[0] if ready else None
         for batch in tuple(ready):
-            owner = self._owner(batch)
-            if owner is not None and owner is not at and owner.is_answering:
-                continue  # its owner tests a size limit with it
-            if at.number not in batch.barred:
-                if at.is_late and not batch.barred:
-                    continue
-                return batch
-            if self._has_others(batch):
-                continue
-            if at.confirmed_at < batch.barred[at.number]:
-                at.is_in_doubt = True  # it may refuse everything
-            else:
-                ready.remove(batch)
-                self._settle(batch, Lost(batch.rows, batch.error or NotSentError()))
+            match self._routing.route(batch, at):
+                case "here":
+                    return batch
+                case "nowhere":
+                    ready.remove(batch)
+                    self._settle(batch, Lost(batch.rows, batch.error or NotSentError()))
         return None
-
-    def _failed_elsewhere(self, at: Deployment) -> Batch | None:
-        """Return a delayed batch that this deployment has not tried, and may be sent at once."""
-        if len(self.deployments) == 1:
-            return None
-        untried = (
-            batch
-            for _, _, batch in self._waiting.delayed
-            if at.number not in batch.tried
-            and at.number not in batch.barred
-            and still_fits(batch, at)
-        )
-        return next(untried, None)
-
-    def _has_others(self, batch: Batch) -> bool:
-        """Return whether a working deployment has not refused this batch yet."""
-        return any(
-            each.is_proven and each.is_answering and each.number not in batch.barred
-            for each in self.deployments
-        )
-
-    def _owner(self, batch: Batch) -> Deployment | None:
-        """Return the deployment whose size limit a batch tests, or `None`."""
-        if batch.trial is None:
-            return None
-        owners = (each for each in self.deployments if each.limits.owns(batch.trial))
-        return next(owners, None)
 
     def _drop(self, batch: Batch) -> None:
         """Release the batches that wait for the outcome of this one."""
-        owner = self._owner(batch) or self.deployments[0]
+        owner = self._routing.owner(batch) or self.deployments[0]
         self._release(owner.limits.dropped(batch))
 
     # Carrying out verdicts.
@@ -426,7 +362,7 @@ class Queue:
     def _offer_to_others(self, batch: Batch, at: Deployment) -> None:
         """Let the other deployments try a batch that this one has given up."""
         batch.trial = None
-        at.is_in_doubt |= not self._has_others(batch)
+        at.is_in_doubt |= not self._routing.has_others(batch)
         self._waiting.ready.appendleft(batch)
 
     def _defer(self, batch: Batch, since: int) -> None:
@@ -477,7 +413,7 @@ class Queue:
                 self._waiting.delay(part, now + delay)
             else:
                 self._waiting.ready.appendleft(part)
-        (self._owner(batch) or at).limits.inherit(batch, parts)
+        (self._routing.owner(batch) or at).limits.inherit(batch, parts)
 
     def _is_too_late(self, batch: Batch, error: BaseException) -> bool:
         """Return whether the call was given up; if so, give up this batch that failed later."""
@@ -507,13 +443,3 @@ def _note_end(batch: Batch, at: Deployment) -> None:
     """Record that a request ended, which may have been undone as not submitted before."""
     if at.number in batch.at:
         batch.at.remove(at.number)
-
-
-def _is_only(batch: Batch, at: Collection[int]) -> bool:
-    """Return whether a batch is in flight at none but these deployments."""
-    return all(number in at for number in batch.at)
-
-
-def _copies(batch: Batch, silent: Collection[int]) -> int:
-    """Return how many requests for a batch are in flight at deployments that answer."""
-    return sum(number not in silent for number in batch.at)

@@ -584,8 +584,8 @@ class TestThreads:
         assert {type(outcome) for outcome in outcomes} == {Lost}
         assert len(lost(outcomes)) == 20
         assert "A bug in langchain_batch_embed" in caplog.text
+        wait_until(lambda: not dispatcher.sender.in_flight)
         mocker.stopall()
-        assert not dispatcher.sender.in_flight
         assert len(done(call(dispatcher, make_work(5)))) == 5
 
     def test_a_mistake_about_a_canary_ends_the_call(self, mocker: MockerFixture) -> None:

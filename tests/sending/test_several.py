@@ -13,7 +13,7 @@ from langchain_batch_embed.pacing.speed import WINDOW, Speed
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.choice import GRACE
-from langchain_batch_embed.sending.copies import Copy
+from langchain_batch_embed.sending.copies import Copy, stuck
 from langchain_batch_embed.sending.deployment import REFUSED_IN_A_ROW, diagnosed
 from langchain_batch_embed.sending.flight import Flight
 from langchain_batch_embed.sending.rehearsal import Reply, Request, Server
@@ -318,11 +318,11 @@ class TestHedging:
         assert batch is not None
         queue.take(batch, hangs, 0.0)
         queue.take(batch, refuses, 1.0)
-        assert queue.stuck({0}, first=True) is None
+        assert stuck(queue, {0}, first=True) is None
         error = refusal(429, "slow down")
         queue.failed(batch, refuses, diagnosed(error, ()), error, 1.1)
-        assert queue.stuck({0}, first=True) is batch
-        assert queue.stuck({1}, first=True) is None
+        assert stuck(queue, {0}, first=True) is batch
+        assert stuck(queue, {1}, first=True) is None
 
     def test_a_copy_goes_to_a_faster_one_or_nowhere(self) -> None:
         """A copy of a late request goes to a faster deployment or nowhere.
