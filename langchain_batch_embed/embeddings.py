@@ -30,7 +30,7 @@ from langchain_batch_embed.calls.prefetch import Prefetch
 from langchain_batch_embed.clock import SYSTEM_CALENDAR, SYSTEM_CLOCK, Calendar, Clock
 from langchain_batch_embed.errors import Failure, PartialEmbeddingsError
 from langchain_batch_embed.journal import Journal
-from langchain_batch_embed.limits import Limits
+from langchain_batch_embed.limits import Limits, plain
 from langchain_batch_embed.options import Empty, Option, Options, check_names, deployments_of
 from langchain_batch_embed.providers.copies import pack_up, unpack
 from langchain_batch_embed.providers.replaced import warn_of_replaced
@@ -41,7 +41,7 @@ from langchain_batch_embed.texts.inputs import LongInputs
 
 __all__ = ["BatchEmbeddings"]
 
-_SET_HERE = frozenset({"_assembly", "_on_the_way", "_options", "embeddings"})
+_SET_HERE = frozenset({"_assembly", "_on_the_way", "_options"})
 """The attributes that this class sets. Any others belong to a subclass."""
 
 
@@ -204,7 +204,6 @@ class BatchEmbeddings(Embeddings):
         self._options = options
         self._on_the_way = OnTheWay(lambda: self._assembly.journal)
         self._assembly = Assembly(wrapped, options, note_missing=self._on_the_way.note)
-        self.embeddings = self._assembly.deployments[0]
 
     @property
     def deployments(self) -> tuple[Embeddings, ...]:
@@ -218,6 +217,11 @@ class BatchEmbeddings(Embeddings):
     def _pipeline(self) -> Pipeline:
         return self._assembly.pipeline
 
+    embeddings = Option["Embeddings"](
+        lambda self: self.deployments[0],
+        "The first of the wrapped objects.",
+        make="BatchEmbeddings(other)",
+    )
     limits = Option["Limits"](lambda self: self._assembly.limits, "The limits of one request.")
     journal = Option["Journal"](
         lambda self: self._assembly.journal, "The journal that keeps finished vectors."
@@ -414,6 +418,10 @@ class BatchEmbeddings(Embeddings):
             OptionError: an argument has a value that cannot work, or arguments do not go together.
             JournalError: the journal cannot be read.
         """
+        count, tokens_each, workers = map(plain, (count, tokens_each, workers))
+        tier, price = map(plain, (tier, price))
+        requests_per_minute = plain(requests_per_minute)
+        tokens_per_minute = plain(tokens_per_minute)
         given = (count, tokens_each, workers, quota)
         if texts is not None and all(each is None for each in given):
             return make_plan(

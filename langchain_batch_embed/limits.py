@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 from langchain_core.embeddings import Embeddings
 
 from langchain_batch_embed.errors import OptionError
@@ -22,11 +23,12 @@ __all__ = [
     "FIRST_REQUESTS",
     "Limits",
     "attribute",
-    "check_positive",
     "common",
     "is_hosted_by_openai",
     "limits_of",
     "model_of",
+    "plain",
+    "positive",
     "set_by_user",
 ]
 
@@ -88,10 +90,10 @@ class Limits:
     def __post_init__(self) -> None:
         """Reject limits that would not allow any request."""
         for name in ("max_batch_size", "max_workers", "first_requests"):
-            check_positive(name, getattr(self, name))
+            object.__setattr__(self, name, positive(name, getattr(self, name)))
         for name in ("max_tokens_per_request", "max_tokens_per_input"):
             if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
+                object.__setattr__(self, name, positive(name, getattr(self, name)))
 
     def override(self, **options: int | None) -> "Limits":
         """Return these limits with the given options in place of their own; `None` changes nothing.
@@ -124,12 +126,23 @@ class Limits:
         return changed
 
 
-def check_positive(name: str, value: object) -> None:
-    """Raise `OptionError` unless the option is a whole number of at least 1."""
+def plain(value: Any) -> Any:
+    """Return NumPy's number or truth value as a plain Python one, and anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def positive(name: str, value: object) -> int:
+    """Return an option's value as a plain whole number.
+
+    Raises:
+        OptionError: it is not a whole number of at least 1.
+    """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise OptionError(f"{name} must be a whole number, not {type(value).__name__}")
     if value < 1:
         raise OptionError(f"{name} must be at least 1, not {value}")
+    return value
 
 
 OPENAI = Limits(

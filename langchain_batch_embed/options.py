@@ -17,7 +17,7 @@ from langchain_core.stores import ByteStore
 from langchain_batch_embed.clock import SYSTEM_CALENDAR, SYSTEM_CLOCK, Calendar, Clock
 from langchain_batch_embed.errors import FixedOptionError, OptionError, UnknownOptionError
 from langchain_batch_embed.journal import Journal
-from langchain_batch_embed.limits import Limits, attribute, common, limits_of
+from langchain_batch_embed.limits import Limits, attribute, common, limits_of, plain
 from langchain_batch_embed.pacing.pacer import MAX_OUTAGE
 from langchain_batch_embed.providers.copies import BARS
 from langchain_batch_embed.providers.named import named
@@ -25,7 +25,7 @@ from langchain_batch_embed.report import Usage
 from langchain_batch_embed.shared.quota import SharedQuota
 from langchain_batch_embed.texts.inputs import LongInputs
 
-__all__ = ["OPTIONS", "Empty", "Option", "Options", "check_amount", "check_names", "deployments_of"]
+__all__ = ["OPTIONS", "Empty", "Option", "Options", "amount", "check_names", "deployments_of"]
 
 _T = TypeVar("_T")
 
@@ -244,9 +244,10 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check the values; raise `OptionError` for one that cannot work."""
+        self._make_plain()
         self._check_objects()
         for name in _AMOUNTS:
-            check_amount(name, getattr(self, name))
+            amount(name, getattr(self, name))
         if not isinstance(self.model, str | None):
             raise OptionError(f"model must be a name, not {type(self.model).__name__}")
         if self.model == "":
@@ -264,6 +265,10 @@ class Options:
         if self.empty is not None and self.empty not in get_args(Empty):
             allowed = ", ".join(map(repr, get_args(Empty)))
             raise OptionError(f"empty must be one of {allowed}, not {self.empty!r}")
+
+    def _make_plain(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
 
     def _check_objects(self) -> None:
         if isinstance(self.journal, str) and _ADDRESS.match(self.journal):
@@ -363,10 +368,14 @@ class Option(Generic[_T]):
     Args:
         read: returns the value, given the object.
         doc: the attribute's docstring.
+        make: how to make an object with another value; `None` to name the option.
     """
 
-    def __init__(self, read: Callable[[Any], _T], doc: str = "") -> None:
+    def __init__(
+        self, read: Callable[[Any], _T], doc: str = "", *, make: str | None = None
+    ) -> None:
         self._read = read
+        self._make = make
         self._name = ""
         self.__doc__ = doc or (
             "The value in use, whether set by the user, read from the wrapped object, or a default."
@@ -394,9 +403,9 @@ class Option(Generic[_T]):
         Raises:
             FixedOptionError: always.
         """
+        make = self._make or f"BatchEmbeddings(wrapped, {self._name}=...)"
         raise FixedOptionError(
-            f"{self._name} cannot be changed after the object is made; make a new one: "
-            f"BatchEmbeddings(wrapped, {self._name}=...)"
+            f"{self._name} cannot be changed after the object is made; make a new one: {make}"
         )
 
 
@@ -481,16 +490,17 @@ def _embeddings_of(wrapped: object, wrapper: type[Embeddings]) -> Embeddings:
     return wrapped
 
 
-def check_amount(name: str, value: object) -> None:
-    """Check that the value of the option `name` is a finite number above 0.
+def amount(name: str, value: object) -> float | None:
+    """Return the value of the option `name`, a finite number above 0, as a plain number.
 
     `None` is allowed for all options but `max_outage`.
 
     Raises:
         OptionError: the value is not such a number.
     """
+    value = plain(value)
     if value is None and name != "max_outage":
-        return
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         unit = " of seconds" if name in _IN_SECONDS else ""
         raise OptionError(f"{name} must be a number{unit}, not {type(value).__name__}")
@@ -500,3 +510,4 @@ def check_amount(name: str, value: object) -> None:
         )
     if value <= 0:
         raise OptionError(f"{name} must be more than 0, not {value}; leave it out for the default")
+    return value

@@ -3,14 +3,17 @@
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 
 from langchain_batch_embed import (
     BatchEmbeddings,
     BatchEmbeddingsError,
+    FixedOptionError,
     Limits,
     OptionError,
+    SharedQuota,
     UnknownOptionError,
 )
 
@@ -269,3 +272,25 @@ def test_a_wrong_option_is_named_before_a_wrong_value() -> None:
 def test_options_that_can_work_are_taken(options: dict[str, Any]) -> None:
     """The smallest sensible values of all options are accepted."""
     assert make(**options).embeddings == DeterministicFakeEmbedding(size=3)
+
+
+def test_numpys_numbers_are_taken_as_plain_ones() -> None:
+    """Numbers of NumPy are accepted wherever plain numbers are, and become plain ones."""
+    embeddings = make(
+        max_batch_size=np.int64(5),
+        timeout=np.float32(2.5),
+        max_retries=np.int32(3),
+        requests_per_minute=np.int64(60),
+        show_progress=np.bool_(False),
+    )
+    assert type(embeddings.max_batch_size) is type(embeddings.max_retries) is int
+    assert (embeddings.timeout, embeddings.requests_per_minute) == (2.5, 60)
+    count: Any = np.int64(10)
+    assert embeddings.plan(count=count, tokens_each=np.float64(5)).texts == 10
+    assert type(SharedQuota("redis://host", workers=count).workers) is int
+
+
+def test_the_wrapped_object_cannot_be_exchanged() -> None:
+    """Setting another wrapped object is an error, as its options are read only once."""
+    with pytest.raises(FixedOptionError, match=r"make a new one: BatchEmbeddings\(other\)"):
+        make().embeddings = DeterministicFakeEmbedding(size=4)  # type: ignore[assignment]

@@ -23,8 +23,9 @@ from langchain_batch_embed.batch_api.worker import Worker
 from langchain_batch_embed.clock import Calendar
 from langchain_batch_embed.errors import JournalError, OptionError
 from langchain_batch_embed.journal import Journal, SQLiteJournal, content_keys
-from langchain_batch_embed.limits import AZURE, Limits
-from langchain_batch_embed.options import check_amount
+from langchain_batch_embed.limits import AZURE, Limits, plain
+from langchain_batch_embed.options import amount
+from langchain_batch_embed.pacing.diagnosis import diagnose
 from langchain_batch_embed.providers import Provider
 from langchain_batch_embed.providers.openai import OpenAIProvider
 from langchain_batch_embed.report import (
@@ -57,6 +58,9 @@ _ROUNDS = 5
 
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 64.0
 """First and last pause in seconds between attempts to reach the server; the pause doubles."""
+
+_UNREACHED_PAUSE = 8.0
+"""The last pause if there is not even a connection, as the address may be wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,7 @@ class Desk:
         tools = self._tools(journal)
         store = tools.store
         deadline = _moment(finish_by, self.calendar.time())
-        check_amount("max_dollars", max_dollars)
+        max_dollars = amount("max_dollars", max_dollars)
         given = check_texts(texts)
         inputs = self.prepare(given)
         keys = content_keys(inputs.texts, tools.space)
@@ -164,7 +168,10 @@ class Desk:
         self._patiently(upload, is_enough=lambda: self._are_uploaded(store, job_id))
 
     def _patiently(self, call: Callable[[], object], *, is_enough: Callable[[], bool]) -> None:
-        """Repeat a call until it succeeds or has done enough, for about two minutes."""
+        """Repeat a call until it succeeds or has done enough.
+
+        That takes about two minutes at most, and 15 s if there is not even a connection.
+        """
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -174,7 +181,8 @@ class Desk:
                     raise
                 if is_enough():
                     return
-                if pause > _LAST_PAUSE:
+                if pause > (_LAST_PAUSE if diagnose(error).reached else _UNREACHED_PAUSE):
+                    error.add_note(f"the server at {self.provider.address} does not answer")
                     raise
                 logger.warning("%s", not_answering(self.provider.address, error, pause))
             else:
@@ -381,7 +389,7 @@ def _moment(finish_by: FinishBy | None, now: float) -> float | None:
         if (moment := finish_by.timestamp()) <= now:
             raise OptionError(f"finish_by must be in the future, not {finish_by.isoformat()}")
         return moment
-    seconds = finish_by.total_seconds() if isinstance(finish_by, timedelta) else finish_by
+    seconds = finish_by.total_seconds() if isinstance(finish_by, timedelta) else plain(finish_by)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise OptionError(
             "finish_by must be seconds from now, a timedelta or a datetime, not "

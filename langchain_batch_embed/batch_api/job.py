@@ -1,14 +1,16 @@
 """`Job`: the work of one `submit` call, made in this process or read from the journal."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from tqdm.auto import tqdm
 
 from langchain_batch_embed.batch_api.faults import passes
 from langchain_batch_embed.batch_api.lock import jobs_lock
-from langchain_batch_embed.batch_api.records import JobRecord
+from langchain_batch_embed.batch_api.records import JobRecord, Line
 from langchain_batch_embed.batch_api.status import JobReport, JobStatus
 from langchain_batch_embed.batch_api.store import JobStore
 from langchain_batch_embed.batch_api.worker import Worker
@@ -21,6 +23,7 @@ from langchain_batch_embed.errors import (
     OptionError,
 )
 from langchain_batch_embed.journal import SQLiteJournal
+from langchain_batch_embed.limits import plain
 from langchain_batch_embed.report import BATCH_API_SHARE, html_table
 
 __all__ = ["Job", "not_answering"]
@@ -113,11 +116,15 @@ class Job:
         job = self._store.job(self.id)
         end = self._calendar.time() if job.ended is None else job.ended
         price = None if job.price is None else job.price / 1e6
-        failures = [
-            Failure(index=place, error=_error(line.error))
-            for line in self._store.failed(self.id)
+        lost = self._store.lost(self.id)
+        failures = {
+            place: Failure(index=place, error=_error(line))
+            for line in lost
             for place in line.places.tolist()
-        ]
+        }
+        cancelled = {
+            place for line in lost if line.state == "cancelled" for place in line.places.tolist()
+        }
         return JobReport(
             texts=job.texts,
             unique=job.unique,
@@ -130,7 +137,8 @@ class Job:
             full_price_dollars=None if price is None else job.full_tokens * price,
             overtaken=job.overtaken,
             seconds=max(0.0, end - job.created),
-            failures=tuple(sorted(failures, key=lambda failure: failure.index)),
+            cancelled=len(cancelled),
+            failures=tuple(failures[place] for place in sorted(failures)),
         )
 
     def refresh(self) -> JobStatus:
@@ -146,7 +154,9 @@ class Job:
         self._round()
         return self.status
 
-    def wait(self, timeout: float | None = None, *, show_progress: bool = True) -> JobReport:
+    def wait(
+        self, timeout: float | timedelta | None = None, *, show_progress: bool = True
+    ) -> JobReport:
         """Wait until every text has its vector in the journal, or has failed.
 
         The server is polled every few seconds at first and every minute later. If a batch expires,
@@ -155,7 +165,7 @@ class Job:
         Several processes may wait for one job. One of them works on it, and the others watch.
 
         Args:
-            timeout: seconds to wait; `None` to wait as long as it takes.
+            timeout: seconds to wait, or a `timedelta`; `None` to wait as long as it takes.
             show_progress: show a `tqdm.auto` bar that counts texts.
 
         Returns:
@@ -164,10 +174,12 @@ class Job:
         Raises:
             JobTimeoutError: the job has not ended in time. It continues at the server.
             JobError: the job cannot continue.
-            OptionError: the job belongs to another model or server than this object's.
+            OptionError: the job belongs to another model or server than this object's, or
+                `timeout` is not a number of seconds.
             JournalError: the journal cannot be read or written.
             DimensionsError, ModelError: the vectors do not match earlier ones.
         """
+        timeout = _seconds(timeout)
         started = heard = self._calendar.time()
         pause = _FIRST_PAUSE
         with tqdm(total=self.status.texts, unit=" texts", disable=not show_progress) as bar:
@@ -279,6 +291,26 @@ class Job:
             )
 
 
+def _seconds(timeout: float | timedelta | None) -> float | None:
+    """Return a time-out in seconds.
+
+    Raises:
+        OptionError: it is not a finite number of at least 0.
+    """
+    if isinstance(timeout, timedelta):
+        return max(0.0, timeout.total_seconds())
+    timeout = plain(timeout)
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise OptionError(
+            f"timeout must be seconds, a timedelta or None, not {type(timeout).__name__}"
+        )
+    if not 0 <= timeout < math.inf:
+        raise OptionError(f"timeout must be at least 0 seconds, not {timeout}; None waits for ever")
+    return timeout
+
+
 def not_answering(address: str, error: BaseException, pause: float) -> str:
     """Return a log line about a silent server, without its message, which may hold a key."""
     status = getattr(error, "status_code", None)
@@ -292,5 +324,7 @@ def _show(bar: "tqdm[object]", status: JobStatus, trouble: str) -> None:
     bar.set_postfix_str(trouble or str(status).partition(": ")[2])
 
 
-def _error(words: str | None) -> BatchEmbeddingsError:
-    return BatchEmbeddingsError(f"the text has no vector: {words or 'refused'}")
+def _error(line: Line) -> BatchEmbeddingsError:
+    if line.state == "cancelled":
+        return BatchEmbeddingsError("the text has no vector: its job was cancelled")
+    return BatchEmbeddingsError(f"the text has no vector: {line.error or 'refused'}")

@@ -63,7 +63,9 @@ class JobReport:
         overtaken: texts sent by ordinary requests before their batch was known to have ended.
             OpenAI may bill some of them in the batch too.
         seconds: seconds from `submit` to the end, or until now.
-        failures: texts without a vector, by their index in the caller's list.
+        cancelled: texts that have no vector because the job was cancelled.
+        failures: texts without a vector, cancelled ones included, by their index in the caller's
+            list.
     """
 
     texts: int
@@ -77,6 +79,7 @@ class JobReport:
     full_price_dollars: float | None
     overtaken: int
     seconds: float
+    cancelled: int = 0
     failures: tuple[Failure, ...] = field(default=(), repr=False)
 
     @property
@@ -89,7 +92,9 @@ class JobReport:
     def __str__(self) -> str:
         """Return one line for a log or a print."""
         kept = f", {self.from_journal:,} kept from before" if self.from_journal else ""
-        lost = f", {len(self.failures):,} failed" if self.failures else ""
+        failed = len(self.failures) - self.cancelled
+        lost = f", {failed:,} failed" if failed else ""
+        lost += f", {self.cancelled:,} cancelled" if self.cancelled else ""
         texts = f"{plural(self.texts, 'text')} ({self.unique:,} unique{kept}{lost})"
         return (
             f"{texts} in {duration(self.seconds)}: {' and '.join(self._sent()) or 'nothing sent'}"
@@ -117,7 +122,8 @@ class JobReport:
             "at full price": f"{self.full_price_tokens:,} tokens{_price(self.full_price_dollars)}",
             "overtaken": f"{self.overtaken:,}",
             "time": duration(self.seconds),
-            "failed texts": f"{len(self.failures):,}",
+            "cancelled texts": f"{self.cancelled:,}",
+            "failed texts": f"{len(self.failures) - self.cancelled:,}",
         }
         return html_table("Job", rows)
 

@@ -241,13 +241,13 @@ class JobStore:
             )
             return {(line, part, running): texts for line, part, running, texts in rows}
 
-    def failed(self, job_id: str) -> list[Line]:
-        """Return the lines of a job that have failed."""
+    def lost(self, job_id: str) -> list[Line]:
+        """Return the lines of a job that have failed or are cancelled."""
         with self._journal.reading() as connection:
             rows = connection.execute(
                 f"SELECT {LINE_COLUMNS} FROM job_line "  # noqa: S608
                 "JOIN job_part ON job_part.id = job_line.part "
-                "WHERE job_part.job = ? AND job_line.state = 'failed'",
+                "WHERE job_part.job = ? AND job_line.state IN ('failed', 'cancelled')",
                 (job_id,),
             )
             return [tables.line_from(row) for row in rows]

@@ -22,7 +22,7 @@ from langchain_batch_embed.calls.progress import Progress, View
 from langchain_batch_embed.calls.queries import QueryCache
 from langchain_batch_embed.calls.results import Results
 from langchain_batch_embed.errors import Failure, PartialEmbeddingsError, root_of
-from langchain_batch_embed.limits import check_positive
+from langchain_batch_embed.limits import positive
 from langchain_batch_embed.providers.decoding import to_lists
 from langchain_batch_embed.report import Report, Tally, dollars, plural
 from langchain_batch_embed.sending.work import Work
@@ -217,7 +217,7 @@ class Pipeline:
 
     def prefetch(self, texts: Iterable[str], *, max_buffered: int) -> Prefetch:
         """Embed texts in the background; see `BatchEmbeddings.prefetch`."""
-        check_positive("max_buffered", max_buffered)
+        max_buffered = positive("max_buffered", max_buffered)
         announced = check_texts(texts)
         self.logbook.announced(f"Embedding {plural(len(announced), 'text')} in the background")
         prefetch = self.prefetches.open(max_buffered=max_buffered)

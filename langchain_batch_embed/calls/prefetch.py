@@ -70,6 +70,7 @@ class Prefetch:
         dimensions: the dimensions of its vectors, shared by all runs.
         budget: what its runs and the calls that it answers may spend together.
         is_failed: whether an exception has ended the prefetch; vectors that arrive later are kept.
+        was_asked: whether a caller has requested an announced text.
         hedges: the allowance for second copies of late requests, shared by all runs, because the
             allowance of a single run would not cover even one batch.
     """
@@ -95,7 +96,7 @@ class Prefetch:
         self.dimensions = Dimensions(dimensions)
         self.hedges = Hedges()
         self.budget = budget
-        self.is_failed = False
+        self.is_failed = self.was_asked = False
         # Guards `_texts` and the account; notified when vectors arrive and when a run ends.
         self._state_changed = threading.Condition()
         self._texts = Announced(
@@ -158,6 +159,7 @@ class Prefetch:
         with self._state_changed:
             self._texts.want(uses.keys())
             if not borrow:
+                self.was_asked |= any(map(self._texts.is_expected, uses))
                 self.account.try_all(uses)
                 self._note_question(uses)
         try:
@@ -220,6 +222,7 @@ class Prefetch:
         """Return the vectors of the texts, (k, d), and keep them; `None` unless all are ready."""
         with self._state_changed:
             if all(text in self._texts.ready for text in texts):
+                self.was_asked |= bool(texts)
                 return self._texts.ready.stack(texts)
         return None
 

@@ -21,6 +21,8 @@ def existing(text: str) -> Path:
     Raises:
         ArgumentTypeError: it does not exist, or its folder cannot be read.
     """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; use . for the current folder")
     path = Path(text)
     try:
         if path != STDIN:

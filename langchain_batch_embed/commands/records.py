@@ -225,6 +225,12 @@ def _text(value: object, where: str) -> str:
 
 
 def _id(value: object, otherwise: str) -> str:
-    if value is None or not isinstance(value, str | int):
+    if value is None or value != value:  # noqa: PLR0124  # NaN, as pandas writes a missing number
+        return otherwise
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas makes floats of integers if one of them is missing
+    elif isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    elif isinstance(value, dict | list):
         return otherwise
     return _SURROGATES.sub("\ufffd", str(value)) or otherwise

@@ -1,6 +1,6 @@
 """Embeds one block of a table, with its null and failing rows; independent of Ray."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,12 +9,30 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from langchain_batch_embed.embeddings import BatchEmbeddings
-from langchain_batch_embed.errors import InputError, InputTypeError, PartialEmbeddingsError
+from langchain_batch_embed.errors import (
+    InputError,
+    InputTypeError,
+    OptionError,
+    PartialEmbeddingsError,
+)
 from langchain_batch_embed.report import Report
 
-__all__ = ["Embedder", "OnFailure"]
+__all__ = ["Embedder", "OnFailure", "existing_column", "missing_column"]
 
 OnFailure = Literal["raise", "null"]
+
+
+def missing_column(name: str, there: Iterable[str]) -> str:
+    """Return the message for a column of texts that does not exist."""
+    return f"the dataset has no column {name!r}, but {', '.join(there)}; name one with text_column="
+
+
+def existing_column(name: str) -> str:
+    """Return the message for a new column that exists already."""
+    return (
+        f"the dataset has a column {name!r} already; name another one with vector_column=, or drop "
+        "it first with drop_columns"
+    )
 
 
 @dataclass(kw_only=True)
@@ -46,7 +64,13 @@ class Embedder:
             PartialEmbeddingsError: texts failed and there is no error column, or several texts
                 were sent and all of them failed.
             InputError: a text can never be embedded, and there is no error column.
+            OptionError: the column of texts is missing, or a new column is there already.
         """
+        if self.text_column not in table.column_names:
+            raise OptionError(missing_column(self.text_column, table.column_names))
+        for new in filter(None, (self.vector_column, self.error_column)):
+            if new in table.column_names:
+                raise OptionError(existing_column(new))
         texts = table.column(self.text_column).to_pylist()
         errors: dict[int, BaseException] = {}
         rows, vectors = self._embed(texts, errors)

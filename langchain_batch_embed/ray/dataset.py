@@ -7,7 +7,13 @@ import ray.data
 
 from langchain_batch_embed.embeddings import BatchEmbeddings
 from langchain_batch_embed.errors import OptionError
-from langchain_batch_embed.ray.block import Embedder, OnFailure
+from langchain_batch_embed.limits import positive
+from langchain_batch_embed.ray.block import (
+    Embedder,
+    OnFailure,
+    existing_column,
+    missing_column,
+)
 from langchain_batch_embed.ray.totals import Totals
 from langchain_batch_embed.report import Report
 
@@ -87,11 +93,16 @@ def embed_dataset(
         raise OptionError(
             f"embed_dataset needs BatchEmbeddings(...), not {type(embeddings).__name__}"
         )
+    if not hasattr(dataset, "map_batches"):
+        raise OptionError(
+            f"embed_dataset needs a Ray Data dataset, not {type(dataset).__name__}; make one with "
+            "ray.data.from_items or ray.data.from_pandas"
+        )
+    _check_columns(dataset, text_column, vector_column)
     if on_failure not in get_args(OnFailure):
         raise OptionError('on_failure must be "raise" or "null"')
-    for name, value in (("concurrency", concurrency), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name} must be a whole number of at least 1")
+    concurrency = positive("concurrency", concurrency)
+    batch_size = positive("batch_size", batch_size)
     error_column = f"{vector_column}_error" if on_failure == "null" else None
     options: dict[str, Any] = {
         "fn_constructor_args": (embeddings, text_column, vector_column, error_column, totals),
@@ -101,3 +112,19 @@ def embed_dataset(
         "num_cpus": num_cpus,
     }
     return dataset.map_batches(_Worker, **options)
+
+
+def _check_columns(dataset: "ray.data.Dataset", text_column: str, vector_column: str) -> None:
+    """Raise `OptionError` if the columns cannot be right, as far as that is known without a run."""
+    for name, value in (("text_column", text_column), ("vector_column", vector_column)):
+        if not isinstance(value, str) or not value:
+            raise OptionError(f"{name} must be the name of a column, not {value!r}")
+    if text_column == vector_column:
+        raise OptionError("vector_column must be another column than text_column")
+    schema = dataset.schema(fetch_if_missing=False)
+    if schema is None:
+        return
+    if text_column not in schema.names:
+        raise OptionError(missing_column(text_column, schema.names))
+    if vector_column in schema.names:
+        raise OptionError(existing_column(vector_column))

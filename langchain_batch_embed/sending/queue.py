@@ -148,13 +148,7 @@ class Queue:
             delayed = (batch for _, _, batch in waiting.delayed)
             if (untried := self._routing.untried(delayed, at)) is not None:
                 return untried
-        if not self._line.count:
-            if waiting.deferred and not (self.in_flight or waiting.delayed):
-                waiting.release_deferred()
-                return waiting.ready[0]
-            return None
-        cut = self._cutter.next(at)
-        return None if self.holds_last and len(cut.rows) == self._line.count else cut
+        return self._unsent_for(at)
 
     def take(self, batch: Batch, at: Deployment, now: float) -> None:
         """Record that the batch from `peek`, or a copy of one in flight, is sent."""
@@ -330,6 +324,17 @@ class Queue:
             ready.remove(batch)
             batch.is_settled = True
         self._cutter.put_back([batch.rows for batch in fresh])
+
+    def _unsent_for(self, at: Deployment) -> Batch | None:
+        """Return a batch of unsent inputs, or at their end a deferred batch."""
+        if self._line.count:
+            cut = self._cutter.next(at)
+            return None if self.holds_last and len(cut.rows) == self._line.count else cut
+        waiting = self._waiting
+        if waiting.deferred and not (self.in_flight or waiting.delayed):
+            waiting.release_deferred()
+            return waiting.ready[0]
+        return None
 
     def _is_full(self, at: Deployment) -> bool:
         return at.pacer.concurrency.is_saturated and len(self.outcomes) >= BACKLOG

@@ -42,6 +42,9 @@ PIECES = 4
 RETRY = 0.5
 """Seconds until the ledger is tried again after a second failure in a row, up to twice as long."""
 
+_REFUSALS = frozenset({"AuthenticationError", "AuthorizationError", "ResponseError"})
+"""Classes of redis-py for answers that waiting does not change; others derive from these."""
+
 FAILURES = 2
 """After this many failed exchanges in a row, a worker continues without the ledger."""
 
@@ -194,10 +197,16 @@ class Lease:
         terms.is_failing = True
         if not self._is_told:
             self._is_told = True
+            what, advice = "does not answer", ""
+            if _refuses(error):
+                what = "does not accept this process"
+                advice = "; check the URL, the password and the permissions"
             logger.warning(
-                "The shared quota's server does not answer (%s): this process goes on with 1/%d of "
-                "the last known quota until it does",
+                "The shared quota's server %s (%s)%s: this process goes on with 1/%d of the last "
+                "known quota until it does",
+                what,
                 type(error).__name__,
+                advice,
                 terms.workers,
             )
 
@@ -213,3 +222,9 @@ class Lease:
             self._terms.refused_sent = sent
         for bucket in self._buckets.values():
             bucket.report_again()
+
+
+def _refuses(error: BaseException) -> bool:
+    """Return whether the ledger's server answered, but not with a reply of the script."""
+    names = {each.__name__ for each in type(error).__mro__}
+    return isinstance(error, TypeError | ValueError) or bool(names & _REFUSALS)

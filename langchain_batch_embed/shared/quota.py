@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from langchain_batch_embed.errors import OptionError
 from langchain_batch_embed.journal import shown_url
+from langchain_batch_embed.limits import plain
 from langchain_batch_embed.shared.redis_ledger import RedisLedger
 
 __all__ = ["SharedQuota", "open_ledger"]
@@ -48,7 +49,7 @@ class SharedQuota:
             )
         if not isinstance(self.account, str | None) or self.account == "":
             raise OptionError("account must be a name, or None to derive one from the key")
-        workers = self.workers
+        object.__setattr__(self, "workers", workers := plain(self.workers))
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise OptionError("workers must be a whole number of at least 1")
 

@@ -1,9 +1,11 @@
 """Reads and embeds documents ahead of the store, up to a limit.
 
 Until the store has accepted something, only a few texts are embedded, so that a wrong table is
-noticed before thousands of texts are paid for.
+noticed before thousands of texts are paid for. A store that asks for none of them, as it adds a
+title to each text or has it already, is not embedded for ahead at all.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +15,8 @@ from langchain_batch_embed.calls.prefetch import RUNS, Prefetch
 from langchain_batch_embed.stores.documents import Item, Reader
 
 __all__ = ["Ahead", "Batch"]
+
+logger = logging.getLogger(__name__)
 
 LEAST = 32
 """Documents that are worth a call to the store while the rest of their batch is being embedded. A
@@ -68,6 +72,7 @@ class Ahead:
         cancelled: threading.Event | None,
     ) -> None:
         self._is_proven = False
+        self._is_useful = True  # the store asks for the texts that are embedded ahead
         self._reader = reader
         self._prefetch = prefetch
         self._complete = complete
@@ -86,14 +91,26 @@ class Ahead:
             if not items:
                 break
             self._queue.extend(items)
-            self._prefetch.announce([item.document.page_content for item in items])
+            if self._is_useful:
+                self._prefetch.announce([item.document.page_content for item in items])
         return bool(self._queue)
 
     def go_on(self) -> None:
-        """Embed as far ahead as allowed, because the store has accepted something."""
-        if not self._is_proven:
-            self._is_proven = True
+        """Embed as far ahead as allowed, because the store has accepted something.
+
+        If it asked for none of the texts, embed nothing ahead: all would be paid for twice.
+        """
+        if self._is_proven:
+            return
+        self._is_proven = True
+        self._is_useful = self._prefetch.was_asked
+        if self._is_useful:
             self._prefetch.go_ahead()
+        else:
+            logger.warning(
+                "the store does not ask for the vectors of the documents' own texts (it may change "
+                "them first), so ingest embeds nothing ahead of it any more"
+            )
 
     def next(self, size: int) -> Batch:
         """Wait for vectors, and return the next documents that are worth a call to the store.
@@ -103,10 +120,14 @@ class Ahead:
         """
         rest = size - self._handed_out % size
         most = rest if self._is_proven else min(rest, FIRST)
-        texts = (item.document.page_content for item in islice(self._queue, most))
-        count = self._prefetch.wait_for_some(texts, least=LEAST, cancelled=self._cancelled)
+        count = min(most, len(self._queue))
+        if self._is_useful:
+            texts = (item.document.page_content for item in islice(self._queue, most))
+            count = self._prefetch.wait_for_some(texts, least=LEAST, cancelled=self._cancelled)
         items = [self._queue.popleft() for _ in range(count)]
-        failed = self._complete([item.document.page_content for item in items])
+        failed: Mapping[int, BaseException] = {}
+        if self._is_useful:
+            failed = self._complete([item.document.page_content for item in items])
         from_start = rest == size or not self._is_proven
         self._handed_out += count
         return Batch(items, failed, is_whole=from_start and (count == most or not self._queue))
@@ -119,6 +140,8 @@ class Ahead:
             lost: positions of documents that the store refused. Their vectors are kept elsewhere,
                 up to a limit, because the user will try to write them again.
         """
+        if not self._is_useful:
+            return
         if lost and self._kept < self._most:
             self._kept += len(lost)
             indices = set(lost)

@@ -77,7 +77,7 @@ class Reader:
         self.broken: Exception | None = None
         self.count = 0
         self._take = take
-        self._by_content = ids == "content"
+        self._by_content = isinstance(ids, str)  # "content", as `check_ids` has found
         self._ids: Iterator[str] | None = None if ids is None or isinstance(ids, str) else iter(ids)
         self._make_ids = make_ids
         self._place = place
@@ -110,6 +110,7 @@ class Reader:
         index, self.count = self.count, self.count + 1
         if self._by_content:
             return Item(index, document, content_id(document, self._place), made=True)
+        _check_id(own, index)
         own = document.id if own is None else own
         if own is not None or not self._make_ids:
             return Item(index, document, own)
@@ -136,8 +137,8 @@ def check_ids(documents: object, ids: Ids) -> None:
     """Check that the ids fit the documents, before anything is stored.
 
     Raises:
-        OptionError: `ids` is neither an iterable nor `"content"`, or both have a length and there
-            are not as many ids as documents.
+        OptionError: `ids` is neither an iterable nor `"content"`, an id is not a string, or both
+            have a length and there are not as many ids as documents.
     """
     if isinstance(ids, str):
         if ids != "content":
@@ -147,6 +148,17 @@ def check_ids(documents: object, ids: Ids) -> None:
     elif isinstance(ids, Sized) and isinstance(documents, Sized) and len(ids) != len(documents):
         few = min(len(ids), len(documents))
         raise _uneven(few, "id" if few == len(ids) else "document")
+    elif isinstance(ids, Sized):
+        for number, each in enumerate(ids):
+            _check_id(each, number)
+
+
+def _check_id(given: object, number: int) -> None:
+    if not isinstance(given, str | None):
+        raise OptionError(
+            f"ids must be strings, but number {number:,} is {type(given).__name__}; pass "
+            "[str(id) for id in ids]"
+        )
 
 
 def take_from(documents: Iterable[object]) -> Take:

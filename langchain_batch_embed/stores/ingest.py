@@ -30,7 +30,7 @@ from langchain_batch_embed.errors import (
     OptionError,
     root_of,
 )
-from langchain_batch_embed.limits import check_positive
+from langchain_batch_embed.limits import plain, positive
 from langchain_batch_embed.pacing.diagnosis import Kind, diagnose
 from langchain_batch_embed.report import IngestReport
 from langchain_batch_embed.stores.ahead import FIRST, Ahead, Batch
@@ -102,15 +102,16 @@ def ingest(
     check_store(store, embeddings, is_async=loop is not None)
     if batch_size is None:
         batch_size = batch_size_of(store)
-    check_positive("batch_size", batch_size)
-    check_positive("max_buffered", max_buffered)
+    batch_size = positive("batch_size", batch_size)
+    max_buffered = positive("max_buffered", max_buffered)
+    show_progress = plain(show_progress)
     if not isinstance(show_progress, bool):
         raise OptionError(f"show_progress must be True, False or None, not {show_progress!r}")
     check_ids(documents, ids)
     wait = None if loop is None else run_in_loop(loop, cancelled or threading.Event())
     calls = StoreCalls(store, wait)
     takes_ids = replaces_by_id(store)
-    if ids == "content" and not takes_ids:
+    if isinstance(ids, str) and not takes_ids:
         logger.warning(
             "%s takes no ids, so a second ingest adds the rows again", type(store).__name__
         )
@@ -133,7 +134,7 @@ def ingest(
         writer = Writer(
             calls,
             rows_of(calls),
-            GivenIds(takes=takes_ids, passes=ids is not None and ids != "content"),
+            GivenIds(takes=takes_ids, passes=ids is not None and not isinstance(ids, str)),
             batch_size=batch_size,
             patience=Patience(
                 patience,

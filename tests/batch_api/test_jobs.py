@@ -3,6 +3,7 @@
 import logging
 import pickle
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,17 @@ class TestJobs:
         assert (str(copy), copy.job) == (str(caught.value), job.id)
         assert job.refresh().running == len(TEXTS)
 
+    @pytest.mark.parametrize("timeout", ["x", True, -1, float("nan"), float("inf")])
+    def test_a_timeout_that_is_no_time_is_an_error_at_once(
+        self, server: LocalServer, half: Half, timeout: Any
+    ) -> None:
+        """`wait` refuses a time-out that is not a number of seconds, before it looks at the job."""
+        configure(server)
+        job = half().submit(TEXTS[:3])
+        with pytest.raises(OptionError, match="timeout must be"):
+            job.wait(timeout)
+        assert job.wait(timedelta(hours=1), show_progress=False).failures == ()
+
     @pytest.mark.parametrize("fate", ["ok", "stuck"])
     def test_a_cancelled_job_keeps_what_it_has(
         self, server: LocalServer, half: Half, fate: str
@@ -131,6 +143,9 @@ class TestJobs:
         status = job.status
         assert status.finished + status.cancelled == len(texts)
         assert status.cancelled
+        report = job.report
+        assert report.cancelled == len(report.failures) == status.cancelled
+        assert f"{status.cancelled:,} cancelled" in str(report)
         assert bool(status.finished) == (fate == "ok")
         assert len(server.stats()["batches"]) == 1
         job.cancel()  # a job that has ended is not affected
@@ -270,16 +285,17 @@ class TestJobs:
     def test_a_submit_says_what_it_waits_for(
         self, journal: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A submit without a connection logs each wait, and gives up after two minutes.
+        """A submit without a connection logs each wait, and gives up after 15 s.
 
-        It shows no bar.
+        The address may be wrong, so the error names it. It shows no bar.
         """
         calendar = JumpingCalendar()
         embeddings = make("http://127.0.0.1:9/v1", journal, _calendar=calendar)
-        with pytest.raises(openai.APIConnectionError):
+        with pytest.raises(openai.APIConnectionError) as caught:
             embeddings.submit(["a"])
+        assert caught.value.__notes__ == ["the server at http://127.0.0.1:9/v1/ does not answer"]
         said = [each.getMessage() for each in caplog.records]
-        waits = [2**n for n in range(7)]
+        waits = [1, 2, 4, 8]
         assert said == [
             "the server at http://127.0.0.1:9/v1/ does not answer (APIConnectionError), "
             f"next try in {wait} s"

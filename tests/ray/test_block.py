@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from langchain_core.embeddings import Embeddings
 
-from langchain_batch_embed import BatchEmbeddings, InputError, PartialEmbeddingsError, Report
+from langchain_batch_embed import (
+    BatchEmbeddings,
+    InputError,
+    OptionError,
+    PartialEmbeddingsError,
+    Report,
+)
 
 pa = pytest.importorskip("pyarrow", reason="not installed: pyarrow")
 block = pytest.importorskip("langchain_batch_embed.ray.block", reason="not installed: ray")
@@ -50,6 +56,19 @@ def test_vectors_are_fixed_size_float32_in_the_same_rows() -> None:
     assert done.column("v").to_pylist() == [[1, 1], [3, 1], [2, 1]]
     assert done.column("n").to_pylist() == [0, 1, 2]
     assert done.column("e").to_pylist() == [None, None, None]
+
+
+@pytest.mark.parametrize("name", ["text", "v", "e"])
+def test_a_wrong_column_is_noticed_before_anything_is_sent(name: str) -> None:
+    """A missing column of texts, or a new column that exists, is an error before any call."""
+    counted: list[Report] = []
+    given = table("a")
+    given = (
+        given.rename_columns(["other", "n"]) if name == "text" else given.append_column(name, [[1]])
+    )
+    with pytest.raises(OptionError, match="text_column=" if name == "text" else "already"):
+        make(count=counted.append)(given)
+    assert not counted
 
 
 def test_a_failed_row_is_null_and_names_the_error() -> None:

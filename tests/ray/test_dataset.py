@@ -149,3 +149,21 @@ def test_options_that_cannot_work_are_an_error(options: Any, message: str) -> No
         embed.embed_dataset(items(8), embeddings, **options)
     with pytest.raises(OptionError, match="needs BatchEmbeddings"):
         embed.embed_dataset(items(8), DeterministicFakeEmbedding(size=3))
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ([{"text": "a"}], {}, "needs a Ray Data dataset, not list"),
+        (None, {"text_column": "body"}, "has no column 'body', but number, text"),
+        (None, {"vector_column": "number"}, "has a column 'number' already"),
+        (None, {"vector_column": "text"}, "another column than text_column"),
+        (None, {"text_column": None}, "must be the name of a column"),
+    ],
+)
+def test_what_cannot_work_is_an_error_at_once(given: Any, options: Any, message: str) -> None:
+    """A wrong dataset or column is an error before any actor starts."""
+    embeddings = BatchEmbeddings(DeterministicFakeEmbedding(size=4))
+    dataset = items(3).materialize() if given is None else given
+    with pytest.raises(OptionError, match=message):
+        embed.embed_dataset(dataset, embeddings, **options)

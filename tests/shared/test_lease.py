@@ -4,6 +4,7 @@ import logging
 import math
 
 import pytest
+import redis
 
 from langchain_batch_embed.shared.lease import FAILURES, OPENING, Lease
 from langchain_batch_embed.shared.terms import PATIENCE
@@ -212,6 +213,23 @@ def alone(process: Process, amount: float, now: float) -> float:
         assert delay < 60
         now += delay
     raise AssertionError("it hangs")
+
+
+@pytest.mark.parametrize(
+    "error", [redis.AuthenticationError(), redis.ReadOnlyError(), TypeError("bogus=1")]
+)
+def test_a_wrong_configuration_is_not_called_silence(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """A server that refuses this process is not said to be silent; the advice fits."""
+    process = Process(ledger)
+    for now in range(FAILURES):
+        process.lease.begin(10.0 * now, in_flight=NOTHING)
+        process.lease.failed(error, 10.0 * now)
+    (record,) = caplog.records
+    assert "does not accept this process" in record.message
+    assert "check the URL, the password and the permissions" in record.message
+    assert "bogus" not in record.message
 
 
 def test_a_lease_is_still_there_after_a_time_without_a_ledger(ledger: Ledger) -> None:

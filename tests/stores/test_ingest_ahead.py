@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.vectorstores import InMemoryVectorStore
 from pytest_mock import MockerFixture
 
 from langchain_batch_embed import BatchEmbeddings
+from langchain_batch_embed.stores.ahead import FIRST
 from tests.stores.fakes import ListStore, documents, texts_of
 from tests.support import LocalServer, assert_right, treat_as_known, wait_until
 
@@ -36,6 +38,24 @@ class TestAhead:
         first, *others = np.cumsum(store.calls).tolist()
         assert first <= 1024
         assert others[-3:] == [1024, 2048, 2500][-len(others) :]
+
+    def test_a_store_that_changes_the_texts_is_not_embedded_for(
+        self, batch: Batch, server: LocalServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A store that asks for other texts than the documents' own pays for few texts twice."""
+
+        class Titled(InMemoryVectorStore):
+            def add_documents(
+                self, documents: list[Document], ids: list[str] | None = None, **kwargs: Any
+            ) -> list[str]:
+                titled = [Document(f"Title: {each.page_content}") for each in documents]
+                return super().add_documents(titled, ids, **kwargs)
+
+        embeddings = batch()
+        report = embeddings.ingest(Titled(embeddings), documents(3000))
+        assert report.stored == 3000
+        assert 3000 <= server.stats()["inputs_billed"] <= 3000 + FIRST
+        assert "does not ask for the vectors of the documents' own texts" in caplog.text
 
     @pytest.mark.parametrize("max_workers", [1, 8])
     @pytest.mark.parametrize(("late", "written"), [(100, 100), (200, 200), (230, 200)])
