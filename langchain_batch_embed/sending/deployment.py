@@ -13,6 +13,7 @@ from typing import Any
 
 from langchain_batch_embed.errors import ResponseError
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
+from langchain_batch_embed.pacing.load import Load
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.pacing.speed import Speed
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
@@ -124,6 +125,7 @@ class Deployment:
             draw=draw,
         )
         self.speed = Speed()
+        self._load = Load()
         self.refusal = ""
         self.is_alone = self.is_proven = is_alone
         self.is_canary_due, self.is_in_doubt, self.canaries = not is_alone, False, 0
@@ -215,6 +217,7 @@ class Deployment:
             if not self._is_rehearsal:
                 logger.warning("%s answers again", self.server)
         self.is_silent = False
+        self._load.answered()
         place.answered()
         if not self.is_alone:
             self.speed.answered(ticket.charge, now - ticket.sent, now)
@@ -275,7 +278,9 @@ class Deployment:
         if found.status == GATEWAY_TIMEOUT and now - ticket.sent >= GATEWAY_WAITED:
             found = replace(found, kind=Kind.TIMED_OUT)
         self._is_unreachable = found.kind is Kind.UNREACHABLE or found.is_page
-        if found.kind is not Kind.OVERLOADED:
+        if self._is_about_load(found, batches, now - ticket.sent):
+            found = replace(found, kind=Kind.OVERLOADED)
+        elif found.kind is not Kind.OVERLOADED:
             return found
         if (
             self.judge.is_about_texts(found)
@@ -287,6 +292,16 @@ class Deployment:
         refusals = max((batch.refusals for batch in batches), default=0)
         kind = self.pacer.overloaded(ticket, now, after=found.after, refusals=refusals)
         return replace(found, kind=kind)
+
+    def _is_about_load(
+        self, diagnosis: Diagnosis, batches: Sequence[Batch], seconds: float
+    ) -> bool:
+        """Return whether a failure that may mean anything means that there are too many requests."""
+        is_broken = diagnosis.kind is Kind.UNREACHABLE and diagnosis.reached
+        is_status = diagnosis.kind is Kind.FAILED and diagnosis.status is not None
+        return (is_broken or is_status) and self._load.failed(
+            seconds, usual=self.limits.times.usual, is_fresh=all(map(_is_fresh, batches))
+        )
 
     def failed(
         self,

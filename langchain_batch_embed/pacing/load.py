@@ -1,0 +1,57 @@
+"""Decides whether failures of any kind come from too many requests. Pure arithmetic.
+
+A server or a gateway that takes no more than some number of requests at a time, or in a second, may
+answer the others with a 500 or a 502, or close their connections. None of that says that there were
+too many. But the failures come at once, much sooner than answers, and for most of the requests,
+while the others are answered. A text that breaks the server fails one request; and a server that is
+away answers none.
+"""
+
+from collections import deque
+
+__all__ = ["Load"]
+
+WINDOW = 16
+"""Latest requests that are compared."""
+
+MOST = 8
+"""If more of them than this fail at once, they are too many. Where one request in ten fails by
+chance, that happens once in 100,000 requests."""
+
+FAST = 0.5
+"""A failure comes at once if it takes less than this share of the usual seconds for an answer."""
+
+
+class Load:
+    """The latest requests of one server.
+
+    Attributes:
+        is_cause: whether failures that come at once mean that there are too many requests.
+    """
+
+    def __init__(self) -> None:
+        self.is_cause = False
+        self._latest: deque[bool] = deque(maxlen=WINDOW)  # whether each has failed at once
+
+    def answered(self) -> None:
+        """Record an answer."""
+        self._latest.append(False)
+        if self.is_cause and not any(self._latest):
+            self.is_cause = False
+
+    def failed(self, seconds: float, *, usual: float, is_fresh: bool) -> bool:
+        """Record a failure that may mean anything; return whether the load is its cause.
+
+        Args:
+            seconds: how long it took.
+            usual: how long answers usually take, in seconds; 0 if none has come yet.
+            is_fresh: whether its texts were sent for the first time. Otherwise they may be the
+                cause, so it counts only if the load is known to be the cause of others.
+        """
+        if seconds >= FAST * usual:
+            return False
+        if is_fresh or self.is_cause:
+            self._latest.append(True)
+        failed = sum(self._latest)
+        self.is_cause |= MOST < failed < len(self._latest)
+        return self.is_cause
