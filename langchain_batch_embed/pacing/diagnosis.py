@@ -103,7 +103,9 @@ class Diagnosis:
     signature: str
 
 
-_THROTTLED = 429
+_THROTTLES = frozenset({420, 429})
+"""420 is an older form of 429, which some gateways still send."""
+
 _FORBIDDEN = 403
 _LARGE = 413
 _SERVER = 500  # and above
@@ -215,7 +217,10 @@ def _throttled(evidence: Evidence) -> bool:
     named = any(wording.THROTTLE_NAME.search(code) for code in evidence.codes)
     if evidence.status == _FORBIDDEN and wording.THROTTLE_TEXT.search(evidence.text):
         return True  # GitHub sends 403 with nothing but a message
-    return evidence.status == _THROTTLED or (evidence.status in {400, 403, 422} and named)
+    if evidence.status in {400, 403} or evidence.status >= _SERVER:
+        named |= wording.THROTTLE_START.search(evidence.text) is not None
+    is_named = named and (evidence.status in {400, 403, 422} or evidence.status >= _SERVER)
+    return evidence.status in _THROTTLES or is_named
 
 
 def _over_the_quota(

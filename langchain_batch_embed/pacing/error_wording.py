@@ -20,6 +20,7 @@ __all__ = [
     "OPTION_NAME",
     "OPTION_TEXT",
     "THROTTLE_NAME",
+    "THROTTLE_START",
     "THROTTLE_TEXT",
     "QuotaWords",
     "delay",
@@ -440,6 +441,14 @@ THROTTLE_NAME = re.compile(
 )
 THROTTLE_TEXT = re.compile(
     r"rate.?limit|too many requests|requests? limit (?:has been )?(?:reached|exceeded)",
+    re.IGNORECASE,
+)
+THROTTLE_START = re.compile(
+    # Only where a message begins: a refused text may contain such words, and be quoted.
+    r"(?:^|\b(?:message|msg|error|detail|code): (?:[0-9]{3} )?)\W*"
+    r"(?:rate.?limit(?:s| is| was| has been)? (?:exceeded|reached|hit)|rate.?limited"
+    r"|too many requests|(?:the |your )?requests? (?:was|were|is|are|has been)? ?throttled"
+    r"|quota exceeded for [^.]{1,60} per (?:second|minute)|(?:please )?slow down)",
     re.IGNORECASE,
 )
 ACCOUNT_CODE = re.compile(

@@ -2,8 +2,8 @@
 
 A server or a gateway that takes no more than some number of requests at a time, or in a second, may
 answer the others with a 500 or a 502, or close their connections. None of that says that there were
-too many. But the failures come at once, much sooner than answers, and for most of the requests,
-while the others are answered. A text that breaks the server fails one request; and a server that is
+too many. But these failures come at once, much sooner than answers, and for most of the requests,
+while others are answered. A text that breaks the server fails one request, and a server that is
 away answers none.
 """
 
@@ -39,19 +39,18 @@ class Load:
         if self.is_cause and not any(self._latest):
             self.is_cause = False
 
-    def failed(self, seconds: float, *, usual: float, is_fresh: bool) -> bool:
+    def failed(self, seconds: float, *, usual: float, is_whole: bool) -> bool:
         """Record a failure that may mean anything; return whether the load is its cause.
 
         Args:
             seconds: how long it took.
             usual: how long answers usually take, in seconds; 0 if none has come yet.
-            is_fresh: whether its texts were sent for the first time. Otherwise they may be the
-                cause, so it counts only if the load is known to be the cause of others.
+            is_whole: whether it holds no part of a batch that has failed before. Otherwise a text
+                may be the cause, so it counts only if the load is known to be that of others.
         """
-        if seconds >= FAST * usual:
+        if usual and seconds >= FAST * usual:
             return False
-        if is_fresh or self.is_cause:
+        if is_whole or self.is_cause:
             self._latest.append(True)
-        failed = sum(self._latest)
-        self.is_cause |= MOST < failed < len(self._latest)
+        self.is_cause |= MOST < sum(self._latest) < len(self._latest)
         return self.is_cause

@@ -242,8 +242,12 @@ class Deployment:
 
     def asks_again(self, diagnosis: Diagnosis, now: float) -> bool:
         """Record that a canary was refused; return whether to send it again in a second."""
-        if not (self.is_alone and self.pacer.health.has_answered and diagnosis.kind in _MAY_PASS):
+        if not self.is_alone or diagnosis.kind not in _MAY_PASS:
             return False
+        if not self.pacer.health.has_answered:
+            # One bad replica of several may have refused it: the other answers will show.
+            self.is_canary_due, self.canary_from = True, now + CANARY_AGAIN
+            return bool(self.pacer.in_flight)
         if not self.refuses_all:
             self._refuses_all_since = now
             self._refuses_all_from = self.odds.count  # answers to earlier requests may still come
@@ -296,11 +300,13 @@ class Deployment:
     def _is_about_load(
         self, diagnosis: Diagnosis, batches: Sequence[Batch], seconds: float
     ) -> bool:
-        """Return whether a failure that may mean anything means that there are too many requests."""
+        """Return whether a failure of any kind means that there are too many requests."""
         is_broken = diagnosis.kind is Kind.UNREACHABLE and diagnosis.reached
         is_status = diagnosis.kind is Kind.FAILED and diagnosis.status is not None
         return (is_broken or is_status) and self._load.failed(
-            seconds, usual=self.limits.times.usual, is_fresh=all(map(_is_fresh, batches))
+            seconds,
+            usual=self.limits.times.usual,
+            is_whole=all(batch.part_of is None for batch in batches),
         )
 
     def failed(

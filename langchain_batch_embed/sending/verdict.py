@@ -163,6 +163,7 @@ class Judge:
         self._max_retries = max_retries
         self._odds = odds
         self._about_texts: set[str] = set()  # signatures of failures that a text caused
+        self._fickle: set[str] = set()  # signatures of refusals of texts that were accepted later
         self._usual_refused = 0  # refusals since an answer, of sizes that had passed
         self._draw = draw
         self._backoff = Backoff()
@@ -203,6 +204,8 @@ class Judge:
         """Record an answer: earlier failures of the batch, or of its whole, were chance."""
         self._usual_refused = 0
         while True:
+            if batch.refused_with:
+                self._fickle.add(batch.refused_with)
             division = batch.part_of
             for place in batch.setbacks:
                 place.failed()
@@ -260,7 +263,7 @@ class Judge:
             return Hold()
         if batch.signature == diagnosis.signature:
             return self._refused(batch, diagnosis)
-        batch.signature = diagnosis.signature
+        batch.signature = batch.refused_with = diagnosis.signature
         return Resend(self._backoff.delay(0, self._draw))
 
     def _refused(self, batch: Batch, diagnosis: Diagnosis) -> Verdict:
@@ -268,7 +271,12 @@ class Judge:
         batch.signature = diagnosis.signature
         batch.refused_before = min(batch.refused_before, self._odds.count)
         count = len(batch.rows)
+        if self._limits.has_passed_in_size(batch):  # otherwise it may just be too large
+            batch.refused_with = diagnosis.signature
         if count == 1:
+            if diagnosis.signature in self._fickle and batch.refusals < self._max_retries:
+                batch.refusals += 1
+                return Resend(self._backoff.delay(0, self._draw))
             if self._may_refuse_all(batch, diagnosis):
                 batch.is_doubted = True
                 return Defer()

@@ -54,7 +54,10 @@ class Batch:
         part_of: the division that made it, if any.
         signature: the signature of the last error.
         is_mixed: whether its errors had different signatures.
-        refusals: how often it was refused for the rate with no other request in flight.
+        refusals: how often it was refused for the rate with no other request in flight, or for its
+            one text where the server changes its mind.
+        refused_with: the signature of a refusal that was not about its size; empty if there was
+            none.
         trial: the trial of a size limit that it belongs to, if any.
         sent: when it was last sent, in seconds of the clock.
         number: requests in flight then, its own included.
@@ -85,6 +88,7 @@ class Batch:
     signature: str = ""
     is_mixed: bool = False
     refusals: int = 0
+    refused_with: str = ""
     trial: "Trial | None" = None
     sent: float = 0.0
     number: int = 1

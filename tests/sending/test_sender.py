@@ -195,6 +195,20 @@ class TestEveryRunEnds:
         assert list(lost(rehearsal.outcomes)) == sorted(row for row in cursed if row < 2000)
 
 
+@dataclass
+class _BadReplica:
+    """Refuses one request in four at once, and answers the others after half a second."""
+
+    status: int
+    dice: random.Random
+
+    def receive(self, request: Request) -> Reply:
+        del request
+        if self.dice.random() < 0.25:
+            return Reply(after=0.005, error=refusal(self.status))
+        return Reply(after=0.5)
+
+
 class TestCanary:
     """A request of one word shows whether the server refuses certain texts or everything."""
 
@@ -236,6 +250,23 @@ class TestCanary:
         assert len(server.requests) <= 5
         errors = [e.__cause__ or e for e in lost(rehearsal.outcomes).values()]
         assert {getattr(error, "status_code", None) for error in errors} == {status}
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404])
+    def test_one_bad_replica_does_not_end_the_call(self, status: int) -> None:
+        """A replica that refuses one request in four, before any answer has come, ends nothing.
+
+        Texts that it has refused are sent again. Until it has accepted some of those, a refusal of
+        a single text is believed, so at most one text in 4,000 fails.
+        """
+        failed = 0
+        for seed in range(20):
+            server = _BadReplica(status, random.Random(seed))
+            sender = make_sender(max_workers=64, is_known=False, max_retries=8, seed=seed)
+            rehearsal = Rehearsal(sender, server)
+            rehearsal.add(make_work(2000, max_items=100))
+            rehearsal.run()
+            failed += len(lost(rehearsal.outcomes))
+        assert failed <= 10
 
     def test_a_firewall_that_dislikes_one_text_does_not_end_the_call(self) -> None:
         """A 403 for one text while others are answered fails only that text."""

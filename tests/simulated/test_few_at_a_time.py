@@ -24,14 +24,14 @@ class Door:
         most: most requests at a time.
         seconds: time that it works on a request.
         way: median seconds there and back.
-        status: status of a refusal.
+        status: status of a refusal; `None` if it closes the connection.
         dice: source of random numbers.
     """
 
     most: int
     seconds: float
     way: float
-    status: int
+    status: int | None
     dice: random.Random
     requests: int = field(default=0, init=False)
     refused: int = field(default=0, init=False)
@@ -45,10 +45,15 @@ class Door:
         self._inside = [end for end in self._inside if end > arrival]
         if len(self._inside) >= self.most:
             self.refused += 1
-            return Reply(after=way, error=StatusError(self.status, "<html><hr>nginx</html>"))
+            return Reply(after=way, error=self._refusal())
         worked = self.seconds * math.exp(0.1 * self.dice.gauss(0, 1))
         self._inside.append(arrival + worked)
         return Reply(after=way + worked)
+
+    def _refusal(self) -> Exception:
+        if self.status is None:
+            return ConnectionResetError("connection reset by peer")
+        return StatusError(self.status, "<html><hr>nginx</html>")
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -69,6 +74,32 @@ def test_few_at_a_time_are_found_out(most: int, seconds: float, way: float, stat
         assert lost(rehearsal.outcomes) == {}, shown
         assert took <= 1.3 * ideal + 2.5, shown
         assert server.refused <= 0.36 * server.requests, shown
+
+
+@pytest.mark.parametrize("status", [409, 500, 502, None])
+@pytest.mark.parametrize("most", [1, 2, 4, 10])
+@pytest.mark.parametrize(
+    ("seconds", "way"), [(0.02, 0.002), (0.1, 0.002), (0.5, 0.002), (0.1, 0.02), (0.1, 0.05)]
+)
+def test_so_are_they_whatever_the_refusal_says(
+    most: int, seconds: float, way: float, status: int | None
+) -> None:
+    """A refusal that does not say that there are too many is understood from when it comes.
+
+    Otherwise each batch is cut again and again as if its texts were bad, and thousands of requests
+    are sent.
+    """
+    for seed in seeds(8):
+        sender = make_sender(max_workers=128, is_known=False, first_requests=8, seed=seed)
+        server = Door(most, seconds, way, status, random.Random(seed))
+        rehearsal = Rehearsal(sender, server)
+        rehearsal.add(make_work(BATCHES * ITEMS, tokens=3, max_items=ITEMS))
+        took = rehearsal.run()
+        ideal = BATCHES / most * (seconds + way)
+        shown = f"seed {seed}: {took:.1f} s, {server.refused} of {server.requests} refused"
+        assert lost(rehearsal.outcomes) == {}, shown
+        assert took <= 1.5 * ideal + 2.5, shown
+        assert server.refused <= 0.5 * server.requests, shown
 
 
 @dataclass

@@ -52,6 +52,17 @@ A_DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
 
 THROTTLES = table(
     Kind.THROTTLED,
+    row("an older status", 420, body("Enhance your calm")),
+    row("only words, 400", 400, body("Rate limit exceeded")),
+    row(
+        "only words, 403",
+        403,
+        body("Request was throttled. Expected available in 2 seconds."),
+        after=2.0,
+    ),
+    row("only words, 500", 500, body("rate limit exceeded, please slow down")),
+    row("only words, 502", 502, "Too many requests"),
+    row("a quota a second", 403, body("Quota exceeded for requests per second")),
     row(
         "OpenAI, tokens a minute",
         429,

@@ -21,7 +21,6 @@ TOO_LARGE = table(
             code="max_tokens_per_request",
         ),
         measure="tokens",
-        max_tokens=300_000,
         share=300_000 / 468_160,
     ),
     row(
@@ -29,7 +28,6 @@ TOO_LARGE = table(
         400,
         body("Invalid 'input': maximum request size is 300000 tokens per request.", param="input"),
         measure="tokens",
-        max_tokens=300_000,
     ),
     row(
         "request over 300k, the code alone",
@@ -42,7 +40,6 @@ TOO_LARGE = table(
         400,
         body("Requested 0 tokens, max 300000 tokens per request"),
         measure="tokens",
-        max_tokens=300_000,
         share=1.0,
     ),
     row(
@@ -50,7 +47,6 @@ TOO_LARGE = table(
         400,
         {"message": "Too many tokens in batch. Max is 16384 got 20480"},
         measure="tokens",
-        max_tokens=16_384,
         share=0.8,
     ),
     row(
@@ -67,7 +63,6 @@ TOO_LARGE = table(
             "submitted batch is 120000. Your batch has 150000 tokens after truncation."
         },
         measure="tokens",
-        max_tokens=120_000,
         share=0.8,
     ),
     row(
@@ -78,7 +73,6 @@ TOO_LARGE = table(
             "supports up to 20000."
         ),
         measure="tokens",
-        max_tokens=20_000,
         share=0.8,
     ),
     row(
