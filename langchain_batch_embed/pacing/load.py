@@ -27,10 +27,11 @@ class Load:
 
     Attributes:
         is_cause: whether failures that come at once mean that there are too many requests.
+        has_failed: whether any request has failed so; before that, `answered` need not be called.
     """
 
     def __init__(self) -> None:
-        self.is_cause = False
+        self.is_cause = self.has_failed = False
         self._latest: deque[bool] = deque(maxlen=WINDOW)  # whether each has failed at once
 
     def answered(self) -> None:
@@ -39,18 +40,20 @@ class Load:
         if self.is_cause and not any(self._latest):
             self.is_cause = False
 
-    def failed(self, seconds: float, *, usual: float, is_whole: bool) -> bool:
+    def failed(self, seconds: float, *, usual: float, is_plain: bool) -> bool:
         """Record a failure that may mean anything; return whether the load is its cause.
 
         Args:
             seconds: how long it took.
             usual: how long answers usually take, in seconds; 0 if none has come yet.
-            is_whole: whether it holds no part of a batch that has failed before. Otherwise a text
-                may be the cause, so it counts only if the load is known to be that of others.
+            is_plain: whether neither its texts nor its size are likely to be the cause: it is no
+                part of a batch that has failed before, and requests as large have been answered.
+                Other failures count only if the load is known to be the cause.
         """
-        if usual and seconds >= FAST * usual:
+        if seconds >= FAST * usual:
             return False
-        if is_whole or self.is_cause:
+        if is_plain or self.is_cause:
+            self.has_failed = True
             self._latest.append(True)
         self.is_cause |= MOST < sum(self._latest) < len(self._latest)
         return self.is_cause

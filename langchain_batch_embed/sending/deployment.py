@@ -217,7 +217,8 @@ class Deployment:
             if not self._is_rehearsal:
                 logger.warning("%s answers again", self.server)
         self.is_silent = False
-        self._load.answered()
+        if self._load.has_failed:
+            self._load.answered()
         place.answered()
         if not self.is_alone:
             self.speed.answered(ticket.charge, now - ticket.sent, now)
@@ -306,7 +307,9 @@ class Deployment:
         return (is_broken or is_status) and self._load.failed(
             seconds,
             usual=self.limits.times.usual,
-            is_whole=all(batch.part_of is None for batch in batches),
+            is_plain=all(
+                batch.part_of is None and self.limits.has_passed_in_size(batch) for batch in batches
+            ),
         )
 
     def failed(

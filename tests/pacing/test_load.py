@@ -15,7 +15,7 @@ def after(history: str) -> Load:
         if event == "a":
             load.answered()
         else:
-            load.failed(AT_ONCE if event == "f" else USUAL, usual=USUAL, is_whole=True)
+            load.failed(AT_ONCE if event == "f" else USUAL, usual=USUAL, is_plain=True)
     return load
 
 
@@ -49,23 +49,22 @@ def test_it_ends_with_a_window_of_answers() -> None:
     assert not load.is_cause
 
 
-def test_parts_of_failed_batches_are_no_evidence() -> None:
-    """Parts of a batch that failed may hold the text that breaks the server."""
+def test_parts_and_large_batches_are_no_evidence() -> None:
+    """A part of a failed batch may hold a bad text, and a large batch may be too large."""
     load = after("a")
     for _ in range(WINDOW):
-        assert not load.failed(AT_ONCE, usual=USUAL, is_whole=False)
+        assert not load.failed(AT_ONCE, usual=USUAL, is_plain=False)
     for _ in range(MOST):
         load.answered()
-        load.failed(AT_ONCE, usual=USUAL, is_whole=True)
-    assert load.failed(AT_ONCE, usual=USUAL, is_whole=True)
-    assert load.failed(AT_ONCE, usual=USUAL, is_whole=False)  # now it is known
-    assert not load.failed(FAST * USUAL, usual=USUAL, is_whole=True)
+        load.failed(AT_ONCE, usual=USUAL, is_plain=True)
+    assert load.failed(AT_ONCE, usual=USUAL, is_plain=True)
+    assert load.failed(AT_ONCE, usual=USUAL, is_plain=False)  # now it is known
+    assert not load.failed(FAST * USUAL, usual=USUAL, is_plain=True)
 
 
-def test_before_any_answer_all_failures_come_at_once() -> None:
-    """Without an answer to compare with, a failure counts as one that came at once."""
+def test_before_any_answer_nothing_comes_at_once() -> None:
+    """Without an answer to compare with, a failure says nothing."""
     load = Load()
-    for _ in range(MOST):
-        load.failed(10.0, usual=0.0, is_whole=True)
-    load.answered()
-    assert load.failed(AT_ONCE, usual=USUAL, is_whole=True)
+    for _ in range(WINDOW):
+        assert not load.failed(0.0, usual=0.0, is_plain=True)
+    assert not load.has_failed

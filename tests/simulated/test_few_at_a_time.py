@@ -99,7 +99,7 @@ def test_so_are_they_whatever_the_refusal_says(
         shown = f"seed {seed}: {took:.1f} s, {server.refused} of {server.requests} refused"
         assert lost(rehearsal.outcomes) == {}, shown
         assert took <= 1.5 * ideal + 2.5, shown
-        assert server.refused <= 0.5 * server.requests, shown
+        assert server.refused <= 0.6 * server.requests, shown
 
 
 @dataclass
