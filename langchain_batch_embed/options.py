@@ -277,6 +277,11 @@ class Options:
                 "journal takes the path of a file, not an address; for Redis pass "
                 'journal=RedisStore("redis://host:6379/0", prefix="vectors:")'
             )
+        if isinstance(self.journal, str) and (not self.journal or "\0" in self.journal):
+            raise OptionError(
+                "journal must be the path of a file, not an empty string or one with a zero byte; "
+                "leave it out for none"
+            )
         if not isinstance(self.limits, Limits | None):
             raise OptionError("limits must be a Limits object: limits=Limits(provider=..., ...)")
         if self.on_usage is not None and not callable(self.on_usage):

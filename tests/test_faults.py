@@ -47,7 +47,7 @@ class TestSilence:
         batch(max_workers=1, max_batch_size=1).embed_numpy(["a", "b"])
         found = [record for record in caplog.records if record.levelname == "WARNING"]
         assert [record.name for record in found] == [
-            "langchain_batch_embed.sending.deployment"
+            "langchain_batch_embed.sending.server_log"
         ] * warnings
 
 

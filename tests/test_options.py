@@ -97,6 +97,13 @@ def test_a_wrong_way_with_long_inputs_is_an_error(value: object) -> None:
     assert str(caught.value).endswith(repr(value))
 
 
+@pytest.mark.parametrize("path", ["", "vectors\0.db"])
+def test_a_path_that_names_no_file_is_an_error(path: str) -> None:
+    """An empty path, or one with a zero byte, is refused when the object is made."""
+    with pytest.raises(OptionError, match="journal must be the path of a file"):
+        make(journal=path)
+
+
 @pytest.mark.parametrize("value", [{}, "OpenAI", Limits])
 def test_limits_that_are_no_limits_are_an_error(value: object) -> None:
     """A value of `limits` that is no `Limits` is an error that says what to pass."""

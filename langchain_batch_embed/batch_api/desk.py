@@ -33,7 +33,7 @@ from langchain_batch_embed.report import (
     DOLLARS_PER_MILLION_TOKENS,
     Usage,
     dollars,
-    money,
+    plural,
 )
 from langchain_batch_embed.texts.inputs import Inputs, check_texts
 
@@ -409,7 +409,7 @@ def _check_price(model: str, price: float | None, tokens: int, most: float) -> N
     cost = BATCH_API_SHARE * tokens * price / 1e6
     if cost > most:
         raise OptionError(
-            f"{tokens:,} tokens cost about {money(cost)} at half price, which is more than "
-            f"max_dollars ({money(most)}); nothing was uploaded. Submit fewer texts or raise "
+            f"{plural(tokens, 'token')} cost about ${cost:.4g} at half price, which is more than "
+            f"max_dollars (${most:.4g}); nothing was uploaded. Submit fewer texts or raise "
             "max_dollars"
         )

@@ -34,6 +34,11 @@ _BY_CODE = {
     "unsupported_country_region_territory": "the provider does not serve this country or region",
 }
 
+_OTHERS_ANSWERED = (
+    "other texts were answered with the same key and address, so the server, or a firewall before "
+    "it, refuses these texts, unless the key was revoked meanwhile"
+)
+
 _UNSENDABLE = {
     "address": "the address is not valid; base_url must begin with http:// or https://",
     "header": "a header is not valid; look for spaces, line feeds and quotes in the key",
@@ -81,6 +86,7 @@ def explain(
     model: str | None = None,
     texts: Sequence[str] = (),
     method: str = "the wrapped class",
+    has_answered: bool = False,
 ) -> str:
     """Return what went wrong, where, and what to do, without any text or key.
 
@@ -90,6 +96,7 @@ def explain(
         model: the model that was requested.
         texts: the texts of the call; the server's message may quote a piece of one.
         method: the name of the wrapped object's method that embeds the texts.
+        has_answered: whether requests of the same call were answered.
     """
     if isinstance(error, DeadlineError):
         last = error.__cause__
@@ -110,6 +117,8 @@ def explain(
         # No answer of a server, but a bug in the wrapped class, or a lack of memory.
         at = f" for {address}" if address.startswith(("http://", "https://")) else ""
         return f"{method} raised {name}{at}; the traceback of the cause (__cause__) shows why"
+    if diagnosis.kind is Kind.ACCOUNT and has_answered:
+        return f"{what} at {url}: {_OTHERS_ANSWERED}"
     return f"{what} at {url}: {_advice(diagnosis, error, url, model, texts)}"
 
 

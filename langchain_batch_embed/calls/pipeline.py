@@ -356,4 +356,5 @@ class Pipeline:
                     for each, error in zip(deployments, errors, strict=True)
                     if error is not None
                 )
-        return where(cause, address=self.provider.address)
+        has_answered = call.fetch.tally.tokens > 0  # what the journal had needed no key
+        return where(cause, address=self.provider.address, has_answered=has_answered)

@@ -39,12 +39,11 @@ def above_zero(text: str) -> float:
     """Return a finite number above 0.
 
     Raises:
-        ArgumentTypeError: the number is not above 0, or is infinite.
-        ValueError: the text is not a number.
+        ArgumentTypeError: the text is not a finite number above 0.
     """
-    number = float(text)
+    number = _number(text)
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError("must be more than 0")
+        raise argparse.ArgumentTypeError(f"must be more than 0 and finite, not {text}")
     return number
 
 
@@ -52,12 +51,11 @@ def at_least_zero(text: str) -> float:
     """Return a finite number that is not negative.
 
     Raises:
-        ArgumentTypeError: the number is negative or infinite.
-        ValueError: the text is not a number.
+        ArgumentTypeError: the text is not a finite number of at least 0.
     """
-    number = float(text)
+    number = _number(text)
     if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError("must be at least 0")
+        raise argparse.ArgumentTypeError(f"must be at least 0 and finite, not {text}")
     return number
 
 
@@ -66,22 +64,32 @@ def port(text: str) -> int:
 
     Raises:
         ArgumentTypeError: no port has this number.
-        ValueError: the text is not a whole number.
     """
-    number = int(text)
-    if not 0 <= number <= _LAST_PORT:
-        raise argparse.ArgumentTypeError(f"must be from 0 to {_LAST_PORT}")
-    return number
+    number = _number(text)
+    if not (number.is_integer() and 0 <= number <= _LAST_PORT):
+        raise argparse.ArgumentTypeError(f"must be from 0 to {_LAST_PORT}, not {text}")
+    return int(number)
 
 
 def positive(text: str) -> int:
     """Return a whole number of at least 1.
 
     Raises:
-        ArgumentTypeError: the number is less than 1.
-        ValueError: the text is not a whole number.
+        ArgumentTypeError: the text is not such a number.
     """
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    number = _number(text)
+    if not (number.is_integer() and number >= 1):
+        raise argparse.ArgumentTypeError(f"must be at least 1 and whole, not {text}")
+    return int(number)
+
+
+def _number(text: str) -> float:
+    """Return a number, which may not be finite.
+
+    Raises:
+        ArgumentTypeError: the text is no number.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None

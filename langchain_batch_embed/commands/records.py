@@ -10,6 +10,7 @@ from typing import Any
 
 from langchain_batch_embed.commands.corpus import cut
 from langchain_batch_embed.commands.sources import Source, SourceError
+from langchain_batch_embed.report import plural
 
 __all__ = ["Reading", "Record", "read"]
 
@@ -205,7 +206,7 @@ def _columns(source: Source, how: Reading, names: list[str]) -> list[str]:
 def _ragged(source: Source, row: Any) -> str:
     where = "" if row.number is None else f", row {row.number - 1:,}"  # row 1 is the header
     return (
-        f"{source.name}{where} has {row.actual_columns} columns instead of "
+        f"{source.name}{where} has {plural(row.actual_columns, 'column')} instead of "
         f"{row.expected_columns}: put texts with "
         f"{'tabs' if source.format == 'tsv' else 'commas'} in double quotes"
     )

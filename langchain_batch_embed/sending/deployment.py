@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from langchain_batch_embed.errors import ResponseError
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
 from langchain_batch_embed.pacing.load import Load
 from langchain_batch_embed.pacing.pacer import Pacer
@@ -19,6 +18,7 @@ from langchain_batch_embed.pacing.speed import Speed
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
 from langchain_batch_embed.pacing.ticket import Ticket
 from langchain_batch_embed.sending.odds import Odds, Place
+from langchain_batch_embed.sending.server_log import ServerLog
 from langchain_batch_embed.sending.size_limits import SizeLimits
 from langchain_batch_embed.sending.verdict import Judge
 from langchain_batch_embed.sending.work import Batch
@@ -48,10 +48,6 @@ services one answer in a hundred takes many times as long as the others."""
 
 MOST_CANARIES = 3
 """Most canaries in flight at one of several deployments."""
-
-PAUSE_LOGGED = 30.0
-"""Seconds after a log line about a pause in which further ones are logged only at DEBUG, as some
-servers refuse a few requests every second."""
 
 GATEWAY_TIMEOUT = 504
 GATEWAY_WAITED = 1.0
@@ -141,10 +137,7 @@ class Deployment:
         self._last_refusal: BaseException | None = None
         self._is_unreachable = False  # whether no server of embeddings caused the last failure
         self._unconfirmed: Diagnosis | None = None  # a refusal that claims to concern every request
-        self._is_outage_told = is_rehearsal
-        self._is_rehearsal = is_rehearsal
-        self._pause_told = -math.inf
-        self._is_chance_told = False
+        self._log = ServerLog(server, is_alone=is_alone, is_off=is_rehearsal)
 
     @property
     def is_answering(self) -> bool:
@@ -194,12 +187,8 @@ class Deployment:
 
     def leave_out(self, error: BaseException, now: float) -> None:
         """Send it no more texts, as it refuses them all. A canary asks again now and then."""
-        if self.left_out is None and not self._is_rehearsal:
-            logger.warning(
-                "%s is left out (%s); the other deployments continue",
-                self.server,
-                _named(diagnosed(error, ())),
-            )
+        if self.left_out is None:
+            self._log.left_out(diagnosed(error, ()))
         self.left_out = error
         self.is_canary_due, self.canary_from = True, now + LOOK_AGAIN
 
@@ -214,8 +203,7 @@ class Deployment:
         self._refused_in_a_row = 0
         if self.refuses_all and place.number >= self._refuses_all_from:
             self._refuses_all_since = math.inf
-            if not self._is_rehearsal:
-                logger.warning("%s answers again", self.server)
+            self._log.accepts_again()
         self.is_silent = False
         if self._load.has_failed:
             self._load.answered()
@@ -224,16 +212,14 @@ class Deployment:
             self.speed.answered(ticket.charge, now - ticket.sent, now)
         is_back = self.pacer.answered(ticket, headers, now)
         if is_back:
-            if self._is_outage_told and not self._is_rehearsal:
-                logger.warning("%s answers again", self.server)
-            self._is_outage_told = self._is_rehearsal
+            self._log.is_back()
         return is_back
 
     def canary_passed(self, sent: float) -> None:
         """Record that a canary was answered: earlier refusals were about texts."""
         self.confirmed_at, self.is_in_doubt = sent, False
-        if self.left_out is not None and not self._is_rehearsal:
-            logger.warning("%s answers again and is used again", self.server)
+        if self.left_out is not None:
+            self._log.used_again()
         self.left_out, self.canary_from = None, -math.inf
         self.is_canary_due, self.is_proven = False, True
         self._forgiven *= 2
@@ -252,14 +238,7 @@ class Deployment:
         if not self.refuses_all:
             self._refuses_all_since = now
             self._refuses_all_from = self.odds.count  # answers to earlier requests may still come
-            if not self._is_rehearsal:
-                name = _named(diagnosis)
-                logger.warning(
-                    "%s refuses every request (%s): trying again for %g s",
-                    self.server,
-                    name,
-                    REFUSES_ALL,
-                )
+            self._log.refuses_all(diagnosis, REFUSES_ALL)
         self.is_canary_due, self.canary_from = True, now + ASK_AGAIN
         return now < self._refuses_all_since + REFUSES_ALL
 
@@ -324,10 +303,14 @@ class Deployment:
     ) -> None:
         """Record a failed request, and why it failed."""
         begins = self._tell_pacer(ticket, place, batches, diagnosis, error, now=now)
-        if not self._is_rehearsal:
-            self._log_failure(ticket, batches, diagnosis, now, begins=begins)
-        if self.pacer.is_away(now) and not self._is_outage_told:
-            self._log_outage(diagnosis, error)
+        pacer = self.pacer
+        texts = sum(len(batch.rows) for batch in batches) or 1
+        self._log.failed(diagnosis, now - ticket.sent, texts, chance=pacer.refuses_at_random)
+        if begins:
+            self._log.paused(diagnosis, pacer.throttle.delay(now), now)
+        if pacer.is_away(now):
+            patience = pacer.health.patience_for(unreachable=self._is_unreachable)
+            self._log.is_away(diagnosis, error, patience)
 
     def note_refusal(self, ticket: Ticket, diagnosis: Diagnosis, error: BaseException) -> None:
         """Send the canary if it is unclear whether texts are refused, or everything."""
@@ -397,57 +380,6 @@ class Deployment:
             )
         )
 
-    def _log_failure(
-        self,
-        ticket: Ticket,
-        batches: Sequence[Batch],
-        diagnosis: Diagnosis,
-        now: float,
-        *,
-        begins: bool,
-    ) -> None:
-        """Log a failed request, and a pause that it `begins`, but not every pause."""
-        name = _named(diagnosis)
-        seconds, count = now - ticket.sent, sum(len(batch.rows) for batch in batches) or 1
-        logger.debug("Failed after %.3g s (%s): %d texts", seconds, name, count)
-        is_chance = self.pacer.refuses_at_random
-        if is_chance and not self._is_chance_told:
-            logger.warning(
-                "%s refuses some requests however few are sent (%s): one of its backends may be "
-                "broken or out of quota",
-                self.server,
-                name,
-            )
-        self._is_chance_told = is_chance
-        if not begins:
-            return
-        pause = self.pacer.throttle.delay(now)
-        level = logging.WARNING if pause > LOOK_AGAIN else logging.INFO
-        if level == logging.INFO and now < self._pause_told + PAUSE_LOGGED:
-            level = logging.DEBUG
-        else:
-            self._pause_told = now
-        logger.log(level, "Throttled (%s): waiting %.3g s", name, pause)
-
-    def _log_outage(self, diagnosis: Diagnosis, error: BaseException) -> None:
-        self._is_outage_told = True
-        what = f"does not answer ({_named(diagnosis)})"
-        if isinstance(error, ResponseError):  # it answers, but in a way that is of no use
-            what = f"gives no usable answer ({error})"
-        if not self.is_alone:
-            logger.warning(
-                "%s %s: one request at a time tries again, while the other deployments continue",
-                self.server,
-                what,
-            )
-            return
-        logger.warning(
-            "%s %s: one request at a time tries again while all others wait, for %g s at most",
-            self.server,
-            what,
-            self.pacer.health.patience_for(unreachable=self._is_unreachable),
-        )
-
 
 def diagnosed(error: BaseException, texts: Sequence[str]) -> Diagnosis:
     """Diagnose an error, even if our own diagnosis fails: every batch needs an outcome."""
@@ -457,11 +389,6 @@ def diagnosed(error: BaseException, texts: Sequence[str]) -> Diagnosis:
         names = type(error).__name__, type(mistake).__name__
         logger.error("%s could not be diagnosed (%s), so its request is not sent again", *names)
         return Diagnosis(kind=Kind.MODEL, signature=names[0])
-
-
-def _named(diagnosis: Diagnosis) -> str:
-    """Return the status, code and class of an error, where it has them."""
-    return " ".join(part for part in diagnosis.signature.split(" ") if part != "-")
 
 
 def _headers(error: BaseException) -> Mapping[str, str]:

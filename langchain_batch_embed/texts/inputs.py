@@ -121,6 +121,10 @@ def check_texts(texts: Iterable[Any]) -> list[str]:
         raise InputTypeError(
             "a list of texts is needed, not one Document; pass [document.page_content]"
         )
+    if getattr(texts, "ndim", 1) == 0:
+        raise InputTypeError(
+            "a list of texts is needed, not an array without axes; pass [array.item()]"
+        )
     listed = list(texts)
     if set(map(type, listed)) <= {str}:
         return listed

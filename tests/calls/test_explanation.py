@@ -61,6 +61,20 @@ SPENT = error(429, "You exceeded your current quota", code="insufficient_quota")
 NO_PATH = Reply(status=404, body={"detail": "Not Found"})
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_key_that_works_is_not_called_wrong(status: int) -> None:
+    """If others are answered with the same key, the error of a refused text does not blame it."""
+
+    def decide(request: Kept) -> Reply | None:
+        return error(status, "no") if TEXTS[7] in request.texts else None
+
+    with Keeping(decide) as endpoint:
+        embeddings = embeddings_at(endpoint.url, {"model": "m"}, max_batch_size=10)
+        caught = raised(lambda: ask(embeddings, query=False))
+    assert [failure.index for failure in caught.failures] == [7]
+    assert "other texts were answered with the same key and address" in str(caught)
+
+
 @pytest.mark.parametrize("query", [False, True], ids=["documents", "query"])
 class TestWords:
     """An error names its cause in words.

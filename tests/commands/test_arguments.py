@@ -32,6 +32,8 @@ class TestNumbers:
             ("embed a.md --out a.npy --max-dollars -1", "--max-dollars: must be more than 0"),
             ("embed a.md --out a.npy --max-dollars nan", "--max-dollars: must be more than 0"),
             ("submit a.md --max-dollars 0", "--max-dollars: must be more than 0"),
+            ("embed a.md --out a.npy --max-dollars inf", "must be more than 0 and finite, not inf"),
+            ("embed a.md --out a.npy --dimensions x", "--dimensions: must be a number, not 'x'"),
             ("submit a.md --finish-by -1", "--finish-by: must be more than 0"),
             ("plan a.md --price inf", "--price: must be more than 0"),
             ("plan a.md --price -1", "--price: must be more than 0"),

@@ -298,7 +298,7 @@ class TestCommandLine:
             ([], "the following arguments are required: command"),
             (["dmeo"], "invalid choice: 'dmeo'"),
             (["demo", "--sections", "0"], "--sections: must be at least 1"),
-            (["demo", "--sections", "many"], "--sections: invalid positive value: 'many'"),
+            (["demo", "--sections", "many"], "--sections: must be a number, not 'many'"),
             (["demo", "--path", "no/such/folder"], "--path: no/such/folder does not exist"),
             (["simulate", "--tier", "6"], "invalid choice: 6"),
             (["simulate", "--scenario", '{"lateness": 1}'], "unknown options ['lateness']"),

@@ -13,6 +13,7 @@ import time
 import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,31 @@ class TestInputs:
         assert command("embed", path, "--column", "body", "--id", "key", "--out", "out.npy") == 0
         assert_embedded(tmp_path / "out.npy", texts)
         assert read_output(tmp_path / "out.npy")[0] == [f"k{n}" for n in range(6)]
+
+    def test_ids_of_other_types_are_kept_as_strings(self, command: Run, tmp_path: Path) -> None:
+        """Numbers, dates and bytes serve as ids; only a missing one is replaced.
+
+        pandas makes floats of whole numbers if one of them is missing.
+        """
+        needs_pyarrow(".parquet")
+        import pyarrow as pa  # noqa: PLC0415
+        from pyarrow import parquet  # noqa: PLC0415
+
+        columns = {
+            "floats": pa.array([1.0, None, 2.5]),
+            "dates": pa.array([date(2026, 1, 2)] * 3),
+            "bytes": pa.array([b"a", b"b", None]),
+        }
+        found, path = {}, tmp_path / "in.parquet"
+        for name, ids in columns.items():
+            parquet.write_table(pa.table({"text": list("xyz"), "id": ids}), path)
+            assert command("embed", path, "--out", f"{name}.npy") == 0
+            found[name] = read_output(tmp_path / f"{name}.npy")[0]
+        assert found == {
+            "floats": ["1", f"{path}:2", "2.5"],
+            "dates": ["2026-01-02"] * 3,
+            "bytes": ["a", "b", f"{path}:3"],
+        }
 
     def test_without_pyarrow_it_says_what_to_install(
         self, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

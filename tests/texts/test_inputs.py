@@ -63,6 +63,7 @@ class TestTexts:
             (5, "one int"),
             (np.float64(3), "one float64"),
             (lambda: ["secret"], "one function; pass what it returns"),
+            (np.array("secret"), "an array without axes; pass [array.item()]"),
         ],
     )
     def test_something_else_than_a_list_is_an_error(self, texts: Any, given: str) -> None:
