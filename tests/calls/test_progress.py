@@ -243,7 +243,7 @@ class TestOutage:
         caplog.set_level(logging.INFO, logger=PACKAGE)
         server = FakeServer(error=self.outage, seconds=1.0)
         watch(monkeypatch, make_work(4_000, tokens=100, max_items=10), server, max_workers=4)
-        told = [r.getMessage() for r in caplog.records if r.name.endswith("deployment")]
+        told = [r.getMessage() for r in caplog.records if r.name.endswith("server_log")]
         assert len(told) == 2
         assert "does not answer (502 StatusError)" in told[0]
         assert "answers again" in told[1]
