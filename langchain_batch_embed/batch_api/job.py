@@ -1,7 +1,6 @@
 """`Job`: the work of one `submit` call, made in this process or read from the journal."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -23,7 +22,7 @@ from langchain_batch_embed.errors import (
     OptionError,
 )
 from langchain_batch_embed.journal import SQLiteJournal
-from langchain_batch_embed.limits import plain
+from langchain_batch_embed.options import amount
 from langchain_batch_embed.report import BATCH_API_SHARE, html_table
 
 __all__ = ["Job", "not_answering"]
@@ -292,23 +291,15 @@ class Job:
 
 
 def _seconds(timeout: float | timedelta | None) -> float | None:
-    """Return a time-out in seconds.
+    """Return a time-out in seconds, which may be 0.
 
     Raises:
-        OptionError: it is not a finite number of at least 0.
+        OptionError: it is no number of seconds, or below 0.
     """
     if isinstance(timeout, timedelta):
-        return max(0.0, timeout.total_seconds())
-    timeout = plain(timeout)
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise OptionError(
-            f"timeout must be seconds, a timedelta or None, not {type(timeout).__name__}"
-        )
-    if not 0 <= timeout < math.inf:
-        raise OptionError(f"timeout must be at least 0 seconds, not {timeout}; None waits for ever")
-    return timeout
+        timeout = timeout.total_seconds()
+    is_zero = timeout == 0 and not isinstance(timeout, bool)
+    return 0.0 if is_zero else amount("timeout", timeout)
 
 
 def not_answering(address: str, error: BaseException, pause: float) -> str:

@@ -213,14 +213,13 @@ def _throttled(evidence: Evidence) -> bool:
     if evidence.status is None:
         told = wording.THROTTLE_TEXT.search(evidence.text)
         return bool(told or wording.THROTTLE_NAME.search(evidence.names))
-    # AWS sends `ThrottlingException` with 400, Google `rateLimitExceeded` with 403.
-    named = any(wording.THROTTLE_NAME.search(code) for code in evidence.codes)
     if evidence.status == _FORBIDDEN and wording.THROTTLE_TEXT.search(evidence.text):
         return True  # GitHub sends 403 with nothing but a message
-    if evidence.status in {400, 403} or evidence.status >= _SERVER:
-        named |= wording.THROTTLE_START.search(evidence.text) is not None
-    is_named = named and (evidence.status in {400, 403, 422} or evidence.status >= _SERVER)
-    return evidence.status in _THROTTLES or is_named
+    # AWS sends `ThrottlingException` with 400, Google `rateLimitExceeded` with 403.
+    named = any(wording.THROTTLE_NAME.search(code) for code in evidence.codes)
+    named |= wording.THROTTLE_START.search(evidence.text) is not None
+    may_be = evidence.status in {400, 403, 422} or evidence.status >= _SERVER
+    return evidence.status in _THROTTLES or (may_be and named)
 
 
 def _over_the_quota(
@@ -297,8 +296,7 @@ def _refused(make: "partial[Diagnosis]", evidence: Evidence, sent: Sequence[str]
     text = "\n".join([evidence.text, *evidence.params, *evidence.codes])
     if evidence.status in _REFUSALS or evidence.status is None:
         if (tokens := wording.token_limit(text)) is not None:
-            _, share = tokens
-            return make(kind=Kind.TOO_LARGE, measure="tokens", share=share)
+            return make(kind=Kind.TOO_LARGE, measure="tokens", share=tokens[0])
         if (items := wording.item_limit(evidence.text)) is not None:
             return make(kind=Kind.TOO_LARGE, measure="items", max_items=items[0])
         one = wording.ONE_TEXT.search(evidence.text) is not None

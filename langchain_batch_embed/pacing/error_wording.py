@@ -390,17 +390,16 @@ def _int(count: str) -> int:
     return int(count.replace(",", ""))
 
 
-def token_limit(text: str) -> tuple[int | None, float | None] | None:
-    """Return a request's limit of tokens and the share that fits; `None` if it names none."""
+def token_limit(text: str) -> tuple[float | None] | None:
+    """Return the share of a request's tokens within its limit; `None` if no limit is named."""
     match = _REQUEST_TOKENS.search(text)
     if match is None:
         return None
     for limit, requested in _TOKEN_GROUPS:
-        if match[limit]:
-            most = max(1, _int(match[limit]))
-            asked = _int(match[requested]) if requested else 0
-            return most, min(1.0, most / asked) if asked else (1.0 if requested else None)
-    return None, None
+        if match[limit] and requested:
+            asked = max(1, _int(match[requested]))
+            return (min(1.0, max(1, _int(match[limit])) / asked),)
+    return (None,)
 
 
 def item_limit(text: str) -> tuple[int | None] | None:

@@ -15,8 +15,8 @@ WINDOW = 16
 """Latest requests that are compared."""
 
 MOST = 8
-"""If more of them than this fail at once, they are too many. Where one request in ten fails by
-chance, that happens once in 100,000 requests."""
+"""If more of them than this fail at once, they are too many. If a tenth of all requests fails by
+chance, 9 of 16 fail in 6 of a million windows (binomial distribution)."""
 
 FAST = 0.5
 """A failure comes at once if it takes less than this share of the usual seconds for an answer."""

@@ -36,8 +36,8 @@ FORBIDDEN_IN_A_ROW = 2
 a text with two of them is given up."""
 
 REFUSES_ALL = 10.0
-"""Seconds for which a server that has answered may refuse even the canary before the call ends. A
-gateway that restarts, or one bad replica of several, does so for a while."""
+"""Seconds for which a server may refuse even the canary before the call ends, if it has answered or
+still may. A gateway that restarts, or one bad replica of several, does so for a while."""
 
 ASK_AGAIN = 1.0
 """Seconds between two canaries while the server refuses everything."""
@@ -212,7 +212,7 @@ class Deployment:
             self.speed.answered(ticket.charge, now - ticket.sent, now)
         is_back = self.pacer.answered(ticket, headers, now)
         if is_back:
-            self._log.is_back()
+            self._log.back()
         return is_back
 
     def canary_passed(self, sent: float) -> None:
@@ -229,12 +229,10 @@ class Deployment:
 
     def asks_again(self, diagnosis: Diagnosis, now: float) -> bool:
         """Record that a canary was refused; return whether to send it again in a second."""
-        if not self.is_alone or diagnosis.kind not in _MAY_PASS:
+        # While requests are in flight, an answer may yet come: one bad replica may have refused it.
+        may_answer = self.pacer.health.has_answered or self.pacer.in_flight
+        if not (self.is_alone and may_answer and diagnosis.kind in _MAY_PASS):
             return False
-        if not self.pacer.health.has_answered:
-            # One bad replica of several may have refused it: the other answers will show.
-            self.is_canary_due, self.canary_from = True, now + CANARY_AGAIN
-            return bool(self.pacer.in_flight)
         if not self.refuses_all:
             self._refuses_all_since = now
             self._refuses_all_from = self.odds.count  # answers to earlier requests may still come
@@ -310,7 +308,7 @@ class Deployment:
             self._log.paused(diagnosis, pacer.throttle.delay(now), now)
         if pacer.is_away(now):
             patience = pacer.health.patience_for(unreachable=self._is_unreachable)
-            self._log.is_away(diagnosis, error, patience)
+            self._log.away(diagnosis, error, patience)
 
     def note_refusal(self, ticket: Ticket, diagnosis: Diagnosis, error: BaseException) -> None:
         """Send the canary if it is unclear whether texts are refused, or everything."""

@@ -61,6 +61,8 @@ class Queue:
         in_flight: batches that have been sent.
         charge: tokens that the limiter charges for the whole call.
         last_error: the last error of a request of this call.
+        full_at: numbers of the deployments at which the batch from `peek` waits for a free worker,
+            and not for the quota.
         holds_last: whether the last batch waits until the vectors of several deployments are
             compared.
     """
@@ -87,9 +89,9 @@ class Queue:
         self.is_stopped = self.is_given_up = False
         self.last_error: BaseException | None = None
         self.holds_last = False
+        self.full_at: set[int] = set()
         self.deployments = deployments
         self._news = news
-        self._waits_for_worker: set[int] = set()  # at these deployments, rather than for the quota
         self._waiting = Waiting()  # batches that were sent before, or parts of these
         self._routing = Routing(deployments)
         self._line = Line(work.rows, work.sizes)  # unsent inputs
@@ -129,7 +131,7 @@ class Queue:
     def peek(self, at: Deployment, now: float) -> Batch | None:
         """Return the next batch for a deployment, or `None` if none can start now."""
         waiting = self._waiting
-        self._waits_for_worker.discard(at.number)
+        self.full_at.discard(at.number)
         if waiting.delayed:
             waiting.release_due(now)
         if self.is_stopped or now >= self.end or self._is_full(at):
@@ -184,17 +186,13 @@ class Queue:
         """
         answers_first = (
             self.work.makes_lists
-            and len(self._waits_for_worker) == len(self.deployments)
+            and len(self.full_at) == len(self.deployments)
             and not any(each.pacer.concurrency.is_saturated for each in self.deployments)
             and len(self.outcomes) <= len(self.in_flight)
         )
         return bool(self.outcomes) and not answers_first
 
     # Events.
-
-    def wait_for_worker(self, at: Deployment) -> None:
-        """Record that the batch from `peek` waits for a free worker, and not for the quota."""
-        self._waits_for_worker.add(at.number)
 
     def answered(self, batch: Batch, at: Deployment, seconds: float) -> None:
         """Record that a deployment has answered a batch."""

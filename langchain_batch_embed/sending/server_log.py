@@ -63,7 +63,7 @@ class ServerLog:
             self._paused_at = now
         self._log(level, "Throttled (%s): waiting %.3g s", _named(diagnosis), seconds)
 
-    def is_away(self, diagnosis: Diagnosis, error: BaseException, patience: float) -> None:
+    def away(self, diagnosis: Diagnosis, error: BaseException, patience: float) -> None:
         """Log that the server gives no answer, once an outage.
 
         Args:
@@ -88,7 +88,7 @@ class ServerLog:
                 "%s: one request at a time tries again, while the other deployments continue", what
             )
 
-    def is_back(self) -> None:
+    def back(self) -> None:
         """Log that an outage that was logged is over."""
         if self._is_outage_logged:
             self._warn("answers again")

@@ -121,7 +121,7 @@ class Turns:
             self._overtaken[at.number] = 0
             return self._take(turn, shared, at, now)
         for queue, _ in waiting if delay == math.inf else ():
-            queue.wait_for_worker(at)
+            queue.full_at.add(at.number)
         for other in waiting:
             charge = self._charge(other, shared)
             overtaken = self._overtaken.get(at.number, 0) + charge

@@ -274,8 +274,8 @@ class Judge:
         if self._limits.has_passed_in_size(batch):  # otherwise it may just be too large
             batch.refused_with = diagnosis.signature
         if count == 1:
-            if diagnosis.signature in self._fickle and batch.refusals < self._max_retries:
-                batch.refusals += 1
+            if diagnosis.signature in self._fickle and batch.refused_again < self._max_retries:
+                batch.refused_again += 1
                 return Resend(self._backoff.delay(0, self._draw))
             if self._may_refuse_all(batch, diagnosis):
                 batch.is_doubted = True

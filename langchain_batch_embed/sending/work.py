@@ -54,8 +54,9 @@ class Batch:
         part_of: the division that made it, if any.
         signature: the signature of the last error.
         is_mixed: whether its errors had different signatures.
-        refusals: how often it was refused for the rate with no other request in flight, or for its
-            one text where the server changes its mind.
+        refusals: how often it was refused for the rate with no other request in flight.
+        refused_again: how often its one text was refused and sent again, as the server has accepted
+            texts that it had refused.
         refused_with: the signature of a refusal that was not about its size; empty if there was
             none.
         trial: the trial of a size limit that it belongs to, if any.
@@ -88,6 +89,7 @@ class Batch:
     signature: str = ""
     is_mixed: bool = False
     refusals: int = 0
+    refused_again: int = 0
     refused_with: str = ""
     trial: "Trial | None" = None
     sent: float = 0.0

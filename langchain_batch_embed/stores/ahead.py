@@ -1,14 +1,14 @@
 """Reads and embeds documents ahead of the store, up to a limit.
 
 Until the store has accepted something, only a few texts are embedded, so that a wrong table is
-noticed before thousands of texts are paid for. A store that asks for none of them, as it adds a
-title to each text or has it already, is not embedded for ahead at all.
+noticed before thousands of texts are paid for. If it has asked for none of these, because it adds a
+title to each text, say, nothing more is embedded ahead of it.
 """
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from langchain_batch_embed.calls.prefetch import RUNS, Prefetch
@@ -120,14 +120,14 @@ class Ahead:
         """
         rest = size - self._handed_out % size
         most = rest if self._is_proven else min(rest, FIRST)
-        count = min(most, len(self._queue))
-        if self._is_useful:
-            texts = (item.document.page_content for item in islice(self._queue, most))
-            count = self._prefetch.wait_for_some(texts, least=LEAST, cancelled=self._cancelled)
-        items = [self._queue.popleft() for _ in range(count)]
         failed: Mapping[int, BaseException] = {}
         if self._is_useful:
-            failed = self._complete([item.document.page_content for item in items])
+            texts = self._texts(most)
+            count = self._prefetch.wait_for_some(texts, least=LEAST, cancelled=self._cancelled)
+            failed = self._complete(list(self._texts(count)))
+        else:
+            count = min(most, len(self._queue))
+        items = [self._queue.popleft() for _ in range(count)]
         from_start = rest == size or not self._is_proven
         self._handed_out += count
         return Batch(items, failed, is_whole=from_start and (count == most or not self._queue))
@@ -149,3 +149,6 @@ class Ahead:
                 item.document.page_content for item in items if item.index in indices
             )
         self._prefetch.release(item.document.page_content for item in items)
+
+    def _texts(self, count: int) -> Iterator[str]:
+        return (item.document.page_content for item in islice(self._queue, count))

@@ -81,7 +81,7 @@ class TestHandingOver:
             queue.answered(batch, queue.deployments[0], 0.1)
         while len(queue.in_flight) > 3:
             queue.in_flight.popitem()
-        queue.wait_for_worker(queue.deployments[0])
+        queue.full_at.add(0)
         return queue
 
     def test_outcomes_wait_while_answers_make_room_for_further_requests(self) -> None:

@@ -268,6 +268,19 @@ class TestCanary:
             failed += len(lost(rehearsal.outcomes))
         assert failed <= most
 
+    def test_a_request_that_hangs_does_not_keep_a_wrong_key_from_ending_the_call(self) -> None:
+        """A wrong key ends the call within 15 s, even if one of the first requests hangs."""
+        server = FakeServer(
+            error=lambda _: refusal(401),
+            seconds=lambda request: 600.0 if request.number == 0 else 0.1,
+        )
+        rehearsal = Rehearsal(make_sender(timeout=600.0), server)
+        rehearsal.add(make_work(1000, max_items=10))
+        rehearsal.run()
+        ended = max(request.sent for request in server.requests)
+        assert ended < 15
+        assert sum(map(is_canary, server.requests)) <= 15
+
     def test_a_firewall_that_dislikes_one_text_does_not_end_the_call(self) -> None:
         """A 403 for one text while others are answered fails only that text."""
         server = FakeServer(error=lambda request: refusal(403) if 7 in request.rows else None)
