@@ -304,7 +304,7 @@ class TestDollars:
         with embeddings.prefetch(self.TEXTS):
             with pytest.raises(PartialEmbeddingsError):
                 embeddings.embed_documents(self.TEXTS)
-            assert embeddings.embed_query("a question")
+            assert embeddings.embed_query(prose(1_000, 999))  # more than the prefetch has left
 
     def test_the_price_must_be_known(self) -> None:
         """`max_dollars` requires a known price."""

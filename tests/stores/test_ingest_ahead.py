@@ -57,6 +57,16 @@ class TestAhead:
         assert 3000 <= server.stats()["inputs_billed"] <= 3000 + FIRST
         assert "does not ask for the vectors of the documents' own texts" in caplog.text
 
+    def test_a_store_whose_texts_are_kept_already_is_not_taken_for_one(
+        self, batch: Batch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A store that asks for texts of the journal, within a prefetch, does ask for them."""
+        embeddings = batch(journal=tmp_path / "vectors.db")
+        embeddings.embed_numpy(texts_of(documents(300)))
+        with embeddings.prefetch(texts_of(documents(10))):
+            embeddings.ingest(ListStore(embeddings, lambda _: None), documents(300))
+        assert "does not ask" not in caplog.text
+
     @pytest.mark.parametrize("max_workers", [1, 8])
     @pytest.mark.parametrize(("late", "written"), [(100, 100), (200, 200), (230, 200)])
     def test_an_idle_store_gets_what_is_there(
