@@ -196,7 +196,6 @@ class Prefetch:
         """Record that callers got these texts' vectors elsewhere, each as often as it is given."""
         uses = Counter(texts)
         with self._state_changed:
-            self.was_asked |= any(map(self._texts.is_expected, uses))
             self._hand_out(uses, uses)
 
     def tokens_of(self, text: str) -> int | None:
