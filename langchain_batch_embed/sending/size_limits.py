@@ -209,6 +209,18 @@ class SizeLimits:
         self._about_texts.add(trial.signature)
         return self._end(trial)
 
+    def refuse_by_chance(self, signature: str) -> None:
+        """Record that refusals with a signature are about neither texts nor sizes.
+
+        Limits deduced so far may come from them, and are deduced again if they are real.
+        """
+        self._about_texts.add(signature)
+        if (trial := self._trials.get(signature)) is not None:
+            trial.is_content = True  # so that it ends with its next part
+        self._found = dict.fromkeys(_MEASURES, math.inf)
+        self._refused = dict.fromkeys(_MEASURES, math.inf)
+        self._apply()
+
     @property
     def is_trying(self) -> bool:
         """Whether the parts of a batch are being sent to find the cause of a refusal."""

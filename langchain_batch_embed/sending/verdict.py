@@ -4,6 +4,7 @@ Pure: a batch, a diagnosis and the time go in, a verdict comes out. The queue ca
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -71,6 +72,10 @@ USUAL = 0.5
 REFUSED_USUAL = 4
 """A batch of a usual size is cut only after this many refusals, as it was probably sent too early
 each time. Refusals of other batches of a size that has passed count as well."""
+
+CONFIRMED = 4
+"""After this many refused texts were refused again, a refusal of one text is believed at once. A
+replica that refuses a quarter of all requests does so four times in a row in one case of 256."""
 
 HOPELESS = 75.0
 """After this many seconds without an accepted request, batches are cut whatever the known quota is:
@@ -163,6 +168,7 @@ class Judge:
         self._max_retries = max_retries
         self._odds = odds
         self._about_texts: set[str] = set()  # signatures of failures that a text caused
+        self._confirmed: Counter[str] = Counter()  # texts refused twice, by signature
         self._fickle: set[str] = set()  # signatures of refusals of texts that were accepted later
         self._usual_refused = 0  # refusals since an answer, of sizes that had passed
         self._draw = draw
@@ -204,8 +210,9 @@ class Judge:
         """Record an answer: earlier failures of the batch, or of its whole, were chance."""
         self._usual_refused = 0
         while True:
-            if batch.refused_with:
+            if batch.refused_with and batch.refused_with not in self._fickle:
                 self._fickle.add(batch.refused_with)
+                self._limits.refuse_by_chance(batch.refused_with)
             division = batch.part_of
             for place in batch.setbacks:
                 place.failed()
@@ -277,10 +284,14 @@ class Judge:
             if diagnosis.signature in self._fickle and batch.refused_again < self._max_retries:
                 batch.refused_again += 1
                 return Resend(self._backoff.delay(0, self._draw))
+            if self._is_to_be_confirmed(batch, diagnosis):
+                batch.refused_again += 1
+                return Resend()
             if self._may_refuse_all(batch, diagnosis):
                 batch.is_doubted = True
                 return Defer()
             batch.failures += 1
+            self._confirmed[diagnosis.signature] += batch.refused_again > 0
             self._refused_alone.add(diagnosis.signature)
             return GiveUp(self._limits.ended_at_one(batch, diagnosis))
         at = diagnosis.at
@@ -289,6 +300,20 @@ class Judge:
             return Cut([rows for rows in around if len(rows)])
         parts, waits = self._limits.refused(batch, diagnosis)
         return Park() if waits else _cut(batch, parts)
+
+    def _is_to_be_confirmed(self, batch: Batch, diagnosis: Diagnosis) -> bool:
+        """Return whether to send a refused text again, as one bad replica may have refused it.
+
+        The first few are, until a server has shown that it refuses a text each time. A text that
+        the refusal names, or that is all of its call, is given up at once.
+        """
+        return (
+            self._confirmed[diagnosis.signature] < CONFIRMED
+            and batch.refused_again < min(1, self._max_retries)
+            and self._pacer.health.has_answered
+            and diagnosis.at is None
+            and not batch.is_only
+        )
 
     def _may_refuse_all(self, batch: Batch, diagnosis: Diagnosis) -> bool:
         """Return whether the server may refuse everything, and not this one text.

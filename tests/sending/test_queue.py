@@ -1,6 +1,7 @@
 """The batches of one call: which is sent next, and what becomes of each."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -172,6 +173,34 @@ class TestRefused:
         rehearsal.run()
         assert list(lost(rehearsal.outcomes)) == sorted(bad)
         assert done(rehearsal.outcomes) == sorted(set(range(100)) - bad)
+
+    def test_the_first_refused_texts_are_sent_a_second_time(self) -> None:
+        """Four refused texts are confirmed by a second refusal, and then each is believed."""
+        server = FakeServer(error=lambda request: refusal(400) if holds(*bad)(request) else None)
+        rehearsal = Rehearsal(make_sender(max_workers=1), server)
+        bad = [3, 24, 35, 46, 57, 68, 79]
+        rehearsal.add(make_work(100, max_items=10))
+        rehearsal.run()
+        assert sorted(lost(rehearsal.outcomes)) == bad
+        alone = Counter(int(req.rows[0]) for req in server.requests if len(req.rows) == 1)
+        assert [alone[row] for row in bad] == [2, 2, 2, 2, 1, 1, 1]
+
+    def test_a_text_that_is_accepted_the_second_time_is_not_lost(self) -> None:
+        """A refused text that is accepted the second time was refused by chance: none is lost."""
+        refused: list[int] = []
+
+        def error(request: Request) -> Exception | None:
+            row = 42
+            if row not in request.rows or (len(request.rows) == 1 and row in refused):
+                return None
+            refused.extend(request.rows.tolist() if len(request.rows) == 1 else ())
+            return refusal(400)
+
+        rehearsal = Rehearsal(make_sender(max_workers=1), FakeServer(error=error))
+        rehearsal.add(make_work(100, max_items=10))
+        rehearsal.run()
+        assert refused == [42]
+        assert not lost(rehearsal.outcomes)
 
     def test_a_refusal_that_names_the_text_is_believed(self) -> None:
         """A refusal that names `input[40]` costs three more requests, fewer than halving would.
