@@ -103,7 +103,8 @@ class BatchEmbeddings(Embeddings):
             none.
         on_usage: a function that is called with the `Usage` of each answer, one at a time, in one
             of the threads that receive answers. The usages add up to what is billed, including
-            queries and answers that come too late. An exception that it raises is only logged.
+            queries and answers that come too late. An exception that it raises is only logged. It must
+            not embed with this object, as the request of the answer still holds its place.
         max_dollars: the most that one call, `prefetch`, `ingest` or `submit` may cost, in dollars.
             Texts beyond that are reported as failed, while `submit` sends nothing at all. It works
             only for models whose price is known.
@@ -647,11 +648,9 @@ class BatchEmbeddings(Embeddings):
         def embed_now(texts: list[str]) -> tuple[Report, Sequence[Failure]]:
             try:
                 with self._on_the_way.silent():
-                    pipeline.embed(texts, lists=False)
+                    return pipeline.embed_for_report(texts), ()
             except PartialEmbeddingsError as error:
                 return error.report, error.failures
-            assert pipeline.last_report is not None  # noqa: S101  # the call has just set it
-            return pipeline.last_report, ()
 
         return Desk(
             journal=self.journal,

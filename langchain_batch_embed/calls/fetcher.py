@@ -109,6 +109,7 @@ class Fetcher:
             sends = [same_space.renamed(*each) for each in enumerate(sends)]
             query_sends = [same_space.renamed(*each) for each in enumerate(query_sends)]
         self._sends, self._query_sends = tuple(map(tell, sends)), tuple(map(tell, query_sends))
+        self._shares_queries = all(each.shares_queries for each in providers)
         self._max_dollars = max_dollars
         self.known_dimensions: int | None = None
         self.last_report: Report | None = None
@@ -232,7 +233,7 @@ class Fetcher:
         return Work(
             rows=inputs.missing(results.done),
             sizes=inputs.sizes,
-            max_items=self.limits.max_batch_size,
+            max_items=1 if query and not self._shares_queries else self.limits.max_batch_size,
             max_tokens=math.inf if limit is None else limit,
             texts=inputs.texts,
             sends=self._query_sends if query else self._sends,

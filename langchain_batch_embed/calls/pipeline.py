@@ -134,6 +134,27 @@ class Pipeline:
             DimensionsError: vectors kept for the texts have other dimensions than earlier vectors.
             asyncio.CancelledError: the call was cancelled.
         """
+        return self._run(texts, lists=lists, query=query, cancelled=cancelled).fetch.results
+
+    def embed_for_report(self, texts: Iterable[str]) -> Report:
+        """Embed texts into the journal; return the report of this call.
+
+        Raises:
+            Exception: as `embed` does.
+        """
+        report = self._run(texts, lists=False, query=False, cancelled=None).report
+        assert report is not None  # noqa: S101  # the call has ended
+        return report
+
+    def _run(
+        self,
+        texts: Iterable[str],
+        *,
+        lists: bool,
+        query: bool,
+        cancelled: threading.Event | None,
+    ) -> _Call:
+        """Embed the texts of one call; return the finished call."""
         call = self._begin(texts, lists=lists, query=query)
         fetch = call.fetch
         with self._reported(call):
@@ -150,7 +171,8 @@ class Pipeline:
                     progress=progress.update,
                 )
             call.end(failures)
-        return self._finished(call)
+        self._check_finished(call)
+        return call
 
     async def aembed(self, texts: Sequence[str], *, query: bool = False) -> Results:
         """Embed a small call as `embed` does, but in the event loop itself."""
@@ -163,7 +185,8 @@ class Pipeline:
                 begun=lambda work: self._note_start(call, work),
             )
             call.end(failures)
-        return self._finished(call)
+        self._check_finished(call)
+        return call.fetch.results
 
     def lists(
         self, texts: Iterable[str], *, cancelled: threading.Event | None = None
@@ -318,8 +341,8 @@ class Pipeline:
             return f"{done} have a vector in the journal; the same program continues from there"
         return f"{done} have a vector, which this object keeps: call it again to continue"
 
-    def _finished(self, call: _Call) -> Results:
-        """Return the results of a call, or raise `PartialEmbeddingsError` if some texts failed."""
+    def _check_finished(self, call: _Call) -> None:
+        """Raise `PartialEmbeddingsError` if some texts of a call failed."""
         results = call.fetch.results
         if call.failures and call.report is not None:
             errors = [failure.error for failure in call.failures]
@@ -334,7 +357,6 @@ class Pipeline:
                 self._explained(cause, call),
             ) from cause
         call.fetch.recovery.succeeded()
-        return results
 
     def _explained(self, cause: BaseException, call: _Call) -> str:
         """Return what went wrong; if no deployment can be used any more, for each of them."""

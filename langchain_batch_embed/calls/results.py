@@ -161,8 +161,9 @@ class _Array(_Store):
         self.matrix = np.empty((0, 0), dtype=np.float32)
 
     def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
-        if len(rows) == self._rows and vectors.flags.writeable:
-            self.matrix = vectors  # all rows at once, as from a journal: no copy
+        is_whole = len(rows) == self._rows and np.array_equal(rows, np.arange(self._rows))
+        if is_whole and vectors.flags.writeable:
+            self.matrix = vectors  # all rows in order, as from a journal: no copy
             return
         if not self.matrix.size:
             self.matrix = np.empty((self._rows, vectors.shape[1]), dtype=np.float32)

@@ -28,7 +28,7 @@ def one_at_a_time(on_usage: Callable[[Usage], object] | None) -> Callable[[Usage
     def tell(usage: Usage) -> None:
         waiting.append(usage)
         # The thread that holds the lock reports this usage too. No thread waits for the lock,
-        # because the user's function may itself embed something.
+        # because the user's function may take long.
         while waiting and lock.acquire(blocking=False):
             try:
                 while waiting:

@@ -66,6 +66,11 @@ class Health:
         self.is_down = False
         self._failing_since = self._down_since = math.inf
 
+    def resume(self, now: float) -> None:
+        """Begin a call after a time without any, which does not count as an outage."""
+        if self._failing_since < math.inf:
+            self._failing_since = now
+
     def failed(self, sent: float, now: float) -> None:
         """Record a request that the server could not answer."""
         if sent < self.answered_at:

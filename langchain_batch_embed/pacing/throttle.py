@@ -79,6 +79,11 @@ class Throttle:
             self._until = max(self._until, now + after)
         return begins
 
+    def resume(self, now: float) -> None:
+        """Begin a call after a time without any, in which nothing could be accepted."""
+        if self.since < math.inf:
+            self.since = now
+
     def hold(self, now: float, seconds: float) -> None:
         """Make all workers wait for at least this many seconds."""
         self._until = max(self._until, now + seconds)

@@ -18,6 +18,7 @@ class Ticket:
         number: requests in flight when it started, itself included.
         quiet: seconds before it in which nothing was sent.
         is_refused: whether the server refused it for overload.
+        is_held: whether it has not been sent yet, as it waits for the user's rate limiter.
     """
 
     charge: int
@@ -28,3 +29,4 @@ class Ticket:
     number: int = 1
     quiet: float = 0.0
     is_refused: bool = False
+    is_held: bool = False

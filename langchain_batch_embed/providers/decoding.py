@@ -6,6 +6,7 @@ Every answer is checked before it is used. Anything but one valid vector per tex
 
 import gc
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -234,6 +235,23 @@ def to_lists(vectors: NDArray[np.float32]) -> list[list[float]]:
     return rows
 
 
+class _Collector:
+    """Whether this module has switched the cyclic garbage collector off."""
+
+    is_off = False
+
+    def switch_on(self) -> None:
+        """Switch it on in a child process, where the thread that would do so does not exist."""
+        if self.is_off:
+            self.is_off = False
+            gc.enable()
+
+
+_collector = _Collector()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_collector.switch_on)
+
+
 @contextmanager
 def _out_of_sight_of_gc(numbers: int) -> Iterator[None]:
     """Keep the cyclic garbage collector from scanning millions of new floats.
@@ -250,6 +268,7 @@ def _out_of_sight_of_gc(numbers: int) -> Iterator[None]:
     many = numbers >= _MANY and gc.get_freeze_count() < _FROZEN
     if many:
         gc.collect(1)  # present garbage must not grow old with the lists
+    _collector.is_off = True
     gc.disable()
     try:
         yield
@@ -258,6 +277,7 @@ def _out_of_sight_of_gc(numbers: int) -> Iterator[None]:
             gc.freeze()
             gc.unfreeze()  # moves all objects to the oldest generation, unscanned
         gc.enable()
+        _collector.is_off = False
 
 
 def as_array(embeddings: Sequence[Sequence[float]]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ floats.
 
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -46,7 +47,7 @@ _REFUSALS = frozenset({400, 406, 415, 422, 501})
 """Statuses with which a server rejects a request that it does not understand or support."""
 
 _MOST_TRIES = 3
-"""At most this many refused requests are sent again in another form before the first answer."""
+"""After this many requests that were refused in another form too, the form is not the cause."""
 
 _SUSPECT_ANSWERS = 2
 """After this many answers whose order is unclear, stop asking the server. A single one may be
@@ -72,6 +73,8 @@ _BESIDE_THE_BODY = frozenset({"extra_headers", "extra_query", "timeout"})
 
 class OpenAIProvider:
     """Sends through the OpenAI SDK, with the SDK's own retries turned off."""
+
+    shares_queries = True
 
     def __init__(
         self,
@@ -112,7 +115,8 @@ class OpenAIProvider:
         if replaces_empty and self.is_known:
             self._form = replace(self._form, empty=" ")  # "input cannot be an empty string"
         self._has_answered = False
-        self._tries = 0  # requests sent again in another form
+        self._trying = threading.Lock()  # held by the one request that tries another form
+        self._tries = 0  # requests that were refused in another form too
         self._suspects = 0  # answers whose order is unclear, less those with a clear order
         self.space = Space(
             provider=limits.provider,
@@ -126,7 +130,7 @@ class OpenAIProvider:
         """Send one request that ends within `timeout` seconds, and check its answer.
 
         If the server refuses base64 or an empty text, the request is sent once more in a form that
-        the server may accept.
+        the server may accept. Of several such requests one tries that form, and the others wait.
         """
         if self._joins_lines:
             texts = [text.replace("\n", " ") for text in texts]
@@ -135,15 +139,34 @@ class OpenAIProvider:
         try:
             return self._ask(texts, form, end, timeout)
         except Exception as error:
-            other = self._other_form(form, error, texts)
-            if other is None:
+            if self._other_form(form, error, texts) is None:
                 raise
-            try:
-                answer = self._ask(texts, other, end, timeout)
-            except Exception:  # noqa: BLE001  # then the form was not the cause
-                raise error from None
-            self._form = other
-            return answer
+            refusal = error
+        if not self._trying.acquire(timeout=max(0.0, end - self._clock())):
+            raise TimeoutError(f"no other form of the request was answered within {timeout:g} s")
+        try:
+            other = self._other_form(form, refusal, texts)
+            if other is None:
+                raise refusal
+            if other != self._form:
+                return self._try(texts, other, refusal, end, timeout)
+        finally:
+            self._trying.release()
+        return self._ask(texts, other, end, timeout)  # it has just been found
+
+    def _try(
+        self, texts: Sequence[str], form: _Form, refusal: Exception, end: float, timeout: float
+    ) -> Answer:
+        """Send a refused request in another form, which is kept if it is answered."""
+        try:
+            answer = self._ask(texts, form, end, timeout)
+        except Exception as error:
+            if attribute(error, "status_code") not in {*_REFUSALS, 500}:
+                raise  # a 429, for example, says nothing about the form
+            self._tries += 1
+            raise refusal from None  # the form was not the cause
+        self._form = form
+        return answer
 
     send_query = send
     """OpenAI embeds a query in the same way as a document."""
@@ -230,7 +253,6 @@ class OpenAIProvider:
         is_named = _FORMAT.search(told) is not None
         is_dark = not is_named and not self._tries and _ELSE.search(told) is None
         if (is_named and status in {*_REFUSALS, 500}) or (is_dark and status in _REFUSALS):
-            self._tries += 1
             return replace(form, encoding="float")
         return None
 

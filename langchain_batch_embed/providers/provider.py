@@ -41,6 +41,7 @@ class Provider(Protocol):
         name: what messages call the provider.
         class_name: the name of the wrapped object's class, for messages.
         is_known: whether the server is known to accept any number of concurrent requests.
+        shares_queries: whether one request may hold several queries.
     """
 
     model: str | None
@@ -48,6 +49,7 @@ class Provider(Protocol):
     timeout: float | None
     space: Space
     is_known: bool
+    shares_queries: bool
     address: str
     name: str
     class_name: str
@@ -63,5 +65,5 @@ class Provider(Protocol):
         ...
 
     def send_query(self, texts: Sequence[str], *, timeout: float) -> Answer:
-        """Send one query, a list of one text."""
+        """Send queries, of which there may be several only if the provider `shares_queries`."""
         ...

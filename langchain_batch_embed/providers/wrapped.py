@@ -29,6 +29,7 @@ class WrappedProvider:
 
     timeout: float | None = None
     is_known = False
+    shares_queries = False
 
     def __init__(
         self,

@@ -64,6 +64,18 @@ class Tally:
             for name, amount in counts.items():
                 setattr(share, name, getattr(share, name) + amount)
 
+    def request(self, number: int, count: int = 1) -> None:
+        """Count a request to one server, or with -1 take it back."""
+        self.requests += count
+        if self.shares:
+            self.count(number, requests=count)
+
+    def copy(self, number: int, tokens: int, count: int = 1) -> None:
+        """Count a request as a copy of another one, or with -1 take it back."""
+        self.hedged += count
+        self.hedged_tokens += count * tokens
+        self.count(number, hedged=count)
+
     def answered(self, tokens: int | None, estimate: int, *, number: int = 0) -> None:
         """Count the tokens of an answer, or the estimate if the answer does not give them."""
         billed = estimate if tokens is None else tokens

@@ -135,7 +135,8 @@ class Choice:
         here = self.deployments[number]
         if not (here.is_answering or for_good):
             return 0.0
-        oldest = next(iter(here.pacer.in_flight.values()), None)  # they are in order of sending
+        tickets = here.pacer.in_flight.values()  # they are in order of sending
+        oldest = next((ticket for ticket in tickets if not ticket.is_held), None)
         heard = max(now if oldest is None else oldest.sent, here.pacer.health.answered_at)
         patience = max(LEAST_SILENT, SILENT * here.speed.longest) * (FOR_GOOD if for_good else 1.0)
         return max(0.0, heard + patience - now)

@@ -108,7 +108,7 @@ def straggler(queue: Queue, now: float) -> Batch | float:
     patience = queue.hedges.patience(sum(batch.charge for batch, n in late if n <= 1))
     wait = math.inf
     for batch, copies in late:
-        if copies > MOST_COPIES or not queue.hedges.affords(batch.charge):
+        if not batch.is_awaited or copies > MOST_COPIES or not queue.hedges.affords(batch.charge):
             continue
         left = batch.sent + patience - now
         if left <= 0:
@@ -127,7 +127,8 @@ def stuck(queue: Queue, at: Collection[int], *, first: bool) -> Batch | None:
     """
     if queue.is_given_up or (not first and queue.has_unsent):
         return None
-    return next((batch for batch in queue.in_flight.values() if _is_only(batch, at)), None)
+    batches = queue.in_flight.values()
+    return next((batch for batch in batches if batch.is_awaited and _is_only(batch, at)), None)
 
 
 def _stuck_charge(queue: Queue, at: Collection[int]) -> int:

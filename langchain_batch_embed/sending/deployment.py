@@ -153,6 +153,12 @@ class Deployment:
         """Return whether it gets texts: it is neither left out nor away."""
         return self.left_out is None and not self.pacer.is_away(now)
 
+    def resume(self, now: float) -> None:
+        """Begin a call after a time without any: only waiting calls are waited for."""
+        self.pacer.health.resume(now)
+        self.pacer.throttle.resume(now)
+        self._refuses_all_since = math.inf
+
     def gives_up(self, now: float) -> bool:
         """Return whether it has given no answer for too long, or refuses everything."""
         return self.left_out is not None or self.pacer.gives_up(
@@ -222,7 +228,9 @@ class Deployment:
             self._log.used_again()
         self.left_out, self.canary_from = None, -math.inf
         self.is_canary_due, self.is_proven = False, True
-        self._forgiven *= 2
+        if self._last_refusal is not None:  # and not after an outage
+            self._forgiven *= 2
+            self._last_refusal = None
         if self._unconfirmed is not None:
             self.judge.denied(self._unconfirmed)
             self._unconfirmed = None

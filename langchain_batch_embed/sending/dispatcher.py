@@ -300,6 +300,8 @@ class Dispatcher:
                         "batch-embed",
                     )
                 workers = self._executor
+                if self._rate_limiter is not None:
+                    self.sender.hold(flight)
             submit_daemon(workers, self._send, flight)  # never from a caller's thread
         except Exception as error:  # noqa: BLE001  # "can't start new thread", or Python is exiting
             with self.lock:
@@ -393,6 +395,7 @@ class Dispatcher:
             try:
                 # Before the caller sees the vectors, as it may ask at once what they cost.
                 with self.lock:
+                    batch.is_awaited = False
                     queue.tally.answered(part.tokens, batch.charge, number=flight.at.number)
                     if queue.work.budget is not None:
                         queue.work.budget.billed(

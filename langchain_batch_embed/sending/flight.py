@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from langchain_batch_embed.pacing.ticket import Ticket
+from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.deployment import Deployment
 from langchain_batch_embed.sending.odds import Place
 from langchain_batch_embed.sending.queue import Queue
@@ -34,6 +35,8 @@ class Flight:
         texts: the texts in it.
         context: the caller's context, in which it is sent.
         place: its place among all requests, in the `Odds`.
+        tally: counts it, as one of the requests of its first call.
+        is_copy: whether it is a copy of a request in flight.
         is_hedge: whether it was paid from the budget for stragglers.
         is_undone: whether it could not be submitted, so that it must not be sent.
     """
@@ -47,6 +50,8 @@ class Flight:
     context: contextvars.Context
     place: Place
     texts: Sequence[str]
+    tally: Tally
+    is_copy: bool = False
     is_hedge: bool = False
     is_undone: bool = False
 

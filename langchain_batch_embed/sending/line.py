@@ -111,8 +111,8 @@ class Line:
             self._stops.popleft()
 
     def put_back(self, rows: Sequence[Rows]) -> None:
-        """Put inputs back to the front, to be cut again."""
-        self._rows = np.concatenate((*rows, self._rows[self._begin :]))
+        """Put inputs back to the front, in order, to be cut again."""
+        self._rows = np.concatenate((np.sort(np.concatenate(rows)), self._rows[self._begin :]))
         self._begin = 0
         self.count = len(self._rows)
         self._sums = self._sum()

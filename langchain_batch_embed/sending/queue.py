@@ -164,12 +164,13 @@ class Queue:
         if batch.trial is not None and self._routing.owner(batch) not in (None, at):
             self._drop(batch)  # the answer of another deployment says nothing about this limit
         batch.at.append(at.number)
-        batch.sent = now
+        batch.sent, batch.is_awaited = now, True
         self.in_flight[id(batch)] = batch
 
     def put_back(self, batch: Batch, at: Deployment) -> None:
         """Undo a `take`: the batch could not be submitted."""
         _note_end(batch, at)
+        batch.is_awaited = True  # if it was a copy, by the original
         if not batch.at and self.in_flight.pop(id(batch), None) is not None:
             self._waiting.ready.appendleft(batch)
 
@@ -216,11 +217,11 @@ class Queue:
     ) -> None:
         """Handle a batch that a deployment refused or could not answer."""
         _note_end(batch, at)
+        self.tally.throttled += diagnosis.kind is Kind.THROTTLED
         if batch.is_settled or batch.at:
             return  # abandoned, answered as a copy, or a copy is still in flight
         self.in_flight.pop(id(batch), None)
         batch.error = self.last_error = error
-        self.tally.throttled += diagnosis.kind is Kind.THROTTLED
         if self._is_too_late(batch, error):
             return
         match at.judge.verdict(batch, diagnosis, error, now):

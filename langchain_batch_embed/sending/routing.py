@@ -33,7 +33,8 @@ class Routing:
         If it is the last one that could answer, but may just refuse everything, it is in doubt.
         """
         owner = self.owner(batch)
-        if owner is not None and owner is not at and owner.is_answering:
+        has_owner = owner is not None and owner.is_answering and not owner.is_late
+        if has_owner and owner is not at:
             return "later"  # its owner tests a size limit with it
         if at.number not in batch.barred:
             return "later" if at.is_late and not batch.barred else "here"

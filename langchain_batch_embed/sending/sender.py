@@ -37,6 +37,9 @@ FAILED_IN_A_ROW = 2
 FAILED_TOGETHER = 2
 """A small call that failed this often in a shared request is sent alone, as it may be the cause."""
 
+AHEAD = 0.1
+"""Seconds by which the clock of a socket may be ahead of ours at a call's deadline."""
+
 PROBE_TIMEOUT = 30.0
 """Time-out in seconds of a probe: one that hangs must not hold up the others."""
 
@@ -100,6 +103,9 @@ class Sender:
 
     def add(self, queue: Queue, now: float) -> None:
         """Begin a call."""
+        if not self._turns.queues:
+            for each in self.deployments:
+                each.resume(now)
         queue.hedges.allow(queue.charge)
         self._turns.add(queue, now)
         self._choice.begin()
@@ -145,11 +151,17 @@ class Sender:
         late = self._copies.next(now, wait) if self._hedge else wait
         return self._copied(late, now) if isinstance(late, Copy) else late
 
+    def hold(self, flight: Flight) -> None:
+        """Record that a request waits in its thread, so that no answer to it is awaited yet."""
+        flight.ticket.is_held = True
+        for _, batch in flight.parts:
+            batch.is_awaited = False
+
     def restart(self, flight: Flight, now: float) -> None:
         """Record that a request starts only now, after waiting in its thread."""
-        flight.ticket.sent = now
+        flight.ticket.sent, flight.ticket.is_held = now, False
         for _, batch in flight.parts:
-            batch.sent = now
+            batch.sent, batch.is_awaited = now, True
 
     def status(self, now: float, *, left: float) -> Status:
         """Return what the calls wait for, given the tokens without an answer; changes nothing."""
@@ -179,11 +191,18 @@ class Sender:
     def undo(self, flight: Flight) -> None:
         """Forget a request that could not be submitted; its batches wait again."""
         _note_end(flight)
-        flight.at.pacer.undo(flight.ticket)
-        flight.at.canaries -= not flight.parts
+        at = flight.at
+        at.pacer.undo(flight.ticket)
+        if not flight.parts:
+            at.canaries -= 1
+            flight.tally.request(at.number, -1)
         for queue, batch in flight.parts:
-            queue.tally.requests -= 1
-            queue.put_back(batch, flight.at)
+            queue.tally.request(at.number, -1)
+            if flight.is_copy:
+                queue.tally.copy(at.number, batch.charge, -1)
+            if flight.is_hedge:
+                queue.hedges.spend(-batch.charge)
+            queue.put_back(batch, at)
             self._turns.come_back(queue, flight.ticket.sent, alone=False)
 
     def answered(
@@ -233,7 +252,7 @@ class Sender:
         batches = [batch for _, batch in flight.parts]
         diagnosis = at.diagnose(ticket, flight.texts, batches, error, now)
         kind = diagnosis.kind
-        if kind is Kind.TIMED_OUT and flight.deadline < math.inf:
+        if kind is Kind.TIMED_OUT and now >= flight.deadline - AHEAD:
             self._cut_short(flight, now)
             return
         at.failed(ticket, flight.place, batches, diagnosis, error, now=now)
@@ -276,7 +295,7 @@ class Sender:
             flight.at.canary_failed(now)
         for queue, batch in flight.parts:
             if queue.end <= flight.deadline:
-                queue.end = min(queue.end, now)  # the socket's clock may be a little ahead
+                queue.end = min(queue.end, now)
             queue.put_back(batch, flight.at)
             self._turns.come_back(queue, flight.ticket.sent, alone=False)
 
@@ -344,21 +363,19 @@ class Sender:
             if delay <= 0:
                 queue = next(iter(self._turns.queues))
                 at.canary_sent(now)
-                queue.tally.requests += 1
-                queue.tally.count(at.number, requests=1)
-                return self._fly(at, [], now, work=queue.work)
+                queue.tally.request(at.number)
+                return self._fly(at, [], now, tally=queue.tally, work=queue.work)
             wait = min(wait, delay)
         return wait
 
     def _copied(self, copy: Copy, now: float) -> Flight:
         queue, batch = copy.queue, copy.batch
-        queue.tally.hedged += 1
-        queue.tally.hedged_tokens += batch.charge
+        queue.tally.copy(copy.at.number, batch.charge)
         if copy.is_hedge:
             queue.hedges.spend(batch.charge)
         queue.take(batch, copy.at, now)
-        flight = self._fly(copy.at, [(queue, batch)], now, is_copy=True)
-        flight.is_hedge = copy.is_hedge
+        flight = self._fly(copy.at, [(queue, batch)], now)
+        flight.is_copy, flight.is_hedge = True, copy.is_hedge
         return flight
 
     def _fly(
@@ -367,8 +384,8 @@ class Sender:
         parts: Sequence[tuple[Queue, Batch]],
         now: float,
         *,
+        tally: Tally | None = None,
         work: Work | None = None,
-        is_copy: bool = False,
     ) -> Flight:
         work = work or parts[0][0].work
         ticket = at.pacer.start(
@@ -379,12 +396,10 @@ class Sender:
         place = at.odds.sent()
         end = min(queue.end for queue, _ in parts) if parts else self._turns.end
         for queue, batch in parts:
-            queue.tally.requests += 1
+            queue.tally.request(at.number)
             batch.place, batch.number, batch.quiet = place, ticket.number, ticket.quiet
             if queue.work.budget is not None:
                 queue.work.budget.sent(batch.tokens)
-            if not at.is_alone:
-                queue.tally.count(at.number, requests=1, hedged=is_copy)
         usual = at.timeout
         if at.pacer.health.is_down or at.is_silent:
             usual = min(usual, PROBE_TIMEOUT)
@@ -400,6 +415,7 @@ class Sender:
             deadline=end if timeout < usual else math.inf,
             context=work.context,
             place=place,
+            tally=tally or parts[0][0].tally,
             texts=texts or (CANARY if at.is_alone else PROBE,),
         )
 

@@ -67,6 +67,8 @@ class Batch:
         tried: numbers of the deployments that failed it since it last waited.
         barred: by number, when each deployment refused it that others may accept.
         error: the last error.
+        is_awaited: whether its answer is awaited: its request does not wait for the user's rate
+            limiter, and its vectors have not arrived.
         is_settled: whether it has its outcome, or was replaced by its parts.
         unpark: makes the batch ready again once a trial that it waits for has ended.
     """
@@ -99,6 +101,7 @@ class Batch:
     tried: set[int] = field(default_factory=set)
     barred: dict[int, float] = field(default_factory=dict)
     error: BaseException | None = None
+    is_awaited: bool = True
     is_settled: bool = False
     unpark: "Callable[[Batch], None] | None" = None
 
