@@ -103,8 +103,8 @@ class BatchEmbeddings(Embeddings):
             none.
         on_usage: a function that is called with the `Usage` of each answer, one at a time, in one
             of the threads that receive answers. The usages add up to what is billed, including
-            queries and answers that come too late. An exception that it raises is only logged. It must
-            not embed with this object, as the request of the answer still holds its place.
+            queries and answers that come too late. An exception that it raises is only logged. It
+            must not embed with this object, as the answer's request still holds its place.
         max_dollars: the most that one call, `prefetch`, `ingest` or `submit` may cost, in dollars.
             Texts beyond that are reported as failed, while `submit` sends nothing at all. It works
             only for models whose price is known.

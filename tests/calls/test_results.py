@@ -34,6 +34,24 @@ def rows(*numbers: int) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
 
 
 @pytest.mark.parametrize("lists", [True, False])
+def test_one_answer_in_another_order_is_put_in_order(lists: bool) -> None:
+    """An answer that holds all rows at once, but not in order, gives each row its own vector."""
+    inputs = Inputs(
+        texts=["a", "b", "c"],
+        tokens=np.ones(3, dtype=np.int64),
+        charges=np.ones(3, dtype=np.int64),
+        octets=np.ones(3, dtype=np.int64),
+        unique=3,
+        row_of=np.arange(3),
+        windows={},
+    )
+    found = Results(inputs, lists=lists)
+    found.add(rows(2, 0, 1), np.array([[2.0], [0.0], [1.0]], dtype=np.float32))
+    found.settle(Done(rows(2, 0, 1)))
+    assert np.array_equal(found.lists() if lists else found.array(), [[0.0], [1.0], [2.0]])
+
+
+@pytest.mark.parametrize("lists", [True, False])
 def test_what_comes_after_the_partial_results_changes_nothing(lists: bool) -> None:
     """Vectors that come after the partial results are refused and raise no error."""
     found = results(lists=lists)

@@ -2,7 +2,9 @@
 
 import gc
 import json
+import os
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -449,6 +451,24 @@ class TestToLists:
         with pytest.raises(MemoryError):
             to_lists(unit_vectors(1))
         assert gc.isenabled()
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+    @pytest.mark.usefixtures("collecting")
+    def test_garbage_collection_is_on_in_a_child(self, mocker: MockerFixture) -> None:
+        """A process that is forked while floats are made collects garbage."""
+        codes = []
+
+        def rounded(numbers: NDArray[np.float64], _: int) -> NDArray[np.float64]:
+            with warnings.catch_warnings(action="ignore"):  # pytest-xdist has threads
+                child = os.fork()
+            if not child:
+                os._exit(not gc.isenabled())
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            return numbers.copy()
+
+        mocker.patch("numpy.round", rounded)
+        to_lists(unit_vectors(1))
+        assert codes == [0]
 
     @pytest.mark.usefixtures("collecting")
     def test_garbage_collection_stays_off_where_it_was_off(self) -> None:

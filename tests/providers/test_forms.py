@@ -70,6 +70,26 @@ class TestFormat:
             formats = [kept.body["encoding_format"] for kept in endpoint.kept]
             assert formats == ["base64", "float", "float"]
 
+    @pytest.mark.parametrize("refusal", NO_BASE64)
+    @pytest.mark.parametrize("failure", [None, error(429, "slow down"), error(503, "busy")])
+    def test_requests_in_parallel_all_learn_it(self, refusal: Reply, failure: Reply | None) -> None:
+        """Of many first requests one tries floats, even if that fails once for another reason."""
+        failures = [failure] * (failure is not None)
+
+        def reply(kept: Kept) -> Reply | None:
+            if kept.body["encoding_format"] != "float":
+                return refusal
+            return failures.pop() if failures else None
+
+        texts = [f"text {i}" for i in range(64)]
+        with Keeping(reply) as endpoint:
+            embeddings = batch(endpoint, max_batch_size=4, max_workers=16)
+            assert_right(embeddings.embed_numpy(texts), texts)
+            formats = [kept.body["encoding_format"] for kept in endpoint.kept]
+        # Sixteen are refused, then one asks for floats, and after a failure it is sent again.
+        assert formats.count("base64") <= 32
+        assert formats.count("float") <= 16 + 2
+
     def test_the_users_own_format_is_never_changed(self) -> None:
         """A format set by the user is never changed, so its refusal is an error."""
         refusal = error(400, "encoding_format base64 is not supported")

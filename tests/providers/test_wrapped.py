@@ -1,5 +1,6 @@
 """Classes that embed in their own way are called themselves, with the user's settings."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,18 @@ def test_a_users_subclass_of_openais_class_keeps_the_raw_path(
     slow = mocker.patch.object(OpenAIEmbeddings, "embed_documents")
     assert_right(embeddings.embed_numpy(["a"]), ["a"])
     slow.assert_not_called()
+
+
+def test_queries_at_the_same_time_each_get_their_own_vector() -> None:
+    """Concurrent queries do not share a request where the class embeds one query at a time."""
+    service = Service()
+    embeddings = BatchEmbeddings(fake("HuggingFaceEmbeddings", service))
+    queries = [f"query {i}" for i in range(50)]
+
+    async def ask() -> list[list[float]]:
+        return await asyncio.gather(*map(embeddings.aembed_query, queries))
+
+    assert_right(asyncio.run(ask()), queries)
 
 
 class TestOwnMethods:

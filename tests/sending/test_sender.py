@@ -642,8 +642,61 @@ class TestHedging:
         assert done(rehearsal.outcomes) == list(range(count))
 
 
+class TestIdleTime:
+    """Time without a call is no outage."""
+
+    @pytest.mark.parametrize(
+        "error",
+        [refusal(429, "slow down"), refusal(500), ConnectionRefusedError("refused"), refusal(403)],
+        ids=lambda error: str(error)[:20],
+    )
+    def test_a_failure_long_after_a_failed_call_ends_nothing(self, error: Exception) -> None:
+        """A call that ended without an answer does not make a later one end at its first failure.
+
+        The object was idle in between, for longer than the longest outage.
+        """
+        sender = make_sender(max_outage=60.0)
+        server = FakeServer(error=lambda request: error if 5 < request.sent < 900.01 else None)
+        rehearsal = Rehearsal(sender, server)
+        rehearsal.add(make_work(1))
+        rehearsal.run()
+        rehearsal.add(make_work(10, max_items=1), now=6.0, deadline=5.0)
+        rehearsal.run(now=6.0)
+        assert len(lost(rehearsal.outcomes)) == 10
+        rehearsal.outcomes.clear()
+        rehearsal.add(make_work(2, max_items=1), now=900.0)
+        assert rehearsal.run(now=900.0) < 960
+        assert done(rehearsal.outcomes) == [0, 1]
+
+
+class TestDeadlineOfACall:
+    """A call's deadline ends it, and nothing else does."""
+
+    @pytest.mark.parametrize("error", [refusal(504), TimeoutError("the class's own")])
+    def test_a_time_out_before_the_deadline_is_tried_again(self, error: Exception) -> None:
+        """A time-out that comes long before the deadline is not taken for the deadline."""
+        server = FakeServer(error=lambda request: error if request.number == 0 else None)
+        server.seconds = lambda request: 1.2 if request.number == 0 else 0.1
+        rehearsal = Rehearsal(make_sender(max_workers=2, timeout=120.0), server)
+        rehearsal.add(make_work(20, max_items=5), deadline=60.0)
+        assert rehearsal.run() < 10
+        assert done(rehearsal.outcomes) == list(range(20))
+
+
 class TestBookkeeping:
     """What the sender counts, undoes and reports."""
+
+    def test_outages_do_not_put_off_the_test_of_a_dead_key(self) -> None:
+        """Canaries that end outages do not raise the number of refusals that call for the next."""
+        sender = make_sender()
+        at = sender.deployments[0]
+        for _ in range(20):
+            at.canary_passed(0.0)
+        server = FakeServer(error=lambda request: refusal(403) if request.number else None)
+        rehearsal = Rehearsal(sender, server)
+        rehearsal.add(make_work(2_000, max_items=1))
+        rehearsal.run()
+        assert len(server.requests) < 200
 
     def test_a_request_that_could_not_be_submitted_leaves_no_trace(self) -> None:
         """A request that could not be submitted leaves no trace, and its batch is sent later."""

@@ -13,11 +13,13 @@ from langchain_batch_embed.pacing.speed import WINDOW, Speed
 from langchain_batch_embed.pacing.throttle import LOOK_AGAIN
 from langchain_batch_embed.report import Tally
 from langchain_batch_embed.sending.choice import GRACE
-from langchain_batch_embed.sending.copies import Copy, stuck
+from langchain_batch_embed.sending.copies import Copy, straggler, stuck
 from langchain_batch_embed.sending.deployment import REFUSED_IN_A_ROW, diagnosed
 from langchain_batch_embed.sending.flight import Flight
 from langchain_batch_embed.sending.rehearsal import Reply, Request, Server
+from langchain_batch_embed.sending.routing import Routing
 from langchain_batch_embed.sending.sender import Sender
+from langchain_batch_embed.sending.work import Trial
 from tests.sending.calls import FakeServer, refusal
 from tests.sending.several import Hanging, make_senders, run, server, work_of
 from tests.simulated.grid import Outage
@@ -357,6 +359,73 @@ class TestHedging:
         assert not hedges.affords(500)
         sender.failed(copy, refusal(429, "slow down"), 1.1)
         assert hedges.affords(500)
+
+    def test_a_copy_that_could_not_be_submitted_leaves_no_trace(self) -> None:
+        """A copy or a canary that could not be submitted is in no count, and costs no budget."""
+        sender = make_senders(2)
+        queue = sender.queue(work_of(10, 10), Tally(), hedges := Hedges())
+        hedges.allow(10_000)
+        sender.add(queue, 0.0)
+        canary = sender.next(0.0)
+        assert isinstance(canary, Flight)
+        assert (queue.tally.requests, queue.tally.shares[0].requests) == (1, 1)
+        sender.undo(canary)
+        batch = queue.peek(sender.deployments[0], 0.0)
+        assert batch is not None
+        queue.take(batch, sender.deployments[0], 0.0)
+        sender.undo(sender._copied(Copy(queue, batch, sender.deployments[1], is_hedge=True), 1.0))
+        assert hedges.affords(500)
+        tally = queue.tally
+        assert (tally.requests, tally.hedged, tally.hedged_tokens) == (0, 0, 0)
+        assert [(share.requests, share.hedged) for share in tally.shares] == [(0, 0), (0, 0)]
+
+    def test_a_throttled_copy_counts_as_throttled(self) -> None:
+        """A copy that is refused for the rate is counted while its original is in flight."""
+        sender = make_senders(2)
+        queue = sender.queue(work_of(10, 10), Tally(), Hedges())
+        batch = queue.peek(sender.deployments[0], 0.0)
+        assert batch is not None
+        queue.take(batch, sender.deployments[0], 0.0)
+        copy = sender._copied(Copy(queue, batch, sender.deployments[1]), 1.0)
+        sender.failed(copy, refusal(429, "slow down"), 1.1)
+        assert queue.tally.throttled == 1
+
+    def test_what_is_not_awaited_is_not_copied(self) -> None:
+        """A request that waits for the user's rate limiter is neither late nor silent."""
+        sender = make_senders(2)
+        for each in sender.deployments:
+            each.is_canary_due, each.is_proven = False, True
+            each.speed.answered(1_000, 0.1, 0.0)
+        queue = sender.queue(work_of(10, 10), Tally(), hedges := Hedges())
+        hedges.allow(100_000)
+        for _ in range(20):
+            hedges.answered(0.1)
+        sender.add(queue, 0.0)
+        sender._choice.is_open = True
+        flight = sender.next(0.0)
+        assert isinstance(flight, Flight)
+        number = flight.at.number
+        sender.hold(flight)
+        assert stuck(queue, {number}, first=True) is None
+        assert straggler(queue, 1e6) == math.inf
+        assert sender._choice.stops_in(number, 1e6) > 0
+        sender.restart(flight, 1e6)
+        assert stuck(queue, {number}, first=True) is not None
+        assert straggler(queue, 2e6) is flight.parts[0][1]
+        assert sender._choice.stops_in(number, 2e6) == 0
+
+    def test_a_late_owner_of_a_trial_holds_up_nobody(self) -> None:
+        """A batch that tests a limit of a late deployment may be sent to another one."""
+        sender = make_senders(2)
+        fast, slow = sender.deployments
+        queue = sender.queue(work_of(10, 10), Tally(), Hedges())
+        batch = queue.peek(slow, 0.0)
+        assert batch is not None
+        batch.trial = slow.limits._trials["x"] = Trial("x", "items")
+        routing = Routing(sender.deployments)
+        assert [routing.route(batch, at) for at in (fast, slow)] == ["later", "here"]
+        slow.is_late = True
+        assert [routing.route(batch, at) for at in (fast, slow)] == ["here", "later"]
 
     def test_without_hedging_nothing_is_sent_twice(self) -> None:
         """Without hedging, requests that hang are sent again only after their time-out."""
