@@ -260,7 +260,9 @@ _SPENT_CODES = (
     r"|budget_exceeded|exceeded_current_quota_error"  # LiteLLM, Moonshot
     r"|free-models-per-day"  # OpenRouter
 )
-_SPENT_CODE = re.compile(rf"{_SPENT_CODES}|arrearage", re.IGNORECASE)  # Alibaba
+_SPENT_CODE = re.compile(
+    rf"{_SPENT_CODES}|arrearage|accountoverdueerror", re.IGNORECASE
+)  # Alibaba, Volcengine
 _MONEY = re.compile(
     rf"\b(?:{_SPENT_CODES})\b"
     # LiteLLM
@@ -276,6 +278,12 @@ _MONEY = re.compile(
     r"(?:reached|exceeded|hit)"
     r"|(?:reached|exceeded|hit) (?:your |the |its )?(?:[a-z]+ )?(?:billing|spend|spending)"
     r"(?: hard)? (?:limit|cap)"
+    # Fireworks, Portkey, OpenRouter, Jina, Volcengine
+    r"|(?:monthly |total )?(?:spending|key|budget) limit (?:has been )?(?:exceeded|exhausted)"
+    r"|usage limit exceeded for the virtual key"
+    r"|(?:reaching|reached) (?:the |your )?monthly spending limit|failure to pay"
+    r"|run out of (?:free )?(?:tokens|credits?)|overdue ?balance|prepaid balance is \$0(?:\.0+)?\b"
+    r"|allowance is (?:depleted|exhausted|used up)|usage cap (?:has been )?(?:reached|exceeded|hit)"
     r"|余额不足|额度不足|欠费",  # Zhipu, one-api, Alibaba
     re.IGNORECASE,
 )

@@ -25,12 +25,16 @@ FAST = 0.5
 class Load:
     """The latest requests of one server.
 
+    Args:
+        most: if more of `WINDOW` requests than this fail at once, they are too many.
+
     Attributes:
         is_cause: whether failures that come at once mean that there are too many requests.
         has_failed: whether any request has failed so; before that, `answered` need not be called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
         self.is_cause = self.has_failed = False
         self._latest: deque[bool] = deque(maxlen=WINDOW)  # whether each has failed at once
 
@@ -55,5 +59,5 @@ class Load:
         if is_plain or self.is_cause:
             self.has_failed = True
             self._latest.append(True)
-        self.is_cause |= MOST < sum(self._latest) < len(self._latest)
+        self.is_cause |= self._most < sum(self._latest) < len(self._latest)
         return self.is_cause

@@ -57,6 +57,11 @@ therefore not away. A gateway that limits the rate answers at once."""
 REFUSALS = frozenset(
     {Kind.REFUSED, Kind.ACCOUNT, Kind.OPTION, Kind.TOO_LARGE, Kind.MODEL, Kind.SPENT}
 )
+MOST_REFUSED = 11
+"""If more of 16 requests are refused at once, in a way that was by chance before, there are too
+many. One bad replica of two refuses 12 of 16 in 4 % of all windows, and one of four in 4 of
+100,000 (binomial distribution)."""
+
 _MAY_PASS = frozenset({Kind.REFUSED, Kind.ACCOUNT, Kind.TOO_LARGE})
 OF_THE_SERVER = frozenset({Kind.TIMED_OUT, Kind.UNREACHABLE, Kind.OVERLOADED, Kind.FAILED})
 
@@ -122,6 +127,7 @@ class Deployment:
         )
         self.speed = Speed()
         self._load = Load()
+        self._load_by_refusals = Load(MOST_REFUSED)
         self.refusal = ""
         self.is_alone = self.is_proven = is_alone
         self.is_canary_due, self.is_in_doubt, self.canaries = not is_alone, False, 0
@@ -211,8 +217,9 @@ class Deployment:
             self._refuses_all_since = math.inf
             self._log.accepts_again()
         self.is_silent = False
-        if self._load.has_failed:
-            self._load.answered()
+        for load in (self._load, self._load_by_refusals):
+            if load.has_failed:
+                load.answered()
         place.answered()
         if not self.is_alone:
             self.speed.answered(ticket.charge, now - ticket.sent, now)
@@ -289,9 +296,12 @@ class Deployment:
         """Return whether a failure of any kind means that there are too many requests."""
         is_broken = diagnosis.kind is Kind.UNREACHABLE and diagnosis.reached
         is_status = diagnosis.kind is Kind.FAILED and diagnosis.status is not None
+        usual = self.limits.times.usual
+        if diagnosis.kind in _MAY_PASS and self.judge.is_by_chance(diagnosis):
+            return self._load_by_refusals.failed(seconds, usual=usual, is_plain=True)
         return (is_broken or is_status) and self._load.failed(
             seconds,
-            usual=self.limits.times.usual,
+            usual=usual,
             is_plain=all(
                 batch.part_of is None and self.limits.has_passed_in_size(batch) for batch in batches
             ),

@@ -267,10 +267,12 @@ class Sender:
         if len(flight.parts) > 1 and (is_doubtful or kind is Kind.TOO_LARGE):
             self._separate(flight, now)
             return
+        is_confirmation = any(batch.refused_again for batch in batches)
         for queue, batch in flight.parts:
             self._settle((queue, batch), at, diagnosis, error, now=now)
         if is_doubtful:
-            at.note_refusal(ticket, diagnosis, error)
+            if not is_confirmation:  # the same text in a row says nothing about others
+                at.note_refusal(ticket, diagnosis, error)
             at.is_canary_due &= bool(self._turns.queues) or not at.is_alone
         elif at.gives_up(now) and self._choice.ends(now):
             error.add_note(at.why_given_up(now))

@@ -77,6 +77,10 @@ CONFIRMED = 4
 """After this many refused texts were refused again, a refusal of one text is believed at once. A
 replica that refuses a quarter of all requests does so four times in a row in one case of 256."""
 
+CONFIRMATIONS = 3
+"""Each of them is sent again this often: at once, and after one and two usual round trips. A server
+that refuses what comes while it is busy accepts one of them."""
+
 HOPELESS = 75.0
 """After this many seconds without an accepted request, batches are cut whatever the known quota is:
 even a quota that is counted in fixed minutes has been renewed."""
@@ -202,6 +206,10 @@ class Judge:
         """Return whether a text was given up before because of such a failure."""
         return diagnosis.signature in self._about_texts
 
+    def is_by_chance(self, diagnosis: Diagnosis) -> bool:
+        """Return whether the server accepted what it had refused in this way before."""
+        return diagnosis.signature in self._fickle
+
     def denied(self, diagnosis: Diagnosis) -> None:
         """Record that the canary was answered: the words of the refusal came from a text."""
         self._about_texts.add(diagnosis.signature)
@@ -286,7 +294,7 @@ class Judge:
                 return Resend(self._backoff.delay(0, self._draw))
             if self._is_to_be_confirmed(batch, diagnosis):
                 batch.refused_again += 1
-                return Resend()
+                return Resend((batch.refused_again - 1) * self._limits.times.usual)
             if self._may_refuse_all(batch, diagnosis):
                 batch.is_doubted = True
                 return Defer()
@@ -309,7 +317,7 @@ class Judge:
         """
         return (
             self._confirmed[diagnosis.signature] < CONFIRMED
-            and batch.refused_again < min(1, self._max_retries)
+            and batch.refused_again < min(CONFIRMATIONS, self._max_retries)
             and self._pacer.health.has_answered
             and diagnosis.at is None
             and not batch.is_only

@@ -262,6 +262,18 @@ THROTTLES = table(
 
 SPENDS = table(
     Kind.SPENT,
+    row(
+        "Fireworks, suspended",
+        412,
+        {"error": "Account x is suspended, possibly due to reaching the monthly spending limit"},
+    ),
+    row("Portkey, a virtual key", 412, {"error": "Usage limit exceeded for the virtual key"}),
+    row("OpenRouter, a key", 403, body("Key limit exceeded (total limit).", code=403)),
+    row("Jina, free tokens", 402, {"detail": "You have run out of free tokens."}),
+    row("a budget of a key", 429, body("API key budget limit exhausted", code="budget_limit")),
+    row("a prepaid balance", 429, body("Your prepaid balance is $0.00. Top up.")),
+    row("a cap", 429, body("Hard usage cap reached", code="usage_cap")),
+    row("Volcengine", 403, body("overdue balance", code="AccountOverdueError")),
     row("OpenAI", 429, body(NO_MONEY, "insufficient_quota", code="insufficient_quota")),
     row("OpenAI, in the type alone", 429, body("…", "insufficient_quota")),
     row("OpenAI, in the text alone", 429, body(NO_MONEY)),
