@@ -10,13 +10,17 @@ from collections.abc import Callable
 
 from langchain_batch_embed.pacing.backoff import Backoff
 
-__all__ = ["Health"]
+__all__ = ["IDLE", "Health"]
 
 DOWN_AFTER = 3
 """Failures in a row, of requests sent after the last answer, before the server counts as away."""
 
 PROBES = Backoff(first=0.5, longest=5.0)
 """Delays between probes. With the longest one, work resumes within 5 s of the server's return."""
+
+IDLE = 60.0
+"""After this many seconds without a request, the last failure says nothing about the next one. A
+program that asks every few seconds learns at once that the server is still away."""
 
 FIRST_CONTACT = 20.0
 """Seconds after which to give up a server that was never reached, or that sent only web pages: its
@@ -49,6 +53,7 @@ class Health:
         self.failures = 0
         self.is_down = self.was_reached = False
         self._failing_since = math.inf
+        self._failed_at = -math.inf
         self._probes = 0
         self._next_probe = -math.inf
         self._down_since = math.inf
@@ -67,8 +72,8 @@ class Health:
         self._failing_since = self._down_since = math.inf
 
     def resume(self, now: float) -> None:
-        """Begin a call after a time without any, which does not count as an outage."""
-        if self._failing_since < math.inf:
+        """Begin a call after a time without any, which counts as an outage only if it was short."""
+        if self._failing_since < math.inf and now - self._failed_at > IDLE:
             self._failing_since = now
 
     def failed(self, sent: float, now: float) -> None:
@@ -77,6 +82,7 @@ class Health:
             return  # a later request was answered, so this failure is out of date
         if not self.failures:
             self._failing_since = sent
+        self._failed_at = now
         self.failures += 1
         if self.is_down and sent >= self._down_since:
             self._probes += 1

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from langchain_batch_embed.pacing.backoff import Backoff
+from langchain_batch_embed.pacing.health import IDLE
 from langchain_batch_embed.pacing.which_quota import LEAST_QUOTA
 
 __all__ = ["LOOK_AGAIN", "Throttle"]
@@ -80,8 +81,8 @@ class Throttle:
         return begins
 
     def resume(self, now: float) -> None:
-        """Begin a call after a time without any, in which nothing could be accepted."""
-        if self.since < math.inf:
+        """Begin a call after a time without any, which counts only if it was short."""
+        if self.since < math.inf and now - self._refused_at > IDLE:
             self.since = now
 
     def hold(self, now: float, seconds: float) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_batch_embed.pacing.diagnosis import Diagnosis, Kind, diagnose
+from langchain_batch_embed.pacing.health import IDLE
 from langchain_batch_embed.pacing.load import Load
 from langchain_batch_embed.pacing.pacer import Pacer
 from langchain_batch_embed.pacing.speed import Speed
@@ -160,10 +161,11 @@ class Deployment:
         return self.left_out is None and not self.pacer.is_away(now)
 
     def resume(self, now: float) -> None:
-        """Begin a call after a time without any: only waiting calls are waited for."""
+        """Begin a call after a time without any, in which the server may have recovered."""
         self.pacer.health.resume(now)
         self.pacer.throttle.resume(now)
-        self._refuses_all_since = math.inf
+        if now - self._refuses_all_since > IDLE:
+            self._refuses_all_since = math.inf
 
     def gives_up(self, now: float) -> bool:
         """Return whether it has given no answer for too long, or refuses everything."""

@@ -668,6 +668,16 @@ class TestIdleTime:
         assert rehearsal.run(now=900.0) < 960
         assert done(rehearsal.outcomes) == [0, 1]
 
+    def test_a_call_soon_after_a_failed_one_ends_at_once(self) -> None:
+        """If the server is still away a few seconds after a call gave it up, the next ends soon."""
+        server = FakeServer(error=lambda _: ConnectionRefusedError("refused"))
+        rehearsal = Rehearsal(make_sender(max_outage=60.0), server)
+        rehearsal.add(make_work(1))
+        end = rehearsal.run()
+        assert 20 <= end < 70
+        rehearsal.add(make_work(1), now=end + 5)
+        assert rehearsal.run(now=end + 5) < end + 10
+
 
 class TestDeadlineOfACall:
     """A call's deadline ends it, and nothing else does."""
