@@ -81,6 +81,9 @@ CONFIRMATIONS = 3
 """Each of them is sent again this often: at once, and after one and two usual round trips. A server
 that refuses what comes while it is busy accepts one of them."""
 
+CONFIRMED_WITHIN = 0.5
+"""The longest round trip in seconds for that, as the round trips of a long queue take minutes."""
+
 HOPELESS = 75.0
 """After this many seconds without an accepted request, batches are cut whatever the known quota is:
 even a quota that is counted in fixed minutes has been renewed."""
@@ -294,7 +297,8 @@ class Judge:
                 return Resend(self._backoff.delay(0, self._draw))
             if self._is_to_be_confirmed(batch, diagnosis):
                 batch.refused_again += 1
-                return Resend((batch.refused_again - 1) * self._limits.times.usual)
+                trip = min(CONFIRMED_WITHIN, self._limits.times.usual)
+                return Resend((batch.refused_again - 1) * trip)
             if self._may_refuse_all(batch, diagnosis):
                 batch.is_doubted = True
                 return Defer()

@@ -45,6 +45,7 @@ AT_A_TIME      2.6      -  no quota, 50 ms, 8 or 429, refused scattered, 10 text
 SCARCE         3.0     13  60 requests, bucket 1 s, refused charged, says zero, 2 s, 32 at once, refused scattered, 256 kB
 SCARCE         2.4     24  60 requests, bucket 1 s, refused charged, says zero, 5 ms, blind worker, slow minute, no limits
 SCARCE           -     15  60 requests, bucket 10 s, refused charged, says nothing, 50 ms, unbounded, 5 min of 503, 10 texts
+SCARCE           -     12  60 requests, windows 1 s, refused free, says zero, 0.3 s, 8 or 503, restarts, 10 texts
 SCARCE         7.5      -  60 requests, windows 1 s, refused free, says zero, 2 s, 1 at once, no bad luck, no limits
 SCARCE         1.6      -  60 requests, windows 60 s, refused charged, says hint, 2 s, 1 at once, refused in rows, 10 texts
 SCARCE         8.0      -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
