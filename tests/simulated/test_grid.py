@@ -50,7 +50,7 @@ SCARCE         7.5      -  60 requests, windows 1 s, refused free, says zero, 2 
 SCARCE         1.6      -  60 requests, windows 60 s, refused charged, says hint, 2 s, 1 at once, refused in rows, 10 texts
 SCARCE         8.0      -  60 requests, windows 60 s, refused charged, says used, 5 ms, 4 at once, 5 s of 503, no limits
 FIRST          1.4      6  60 requests, bucket 1 s, refused charged, says all, 5 ms, unbounded, 5 s reset, 10 texts
-SHORT          2.1      -  1M, windows 60 s, refused charged, says hint, 50 ms, 32 at once, refused scattered, 10 texts
+SHORT          2.5      -  1M, windows 60 s, refused charged, says hint, 50 ms, 32 at once, refused scattered, 10 texts
 SHORT          2.6      -  20M, windows 1 s, refused charged, says used, 5 ms, 32 at once, refused in rows, 10 texts
 SHORT          3.3      -  40M, bucket 3 s, refused free, says hint, 5 ms, 8 or 503, no bad luck, 10 texts
 SHORT          3.0      -  5M, bucket 60 s, refused free, says used, 50 ms, unbounded, no bad luck, 10 texts
