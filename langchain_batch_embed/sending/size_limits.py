@@ -209,10 +209,10 @@ class SizeLimits:
         self._about_texts.add(trial.signature)
         return self._end(trial)
 
-    def refuse_by_chance(self, signature: str) -> None:
-        """Record that refusals with a signature are about neither texts nor sizes.
+    def forget_refusals(self, signature: str) -> None:
+        """Forget what refusals taught: those with this signature do not depend on the size.
 
-        Limits deduced so far may come from them, and are deduced again if they are real.
+        Any limit deduced so far may come from them. If it is real, it is deduced again.
         """
         self._about_texts.add(signature)
         if (trial := self._trials.get(signature)) is not None:

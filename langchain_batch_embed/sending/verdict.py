@@ -175,7 +175,7 @@ class Judge:
         self._max_retries = max_retries
         self._odds = odds
         self._about_texts: set[str] = set()  # signatures of failures that a text caused
-        self._confirmed: Counter[str] = Counter()  # texts refused twice, by signature
+        self._confirmed: Counter[str] = Counter()  # texts refused each time, by signature
         self._fickle: set[str] = set()  # signatures of refusals of texts that were accepted later
         self._usual_refused = 0  # refusals since an answer, of sizes that had passed
         self._draw = draw
@@ -223,7 +223,7 @@ class Judge:
         while True:
             if batch.refused_with and batch.refused_with not in self._fickle:
                 self._fickle.add(batch.refused_with)
-                self._limits.refuse_by_chance(batch.refused_with)
+                self._limits.forget_refusals(batch.refused_with)
             division = batch.part_of
             for place in batch.setbacks:
                 place.failed()

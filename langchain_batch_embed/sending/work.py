@@ -55,8 +55,7 @@ class Batch:
         signature: the signature of the last error.
         is_mixed: whether its errors had different signatures.
         refusals: how often it was refused for the rate with no other request in flight.
-        refused_again: how often its one text was refused and sent again, as the server has accepted
-            texts that it had refused.
+        refused_again: how often its one text was sent again after a refusal.
         refused_with: the signature of a refusal that was not about its size; empty if there was
             none.
         trial: the trial of a size limit that it belongs to, if any.

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -188,3 +189,11 @@ class TestLearntSince:
         """A single text always fits, because it cannot be cut and the server decides about it."""
         cutting = Cutting(make_work(1, tokens=1000), make_sender(tokens_per_minute=250))
         assert still_fits(cutting.work.batch(cutting.work.rows), cutting.at)
+
+
+def test_what_is_put_back_is_in_order_again() -> None:
+    """Rows that come back in the order of their refusals are sent in the caller's order."""
+    line = Line(np.arange(6), make_work(6).sizes)
+    line.take(4)
+    line.put_back([np.array([2, 3]), np.array([0, 1])])
+    assert line.clear().tolist() == [0, 1, 2, 3, 4, 5]
